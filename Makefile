@@ -1,0 +1,46 @@
+# Every target sets up what it needs first: a virtual environment in .venv, once, and again when
+# pyproject.toml or constraints.txt changed. Variables that change the set-up:
+#   PYTHON=python3.12         which Python makes the environment (default: the first of 3.11, 3.12, 3.13 found)
+#   TORCH=torch==2.13.0       which torch (default: the version in constraints.txt)
+#   TORCH_INDEX=URL           which index torch comes from, for example https://download.pytorch.org/whl/cu130
+#                             (default: a CPU build where there is no NVIDIA GPU, else the standard build)
+# To change the torch of an environment that is there: `make clean`, then `make setup` with the variables.
+
+VENV  := .venv
+PY    := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo lab test lint format bench setup clean
+
+demo: $(READY)  ## run every notebook on the demo model; results in data/runs/demo
+	@$(PY) -m workbench demo
+
+lab: $(READY)  ## open JupyterLab on the notebooks
+	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) \
+		--ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+
+test: lint  ## lint, unit tests, and every notebook executed at demo size
+	$(PY) -m pytest
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m nbstripout --verify notebooks/*.ipynb
+
+format: $(READY)  ## rewrite the sources as `make lint` wants them
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(PY) -m nbstripout notebooks/*.ipynb
+
+bench: $(READY)  ## measure; each script prints and records what it measured, on which machine
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+
+setup: $(READY)  ## only the virtual environment
+
+$(READY): pyproject.toml constraints.txt .ci/setup
+	@.ci/setup $(VENV)
+
+clean:  ## remove the environment and caches; results in data/runs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,52 @@
+"""Fixtures that every test may use. No test may reach the network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ[_variable] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the shared_data marker to every test that asks for the fixture."""
+    for item in items:
+        if "shared_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared_data)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real public data sets that may lie beside the checkout."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the public data sets are not beside this checkout (../shared/data)")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def demo_model():
+    """Return the shipped demo model and its tokenizer; shared, so leave both as they came."""
+    from workbench.models import load_model
+
+    return load_model("demo")
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """Return an empty run in a temporary folder."""
+    from workbench.runs import open_run
+
+    return open_run("test", root=tmp_path)

@@ -1,0 +1,87 @@
+"""Frames as the package makes them, from small random data, to feed plots, tables and widgets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+
+def distance_frame(n_layers: int = 7, n_texts: int = 24, seed: int = 0) -> pd.DataFrame:
+    """Distances between the states of random walks that slow down in the middle, as a trained model's do."""
+    rng = np.random.default_rng(seed)
+    depth = (np.arange(n_layers) + 0.5) / n_layers
+    stride = 0.25 + 3.2 * (depth - 0.6) ** 2 + (depth > 1 - 1.2 / n_layers) * 0.8
+    steps = rng.normal(size=(n_texts, n_layers, 48)) * (stride * 16 / n_layers)[None, :, None]
+    states = np.concatenate([rng.normal(size=(n_texts, 1, 48)), steps], axis=1).cumsum(axis=1)
+    states /= np.linalg.norm(states, axis=-1, keepdims=True)
+    rows = []
+    for size in range(1, n_layers + 1):
+        for start in range(n_layers - size + 1):
+            u, v = states[:, start], states[:, start + size]
+            d = 2 * np.arctan2(np.linalg.norm(u - v, axis=-1), np.linalg.norm(u + v, axis=-1)) / np.pi
+            half = 1.96 * d.std(ddof=1) / np.sqrt(n_texts)
+            rows.append((start, size, d.mean(), d.std(ddof=1), d.mean() - half, d.mean() + half, n_texts))
+    return pd.DataFrame(rows, columns=["start", "size", "distance", "std", "ci_low", "ci_high", "n_texts"])
+
+
+def damage_frame(distances: pd.DataFrame, sizes: tuple[int, ...] = (1, 2, 4), seed: int = 0) -> pd.DataFrame:
+    """Losses that rise with the distance, with noise."""
+    rng = np.random.default_rng(seed)
+    frame = distances.loc[distances["size"].isin(sizes), ["start", "size", "distance"]].reset_index(drop=True)
+    damage = 9 * frame.pop("distance") ** 1.5 * rng.lognormal(0, 0.35, len(frame)) - 0.02
+    return frame.assign(base_loss=1.44, loss=1.44 + damage, damage=damage)
+
+
+def savings_frame(n_layers: int = 7) -> pd.DataFrame:
+    """Parameters and FLOPs of equal layers of 0.2M between embeddings of 1M."""
+    blocks = [(start, size) for size in range(1, n_layers + 1) for start in range(n_layers - size + 1)]
+    frame = pd.DataFrame(blocks, columns=["start", "size"])
+    total, flops = 1_000_000 + 200_000 * n_layers, 2_000_000 + 400_000 * n_layers
+    frame = frame[frame["size"] < n_layers].reset_index(drop=True)
+    for name, whole, each in (("parameters", total, 200_000), ("flops", flops, 400_000)):
+        frame[name] = each * frame["size"]
+        frame[f"{name}_left"] = whole - frame[name]
+        frame[f"{name}_saved"] = frame[name] / whole
+    return frame
+
+
+def score_frame() -> pd.DataFrame:
+    """Scores of four variants, as in a trial of the demo model: three shares, one perplexity."""
+    shares = {
+        "base": (0.988, 1.0, 1.0, 4.24),
+        "pruned": (0.487, 0.988, 1.0, 4.25),
+        "pruned + SFT": (0.99, 0.007, 1.0, 4.26),
+        "pruned + self-distilled": (0.985, 0.986, 1.0, 4.25),
+    }
+    tasks = ("demo_math", "demo_facts", "demo_pairs", "demo_stories")
+    rows = []
+    for variant, values in shares.items():
+        for task, value in zip(tasks, values, strict=True):
+            share = task != "demo_stories"
+            rows.append(
+                {
+                    "variant": variant,
+                    "task": task,
+                    "metric": "exact_match" if share else "word_perplexity",
+                    "n_shot": 0,
+                    "value": value,
+                    "stderr": float(np.sqrt(value * (1 - value) / 399)) if share else np.nan,
+                    "n": 400,
+                    "higher_is_better": share,
+                    "parent": "",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def similarity_frame(n: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Similarities that pile up at 1, as those of near copies do."""
+    rng = np.random.default_rng(seed)
+    parts = {"pruned": (3, 1.2), "pruned + SFT": (2, 2), "pruned + self-distilled": (9, 0.8)}
+    frames = [
+        pd.DataFrame(
+            {"variant": name, "id": np.arange(n), "similarity": np.minimum(rng.beta(a, b, n) + 0.05, 1)}
+        )
+        for name, (a, b) in parts.items()
+    ]
+    return pd.concat(frames, ignore_index=True)

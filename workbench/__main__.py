@@ -1,0 +1,99 @@
+"""The command line: run the numbered notebooks for a run and print what they found."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.notebooks import NotebookFailed, numbered_notebooks, run_notebooks
+from workbench.runs import Run, open_run
+
+#: the whole run's summary; before its last notebook has run, the one of notebook 00
+SUMMARIES = ("summary.csv", "start_here/summary.csv")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return 0 when done, 1 for a failed notebook, 2 for wrong use, 130 when stopped."""
+    options = _parser().parse_args(arguments)
+    try:
+        run = open_run(options.run, root=options.root)
+        notebooks = numbered_notebooks(options.notebooks)
+        run_notebooks(notebooks, run, dict(options.set))
+    except KeyboardInterrupt:
+        print(
+            "\nStopped. The same command goes on from here: what is finished is not done again.",
+            file=sys.stderr,
+        )
+        return 130
+    except NotebookFailed as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return 2
+    _report(run)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workbench", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="run the notebooks on the shipped demo model")
+    demo.set_defaults(run="demo")
+    own = commands.add_parser("run", help="run the notebooks under a name of your own")
+    own.add_argument("run", metavar="NAME", help="of the run: its results go to data/runs/NAME")
+    for command in (demo, own):
+        command.add_argument(
+            "notebooks", nargs="*", metavar="NOTEBOOK", help="number or name; default: all, in order"
+        )
+        command.add_argument("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            type=_setting,
+            metavar="NAME=VALUE",
+            help="a value for a name in the notebooks' parameters cells, such as model=path/to/model",
+        )
+    demo.add_argument("--run", help="name of the run (default: demo)")
+    return parser
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Return the name and the value of ``NAME=VALUE``; what is no Python literal is text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _report(run: Run) -> None:
+    """Print the summary table and where everything lies."""
+    from workbench.export import NO_BROWSER, browser_found
+
+    if summaries := [name for name in SUMMARIES if name in run.files()]:
+        print(f"\n{_as_text(run.read(summaries[0]))}\n")
+    folder = Path(os.path.relpath(run.folder))
+    print(f"notebooks  {folder / 'notebooks'} (.ipynb for JupyterLab, .html for any browser, both offline)")
+    print(f"figures    {folder / 'figures'}")
+    print(f"results    {folder}: {', '.join(run.files()) or 'none'}")
+    if not browser_found():
+        print(NO_BROWSER.format(wanted="PNG, PDF and SVG figures"))
+
+
+def _as_text(frame: pd.DataFrame) -> str:
+    return frame.to_string(index=False, na_rep="-", float_format="{:.3f}".format)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""Scores of a model in memory: tasks of the lm-evaluation-harness, perplexity, normalised loss.
+
+All task scores are the harness's own, number for number. This module hands it the model as it stands (pruned,
+inside ``without_layers``, with an adapter on), keeps every item's result, counts the prompts that did not fit
+into the context, and puts everything back as it was. Importing it does not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.files import write_text_atomic
+from workbench.scores import compare_items, flips, headline, paired_items, read_items, recovery
+from workbench.suites import SUITES
+from workbench.tasks import load_tasks, plan_tasks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "compare_items",
+    "evaluate",
+    "flips",
+    "headline",
+    "paired_items",
+    "perplexity",
+    "read_items",
+    "recovery",
+]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: str | Sequence[str],
+    *,
+    limit: int | float | None = None,
+    n_shot: int | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    items: str | Path | None = None,
+    include: str | Path | None = None,
+    data: str | Path | None = None,
+    chat_template: bool = False,
+    seed: int = 1234,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Scores of lm-evaluation-harness tasks, run on the model in memory as it stands.
+
+    The values equal those of the ``lm_eval`` command line on the saved model. A prompt longer than the
+    context loses its beginning, as in the harness; the column ``truncated`` counts the items that befell.
+
+    Args:
+        model: any decoder-only model, pruned or not, with an adapter or not; unchanged afterwards.
+        tokenizer: the model's tokenizer; unchanged afterwards.
+        tasks: names of tasks, groups or tags of the harness or of the folder ``include``, or a suite of
+            ``workbench.suites.SUITES`` ("sdd", "openllm-v1", "gro", "iterabre"); one or several.
+        limit: only the first ``limit`` items of every task, or that share of them when below 1.
+        n_shot: few-shot examples in the prompt; None keeps the suite's or the task's own number.
+        batch_size: prompts that ride together.
+        max_length: context in tokens; None takes the suite's where it has one, otherwise the model's.
+        items: a .jsonl path for every item's prompt, answer and scores; ``read_items`` reads it.
+        include: a folder of task files; None takes the demo tasks.
+        data: a folder with public sets as jsonl; tasks found there (``workbench.suites.LOCAL_SETS``) need no
+            network.
+        chat_template: wraps each prompt in the tokenizer's chat template, few-shot examples as earlier turns.
+        seed: draws the few-shot examples; 1234 is the harness's own.
+        progress: one bar for the whole call.
+
+    Returns:
+        One row a task, group and metric: task, metric, n_shot, value, stderr, n (items), truncated (items),
+        higher_is_better, parent, category. ``metric`` carries the answer filter after a comma where it has a
+        name ("exact_match,strict-match"). ``stderr`` is the harness's, for perplexities that of the ratio of
+        sums with items as the sampling unit; NaN where neither is known. ``parent`` names the group in whose
+        average the row is already counted; it is empty for what stands on its own. ``category`` is reasoning,
+        language, knowledge, multilingual (``workbench.suites.CATEGORIES``, or what a task file states), or
+        empty.
+
+    Raises:
+        ValueError: before the first forward pass, for an unknown task (near ones are named), a task without
+            items or with missing columns, and a ``limit``, ``n_shot``, ``batch_size`` or ``max_length`` out
+            of range.
+    """
+    plan = plan_tasks(tasks, n_shot)
+    max_length = max_length or _suite_length(tasks)
+    _check_settings(model, limit, batch_size, max_length)
+    from workbench.harness import (
+        InMemory,
+        check_lengths,
+        item_lines,
+        quiet,
+        run_tasks,
+        score_rows,
+        set_shots,
+        untouched,
+    )
+
+    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
+    with untouched(model, tokenizer), quiet():
+        loaded = {shots: load_tasks(names, include=include, data=data) for shots, names in plan.items()}
+        for shots, part in loaded.items():
+            set_shots(part["tasks"], shots, seed)
+        lm = InMemory(model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
+        with lm.bar:
+            for part in loaded.values():
+                check_lengths(lm, part["tasks"])
+            for part in loaded.values():
+                results, truncated = run_tasks(lm, part, limit=limit, chat_template=chat_template)
+                rows += score_rows(results, part, truncated)
+                lines += item_lines(results, part["tasks"], truncated)
+    if items is not None:
+        write_text_atomic(items, "".join(line + "\n" for line in lines))
+    return pd.DataFrame(rows)
+
+
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    task: str = "texts",
+    max_length: int | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Loss and perplexity on texts, by tokens and by words, in the rows of ``evaluate``.
+
+    - ``loss``: mean negative log-likelihood in nats a token; every token but a text's first is predicted from
+      what comes before it. A text longer than the context is scored in windows that overlap by one token.
+    - ``normalized_loss``: loss / log(vocabulary size); 0 = certain, 1 = uniform guessing (GRO figure 3 and
+      B.2).
+    - ``token_perplexity``: exp(loss). Depends on the tokenizer.
+    - ``word_perplexity``: the harness's definition, as in its ``wikitext`` task (ITR table 1): exp of the
+      negative log-likelihood of all tokens, the first one given the beginning- or end-of-text token, a word
+      between spaces.
+
+    Args:
+        model: any decoder-only model; unchanged afterwards.
+        tokenizer: the model's tokenizer; unchanged afterwards.
+        texts: at least one; each of at least two tokens.
+        task: what to call these texts in the frame.
+        max_length: context in tokens; None takes the model's.
+        batch_size: windows that ride together.
+        progress: one bar for the word-level pass.
+
+    Returns:
+        task, metric, n_shot (0), value, stderr (of the ratio of sums, texts as the sampling unit; NaN for one
+        text), n (texts), truncated (0), higher_is_better (False), parent (""), category ("language").
+
+    Raises:
+        ValueError: no text, a text with fewer than two tokens, or a setting out of range.
+    """
+    texts = _checked_texts(texts)
+    _check_settings(model, None, batch_size, max_length)
+    from workbench.harness import InMemory, quiet, ratio_of_sums, untouched
+
+    with untouched(model, tokenizer), quiet():
+        lm = InMemory(model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
+        with lm.bar:
+            losses, tokens = _token_losses(model, tokenizer, texts, lm.max_length, batch_size)
+            word_losses = -np.array(lm.loglikelihood_rolling(_rolling_requests(task, texts)))
+    words = np.array([len(re.split(r"\s+", text)) for text in texts])
+    loss, loss_error = ratio_of_sums(losses, tokens)
+    word_loss, word_error = ratio_of_sums(word_losses, words)
+    scale = math.log(model.config.get_text_config().vocab_size)
+    values = {
+        "loss": (loss, loss_error),
+        "normalized_loss": (loss / scale, loss_error / scale),
+        "token_perplexity": (math.exp(loss), math.exp(loss) * loss_error),
+        "word_perplexity": (math.exp(word_loss), math.exp(word_loss) * word_error),
+    }
+    common = {
+        "n": len(texts),
+        "truncated": 0,
+        "higher_is_better": False,
+        "parent": "",
+        "category": "language",
+    }
+    return pd.DataFrame(
+        [
+            {"task": task, "metric": metric, "n_shot": 0, "value": value, "stderr": error} | common
+            for metric, (value, error) in values.items()
+        ]
+    )
+
+
+def _suite_length(tasks: str | Sequence[str]) -> int | None:
+    names = [tasks] if isinstance(tasks, str) else tasks
+    lengths = {SUITES[name].max_length for name in names if name in SUITES}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"tasks must not mix suites of different context lengths, got {names}; run them one by one"
+        )
+    return lengths.pop() if lengths else None
+
+
+def _check_settings(model: Any, limit: int | float | None, batch_size: int, max_length: int | None) -> None:
+    if limit is not None and (limit <= 0 or (limit >= 1 and limit != int(limit))):
+        raise ValueError(
+            f"limit must be a whole number of at least 1, a share between 0 and 1, or None, got {limit}"
+        )
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if max_length is not None and not 2 <= max_length <= (context or max_length):
+        raise ValueError(f"max_length must be between 2 and the model's {context} tokens, got {max_length}")
+
+
+def _checked_texts(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str) or not len(texts):
+        raise ValueError(
+            f"texts must be a list of at least one text, got {type(texts).__name__} of {len(texts)}"
+        )
+    return list(texts)
+
+
+def _rolling_requests(task: str, texts: list[str]) -> list[Any]:
+    from lm_eval.api.instance import Instance
+
+    return [
+        Instance(
+            request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0, metadata=(task, number, 1)
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def _token_losses(
+    model: Any, tokenizer: Any, texts: list[str], max_length: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Summed loss in nats and number of predicted tokens, of each text."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    windows = []
+    for number, tokens in enumerate(tokenizer(texts)["input_ids"]):
+        if len(tokens) < 2:
+            raise ValueError(f"texts[{number}] must have at least 2 tokens to predict one, got {len(tokens)}")
+        windows += [
+            (number, tokens[start : start + max_length + 1])
+            for start in range(0, len(tokens) - 1, max_length)
+        ]
+    windows.sort(key=lambda window: -len(window[1]))
+    losses, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
+    for start in range(0, len(windows), batch_size):
+        batch = windows[start : start + batch_size]
+        rows = [torch.tensor(tokens) for _, tokens in batch]
+        padded = pad_sequence(rows, batch_first=True).to(model.device)
+        mask = pad_sequence([torch.ones_like(row[1:]) for row in rows], batch_first=True)
+        with torch.no_grad():
+            logits = model(input_ids=padded[:, :-1], attention_mask=mask.to(model.device)).logits
+        for (number, tokens), row, targets in zip(batch, logits, padded[:, 1:], strict=True):
+            length = len(tokens) - 1
+            losses[number] += torch.nn.functional.cross_entropy(
+                row[:length].float(), targets[:length], reduction="sum"
+            ).item()
+            counts[number] += length
+    return losses, counts

@@ -1,0 +1,207 @@
+"""Files that are whole or not there: atomic writes, and frames that read back exactly as written."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# before pandas 3.1 the default reader rounds the last digit of a float
+_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2])
+_EXACT_FLOATS: dict[str, Any] = {"float_precision": "round_trip"} if _PANDAS < (3, 1) else {}
+_MISSING_MARKS = ("", "NA", "<missing>", "<no value>")
+
+
+def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
+    """Write ``data`` to ``path``; a reader, or a kill at any moment, finds the old file or the new one whole.
+
+    Returns:
+        The path written. Its folder is made when missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_sibling(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text_atomic(path: str | Path, text: str) -> Path:
+    """Write ``text`` as UTF-8; see ``write_bytes_atomic``."""
+    return write_bytes_atomic(path, text.encode("utf-8"))
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; it takes the name ``path`` when the body ends without an error.
+
+    A folder that was at ``path`` is replaced as a whole. After an error or a kill it is still the old one
+    (a kill inside the replacement itself can leave none, never a mixture).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = _temporary_sibling(path), _temporary_sibling(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file, or of a folder's files with their names, as 64 hex digits."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def encode_frame(name: str, frame: pd.DataFrame) -> tuple[bytes, dict[str, Any]]:
+    """Turn a frame into the bytes of a ``.csv`` or ``.jsonl`` file and the schema to read them back exactly.
+
+    The schema holds each column's dtype, the mark that stands for a missing value, and ``frame.attrs``.
+    The index is not kept. Numbers keep every digit, ``None`` and ``""`` stay different.
+
+    Raises:
+        ValueError: for another ending, for column names that are not unique strings, for a named index, and
+            for values that the format would change (lists in a ``.csv``, tuples or objects in a ``.jsonl``).
+    """
+    _check_frame(name, frame)
+    frame = frame.reset_index(drop=True)
+    schema: dict[str, Any] = {
+        "columns": {column: str(dtype) for column, dtype in frame.dtypes.items()},
+        "attrs": json.loads(json.dumps(frame.attrs, default=str)),
+    }
+    if name.endswith(".csv"):
+        texts = _texts(frame)
+        schema["missing"] = _unused_mark(name, frame, texts)
+        # a lone carriage return ends a line for readers, but makes no writer quote the cell
+        quoting = csv.QUOTE_NONNUMERIC if any("\r" in text for text in texts) else csv.QUOTE_MINIMAL
+        text = frame.to_csv(index=False, na_rep=schema["missing"], lineterminator="\n", quoting=quoting)
+        data = text.encode("utf-8")
+    else:
+        data = _json_lines(name, frame)
+    _check_round_trip(name, frame, data, schema)
+    return data, schema
+
+
+def decode_frame(name: str, data: bytes, schema: dict[str, Any]) -> pd.DataFrame:
+    """Read a frame back from the bytes and the schema of ``encode_frame``."""
+    dtypes = {column: _readable(dtype) for column, dtype in schema["columns"].items()}
+    if name.endswith(".csv"):
+        frame = pd.read_csv(
+            io.BytesIO(data),
+            dtype=dtypes,
+            na_values=[schema["missing"]],
+            keep_default_na=False,
+            **_EXACT_FLOATS,
+            skip_blank_lines=False,
+        )
+    else:
+        rows = [json.loads(line) for line in data.decode("utf-8").split("\n") if line]
+        series = {
+            column: pd.Series([row[column] for row in rows], dtype=dtype) for column, dtype in dtypes.items()
+        }
+        frame = pd.DataFrame(series)
+    frame.attrs.update(schema["attrs"])
+    return frame
+
+
+def _temporary_sibling(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def _readable(dtype: str) -> Any:
+    # pandas 2 has no "str" dtype of its own: there this is object, with the strings as they are
+    return str if dtype == "str" else dtype
+
+
+def _check_frame(name: str, frame: pd.DataFrame) -> None:
+    if not name.endswith((".csv", ".jsonl")):
+        raise ValueError(f"name must end in .csv (numbers) or .jsonl (texts), got {name!r}")
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"{name} must be given a pandas DataFrame, got {type(frame).__name__}")
+    if not all(isinstance(column, str) for column in frame.columns) or not frame.columns.is_unique:
+        raise ValueError(f"{name}: column names must be strings and unique, got {list(frame.columns)}")
+    if frame.columns.empty:
+        raise ValueError(f"{name} must have at least one column, got a frame with none")
+    if frame.index.nlevels > 1 or frame.index.name is not None:
+        raise ValueError(
+            f"{name}: the index is not stored; reset_index() keeps {list(frame.index.names)} as columns"
+        )
+
+
+def _texts(frame: pd.DataFrame) -> set[str]:
+    """Return the column names and every cell that is not a number."""
+    others = [frame[column] for column in frame.columns if not pd.api.types.is_numeric_dtype(frame[column])]
+    return set(frame.columns).union(*(map(str, series.dropna()) for series in others))
+
+
+def _unused_mark(name: str, frame: pd.DataFrame, texts: set[str]) -> str:
+    """Return a mark for missing values that no cell of the frame holds as text."""
+    # one column of empty cells would be empty lines, which no CSV reader can tell from the end of the file
+    marks = _MISSING_MARKS if frame.shape[1] > 1 else _MISSING_MARKS[1:]
+    for mark in marks:
+        if mark not in texts:
+            return mark
+    raise ValueError(f"{name}: the texts use every mark for a missing value {marks}; store it as .jsonl")
+
+
+def _json_lines(name: str, frame: pd.DataFrame) -> bytes:
+    columns = {column: _plain_values(frame[column]) for column in frame.columns}
+    rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+    try:
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
+    except TypeError as error:
+        raise ValueError(f"{name} can hold texts, numbers, lists and dicts of them: {error}") from error
+
+
+def _plain_values(series: pd.Series) -> list[Any]:
+    return [None if _is_missing(value) else value for value in series.astype(object).tolist()]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float | np.floating) and np.isnan(value))
+
+
+def _check_round_trip(name: str, frame: pd.DataFrame, data: bytes, schema: dict[str, Any]) -> None:
+    """Refuse to write what would not come back: better an error now than a changed value later."""
+    try:
+        back = decode_frame(name, data, schema)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} would not read back: {error}; columns {schema['columns']}") from error
+    for column in frame.columns:
+        try:
+            pd.testing.assert_series_equal(frame[column], back[column], check_exact=True)
+        except (AssertionError, KeyError) as error:
+            way_out = "store it as .jsonl" if name.endswith(".csv") else "use plain texts, numbers and lists"
+            raise ValueError(
+                f"{name}: column {column!r} ({frame[column].dtype}) would change when read back; {way_out}"
+            ) from error

@@ -1,0 +1,89 @@
+"""Where the decoder layers of a transformers model are, and which layers of the original they are.
+
+Works on a plain model, on one with a PEFT adapter around it, and on the text part of a multimodal model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def unwrap(model: nn.Module) -> Any:
+    """Return the transformers model inside torch.compile, data-parallel and PEFT wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()  # type: ignore[operator]
+        else:
+            return model
+
+
+def layer_container(model: nn.Module) -> tuple[Any, str]:
+    """Return the module that runs the decoder layers, and the name under which it holds them.
+
+    Raises:
+        ValueError: when no list of modules is as long as the configuration says, or several are.
+    """
+    base = unwrap(model)
+    if not hasattr(getattr(base, "config", None), "get_text_config"):
+        raise ValueError(f"model must be a transformers model, got {type(base).__name__}")
+    depth = base.config.get_text_config(decoder=True).num_hidden_layers
+    decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
+    found = _lists_of(decoder, depth) or [
+        pair for child in base.modules() for pair in _lists_of(child, depth)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"model must be a decoder whose layers are one list as long as its configuration says "
+            f"({depth}); {type(base).__name__} has {len(found)} such lists"
+        )
+    return found[0]
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """Return the decoder layers that the model runs now, first to last."""
+    stack, name = layer_container(model)
+    return getattr(stack, name)
+
+
+def number_of_layers(model: nn.Module) -> int:
+    """Return how many decoder layers the model runs now."""
+    return len(decoder_layers(model))
+
+
+def decoder_forward(model: nn.Module) -> Any:
+    """Return the inner module that runs embedding and layers without the head, for passes without logits.
+
+    It takes `input_ids`, `attention_mask` and the like; its `last_hidden_state` is **after** the final norm,
+    so read raw states with hooks on `decoder_layers`.
+    """
+    return layer_container(model)[0]
+
+
+def kept_layers(model: nn.Module) -> tuple[int, ...]:
+    """Return the original indices of the layers now in the model, in order; 0..L-1 when it is whole.
+
+    Original means: in the model that was first pruned, also after saving, reloading and pruning again.
+    """
+    stack, name = layer_container(model)
+    kept = getattr(stack.config, "kept_layers", None)
+    depth = len(getattr(stack, name))
+    if kept is None:
+        return tuple(range(depth))
+    if len(kept) != depth or list(kept) != sorted(set(kept)):
+        raise ValueError(
+            f"kept_layers in the model's configuration must be {depth} rising numbers, got {kept}"
+        )
+    return tuple(kept)
+
+
+def _lists_of(module: nn.Module, depth: int) -> list[tuple[nn.Module, str]]:
+    children = module.named_children()
+    return [
+        (module, name) for name, child in children if isinstance(child, nn.ModuleList) and len(child) == depth
+    ]

@@ -1,0 +1,243 @@
+"""What scores say: one metric a task, average recovery, items compared one by one. Frames only, no model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from workbench.statistics import paired_difference
+
+#: The metric that papers report for a task; any other task is shown by the first of ``_PREFERRED`` that it
+# has.
+HEADLINE = {
+    "arc_challenge": "acc_norm",
+    "hellaswag": "acc_norm",
+    "gsm8k": "exact_match,strict-match",
+    "demo_math": "exact_match,flexible-extract",  # a model taught another hand still answers, in other words
+}
+_PREFERRED = (
+    "exact_match",
+    "acc",
+    "exact_match,strict-match",
+    "acc_norm",
+    "word_perplexity",
+    "token_perplexity",
+)
+_ITEM = ["task", "n_shot", "item"]
+
+
+def headline(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row a task (and variant): the metric that papers report for it, groups without their parts.
+
+    ARC-Challenge and HellaSwag are shown by ``acc_norm`` and GSM8K by strict match, as on the OpenLLM
+    Leaderboard v1 (SDD table 8); every other task by exact match, accuracy or perplexity, whichever it has
+    first.
+
+    Args:
+        scores: rows of ``evaluate``, with a column ``variant`` when there are several.
+    """
+    if "parent" in scores:
+        scores = scores[scores["parent"].isna() | (scores["parent"] == "")]
+    return _one_metric(scores).reset_index(drop=True)
+
+
+def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
+    """Average score of each variant and its share of the base's average (SDD table 8, "Avg. Recovery").
+
+    Only scores where higher is better enter (accuracies, exact match), one metric a task; perplexities do
+    not.
+
+    Args:
+        scores: variant, task, metric, value, and what else ``evaluate`` gives.
+        base: the unpruned variant's name.
+
+    Returns:
+        variant, average (in the unit of ``value``), recovery (fraction of the base's average; 1 = nothing
+        lost), n_tasks.
+
+    Raises:
+        ValueError: ``base`` is not among the variants, the variants are not scored on the same tasks, or the
+        base's
+            average is 0.
+    """
+    table = _score_table(scores)
+    if base not in table.index:
+        raise ValueError(f"base must be one of the variants {list(table.index)}, got {base!r}")
+    average = table.mean(axis=1)
+    if not average[base] > 0:
+        raise ValueError(f"recovery is a share of the base's average, but {base!r} scores {average[base]:g}")
+    return pd.DataFrame(
+        {
+            "variant": list(table.index),
+            "average": average.to_numpy(),
+            "recovery": (average / average[base]).to_numpy(),
+            "n_tasks": table.shape[1],
+        }
+    )
+
+
+def read_items(path: str | Path) -> pd.DataFrame:
+    """Every item's result, as ``evaluate(..., items=path)`` wrote it: one row an item and metric.
+
+    Returns:
+        task, n_shot, item, metric, value, prompt, target, response, truncated. ``item`` is the item's number
+        in its task. The harness takes perplexities from sums over all items; there ``value`` is the item's
+        own mean log-likelihood in nats a unit (word, byte).
+
+    Raises:
+        ValueError: the file does not exist.
+    """
+    if not (path := Path(path)).is_file():
+        raise ValueError(
+            f"path must be a file that evaluate(..., items=path) wrote, got {path}: no such file"
+        )
+    entries = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+    rows = [
+        {**entry, "metric": metric, "value": value}
+        for entry in entries
+        for metric, value in entry.pop("scores").items()
+    ]
+    return pd.DataFrame(
+        rows, columns=[*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]
+    )
+
+
+def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
+    """Two variants' results side by side, item by item: what paired intervals and tests are computed on.
+
+    Args:
+        base: items of one variant, from ``read_items``.
+        other: items of another, of the same tasks.
+        metric: which metric; None takes the one that stands for each task (see ``headline``).
+
+    Returns:
+        task, n_shot, item, base, other (the two values), prompt, target, base_response, other_response.
+
+    Raises:
+        ValueError: the frames do not hold the same items with the same prompts.
+    """
+    base, other = (_one_metric(frame, metric).set_index(_ITEM).sort_index() for frame in (base, other))
+    if not base.index.equals(other.index) or (base["prompt"] != other["prompt"]).any():
+        common = base.index.intersection(other.index)
+        same = int((base.loc[common, "prompt"] == other.loc[common, "prompt"]).sum())
+        raise ValueError(
+            "base and other must hold the same items with the same prompts, "
+            f"got {len(base)} and {len(other)} items, {same} of them the same; "
+            "evaluate both variants with equal tasks, limit, n_shot and seed"
+        )
+    return pd.DataFrame(
+        {
+            "base": base["value"],
+            "other": other["value"],
+            "prompt": base["prompt"],
+            "target": base["target"],
+            "base_response": base["response"],
+            "other_response": other["response"],
+        }
+    ).reset_index()
+
+
+def compare_items(
+    base: pd.DataFrame,
+    other: pd.DataFrame,
+    *,
+    metric: str | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Two variants compared task by task on the same items: difference, interval, exact test.
+
+    Args:
+        base: items of one variant, from ``read_items``.
+        other: items of another, of the same tasks.
+        metric: which metric; None takes the one that stands for each task (see ``headline``).
+        confidence: coverage of the bootstrap interval over items.
+        seed: of the resampling.
+
+    Returns:
+        task, n_shot, and ``workbench.statistics.paired_difference``: n, difference (mean of other - base),
+        ci_low, ci_high, higher and lower (items that other gets better, worse), ties, p_value (exact;
+        McNemar's test for right or wrong). One row a task; p-values are not corrected for the number of
+        tasks.
+
+    Raises:
+        ValueError: the frames do not hold the same items with the same prompts.
+    """
+    pairs = paired_items(base, other, metric=metric)
+    return pd.DataFrame(
+        [
+            {"task": task, "n_shot": n_shot}
+            | paired_difference(rows["base"], rows["other"], confidence=confidence, seed=seed)
+            for (task, n_shot), rows in pairs.groupby(["task", "n_shot"], sort=False)
+        ]
+    )
+
+
+def flips(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
+    """The items that one variant gets right and the other wrong.
+
+    Args:
+        base: items of one variant, from ``read_items``.
+        other: items of another, of the same tasks.
+        metric: a metric that is 1 for right and 0 for wrong; None takes each task's own (see ``headline``),
+            and leaves out tasks whose metric is not of that kind.
+
+    Returns:
+        task, n_shot, item, flip ("right to wrong" or "wrong to right"), prompt, target, base_response,
+        other_response.
+
+    Raises:
+        ValueError: the frames do not hold the same items, or none of them is right or wrong.
+    """
+    pairs = paired_items(base, other, metric=metric)
+    right_or_wrong = pairs[["base", "other"]].isin([0, 1]).all(axis=1).groupby(pairs["task"]).transform("all")
+    if not right_or_wrong.any():
+        raise ValueError("base and other must hold a metric that is 0 or 1 for every item, got none")
+    pairs = pairs[right_or_wrong]
+    pairs = pairs[pairs["base"] != pairs["other"]].reset_index(drop=True)
+    pairs.insert(len(_ITEM), "flip", np.where(pairs["base"] == 1, "right to wrong", "wrong to right"))
+    return pairs.drop(columns=["base", "other"])
+
+
+def _one_metric(frame: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
+    """The rows of one metric; by default the one that stands for the row's task."""
+    if "metric" not in frame:
+        return frame
+    if metric is not None:
+        if metric not in (known := sorted(set(frame["metric"]))):
+            raise ValueError(f"metric must be one of {known}, got {metric!r}")
+        return frame[frame["metric"] == metric]
+    chosen = {
+        task: HEADLINE.get(task) if HEADLINE.get(task) in set(metrics) else _preferred(list(metrics))
+        for task, metrics in frame.groupby("task")["metric"]
+    }
+    return frame[frame["metric"] == frame["task"].map(chosen)]
+
+
+def _preferred(metrics: list[str]) -> str:
+    return next((metric for metric in _PREFERRED if metric in metrics), metrics[0])
+
+
+def _score_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Variants x tasks; refuses gaps, since an average over other tasks would be a plausible wrong number."""
+    scores = headline(scores)
+    if "higher_is_better" in scores:
+        scores = scores[scores["higher_is_better"].astype(bool)]
+    keys = [key for key in ("task", "n_shot") if key in scores]
+    if scores.duplicated(["variant", *keys]).any():
+        twice = scores[scores.duplicated(["variant", *keys])].iloc[0]
+        raise ValueError(
+            f"each variant must have one score a task, got two for {twice['variant']!r}, {twice['task']!r}"
+        )
+    table = scores.pivot(index="variant", columns=keys, values="value")
+    table = table.loc[list(dict.fromkeys(scores["variant"]))]
+    if table.isna().any(axis=None):
+        name = table.index[table.isna().any(axis=1)][0]
+        missing = sorted({str(np.atleast_1d(column)[0]) for column in table.columns[table.loc[name].isna()]})
+        raise ValueError(
+            f"every variant must be scored on the same tasks; {name!r} lacks {', '.join(missing)}"
+        )
+    return table
