@@ -29,7 +29,6 @@ def measured(function: Callable[[], Any]) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.synchronize()
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     start, cpu = time.perf_counter(), time.process_time()

@@ -3,9 +3,9 @@
     python benchmarks/similarity.py                # two CPU cores: about two minutes
     python benchmarks/similarity.py --device cuda
 
-Three cases on the demo's word problems: a variant that answers every prompt otherwise, with short and with long
-answers, no string twice; and three variants of which 70 % answer as the unpruned model does, as the demo's pruned
-variants do. The project's target: at least 5 times the speed on a CPU, values equal to 1e-6.
+Three cases on the demo's word problems: a variant that answers every prompt otherwise, with short and with
+long answers, no string twice; and three variants of which 70 % answer as the unpruned model, as the demo's
+pruned variants do. The project's target: at least 5 times the speed on a CPU, values equal to 1e-6.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The demo world: the shipped files are what the generator writes, and what is held out never occurs in training."""
+"""The demo world: shipped files are what the generator writes; what is held out never occurs in training."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from workbench.data import load_instructions, load_texts
+from workbench.evaluation import evaluate
+from workbench.models import load_model
+from workbench.scores import headline
 
 DEMO = Path(__file__).resolve().parents[1] / "data" / "demo"
 sys.path.insert(0, str(DEMO))
@@ -23,6 +26,11 @@ from generator.world import World  # noqa: E402
 def rows(name: str) -> list[dict]:
     """The rows of a shipped jsonl file."""
     return [json.loads(line) for line in (DEMO / name).read_text(encoding="utf-8").splitlines()]
+
+
+def rows_of_json(name: str) -> list[dict]:
+    """The rows of a shipped json file."""
+    return json.loads((DEMO / name).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +129,21 @@ def test_model_is_small_and_safe():
     assert sum(files.values()) < 20e6 and "model.safetensors" in files
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl", ".py"))]
     assert "auto_map" not in json.loads((DEMO / "model" / "config.json").read_text())
+
+
+def test_model_scores_what_its_card_says():
+    """A sample of every task scores what the card says, within its noise; the card's table is that of its file."""
+    card = {row["task"]: row for row in rows_of_json("model/scores.json")}
+    model, tokenizer = load_model("demo")
+    measured = headline(evaluate(model, tokenizer, "demo", limit=24, progress=False)).set_index("task")
+    assert set(measured.index) == set(card)
+    for task, row in card.items():
+        value = measured["value"][task]
+        if "perplexity" in row["metric"]:
+            assert value == pytest.approx(row["value"], rel=0.1), task
+        else:
+            assert row["value"] >= 0.95, task
+            assert value >= row["value"] - 1.5 / 24, task
+    text = (DEMO / "model" / "README.md").read_text(encoding="utf-8").replace("\\", "")
+    for row in card.values():
+        assert f"| {row['task']} | {row['category']} | {row['metric']} | {row['value']:.3f} |" in text

@@ -11,6 +11,7 @@ import pytest
 import torch
 from skipping import TEXTS, raw_states
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
+from torch._dynamo.utils import counters
 
 from workbench.calibration import mean_distances
 from workbench.distances import angular_distance, angular_distances, block_angles
@@ -300,6 +301,15 @@ class TestCompiling:
             torch.testing.assert_close(mine, theirs)
         after = [dict(layer.__dict__) for layer in decoder_layers(model)]
         assert [d.keys() for d in before] == [d.keys() for d in after]
+
+    def test_all_layers_share_one_compilation(self, tokenizer):
+        torch._dynamo.reset()
+        counters.clear()
+        model = tiny_model("qwen3")
+        for _ in range(2):
+            with torch.no_grad(), compiled_layers(model, dynamic=False, backend="eager"):
+                model(torch.arange(20)[None], use_cache=False)
+        assert counters["stats"]["unique_graphs"] == 1
 
     def test_is_undone_after_an_error_and_keeps_another_librarys_wrapper(self, model):
         layer = decoder_layers(model)[3]

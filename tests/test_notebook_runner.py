@@ -175,7 +175,7 @@ def test_the_command_line_prints_the_summary(folder: Path, tmp_path: Path, capsy
     assert main(["demo", "--root", str(tmp_path / "runs"), "--set", "rows=2"]) == 0
     printed = capsys.readouterr().out
     assert "row\n   0\n   2\n" in printed
-    assert "one.csv, summary.csv" in printed
+    assert "(2 files" in printed
     assert main(["run", "other", "00", "--root", str(tmp_path / "runs"), "--set", "model=a/b"]) == 0
     assert open_run("other", root=tmp_path / "runs").files() == ["one.csv"]
     assert main(["run", "../x"]) == 2

@@ -20,7 +20,7 @@ _PUBLIC = {
         "parameter_counts",
         "block_savings",
     ),
-    "data": ("load_texts", "load_instructions", "fingerprint"),
+    "data": ("load_texts", "load_instructions", "user_message", "fingerprint"),
     "distances": (
         "angular_distances",
         "block_angles",
@@ -44,6 +44,7 @@ _PUBLIC = {
     "generation": ("generate_responses", "chat_prompt"),
     "distillation": (
         "self_distill",
+        "RewriteTemplate",
         "rewrite_template",
         "rewrite_message",
         "kept_shares",
@@ -51,9 +52,19 @@ _PUBLIC = {
         "same_number",
     ),
     "healing": ("HealingConfig", "Healed", "heal", "with_adapter", "as_variant", "merge_adapter_"),
-    "evaluation": ("evaluate", "perplexity", "recovery", "headline", "read_items", "compare_items", "flips"),
+    "adapters": ("lora_targets",),
+    "evaluation": (
+        "evaluate",
+        "perplexity",
+        "recovery",
+        "headline",
+        "read_items",
+        "paired_items",
+        "compare_items",
+        "flips",
+    ),
     "tasks": ("task_fingerprint",),
-    "similarity": ("response_similarity", "similarity_summary"),
+    "similarity": ("response_similarity", "similarity_summary", "embed_texts"),
     "plots": (
         "distance_heatmap",
         "damage_heatmap",
@@ -79,6 +90,7 @@ _PUBLIC = {
         "to_html",
     ),
     "widgets": ("BlockPicker",),
+    "look": ("look", "looking"),
     "runs": ("open_run", "Run", "Variant"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -79,16 +79,18 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _report(run: Run) -> None:
     """Print the summary table and where everything lies."""
-    from workbench.export import NO_BROWSER, browser_found
+    from workbench.export import browser_found
 
     if summaries := [name for name in SUMMARIES if name in run.files()]:
         print(f"\n{_as_text(run.read(summaries[0]))}\n")
     folder = Path(os.path.relpath(run.folder))
     print(f"notebooks  {folder / 'notebooks'} (.ipynb for JupyterLab, .html for any browser, both offline)")
     print(f"figures    {folder / 'figures'}")
-    print(f"results    {folder}: {', '.join(run.files()) or 'none'}")
+    print(f"results    {folder} ({len(run.files())} files, each with its provenance beside it)")
     if not browser_found():
-        print(NO_BROWSER.format(wanted="PNG, PDF and SVG figures"))
+        print(
+            "missing    a Chrome or Chromium that starts, so figures are HTML and CSV: see README, Two commands"
+        )
 
 
 def _as_text(frame: pd.DataFrame) -> str:

@@ -149,9 +149,9 @@ def block_angles(
     order = np.argsort([text for batch in batches for text in batch.texts])
     angles = _pairwise_angles(torch.cat(states))[order]
     check_finite("residual states", angles)
-    settings = {"measure": "angular distance", "max_length": max_length, "position": position}
     frame = _long_frame(angles, kept_layers(model))
-    frame.attrs = provenance(model, tokens, **settings)
+    settings = {"max_length": max_length, "position": position, "compiled": compiled}
+    frame.attrs = provenance(model, tokens, measure="angular distance", **settings)
     return frame
 
 
@@ -189,8 +189,7 @@ def _picker(mask: Tensor, position: str | int) -> Callable[[Tensor], Tensor]:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    # float64 before anything else: bf16 arithmetic turns a distance of 0.01 into 0; Apple GPUs have no
-    # float64
+    # float64 before anything else: in bf16 a distance of 0.01 becomes 0. Apple GPUs have no float64.
     vectors = vectors.to("cpu" if vectors.device.type == "mps" else vectors.device, torch.float64)
     return vectors / vectors.norm(dim=-1, keepdim=True)
 

@@ -129,11 +129,11 @@ def _add_heatmap(
     scale: tuple[float | None, float | None],
     *,
     mark_best: bool = True,
-    column: int = 1,
+    column: int | None = None,
     bar_at: float = 1.02,
     log: bool = False,
 ) -> None:
-    place = {"row": 1, "col": column} if fig._has_subplots() else {}
+    place = {} if column is None else {"row": 1, "col": column}
     rows = _rows_of_sizes(frame)
     frame = frame.assign(note=[_note(row, value, label) for row in frame.itertuples()])
     columns = range(last_layer(frame) + 1)
@@ -170,7 +170,7 @@ def _add_heatmap(
         best = least(frame, value)
         size = float(np.clip(150 / last_layer(frame) + 1, 3, 9))
         marks = best_marks(best["start"], best["size"].map(rows), size=size)
-        fig.add_trace(marks.update(showlegend=column == 1), **place)
+        fig.add_trace(marks.update(showlegend=column in (None, 1)), **place)
 
 
 def _log_colours(trace: go.Heatmap) -> None:

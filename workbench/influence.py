@@ -126,13 +126,10 @@ def removal_similarity(
         ValueError: for no texts, an empty text, a setting out of range, a removed layer that the model does
             not have, fewer than two layers left, or states that are zero or not finite.
     """
+    removed = list(removed)
     tokens = read_tokens(model, tokenizer, texts, max_length)
     batches = make_batches(tokens, max_tokens=max_tokens)
-    gone = positions_of(model, removed)
-    left = [layer for layer in range(number_of_layers(model)) if layer not in gone]
-    if len(left) < 2:
-        raise ValueError(f"removed must leave at least two layers to choose from, got {len(gone)} removed")
-    candidates = [tuple(sorted((*gone, layer))) for layer in left]
+    left, candidates = _candidates(model, removed)
     values = np.zeros((len(tokens), len(left)))
     with inference(model):
         for batch in tqdm(batches, desc="removal similarity", disable=not progress):
@@ -152,10 +149,19 @@ def removal_similarity(
     settings = {
         "max_length": max_length,
         "final_norm": final_norm,
-        "removed": [int(layer) for layer in removed],
+        "removed": sorted(int(layer) for layer in removed),
     }
     frame.attrs = provenance(model, tokens, measure="removal similarity", **settings)
     return frame
+
+
+def _candidates(model: nn.Module, removed: Iterable[int]) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Return the layers still there, as positions, and what to leave out to try each of them."""
+    gone = positions_of(model, removed)
+    left = [layer for layer in range(number_of_layers(model)) if layer not in gone]
+    if len(left) < 2:
+        raise ValueError(f"removed must leave at least two layers to choose from, got {len(gone)} removed")
+    return left, [tuple(sorted((*gone, layer))) for layer in left]
 
 
 def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:

@@ -116,9 +116,10 @@ def _fingerprint(model: nn.Module) -> str | None:
     for name, parameter in parameters:
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
     samples = [p.detach().flatten()[:: max(1, p.numel() // _SAMPLES_PER_TENSOR)] for _, p in parameters]
-    for device in sorted({str(sample.device) for sample in samples}):
-        values = torch.cat([sample.float() for sample in samples if str(sample.device) == device])
-        digest.update(values.cpu().numpy().tobytes())
+    kinds = [(str(sample.device), str(sample.dtype)) for sample in samples]
+    for kind in sorted(set(kinds)):  # one copy for all: hundreds of small ones would cost milliseconds
+        values = torch.cat([sample for sample, its in zip(samples, kinds, strict=True) if its == kind])
+        digest.update(values.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

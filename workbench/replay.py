@@ -2,7 +2,7 @@
 
 A candidate that leaves out layers 5 and 9 is the whole model up to layer 5. So the model itself runs once; a
 candidate branches off at the first layer it leaves out, and from there all candidates ride through each layer
-as one batch. Candidates that still agree (5, 9 and 5, 12) are one until they part.
+as one batch with the model. Candidates that still agree (5, 9 and 5, 12) are one until they part.
 """
 
 from __future__ import annotations
@@ -70,11 +70,10 @@ class Replay:
         self.room = max(1, max_tokens // ids.numel())
         self.held = max(1, HELD * max_tokens // ids.numel())
         self.as_tuple = False
-        once = self._layer_arguments(ids)
-        twice = self._layer_arguments(ids.repeat(2, 1))
-        seen: dict[
-            tuple[int, int], int | None
-        ] = {}  # most layers get the same mask and the same rotary tables
+        once, self.embedded = self._layer_arguments(ids)
+        twice, _ = self._layer_arguments(ids.repeat(2, 1))
+        # most layers get the very same mask and rotary tables, so each of these is looked at once
+        seen: dict[tuple[int, int], int | None] = {}
         self.arguments = [_Arguments(a, b, seen) for a, b in zip(once, twice, strict=True)]
 
     def waves(self, removals: Sequence[Removal]) -> Iterator[tuple[Tensor, list[Pack]]]:
@@ -103,32 +102,16 @@ class Replay:
             return self.model(input_ids=self._ids_for(states), use_cache=False).logits
 
     def _wave(self, removals: list[Removal]) -> tuple[Tensor, list[Pack]]:
-        packs: list[Pack] = []
-        final: list[Tensor] = []
-        busy = False
-
-        def step(number: int) -> Any:
-            def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-                nonlocal packs, busy
-                if busy:  # the call of the candidates below, not the model's own
-                    return
-                busy = True
-                packs = self._step(number, [*packs, Pack([()], state_in(args, kwargs))], removals)
-                busy = False
-                if number == len(self.layers) - 1:
-                    final.append(state_out(output))
-
-            return after
-
-        handles = [
-            layer.register_forward_hook(step(i), with_kwargs=True) for i, layer in enumerate(self.layers)
-        ]
-        try:
-            decoder_forward(self.model)(input_ids=self.ids, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return final[0], packs
+        packs = [Pack([()], self.embedded)]  # the model itself rides along, as the candidate of no removal
+        for number in range(len(self.layers)):
+            packs = self._step(number, packs, removals)
+        (whole,) = (pack for pack in packs if () in pack.removals)
+        packs = [pack for pack in packs if pack is not whole]
+        original = self._select(whole, [whole.removals.index(())])
+        rest = [i for i, removal in enumerate(whole.removals) if removal]
+        if rest:
+            packs.append(self._select(whole, rest))
+        return original.states, packs
 
     def _step(self, number: int, packs: list[Pack], removals: list[Removal]) -> list[Pack]:
         """Take every candidate past one layer: those that keep it run it, those that leave it out wait."""
@@ -136,7 +119,7 @@ class Replay:
         running: list[Pack] = []
         waiting: list[Pack] = []
         for pack in packs:
-            stay = [i for i, removal in enumerate(pack.removals) if removal and removal in wanted]
+            stay = [i for i, removal in enumerate(pack.removals) if not removal or removal in wanted]
             if stay:
                 running.append(self._select(pack, stay))
             for i, removal in enumerate(pack.removals):
@@ -171,8 +154,8 @@ class Replay:
         finally:
             handle.remove()
 
-    def _layer_arguments(self, ids: Tensor) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """Return what the model passes to each layer besides the state, without running the layers."""
+    def _layer_arguments(self, ids: Tensor) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], Tensor]:
+        """Return what the model passes to each layer, and the state ``h[0]``, without running the layers."""
         seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         states: list[Tensor] = []
 
@@ -189,7 +172,7 @@ class Replay:
             assert not self.as_tuple
             self.as_tuple = True
             return self._layer_arguments(ids)
-        return seen
+        return seen, states[0]
 
 
 class _Arguments:

@@ -90,7 +90,8 @@ def replaced_forwards(
                 layer.forward = forward
 
 
-def compiled_layers(model: nn.Module, *, dynamic: bool, backend: str = "inductor") -> Any:
+@contextmanager
+def compiled_layers(model: nn.Module, *, dynamic: bool, backend: str = "inductor") -> Iterator[None]:
     """Return a context in which every decoder layer runs compiled, each on its own; all is undone on leaving.
 
     The layers share one compiled graph, so this takes seconds where compiling the whole model takes minutes.
@@ -101,9 +102,18 @@ def compiled_layers(model: nn.Module, *, dynamic: bool, backend: str = "inductor
         dynamic: True when batches differ in shape, so that one compilation serves them all.
         backend: of ``torch.compile``.
     """
-    return replaced_forwards(
-        decoder_layers(model), lambda layer: torch.compile(layer.forward, dynamic=dynamic, backend=backend)
-    )
+    from torch._inductor import config as inductor  # 1.4 s, so only here
+
+    # one small graph needs no pool of compiler processes, which takes seconds to start
+    in_this_process = inductor.patch(compile_threads=1)
+    layers = decoder_layers(model)
+    with (
+        in_this_process,
+        replaced_forwards(
+            layers, lambda layer: torch.compile(layer.forward, dynamic=dynamic, backend=backend)
+        ),
+    ):
+        yield
 
 
 def compiling_pays(model: nn.Module, n_tokens: int) -> bool:

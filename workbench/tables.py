@@ -197,13 +197,17 @@ def to_html(table: pd.DataFrame, *, caption: str | None = None, digits: int = 3)
 
 
 def text_table(frame: pd.DataFrame, *, digits: int = 3) -> Styler:
-    """Return a frame of texts as a notebook shows it best: left-aligned, line breaks kept, everything escaped.
+    """Return a frame of texts as a notebook shows it best: left-aligned, lines kept, everything escaped.
 
     Args:
         frame: texts, such as prompts and responses side by side; numbers are allowed.
         digits: of the numbers.
     """
-    style = frame.rename(columns=lambda name: html.escape(str(name))).style.hide(axis="index").format(precision=digits, escape="html")
+    style = (
+        frame.rename(columns=lambda name: html.escape(str(name)))
+        .style.hide(axis="index")
+        .format(precision=digits, escape="html")
+    )
     cells = {"text-align": "left", "vertical-align": "top", "white-space": "pre-wrap"}
     return style.set_properties(**cells).set_table_styles([{"selector": "th", "props": "text-align: left"}])
 
