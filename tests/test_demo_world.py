@@ -132,7 +132,7 @@ def test_model_is_small_and_safe():
 
 
 def test_model_scores_what_its_card_says():
-    """A sample of every task scores what the card says, within its noise; the card's table is that of its file."""
+    """A sample of every task scores what the card says, within its noise; the card holds its file's table."""
     card = {row["task"]: row for row in rows_of_json("model/scores.json")}
     model, tokenizer = load_model("demo")
     measured = headline(evaluate(model, tokenizer, "demo", limit=24, progress=False)).set_index("task")

@@ -88,9 +88,7 @@ def _report(run: Run) -> None:
     print(f"figures    {folder / 'figures'}")
     print(f"results    {folder} ({len(run.files())} files, each with its provenance beside it)")
     if not browser_found():
-        print(
-            "missing    a Chrome or Chromium that starts, so figures are HTML and CSV: see README, Two commands"
-        )
+        print("missing    a Chrome or Chromium that starts: figures are HTML and CSV (see README)")
 
 
 def _as_text(frame: pd.DataFrame) -> str:
