@@ -109,7 +109,11 @@ def score_bars(scores: pd.DataFrame, *, title: str | None = "Scores with 95 % in
     frame = frame.assign(unit=[_unit(metric) for metric in frame["metric"]])
     tasks = frame.groupby("unit", sort=False)["task"].nunique()
     fig = make_subplots(1, len(tasks), column_widths=list(tasks + 1), horizontal_spacing=0.09)
-    fig.update_layout(template=current_template(), title=title, legend={"orientation": "h", "y": -0.15})
+    # above the bars: below them the names of many tasks need the room
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+    fig.update_layout(
+        template=current_template(), title=title, legend=legend, margin={"t": 92 if title else 44}
+    )
     for column, unit in enumerate(tasks.index, start=1):
         for name, style in variant_styles(frame["variant"]).items():
             rows = frame[(frame["unit"] == unit) & (frame["variant"] == name)]
@@ -120,7 +124,8 @@ def score_bars(scores: pd.DataFrame, *, title: str | None = "Scores with 95 % in
     shares = [column for column, unit in enumerate(tasks.index, start=1) if unit == "score"]
     for column in shares:
         fig.update_yaxes(range=[0, 1.02], row=1, col=column)
-    return fig.update_layout(barmode="group", bargap=0.2, bargroupgap=0.05).update_xaxes(showgrid=False)
+    fig.update_xaxes(showgrid=False, automargin=True, tickangle=-30)
+    return fig.update_layout(barmode="group", bargap=0.2, bargroupgap=0.05)
 
 
 def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:
