@@ -212,3 +212,9 @@ class TestGreedy:
 def test_needs_no_torch():
     code = "import sys, workbench.blocks, workbench.calibration; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_frame_of_chosen_blocks_takes_its_layers_from_its_provenance():
+    chosen = pd.DataFrame({"start": [2, 1, 3], "size": [1, 2, 2], "distance": [0.1, 0.2, 0.3]})
+    chosen.attrs["model"] = {"kept_layers": [0, 1, 2, 3, 4]}
+    assert best_blocks(chosen, [2])["removed"].tolist() == ["1-2"]

@@ -256,7 +256,10 @@ def block_metric(frame: Any) -> tuple[str, pd.DataFrame]:
 
 
 def layers_in(blocks: pd.DataFrame) -> list[int]:
-    """Return the model's layers: each is the start of a block of size 1, where the frame has these."""
+    """Return the model's layers: from the frame's provenance, else the starts of its blocks of size 1."""
+    model = blocks.attrs.get("model")
+    if isinstance(model, dict) and model.get("kept_layers"):
+        return sorted(int(layer) for layer in model["kept_layers"])
     single = blocks.loc[blocks["size"] == 1, "start"]
     if len(single):
         return sorted(int(layer) for layer in single.unique())

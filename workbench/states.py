@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from workbench.layers import decoder_layers, unwrap
 
-#: Work from which compiling the layers pays, in floating-point operations. On an H200 compiling was seen to take
-#: 6 to 10 s and saved 16 % of the time (470 TFLOP/s), so one pass breaks even between 2e16 and 3e16. Ask
-#: for it (``compiled=True``) where a process makes several passes: later ones save it all.
+#: Work from which compiling the layers pays, in floating-point operations. On an H200 it took 6 to 10 s and
+#: saved 16 % of the time (470 TFLOP/s), so one pass breaks even between 2e16 and 3e16. Ask for it
+#: (``compiled=True``) where a process makes several passes: later ones save it all.
 COMPILE_FROM = 3e16
 
 
