@@ -19,8 +19,9 @@ lab: $(READY)  ## open JupyterLab on the notebooks
 	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
-test: lint  ## lint, unit tests, and every notebook executed at demo size
-	$(PY) -m pytest
+test: lint  ## lint, unit tests on every core, and every notebook executed at demo size
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --ignore tests/notebooks
+	$(PY) -m pytest tests/notebooks
 
 lint: $(READY)
 	$(PY) -m ruff check .
