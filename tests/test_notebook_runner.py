@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -74,6 +75,13 @@ def test_notebooks_run_in_order_and_once(go, run: Run, folder: Path):
     assert "rows = 3" in (folder / "00_first.ipynb").read_text()
     assert not outputs(folder / "00_first.ipynb")
     assert run.provenance("summary.csv")["command"] == "notebook 01_second.ipynb"
+
+
+def test_notebooks_run_beside_a_loop_that_is_running(go):
+    async def inside() -> list[str]:
+        return go()
+
+    assert asyncio.run(inside()) == ["00_first", "01_second"]
 
 
 def test_what_changed_runs_again_and_only_that(go, run: Run, folder: Path):

@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +131,24 @@ def execute(notebook: NotebookNode, run: Run, name: str, *, label: str = "") -> 
             on_cell_execute=_Progress(label, notebook),
         )
         try:
-            asyncio.run(client.async_execute(env=_kernel_environment(run, trace, name)))
+            _run_alone(client.async_execute(env=_kernel_environment(run, trace, name)))
         except (asyncio.CancelledError, DeadKernelError):
             if stop.asked:
                 raise KeyboardInterrupt from None
             raise
         lines = [json.loads(line) for line in trace.read_text(encoding="utf-8").splitlines()]
     return {name: digest for where, name, digest in lines if where == str(run.folder)}
+
+
+def _run_alone(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine to its end; beside a loop that is running already, as in a notebook, in a thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(coroutine)
+        return
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(asyncio.run, coroutine).result()
 
 
 def _execute_and_keep(notebook: NotebookNode, copy: Path, fingerprint: str, run: Run, label: str) -> None:
@@ -310,7 +323,7 @@ class _Stop:
 
     def __call__(self, **_: Any) -> None:
         self.task = asyncio.current_task()
-        if sys.platform != "win32":
+        if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop)
 

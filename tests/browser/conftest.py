@@ -9,7 +9,7 @@ import pytest
 from live_lab import FLAGS, Lab, Tab, find_chromium, running_lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """Return a Chromium; tests are skipped, with the reason, where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -22,14 +22,14 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Return a running JupyterLab."""
     with running_lab(tmp_path_factory.mktemp("lab")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def new_tab(lab: Lab, chromium: Any) -> Iterator[Callable[[], Tab]]:
     """Open tabs of one fresh profile."""
     context = chromium.new_context(viewport={"width": 1300, "height": 1100})
