@@ -90,7 +90,7 @@ _PUBLIC = {
         "to_html",
     ),
     "widgets": ("BlockPicker",),
-    "look": ("look", "looking"),
+    "look": ("looking",),
     "runs": ("open_run", "Run", "Variant"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
