@@ -91,6 +91,7 @@ def self_distill(
     batch_size: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
+    engine: str = "auto",
     overwrite: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -114,6 +115,7 @@ def self_distill(
         batch_size: prompts a batch.
         temperature: 0 for greedy.
         seed: of the sampling.
+        engine: what runs the model, see ``generate_responses``.
         overwrite: begin ``out`` again when it belongs to another model, template or data set.
         progress: show a progress bar.
 
@@ -140,7 +142,7 @@ def self_distill(
     }
     journal = Journal(out, header, overwrite=overwrite) if out is not None else None
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    options |= {"temperature": temperature, "seed": seed, "progress": progress}
+    options |= {"temperature": temperature, "seed": seed, "progress": progress, "engine": engine}
     found = _rewrites(model, tokenizer, {k: ids[k] for k in fits}, journal, options)
     return _judged(rows, found, rule, template)
 

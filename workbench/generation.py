@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,9 +12,12 @@ import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig
+
+from workbench.engines import ENGINES, Sizes, decoder_of, in_halves
 
 __all__ = [
+    "ENGINES",
     "PLAIN_PROMPT",
     "Response",
     "chat_prompt",
@@ -69,6 +73,7 @@ def generate_responses(
     progress: bool = True,
     temperature: float = 0.0,
     seed: int = 0,
+    engine: str = "auto",
 ) -> pd.DataFrame:
     """Generate a response to every prompt, batched by length with left padding.
 
@@ -83,10 +88,12 @@ def generate_responses(
         prompts: final texts, from ``chat_prompt`` or plain. A prompt that begins with the tokenizer's
             begin-of-text mark gets no second one.
         max_new_tokens: longest response, at least 1.
-        batch_size: prompts a batch, at least 1.
+        batch_size: prompts a batch, at least 1; halved, with a warning, where memory does not suffice.
         progress: show a progress bar.
         temperature: 0 for greedy, above for sampling.
         seed: of the sampling.
+        engine: ``"auto"`` takes ``"static"`` where the model can (see ``decoding.why_not_static``), else
+            ``"transformers"``, that is ``model.generate``. ``"vllm"`` loads the model's folder anew in vLLM.
 
     Returns:
         Frame with prompt_index, response, n_tokens (the end mark not counted), finished (False when cut
@@ -107,6 +114,7 @@ def generate_responses(
         progress=progress,
         temperature=temperature,
         seed=seed,
+        engine=engine,
     )
     found = sorted((one for batch in batches for one in batch), key=lambda one: one.prompt_index)
     return pd.DataFrame([asdict(one) for one in found])
@@ -149,6 +157,7 @@ def response_batches(
     temperature: float = 0.0,
     seed: int = 0,
     done: Collection[int] = (),
+    engine: str = "auto",
 ) -> Generator[list[Response], None, None]:
     """Yield the responses of one batch after the other, longest prompts first.
 
@@ -165,10 +174,13 @@ def response_batches(
         temperature: 0 for greedy.
         seed: of the sampling; each prompt is sampled by (seed, its index).
         done: indices whose response is known; a batch of nothing else is passed over.
+        engine: one of ``ENGINES``.
 
     Raises:
-        ValueError: for a setting out of range.
+        ValueError: for a setting out of range, or an engine that cannot run this model.
     """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -176,58 +188,29 @@ def response_batches(
         raise ValueError(f"temperature must be at least 0 (0 for greedy), got {temperature!r}")
     order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    todo = [batch for batch in batches if not set(batch) <= set(done)]
+    known = set(done)
+    todo = [batch for batch in batches if not known.issuperset(batch)]
+    if not todo:
+        return
     settings = _settings(model, tokenizer, max_new_tokens)
-    total = sum(map(len, todo))
+    sizes = Sizes(
+        max(map(len, ids)), max_new_tokens, sum(len(ids[i]) + max_new_tokens for b in todo for i in b)
+    )
     with (
         _own_settings(model, settings),
-        tqdm(total=total, desc="generate", unit="prompt", disable=not progress) as bar,
+        decoder_of(engine, model, tokenizer, temperature, sizes) as decode,
+        tqdm(total=sum(map(len, todo)), desc="generate", unit="prompt", disable=not progress) as bar,
     ):
+        started, tokens = time.perf_counter(), 0
         for batch in todo:
             uniforms = _uniforms(batch, seed, max_new_tokens) if temperature else None
-            yield _generate(model, tokenizer, [ids[i] for i in batch], batch, temperature, uniforms)
+            rows = in_halves(decode, [ids[i] for i in batch], uniforms)
+            ends = set(settings.eos_token_id or ())
+            found = [_response(tokenizer, index, new, ends) for index, new in zip(batch, rows, strict=True)]
+            tokens += sum(one.n_tokens for one in found)
             bar.update(len(batch))
-
-
-class _RowSampler(LogitsProcessor):
-    """Samples each row with uniform numbers of its own, by leaving only the token they choose."""
-
-    def __init__(self, uniforms: torch.Tensor, temperature: float, prompt_length: int) -> None:
-        self.uniforms = uniforms
-        self.temperature = temperature
-        self.prompt_length = prompt_length
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = input_ids.shape[1] - self.prompt_length
-        below = torch.softmax(scores.double() / self.temperature, dim=-1).cumsum(dim=-1)
-        target = self.uniforms[:, step : step + 1].to(below.device) * below[:, -1:]
-        chosen = (below <= target).sum(dim=-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
-
-
-@torch.no_grad()
-def _generate(
-    model: Any,
-    tokenizer: Any,
-    rows: list[Sequence[int]],
-    indices: list[int],
-    temperature: float,
-    uniforms: torch.Tensor | None,
-) -> list[Response]:
-    """Generate for one batch of prompts."""
-    length = max(map(len, rows))
-    pad = model.generation_config.pad_token_id
-    inputs = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    processors = LogitsProcessorList()
-    if uniforms is not None:
-        processors.append(_RowSampler(uniforms, temperature, length))
-    output = model.generate(input_ids=inputs, attention_mask=mask, logits_processor=processors)
-    ends = set(model.generation_config.eos_token_id or ())
-    return [
-        _response(tokenizer, index, new, ends)
-        for index, new in zip(indices, output[:, length:].tolist(), strict=True)
-    ]
+            bar.set_postfix_str(f"{tokens / (time.perf_counter() - started):,.0f} new tokens/s")
+            yield found
 
 
 def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> Response:
