@@ -14,42 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scoring import CHOICE, GENERATE, assert_equal, flat, load_manager, rows, write_jsonl
 from tiny import tiny_model, tiny_tokenizer
 
 from workbench import tasks as task_module
 from workbench.evaluation import evaluate, perplexity, read_items
 from workbench.pruning import prune_, without_layers
-from workbench.suites import LOCAL_SETS, SUITES
+from workbench.suites import SUITES
 from workbench.tasks import load_tasks, plan_tasks, task_fingerprint, task_names
 
-GENERATE = """
-task: toy_sums
-dataset_path: json
-dataset_kwargs: {data_files: {train: toys/tasks/train.jsonl, test: toys/tasks/test.jsonl}}
-output_type: generate_until
-training_split: train
-test_split: test
-doc_to_text: "Question: {{question}}\\nAnswer:"
-doc_to_target: "{{answer}}"
-generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 6, do_sample: false}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-filter_list:
-  - {name: whole, filter: [{function: take_first}]}
-  - {name: number, filter: [{function: regex, regex_pattern: "([0-9]+)"}, {function: take_first}]}
-"""
-CHOICE = """
-task: toy_choice{name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_target: label
-doc_to_choice: "{{{{choices}}}}"
-metric_list:
-  - {{metric: acc, aggregation: mean, higher_is_better: true}}
-  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
-"""
 TEXTS = """
 task: toy_texts
 dataset_path: json
@@ -66,50 +39,7 @@ group: toy_choices
 task: [toy_choice, toy_choice_again]
 aggregate_metric_list: [{metric: acc, weight_by_size: true}]
 """
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "and",
-    "Anna",
-    "gives",
-    "12",
-    "apples",
-    "to",
-    "Ben",
-    "by",
-    "the",
-    "river",
-]
 TASKS = ["toy_sums", "toy_choices", "toy_texts"]
-
-
-def rows(n: int, seed: int) -> list[dict]:
-    draw = random.Random(seed)
-
-    def some(k: int) -> str:
-        return " ".join(draw.choices(WORDS, k=k))
-
-    return [
-        {
-            "question": some(draw.randint(3, 9)),
-            "answer": str(draw.randint(1, 9)),
-            "choices": [some(draw.randint(1, 4)) for _ in range(3)],
-            "label": draw.randint(0, 2),
-            "text": some(draw.randint(5, 40)),
-        }
-        for _ in range(n)
-    ]
-
-
-def write_jsonl(path: Path, entries: list[dict]) -> None:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -170,27 +100,6 @@ def harness_scores(path: Path, folder: Path, *, n_shot: int | None = None) -> di
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
     )
     return flat(results["results"])
-
-
-def flat(results: dict) -> dict[tuple[str, str], float]:
-    return {
-        (task, key.removesuffix(",none")): value
-        for task, values in results.items()
-        for key, value in values.items()
-        if "," in key and value != "N/A"
-    }
-
-
-def assert_equal(frame: pd.DataFrame, expected: dict[tuple[str, str], float]) -> None:
-    ours = {(row.task, row.metric): row.value for row in frame.itertuples()}
-    errors = {}
-    for row in frame.itertuples():
-        name, _, answer_filter = row.metric.partition(",")
-        errors[row.task, f"{name}_stderr" + (f",{answer_filter}" if answer_filter else "")] = row.stderr
-    values = {key: value for key, value in expected.items() if "_stderr" not in key[1]}
-    assert ours.keys() == values.keys()
-    for key, value in expected.items():
-        assert (ours if key in values else errors)[key] == pytest.approx(value, abs=1e-6), key
 
 
 @pytest.fixture(scope="session")
@@ -406,6 +315,9 @@ def test_truncation_is_counted_and_marked(model, tokenizer, folder, tmp_path):
         ({"max_length": 6}, "above the 6 tokens"),
         ({"include": "nowhere"}, "include must be a folder"),
         ({"data": "/"}, "data must be a folder with public sets"),
+        ({"missing": "ignore"}, "missing must be 'error' or 'skip'"),
+        ({"shot_order": 1}, "shot_order of task 'toy_sums' must be below 1"),
+        ({"shot_order": 2, "n_shot": 2}, "must be below 2, the orders of its 2 few-shot examples, got 2"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_any_pass(tokenizer, folder, settings, message):
@@ -423,12 +335,6 @@ def test_an_unknown_task_names_its_neighbours(model, tokenizer, folder, monkeypa
     monkeypatch.setattr(task_module, "_packaged", None)  # a slip in a demo task must not cost the 10 s index
     with pytest.raises(ValueError, match=r"'demo_maths'"):
         evaluate(model, tokenizer, "demo_maths", include=folder, progress=False)
-
-
-def load_manager(folder: Path):
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=str(folder), include_defaults=False)
 
 
 @pytest.mark.parametrize(
@@ -469,6 +375,10 @@ def test_a_folder_without_tasks_is_named(tmp_path):
 def test_suites_are_opened_and_grouped_by_their_shots():
     assert plan_tasks("sdd") == {25: ["arc_challenge"], 5: ["gsm8k", "mmlu"]}
     assert plan_tasks("gro") == {0: ["mmlu", "boolq"], 5: ["mmlu"]}
+    assert plan_tasks("gro-c5") == {
+        0: ["hellaswag", "boolq", "scrolls_qmsum"],
+        None: ["gsm8k", "mmlu_flan_cot_fewshot"],
+    }
     assert plan_tasks(["sdd", "toy"], n_shot=1) == {1: ["arc_challenge", "gsm8k", "mmlu", "toy"]}
     assert plan_tasks("toy") == {None: ["toy"]}
     assert set(SUITES) <= set(task_names())
@@ -561,35 +471,6 @@ def test_uniform_guessing_has_normalised_loss_one(tokenizer):
 def test_texts_that_cannot_be_scored_are_refused(model, tokenizer, texts):
     with pytest.raises(ValueError, match="text"):
         perplexity(model, tokenizer, texts, progress=False)
-
-
-def test_public_sets_on_disk_hold_every_item_and_the_official_prompt(shared_data):
-    lines = {
-        name: (shared_data / local.splits.get("test", local.splits.get("validation")))
-        for name, local in LOCAL_SETS.items()
-    }
-    tasks = load_tasks(list(LOCAL_SETS), data=shared_data)["tasks"]
-    for name, path in lines.items():
-        assert len(tasks[name].eval_docs) == sum(1 for line in path.open(encoding="utf-8") if line.strip()), (
-            name
-        )
-    first = {name: tasks[name].eval_docs[0] for name in tasks}
-    assert (
-        tasks["gsm8k"].doc_to_text(first["gsm8k"]).startswith("Question: Janet’s ducks lay 16 eggs per day.")
-    )
-    assert tasks["gsm8k"].doc_to_text(first["gsm8k"]).endswith("\nAnswer:")
-    assert (
-        tasks["arc_challenge"].doc_to_choice(first["arc_challenge"])[2]
-        == "Planetary days will become shorter."
-    )
-    assert tasks["arc_challenge"].doc_to_target(first["arc_challenge"]) == 2
-    assert (
-        tasks["boolq"].doc_to_text(first["boolq"]).endswith("missing body part or paralyzed area?\nAnswer:")
-    )
-    assert (tasks["boolq"].doc_to_target(first["boolq"]), tasks["boolq"].config.doc_to_choice) == (
-        1,
-        ["no", "yes"],
-    )
 
 
 def test_a_public_set_on_disk_runs_with_its_official_shots_and_filters(shared_data, tokenizer, tmp_path):

@@ -153,6 +153,20 @@ def test_an_unknown_metric_and_a_missing_file_are_named(tmp_path):
         read_items(tmp_path / "items.jsonl")
 
 
+def test_tasks_of_a_group_are_compared_together():
+    base = pd.concat([items([1, 1], task="mmlu_a"), items([1, 0], task="mmlu_b"), items([0])])
+    other = pd.concat([items([0, 1], task="mmlu_a"), items([0, 0], task="mmlu_b"), items([1])])
+    parents = {"mmlu_a": "mmlu_stem", "mmlu_b": "mmlu_other", "mmlu_stem": "mmlu", "mmlu_other": "mmlu"}
+    parents |= {"mmlu": "", "toy": ""}
+    table = pd.DataFrame({"task": list(parents), "parent": list(parents.values())})
+    result = compare_items(base, other, scores=table).set_index("task")
+    assert set(result.index) == {"mmlu", "toy"}
+    assert (result.loc["mmlu", "n"], result.loc["mmlu", "lower"]) == (4, 2)
+    assert result.loc["mmlu", "difference"] == -0.5
+    with pytest.raises(ValueError, match="scores must hold every task of the items, 'toy'"):
+        compare_items(base, other, scores=table[table["task"] != "toy"])
+
+
 def test_items_are_read_one_row_a_metric(tmp_path):
     entry = {"task": "toy", "n_shot": 2, "item": 0, "prompt": "A\u2028B", "target": "t", "response": "r"}
     line = json.dumps(

@@ -17,14 +17,25 @@ import numpy as np
 import pandas as pd
 
 from workbench.files import write_text_atomic
-from workbench.scores import compare_items, flips, headline, paired_items, read_items, recovery
+from workbench.scores import (
+    blimp_groups,
+    compare_items,
+    flips,
+    headline,
+    paired_items,
+    read_items,
+    recovery,
+    score_spread,
+)
 from workbench.suites import SUITES
-from workbench.tasks import load_tasks, plan_tasks
+from workbench.tasks import load_plan, plan_tasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "blimp_groups",
+    "check_settings",
     "compare_items",
     "evaluate",
     "flips",
@@ -33,6 +44,8 @@ __all__ = [
     "perplexity",
     "read_items",
     "recovery",
+    "score_spread",
+    "suite_length",
 ]
 
 
@@ -48,8 +61,10 @@ def evaluate(
     items: str | Path | None = None,
     include: str | Path | None = None,
     data: str | Path | None = None,
+    missing: str = "error",
     chat_template: bool = False,
     seed: int = 1234,
+    shot_order: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Scores of lm-evaluation-harness tasks, run on the model in memory as it stands.
@@ -61,17 +76,25 @@ def evaluate(
         model: any decoder-only model, pruned or not, with an adapter or not; unchanged afterwards.
         tokenizer: the model's tokenizer; unchanged afterwards.
         tasks: names of tasks, groups or tags of the harness or of the folder ``include``, or a suite of
-            ``workbench.suites.SUITES`` ("sdd", "openllm-v1", "gro", "iterabre"); one or several.
+            ``workbench.suites.SUITES`` ("sdd", "openllm-v1", "gro", "gro-c5", "iterabre",
+            "iterabre-multilingual"); one or several.
         limit: only the first ``limit`` items of every task, or that share of them when below 1.
         n_shot: few-shot examples in the prompt; None keeps the suite's or the task's own number.
         batch_size: prompts that ride together.
-        max_length: context in tokens; None takes the suite's where it has one, otherwise the model's.
+        max_length: context in tokens; None takes the suite's where it has one and the model's reaches it,
+            otherwise the model's.
         items: a .jsonl path for every item's prompt, answer and scores; ``read_items`` reads it.
         include: a folder of task files; None takes the demo tasks.
         data: a folder with public sets as jsonl; tasks found there (``workbench.suites.LOCAL_SETS``) need no
-            network.
+            network. Items and prompts are those of the harness on the same rows; a file that holds a sample
+            gives the scores of that sample.
+        missing: what happens to tasks, or parts of a group, whose data cannot be had: "error" names all of
+            them in one message; "skip" leaves them out and says so in ``attrs["skipped"]``. A group's average
+            is then over the parts that are there.
         chat_template: wraps each prompt in the tokenizer's chat template, few-shot examples as earlier turns.
         seed: draws the few-shot examples; 1234 is the harness's own.
+        shot_order: 0 leaves the few-shot examples in the harness's order; 1, 2, ... put the same examples in
+            other orders (``workbench.ablations``).
         progress: one bar for the whole call.
 
     Returns:
@@ -81,16 +104,16 @@ def evaluate(
         sums with items as the sampling unit; NaN where neither is known. ``parent`` names the group in whose
         average the row is already counted; it is empty for what stands on its own. ``category`` is reasoning,
         language, knowledge, multilingual (``workbench.suites.CATEGORIES``, or what a task file states), or
-        empty.
+        empty. ``attrs["skipped"]`` is {name: why} of what was left out.
 
     Raises:
-        ValueError: before the first forward pass, for an unknown task (near ones are named), a task without
-            items or with missing columns, and a ``limit``, ``n_shot``, ``batch_size`` or ``max_length`` out
-            of range.
+        ValueError: before the first forward pass, for an unknown task (near ones are named), tasks without
+            data (all are named), a task without items or with missing columns, and a ``limit``, ``n_shot``,
+            ``shot_order``, ``batch_size`` or ``max_length`` out of range.
     """
     plan = plan_tasks(tasks, n_shot)
-    max_length = max_length or _suite_length(tasks)
-    _check_settings(model, limit, batch_size, max_length)
+    max_length = max_length or suite_length(tasks, model)
+    check_settings(model, limit, batch_size, max_length)
     from workbench.harness import (
         InMemory,
         check_lengths,
@@ -105,9 +128,9 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
     with untouched(model, tokenizer), quiet():
-        loaded = {shots: load_tasks(names, include=include, data=data) for shots, names in plan.items()}
+        loaded, _, skipped = load_plan(plan, include=include, data=data, missing=missing)
         for shots, part in loaded.items():
-            set_shots(part["tasks"], shots, seed)
+            set_shots(part["tasks"], shots, seed, shot_order)
         lm = InMemory(model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
         with lm.bar:
             for part in loaded.values():
@@ -118,7 +141,9 @@ def evaluate(
                 lines += item_lines(results, part["tasks"], truncated)
     if items is not None:
         write_text_atomic(items, "".join(line + "\n" for line in lines))
-    return pd.DataFrame(rows)
+    scores = pd.DataFrame(rows)
+    scores.attrs["skipped"] = skipped
+    return scores
 
 
 def perplexity(
@@ -129,6 +154,7 @@ def perplexity(
     task: str = "texts",
     max_length: int | None = None,
     batch_size: int = 8,
+    words: bool = True,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Loss and perplexity on texts, by tokens and by words, in the rows of ``evaluate``.
@@ -138,9 +164,10 @@ def perplexity(
     - ``normalized_loss``: loss / log(vocabulary size); 0 = certain, 1 = uniform guessing (GRO figure 3 and
       B.2).
     - ``token_perplexity``: exp(loss). Depends on the tokenizer.
-    - ``word_perplexity``: the harness's definition, as in its ``wikitext`` task (ITR table 1): exp of the
-      negative log-likelihood of all tokens, the first one given the beginning- or end-of-text token, a word
-      between spaces.
+    - ``word_perplexity``: the harness's definition of a rolling log-likelihood: exp of the negative
+      log-likelihood of all tokens, the first one given the beginning- or end-of-text token, a word between
+      spaces. The texts count as they are: for WikiText-2 with the harness's detokenizer (ITR table 1) see
+      ``corpus_perplexity``.
 
     Args:
         model: any decoder-only model; unchanged afterwards.
@@ -149,6 +176,7 @@ def perplexity(
         task: what to call these texts in the frame.
         max_length: context in tokens; None takes the model's.
         batch_size: windows that ride together.
+        words: also ``word_perplexity``, which takes a second pass.
         progress: one bar for the word-level pass.
 
     Returns:
@@ -159,24 +187,27 @@ def perplexity(
         ValueError: no text, a text with fewer than two tokens, or a setting out of range.
     """
     texts = _checked_texts(texts)
-    _check_settings(model, None, batch_size, max_length)
+    check_settings(model, None, batch_size, max_length)
     from workbench.harness import InMemory, quiet, ratio_of_sums, untouched
 
     with untouched(model, tokenizer), quiet():
         lm = InMemory(model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
         with lm.bar:
             losses, tokens = _token_losses(model, tokenizer, texts, lm.max_length, batch_size)
-            word_losses = -np.array(lm.loglikelihood_rolling(_rolling_requests(task, texts)))
-    words = np.array([len(re.split(r"\s+", text)) for text in texts])
+            word_losses = (
+                -np.array(lm.loglikelihood_rolling(_rolling_requests(task, texts))) if words else None
+            )
     loss, loss_error = ratio_of_sums(losses, tokens)
-    word_loss, word_error = ratio_of_sums(word_losses, words)
     scale = math.log(model.config.get_text_config().vocab_size)
     values = {
         "loss": (loss, loss_error),
         "normalized_loss": (loss / scale, loss_error / scale),
         "token_perplexity": (math.exp(loss), math.exp(loss) * loss_error),
-        "word_perplexity": (math.exp(word_loss), math.exp(word_loss) * word_error),
     }
+    if word_losses is not None:
+        lengths = np.array([len(re.split(r"\s+", text)) for text in texts])
+        word_loss, word_error = ratio_of_sums(word_losses, lengths)
+        values["word_perplexity"] = (math.exp(word_loss), math.exp(word_loss) * word_error)
     common = {
         "n": len(texts),
         "truncated": 0,
@@ -192,24 +223,37 @@ def perplexity(
     )
 
 
-def _suite_length(tasks: str | Sequence[str]) -> int | None:
+def suite_length(tasks: str | Sequence[str], model: Any) -> int | None:
+    """Return the context length that a suite among the tasks is run at, None for the model's own.
+
+    A model whose context is shorter is run at its own; ``truncated`` then tells what did not fit.
+
+    Raises:
+        ValueError: suites of different lengths.
+    """
     names = [tasks] if isinstance(tasks, str) else tasks
     lengths = {SUITES[name].max_length for name in names if name in SUITES}
     if len(lengths) > 1:
         raise ValueError(
             f"tasks must not mix suites of different context lengths, got {names}; run them one by one"
         )
-    return lengths.pop() if lengths else None
+    length, context = lengths.pop() if lengths else None, _context(model)
+    return min(length, context) if length and context else length
 
 
-def _check_settings(model: Any, limit: int | float | None, batch_size: int, max_length: int | None) -> None:
+def _context(model: Any) -> int | None:
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_settings(model: Any, limit: int | float | None, batch_size: int, max_length: int | None) -> None:
+    """Refuse settings of ``evaluate`` that are out of range for the model, with a ``ValueError``."""
     if limit is not None and (limit <= 0 or (limit >= 1 and limit != int(limit))):
         raise ValueError(
             f"limit must be a whole number of at least 1, a share between 0 and 1, or None, got {limit}"
         )
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = _context(model)
     if max_length is not None and not 2 <= max_length <= (context or max_length):
         raise ValueError(f"max_length must be between 2 and the model's {context} tokens, got {max_length}")
 

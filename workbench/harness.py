@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm.auto import tqdm
 
+from workbench.localsets import set_of
 from workbench.suites import CATEGORIES
 
 # What the command line sets. The standard errors that have no formula are bootstrapped here with 1,000
@@ -128,12 +129,18 @@ def check_lengths(lm: InMemory, tasks: dict[str, Any]) -> None:
             )
 
 
-def set_shots(tasks: dict[str, Any], n_shot: int | None, seed: int) -> None:
-    """Sets the number and the draw of few-shot examples, as the harness's command line does.
+def set_shots(tasks: dict[str, Any], n_shot: int | None, seed: int, order: int = 0) -> None:
+    """Sets the number, the draw and the order of few-shot examples, as the harness's command line does.
+
+    Args:
+        tasks: loaded tasks.
+        n_shot: number of examples; None keeps each task's own.
+        seed: of the draw.
+        order: 0 leaves the examples in the harness's order; k puts them in the k-th of other orders.
 
     Raises:
-        ValueError: a task that its authors fix at zero-shot is asked for more, or has too few examples to
-        draw from.
+        ValueError: a task that its authors fix at zero-shot is asked for more, has too few examples to draw
+            from, or fewer orders of them than ``order``.
     """
     for name, task in tasks.items():
         fixed = task.get_config("num_fewshot")
@@ -146,8 +153,31 @@ def set_shots(tasks: dict[str, Any], n_shot: int | None, seed: int) -> None:
             raise ValueError(
                 f"n_shot of task {name!r} must be at most {available}, its examples, got {shots}"
             )
+        if order >= (orders := math.factorial(shots)):
+            raise ValueError(
+                f"shot_order of task {name!r} must be below {orders}, the orders of its {shots} few-shot "
+                f"examples, got {order}"
+            )
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(seed)
+        if order:
+            places = shot_order(shots, order)
+            task.sampler.sample = partial(_in_order, task.sampler.sample, places)
+
+
+def shot_order(n: int, order: int) -> list[int]:
+    """Return the ``order``-th of the orders of ``n`` examples: 0 as they are, then distinct random ones."""
+    draw, orders = random.Random(0), [list(range(n))]
+    while len(orders) <= order:
+        places = draw.sample(range(n), n)
+        if places not in orders:
+            orders.append(places)
+    return orders[order]
+
+
+def _in_order(sample: Callable[..., Any], places: list[int], *args: Any, **keywords: Any) -> list[Any]:
+    drawn = sample(*args, **keywords)
+    return [drawn[place] for place in places]
 
 
 def score_rows(
@@ -156,15 +186,14 @@ def score_rows(
     """The harness's nested results as rows; groups carry the counts of the tasks under them."""
     groups, tasks = loaded["groups"], loaded["tasks"]
     leaves = {name: {task.task_name for task in group.get_all_tasks()} for name, group in groups.items()}
-    parents = {
-        child: name
-        for name, group in groups.items()
-        for child in group.child_names
-        if _metrics(results["results"][name])
-    }
+    above = {child: name for name, group in groups.items() for child in group.child_names}
+    counted = {name for name in groups if _metrics(results["results"][name])}
     rows = []
     for name, values in results["results"].items():
-        cut = sum(task in leaves.get(name, {name}) for task, _ in truncated)
+        under = leaves.get(name, {name})
+        cut = sum(task in under for task, _ in truncated)
+        # the harness leaves the number out for groups of groups
+        shots = max((results["n-shot"].get(task) or 0 for task in under), default=0)
         for metric, filter_name in _metrics(values):
             error = values.get(f"{metric}_stderr,{filter_name}", "N/A")
             if error == "N/A":
@@ -173,21 +202,33 @@ def score_rows(
                 {
                     "task": name,
                     "metric": _metric_name(metric, filter_name),
-                    "n_shot": results["n-shot"].get(name, 0),
+                    "n_shot": shots,
                     "value": float(values[f"{metric},{filter_name}"]),
                     "stderr": float(error),
                     "n": int(values["sample_len"]),
                     "truncated": cut,
                     "higher_is_better": results["higher_is_better"].get(name, {}).get(metric) is not False,
-                    "parent": parents.get(name, ""),
-                    "category": CATEGORIES.get(name, "") or _stated_category(tasks.get(name)),
+                    "parent": _parent(name, above, counted),
+                    "category": _category(name, tasks.get(name), loaded["group_map"]),
                 }
             )
     return rows
 
 
-def _stated_category(task: Any) -> str:
-    return str((task.get_config("metadata") or {}).get("category", "")) if task else ""
+def _parent(name: str, above: dict[str, str], counted: set[str]) -> str:
+    """Return the nearest group above that has scores of its own, "" for none."""
+    while (name := above.get(name, "")) and name not in counted:
+        pass
+    return name
+
+
+def _category(name: str, task: Any, members: dict[str, list[str]]) -> str:
+    """What a task file states, or what its name or a group above it is listed under."""
+    stated = (task.get_config("metadata") or {}).get("category", "") if task else ""
+    if found := CATEGORIES.get(name) or str(stated) or CATEGORIES.get(set_of(name) or ""):
+        return found
+    above = (_category(group, None, members) for group, inside in members.items() if name in inside)
+    return next((category for category in above if category), "")
 
 
 def _perplexity_error(metric: str, samples: list[dict[str, Any]]) -> float:
@@ -275,7 +316,7 @@ def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Only errors are logged, and only our own bar is drawn."""
     with ExitStack() as stack:
-        for name in ("lm_eval", "lm-eval"):
+        for name in ("lm_eval", "lm-eval", "transformers"):  # a long prompt is counted, not warned of
             logger = logging.getLogger(name)
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from workbench.statistics import paired_difference
+from workbench.suites import BLIMP_GROUPS
 
 #: The metric that papers report for a task; any other task is shown by the first of ``_PREFERRED`` that it
 # has.
@@ -16,6 +18,7 @@ HEADLINE = {
     "arc_challenge": "acc_norm",
     "hellaswag": "acc_norm",
     "gsm8k": "exact_match,strict-match",
+    "scrolls_qmsum": "rouge2",
     "demo_math": "exact_match,flexible-extract",  # a model taught another hand still answers, in other words
 }
 _PREFERRED = (
@@ -42,6 +45,87 @@ def headline(scores: pd.DataFrame) -> pd.DataFrame:
     if "parent" in scores:
         scores = scores[scores["parent"].isna() | (scores["parent"] == "")]
     return _one_metric(scores).reset_index(drop=True)
+
+
+def blimp_groups(scores: pd.DataFrame) -> pd.DataFrame:
+    """BLiMP in the 13 groups of ITR (appendix B): the mean accuracy over the paradigms of each.
+
+    Every paradigm counts alike, as in the harness's own average. ``tough_vs_raising_1`` and ``_2`` are in
+    none of ITR's tables, so the groups hold 65 of the 67 paradigms.
+
+    Args:
+        scores: rows of ``evaluate(..., "blimp")``, with a column ``variant`` when there are several.
+
+    Returns:
+        The columns of ``scores``; ``task`` is the group's name ("blimp_agreement"), ``parent`` is "blimp",
+        ``stderr`` that of a mean of independent paradigms, ``n`` and ``truncated`` are sums over them.
+
+    Raises:
+        ValueError: a paradigm is not among the scores.
+    """
+    keys = [key for key in ("variant", "n_shot") if key in scores]
+    rows = []
+    wanted = (scores["metric"] == "acc") & scores["task"].str.startswith("blimp_")
+    for values, part in scores[wanted].groupby(keys, sort=False):
+        by_task = part.set_index("task")
+        for group, names in BLIMP_GROUPS.items():
+            found = by_task.reindex([f"blimp_{name}" for name in names])
+            if found["value"].isna().any():
+                lacking = found.index[found["value"].isna()][0]
+                raise ValueError(
+                    f"scores must hold all paradigms of BLiMP group {group!r}, {lacking!r} is not there"
+                )
+            rows.append(
+                {**dict(zip(keys, values, strict=True)), "task": f"blimp_{group}", **_mean_row(found)}
+            )
+    if not rows:
+        raise ValueError("scores must hold the tasks of blimp, got none of them")
+    return pd.DataFrame(rows)[[column for column in scores if column in rows[0]]]
+
+
+def _mean_row(parts: pd.DataFrame) -> dict[str, object]:
+    """Return the row of an unweighted mean over tasks."""
+    return {
+        "metric": "acc",
+        "value": parts["value"].mean(),
+        "stderr": float(np.sqrt((parts["stderr"] ** 2).sum()) / len(parts)),
+        "n": int(parts["n"].sum()),
+        "truncated": int(parts["truncated"].sum()),
+        "higher_is_better": True,
+        "parent": "blimp",
+        "category": "language",
+    }
+
+
+def score_spread(scores: pd.DataFrame, over: str) -> pd.DataFrame:
+    """Mean and spread of scores over repeated measurements: prompt orders, or training seeds (GRO C.1, C.2).
+
+    Args:
+        scores: rows of ``shot_ablation`` or ``seed_ablation``, or of ``evaluate`` with a column of that name.
+        over: the column that numbers the repetitions: "order" or "seed".
+
+    Returns:
+        One row for each of what else tells rows apart (method, task, metric, n_shot): those, mean, std (of
+        the repetitions, with n - 1; NaN for one), low, high, n (repetitions).
+
+    Raises:
+        ValueError: there is no such column, or a repetition counts twice.
+    """
+    keys = [
+        key for key in ("method", "variant", "task", "metric", "n_shot", "order", "seed") if key in scores
+    ]
+    keys = [key for key in keys if key != over and not (over == "seed" and key == "variant")]
+    if over not in scores:
+        raise ValueError(f"over must be a column of scores, one of {list(scores.columns)}, got {over!r}")
+    if scores.duplicated([*keys, over]).any():
+        twice = scores[scores.duplicated([*keys, over])].iloc[0]
+        raise ValueError(
+            f"each {over} must have one score, got two for {over} {twice[over]} of {twice['task']!r}"
+        )
+    spread = scores.groupby(keys, sort=False)["value"].agg(
+        mean="mean", std="std", low="min", high="max", n="count"
+    )
+    return spread.reset_index()
 
 
 def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
@@ -145,6 +229,7 @@ def compare_items(
     other: pd.DataFrame,
     *,
     metric: str | None = None,
+    scores: pd.DataFrame | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -154,6 +239,8 @@ def compare_items(
         base: items of one variant, from ``read_items``.
         other: items of another, of the same tasks.
         metric: which metric; None takes the one that stands for each task (see ``headline``).
+        scores: rows of ``evaluate`` for these items; the tasks of a group are then compared together, under
+            the group's name, all items alike (MMLU as one row and not 57). None keeps them apart.
         confidence: coverage of the bootstrap interval over items.
         seed: of the resampling.
 
@@ -164,9 +251,11 @@ def compare_items(
         tasks.
 
     Raises:
-        ValueError: the frames do not hold the same items with the same prompts.
+        ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks.
     """
     pairs = paired_items(base, other, metric=metric)
+    if scores is not None:
+        pairs["task"] = pairs["task"].map(_roots(scores))
     return pd.DataFrame(
         [
             {"task": task, "n_shot": n_shot}
@@ -174,6 +263,18 @@ def compare_items(
             for (task, n_shot), rows in pairs.groupby(["task", "n_shot"], sort=False)
         ]
     )
+
+
+def _roots(scores: pd.DataFrame) -> Callable[[str], str]:
+    """Return a function from a task to the topmost group in whose score it is counted."""
+    parents = dict(zip(scores["task"], scores["parent"].fillna(""), strict=True))
+
+    def root(task: str) -> str:
+        if task not in parents:
+            raise ValueError(f"scores must hold every task of the items, {task!r} is not among them")
+        return root(parents[task]) if parents[task] else task
+
+    return root
 
 
 def flips(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from workbench.files import sha256_of
+from workbench.localsets import local_files, set_of, write_task_files
 from workbench.suites import LOCAL_SETS, SUITES
 
 DEMO_TASKS = Path(__file__).resolve().parents[1] / "data" / "demo" / "tasks"
@@ -75,10 +76,7 @@ def task_fingerprint(
         files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         parts["include"] = _digest(files)
     if data is not None:
-        files = [
-            Path(data) / file for name in names & set(LOCAL_SETS) for file in LOCAL_SETS[name].splits.values()
-        ]
-        parts["data"] = _digest([path for path in files if path.is_file()])
+        parts["data"] = _digest(local_files(names, data))
     return parts
 
 
@@ -88,7 +86,11 @@ def _digest(files: Iterable[Path]) -> str:
 
 
 def load_tasks(
-    names: Sequence[str], *, include: str | Path | None = None, data: str | Path | None = None
+    names: Sequence[str],
+    *,
+    include: str | Path | None = None,
+    data: str | Path | None = None,
+    missing: str = "error",
 ) -> dict:
     """The named tasks, ready to run, as the harness's dict of ``tasks``, ``groups`` and ``group_map``.
 
@@ -102,24 +104,96 @@ def load_tasks(
             Python runs.
         data: a folder with public sets as jsonl (``LOCAL_SETS``); those found there are read from it, not the
             hub.
+        missing: as for ``evaluate``.
 
     Raises:
-        ValueError: unknown name (near ones are named), data file missing or without items, missing column.
+        ValueError: as for ``load_plan``.
     """
+    return load_plan({None: list(names)}, include=include, data=data, missing=missing).tasks[None]
+
+
+class Loaded(NamedTuple):
+    """Tasks of a plan, ready to run.
+
+    Attributes:
+        tasks: {n_shot: the harness's dict of tasks, groups and group_map}.
+        left: (name, n_shot) of what was loaded.
+        skipped: {name: why} of what was left out, whole or in part.
+    """
+
+    tasks: dict[int | None, dict]
+    left: list[tuple[str, int | None]]
+    skipped: dict[str, str]
+
+
+def load_plan(
+    plan: dict[int | None, list[str]],
+    *,
+    include: str | Path | None = None,
+    data: str | Path | None = None,
+    missing: str = "error",
+) -> Loaded:
+    """All tasks of a plan, and what could not be had: everything that is missing is found before any work.
+
+    Args:
+        plan: {n_shot: names}, of ``plan_tasks``.
+        include: as for ``load_tasks``.
+        data: as for ``load_tasks``.
+        missing: "error", or "skip" to leave out what has no data.
+
+    Raises:
+        ValueError: unknown name (near ones are named), data file missing or without items, missing column;
+            no data for some names (all are named at once, unless ``missing="skip"``).
+    """
+    if missing not in ("error", "skip"):
+        raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
     from lm_eval.tasks import TaskManager
 
+    names = list(dict.fromkeys(name for part in plan.values() for name in part))
+    loaded: dict[int | None, dict] = {}
+    left: list[tuple[str, int | None]] = []
     with tempfile.TemporaryDirectory() as overlay:
-        offline = _offline_files(_folder(include), Path(overlay)) | _local_files(data, Path(overlay))
+        own = _offline_files(_folder(include), Path(overlay))
+        parts = write_task_files(names, data, Path(overlay)) if data is not None else {}
         manager = TaskManager(include_path=overlay, include_defaults=False)
-        loaded: dict[str, dict] = {"tasks": {}, "groups": {}, "group_map": {}}
-        for name in names:
-            source = manager if name in manager.all_tasks else _packaged_or_error(name, manager.all_tasks)
-            for part, entries in _load(source, name).items():
-                loaded[part].update(entries)
-    for name, task in loaded["tasks"].items():
-        if name in offline:
-            _check_columns(name, task)
-    return loaded
+        known = manager.all_tasks
+        sources = {name: manager if name in known else _packaged_or_error(name, known) for name in names}
+        gaps = {name: f"no rows of {', '.join(absent)}" for name, absent in parts.items() if absent}
+        for shots, name in [(shots, name) for shots, part in plan.items() for name in part]:
+            found, why = _load(sources[name], name, local=name in own or name in parts)
+            why = why or _no_examples(found, shots)
+            if why:
+                gaps[name] = f"{gaps[name]}; {why}" if name in gaps else why
+                continue
+            _check_all_columns(found["tasks"], own)
+            into = loaded.setdefault(shots, {"tasks": {}, "groups": {}, "group_map": {}})
+            for part, entries in found.items():
+                into[part].update(entries)
+            left.append((name, shots))
+    if gaps and (missing == "error" or not left):
+        raise ValueError(_what_is_missing(gaps, data))
+    return Loaded(loaded, left, gaps)
+
+
+def _what_is_missing(gaps: dict[str, str], data: str | Path | None) -> str:
+    files = [file for name in gaps if (key := set_of(name)) for file in LOCAL_SETS[key].files.values()]
+    where = "data= (a folder with public sets as jsonl)" if data is None else f"{data} (data=)"
+    hint = f"; files that {where} may hold: {', '.join(dict.fromkeys(files))}" if files else ""
+    return (
+        f"no data for {len(gaps)} of the tasks: "
+        + "; ".join(f"{name!r} ({why})" for name, why in gaps.items())
+        + f"{hint}; missing='skip' leaves them out"
+    )
+
+
+def _no_examples(found: dict, shots: int | None) -> str:
+    """Why few-shot examples cannot be drawn as officially: the split they come from is not on disk."""
+    for task in found["tasks"].values() if shots else ():
+        if file := (task.get_config("metadata") or {}).get("few_shot_file"):
+            return (
+                f"{shots} few-shot examples come from a split that is not there ({file}); n_shot=0 needs none"
+            )
+    return ""
 
 
 def _folder(include: str | Path | None) -> Path | None:
@@ -148,8 +222,20 @@ def _packaged() -> Any:
     return TaskManager()
 
 
+@lru_cache(maxsize=32)
+def _packaged_part(packaged: str) -> Any:
+    """The packaged tasks of one folder: no need to index thousands for a name that says where it lies."""
+    import lm_eval.tasks
+    from lm_eval.tasks import TaskManager
+
+    place = Path(lm_eval.tasks.__file__).parent / packaged
+    return TaskManager(include_path=place if place.is_dir() else place.parent, include_defaults=False)
+
+
 def _packaged_or_error(name: str, offline: Iterable[str]) -> Any:
     known = {*offline, *SUITES}
+    if (key := set_of(name)) and name in (part := _packaged_part(LOCAL_SETS[key].packaged)).all_tasks:
+        return part
     if not name.startswith("demo"):  # demo tasks are never packaged: a slip there should not cost 10 s
         if name in _packaged().all_tasks:
             return _packaged()
@@ -178,35 +264,6 @@ def _offline_files(folder: Path | None, overlay: Path) -> set[str]:
     return names
 
 
-def _local_files(data: str | Path | None, overlay: Path) -> set[str]:
-    """The same for the sets of ``LOCAL_SETS`` whose files are all in the folder ``data``."""
-    if data is None:
-        return set()
-    import lm_eval.tasks
-
-    folder = Path(data).expanduser().resolve()
-    names = set()
-    for name, local in LOCAL_SETS.items():
-        if not all((folder / file).is_file() for file in local.splits.values()):
-            continue
-        config = {
-            "include": str(Path(lm_eval.tasks.__file__).parent / local.task_file),
-            "task": name,
-            "tag": None,
-            "dataset_path": "json",
-            "dataset_name": None,
-            "dataset_kwargs": {"data_files": {s: str(folder / file) for s, file in local.splits.items()}},
-        }
-        _write_yaml(overlay / f"local-{name}.yaml", config | local.overrides)
-        names.add(name)
-    if not names:
-        wanted = sorted(file for local in LOCAL_SETS.values() for file in local.splits.values())
-        raise ValueError(
-            f"data must be a folder with public sets as jsonl, but {data} holds none of {wanted}"
-        )
-    return names
-
-
 def _write_yaml(path: Path, config: dict[str, Any]) -> None:
     import yaml
 
@@ -230,13 +287,17 @@ def _absolute(files: Any, task_file: Path, task: str) -> Any:
     )
 
 
-def _load(manager: Any, name: str) -> dict:
-    """Loads one name, turning the harness's many ways to fail on its data into one line."""
+def _load(manager: Any, name: str, *, local: bool) -> tuple[dict, str]:
+    """Load one name, turning the harness's many ways to fail on its data into one line.
+
+    Returns:
+        The harness's dict and "", or an empty one and why the data of a packaged task could not be reached.
+    """
     import datasets
     import jinja2
 
     try:
-        return manager.load([name])
+        return manager.load([name]), ""
     except (jinja2.UndefinedError, KeyError) as error:
         raise ValueError(
             f"task {name!r}: its data lack a column that its prompt asks for: {error}"
@@ -245,10 +306,15 @@ def _load(manager: Any, name: str) -> dict:
         raise ValueError(f"task {name!r} has no items") from error
     except (OSError, datasets.exceptions.DatasetsError, datasets.exceptions.DatasetGenerationError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"task {name!r}: its data could not be read ({reason}); offline, pass include= (a folder of task "
-            f"files) or data= (a folder with one of: {', '.join(LOCAL_SETS)})"
-        ) from error
+        if not local:
+            return {"tasks": {}}, f"could not be read from the hub: {reason}"
+        raise ValueError(f"task {name!r}: its data could not be read ({reason})") from error
+
+
+def _check_all_columns(tasks: dict[str, Any], own: set[str]) -> None:
+    for name, task in tasks.items():
+        if name in own:
+            _check_columns(name, task)
 
 
 def _check_columns(name: str, task: Any) -> None:
