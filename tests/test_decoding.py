@@ -120,13 +120,17 @@ def test_layers_out_stay_out():
 def test_responses_end_and_are_padded_after_it():
     model = tiny_model("llama", seed=4)
     prompts = prompts_for(model)
-    free = [generated(model, prompt) for prompt in prompts]
-    end = free[0][3]
-    decoder = StaticDecoder(model, ends=[end], pad=0)
+    new = 30
+    free = [generated(model, prompt, new) for prompt in prompts]
+    # rows that end early, in the middle and never: those that have ended are dropped on the way
+    ends = [free[0][3], free[2][17]]
+    decoder = StaticDecoder(model, ends=ends, pad=0)
     with decoder.ready():
-        found = decoder(prompts, NEW)
+        found = decoder(prompts, new)
+        assert decoder.rows < len(prompts)
+        assert decoder(prompts, new) == found
     for tokens, wanted in zip(found, free, strict=True):
-        place = wanted.index(end) if end in wanted else NEW
+        place = next((k for k, token in enumerate(wanted) if token in ends), new)
         assert tokens[: place + 1] == wanted[: place + 1]
         assert set(tokens[place + 1 :]) <= {0}
 
