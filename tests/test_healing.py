@@ -22,6 +22,7 @@ from workbench.generation import PLAIN_PROMPT, chat_prompt
 from workbench.healing import HealingConfig, heal
 from workbench.pruning import prune_, without_layers
 from workbench.runs import Variant
+from workbench.trainer import LOG_COLUMNS
 from workbench.training import collate, planned_order, read_samples, text_samples
 
 QUICK = HealingConfig(rank=4, learning_rate=1e-2, epochs=2, batch_size=8, max_length=128, save_steps=2)
@@ -98,17 +99,16 @@ def test_the_response_and_its_end_mark_alone_are_learned(model, examples, templa
         assert tokenizer.decode(sample.ids[sample.n_prompt :]) == f"{row.reference}<|end|>"
 
 
-def test_the_labels_of_a_batch_decode_to_the_responses(model, tokenizer, examples):
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_targets_of_a_batch_decode_to_the_responses(model, tokenizer, examples, packed):
     samples, _ = read_samples(model, tokenizer, examples, "response", 128)
-    batch = collate([(sample, 0.25) for sample in samples[:6]])
-    assert batch["targets"].shape == (6, len(batch["logits_to_keep"]))
-    for k, text in enumerate(examples["response"][:6]):
-        learned = batch["targets"][k] != -100
-        assert tokenizer.decode(batch["targets"][k][learned]) == f"{text}<|end|>"
-        # each is the token after the position whose logits are asked for
-        places = batch["logits_to_keep"][learned]
-        assert torch.equal(batch["input_ids"][k, places + 1], batch["targets"][k][learned])
-        assert places[0] == samples[k].n_prompt - 1
+    batch = collate([(sample, 0.25) for sample in samples[:6]], packed=packed)
+    assert len(batch["targets"]) == sum(sample.learned for sample in samples[:6])
+    # each is the token after the position whose logits are asked for
+    flat = batch["input_ids"].flatten()
+    assert torch.equal(flat[batch["positions"] + 1], batch["targets"])
+    texts = tokenizer.decode(batch["targets"]).split("<|end|>")[:-1]
+    assert (sorted if packed else list)(texts) == (sorted if packed else list)(examples["response"][:6])
 
 
 def test_the_chat_templates_own_end_mark_is_learned_not_the_end_of_text(model, examples):
@@ -193,7 +193,7 @@ def test_healing_learns_and_the_log_says_how(model, tokenizer, examples, tmp_pat
         rank=8, learning_rate=2e-2, epochs=12, batch_size=8, max_length=128, warmup_steps=2
     )
     adapter, log = run(model, tokenizer, examples, tmp_path / "a", config=config, response="response")
-    assert list(log.columns) == ["step", "epoch", "loss", "learning_rate", "tokens", "seconds"]
+    assert list(log.columns) == LOG_COLUMNS
     assert log["step"].tolist() == list(range(1, 31))
     assert log["epoch"].iloc[-1] == 12
     assert log["loss"].iloc[-1] < 0.5 * log["loss"].iloc[0]
@@ -408,15 +408,17 @@ def test_an_interrupted_training_goes_on_to_the_same_end(model, tokenizer, examp
     fields = {"rank": 4, "dropout": 0.1, "epochs": 2, "batch_size": 8, "micro_batch_size": 4, "save_steps": 2}
     config = HealingConfig(**fields, max_length=128)
     whole, log = run(model, tokenizer, examples, tmp_path / "whole", config=config)
-    # checkpoints are made at steps 2 and 4, the latter after the stop
-    for stopped, goes_on in ((1, 1), (3, 3), (4, 3)):
+    for stopped in (1, 3, 5):
         out, steps = tmp_path / f"stopped-{stopped}", []
         stop = stop_at(stopped, KeyboardInterrupt)
-        with pytest.raises(KeyboardInterrupt):
+        words = (
+            rf"after step {stopped} of 5; the same call goes on.*{out.name}.unfinished.*checkpoint-{stopped}"
+        )
+        with pytest.raises(KeyboardInterrupt, match=words):
             run(model, tokenizer, examples, out, config=config, progress=stop)
         assert not out.exists()
         adapter, rest = run(model, tokenizer, examples, out, config=config, progress=steps.append)
-        assert steps[0]["step"] == goes_on
+        assert [row["step"] for row in steps] == list(range(stopped + 1, 6))
         assert same_weights(whole, adapter)
         columns = ["step", "epoch", "loss", "learning_rate", "tokens"]
         assert rest[columns].equals(log[columns])
@@ -426,8 +428,8 @@ def test_an_interrupted_training_goes_on_to_the_same_end(model, tokenizer, examp
 
 def test_a_torn_checkpoint_is_passed_over(model, tokenizer, examples, tmp_path):
     whole, _ = run(model, tokenizer, examples, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(model, tokenizer, examples, tmp_path / "a", progress=stop_at(5, KeyboardInterrupt))
+    with pytest.raises(RuntimeError):
+        run(model, tokenizer, examples, tmp_path / "a", progress=stop_at(5, RuntimeError))
     state_file = tmp_path / "a.unfinished" / "checkpoints" / "checkpoint-4" / "trainer_state.json"
     state_file.write_text(state_file.read_text()[:100])
     adapter, _ = run(model, tokenizer, examples, tmp_path / "a")
@@ -496,7 +498,7 @@ def test_a_finished_adapter_is_not_trained_again_and_other_work_never_mixed_in(
     assert (out / "adapter_model.safetensors").stat().st_mtime_ns == stamp
     steps = []
     run(model, tokenizer, examples, out, response="response", overwrite=True, progress=steps.append)
-    assert steps[0]["step"] == 3
+    assert steps[0]["step"] == 4
     assert (out / "adapter_model.safetensors").stat().st_mtime_ns != stamp
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -518,6 +520,129 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
     assert all(torch.isfinite(value).all() for value in kept.values())
     with pytest.raises(ValueError, match=r"loss is nan at step 1 of 5.*none was written yet"):
         run(model, tokenizer, examples, tmp_path / "b")
+
+
+class Hungry:
+    """A layer that needs more memory than there is when more than so many rows come at once."""
+
+    def __init__(self, model, rows, from_call=0):
+        self.rows, self.from_call, self.seen = rows, from_call, []
+        self.handle = model.model.layers[3].register_forward_pre_hook(self)
+
+    def __call__(self, module, args):
+        if module.training:
+            self.seen.append(len(args[0]))
+            if len(args[0]) > self.rows and len(self.seen) > self.from_call:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("from_call", [0, 2])
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
+    model, tokenizer, examples, tmp_path, from_call
+):
+    config = HealingConfig(**{**QUICK.__dict__, "dropout": 0.0, "batch_size": 12})
+    expected = run(model, tokenizer, examples, tmp_path / "whole", config=config)
+    before = state(model)
+    hungry = Hungry(model, 4, from_call)
+    with pytest.warns(UserWarning, match=r"out of memory with \d+ examples at a time") as told:
+        found = run(model, tokenizer, examples, tmp_path / "a", config=config)
+    hungry.handle.remove()
+    assert [str(one.message).partition(":")[2] for one in told if "out of memory" in str(one.message)] == [
+        f" healing goes on with micro_batch_size={micro}, and batch_size stays 12" for micro in (6, 3)
+    ]
+    assert hungry.seen[-1] <= 4
+    columns = ["step", "epoch", "learning_rate", "tokens"]
+    assert found.log[columns].equals(expected.log[columns])
+    np.testing.assert_allclose(found.log["loss"], expected.log["loss"], rtol=1e-4)
+    assert same_state(model, before)
+    assert not (tmp_path / "a.unfinished").exists()
+
+
+def test_no_memory_for_one_example_is_said_in_one_line(model, tokenizer, examples, tmp_path):
+    hungry = Hungry(model, 0)
+    with (
+        pytest.warns(UserWarning, match="micro_batch_size=1,"),
+        pytest.raises(ValueError, match=r"out of memory with one example at a time; try gradient_checkpoint"),
+    ):
+        run(model, tokenizer, examples, tmp_path / "a")
+    hungry.handle.remove()
+    assert hungry.seen == [8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_ctrl_c_keeps_what_there_is_and_the_half_trained_adapter_can_be_used(
+    model, tokenizer, examples, tmp_path, deep
+):
+    config = HealingConfig(rank=4, dropout=0.1, epochs=2, batch_size=8, max_length=128, save_steps=100)
+    whole, log = run(model, tokenizer, examples, tmp_path / "whole", config=config)
+    out = tmp_path / "a"
+    before, handler = logits(model), signal.getsignal(signal.SIGINT)
+    calls = []
+
+    def press(*_):
+        calls.append(0)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handle = model.model.layers[5].register_forward_hook(press if deep else lambda *_: None)
+    with pytest.raises(
+        KeyboardInterrupt, match=rf"stopped after step {1 if deep else 3} of 5; the same call goes on"
+    ) as stop:
+        run(model, tokenizer, examples, out, config=config, progress=False if deep else press)
+    handle.remove()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert torch.equal(logits(model), before)
+    checkpoint = str(stop.value).rpartition("for with_adapter: ")[2]
+    with with_adapter(model, checkpoint):
+        assert not torch.allclose(logits(model), before, atol=1e-4)
+    with (
+        without_layers(model, [1]),
+        pytest.raises(ValueError, match="other layers"),
+        with_adapter(model, checkpoint),
+    ):
+        pass
+    steps = []
+    adapter, rest = run(model, tokenizer, examples, out, config=config, progress=steps.append)
+    assert steps[0]["step"] == int(checkpoint.rpartition("-")[2]) + 1
+    assert same_weights(whole, adapter)
+    assert rest["loss"].equals(log["loss"])
+
+
+def test_the_progress_says_how_fast_and_how_long(model, tokenizer, examples, tmp_path):
+    rows = []
+    log = run(model, tokenizer, examples, tmp_path / "a", progress=rows.append).log
+    assert [row["steps"] for row in rows] == [5] * 5
+    assert rows[-1]["seconds_left"] == 0
+    assert all(row["seconds_left"] > 0 for row in rows[:-1])
+    steps = log[["tokens", "seconds"]].diff().fillna(log[["tokens", "seconds"]].iloc[:1])
+    np.testing.assert_allclose(log["tokens_per_second"], steps["tokens"] / steps["seconds"])
+
+
+def test_packed_healing_learns_the_same_tokens(model, tokenizer, examples, tmp_path):
+    options = {"rank": 4, "learning_rate": 1e-2, "epochs": 2, "batch_size": 10, "max_length": 128}
+    log = run(model, tokenizer, examples, tmp_path / "a", config=HealingConfig(**options, packing=True)).log
+    grouped = run(model, tokenizer, examples, tmp_path / "b", config=HealingConfig(**options)).log
+    assert log["tokens"].iloc[-1] == grouped["tokens"].iloc[-1]
+    assert log["loss"].iloc[-1] < log["loss"].iloc[0]
+    with pytest.raises(ValueError, match="packing must be False for BloomForCausalLM"):
+        run(tiny_model("bloom"), tokenizer, examples, tmp_path / "c", config=HealingConfig(packing=True))
+    assert not (tmp_path / "c.unfinished").exists()
+
+
+@pytest.mark.slow
+def test_compiled_healing_is_the_same_and_leaves_no_trace(model, tokenizer, examples, tmp_path):
+    before, attributes = state(model), set(vars(model))
+    config = HealingConfig(**{**QUICK.__dict__, "compiled": False})
+    plain = run(model, tokenizer, examples, tmp_path / "a", config=config).log
+    config = HealingConfig(**{**QUICK.__dict__, "compiled": True, "loss_chunk": 16})
+    compiled = run(model, tokenizer, examples, tmp_path / "b", config=config).log
+    np.testing.assert_allclose(compiled["loss"], plain["loss"], rtol=1e-4)
+    assert same_state(model, before)
+    assert set(vars(model)) == attributes
+    assert not any("forward" in vars(layer) for layer in model.model.layers)
+    # neither decides which adapter comes out, so the other's is taken
+    again = run(model, tokenizer, examples, tmp_path / "a", config=config, progress=stop_at(1, RuntimeError))
+    assert again.log["loss"].equals(plain["loss"])
 
 
 # --- settings and bad input ------------------------------------------------------------------------
@@ -573,11 +698,20 @@ def test_bad_input_gives_one_clear_line(model, tokenizer, tmp_path, change, word
     assert not any(tmp_path.iterdir())
 
 
+def test_a_tokenizer_without_pad_token_and_chat_template_will_do(model, examples, tmp_path):
+    bare = tiny_tokenizer(chat_template=False)
+    bare.pad_token = None
+    found = run(model, bare, examples, tmp_path / "a").log
+    expected = run(model, tiny_tokenizer(chat_template=False), examples, tmp_path / "b").log
+    assert found["loss"].equals(expected["loss"])
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"rank": 0}, "rank must be"),
         ({"batch_size": 0}, "batch_size must be"),
+        ({"loss_chunk": 0}, "loss_chunk must be"),
         ({"batch_size": 8, "micro_batch_size": 3}, "micro_batch_size must divide batch_size=8"),
         ({"learning_rate": 0}, "learning_rate must be between 0 and 10"),
         ({"learning_rate": float("nan")}, "learning_rate must be"),

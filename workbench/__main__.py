@@ -1,4 +1,4 @@
-"""The command line: run the numbered notebooks for a run and print what they found."""
+"""The command line: run the numbered notebooks for a run and print what they found; run a plan of healing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.notebooks import NotebookFailed, numbered_notebooks, run_notebooks
 from workbench.runs import Run, open_run
 
 #: the whole run's summary; before its last notebook has run, the one of notebook 00
@@ -22,6 +21,14 @@ SUMMARIES = ("summary.csv", "start_here/summary.csv")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0 when done, 1 for a failed notebook, 2 for wrong use, 130 when stopped."""
     options = _parser().parse_args(arguments)
+    if "plan" in options:
+        return _heal(options.plan)
+    return _notebooks(options)
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    from workbench.notebooks import NotebookFailed, numbered_notebooks, run_notebooks  # a cluster needs none
+
     try:
         run = open_run(options.run, root=options.root)
         notebooks = numbered_notebooks(options.notebooks)
@@ -63,7 +70,25 @@ def _parser() -> argparse.ArgumentParser:
             help="a value for a name in the notebooks' parameters cells, such as model=path/to/model",
         )
     demo.add_argument("--run", help="name of the run (default: demo)")
+    heal = commands.add_parser("heal", help="run a plan of healing, alone or under accelerate launch")
+    heal.add_argument("--plan", required=True, help="the plan.json that notebook 04 wrote")
     return parser
+
+
+def _heal(plan: str) -> int:
+    from workbench.launch import run_plan
+
+    try:
+        healed = run_plan(plan)
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return 2
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{healed.adapter}: {len(healed.log)} steps, last loss {healed.log['loss'].iloc[-1]:.4f}")
+    return 0
 
 
 def _setting(text: str) -> tuple[str, Any]:

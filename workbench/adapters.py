@@ -18,6 +18,7 @@ from torch import nn
 from transformers import logging as transformers_logging
 
 from workbench.layers import decoder_layers, kept_layers, unwrap
+from workbench.models import keep_trainable
 from workbench.pruning import without_layers
 from workbench.runs import Run, Variant
 
@@ -102,10 +103,18 @@ def merge_adapter_(model: Any, path: str | Path) -> Any:
 
     Returns:
         The same model, a plain transformers model that ``save_pruned`` can write.
+
+    Raises:
+        ValueError: as ``with_adapter``; for 4-bit weights, which would be rounded again.
     """
     from peft import PeftModel
 
     _check_fits(model, Path(path))
+    if getattr(unwrap(model), "is_quantized", False):
+        raise ValueError(
+            "model must have full weights to be merged into, it is quantized and the sum would be rounded "
+            "again; load it with quantization=None, prune_ the same layers and merge, or use with_adapter"
+        )
     with _restored(model), quiet(), torch.random.fork_rng([]):
         wrapper: Any = PeftModel.from_pretrained(model, str(path))
         wrapper.merge_and_unload(safe_merge=True)
@@ -127,6 +136,7 @@ def new_adapter(model: Any, config: Any, seed: int) -> Iterator[Any]:
     from peft import get_peft_model
 
     _check_bare(model)
+    keep_trainable(model)
     asked = set(config.target_modules) | {name.rpartition(".")[0] for name in config.target_parameters or ()}
     with _restored(model):
         torch.manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ __all__ = [
     "unwrap",
 ]
 
+# transformers and peft import it where it is installed, and it warns of optional packages of its own
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SAMPLES_PER_TENSOR = 64
 
@@ -56,7 +60,8 @@ def load_model(
         revision: branch, tag or commit of a hub id.
         dtype: "float32", "bfloat16" or "float16"; None for float32 on the CPU and bfloat16 on a GPU.
         device: such as "cpu", "cuda" or "cuda:1"; None for the GPU when there is one.
-        quantization: "nf4" for 4-bit weights by bitsandbytes (needs a CUDA GPU), or None.
+        quantization: "nf4" for 4-bit weights by bitsandbytes (made for GPUs; on the CPU it works, slowly), or
+            None.
         trust_remote_code: whether code that comes with the model may run.
 
     Returns:
@@ -67,7 +72,7 @@ def load_model(
     """
     place = _device(device)
     kind = _dtype(dtype, place)
-    _check_quantization(quantization, place)
+    _check_quantization(quantization)
     source = locate(name, revision)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
@@ -161,13 +166,11 @@ def _dtype(dtype: str | torch.dtype | None, place: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _check_quantization(quantization: str | None, place: torch.device) -> None:
+def _check_quantization(quantization: str | None) -> None:
     from importlib.util import find_spec
 
     if quantization not in (None, "nf4"):
         raise ValueError(f"quantization must be 'nf4' or None, got {quantization!r}")
-    if quantization and place.type != "cuda":
-        raise ValueError(f"quantization 'nf4' needs a CUDA GPU, got device '{place}'; use quantization=None")
     if quantization and find_spec("bitsandbytes") is None:
         raise ValueError(
             "quantization 'nf4' needs bitsandbytes: pip install bitsandbytes, or quantization=None"
@@ -230,16 +233,36 @@ def _model(
     }
     if quantization:
         options["quantization_config"] = _nf4(dtype)
-    if place.type == "cuda":
-        options["device_map"] = {
-            "": place
-        }  # straight onto the GPU, without a whole copy in main memory first
+    on_load = place.type == "cuda" or quantization is not None
+    if on_load:
+        # straight onto the GPU, without a whole copy in main memory first
+        options["device_map"] = {"": place}
     try:
         model, report = loader.from_pretrained(source, **options)
     except OSError as error:
         raise ValueError(f"name {name!r}: its weights cannot be loaded: {first_line(error)}") from error
     _check_report(name, report, config.get_text_config(decoder=True).num_hidden_layers)
-    return model if place.type == "cuda" else model.to(place)
+    keep_trainable(model)
+    return model if on_load else model.to(place)
+
+
+def keep_trainable(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for inference on the CPU the first time they are used.
+
+    Packed weights let no gradient through, and training would go wrong without a word.
+
+    Raises:
+        ValueError: when they are packed already.
+    """
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            raise ValueError(
+                "model must have 4-bit weights as they were loaded, these were packed for inference on the "
+                "CPU; load it with load_model, or heal before the first forward pass"
+            )
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _nf4(dtype: torch.dtype) -> Any:

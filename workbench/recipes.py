@@ -45,6 +45,11 @@ class HealingConfig:
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         deterministic: only deterministic kernels (``transformers.enable_full_determinism``), slower on a GPU.
         save_steps: updates between checkpoints; None for ten over the whole training.
+        packing: batches in random order whose short samples share a row without seeing each other, instead
+            of batches of samples of like length. Refused where the model cannot keep them apart exactly.
+        loss_chunk: positions whose logits are in memory at once.
+        compiled: compile the layers one by one; None for where it pays (a GPU and minutes of work, and not
+            with ``deterministic``).
     """
 
     rank: int = 8
@@ -65,10 +70,14 @@ class HealingConfig:
     gradient_checkpointing: bool = False
     deterministic: bool = False
     save_steps: int | None = None
+    packing: bool = False
+    loss_chunk: int = 1024
+    compiled: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        for name in ("rank", "max_steps", "batch_size", "micro_batch_size", "max_length", "save_steps"):
+        whole = ("rank", "max_steps", "batch_size", "micro_batch_size", "max_length", "save_steps")
+        for name in (*whole, "loss_chunk"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")

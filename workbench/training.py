@@ -1,42 +1,38 @@
-"""What healing trains on and the loop that does it: exact masks, batches planned by the seed, the Trainer.
+"""What healing trains on: exact masks, and batches planned by the seed before the first step.
 
-Everything that decides the order of the work is planned before the first step, so a run that was killed
-goes on with the same batches and ends with the same weights.
+So a training that was killed goes on with the same batches and ends with the same weights.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from torch.utils.data import Dataset
 
 from workbench.data import user_message
 from workbench.generation import chat_prompt, end_tokens, token_ids
+from workbench.layers import decoder_forward, unwrap
+from workbench.states import inference
 
 __all__ = [
-    "LOG_COLUMNS",
+    "Plan",
     "Sample",
+    "check_packing",
     "collate",
-    "last_checkpoint",
+    "digest",
     "planned_order",
+    "read_examples",
     "read_samples",
-    "run_training",
     "text_samples",
 ]
 
-LOG_COLUMNS = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds"]
-IGNORED = -100
 #: batches whose examples are sorted by length together: little padding, and the order still random
 POOL = 32
 
@@ -57,6 +53,25 @@ class Sample:
     def learned(self) -> int:
         """How many tokens count in the loss."""
         return len(self.ids) - self.n_prompt
+
+
+def read_examples(
+    model: Any, tokenizer: Any, examples: Any, response: str, max_length: int
+) -> tuple[list[Sample], dict[str, int]]:
+    """Return the samples of a frame (``read_samples``) or of a list of texts (``text_samples``)."""
+    if isinstance(examples, pd.DataFrame):
+        return read_samples(model, tokenizer, examples, response, max_length)
+    if isinstance(examples, str) or not isinstance(examples, Sequence) or not len(examples):
+        raise ValueError(f"examples must be a frame or a list of at least one text, got {examples!r:.80}")
+    return text_samples(tokenizer, examples, max_length)
+
+
+def digest(samples: list[Sample]) -> str:
+    """Return a SHA-256 of the tokens and of what of them is learned."""
+    found = hashlib.sha256()
+    for sample in samples:
+        found.update(np.array([len(sample.ids), sample.n_prompt, *sample.ids], dtype=np.int64).tobytes())
+    return found.hexdigest()
 
 
 def read_samples(
@@ -118,20 +133,26 @@ def text_samples(
     return samples, {"cut": long, "left_out": len(texts) - len(samples)}
 
 
-def planned_order(lengths: Sequence[int], total: int, batch_size: int, seed: int) -> list[int]:
+def planned_order(
+    lengths: Sequence[int], total: int, batch_size: int, seed: int, *, grouped: bool = True
+) -> list[int]:
     """Return which sample to take at each place of the whole training, batch after batch.
 
-    Every sample comes once before any comes again. Batches hold samples of like length, longest first.
+    Every sample comes once before any comes again.
 
     Args:
         lengths: tokens of each sample.
         total: places to fill, over all epochs.
         batch_size: samples an update.
         seed: of the order.
+        grouped: whether a batch holds samples of like length, longest first (little padding), or whichever
+            come (for packing).
     """
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(lengths)) for _ in range(math.ceil(total / len(lengths)))]
     order = np.concatenate(rounds)[:total]
+    if not grouped:
+        return [int(k) for k in order]
     planned: list[int] = []
     for first in range(0, total, POOL * batch_size):
         pool = sorted(order[first : first + POOL * batch_size], key=lambda k: -lengths[k])
@@ -143,78 +164,26 @@ def planned_order(lengths: Sequence[int], total: int, batch_size: int, seed: int
     return [int(k) for k in planned]
 
 
-def collate(rows: list[tuple[Sample, float]]) -> dict[str, torch.Tensor]:
-    """Make one batch: padded on the right, logits asked for at the learned positions only.
-
-    No attention mask: a causal model never looks ahead to the padding, and without one attention takes its
-    fast path.
-
-    Returns:
-        ``input_ids`` [row, token]; ``logits_to_keep`` [kept], the positions whose logits are needed by any
-        row; ``targets`` [row, kept], the next token there or -100; ``weight``, what the summed loss is
-        multiplied by.
-    """
-    samples = [sample for sample, _ in rows]
-    width = max(len(sample.ids) for sample in samples)
-    first = min(sample.n_prompt for sample in samples) - 1
-    ids = torch.zeros(len(samples), width, dtype=torch.long)
-    targets = torch.full((len(samples), width - 1 - first), IGNORED)
-    for row, sample in enumerate(samples):
-        ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
-        learned = slice(sample.n_prompt - 1 - first, len(sample.ids) - 1 - first)
-        targets[row, learned] = torch.tensor(sample.ids[sample.n_prompt :])
-    return {
-        "input_ids": ids,
-        "logits_to_keep": torch.arange(first, width - 1),
-        "targets": targets,
-        "weight": torch.tensor(rows[0][1]),
-    }
+#: in the place of a sample that only fills the last update up for all processes: nothing is learned of it
+NO_SAMPLE = Sample([0], 1)
 
 
-def run_training(
-    model: Any,
-    samples: list[Sample],
-    order: list[int],
-    batch_size: int,
-    arguments: TrainingArguments,
-    on_step: Callable[[dict[str, Any]], None],
-) -> pd.DataFrame:
-    """Train the parameters that ask for it, going on from the last whole checkpoint if there is one.
-
-    Args:
-        model: with an adapter whose parameters require gradients.
-        samples: what there is to learn.
-        order: of ``planned_order``.
-        batch_size: samples an update.
-        arguments: of the Trainer.
-        on_step: called after every update with its row of the log.
-
-    Returns:
-        Frame with ``LOG_COLUMNS``, one row an update: loss is the mean over the learned tokens of the
-        update, tokens and seconds count from the beginning of the training.
-
-    Raises:
-        ValueError: when loss or gradient is no longer a number; says the step and where the last checkpoint
-            is.
-    """
-    trainer = _ResponseTrainer(model, arguments, _Plan(samples, order, batch_size), on_step)
-    trainer.train(resume_from_checkpoint=last_checkpoint(str(arguments.output_dir)))
-    history = [row for row in trainer.state.log_history if "loss" in row]
-    return pd.DataFrame(history)[LOG_COLUMNS]
-
-
-def last_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest checkpoint in a folder that was written to its end, None when there is none."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if _is_whole(path)]
-    newest = max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
-    return None if newest is None else str(newest)
-
-
-class _Plan(Dataset):
+class Plan(Dataset):
     """The samples in the order of the training, each with the weight of its update."""
 
-    def __init__(self, samples: list[Sample], order: list[int], batch_size: int) -> None:
+    def __init__(
+        self, samples: list[Sample], order: list[int], batch_size: int, *, together: int = 1
+    ) -> None:
+        """Lay out the training.
+
+        Args:
+            samples: what there is to learn.
+            order: of ``planned_order``.
+            batch_size: samples an update.
+            together: samples that all processes work on at once; the last update is filled up to a multiple.
+        """
         self.samples, self.order, self.batch_size = samples, order, batch_size
+        self.length = len(order) if together == 1 else -(-len(order) // together) * together
         lengths = np.array([len(samples[k].ids) for k in order])
         learned = np.array([samples[k].learned for k in order])
         starts = range(0, len(order), batch_size)
@@ -222,96 +191,96 @@ class _Plan(Dataset):
         self.tokens = np.cumsum(np.add.reduceat(lengths, starts))
 
     def __len__(self) -> int:
-        return len(self.order)
+        return self.length
 
     def __getitem__(self, place: int) -> tuple[Sample, float]:
-        return self.samples[self.order[place]], float(self.weights[place // self.batch_size])
+        sample = self.samples[self.order[place]] if place < len(self.order) else NO_SAMPLE
+        return sample, float(self.weights[place // self.batch_size])
+
+    def epoch(self, step: int) -> float:
+        """Return how often every sample was seen, on average, after so many updates."""
+        return min(step * self.batch_size, len(self.order)) / len(self.samples)
 
 
-class _ResponseTrainer(Trainer):
-    """The Trainer with our order and loss, a log of every step, and a stop at the first loss that is none."""
+def collate(rows: list[tuple[Sample, float]], *, packed: bool = False) -> dict[str, torch.Tensor]:
+    """Make one batch: padded on the right, the loss asked for at the learned positions only.
 
-    def __init__(
-        self, model: Any, arguments: TrainingArguments, plan: _Plan, on_step: Callable[[dict[str, Any]], None]
-    ) -> None:
-        # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation (any
-        # version)
-        super().__init__(
-            model, arguments, collate, plan, compute_loss_func=lambda *_, **__: None, callbacks=None
+    No attention mask: a causal model never looks ahead to the padding, and without one attention takes its
+    fast path.
+
+    Args:
+        rows: samples, each with the weight of its update.
+        packed: let short samples share a row, none longer than the longest sample. Position ids that begin
+            again at 0 tell transformers where a sample begins, so that none sees another.
+
+    Returns:
+        ``input_ids`` [row, token]; ``positions`` [n], the places in the flattened rows whose logits are
+        needed; ``targets`` [n], the next token there; ``weight``, what the summed loss is multiplied by; when
+        packed, ``position_ids`` [row, token].
+    """
+    samples = [sample for sample, _ in rows]
+    width = max(len(sample.ids) for sample in samples)
+    groups = _packed(samples, width) if packed else [[sample] for sample in samples]
+    ids = torch.zeros(len(groups), width, dtype=torch.long)
+    places = torch.zeros(len(groups), width, dtype=torch.long)
+    positions, targets = [], []
+    for row, group in enumerate(groups):
+        first = 0
+        for sample in group:
+            last = first + len(sample.ids)
+            ids[row, first:last] = torch.tensor(sample.ids)
+            places[row, first:last] = torch.arange(len(sample.ids))
+            positions.append(torch.arange(first + sample.n_prompt - 1, last - 1) + row * width)
+            targets.append(ids[row, first + sample.n_prompt : last])
+            first = last
+        places[row, first:] = torch.arange(width - first)
+    batch = {
+        "input_ids": ids,
+        "positions": torch.cat(positions),
+        "targets": torch.cat(targets),
+        "weight": torch.tensor(rows[0][1]),
+    }
+    return batch | {"position_ids": places} if packed else batch
+
+
+def check_packing(model: Any) -> None:
+    """Refuse a model that lets samples in one row see each other.
+
+    Raises:
+        ValueError: when a sample's last states differ with another sample before it in its row.
+    """
+    base = unwrap(model)
+    size = base.config.get_text_config(decoder=True).vocab_size
+    first, second = (torch.arange(a, a + 6) % size for a in (3, 11))
+    rows = [Sample(first.tolist(), 1), Sample(second.tolist(), 1)]
+    device = next(base.parameters()).device
+    decoder = decoder_forward(base)
+    with inference(base):
+        batch = collate([(Sample(rows[0].ids * 2, 1), 1.0), *((row, 1.0) for row in rows)], packed=True)
+        packed = decoder(
+            input_ids=batch["input_ids"][1:].to(device),
+            position_ids=batch["position_ids"][1:].to(device),
+            use_cache=False,
+        ).last_hidden_state[0, 6:]
+        alone = decoder(input_ids=second[None].to(device), use_cache=False).last_hidden_state[0]
+    gap = (packed - alone).abs().max() / alone.abs().max()
+    if not gap <= (1e-4 if base.dtype == torch.float32 else 0.05):
+        raise ValueError(
+            f"packing must be False for {type(base).__name__} ({base.config._attn_implementation} "
+            "attention): its samples see each other when they share a row"
         )
-        self.remove_callback(PrinterCallback)
-        self.plan, self.on_step = plan, on_step
-        self.started = time.perf_counter()
-        self.before: float | None = None
-
-    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.plan)
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        inputs = dict(inputs)
-        targets, weight = inputs.pop("targets"), inputs.pop("weight")
-        if _wants_token_types(model):
-            inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-        logits = model(**inputs, use_cache=False).logits
-        loss = cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        # the mean over the learned tokens of the whole update; processes average their gradients, hence
-        # times them
-        return loss * weight * self.accelerator.num_processes
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            self._stop_at_no_number(logs)
-            step = self.state.global_step
-            if self.before is None:
-                past = [row["seconds"] for row in self.state.log_history if "seconds" in row]
-                self.before = past[-1] if past else 0.0
-            logs["tokens"] = int(self.plan.tokens[step - 1])
-            logs["seconds"] = self.before + time.perf_counter() - self.started
-        super().log(logs, start_time)
-        if "loss" in logs:
-            row = self.state.log_history[-1]
-            seen = min(row["step"] * self.plan.batch_size, len(self.plan))
-            row["epoch"] = seen / len(self.plan.samples)
-            self.on_step({column: row[column] for column in LOG_COLUMNS})
-
-    def _stop_at_no_number(self, logs: dict[str, float]) -> None:
-        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
-        if wrong:
-            checkpoint = last_checkpoint(str(self.args.output_dir)) or "none was written yet"
-            step, steps, rate = self.state.global_step, self.state.max_steps, self.args.learning_rate
-            raise ValueError(
-                f"{wrong[0]} is {logs[wrong[0]]} at step {step} of {steps}, so training stopped; last good "
-                f"checkpoint: {checkpoint}. Lower learning_rate (it is {rate}) or warm up longer, and heal "
-                "again with overwrite=True"
-            )
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        # save_embedding_layers: the default asks the hub whether the vocabulary changed
-        folder = output_dir or str(self.args.output_dir)
-        self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)  # type: ignore
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer's state is its last file."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return True
-
-
-def _wants_token_types(model: Any) -> bool:
-    # Gemma 3 with vision refuses to train without them; elsewhere (GPT-2) they would be added to the
-    # embedding
-    return model.config.model_type == "gemma3" and hasattr(model.config, "vision_config")
+def _packed(samples: list[Sample], width: int) -> list[list[Sample]]:
+    """Put samples into rows of so many tokens, the longest first, each into the first row with room."""
+    groups: list[list[Sample]] = []
+    for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
+        room = (g for g in groups if sum(len(one.ids) for one in g) + len(sample.ids) <= width)
+        group = next(room, None)
+        if group is None:
+            groups.append(group := [])
+        group.append(sample)
+    return groups
 
 
 def _checked_rows(examples: pd.DataFrame, response: str) -> list[dict[str, Any]]:
