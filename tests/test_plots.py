@@ -15,7 +15,7 @@ from workbench import export, plots
 from workbench.blocks import best_blocks
 from workbench.calibration import calibration_ablation
 from workbench.figures import variant_styles
-from workbench.outcome_plots import score_intervals
+from workbench.outcomes import score_intervals
 from workbench.statistics import bootstrap_interval, rank_agreement
 
 SCRIPT = "<script>alert(1)</script>"

@@ -77,7 +77,7 @@ def test_several_variants_at_once_equal_one_by_one_and_encode_each_string_once(e
     )
     together = response_similarity(base, others)
     assert sorted(encoded) == sorted(set(SENTENCES))
-    assert list(together.columns) == ["variant", "id", "similarity", "truncated", "empty"]
+    assert list(together.columns) == ["variant", "id", "similarity", "truncated", "cut_off", "empty"]
     for name, other in others.items():
         alone = response_similarity(base, other)
         part = together[together["variant"] == name].drop(columns="variant").reset_index(drop=True)
@@ -94,6 +94,15 @@ def test_truncated_and_empty_responses_are_marked(encoder):
     summary = similarity_summary(result).iloc[0]
     assert (summary["truncated"], summary["empty"], summary["n"]) == (1, 1, 4)
     assert summary["identical"] == 0.5
+
+
+def test_responses_that_were_cut_off_are_counted_where_that_is_known():
+    base = frame(["a", "b", "c"], finished=[True, False, True])
+    other = frame(["a", "b", "c"], finished=[True, True, False])
+    result = response_similarity(base, other)
+    assert list(result["cut_off"]) == [False, True, True]
+    assert similarity_summary(result)["cut_off"].item() == 2
+    assert not response_similarity(frame(["a"]), frame(["b"]))["cut_off"].any()
 
 
 def test_summary_is_the_mean_with_an_interval_by_variant():
@@ -114,6 +123,7 @@ def test_summary_is_the_mean_with_an_interval_by_variant():
         (frame(["a"]), frame(["a"]).assign(id=["p0"]), "2 ids"),
         (frame(["a"], prompt=["one"]), frame(["a"], prompt=["two"]), "the prompt differs"),
         (frame(["a"], instruction=["one"]), frame(["a"], instruction=["two"]), "the instruction differs"),
+        (frame(["a"], context=["one"]), frame(["a"], context=["two"]), "the context differs"),
         (frame(["a", "b"]).assign(id="q0"), frame(["a", "b"]), "each id once"),
         (frame(["a"]), frame([None]), "a text for every id, missing for 1"),
         (frame(["a"]), frame([float("nan")]), "a text for every id, missing for 1"),

@@ -316,7 +316,7 @@ def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Only errors are logged, and only our own bar is drawn."""
     with ExitStack() as stack:
-        for name in ("lm_eval", "lm-eval", "transformers"):  # a long prompt is counted, not warned of
+        for name in ("lm_eval", "lm-eval", "transformers", "huggingface_hub"):  # long prompts are counted
             logger = logging.getLogger(name)
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)

@@ -11,10 +11,9 @@ from plotly.subplots import make_subplots
 
 from workbench.export import current_template
 from workbench.figures import INK, Style, checked, new_figure, plain, variant_styles
+from workbench.outcomes import score_intervals
 from workbench.scores import headline
 from workbench.statistics import bootstrap_interval
-
-_Z = 1.959964  # 95 % of a normal distribution
 
 
 def kept_reasons(distilled: pd.DataFrame, *, title: str | None = None) -> go.Figure:
@@ -128,26 +127,6 @@ def score_bars(scores: pd.DataFrame, *, title: str | None = "Scores with 95 % in
     return fig.update_layout(barmode="group", bargap=0.2, bargroupgap=0.05)
 
 
-def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the 95 % interval of each score, as ``low`` and ``high`` beside the frame's columns.
-
-    Right-or-wrong scores get Wilson's interval from ``n``, which keeps its width at 0 and at 1 where value ±
-    1.96 stderr has none; other scores get that. NaN where neither is known.
-    """
-    value, stderr = scores["value"].astype(float), scores["stderr"].astype(float)
-    low, high = value - _Z * stderr, value + _Z * stderr
-    if "n" in scores:
-        n = scores["n"].astype(float)
-        right_or_wrong = np.isclose(
-            stderr, np.sqrt(np.clip(value * (1 - value), 0, None) / (n - 1)), rtol=0.02, atol=1e-9
-        )
-        centre = (value + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z * np.sqrt(np.clip(value * (1 - value), 0, None) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-        low = low.mask(right_or_wrong, (centre - half).clip(lower=0))
-        high = high.mask(right_or_wrong, (centre + half).clip(upper=1))
-    return scores.assign(low=low, high=high)
-
-
 def similarity_distribution(
     similarities: pd.DataFrame, *, title: str | None = "How close the responses stay to the unpruned model's"
 ) -> go.Figure:
@@ -171,13 +150,16 @@ def similarity_distribution(
     for place, (name, style) in enumerate(styles.items()):
         values = frame.loc[frame["variant"] == name, "similarity"].to_numpy(dtype=float)
         mean, (low, high) = float(values.mean()), bootstrap_interval(values)
-        fig.add_traces(_distribution(values, place, style))
-        fig.add_trace(_mean_mark(mean, low, high, place, plain(name)))
+        fig.add_traces(spread_marks(values, place, style))
+        fig.add_trace(mean_mark(mean, low, high, place, plain(name)))
         ticks.append(f"{plain(name)}<br>mean {mean:.3f} [{low:.3f}, {high:.3f}]<br>{len(values)} responses")
     fig.update_yaxes(
         tickvals=list(range(len(ticks))), ticktext=ticks, range=[len(ticks) - 0.35, -0.65], showgrid=False
     )
-    return fig.update_xaxes(title="cosine similarity to the unpruned model's response")
+    lowest = min(0.0, float(frame["similarity"].min()))
+    return fig.update_xaxes(
+        title="cosine similarity to the unpruned model's response", range=[lowest - 0.03, 1.04]
+    )
 
 
 def _unit(metric: str) -> str:
@@ -201,7 +183,9 @@ def _score_bar(rows: pd.DataFrame, name: str, style: Style) -> go.Bar:
     )
 
 
-def _distribution(values: np.ndarray, place: int, style: Style) -> list[Any]:
+def spread_marks(
+    values: np.ndarray, place: int, style: Style, *, hover: list[str] | None = None
+) -> list[Any]:
     """Return half a violin above the line of a variant and its responses as dots below."""
     shape = go.Violin(
         x=values,
@@ -223,12 +207,14 @@ def _distribution(values: np.ndarray, place: int, style: Style) -> list[Any]:
         y=below,
         mode="markers",
         marker={"color": style.color, "size": 4, "opacity": float(np.clip(60 / len(values), 0.15, 0.7))},
-        hovertemplate="%{x:.3f}<extra></extra>",
+        text=hover,
+        hovertemplate="%{text}<extra></extra>" if hover else "%{x:.3f}<extra></extra>",
     )
     return [shape, dots]
 
 
-def _mean_mark(mean: float, low: float, high: float, place: int, name: str) -> go.Scatter:
+def mean_mark(mean: float, low: float, high: float, place: int, name: str) -> go.Scatter:
+    """Return a mean with its interval on the line of a variant."""
     return go.Scatter(
         x=[mean],
         y=[place],

@@ -35,21 +35,38 @@ from workbench.figures import (
 )
 from workbench.heatmaps import damage_heatmap, distance_beside_damage, distance_heatmap
 from workbench.outcome_plots import kept_reasons, loss_curve, score_bars, similarity_distribution
+from workbench.score_plots import category_bars, flip_bars, loss_vs_fraction, score_vs_fraction
+from workbench.shift_plots import (
+    answer_forms,
+    divergence_distribution,
+    loss_similarity,
+    similarity_map,
+    similarity_pairs,
+)
 from workbench.statistics import rank_agreement, removal_cost
 
 __all__ = [
+    "answer_forms",
     "calibration_comparison",
+    "category_bars",
     "damage_heatmap",
     "distance_beside_damage",
     "distance_heatmap",
     "distance_lines",
     "distance_vs_damage",
+    "divergence_distribution",
+    "flip_bars",
     "kept_reasons",
     "loss_curve",
+    "loss_similarity",
+    "loss_vs_fraction",
     "metric_comparison",
     "save_figure",
     "score_bars",
+    "score_vs_fraction",
     "similarity_distribution",
+    "similarity_map",
+    "similarity_pairs",
     "use_template",
 ]
 

@@ -41,7 +41,8 @@ def response_similarity(
     the encoder's window (256 word pieces for MiniLM) is compared by its beginning, and marked.
 
     Args:
-        base: the unpruned model's responses: ``id``, ``response``, and ``prompt`` where there.
+        base: the unpruned model's responses: ``id``, ``response``; ``prompt``, ``instruction``, ``context``,
+            ``finished`` where there.
         other: a variant's responses in the same columns, in any order; or a mapping from variant to frame.
         encoder: "all-MiniLM-L6-v2" (shipped with its package, checked by hash), any other Sentence-BERT model
             by folder or hub name, or a loaded one.
@@ -50,22 +51,14 @@ def response_similarity(
 
     Returns:
         id (in the base's order), similarity (-1 to 1; 1 = same direction), truncated (either response is
-        longer than the window), empty (either response is blank). For a mapping a column ``variant`` comes
-        first.
+        longer than the window), cut_off (either was stopped by ``max_new_tokens``: not ``finished``), empty
+        (either response is blank). For a mapping a column ``variant`` comes first.
 
     Raises:
-        ValueError: before anything is encoded, for missing columns, ids that are not unique or differ,
-        different
-            prompts under one id, missing responses, or an encoder that cannot be found.
+        ValueError: before anything is encoded, for missing columns, no rows, ids that are not unique or
+            differ, different prompts under one id, missing responses, or an encoder that cannot be found.
     """
-    others = other if isinstance(other, Mapping) else {"": other}
-    if not others:
-        raise ValueError("other must hold at least one variant, got an empty mapping")
-    base = _checked(base, "base")
-    paired = {
-        name: _paired(base, _checked(frame, name or "other"), name or "other")
-        for name, frame in others.items()
-    }
+    base, paired = paired_responses(base, other)
     model = load_encoder(encoder, device)
     codes, texts = pd.factorize(
         pd.concat([base["response"], *(frame["response"] for frame in paired.values())])
@@ -81,6 +74,7 @@ def response_similarity(
                 "id": base["id"].to_numpy(),
                 "similarity": np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1),
                 "truncated": cut[first] | cut[second],
+                "cut_off": _cut_off(base) | _cut_off(paired[name]),
                 "empty": blank[first] | blank[second],
             }
         )
@@ -102,7 +96,7 @@ def similarity_summary(
 
     Returns:
         variant (where given), mean, ci_low, ci_high, median, identical (share of responses at 1), n,
-        truncated, empty (counts).
+        truncated, cut_off, empty (counts).
     """
     frame = similarities if "variant" in similarities else similarities.assign(variant="")
     rows = []
@@ -119,11 +113,35 @@ def similarity_summary(
                 "identical": float((values > 1 - 1e-9).mean()),
                 "n": len(values),
                 "truncated": int(part["truncated"].sum()),
+                "cut_off": int(part["cut_off"].sum()) if "cut_off" in part else 0,
                 "empty": int(part["empty"].sum()),
             }
         )
     summary = pd.DataFrame(rows)
     return summary if "variant" in similarities else summary.drop(columns="variant")
+
+
+def paired_responses(
+    base: pd.DataFrame, other: pd.DataFrame | Mapping[str, pd.DataFrame]
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Check that variants answer the base's prompts, and bring them into its order of ids.
+
+    Args:
+        base: as for ``response_similarity``.
+        other: a frame, which is named "", or a mapping from variant to frame.
+
+    Returns:
+        The base, and each variant's frame, row for row the same prompts.
+
+    Raises:
+        ValueError: as ``response_similarity``.
+    """
+    others = other if isinstance(other, Mapping) else {"": other}
+    if not others:
+        raise ValueError("other must hold at least one variant, got an empty mapping")
+    base = _checked(base, "base")
+    named = {name: (name or "other", _checked(frame, name or "other")) for name, frame in others.items()}
+    return base, {name: _paired(base, frame, shown) for name, (shown, frame) in named.items()}
 
 
 def embed_texts(
@@ -214,13 +232,22 @@ def _paired(base: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
             f"such as {example!r}"
         )
     other = other.set_index("id").loc[base["id"]].reset_index()
-    for column in {"prompt", "instruction"} & set(base.columns) & set(other.columns):
+    for column in ("prompt", "instruction", "context"):
+        if column not in base or column not in other:
+            continue
         if (different := base[column] != other[column]).any():
             raise ValueError(
                 f"{name} must answer the same prompts as base, but the {column} differs under "
                 f"{int(different.sum())} ids, such as {base['id'][different].iloc[0]!r}"
             )
     return other
+
+
+def _cut_off(responses: pd.DataFrame) -> np.ndarray:
+    """Return which responses are known to be stopped by ``max_new_tokens``."""
+    if "finished" not in responses:
+        return np.zeros(len(responses), dtype=bool)
+    return ~responses["finished"].to_numpy(dtype=bool)
 
 
 def _encode(model: Any, texts: list[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:

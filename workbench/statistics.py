@@ -189,11 +189,28 @@ def rank_agreement(
         groups: Any = both.groupby("size") if by else [(None, both)]
         for size, group in groups:
             pair = group[["cost_1", "cost_2"]].to_numpy().T
-            low, high = _spearman_interval(pair, confidence, n_resamples, seed)
+            low, high = spearman_interval(pair, confidence, n_resamples, seed)
             rho = spearman(*pair) if len(group) > 2 else np.nan
             row = {"first": first, "second": second, "size": size, "n": len(group)}
             rows.append(row | {"spearman": rho, "ci_low": low, "ci_high": high})
     return pd.DataFrame(rows).drop(columns=[] if by else ["size"])
+
+
+def spearman_interval(
+    pair: NDArray[np.float64], confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the bootstrap interval of Spearman's correlation of ``pair [2, n]``; NaN below n = 3."""
+    n = pair.shape[1]
+    if n < 3:
+        return np.nan, np.nan
+    _check_whole("n_resamples", n_resamples, 1)
+    drawn = np.random.default_rng(seed).integers(n, size=(n_resamples, n))
+    rho = np.asarray(spearman(pair[0][drawn], pair[1][drawn]))
+    rho = rho[np.isfinite(rho)]  # a resample that drew one value only has no ranks
+    if not len(rho):
+        return np.nan, np.nan
+    low, high = _quantiles(rho, confidence)
+    return float(low), float(high)
 
 
 def removal_cost(frame: pd.DataFrame) -> pd.DataFrame:
@@ -213,22 +230,6 @@ def removal_cost(frame: pd.DataFrame) -> pd.DataFrame:
     cost = COST_SIGNS[found[0]] * frame[found[0]].astype(float)
     blocks = frame[["start", "size"]].assign(cost=cost).dropna()
     return blocks.astype({"start": "int64", "size": "int64"}).reset_index(drop=True)
-
-
-def _spearman_interval(
-    pair: NDArray[np.float64], confidence: float, n_resamples: int, seed: int
-) -> tuple[float, float]:
-    n = pair.shape[1]
-    if n < 3:
-        return np.nan, np.nan
-    _check_whole("n_resamples", n_resamples, 1)
-    drawn = np.random.default_rng(seed).integers(n, size=(n_resamples, n))
-    rho = np.asarray(spearman(pair[0][drawn], pair[1][drawn]))
-    rho = rho[np.isfinite(rho)]  # a resample that drew one value only has no ranks
-    if not len(rho):
-        return np.nan, np.nan
-    low, high = _quantiles(rho, confidence)
-    return float(low), float(high)
 
 
 def _quantiles(samples: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:

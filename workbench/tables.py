@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from workbench.figures import checked
-from workbench.outcome_plots import score_intervals
+from workbench.outcomes import score_intervals
 from workbench.scores import headline, recovery
 from workbench.statistics import bootstrap_interval
 
@@ -28,6 +29,8 @@ _LATEX = {
     "±": r"$\pm$",
     "≥": r"$\geq$",
     "ρ": r"$\rho$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
     **{sign: "\\" + sign for sign in "&%$#_{}"},
 }
 
@@ -133,7 +136,8 @@ def to_latex(
     """Return a frame as a LaTeX table with the rules of ``\\usepackage{booktabs}``; the index is not printed.
 
     Args:
-        table: the frame; numbers are rounded, everything else is printed as escaped text.
+        table: the frame; numbers are rounded, everything else is printed as escaped text. Columns in two
+            levels get a head of two lines.
         caption: plain text above the table, escaped.
         label: for ``\\ref``.
         digits: decimals of fractional numbers.
@@ -146,14 +150,13 @@ def to_latex(
         if group and above is not None and row[0] != above[0]:
             lines.append(r"\midrule")
         shown = [text if changed or i >= group else "" for i, text in enumerate(row)]
-        lines.append(" & ".join(_latex(text) for text in shown) + r" \\")
+        lines.append(" & ".join(latex_text(text) for text in shown) + r" \\")
         above = row
-    align = "".join("r" if pd.api.types.is_numeric_dtype(table[column]) else "l" for column in table)
-    head = " & ".join(_latex(str(column)) for column in table.columns) + r" \\"
+    align = "".join("r" if right else "l" for right in _numeric(table))
     body = [
         rf"\begin{{tabular}}{{{align}}}",
         r"\toprule",
-        head,
+        *_latex_heads(table),
         r"\midrule",
         *lines,
         r"\bottomrule",
@@ -163,7 +166,7 @@ def to_latex(
         return "\n".join(body) + "\n"
     above_table = [r"\begin{table}[t]", r"\centering"]
     if caption is not None:
-        above_table.append(rf"\caption{{{_latex(caption)}}}")
+        above_table.append(rf"\caption{{{latex_text(caption)}}}")
     if label is not None:
         above_table.append(rf"\label{{{re.sub(r'[^A-Za-z0-9:._-]', '-', label)}}}")
     return "\n".join([*above_table, *body, r"\end{table}"]) + "\n"
@@ -172,8 +175,8 @@ def to_latex(
 def to_markdown(table: pd.DataFrame, *, digits: int = 3) -> str:
     """Return a frame as a Markdown table; pipes, line ends and HTML in the cells are escaped."""
     cells = _as_text(table, digits)
-    marks = ["---:" if pd.api.types.is_numeric_dtype(table[column]) else "---" for column in table]
-    rows = [[str(column) for column in table.columns], *cells.itertuples(index=False)]
+    marks = ["---:" if right else "---" for right in _numeric(table)]
+    rows = [[_flat(column) for column in table.columns], *cells.itertuples(index=False)]
     lines = ["| " + " | ".join(_markdown(text) for text in row) + " |" for row in rows]
     return "\n".join([lines[0], "| " + " | ".join(marks) + " |", *lines[1:]]) + "\n"
 
@@ -181,10 +184,9 @@ def to_markdown(table: pd.DataFrame, *, digits: int = 3) -> str:
 def to_html(table: pd.DataFrame, *, caption: str | None = None, digits: int = 3) -> str:
     """Return a frame as an HTML table; everything in it is escaped."""
     cells = _as_text(table, digits)
-    right = [pd.api.types.is_numeric_dtype(table[column]) for column in table]
-    style = [' style="text-align:right"' if numeric else "" for numeric in right]
+    style = [' style="text-align:right"' if numeric else "" for numeric in _numeric(table)]
     head = "".join(
-        f'<th scope="col"{at}>{html.escape(str(name))}</th>' for name, at in zip(table, style, strict=True)
+        f'<th scope="col"{at}>{html.escape(_flat(name))}</th>' for name, at in zip(table, style, strict=True)
     )
     rows = [
         "<tr>"
@@ -257,6 +259,32 @@ def _with_half(values: pd.Series, halves: pd.Series) -> pd.Series:
     return pd.Series(texts, index=values.index)
 
 
+def _numeric(table: pd.DataFrame) -> list[bool]:
+    return [pd.api.types.is_numeric_dtype(table.iloc[:, i]) for i in range(table.shape[1])]
+
+
+def _flat(column: Any) -> str:
+    """Return the name of a column, its levels joined."""
+    levels = column if isinstance(column, tuple) else (column,)
+    return ": ".join(str(level) for level in levels if str(level))
+
+
+def _latex_heads(table: pd.DataFrame) -> list[str]:
+    """Return the line of column names; columns in two levels get one of groups, ruled, above it."""
+    if table.columns.nlevels == 1:
+        return [" & ".join(latex_text(str(column)) for column in table.columns) + r" \\"]
+    runs = [(name, len(list(part))) for name, part in groupby(column[0] for column in table.columns)]
+    ends = np.cumsum([length for _, length in runs])
+    groups = [rf"\multicolumn{{{length}}}{{c}}{{{latex_text(str(name))}}}" for name, length in runs]
+    rules = [
+        rf"\cmidrule(lr){{{end - length + 1}-{end}}}"
+        for (name, length), end in zip(runs, ends, strict=True)
+        if name
+    ]
+    names = [latex_text(_flat(column[1:])) for column in table.columns]
+    return [" & ".join(groups) + r" \\", "".join(rules), " & ".join(names) + r" \\"]
+
+
 def _as_text(table: pd.DataFrame, digits: int) -> pd.DataFrame:
     return pd.DataFrame({i: [_cell(v, digits) for v in table.iloc[:, i]] for i in range(table.shape[1])})
 
@@ -269,7 +297,8 @@ def _cell(value: Any, digits: int) -> str:
     return str(value)
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
+    """Return a text so that LaTeX prints it as it stands, on one line."""
     return "".join(_LATEX.get(sign, sign) for sign in text).replace("\n", " ")
 
 
