@@ -134,4 +134,7 @@ def _commit() -> str | None:
         )
     except FileNotFoundError:
         return None
-    return found.stdout.strip() if found.returncode == 0 else None
+    if found.returncode:
+        return None
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=ROOT, check=False).returncode
+    return found.stdout.strip() + (" and changes" if changed else "")

@@ -187,3 +187,35 @@ def test_a_model_without_a_limit_on_positions_has_no_context_length():
     assert context_length(tiny_model("llama")) == 256
     assert context_length(tiny_model("gpt2")) == 256
     assert context_length(tiny_model("bloom")) is None
+
+
+def test_a_call_that_was_killed_goes_on_and_ends_the_same(llama, tokenizer, prompts, tmp_path):
+    wanted = ask(llama, tokenizer, prompts, batch_size=2)
+    out = tmp_path / "responses.journal.jsonl"
+    assert ask(llama, tokenizer, prompts, batch_size=2, out=out).equals(wanted)
+    lines = out.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + len(prompts)
+    out.write_bytes(b"".join(lines[:3]) + lines[3][:9])  # killed while a line was written
+    calls = []
+    handle = llama.register_forward_pre_hook(lambda module, args: calls.append(1))
+    try:
+        assert ask(llama, tokenizer, prompts, batch_size=2, out=out).equals(wanted)
+        some = len(calls)
+        assert ask(llama, tokenizer, prompts, batch_size=2, out=out).equals(wanted)
+    finally:
+        handle.remove()
+    assert some > 0 and len(calls) == some  # nothing is generated twice
+
+
+def test_responses_of_another_model_or_prompt_are_never_mixed(llama, tokenizer, prompts, tmp_path):
+    out = tmp_path / "responses.journal.jsonl"
+    ask(llama, tokenizer, prompts[:2], out=out)
+    for changed, model, what in (
+        ({}, tiny_model("llama", seed=4), "model"),
+        ({"seed": 1}, llama, "generation"),
+    ):
+        with pytest.raises(ValueError, match=f"another {what}"):
+            ask(model, tokenizer, prompts[:2], out=out, **changed)
+    with pytest.raises(ValueError, match="another prompts"):
+        ask(llama, tokenizer, prompts[1:3], out=out)
+    assert len(ask(llama, tokenizer, prompts[1:3], out=out, overwrite=True)) == 2

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from workbench.data import fingerprint
 from workbench.engines import ENGINES, Sizes, decoder_of, in_halves
+from workbench.journal import Journal
+from workbench.models import describe_model
 
 __all__ = [
     "ENGINES",
@@ -74,6 +78,8 @@ def generate_responses(
     temperature: float = 0.0,
     seed: int = 0,
     engine: str = "auto",
+    out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> pd.DataFrame:
     """Generate a response to every prompt, batched by length with left padding.
 
@@ -94,17 +100,31 @@ def generate_responses(
         seed: of the sampling.
         engine: ``"auto"`` takes ``"static"`` where the model can (see ``decoding.why_not_static``), else
             ``"transformers"``, that is ``model.generate``. ``"vllm"`` loads the model's folder anew in vLLM.
+        out: journal that responses are added to batch by batch; a call that was killed goes on from it. It
+            belongs to one model, its prompts and settings: with others it is refused, never mixed.
+        overwrite: begin ``out`` again when it belongs to other work.
 
     Returns:
         Frame with prompt_index, response, n_tokens (the end mark not counted), finished (False when cut
         off), in the order of the prompts.
 
     Raises:
-        ValueError: for no prompts, an empty prompt, or prompts that leave no room for the response in the
-            context.
+        ValueError: for no prompts, an empty prompt, prompts that leave no room for the response in the
+            context, or an ``out`` of other work.
     """
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
+    found: dict[int, Response] = {}
+    journal = None
+    if out is not None:
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        header = {
+            "model": describe_model(model),
+            "prompts": fingerprint(list(prompts)),
+            "generation": settings,
+        }
+        journal = Journal(out, header, overwrite=overwrite)
+        found = {row["prompt_index"]: Response(**row) for row in journal.rows()}
     batches = response_batches(
         model,
         tokenizer,
@@ -115,9 +135,15 @@ def generate_responses(
         temperature=temperature,
         seed=seed,
         engine=engine,
+        done=set(found),
     )
-    found = sorted((one for batch in batches for one in batch), key=lambda one: one.prompt_index)
-    return pd.DataFrame([asdict(one) for one in found])
+    with closing(batches):
+        for batch in batches:
+            fresh = {one.prompt_index: one for one in batch if one.prompt_index not in found}
+            if journal is not None:
+                journal.append(asdict(one) for one in fresh.values())
+            found |= fresh
+    return pd.DataFrame([asdict(found[index]) for index in range(len(ids))])
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
