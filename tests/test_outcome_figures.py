@@ -208,7 +208,8 @@ def test_loss_against_similarity_states_its_correlation():
     found = shift_agreement(frame)
     (note,) = fig.layout.annotations
     assert note.text == (
-        f"Spearman {found['spearman']:.2f} [{found['ci_low']:.2f}, {found['ci_high']:.2f}] over 6 points"
+        f"Spearman of shift and loss {found['spearman']:.2f} "
+        f"[{found['ci_low']:.2f}, {found['ci_high']:.2f}] over 6 points"
     )
     (pruned,) = (trace for trace in fig.data if trace.name == "pruned")
     assert list(pruned.x) == [0.99, 0.95, 0.97]

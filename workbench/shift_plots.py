@@ -224,7 +224,9 @@ def loss_similarity(
     agreement = shift_agreement(frame)
     rho, low, high = (agreement[name] for name in ("spearman", "ci_low", "ci_high"))
     note = (
-        f"Spearman {rho:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(rho) else "too few points to correlate"
+        f"Spearman of shift and loss {rho:.2f} [{low:.2f}, {high:.2f}]"
+        if np.isfinite(rho)
+        else "too few points to correlate"
     )
     fig = new_figure(title)
     for name, style in variant_styles(frame["variant"]).items():
