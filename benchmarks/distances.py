@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from measuring import arguments, measured, numbers, run_sections, side_by_side, write_record
+from measuring import LLAMA_8B, arguments, measured, numbers, run_sections, side_by_side, write_record
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.calibration import mean_distances
@@ -41,14 +41,7 @@ class Shape:
 
 SHAPES = {
     "llama-8b": Shape(
-        model={
-            "vocab_size": 128256,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-        },
+        model=LLAMA_8B,
         texts=128,
         length=4096,
         batch=4,

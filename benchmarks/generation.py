@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import torch
-from measuring import arguments, measured, numbers, run_sections, side_by_side, write_record
+from measuring import LLAMA_8B, arguments, measured, numbers, run_sections, side_by_side, write_record
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.decoding import StaticDecoder, why_not_static
@@ -19,14 +19,7 @@ from workbench.states import COMPILE_FROM
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-8b": {
-        "model": {
-            "vocab_size": 128256,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-        },
+        "model": LLAMA_8B,
         "rows": 256,
         "prompt": 128,
         "new": 128,

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import arguments, run_sections, write_record
+from measuring import LLAMA_8B, arguments, run_sections, write_record
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -51,14 +51,7 @@ class Shape:
 
 SHAPES = {
     "llama-8b": Shape(
-        model={
-            "vocab_size": 128256,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-        },
+        model=LLAMA_8B,
         batch=8,
         length=512,
         steps=16,

@@ -21,6 +21,15 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 sys.path.insert(0, str(ROOT))  # benchmarks run from a checkout, with or without the package installed
+#: what the shape "llama-8b" of the benchmarks is: Llama-3.1-8B's
+LLAMA_8B = {
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "triton", "numpy", "pandas")
 
 
