@@ -397,9 +397,7 @@ def test_a_fingerprint_changes_with_the_questions_and_nothing_else(folder, tmp_p
     assert task_fingerprint("toy_choice", include=tmp_path) != before
 
 
-def test_the_demo_tasks_load_and_state_their_category(model, tokenizer, root):
-    if not (root / "data" / "demo" / "tasks" / "demo.yaml").is_file():
-        pytest.skip("the demo tasks are not built")
+def test_the_demo_tasks_load_and_state_their_category(tokenizer):
     frame = evaluate(tiny_model(max_position_embeddings=512), tokenizer, "demo", limit=2, progress=False)
     found = dict(zip(frame["task"], frame["category"], strict=True))
     assert set(found) == set(task_names()) - set(SUITES) - {"demo"}
