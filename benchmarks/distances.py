@@ -19,10 +19,11 @@ import torch
 from measuring import LLAMA_8B, arguments, measured, numbers, run_sections, side_by_side, write_record
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from workbench.calibration import mean_distances
-from workbench.distances import angular_distances, block_angles, removal_similarity
-from workbench.layers import decoder_forward
-from workbench.pruning import without_layers
+from workbench.distances.angular import angular_distances, block_angles
+from workbench.distances.influence import removal_similarity
+from workbench.distances.stability import mean_distances
+from workbench.models.layers import decoder_forward
+from workbench.pruning.removal import without_layers
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from measuring import LLAMA_8B, arguments, measured, numbers, run_sections, side_by_side, write_record
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from workbench.decoding import StaticDecoder, why_not_static
-from workbench.states import COMPILE_FROM
+from workbench.generation.decoder import StaticDecoder, why_not_static
+from workbench.models.hooks import COMPILE_FROM
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-8b": {

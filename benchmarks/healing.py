@@ -31,9 +31,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from workbench.adapters import lora_targets, new_adapter, quiet
-from workbench.healing import HealingConfig, heal
-from workbench.training import planned_order
+from workbench.healing.adapters import lora_targets, new_adapter, quiet
+from workbench.healing.config import HealingConfig
+from workbench.healing.heal import heal
+from workbench.healing.samples import planned_order
 
 
 @dataclass(frozen=True)

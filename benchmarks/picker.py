@@ -36,14 +36,14 @@ def payload(widget):
     return len(json.dumps(state, default=str)) + sum(map(len, buffers))
 """
 PICKER = """
-from workbench.widgets import BlockPicker
+from workbench.widgets.picker import BlockPicker
 shown = BlockPicker(distance_frame({layers}), savings=savings_frame({layers}))
 shown.observe(lambda change: setattr(label, "value", str(change["new"])), "layers")
 display(label, shown)
 """
 FIGURE_WIDGET = """
 import plotly.graph_objects as go
-from workbench.plots import distance_heatmap
+from workbench.plots.heatmaps import distance_heatmap
 figure = distance_heatmap(distance_frame({layers}), mark_best=False)
 shown = go.FigureWidget(figure)
 shown.data[0].on_click(lambda trace, points, state: setattr(label, "value", str(points.point_inds)))

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from measuring import arguments, measured, side_by_side, write_record
 
-from workbench.similarity import load_encoder, response_similarity
+from workbench.forgetting.similarity import load_encoder, response_similarity
 
 DEMO = Path(__file__).resolve().parents[1] / "data" / "demo"
 PROMPTS = 100

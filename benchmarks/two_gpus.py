@@ -25,8 +25,8 @@ from measuring import ROOT, arguments, write_record
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from workbench.launch import launch_command, plan_training
-from workbench.recipes import HealingConfig
+from workbench.healing.config import HealingConfig
+from workbench.healing.launch import launch_command, plan_training
 
 SHAPES = {
     "llama-1b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 20},

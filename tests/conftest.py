@@ -39,7 +39,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def demo_model():
     """Return the shipped demo model and its tokenizer; shared, so leave both as they came."""
-    from workbench.models import load_model
+    from workbench.models.loading import load_model
 
     return load_model("demo")
 
@@ -47,6 +47,6 @@ def demo_model():
 @pytest.fixture
 def run(tmp_path: Path):
     """Return an empty run in a temporary folder."""
-    from workbench.runs import open_run
+    from workbench.runs.run import open_run
 
     return open_run("test", root=tmp_path)

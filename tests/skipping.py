@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.layers import decoder_layers
+from workbench.models.layers import decoder_layers
 
 TEXTS = [
     "Anna has 12 apples and gives 5 to Ben.",

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from workbench.data import load_instructions, load_texts
-from workbench.evaluation import evaluate
-from workbench.models import load_model
-from workbench.scores import headline
+from workbench.data.instructions import load_instructions
+from workbench.data.texts import load_texts
+from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation.scores import headline
+from workbench.models.loading import load_model
 
 DEMO = Path(__file__).resolve().parents[1] / "data" / "demo"
 sys.path.insert(0, str(DEMO))

@@ -12,24 +12,34 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "models": (
-        "load_model",
-        "describe_model",
-        "decoder_layers",
-        "number_of_layers",
+    "models.costs": (
         "parameter_counts",
         "block_savings",
     ),
-    "data": ("load_texts", "load_instructions", "user_message", "fingerprint"),
-    "distances": (
+    "models.identity": ("describe_model",),
+    "models.layers": (
+        "decoder_layers",
+        "number_of_layers",
+        "kept_layers",
+    ),
+    "models.loading": ("load_model",),
+    "data.answers": (
+        "final_answer",
+        "same_number",
+    ),
+    "data.instructions": (
+        "load_instructions",
+        "user_message",
+    ),
+    "data.texts": (
+        "load_texts",
+        "fingerprint",
+    ),
+    "distances.angular": (
         "angular_distances",
         "block_angles",
-        "block_influence",
-        "removal_similarity",
-        "block_damage",
     ),
-    "calibration": ("mean_distances", "pick_stability", "calibration_ablation"),
-    "blocks": (
+    "distances.blocks": (
         "best_blocks",
         "deepest_blocks",
         "shallowest_blocks",
@@ -39,28 +49,70 @@ _PUBLIC = {
         "layers_of",
         "format_layers",
     ),
-    "statistics": ("bootstrap_interval", "paired_difference", "rank_agreement", "removal_cost"),
-    "pruning": ("without_layers", "prune_", "save_pruned", "kept_layers", "check_prunable"),
-    "generation": ("generate_responses", "chat_prompt"),
-    "distillation": (
+    "distances.damage": ("block_damage",),
+    "distances.influence": (
+        "block_influence",
+        "removal_similarity",
+    ),
+    "distances.stability": (
+        "mean_distances",
+        "pick_stability",
+        "calibration_ablation",
+    ),
+    "pruning.removal": (
+        "without_layers",
+        "prune_",
+        "check_prunable",
+    ),
+    "pruning.saving": ("save_pruned",),
+    "generation.responses": (
+        "generate_responses",
+        "chat_prompt",
+    ),
+    "healing.adapters": (
+        "with_adapter",
+        "as_variant",
+        "merge_adapter_",
+        "lora_targets",
+    ),
+    "healing.config": ("HealingConfig",),
+    "healing.distillation": (
         "self_distill",
         "RewriteTemplate",
         "rewrite_template",
         "rewrite_message",
         "kept_shares",
-        "final_answer",
-        "same_number",
     ),
-    "contamination": ("check_contamination", "contamination_summary", "evaluation_prompts"),
-    "healing": ("HealingConfig", "Healed", "heal", "with_adapter", "as_variant", "merge_adapter_"),
-    "adapters": ("lora_targets",),
-    "losses": ("response_loss",),
-    "tuning": ("tune", "read_trials", "SDD_GRID"),
-    "launch": ("plan_training", "launch_command", "run_plan"),
-    "training_plots": ("LiveLoss", "tuning_figure"),
-    "evaluation": (
-        "evaluate",
+    "healing.heal": (
+        "Healed",
+        "heal",
+    ),
+    "healing.launch": (
+        "plan_training",
+        "launch_command",
+        "run_plan",
+    ),
+    "healing.losses": ("response_loss",),
+    "healing.search": (
+        "tune",
+        "read_trials",
+        "SDD_GRID",
+    ),
+    "evaluation.contamination": (
+        "check_contamination",
+        "contamination_summary",
+        "evaluation_prompts",
+    ),
+    "evaluation.depth": (
+        "scores_by_depth",
+        "at_fractions",
+    ),
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.perplexity": (
         "perplexity",
+        "corpus_perplexity",
+    ),
+    "evaluation.scores": (
         "recovery",
         "headline",
         "read_items",
@@ -69,13 +121,17 @@ _PUBLIC = {
         "flips",
         "blimp_groups",
         "score_spread",
+        "category_scores",
+        "flip_counts",
     ),
-    "variants": ("evaluate_variants", "Evaluated"),
-    "ablations": ("shot_ablation", "seed_ablation"),
-    "corpora": ("corpus_perplexity",),
-    "tasks": ("task_fingerprint",),
-    "similarity": ("response_similarity", "similarity_summary", "embed_texts"),
-    "shift": (
+    "evaluation.tasks": ("task_fingerprint",),
+    "evaluation.variants": (
+        "evaluate_variants",
+        "Evaluated",
+        "shot_ablation",
+        "seed_ablation",
+    ),
+    "forgetting.changes": (
         "response_changes",
         "change_summary",
         "farthest_responses",
@@ -83,46 +139,78 @@ _PUBLIC = {
         "loss_against_similarity",
         "shift_agreement",
     ),
-    "divergence": ("token_divergence", "divergence_by_response"),
-    "tokens": ("token_view",),
-    "outcomes": ("scores_by_depth", "at_fractions", "category_scores", "flip_counts"),
-    "plots": (
-        "distance_heatmap",
-        "damage_heatmap",
-        "distance_beside_damage",
+    "forgetting.divergence": (
+        "token_divergence",
+        "divergence_by_response",
+    ),
+    "forgetting.similarity": (
+        "response_similarity",
+        "similarity_summary",
+        "embed_texts",
+    ),
+    "statistics": (
+        "bootstrap_interval",
+        "paired_difference",
+        "rank_agreement",
+        "removal_cost",
+    ),
+    "plots.blocks": (
         "distance_lines",
         "metric_comparison",
         "distance_vs_damage",
         "calibration_comparison",
-        "kept_reasons",
-        "loss_curve",
-        "score_bars",
-        "score_vs_fraction",
-        "loss_vs_fraction",
-        "category_bars",
-        "flip_bars",
+    ),
+    "plots.forgetting": (
         "similarity_distribution",
         "similarity_pairs",
         "similarity_map",
         "answer_forms",
         "divergence_distribution",
         "loss_similarity",
-        "save_figure",
-        "use_template",
     ),
-    "tables": (
-        "text_table",
+    "plots.healing": (
+        "tuning_figure",
+        "kept_reasons",
+        "loss_curve",
+    ),
+    "plots.heatmaps": (
+        "distance_heatmap",
+        "damage_heatmap",
+        "distance_beside_damage",
+    ),
+    "plots.scores": (
+        "score_bars",
+        "score_vs_fraction",
+        "loss_vs_fraction",
+        "category_bars",
+        "flip_bars",
+    ),
+    "plots.style": ("use_template",),
+    "plots.tokens": ("token_view",),
+    "tables.layouts": (
         "recovery_table",
         "summary_table",
         "calibration_table",
+        "variant_notes",
+        "sdd_table",
+        "iterabre_table",
+        "direct_iterative_table",
+    ),
+    "tables.markup": (
+        "text_table",
         "to_latex",
         "to_markdown",
         "to_html",
     ),
-    "paper_tables": ("variant_notes", "sdd_table", "iterabre_table", "direct_iterative_table"),
-    "widgets": ("BlockPicker",),
-    "look": ("looking",),
-    "runs": ("open_run", "Run", "Variant"),
+    "widgets.live": ("LiveLoss",),
+    "widgets.look": ("looking",),
+    "widgets.picker": ("BlockPicker",),
+    "runs.figures": ("save_figure",),
+    "runs.run": (
+        "open_run",
+        "Run",
+    ),
+    "runs.variant": ("Variant",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 

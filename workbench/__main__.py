@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.runs import Run, open_run
+from workbench.runs.run import Run, open_run
 
 #: the whole run's summary; before its last notebook has run, the one of notebook 00
 SUMMARIES = ("summary.csv", "start_here/summary.csv")
@@ -27,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _notebooks(options: argparse.Namespace) -> int:
-    from workbench.notebooks import NotebookFailed, numbered_notebooks, run_notebooks  # a cluster needs none
+    from workbench.runs.notebooks import (  # a cluster needs none
+        NotebookFailed,
+        numbered_notebooks,
+        run_notebooks,
+    )
 
     try:
         run = open_run(options.run, root=options.root)
@@ -76,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _heal(plan: str) -> int:
-    from workbench.launch import run_plan
+    from workbench.healing.launch import run_plan
 
     try:
         healed = run_plan(plan)
@@ -104,7 +108,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _report(run: Run) -> None:
     """Print the summary table and where everything lies."""
-    from workbench.export import browser_found
+    from workbench.runs.figures import browser_found
 
     if summaries := [name for name in SUMMARIES if name in run.files()]:
         print(f"\n{_as_text(run.read(summaries[0]))}\n")

@@ -12,8 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from workbench import evaluate, headline, load_model  # noqa: E402
-from workbench.tables import to_markdown  # noqa: E402
+from workbench import evaluate, headline, load_model, to_markdown  # noqa: E402
 
 CARD = """---
 license: apache-2.0

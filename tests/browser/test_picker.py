@@ -12,7 +12,7 @@ pytestmark = pytest.mark.browser
 
 SETUP = """
 from frames import distance_frame, savings_frame
-from workbench.widgets import BlockPicker
+from workbench.widgets.picker import BlockPicker
 title = "<img src=x onerror='window.harmed = true'> a title from data"
 picker = BlockPicker(distance_frame(16), savings=savings_frame(16), title=title)
 heard = []

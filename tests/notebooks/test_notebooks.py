@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench import notebooks as runner
-from workbench.pages import PLOTLY
-from workbench.runs import Run, open_run
+from workbench.runs import notebooks as runner
+from workbench.runs.pages import PLOTLY
+from workbench.runs.run import Run, open_run
 
 NOTEBOOKS = runner.numbered_notebooks()
 

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from skipping import TEXTS, skipping
+from tiny import CONFIGS, tiny_model, tiny_tokenizer
+
+from workbench.distances.angular import angular_distances
+from workbench.distances.blocks import best_blocks, removal_strategies
+from workbench.distances.damage import block_damage
+from workbench.pruning.removal import prune_, without_layers
+
+TEXTS = [text for text in TEXTS if len(text) > 1]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def damage(model, tokenizer, blocks=None, **options):
+    return block_damage(model, tokenizer, TEXTS, blocks, progress=False, **options)
+
+
+@torch.no_grad()
+def mean_loss(model, tokenizer, layers=()) -> float:
+    """The model's own loss on each text alone, weighted by the tokens it predicts."""
+    total, count = 0.0, 0
+    with skipping(model, layers):
+        for text in TEXTS:
+            ids = tokenizer(text, return_tensors="pt").input_ids
+            total += model(ids, labels=ids, use_cache=False).loss.item() * (ids.shape[1] - 1)
+            count += ids.shape[1] - 1
+    return total / count
+
+
+@pytest.mark.parametrize("architecture", list(CONFIGS))
+def test_agrees_with_really_skipping_in_every_architecture(architecture, tokenizer):
+    model = tiny_model(architecture)
+    frame = damage(model, tokenizer, [(0, 1), (2, 3)], layer_sets=[(1, 3, 6)])
+    expected = [mean_loss(model, tokenizer, layers) for layers in ([0], [2, 3, 4], [1, 3, 6])]
+    np.testing.assert_allclose(frame["loss"], expected, atol=5e-6)
+    np.testing.assert_allclose(frame["base_loss"], mean_loss(model, tokenizer), atol=5e-6)
+    np.testing.assert_allclose(frame["damage"], frame["loss"] - frame["base_loss"], atol=1e-12)
+
+
+def test_every_block_of_a_size(model, tokenizer):
+    frame = damage(model, tokenizer, sizes=[2, 5])
+    assert list(zip(frame["start"], frame["size"], strict=True)) == [
+        *((start, 2) for start in range(6)),
+        *((start, 5) for start in range(3)),
+    ]
+    expected = [
+        mean_loss(model, tokenizer, range(start, start + size))
+        for start, size in zip(frame["start"], frame["size"], strict=True)
+    ]
+    np.testing.assert_allclose(frame["loss"], expected, atol=5e-6)
+    assert frame["removed"].tolist()[:2] == ["0-1", "1-2"]
+
+
+def test_every_pair_of_layers_shares_and_parts_rightly(model, tokenizer):
+    pairs = [(i, j) for i in range(7) for j in range(i + 1, 7)]
+    frame = damage(model, tokenizer, layer_sets=pairs)
+    expected = [mean_loss(model, tokenizer, pair) for pair in pairs]
+    np.testing.assert_allclose(frame["loss"], expected, atol=5e-6)
+    assert frame["start"].isna().sum() == 15  # the other six follow each other
+
+
+@pytest.mark.parametrize("max_tokens", [1, 50, 120])
+@pytest.mark.parametrize("held", [1, 3])
+def test_no_memory_bound_changes_a_number(model, tokenizer, max_tokens, held, monkeypatch):
+    expected = damage(model, tokenizer, sizes=[1, 3])
+    monkeypatch.setattr("workbench.distances.sweep.HELD", held)
+    monkeypatch.setattr("workbench.distances.damage.LOGITS", 331 * 40)
+    pd.testing.assert_frame_equal(
+        damage(model, tokenizer, sizes=[1, 3], max_tokens=max_tokens), expected, atol=5e-6, rtol=0
+    )
+
+
+def test_agrees_with_the_surgery(model, tokenizer):
+    frame = damage(model, tokenizer, [(1, 2)])
+    with without_layers(model, [1, 2]):
+        assert mean_loss(model, tokenizer) == pytest.approx(frame.loc[0, "loss"], abs=5e-6)
+
+
+def test_frames_of_blocks_and_of_strategies_are_taken_as_they_come(model, tokenizer):
+    distances = angular_distances(model, tokenizer, TEXTS, progress=False)
+    best = best_blocks(distances)
+    frame = damage(model, tokenizer, best)
+    assert frame["start"].tolist() == best["start"].tolist()
+    assert frame["size"].tolist() == [1, 2, 3, 4, 5, 6, 7]  # all seven: embedding and head alone
+    strategies = removal_strategies(distances, [2], seed=1)
+    frame = damage(model, tokenizer, strategies)
+    assert frame["removed"].tolist() == strategies["removed"].drop_duplicates().tolist()
+    frame = damage(model, tokenizer, distances[["start", "size"]].head(2))
+    assert frame["removed"].tolist() == ["0", "1"]
+
+
+def test_a_pruned_model_is_asked_by_original_numbers(tokenizer):
+    whole = tiny_model("llama")
+    expected = mean_loss(whole, tokenizer, [1, 2, 3, 4])
+    model = prune_(whole, [2, 3])
+    frame = damage(model, tokenizer, [(1, 2)])
+    assert frame.loc[0, "removed"] == "1,4"
+    assert frame.loc[0, "start"] == 1
+    assert frame.loc[0, "loss"] == pytest.approx(expected, abs=5e-6)
+    with pytest.raises(ValueError, match="a layer must be one of"):
+        damage(model, tokenizer, layer_sets=[(2,)])
+
+
+def test_interval_holds_the_damage(model, tokenizer):
+    frame = damage(model, tokenizer, sizes=[1])
+    assert frame["damage"].between(frame["ci_low"], frame["ci_high"]).all()
+    assert frame["n_texts"].unique().tolist() == [len(TEXTS)]
+    assert frame["n_tokens"].unique() == sum(len(tokenizer(t).input_ids) - 1 for t in TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "must name at least one set of layers to skip, got none"),
+        ({"sizes": [0]}, "size must be between 1 and 6 for a model of 7 layers, got 0"),
+        ({"sizes": [7]}, "size must be between 1 and 6 for a model of 7 layers, got 7"),
+        ({"blocks": [(6, 2)]}, "start at most 5 for size 2, got start 6"),
+        ({"blocks": [(9, 1)]}, "start must be one of the model's layers 0-6, got 9"),
+        ({"blocks": [3]}, r"blocks must be \(start, size\) pairs"),
+        ({"blocks": pd.DataFrame({"layer": [1]})}, "blocks must have the columns"),
+        ({"layer_sets": [()]}, "layer_sets must hold sets of layers"),
+        ({"layer_sets": [3]}, "layer_sets must hold sets of layers"),
+        ({"layer_sets": [(3, 9)]}, "a layer must be 0 to 6 for this model of 7 layers, got 9"),
+        ({"layer_sets": [(0.5,)]}, "got 0.5"),
+        ({"sizes": [1], "max_tokens": 0}, "max_tokens must be a whole number"),
+    ],
+)
+def test_errors(model, tokenizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        damage(model, tokenizer, **options)
+
+
+def test_one_token_predicts_nothing(model):
+    with pytest.raises(ValueError, match="texts of at least two tokens, text 1 has one"):
+        block_damage(model, None, [[4, 5], [6]], [(0, 1)])

@@ -1,0 +1,103 @@
+"""Perplexity of WikiText-2 and C4: which number is which, against ten lines of torch."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from scoring import PACKAGED, read_jsonl
+from tiny import tiny_model, tiny_tokenizer
+
+from workbench.data.texts import load_texts
+from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation.offline import wikitext_pages
+from workbench.evaluation.perplexity import corpus_perplexity
+
+WINDOW = 200
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@torch.no_grad()
+def loss_of(model, tokens: list[int]) -> tuple[float, int]:
+    """Summed loss of all tokens but the first, in windows of as many predictions."""
+    total = 0.0
+    for start in range(0, len(tokens) - 1, WINDOW):
+        window = torch.tensor([tokens[start : start + WINDOW + 1]])
+        picked = model(window[:, :-1]).logits.log_softmax(-1).gather(-1, window[:, 1:, None])
+        total -= picked.sum().item()
+    return total, len(tokens) - 1
+
+
+def test_wikitext_by_words_and_by_tokens(model, tokenizer, shared_data):
+    frame = corpus_perplexity(
+        model, tokenizer, "wikitext2", data=shared_data, n=2, max_length=WINDOW, progress=False
+    )
+    values = frame.set_index("metric")["value"]
+    assert list(values.index) == [
+        *("word_perplexity", "byte_perplexity", "bits_per_byte"),
+        *("loss", "normalized_loss", "token_perplexity"),
+    ]
+    assert set(frame["task"]) == {"wikitext"}
+    lines = [row["text"] for row in read_jsonl(shared_data / "wikitext2_raw_test.jsonl")]
+    pages = wikitext_pages(lines)[:2]
+    sums = [loss_of(model, tokenizer(page)["input_ids"]) for page in pages]
+    loss = sum(total for total, _ in sums) / sum(count for _, count in sums)
+    assert values["loss"] == pytest.approx(loss, rel=1e-5)
+    assert values["token_perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+    assert values["normalized_loss"] == pytest.approx(loss / math.log(331), rel=1e-5)
+    words = evaluate(
+        model, tokenizer, "wikitext", data=shared_data, limit=2, max_length=WINDOW, progress=False
+    ).set_index("metric")["value"]
+    assert values["word_perplexity"] == words["word_perplexity"]
+
+
+@torch.no_grad()
+def test_word_perplexity_of_wikitext_equals_an_independent_reference(tokenizer, shared_data):
+    """The detokenised article is scored in one window; words are counted before that."""
+    import importlib.util
+
+    path = PACKAGED / "wikitext" / "preprocess_wikitext.py"
+    spec = importlib.util.spec_from_file_location("preprocess_wikitext", path)
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    model = tiny_model(max_position_embeddings=20000, num_hidden_layers=1)
+    page = wikitext_pages(row["text"] for row in read_jsonl(shared_data / "wikitext2_raw_test.jsonl"))[0]
+    text = theirs.wikitext_detokenizer({"page": page})
+    tokens = torch.tensor([[tokenizer.eos_token_id, *tokenizer(text)["input_ids"]]])
+    total = model(tokens[:, :-1]).logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).sum().item()
+    frame = corpus_perplexity(model, tokenizer, "wikitext2", data=shared_data, n=1, progress=False)
+    value = frame.set_index("metric")["value"]["word_perplexity"]
+    assert value == pytest.approx(math.exp(-total / len(re.split(r"\s+", page))), rel=1e-4)
+
+
+def test_c4_is_a_sample_held_fixed(model, tokenizer, shared_data):
+    options = {"data": shared_data, "max_length": WINDOW, "progress": False}
+    frame = corpus_perplexity(model, tokenizer, "c4", n=3, seed=1, **options)
+    assert list(frame["metric"]) == ["loss", "normalized_loss", "token_perplexity"]
+    assert (frame["n"] == 3).all()
+    texts = load_texts(shared_data / "c4.jsonl", n=3, seed=1)
+    sums = [loss_of(model, tokenizer(text)["input_ids"]) for text in texts]
+    expected = sum(total for total, _ in sums) / sum(count for _, count in sums)
+    assert frame.set_index("metric")["value"]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert corpus_perplexity(model, tokenizer, "c4", n=3, seed=1, **options).equals(frame)
+    assert not corpus_perplexity(model, tokenizer, "c4", n=3, seed=2, **options).equals(frame)
+
+
+def test_what_cannot_be_read_is_named(model, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="corpus must be 'wikitext2' or 'c4', got 'pile'"):
+        corpus_perplexity(model, tokenizer, "pile")
+    with pytest.raises(ValueError, match=r"one of c4_validation\.jsonl"):
+        corpus_perplexity(model, tokenizer, "c4", data=tmp_path)
+    with pytest.raises(ValueError, match="data must be a folder with public sets"):
+        corpus_perplexity(model, tokenizer, "wikitext2", data=tmp_path)

@@ -1,0 +1,186 @@
+"""What scores say: headline metrics, recovery, paired items. No model, no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from workbench.evaluation.scores import compare_items, flips, headline, paired_items, read_items, recovery
+
+
+def scores(**variants: dict[str, float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"variant": variant, "task": task, "metric": "acc", "n_shot": 0, "value": value}
+            | {"higher_is_better": True, "parent": ""}
+            for variant, tasks in variants.items()
+            for task, value in tasks.items()
+        ]
+    )
+
+
+def items(
+    values: list[float], *, task: str = "toy", metric: str = "acc", prompt: str = "Question {}"
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "task": task,
+                "n_shot": 0,
+                "item": number,
+                "metric": metric,
+                "value": value,
+                "prompt": prompt.format(number),
+                "target": "yes",
+                "response": "yes" if value else "no",
+                "truncated": False,
+            }
+            for number, value in enumerate(values)
+        ]
+    )
+
+
+def test_recovery_gives_the_papers_numbers():
+    # SDD table 8: the unpruned model, and block size 6 self-distilled on OpenMathInstruct
+    table = scores(
+        base={"arc_challenge": 58.70, "gsm8k": 63.15, "mmlu": 67.40},
+        distilled={"arc_challenge": 50.00, "gsm8k": 66.64, "mmlu": 64.96},
+    )
+    result = recovery(table).set_index("variant")
+    assert result.loc["base", "average"] == pytest.approx(63.08, abs=0.005)
+    assert result.loc["distilled", "average"] == pytest.approx(60.53, abs=0.005)
+    assert result.loc["distilled", "recovery"] == pytest.approx(0.9596, abs=0.00005)
+    assert result.loc["base", "recovery"] == 1
+    assert list(result["n_tasks"]) == [3, 3]
+
+
+def test_recovery_keeps_the_order_of_the_variants_and_leaves_perplexities_out():
+    table = scores(pruned={"a": 0.2, "b": 0.4}, base={"a": 0.5, "b": 0.7})
+    worse = pd.DataFrame(
+        [
+            {"variant": variant, "task": "stories", "metric": "word_perplexity", "n_shot": 0, "value": value}
+            | {"higher_is_better": False, "parent": ""}
+            for variant, value in (("pruned", 900.0), ("base", 4.0))
+        ]
+    )
+    result = recovery(pd.concat([table, worse], ignore_index=True))
+    assert list(result["variant"]) == ["pruned", "base"]
+    assert list(result["recovery"]) == pytest.approx([0.5, 1])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (scores(pruned={"a": 0.5}), "base must be one of the variants"),
+        (scores(base={"a": 0.5, "b": 0.5}, pruned={"a": 0.5}), "'pruned' lacks b"),
+        (scores(base={"a": 0.0}, pruned={"a": 0.5}), "scores 0"),
+        (pd.concat([scores(base={"a": 0.5})] * 2), "one score a task"),
+    ],
+)
+def test_recovery_refuses_what_would_give_a_plausible_wrong_number(table, message):
+    with pytest.raises(ValueError, match=message):
+        recovery(table)
+
+
+def test_headline_takes_the_metric_that_papers_report_and_no_part_of_a_group_twice():
+    rows = [
+        ("arc_challenge", "acc", ""),
+        ("arc_challenge", "acc_norm", ""),
+        ("gsm8k", "exact_match,flexible-extract", ""),
+        ("gsm8k", "exact_match,strict-match", ""),
+        ("mmlu", "acc", ""),
+        ("mmlu_anatomy", "acc", "mmlu"),
+        ("toy", "acc_norm", ""),
+        ("toy", "acc", ""),
+        ("odd", "f1", ""),
+    ]
+    table = pd.DataFrame(rows, columns=["task", "metric", "parent"]).assign(value=0.5)
+    chosen = headline(table).set_index("task")["metric"]
+    assert chosen.to_dict() == {
+        "arc_challenge": "acc_norm",
+        "gsm8k": "exact_match,strict-match",
+        "mmlu": "acc",
+        "toy": "acc",
+        "odd": "f1",
+    }
+
+
+def test_headline_reads_an_empty_parent_back_from_csv(tmp_path):
+    scores(base={"a": 0.5}).to_csv(tmp_path / "scores.csv", index=False)
+    assert len(headline(pd.read_csv(tmp_path / "scores.csv"))) == 1
+
+
+def test_items_are_paired_by_number_and_differences_are_tested_exactly():
+    base, other = (
+        items([1, 1, 1, 1, 1, 1, 0, 0]),
+        items([0, 0, 0, 0, 0, 1, 0, 1]).sample(frac=1, random_state=0),
+    )
+    row = compare_items(base, other).iloc[0]
+    assert row["difference"] == pytest.approx(-0.5)
+    assert (row["lower"], row["higher"], row["ties"]) == (5, 1, 2)
+    assert row["p_value"] == pytest.approx(2 * (1 + 6) / 64)  # binomial(6, 1/2): at most 1 or at least 5
+    assert row["ci_low"] <= row["difference"] <= row["ci_high"]
+    assert list(flips(base, other)["item"]) == [0, 1, 2, 3, 4, 7]
+    assert list(flips(base, other)["flip"]) == ["right to wrong"] * 5 + ["wrong to right"]
+    assert {"prompt", "target", "base_response", "other_response"} <= set(flips(base, other).columns)
+
+
+def test_each_task_is_compared_by_its_own_metric():
+    base = pd.concat([items([1, 0]), items([-2.0, -3.0], task="stories", metric="word_perplexity")])
+    other = pd.concat([items([1, 1]), items([-2.5, -3.5], task="stories", metric="word_perplexity")])
+    result = compare_items(base, other).set_index("task")
+    assert result.loc["toy", "difference"] == 0.5
+    assert result.loc["stories", "difference"] == -0.5
+    assert list(flips(base, other)["task"]) == ["toy"]  # a log-likelihood is neither right nor wrong
+
+
+@pytest.mark.parametrize(
+    "other", [items([1, 0, 1]), items([1, 0], task="another"), items([1, 0], prompt="Otherwise {}")]
+)
+def test_different_items_are_not_paired(other):
+    with pytest.raises(ValueError, match="same items with the same prompts"):
+        paired_items(items([1, 0]), other)
+
+
+def test_an_unknown_metric_and_a_missing_file_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"metric must be one of \['acc'\], got 'f1'"):
+        paired_items(items([1]), items([1]), metric="f1")
+    with pytest.raises(ValueError, match="no such file"):
+        read_items(tmp_path / "items.jsonl")
+
+
+def test_tasks_of_a_group_are_compared_together():
+    base = pd.concat([items([1, 1], task="mmlu_a"), items([1, 0], task="mmlu_b"), items([0])])
+    other = pd.concat([items([0, 1], task="mmlu_a"), items([0, 0], task="mmlu_b"), items([1])])
+    parents = {"mmlu_a": "mmlu_stem", "mmlu_b": "mmlu_other", "mmlu_stem": "mmlu", "mmlu_other": "mmlu"}
+    parents |= {"mmlu": "", "toy": ""}
+    table = pd.DataFrame({"task": list(parents), "parent": list(parents.values())})
+    result = compare_items(base, other, scores=table).set_index("task")
+    assert set(result.index) == {"mmlu", "toy"}
+    assert (result.loc["mmlu", "n"], result.loc["mmlu", "lower"]) == (4, 2)
+    assert result.loc["mmlu", "difference"] == -0.5
+    with pytest.raises(ValueError, match="scores must hold every task of the items, 'toy'"):
+        compare_items(base, other, scores=table[table["task"] != "toy"])
+
+
+def test_items_are_read_one_row_a_metric(tmp_path):
+    entry = {"task": "toy", "n_shot": 2, "item": 0, "prompt": "A\u2028B", "target": "t", "response": "r"}
+    line = json.dumps(
+        entry | {"scores": {"acc": 1.0, "acc_norm": 0.0}, "truncated": True}, ensure_ascii=False
+    )
+    (tmp_path / "items.jsonl").write_text(line + "\n", encoding="utf-8")
+    frame = read_items(tmp_path / "items.jsonl")
+    assert frame[["metric", "value"]].to_numpy().tolist() == [["acc", 1.0], ["acc_norm", 0.0]]
+    assert frame["prompt"].iloc[0] == "A\u2028B"
+    assert frame["truncated"].all()
+
+
+def test_scores_need_no_torch():
+    rooms = ("evaluation.scores", "evaluation.tasks", "evaluation.evaluate", "forgetting.similarity")
+    modules = ", ".join(f"workbench.{room}" for room in rooms)
+    code = f"import sys, {modules}; assert not {{'torch', 'lm_eval', 'peft'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

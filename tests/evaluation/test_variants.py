@@ -1,0 +1,183 @@
+"""Many variants on one copy of the weights: each measured once, and again only when it changed."""
+
+from __future__ import annotations
+
+import os
+
+import pandas as pd
+import pytest
+import torch
+from scoring import CHOICE, GENERATE, load_manager, rows, write_jsonl
+from tiny import tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM
+
+from workbench.evaluation import variants as module
+from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation.scores import compare_items
+from workbench.evaluation.variants import evaluate_variants
+from workbench.healing.adapters import as_variant
+from workbench.healing.config import HealingConfig
+from workbench.healing.heal import heal
+from workbench.pruning.removal import without_layers
+from workbench.runs.variant import Variant
+
+TASKS = ["toy_sums", "toy_choice"]
+QUICK = HealingConfig(rank=2, learning_rate=1e-2, max_steps=2, batch_size=4, max_length=64)
+TEXTS = [
+    "the quick brown fox jumps over a lazy dog",
+    "Anna gives 12 apples to Ben",
+    "by the river",
+    "the dog",
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "toys" / "tasks"
+    path.mkdir(parents=True)
+    (path / "sums.yaml").write_text(GENERATE, encoding="utf-8")
+    (path / "choice.yaml").write_text(CHOICE.format(name="", data="toys/tasks/test.jsonl"), encoding="utf-8")
+    write_jsonl(path / "train.jsonl", rows(9, seed=1))
+    write_jsonl(path / "test.jsonl", rows(6, seed=2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def variants(model, tokenizer, run):
+    """The whole model, a pruned one, and two that were healed."""
+    found = [Variant("base", "tiny"), Variant("pruned", "tiny", removed=(2, 3))]
+    for seed in (0, 1):
+        heal_one(model, tokenizer, run, seed)
+        found.append(Variant(f"healed-{seed}", "tiny", removed=(2, 3), adapter=f"adapters/{seed}"))
+    return found
+
+
+def heal_one(model, tokenizer, run, seed, texts=TEXTS):
+    with without_layers(model, [2, 3]):
+        out = run.path(f"adapters/{seed}")
+        heal(model, tokenizer, texts, config=QUICK, out=out, overwrite=True, progress=False)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Every evaluation that is really run, as (task, which layers are seen, whether an adapter is on)."""
+    seen = []
+
+    def counted(model, tokenizer, task, **settings):
+        seen.append(task)
+        return evaluate(model, tokenizer, task, **settings)
+
+    monkeypatch.setattr(module, "evaluate", counted)
+    return seen
+
+
+def test_scores_equal_those_of_each_variant_alone(model, tokenizer, folder, run, variants, monkeypatch):
+    def no_loading(*_, **__):
+        raise AssertionError("the base model is loaded once, by the caller")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", no_loading)
+    where = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    scores, items = evaluate_variants(
+        model, tokenizer, variants, TASKS, run=run, include=folder, progress=False
+    )
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == where
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert list(dict.fromkeys(scores["variant"])) == ["base", "pruned", "healed-0", "healed-1"]
+    for variant in variants:
+        with as_variant(model, variant, run=run):
+            alone = evaluate(model, tokenizer, TASKS, include=folder, progress=False)
+        ours = scores[scores["variant"] == variant.name].drop(columns="variant").reset_index(drop=True)
+        key = ["task", "metric"]
+        pd.testing.assert_frame_equal(
+            ours.sort_values(key, ignore_index=True), alone.sort_values(key, ignore_index=True)
+        )
+    assert set(items.groupby("variant")["item"].nunique()) == {6}
+
+
+def test_what_was_measured_is_read_and_what_changed_is_measured_again(
+    model, tokenizer, folder, run, variants, calls
+):
+    variants = variants[1:]
+
+    def again(**settings):
+        calls.clear()
+        options = {"run": run, "include": folder, "progress": False} | settings
+        return evaluate_variants(model, tokenizer, variants, TASKS, **options)
+
+    first = again()
+    assert calls == TASKS * 3
+    second = again()
+    assert calls == []
+    pd.testing.assert_frame_equal(first.scores, second.scores)
+    pd.testing.assert_frame_equal(first.items, second.items)
+    again(batch_size=3)
+    assert calls == []  # rounding alone
+    heal_one(model, tokenizer, run, 1, TEXTS[::-1] * 2)
+    changed = again()
+    assert calls == TASKS  # healed-1 alone
+    assert not changed.of("healed-1").equals(first.of("healed-1"))
+    assert changed.of("healed-0").equals(first.of("healed-0"))
+    again(limit=3)
+    assert calls == TASKS * 3
+    write_jsonl(folder / "test.jsonl", rows(7, seed=5))
+    assert set(again(limit=None).scores["n"]) == {7}
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
+    again(limit=None)
+    assert calls == TASKS * 3
+    os.remove(run.path("evaluations/pruned/toy_sums.jsonl"))
+    again(limit=None)
+    assert calls == ["toy_sums"]
+
+
+def test_items_are_paired_by_variant(model, tokenizer, folder, run, variants):
+    found = evaluate_variants(model, tokenizer, variants[:2], TASKS, run=run, include=folder, progress=False)
+    compared = compare_items(found.of("base"), found.of("pruned"))
+    assert set(compared["task"]) == set(TASKS)
+    assert (compared["n"] == 6).all()
+    with pytest.raises(ValueError, match=r"variant must be one of \['base', 'pruned'\], got 'other'"):
+        found.of("other")
+
+
+def test_several_numbers_of_examples_are_kept_apart(model, tokenizer, folder, run, variants, calls):
+    for shots in (0, 2, 0, 2):
+        options = {"n_shot": shots, "run": run, "include": folder, "progress": False}
+        evaluate_variants(model, tokenizer, variants[:1], "toy_sums", **options)
+    assert len(calls) == 2
+    assert run.path("evaluations/base/toy_sums-2shot.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variants": []}, "variants must be at least one"),
+        ({"variants": [Variant("a", "tiny"), Variant("a", "tiny")]}, "with different names"),
+        ({"items": "x.jsonl"}, r"settings must be some of limit, .*, got \['items'\]"),
+        ({"tasks": ["toy_sums", "toy_sum"]}, "'toy_sum'; near: toy_sums"),
+        ({"tasks": ["toy_choice", "toy_sums"], "n_shot": 10}, "must be at most"),
+        ({"limit": 0}, "limit must be"),
+        ({"missing": "no"}, "missing must be"),
+        ({"variants": [Variant("a", "tiny", removed=(2,), adapter="adapters/0")]}, "trained on other layers"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_run(
+    model, tokenizer, folder, run, variants, calls, change, message, monkeypatch
+):
+    from workbench.evaluation import tasks
+
+    monkeypatch.setattr(tasks, "_packaged", lambda: load_manager(folder))
+    settings = {"variants": variants, "tasks": TASKS, "run": run, "include": folder, "progress": False}
+    with pytest.raises(ValueError, match=message):
+        evaluate_variants(model, tokenizer, **settings | change)
+    assert calls == []

@@ -1,0 +1,169 @@
+"""Similarity of responses: the published encoder, one-at-a-time values, nothing paired wrongly."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench.forgetting import similarity as module
+from workbench.forgetting.similarity import embed_texts, load_encoder, response_similarity, similarity_summary
+
+SENTENCES = [
+    "Anna has 12 - 5 = 7 apples left. The answer is 7.",
+    "12-5=7 #### 7",
+    "The king that the weavers know sleeps proudly.",
+    "Das stille Mädchen weint gern am Fluss.",
+    "",
+    "x" * 40 + " and " + "the boats near the letter are very cold " * 60,
+    "Anna has 12 - 5 = 7 apples left.  The answer is 7.",
+]
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    return load_encoder()
+
+
+def frame(texts: list[str], **columns: list) -> pd.DataFrame:
+    return pd.DataFrame({"id": [f"q{n}" for n in range(len(texts))], "response": texts} | columns)
+
+
+def one_at_a_time(encoder, first: str, second: str) -> float:
+    u, v = (encoder.encode(text, show_progress_bar=False).astype(float) for text in (first, second))
+    return float(u @ v / np.linalg.norm(u) / np.linalg.norm(v))
+
+
+def test_equal_to_encoding_one_string_at_a_time(encoder):
+    others = SENTENCES[1:] + SENTENCES[:1]
+    result = response_similarity(frame(SENTENCES), frame(others))
+    expected = [one_at_a_time(encoder, *pair) for pair in zip(SENTENCES, others, strict=True)]
+    assert np.abs(result["similarity"] - expected).max() < 1e-6
+    assert list(result["id"]) == [f"q{n}" for n in range(len(SENTENCES))]
+    assert result["similarity"].between(-1, 1).all()
+
+
+def test_laws():
+    same = response_similarity(frame(SENTENCES), frame(SENTENCES))
+    assert np.abs(same["similarity"] - 1).max() < 1e-12
+    forth = response_similarity(frame(SENTENCES), frame(SENTENCES[::-1]))
+    back = response_similarity(frame(SENTENCES[::-1]), frame(SENTENCES))
+    assert np.abs(forth["similarity"] - back["similarity"]).max() < 1e-6
+
+
+def test_a_known_ranking():
+    base = frame([SENTENCES[0]] * 3)
+    values = response_similarity(base, frame([SENTENCES[6], SENTENCES[1], SENTENCES[2]]))["similarity"]
+    assert values[0] > 0.95 > values[1] > 0.3 > values[2]
+
+
+def test_responses_are_paired_by_id_in_the_order_of_the_base():
+    base, other = frame(SENTENCES), frame(SENTENCES[1:] + SENTENCES[:1])
+    shuffled = other.sample(frac=1, random_state=3)
+    pd.testing.assert_frame_equal(
+        response_similarity(base, other), response_similarity(base, shuffled), atol=1e-6, rtol=0
+    )
+
+
+def test_several_variants_at_once_equal_one_by_one_and_encode_each_string_once(encoder, monkeypatch):
+    base = frame(SENTENCES)
+    others = {"pruned": frame(SENTENCES[1:] + SENTENCES[:1]), "healed": frame(SENTENCES)}
+    encoded: list[str] = []
+    original = encoder.encode
+    monkeypatch.setattr(
+        encoder, "encode", lambda texts, **options: encoded.extend(texts) or original(texts, **options)
+    )
+    together = response_similarity(base, others)
+    assert sorted(encoded) == sorted(set(SENTENCES))
+    assert list(together.columns) == ["variant", "id", "similarity", "truncated", "cut_off", "empty"]
+    for name, other in others.items():
+        alone = response_similarity(base, other)
+        part = together[together["variant"] == name].drop(columns="variant").reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, alone, atol=1e-6, rtol=0)
+
+
+def test_truncated_and_empty_responses_are_marked(encoder):
+    window = encoder.max_seq_length
+    fitting, too_long = "word " * (window - 2), "word " * (window - 1)
+    base = frame([fitting, too_long, " \n", "fine"])
+    result = response_similarity(base, frame([fitting, "short", "fine", "fine"]))
+    assert list(result["truncated"]) == [False, True, False, False]
+    assert list(result["empty"]) == [False, False, True, False]
+    summary = similarity_summary(result).iloc[0]
+    assert (summary["truncated"], summary["empty"], summary["n"]) == (1, 1, 4)
+    assert summary["identical"] == 0.5
+
+
+def test_responses_that_were_cut_off_are_counted_where_that_is_known():
+    base = frame(["a", "b", "c"], finished=[True, False, True])
+    other = frame(["a", "b", "c"], finished=[True, True, False])
+    result = response_similarity(base, other)
+    assert list(result["cut_off"]) == [False, True, True]
+    assert similarity_summary(result)["cut_off"].item() == 2
+    assert not response_similarity(frame(["a"]), frame(["b"]))["cut_off"].any()
+
+
+def test_summary_is_the_mean_with_an_interval_by_variant():
+    values = np.random.default_rng(0).uniform(0, 1, 50)
+    rows = pd.DataFrame(
+        {"variant": ["a"] * 30 + ["b"] * 20, "similarity": values, "truncated": False, "empty": False}
+    )
+    summary = similarity_summary(rows).set_index("variant")
+    assert summary.loc["a", "mean"] == pytest.approx(values[:30].mean())
+    assert (summary["ci_low"] < summary["mean"]).all()
+    assert (summary["mean"] < summary["ci_high"]).all()
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "message"),
+    [
+        (frame(["a", "b"]), frame(["a"]), "1 ids are in one of them only, such as 'q1'"),
+        (frame(["a"]), frame(["a"]).assign(id=["p0"]), "2 ids"),
+        (frame(["a"], prompt=["one"]), frame(["a"], prompt=["two"]), "the prompt differs"),
+        (frame(["a"], instruction=["one"]), frame(["a"], instruction=["two"]), "the instruction differs"),
+        (frame(["a"], context=["one"]), frame(["a"], context=["two"]), "the context differs"),
+        (frame(["a", "b"]).assign(id="q0"), frame(["a", "b"]), "each id once"),
+        (frame(["a"]), frame([None]), "a text for every id, missing for 1"),
+        (frame(["a"]), frame([float("nan")]), "a text for every id, missing for 1"),
+        (frame(["a"]).drop(columns="response"), frame(["a"]), r"\['response'\] missing"),
+        (frame([]), frame([]), "at least one response"),
+        (frame(["a"]), {}, "at least one variant"),
+    ],
+)
+def test_wrong_pairs_are_refused_before_anything_is_encoded(base, other, message, monkeypatch):
+    monkeypatch.setattr(module, "load_encoder", None)
+    with pytest.raises(ValueError, match=message) as error:
+        response_similarity(base, other)
+    assert "\n" not in str(error.value)
+
+
+def test_an_encoder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"encoder must be .*, got '.*nowhere'"):
+        load_encoder(tmp_path / "nowhere")
+
+
+def test_weights_that_are_not_the_published_ones_are_refused(monkeypatch):
+    monkeypatch.setattr(module, "_MINILM_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="not the published ones"):
+        module._minilm()
+
+
+def test_another_encoder_by_folder(encoder, tmp_path):
+    encoder.save(str(tmp_path / "copy"))
+    ours = embed_texts(SENTENCES[:2], encoder=tmp_path / "copy")
+    assert np.abs(ours - embed_texts(SENTENCES[:2])).max() < 1e-6
+    assert np.abs(np.linalg.norm(ours, axis=1) - 1).max() < 1e-12
+
+
+def test_real_rewrites_are_closer_to_their_reference_than_to_another(shared_data):
+    with (shared_data / "sdft_alpaca_pairs.jsonl").open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line, _ in zip(file, range(40), strict=False)]
+    base = frame([row["output"] for row in rows])
+    rewritten = [row["distilled_output"] for row in rows]
+    result = response_similarity(
+        base, {"own": frame(rewritten), "shifted": frame(rewritten[1:] + rewritten[:1])}
+    )
+    means = similarity_summary(result).set_index("variant")["mean"]
+    assert means["own"] > means["shifted"] + 0.3

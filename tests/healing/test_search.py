@@ -1,0 +1,239 @@
+"""The grid search: every combination once, over stops and workers, and the best by held-out loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from healed import logits, make_examples, same_state, state
+from tiny import tiny_model, tiny_tokenizer
+
+from workbench.healing.adapters import with_adapter
+from workbench.healing.config import HealingConfig
+from workbench.healing.heal import heal
+from workbench.healing.losses import response_loss
+from workbench.healing.samples import read_samples
+from workbench.healing.search import SDD_GRID, read_trials, tune
+
+BASE = HealingConfig(max_steps=3, max_length=128, batch_size=4, dropout=0.1)
+GRID = {"rank": [2, 4], "learning_rate": [1e-3, 3e-2]}
+
+
+@pytest.fixture
+def model():
+    return tiny_model("llama", num_hidden_layers=3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def sets():
+    rows = make_examples(24)
+    return rows[:16], rows[16:].reset_index(drop=True)
+
+
+def search(model, tokenizer, sets, out, **options):
+    options = {"grid": GRID, "config": BASE, "progress": False, **options}
+    return tune(model, tokenizer, *sets, out=out, **options)
+
+
+def test_the_grid_is_the_papers():
+    assert [len(values) for values in SDD_GRID.values()] == [4, 4, 5, 5]
+    assert SDD_GRID["learning_rate"][0] == 2e-5
+    assert SDD_GRID["learning_rate"][-1] == 1e-4
+    np.testing.assert_allclose(np.diff(SDD_GRID["learning_rate"]), 2e-5)
+
+
+def test_response_loss_is_the_mean_over_learned_tokens(model, tokenizer, sets):
+    total = count = 0.0
+    for sample in read_samples(model, tokenizer, sets[1], "response", 128)[0]:
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([sample.ids])).logits[0].log_softmax(-1)
+        for place in range(sample.n_prompt, len(sample.ids)):
+            total -= scores[place - 1, sample.ids[place]].item()
+            count += 1
+    model.train()
+    for batch_size in (1, 3, 100):
+        found = response_loss(model, tokenizer, sets[1], response="response", batch_size=batch_size)
+        assert found == pytest.approx(total / count, rel=1e-5)
+    assert model.training
+    assert response_loss(model, tokenizer, ["A story.", "Another story of a dog."]) > 0
+    with pytest.raises(ValueError, match="columns instruction and rewrite"):
+        response_loss(model, tokenizer, sets[1], response="rewrite")
+
+
+def test_every_combination_once_and_the_best_by_held_out_loss(model, tokenizer, sets, tmp_path):
+    before = state(model)
+    trials, best = search(model, tokenizer, sets, tmp_path / "a")
+    assert same_state(model, before)
+    assert sorted(zip(trials["rank"], trials["learning_rate"], strict=True)) == [
+        (2, 1e-3), (2, 3e-2), (4, 1e-3), (4, 3e-2)]  # fmt: skip
+    assert set(trials["state"]) == {"complete"}
+    row = trials.loc[trials["loss"].idxmin()]
+    assert (best.rank, best.learning_rate) == (row["rank"], row["learning_rate"])
+    assert best == HealingConfig(**{**BASE.__dict__, "rank": best.rank, "learning_rate": best.learning_rate})
+    assert isinstance(best.rank, int)
+    # the same by hand
+    adapter, log = heal(model, tokenizer, sets[0], config=best, out=tmp_path / "by hand", progress=False)
+    with with_adapter(model, adapter):
+        assert response_loss(model, tokenizer, sets[1]) == pytest.approx(row["loss"], rel=1e-6)
+    assert log["tokens"].iloc[-1] == row["tokens"]
+    assert not any((tmp_path / "a" / "trials").glob("*"))
+    # nothing is done again
+    stamp = (tmp_path / "a" / "journal.log").read_text()
+    again = search(model, tokenizer, sets, tmp_path / "a")
+    assert again.best == best
+    pd.testing.assert_frame_equal(again.trials, trials)
+    pd.testing.assert_frame_equal(read_trials(tmp_path / "a"), trials)
+    rest = (tmp_path / "a" / "journal.log").read_text().removeprefix(stamp).splitlines()
+    assert {json.loads(line)["op_code"] for line in rest} == {0}  # the study was opened, no trial begun
+
+
+def test_some_of_the_grid_now_and_the_rest_later(model, tokenizer, sets, tmp_path):
+    first = search(model, tokenizer, sets, tmp_path / "a", n_trials=2, keep_adapters=True).trials
+    assert len(first) == 2
+    assert len(list((tmp_path / "a" / "trials").glob("*/adapter_model.safetensors"))) == 2
+    rest = search(model, tokenizer, sets, tmp_path / "a").trials
+    pd.testing.assert_frame_equal(rest[:2], first)
+    assert not rest.duplicated(["rank", "learning_rate"]).any()
+    assert len(rest) == 4
+
+
+def test_the_estimator_also_ends_with_every_combination(model, tokenizer, sets, tmp_path):
+    trials, best = search(model, tokenizer, sets, tmp_path / "a", search="tpe")
+    assert len(trials) == 4
+    assert not trials.duplicated(["rank", "learning_rate"]).any()
+    assert best is not None
+
+
+def test_a_training_that_diverges_is_told_and_the_search_goes_on(model, tokenizer, sets, tmp_path):
+    handle = model.lm_head.register_forward_hook(
+        lambda module, args, output: output * float("nan") if broken() else None
+    )
+    adapted = model.model.layers[0].mlp.up_proj
+
+    def broken():
+        here = model.model.layers[0].mlp.up_proj
+        return here is not adapted and here.r["default"] == 4 and model.training
+
+    trials, best = search(model, tokenizer, sets, tmp_path / "a")
+    handle.remove()
+    assert trials.groupby("rank")["state"].unique().str[0].to_dict() == {2: "complete", 4: "diverged"}
+    assert trials.loc[trials["rank"] == 4, "loss"].isna().all()
+    assert best.rank == 2
+
+
+WORKER = """
+import sys
+sys.path[:0] = {paths!r}
+import time
+import torch
+torch.set_num_threads(1)
+import workbench.healing.trainer as trainer
+from test_search import *
+report = trainer._ResponseTrainer._report
+def slow(self, update):
+    report(self, update)
+    time.sleep({pause})
+trainer._ResponseTrainer._report = slow
+rows = make_examples(24)
+sets = rows[:16], rows[16:].reset_index(drop=True)
+search(tiny_model("llama", num_hidden_layers=3), tiny_tokenizer(), sets, {out!r})
+"""
+
+
+def worker(root, out, pause):
+    code = WORKER.format(
+        paths=[str(root / "tests"), str(root / "tests" / "healing"), str(root)], out=str(out), pause=pause
+    )
+    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for(path, condition, process):
+    deadline = time.monotonic() + 120
+    while not (path.exists() and condition()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, "the worker ended before it could be stopped"
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_and_a_finished_trial_is_not_done_again(model, tokenizer, sets, tmp_path, root):
+    out = tmp_path / "a"
+    process = worker(root, out, 0.4)
+    wait_for(out / "journal.log", lambda: (read_trials(out)["state"] == "complete").any(), process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    begun = read_trials(out)
+    trials, best = search(model, tokenizer, sets, out)
+    done = begun[begun["state"] == "complete"]
+    pd.testing.assert_frame_equal(trials[trials["trial"].isin(done["trial"])], done, check_dtype=False)
+    assert sorted(trials["state"]) == ["complete"] * 4
+    expected = search(model, tokenizer, sets, tmp_path / "whole")
+    columns = ["rank", "learning_rate", "loss", "train_loss", "tokens"]
+    order = ["rank", "learning_rate"]
+    pd.testing.assert_frame_equal(
+        trials[columns].sort_values(order, ignore_index=True),
+        expected.trials[columns].sort_values(order, ignore_index=True),
+    )
+    assert best == expected.best
+
+
+@pytest.mark.slow
+def test_two_workers_share_the_work(model, tokenizer, sets, tmp_path, root):
+    out = tmp_path / "a"
+    process = worker(root, out, 0.3)
+    wait_for(out / "journal.log", lambda: len(read_trials(out)) > 0, process)
+    search(model, tokenizer, sets, out)
+    assert process.wait(timeout=120) == 0
+    trials = read_trials(out)
+    assert sorted(trials["state"]) == ["complete"] * 4
+    assert not trials.duplicated(["rank", "learning_rate"]).any()
+    workers = {json.loads(line).get("worker_id") for line in (out / "journal.log").read_text().splitlines()}
+    assert len(workers) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"grid": {"ranks": [2]}}, "grid must give values for fields of HealingConfig such as rank, epochs"),
+        ({"grid": {"rank": []}}, "grid must give values"),
+        ({"grid": {"rank": [0]}}, "rank must be a whole number of at least 1, got 0"),
+        ({"search": "best"}, "search must be 'grid' or 'tpe', got 'best'"),
+        ({"response": "rewrite"}, "columns instruction and rewrite"),
+    ],
+)
+def test_bad_searches_give_one_line_before_any_work(model, tokenizer, sets, tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        search(model, tokenizer, sets, tmp_path / "a", **options)
+    assert not (tmp_path / "a").exists()
+
+
+def test_another_search_is_never_mixed_in(model, tokenizer, sets, tmp_path):
+    whole = logits(model)
+    search(model, tokenizer, sets, tmp_path / "a", n_trials=1)
+    for name, options in [
+        ("grid", {"grid": {"rank": [2]}}),
+        ("config", {"config": HealingConfig(max_steps=2)}),
+        ("held_out", {"response": "response"}),
+    ]:
+        with pytest.raises(ValueError, match=f"holds a search with another .*{name}"):
+            search(model, tokenizer, sets, tmp_path / "a", **options)
+    with pytest.raises(ValueError, match="another model"):
+        search(tiny_model("llama", num_hidden_layers=3, seed=1), tokenizer, sets, tmp_path / "a")
+    small = {"grid": {"rank": [2]}, "config": HealingConfig(max_steps=1, max_length=128)}
+    trials = search(model, tokenizer, sets, tmp_path / "a", overwrite=True, **small).trials
+    assert trials[["trial", "rank", "steps"]].to_numpy().tolist() == [[0, 2, 1]]
+    with pytest.raises(ValueError, match="out must be the folder of a search"):
+        read_trials(tmp_path)
+    assert torch.equal(logits(model), whole)

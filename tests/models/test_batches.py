@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from workbench.models.batches import last_real_token, make_batches, read_tokens
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def test_last_real_token_on_either_side_of_padding():
+    right = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    assert last_real_token(right).tolist() == [2, 0, 3]
+    assert last_real_token(right.flip(1)).tolist() == [3, 3, 3]
+    assert last_real_token(right.bool()).tolist() == [2, 0, 3]
+
+
+def test_batches_hold_every_text_once_and_pad_only_behind(model, tokenizer):
+    tokens = read_tokens(model, tokenizer, ["one two", "a", "three four five six", "b c", "d"], 100)
+    batches = make_batches(tokens, batch_size=2)
+    assert sorted(text for batch in batches for text in batch.texts) == [0, 1, 2, 3, 4]
+    for batch in batches:
+        for row, text in enumerate(batch.texts):
+            assert batch.ids[row][batch.mask[row]].equal(tokens[text])
+            assert batch.mask[row].tolist() == sorted(batch.mask[row].tolist(), reverse=True)
+
+
+def test_rows_are_spread_evenly_over_batches():
+    tokens = [torch.ones(3, dtype=torch.long)] * 9
+    assert [len(batch.texts) for batch in make_batches(tokens, batch_size=4)] == [3, 3, 3]
+
+
+def test_max_tokens_counts_padding_and_lets_a_long_text_run_alone():
+    tokens = [torch.ones(n, dtype=torch.long) for n in (2, 9, 3, 4)]
+    batches = make_batches(tokens, max_tokens=8)
+    assert [batch.texts for batch in batches] == [[1], [3, 2], [0]]
+    assert all(batch.ids.numel() <= 8 for batch in batches[1:])
+
+
+def test_the_beginning_of_a_text_is_kept_whatever_the_tokenizer_truncates(model, tokenizer):
+    tokenizer.truncation_side = "left"
+    whole = read_tokens(model, tokenizer, ["one two three four"], 100)[0]
+    assert read_tokens(model, tokenizer, ["one two three four"], 4)[0].equal(whole[:4])
+    tokenizer.truncation_side = "right"
+
+
+@pytest.mark.parametrize("ids", [[5, 6, 7], (5, 6, 7), torch.tensor([5, 6, 7], dtype=torch.int32)])
+def test_token_ids_are_taken_as_they_are(model, ids):
+    assert read_tokens(model, None, [ids], 100)[0].tolist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("texts", "max_length", "message"),
+    [
+        ([], 8, "at least one text, got none"),
+        ("one text", 8, "list of texts, got one str"),
+        (["fine", " \n"], 8, "text 1 is empty"),
+        ([[3, 4], []], 8, "text 1 is empty"),
+        (["fine", 3], 8, "text 1 must be a string or a list of token ids, got int"),
+        ([torch.ones(2, 2)], 8, "text 0 must be a string or a list of token ids, got Tensor"),
+        ([[3, 331]], 8, "between 0 and 330, text 0 has 331"),
+        ([[3, -1]], 8, "between 0 and 330, text 0 has -1"),
+        (["fine"], 0, "max_length must be a whole number of at least 1, got 0"),
+        (["fine"], 2.5, "max_length must be a whole number of at least 1, got 2.5"),
+        ([[3] * 300], 4096, "max_length must be between 1 and 256"),
+    ],
+)
+def test_errors_name_what_is_allowed_and_what_came(model, tokenizer, texts, max_length, message):
+    with pytest.raises(ValueError, match=message):
+        read_tokens(model, tokenizer, texts, max_length)
+
+
+def test_a_long_limit_is_fine_for_short_texts(model, tokenizer):
+    assert len(read_tokens(model, tokenizer, ["short"], 4096)) == 1
+
+
+def test_batch_size_must_be_positive(model, tokenizer):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got 0"):
+        make_batches(read_tokens(model, tokenizer, ["a"], 8), batch_size=0)
+
+
+def test_strings_need_a_tokenizer(model):
+    with pytest.raises(ValueError, match="tokenizer must be given"):
+        read_tokens(model, None, ["a"], 8)

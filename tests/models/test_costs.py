@@ -1,0 +1,156 @@
+"""Parameters and FLOPs: the paper's numbers to the digit, real models, and what torch itself counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import CONFIGS, LAYERS, tiny_config, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig
+
+from workbench.models.costs import block_savings, flop_counts, parameter_counts
+from workbench.pruning.removal import prune_, without_layers
+
+LLAMA_8B = LlamaConfig(
+    vocab_size=128256,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    max_position_embeddings=131072,
+)
+
+
+def test_the_savings_on_llama_8b_are_those_of_the_paper_to_the_digit() -> None:
+    frame = block_savings(LLAMA_8B, [2, 4, 6, 8, 10])
+    rows = frame[frame["start"] == 20][["size", "parameters_saved", "parameters_left"]].itertuples(
+        index=False
+    )
+    printed = [(size, f"{100 * saved:.2f} %", f"{left / 1e9:.2f}B") for size, saved, left in rows]
+    assert printed == [
+        (2, "5.43 %", "7.59B"),
+        (4, "10.86 %", "7.16B"),
+        (6, "16.30 %", "6.72B"),
+        (8, "21.73 %", "6.29B"),
+        (10, "27.16 %", "5.85B"),
+    ]
+    assert parameter_counts(LLAMA_8B)["total"] == 8_030_261_248
+
+
+def test_the_flops_of_llama_8b_follow_from_its_sizes() -> None:
+    attention, ffn = 4096 * (4096 + 1024 + 1024 + 4096), 3 * 4096 * 14336
+    for context in (1, 1000):
+        counts = flop_counts(LLAMA_8B, context=context)
+        assert counts["layers"] == [2 * (attention + ffn) + 4 * 4096 * context] * 32
+        assert counts["outside"] == 2 * 128256 * 4096
+        assert counts["total"] == sum(counts["layers"]) + counts["outside"]
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_counts_are_those_of_the_real_model(architecture: str) -> None:
+    model = tiny_model(architecture)
+    real = {id(p): p.numel() for p in model.parameters()}
+    counts = parameter_counts(tiny_config(architecture))
+    assert counts == parameter_counts(model)
+    assert counts["total"] == sum(real.values()) == sum(counts["layers"]) + counts["outside"]
+    assert len(counts["layers"]) == LAYERS
+    with without_layers(model, [2, 4]):
+        left = sum({id(p): p.numel() for p in model.parameters()}.values())
+        assert parameter_counts(model)["total"] == left
+    assert counts["total"] - counts["layers"][2] - counts["layers"][4] == left
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_flops_are_those_that_torch_counts(architecture: str) -> None:
+    # eager attention multiplies every query with every key, so each of the tokens attends to all of them
+    tokens = 5  # not more than the smallest window of the tiny models
+    model = tiny_model(architecture, **({"attn_implementation": "eager"} if architecture == "falcon" else {}))
+    model.set_attn_implementation("eager")
+    if "moe" in architecture:
+        model.set_experts_implementation("eager")  # torch does not count grouped products
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.arange(tokens)[None] + 5, use_cache=False)
+    by_module = counter.get_flop_counts().items()
+    position_codes = sum(sum(ops.values()) for name, ops in by_module if name.endswith("rotary_emb"))
+    expected = (counter.get_total_flops() - position_codes) / tokens
+    assert flop_counts(model, context=tokens)["total"] == expected
+
+
+def test_a_window_bounds_what_a_layer_attends_to() -> None:
+    short, long = (flop_counts(tiny_config("qwen2-sliding"), context=c)["layers"] for c in (5, 50))
+    assert short[3:] == long[3:]
+    assert [b - a for a, b in zip(short[:3], long[:3], strict=True)] == [4 * 36 * 45] * 3
+    mistral = [flop_counts(tiny_config("mistral"), context=c)["total"] for c in (6, 50)]
+    assert mistral[0] == mistral[1]
+
+
+def test_a_token_meets_only_the_experts_it_is_routed_to() -> None:
+    dense, sparse = (flop_counts(tiny_config("qwen3-moe-mixed"), context=1)["layers"][i] for i in (0, 1))
+    assert dense - sparse == 2 * (3 * 36 * 52 - 2 * 3 * 36 * 20 - 36 * 5)
+
+
+def test_the_context_is_the_models_own_unless_it_is_long() -> None:
+    assert flop_counts(tiny_config("llama"))["context"] == 256
+    assert flop_counts(LLAMA_8B)["context"] == 4096
+    assert block_savings(tiny_config("llama"), 2, context=7).attrs == {"context": 7}
+
+
+def test_every_block_has_its_row() -> None:
+    frame = block_savings(tiny_config("gemma3"))
+    assert list(frame.columns) == [
+        "start",
+        "size",
+        "parameters",
+        "parameters_left",
+        "parameters_saved",
+        "flops",
+        "flops_left",
+        "flops_saved",
+    ]
+    assert len(frame) == sum(LAYERS - size + 1 for size in range(1, LAYERS))
+    assert (frame["start"] + frame["size"]).max() == LAYERS
+    parameters, flops = parameter_counts(tiny_config("gemma3")), flop_counts(tiny_config("gemma3"))
+    for row in frame.itertuples():
+        for name, counts in (("parameters", parameters), ("flops", flops)):
+            removed = sum(counts["layers"][row.start : row.start + row.size])
+            assert getattr(row, name) == removed
+            assert getattr(row, f"{name}_left") == counts["total"] - removed
+            assert getattr(row, f"{name}_saved") == pytest.approx(removed / counts["total"])
+
+
+def test_a_pruned_model_counts_as_it_stands() -> None:
+    model = prune_(tiny_model("qwen3-moe-mixed"), [0, 1])
+    whole = parameter_counts(tiny_config("qwen3-moe-mixed"))
+    assert parameter_counts(model)["layers"] == whole["layers"][2:]
+    assert block_savings(model)["size"].max() == LAYERS - 3
+
+
+def test_an_adapter_does_not_count() -> None:
+    import peft
+
+    model = tiny_model("llama")
+    expected = parameter_counts(model)
+    assert (
+        parameter_counts(peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"])))
+        == expected
+    )
+
+
+@pytest.mark.parametrize("sizes", [0, 7, [2, 9], -1])
+def test_sizes_out_of_range(sizes: Any) -> None:
+    with pytest.raises(ValueError, match="sizes must be between 1 and 6 for a model of 7 layers, got"):
+        block_savings(tiny_config("llama"), sizes)
+
+
+def test_what_is_no_decoder_and_no_context() -> None:
+    from transformers import T5Config
+
+    with pytest.raises(
+        ValueError, match="must be a decoder-only language model or its configuration, got T5Config"
+    ):
+        parameter_counts(T5Config())
+    with pytest.raises(ValueError, match="context must be at least 1 token, got 0"):
+        flop_counts(tiny_config("llama"), context=0)

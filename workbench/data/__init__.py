@@ -1,0 +1,7 @@
+"""Texts and instructions, by name or from a file, sampled with a seed.
+
+- ``texts``: calibration texts
+- ``instructions``: instruction sets
+- ``sources``: rows of local files and hub sets
+- ``answers``: final answers, found and compared
+"""

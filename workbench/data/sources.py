@@ -1,0 +1,198 @@
+"""Where data sets come from: rows of a local file or of a hub set, in an order given by a seed (no torch)."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".txt")
+#: of a large set, rows read for each one asked for; the sample is drawn from them
+CANDIDATES = 8
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """Where a public data set lies on the hub.
+
+    Attributes:
+        repo: hub id.
+        config: configuration name, or None.
+        files: JSON-lines files with their weights, read by path; empty where the repository's card says them.
+        whole: small enough to be read whole, so that a sample is uniform over all of it.
+        licence: as its source states it.
+    """
+
+    repo: str
+    config: str | None = None
+    files: tuple[tuple[str, float], ...] = ()
+    whole: bool = True
+    licence: str = ""
+
+
+# The RedPajama sample still comes with a loading script, which datasets >= 4 refuses: so its files are read
+# by path, and the domains drawn in proportion to their size in MB, the corpus's own mixture by tokens.
+_REDPAJAMA = {
+    "arxiv": 93.4,
+    "book": 111.0,
+    "c4": 866.0,
+    "cc_2019-30": 689.0,
+    "cc_2020-05": 836.0,
+    "cc_2021-04": 802.0,
+    "cc_2022-05": 737.0,
+    "cc_2023-06": 857.0,
+    "github": 222.0,
+    "stackexchange": 80.5,
+    "wikipedia": 119.0,
+}
+CORPORA = {
+    "c4": HubSet("allenai/c4", "en", whole=False, licence="ODC-BY"),
+    "redpajama": HubSet(
+        "togethercomputer/RedPajama-Data-1T-Sample",
+        files=tuple((f"{domain}_sample.jsonl", size) for domain, size in _REDPAJAMA.items()),
+        whole=False,
+        licence="that of each source",
+    ),
+    "slimpajama": HubSet("DKYoon/SlimPajama-6B", whole=False, licence="that of each source"),
+    "wikitext2": HubSet("Salesforce/wikitext", "wikitext-2-raw-v1", licence="CC BY-SA 3.0"),
+}
+INSTRUCTION_SETS = {
+    "gsm8k": HubSet("openai/gsm8k", "main", licence="MIT"),
+    "alpaca": HubSet("tatsu-lab/alpaca", licence="CC BY-NC 4.0"),
+    "alpaca-cleaned": HubSet("yahma/alpaca-cleaned", licence="CC BY 4.0"),
+    "dolly": HubSet("databricks/databricks-dolly-15k", licence="CC BY-SA 3.0"),
+    "openmathinstruct": HubSet(
+        "nvidia/OpenMathInstruct-1",
+        files=(("correct_solutions/{split}.jsonl", 1.0),),
+        whole=False,
+        licence="NVIDIA",
+    ),
+}
+
+
+def read_rows(path: str | Path) -> list[Any]:
+    """Read every row of a local file: dicts, or texts from a ``.txt``.
+
+    Raises:
+        ValueError: for another ending, or a line that is not JSON.
+    """
+    path = Path(path)
+    if not path.name.endswith(ENDINGS):
+        raise ValueError(f"a data file must end in {', '.join(ENDINGS)}, got {path}")
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path).to_dict("records")
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    if path.suffix == ".json":
+        return list(_parsed(text, path, 1))
+    # not splitlines(): a JSON string may hold U+2028, which that would break the line at
+    lines = text.split("\n")
+    if path.suffix == ".txt":
+        return [line.rstrip("\r") for line in lines[: len(lines) - text.endswith("\n")]]
+    return [_parsed(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def permuted(rows: Sequence[Any], seed: int | None) -> Iterator[tuple[int, Any]]:
+    """Yield (index, row) in an order given by the seed; None keeps the order of the rows."""
+    order = range(len(rows)) if seed is None else np.random.default_rng(seed).permutation(len(rows))
+    return ((int(index), rows[index]) for index in order)
+
+
+def hub_rows(
+    name: str, source: HubSet, n: int | None, seed: int, split: str, location: str | Path | None
+) -> Iterator[tuple[int, Any]]:
+    """Yield (index, row) of a hub set in an order given by the seed; a large one only as far as needed.
+
+    Args:
+        name: what to call the set in an error.
+        source: where it lies.
+        n: rows that will be taken; None for all.
+        seed: of the order.
+        split: ``train``, ``validation`` or ``test``.
+        location: a local copy of the repository to read instead of the hub.
+
+    Raises:
+        ValueError: for ``n=None`` of a large set, a split that is not there, a hub that cannot be reached.
+    """
+    if not source.whole and n is None:
+        raise ValueError(f"n must be a number for {name}, which is too large to be read whole; got None")
+    streams = _open(name, source, split, location)
+    if source.whole:
+        return permuted(list(streams[0]), None if n is None else seed)
+    assert n is not None
+    return _sampled(streams, [weight for _, weight in source.files] or [1.0], n, seed)
+
+
+def _open(name: str, source: HubSet, split: str, location: str | Path | None) -> list[Iterable[Any]]:
+    """Open the streams of a hub set or of its local copy: one, or one a file."""
+    from datasets import load_dataset
+
+    root = str(location) if location is not None else f"hf://datasets/{source.repo}"
+    if source.files and split != "train" and "{split}" not in source.files[0][0]:
+        raise ValueError(f"split must be 'train' for {name}, got {split!r}")
+    try:
+        if not source.files:
+            return [load_dataset(str(location or source.repo), source.config, split=split, streaming=True)]
+        files = [f"{root}/{file.format(split=split)}" for file, _ in source.files]
+        # as lines of text: RedPajama's rows differ in their columns, which the json reader refuses
+        texts = [load_dataset("text", data_files=file, split="train", streaming=True) for file in files]
+        return [map(_line, rows) for rows in texts]
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{name} could not be opened at {location or f'the hub ({source.repo})'}: {reason}. "
+            "Without a network give location= a local copy of the repository, or name a file"
+        ) from error
+
+
+def _line(row: dict[str, str]) -> Any:
+    return json.loads(row["text"])
+
+
+def _parsed(text: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
+
+
+def _sampled(
+    streams: list[Iterable[Any]], weights: list[float], n: int, seed: int
+) -> Iterator[tuple[int, Any]]:
+    """Draw rows from the beginnings of streams: which stream by its weight, which row by a permutation.
+
+    Reads ``CANDIDATES`` rows for each one expected of a stream, permutes them, and goes on to the next as
+    many when they are used up (because most were too short).
+    """
+    rng = np.random.default_rng(seed)
+    left = np.array(weights) / sum(weights)
+    draws = [
+        _shuffled_pages(iter(stream), max(1, round(n * share)) * CANDIDATES, np.random.default_rng([seed, k]))
+        for k, (stream, share) in enumerate(zip(streams, left, strict=True))
+    ]
+    while left.any():
+        chosen = int(rng.choice(len(draws), p=left / left.sum()))
+        drawn = next(draws[chosen], None)
+        if drawn is None:
+            left[chosen] = 0.0
+        else:
+            yield drawn
+
+
+def _shuffled_pages(rows: Iterator[Any], page: int, rng: np.random.Generator) -> Iterator[tuple[int, Any]]:
+    for first in itertools.count(0, page):
+        found = list(itertools.islice(rows, page))
+        if not found:
+            return
+        yield from ((first + int(k), found[k]) for k in rng.permutation(len(found)))
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None or value != value else str(value)

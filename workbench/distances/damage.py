@@ -1,0 +1,182 @@
+"""Damage: the loss increase when layers are really skipped. What every importance score tries to foretell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+from tqdm.auto import tqdm
+
+from workbench.distances.blocks import check_columns, checked_sizes, format_layers, layers_of, parse_layers
+from workbench.distances.sweep import Replay, positions_of
+from workbench.models.batches import Batch, make_batches, provenance, read_tokens
+from workbench.models.hooks import check_finite, inference
+from workbench.models.layers import kept_layers
+from workbench.statistics import bootstrap_interval
+
+#: most logits made at once (1 GiB in float32), or one text's where these are more
+LOGITS = 2**28
+
+
+def block_damage(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Any,
+    blocks: Any = None,
+    *,
+    sizes: Iterable[int] | None = None,
+    layer_sets: Iterable[Iterable[int]] | None = None,
+    max_length: int = 512,
+    max_tokens: int = 16384,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measure how much the loss on held-out texts rises when blocks of layers are really skipped.
+
+    The loss is the mean next-token cross-entropy over all predicted tokens of all texts, in nats per token.
+    Nothing is copied or changed: all candidates ride through the model's own layers, sharing what they have
+    in common.
+
+    Args:
+        model: any decoder-only transformers model with a language head.
+        tokenizer: its tokenizer; None for texts that are token ids.
+        texts: held-out strings, or token ids as lists or 1-D tensors; at least two tokens each.
+        blocks: the blocks to skip: ``(start, size)`` pairs, or a frame with ``start`` and ``size`` or with
+            ``removed``, such as those of ``best_blocks`` and ``removal_strategies``.
+        sizes: besides, every block of these sizes, between 1 and the layer count less 1.
+        layer_sets: besides, sets of layers with or without gaps, such as ``[(3, 9, 10)]``.
+        max_length: most tokens read of a text, from its beginning.
+        max_tokens: bounds memory: one layer call sees at most so many tokens (or one text, where that is
+            longer), and at most 32 times as many states wait between layers.
+        confidence: coverage of the bootstrap interval over texts, between 0 and 1.
+        seed: of the bootstrap.
+        progress: show a progress bar.
+
+    Returns:
+        Frame ``start, size, removed, base_loss, loss, damage, ci_low, ci_high, n_texts, n_tokens``;
+        ``damage`` is ``loss - base_loss``, with its interval; ``start`` is <NA> for a set with gaps. Each set
+        of layers once.
+
+    Raises:
+        ValueError: for nothing to skip, a block or layer that the model does not have, sizes out of range, no
+            texts, a text of fewer than two tokens, a setting out of range, or a loss that is not finite.
+    """
+    kept = kept_layers(model)
+    layers = _removals(kept, blocks, sizes, layer_sets)
+    removals = [positions_of(model, removal) for removal in layers]
+    tokens = read_tokens(model, tokenizer, texts, max_length)
+    for number, ids in enumerate(tokens):
+        if len(ids) < 2:
+            raise ValueError(f"a loss needs texts of at least two tokens, text {number} has one")
+    batches = make_batches(tokens, max_tokens=max_tokens)
+    losses = np.zeros((len(tokens), 1 + len(removals)))
+    with inference(model):
+        for batch in tqdm(batches, desc="damage", disable=not progress):
+            losses[batch.texts] = _mean_losses(model, batch, removals, max_tokens)
+    check_finite("losses", losses)
+    frame = _damage_frame(kept, layers, losses, np.array([len(ids) - 1 for ids in tokens]), confidence, seed)
+    frame.attrs = provenance(model, tokens, measure="block damage", max_length=max_length)
+    return frame
+
+
+def _damage_frame(
+    kept: Sequence[int],
+    removals: list[tuple[int, ...]],
+    losses: np.ndarray,
+    predicted: np.ndarray,
+    confidence: float,
+    seed: int,
+) -> pd.DataFrame:
+    """Return the frame from each text's mean losses ``[text, base + removal]`` and its predicted tokens."""
+    means = predicted @ losses / predicted.sum()
+    rises = losses[:, 1:] - losses[:, :1]
+    low, high = bootstrap_interval(rises, weights=predicted, confidence=confidence, seed=seed)
+    starts = [removal[0] if _is_block(kept, removal) else pd.NA for removal in removals]
+    frame = pd.DataFrame(
+        {
+            "start": pd.array(starts, dtype="Int64"),
+            "size": [len(removal) for removal in removals],
+            "removed": [format_layers(removal) for removal in removals],
+            "base_loss": means[0],
+            "loss": means[1:],
+            "damage": means[1:] - means[0],
+            "ci_low": low,
+            "ci_high": high,
+            "n_texts": len(losses),
+            "n_tokens": predicted.sum(),
+        }
+    )
+    return frame if frame["start"].hasnans else frame.astype({"start": "int64"})
+
+
+def _is_block(kept: Sequence[int], removal: tuple[int, ...]) -> bool:
+    first = list(kept).index(removal[0])
+    return tuple(kept[first : first + len(removal)]) == removal
+
+
+def _removals(kept: Sequence[int], blocks: Any, sizes: Any, layer_sets: Any) -> list[tuple[int, ...]]:
+    """Return the sets of layers (original numbers) to leave out, each once, in the order asked for."""
+    asked = [] if blocks is None else _blocks_in(kept, blocks)
+    for size in [] if sizes is None else checked_sizes(sizes, len(kept)):
+        asked += [tuple(kept[first : first + size]) for first in range(len(kept) - size + 1)]
+    for layers in [] if layer_sets is None else layer_sets:
+        if not isinstance(layers, Iterable) or not (chosen := tuple(sorted(set(layers)))):
+            raise ValueError(f"layer_sets must hold sets of layers such as (3, 9), got {layers!r}")
+        asked.append(chosen)
+    if not asked:
+        raise ValueError("blocks, sizes or layer_sets must name at least one set of layers to skip, got none")
+    return list(dict.fromkeys(asked))
+
+
+def _blocks_in(kept: Sequence[int], blocks: Any) -> list[tuple[int, ...]]:
+    if isinstance(blocks, pd.DataFrame) and "removed" in blocks:
+        return [parse_layers(text) for text in blocks["removed"]]
+    if isinstance(blocks, pd.DataFrame):
+        check_columns("blocks", blocks, ["start", "size"])
+        blocks = blocks[["start", "size"]].itertuples(index=False, name=None)
+    pairs = list(blocks)
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(
+                f"blocks must be (start, size) pairs or a frame with start and size, got {pair!r}"
+            )
+    return [layers_of(start, size, layers=kept) for start, size in pairs]
+
+
+def _mean_losses(
+    model: nn.Module, batch: Batch, removals: list[tuple[int, ...]], max_tokens: int
+) -> np.ndarray:
+    """Return each text's mean loss for the whole model and each removal: ``[row, 1 + removal]``."""
+    ids, mask = batch.on_device_of(model)
+    labels = pad(torch.where(mask, ids, -100)[:, 1:], (0, 1), value=-100)
+    replay = Replay(model, ids, max_tokens=max_tokens)
+    column = {removal: 1 + i for i, removal in enumerate(removals)}
+    losses = np.zeros((len(ids), 1 + len(removals)))
+    for original, packs in replay.waves(removals):
+        losses[:, 0] = _text_losses(replay, original, labels)[0]
+        while packs:  # taken off, so that a pack is free when the next one is read
+            names, states = packs.pop()
+            losses[:, [column[name] for name in names]] = _text_losses(replay, states, labels).T
+    return losses
+
+
+def _text_losses(replay: Replay, states: Tensor, labels: Tensor) -> np.ndarray:
+    """Return each text's mean loss from last states ``[n * row, token, width]``: ``[n, row]`` in float64.
+
+    ``labels`` are ``[row, token]``: the token that comes next, -100 where there is none.
+    """
+    every = labels.repeat(len(states) // len(labels), 1)
+    rows = max(1, LOGITS // (labels.shape[1] * replay.vocabulary))
+    sums = []
+    for part, wanted in zip(states.split(rows), every.split(rows), strict=True):
+        logits = replay.logits(part).flatten(0, 1).float()
+        losses = cross_entropy(logits, wanted.flatten().to(logits.device), reduction="none")
+        sums.append(losses.view(wanted.shape).sum(dim=1, dtype=torch.float64).cpu())
+    means = torch.cat(sums) / (every != -100).sum(dim=1).cpu()
+    return means.view(-1, len(labels)).numpy()

@@ -1,0 +1,220 @@
+"""Importance of single layers: Block Influence (ShortGPT) and removal similarity (LaCo, IteRABRe)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from workbench.distances.sweep import Replay, positions_of
+from workbench.models.batches import Batch, make_batches, provenance, read_tokens
+from workbench.models.hooks import check_finite, inference, watch_states
+from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
+from workbench.statistics import bootstrap_interval
+
+
+def block_influence(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Any,
+    *,
+    max_length: int = 4096,
+    batch_size: int = 8,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measure how far each layer turns the residual state: ``BI(l) = 1 - mean cos(h[l], h[l+1])`` (ShortGPT).
+
+    The mean is over all real tokens of all texts, so a long text counts more. 0 = the layer leaves the
+    direction as it was; remove the layer of least influence.
+
+    Args:
+        model: any decoder-only transformers model.
+        tokenizer: its tokenizer; None for texts that are token ids.
+        texts: strings, or token ids as lists or 1-D tensors.
+        max_length: most tokens read of a text, from its beginning.
+        batch_size: texts that run together.
+        confidence: coverage of the bootstrap interval over texts, between 0 and 1.
+        seed: of the bootstrap.
+        progress: show a progress bar.
+
+    Returns:
+        Frame ``layer, influence, ci_low, ci_high, n_texts, n_tokens``, influence in ``[0, 2]``, one row a
+        layer.
+
+    Raises:
+        ValueError: for no texts, an empty text, ``max_length`` or ``batch_size`` out of range, or states that
+            are zero or not finite.
+    """
+    tokens = read_tokens(model, tokenizer, texts, max_length)
+    means = np.zeros((len(tokens), number_of_layers(model)))
+    with inference(model):
+        for batch in tqdm(
+            make_batches(tokens, batch_size=batch_size), desc="influence", disable=not progress
+        ):
+            means[batch.texts] = _mean_cosines(model, batch).cpu().numpy()
+    check_finite("residual states", means)
+    lengths = np.array([len(ids) for ids in tokens])
+    low, high = bootstrap_interval(1 - means, weights=lengths, confidence=confidence, seed=seed)
+    frame = pd.DataFrame(
+        {
+            "layer": kept_layers(model),
+            "influence": 1 - lengths @ means / lengths.sum(),
+            "ci_low": low,
+            "ci_high": high,
+            "n_texts": len(tokens),
+            "n_tokens": lengths.sum(),
+        }
+    )
+    frame.attrs = provenance(model, tokens, measure="block influence", max_length=max_length)
+    return frame
+
+
+def removal_similarity(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Any,
+    *,
+    removed: Iterable[int] = (),
+    final_norm: bool = True,
+    max_length: int = 512,
+    max_tokens: int = 16384,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measure how alike the last hidden state stays when one layer is left out (IteRABRe 3.1, after LaCo).
+
+    For each text, the states of all its real tokens are one long vector; the similarity is the cosine of that
+    vector with the original model's, averaged over texts. IteRABRe uses 10 sentences of wikitext-2 (appendix
+    A).
+
+    Two choices where the paper leaves room. *Which state*: it says "the last hidden state", which in
+    transformers (``last_hidden_state``, ``hidden_states[-1]``) and in LaCo's published code is the state
+    **after** the final norm, what the head reads; ``final_norm=False`` takes ``h[L]`` before it. *Which layer
+    goes*: the text says "the lowest similarity block will be selected", which contradicts its own reason,
+    "least impact". Remove the layer whose removal keeps similarity **highest**.
+
+    All candidates run in one pass: they share the layers before the one they leave out, then ride along as a
+    growing batch. Values are those of one forward pass for each candidate, up to rounding.
+
+    Args:
+        model: any decoder-only transformers model.
+        tokenizer: its tokenizer; None for texts that are token ids.
+        texts: strings, or token ids as lists or 1-D tensors.
+        removed: layers (original numbers) left out of every candidate besides its own: the next step of a
+            greedy search (see ``blocks.greedy_layers``). The comparison stays with the model as given.
+        final_norm: compare after the final norm (True) or before it.
+        max_length: most tokens read of a text, from its beginning (IteRABRe: 512).
+        max_tokens: bounds memory: one layer call sees at most so many tokens (or one text, where that is
+            longer), and at most 32 times as many states wait between layers.
+        confidence: coverage of the bootstrap interval over texts, between 0 and 1.
+        seed: of the bootstrap.
+        progress: show a progress bar.
+
+    Returns:
+        Frame ``layer, similarity, std, ci_low, ci_high, n_texts``, similarity in ``[-1, 1]``, one row for
+        each layer still there.
+
+    Raises:
+        ValueError: for no texts, an empty text, a setting out of range, a removed layer that the model does
+            not have, fewer than two layers left, or states that are zero or not finite.
+    """
+    removed = list(removed)
+    tokens = read_tokens(model, tokenizer, texts, max_length)
+    batches = make_batches(tokens, max_tokens=max_tokens)
+    left, candidates = _candidates(model, removed)
+    values = np.zeros((len(tokens), len(left)))
+    with inference(model):
+        for batch in tqdm(batches, desc="removal similarity", disable=not progress):
+            values[batch.texts] = _similarities(model, batch, candidates, final_norm, max_tokens)
+    check_finite("residual states", values)
+    low, high = bootstrap_interval(values, confidence=confidence, seed=seed)
+    frame = pd.DataFrame(
+        {
+            "layer": [kept_layers(model)[layer] for layer in left],
+            "similarity": values.mean(axis=0),
+            "std": values.std(axis=0, ddof=1) if len(values) > 1 else np.nan,
+            "ci_low": low,
+            "ci_high": high,
+            "n_texts": len(tokens),
+        }
+    )
+    settings = {
+        "max_length": max_length,
+        "final_norm": final_norm,
+        "removed": sorted(int(layer) for layer in removed),
+    }
+    frame.attrs = provenance(model, tokens, measure="removal similarity", **settings)
+    return frame
+
+
+def _candidates(model: nn.Module, removed: Iterable[int]) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Return the layers still there, as positions, and what to leave out to try each of them."""
+    gone = positions_of(model, removed)
+    left = [layer for layer in range(number_of_layers(model)) if layer not in gone]
+    if len(left) < 2:
+        raise ValueError(f"removed must leave at least two layers to choose from, got {len(gone)} removed")
+    return left, [tuple(sorted((*gone, layer))) for layer in left]
+
+
+def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:
+    """Return each text's mean over real tokens of ``cos(h[l], h[l+1])``: ``[row, layer]`` in float64."""
+    ids, mask = batch.on_device_of(model)
+    means: list[Tensor] = []
+    last: list[Tensor] = []
+
+    def see(number: int, state: Tensor) -> None:
+        if number:
+            cosine = _cosine(last.pop().to(state.device), state)
+            real = torch.where(mask.to(state.device), cosine, 0)
+            means.append((real.double().sum(dim=1) / mask.sum(dim=1).to(state.device)).to(ids.device))
+        last.append(state)
+
+    with watch_states(model, see):
+        decoder_forward(model)(input_ids=ids, use_cache=False)
+    return torch.stack(means, dim=1)
+
+
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    # upcast before anything else: float16 overflows in the square of a norm of 320, and bf16 keeps two digits
+    first, second = first.float(), second.float()
+    dot = torch.linalg.vecdot(first, second)
+    return dot / (torch.linalg.vector_norm(first, dim=-1) * torch.linalg.vector_norm(second, dim=-1))
+
+
+def _similarities(
+    model: nn.Module, batch: Batch, candidates: list[tuple[int, ...]], final_norm: bool, max_tokens: int
+) -> np.ndarray:
+    """Return the cosine of each text and candidate with the original: ``[row, candidate]``."""
+    ids, mask = batch.on_device_of(model)
+    replay = Replay(model, ids, max_tokens=max_tokens)
+    column = {candidate: i for i, candidate in enumerate(candidates)}
+    values = np.zeros((len(mask), len(candidates)))
+    for original, packs in replay.waves(candidates):
+        base = replay.normed(original) if final_norm else original
+        while packs:  # taken off, so that a pack is free when the next one is read
+            names, states = packs.pop()
+            states = replay.normed(states) if final_norm else states
+            rows = states.unflatten(0, (len(names), len(mask))).to(base.device)
+            values[:, [column[name] for name in names]] = _text_cosine(
+                rows, base, mask.to(base.device)
+            ).T.cpu()
+    return values
+
+
+def _text_cosine(states: Tensor, base: Tensor, mask: Tensor) -> Tensor:
+    """Return cosines of whole texts: ``[k, row, token, width]`` with ``[row, token, width]``."""
+
+    def total(products: Tensor) -> Tensor:
+        return torch.where(mask, products, 0).sum(dim=-1, dtype=torch.float64)
+
+    states, base = states.float(), base.float()
+    dot = total(torch.linalg.vecdot(states, base))
+    return dot / (total(states.square().sum(-1)) * total(base.square().sum(-1))).sqrt()

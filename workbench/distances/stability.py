@@ -1,0 +1,133 @@
+"""How sure a pick is: the spread of distances over texts and over calibration sets. No torch, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.distances.blocks import (
+    best_blocks,
+    block_metric,
+    check_columns,
+    checked_sizes,
+    format_layers,
+    layers_in,
+    layers_of,
+    sizes_in,
+)
+from workbench.statistics import bootstrap_interval, resample_counts
+
+
+def mean_distances(angles: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """Average the angles of texts into distances, with their spread.
+
+    Args:
+        angles: frame ``text, start, size, angle`` of ``block_angles``.
+        confidence: coverage of the bootstrap interval over texts, between 0 and 1.
+        seed: of the bootstrap.
+
+    Returns:
+        Frame ``start, size, distance, std, ci_low, ci_high, n_texts`` ordered by size, then start; ``std`` is
+        the sample standard deviation over texts. With one text, spread and interval are NaN.
+
+    Raises:
+        ValueError: when columns or angles are missing.
+    """
+    blocks, values = _angle_table(angles)
+    low, high = bootstrap_interval(values, confidence=confidence, seed=seed)
+    std = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
+    frame = blocks.assign(
+        distance=values.mean(axis=0), std=std, ci_low=low, ci_high=high, n_texts=len(values)
+    )
+    frame.attrs = dict(angles.attrs)
+    return frame
+
+
+def pick_stability(
+    angles: pd.DataFrame, sizes: Iterable[int] | None = None, *, n_resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Say how sure the pick is: how often bootstrap resamples of the texts choose the same block.
+
+    Args:
+        angles: frame ``text, start, size, angle`` of ``block_angles``.
+        sizes: block sizes; None means every size in the frame.
+        n_resamples: number of resamples of the texts.
+        seed: of the resampling.
+
+    Returns:
+        Frame ``size, start, removed, distance, stability, runner_up, n_texts``: the block of least distance,
+        the share of resamples (0..1) that pick it, and the start picked most often among the others (<NA>
+        where none ever is). Equal distances go to the lower start. With one text there is nothing to
+        resample: stability is NaN.
+
+    Raises:
+        ValueError: when columns or angles are missing, or for a size that the frame does not hold.
+    """
+    blocks, values = _angle_table(angles)
+    layers = layers_in(blocks)
+    counts = resample_counts(len(values), n_resamples=n_resamples, seed=seed)
+    rows = []
+    for size in sizes_in(blocks, sizes):
+        of_size = blocks["size"].to_numpy() == size
+        starts, angle = blocks["start"].to_numpy()[of_size], values[:, of_size]
+        best = int(angle.mean(axis=0).argmin())
+        picks = np.bincount((counts @ angle).argmin(axis=1), minlength=len(starts)) / len(counts)
+        others = np.where(np.arange(len(starts)) == best, 0.0, picks)
+        rows.append(
+            {
+                "size": size,
+                "start": int(starts[best]),
+                "removed": format_layers(layers_of(starts[best], size, layers=layers)),
+                "distance": float(angle[:, best].mean()),
+                "stability": float(picks[best]) if len(values) > 1 else np.nan,
+                "runner_up": int(starts[others.argmax()]) if others.any() and len(values) > 1 else pd.NA,
+                "n_texts": len(values),
+            }
+        )
+    return pd.DataFrame(rows).astype({"runner_up": "Int64"})
+
+
+def calibration_ablation(
+    distances: Mapping[str, pd.DataFrame], sizes: Iterable[int] | None = None
+) -> pd.DataFrame:
+    """Compare what calibration sets would remove: SDD table 7 as a frame.
+
+    Args:
+        distances: name of the calibration set -> its frame of ``angular_distances``, all for one model.
+        sizes: block sizes (SDD: 2, 4, 6, 8); None means every size that can be removed.
+
+    Returns:
+        Frame ``size, calibration, start, removed, distance`` (the score) and, where there, ``std, ci_low,
+        ci_high, n_texts``; one row for each size and set, sets in the order given.
+
+    Raises:
+        ValueError: for no set, sets for models of different layers, or a size out of range.
+    """
+    if not distances:
+        raise ValueError("distances must hold at least one named frame of angular_distances, got none")
+    layers = {name: tuple(layers_in(block_metric(frame)[1])) for name, frame in distances.items()}
+    if len(set(layers.values())) > 1:
+        counts = {name: len(numbers) for name, numbers in layers.items()}
+        raise ValueError(
+            f"distances must all come from one model, got sets over different layers: {counts} layers"
+        )
+    n_layers = len(next(iter(layers.values())))
+    asked = checked_sizes(range(1, n_layers) if sizes is None else sizes, n_layers)
+    parts = [best_blocks(frame, asked).assign(calibration=name) for name, frame in distances.items()]
+    for part in parts:
+        part.attrs = {}  # each set has its own provenance; the table's own is the sets' names
+    extra = [c for c in ("std", "ci_low", "ci_high", "n_texts") if all(c in part for part in parts)]
+    columns = ["size", "calibration", "start", "removed", "distance", *extra]
+    return pd.concat(parts)[columns].sort_values("size", kind="stable", ignore_index=True)
+
+
+def _angle_table(angles: Any) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the blocks, by size and start, and the angles ``[text, block]``."""
+    check_columns("angles", angles, ["text", "start", "size", "angle"])
+    table = angles.pivot(index="text", columns=["size", "start"], values="angle").sort_index(axis=1)
+    if table.isna().to_numpy().any():
+        raise ValueError("angles must hold one angle for every text and block, got some missing")
+    return table.columns.to_frame(index=False)[["start", "size"]], table.to_numpy()

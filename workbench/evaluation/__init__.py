@@ -1,0 +1,14 @@
+"""Scores of models in memory, by the lm-evaluation-harness.
+
+- ``evaluate``: task scores
+- ``perplexity``: loss and perplexity on texts and corpora
+- ``harness``: the harness around a model in memory
+- ``tasks``: which questions are asked
+- ``suites``: the papers' benchmarks as data
+- ``offline``: public sets from files on disk
+- ``longform``: QMSum, scored by ROUGE
+- ``scores``: what scores say: recovery, paired items
+- ``depth``: scores against layers dropped
+- ``variants``: many variants on one copy of the weights, ablations
+- ``contamination``: training prompts in an evaluation set
+"""

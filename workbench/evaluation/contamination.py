@@ -1,0 +1,155 @@
+"""Do prompts that will be trained on occur in an evaluation set? Looked at before healing; no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+COLUMNS = ["id", "task", "occurs", "overlap", "item"]
+
+
+def check_contamination(
+    examples: pd.DataFrame, evaluation: pd.DataFrame, *, column: str = "instruction", n_words: int = 13
+) -> pd.DataFrame:
+    """Look for every training prompt in every evaluation set.
+
+    Texts are compared as words: case, punctuation and spacing do not count. A prompt *occurs* when all its
+    words stand in a row in one evaluation prompt. *Overlap* is the share of its runs of ``n_words`` words
+    that stand somewhere in the set; 13 is what the GPT-3 report (appendix C) used.
+
+    Args:
+        examples: frame with id and ``column``, as of ``load_instructions``.
+        evaluation: frame with task, item and text, as of ``evaluation_prompts``.
+        column: the training prompt, or ``"reference"`` to look for the answers.
+        n_words: length of a run, at least 1.
+
+    Returns:
+        Frame with id, task, occurs, overlap (0..1; of a prompt shorter than ``n_words``, 1 where it occurs
+        and else 0), item (of the first place it occurs; None where it does not), one row a prompt and task.
+
+    Raises:
+        ValueError: for missing columns, no row, a prompt without a word, or ``n_words`` below 1.
+    """
+    for name, frame, wanted in (
+        ("examples", examples, ("id", column)),
+        ("evaluation", evaluation, ("task", "item", "text")),
+    ):
+        missing = [one for one in wanted if one not in frame]
+        if missing or frame.empty:
+            what = f"lacks {', '.join(missing)}" if missing else "has no row"
+            raise ValueError(f"{name} must have columns {', '.join(wanted)} and at least one row; it {what}")
+    if isinstance(n_words, bool) or not isinstance(n_words, int) or n_words < 1:
+        raise ValueError(f"n_words must be a whole number of at least 1, got {n_words!r}")
+    prompts = [_words(text) for text in examples[column]]
+    if empty := [name for name, words in zip(examples["id"], prompts, strict=True) if not words]:
+        raise ValueError(
+            f"column {column} must hold a text with words in every row; row {empty[0]!r} has none"
+        )
+    rows = [
+        {"id": name, "task": task, **found}
+        for task, part in evaluation.groupby("task", sort=False)
+        for name, found in zip(examples["id"], _looked_up(prompts, part, n_words), strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    return frame.assign(item=pd.Series([row["item"] for row in rows], dtype=object))  # whole numbers stay so
+
+
+def contamination_summary(found: pd.DataFrame, *, overlap: float = 0.5) -> pd.DataFrame:
+    """Return how many training prompts occur in each evaluation set.
+
+    Args:
+        found: frame of ``check_contamination``.
+        overlap: a prompt with more than this share of its runs in the set counts as overlapping, 0..1.
+
+    Returns:
+        Frame with task, n (prompts), occurring, overlapping (both numbers of prompts), share_occurring,
+        share_overlapping (0..1).
+    """
+    if not 0 <= overlap <= 1:
+        raise ValueError(f"overlap must be between 0 and 1, got {overlap!r}")
+    marked = found.assign(overlapping=found["overlap"] > overlap)
+    summary = marked.groupby("task", sort=False).agg(
+        n=("id", "size"), occurring=("occurs", "sum"), overlapping=("overlapping", "sum")
+    )
+    for name in ("occurring", "overlapping"):
+        summary[f"share_{name}"] = summary[name] / summary["n"]
+    return summary.reset_index()
+
+
+def evaluation_prompts(
+    tasks: str | Sequence[str], *, include: str | Path | None = None, data: str | Path | None = None
+) -> pd.DataFrame:
+    """Return the questions of evaluation tasks, without few-shot examples and without answers.
+
+    Args:
+        tasks: names of tasks, groups or suites, as for ``evaluate``.
+        include: as for ``evaluate``.
+        data: as for ``evaluate``.
+
+    Returns:
+        Frame with task, item (its number in the task), text.
+
+    Raises:
+        ValueError: as ``evaluate`` raises it for tasks.
+    """
+    from workbench.evaluation.harness import quiet
+    from workbench.evaluation.tasks import load_tasks, plan_tasks
+
+    names = list(dict.fromkeys(name for part in plan_tasks(tasks).values() for name in part))
+    with quiet():
+        loaded = load_tasks(names, include=include, data=data)["tasks"]
+        rows = [
+            {"task": name, "item": number, "text": _question(task, doc)}
+            for name, task in loaded.items()
+            for number, doc in enumerate(task.eval_docs)
+        ]
+    return pd.DataFrame(rows, columns=["task", "item", "text"])
+
+
+def _question(task: Any, doc: dict[str, Any]) -> str:
+    text = task.doc_to_text(doc)
+    if isinstance(text, str) and text.strip():
+        return text
+    # tasks that compare whole sentences (Winogrande, BLiMP) ask nothing: the sentences are the question
+    choices = task.doc_to_choice(doc) if task.config.doc_to_choice else []
+    return " ".join([*map(str, choices), str(task.doc_to_target(doc))])
+
+
+def _looked_up(prompts: list[list[str]], part: pd.DataFrame, n_words: int) -> Iterator[dict[str, Any]]:
+    items = part["item"].tolist()
+    texts = [_words(text) for text in part["text"]]
+    lines = [f" {' '.join(words)} " for words in texts]
+    runs: dict[int, dict[str, list[int]]] = {}
+    for words in prompts:
+        length = min(n_words, len(words))
+        if length not in runs:
+            runs[length] = _index(texts, length)
+        known, own = runs[length], list(_runs(words, length))
+        whole = f" {' '.join(words)} "
+        place = next((k for k in known.get(own[0], ()) if whole in lines[k]), None)
+        yield {
+            "occurs": place is not None,
+            "overlap": sum(run in known for run in own) / len(own),
+            "item": None if place is None else items[place],
+        }
+
+
+def _index(texts: list[list[str]], length: int) -> dict[str, list[int]]:
+    """Return in which texts each run of words stands."""
+    index: dict[str, list[int]] = {}
+    for number, words in enumerate(texts):
+        for run in set(_runs(words, length)):
+            index.setdefault(run, []).append(number)
+    return index
+
+
+def _runs(words: list[str], length: int) -> Iterator[str]:
+    return (" ".join(words[start : start + length]) for start in range(len(words) - length + 1))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", str(text).lower())

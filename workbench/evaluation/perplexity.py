@@ -1,0 +1,231 @@
+"""Perplexity and loss on the corpora that papers report: WikiText-2 (raw, test) and C4 (validation).
+
+Two numbers go by the name "perplexity of WikiText-2". Per *word*, as the lm-evaluation-harness defines it
+(and ITR reports it): each article is detokenised and scored as a rolling log-likelihood, and the sum is
+divided by the number of words *before* detokenisation. Per *token*: the exponential of the mean loss over
+the model's own tokens, here of the article as it stands. They differ by the tokens a word takes, so the
+second cannot be compared between tokenizers. Both are given, under their names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.data.texts import Texts, load_texts
+from workbench.evaluation.evaluate import check_settings, evaluate
+from workbench.evaluation.tasks import load_tasks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+#: names under which C4 documents may lie in a folder; the first that is there
+C4_FILES = ("c4_validation.jsonl", "c4-validation.jsonl", "c4.jsonl")
+
+
+def corpus_perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: str = "wikitext2",
+    *,
+    data: str | Path | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    max_length: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Loss and perplexity of a model in memory on WikiText-2 (raw, test split) or C4 (validation split).
+
+    Every text is cut into windows of ``max_length`` predicted tokens; nothing is left out. The token values
+    predict all tokens of a text but its first, the word values all of them, as the harness does. The common
+    variant that joins all of WikiText-2 into one text before cutting is another number: there windows run
+    across articles.
+
+    Args:
+        model: as for ``evaluate``.
+        tokenizer: as for ``evaluate``.
+        corpus: "wikitext2" or "c4".
+        data: folder with ``wikitext2_raw_test.jsonl`` (one row a line of the articles) or one of
+            ``C4_FILES``; None reads the hub.
+        n: articles or documents: of WikiText-2 the first ``n`` (None: all 62), of C4 a sample drawn by
+            ``seed`` (None: 512; GRO takes 60,000).
+        seed: of the sample of C4.
+        batch_size: windows that ride together.
+        max_length: context in tokens; None takes the model's. GRO evaluates at 2048 or 4096, ITR at 1024.
+        progress: shows a bar.
+
+    Returns:
+        The columns of ``evaluate``, one row a metric. ``loss`` (nats a token), ``normalized_loss`` (loss /
+        log
+        vocabulary: 0 certain, 1 uniform guessing; GRO 3.3) and ``token_perplexity``; for WikiText-2 also the
+        harness's ``word_perplexity``, ``byte_perplexity`` and ``bits_per_byte``. ``task`` is "wikitext" or
+        "c4".
+
+    Raises:
+        ValueError: unknown corpus, no data, a setting out of range.
+    """
+    if corpus not in ("wikitext2", "c4"):
+        raise ValueError(f"corpus must be 'wikitext2' or 'c4', got {corpus!r}")
+    texts = _articles(data, n) if corpus == "wikitext2" else _documents(data, n or 512, seed)
+    task = "wikitext" if corpus == "wikitext2" else "c4"
+    settings: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
+    frame = perplexity(model, tokenizer, texts, task=task, words=False, **settings)
+    if corpus == "c4":
+        return frame
+    by_words = evaluate(model, tokenizer, "wikitext", limit=n, data=data, **settings)
+    return pd.concat([by_words, frame], ignore_index=True)
+
+
+def _articles(data: str | Path | None, n: int | None) -> list[str]:
+    """Return the articles of the harness's own task, as they stand."""
+    from workbench.evaluation.harness import quiet
+
+    with quiet():
+        pages = load_tasks(["wikitext"], data=data)["tasks"]["wikitext"].eval_docs["page"]
+    return list(pages[: len(pages) if n is None else n])
+
+
+def _documents(data: str | Path | None, n: int, seed: int) -> Texts:
+    if data is None:
+        return load_texts("c4", n=n, seed=seed, split="validation")
+    found = [path for file in C4_FILES if (path := Path(data).expanduser() / file).is_file()]
+    if not found:
+        raise ValueError(f"data must be a folder with one of {', '.join(C4_FILES)}, but {data} holds none")
+    return load_texts(found[0], n=n, seed=seed)
+
+
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    task: str = "texts",
+    max_length: int | None = None,
+    batch_size: int = 8,
+    words: bool = True,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Loss and perplexity on texts, by tokens and by words, in the rows of ``evaluate``.
+
+    - ``loss``: mean negative log-likelihood in nats a token; every token but a text's first is predicted from
+      what comes before it. A text longer than the context is scored in windows that overlap by one token.
+    - ``normalized_loss``: loss / log(vocabulary size); 0 = certain, 1 = uniform guessing (GRO figure 3 and
+      B.2).
+    - ``token_perplexity``: exp(loss). Depends on the tokenizer.
+    - ``word_perplexity``: the harness's definition of a rolling log-likelihood: exp of the negative
+      log-likelihood of all tokens, the first one given the beginning- or end-of-text token, a word between
+      spaces. The texts count as they are: for WikiText-2 with the harness's detokenizer (ITR table 1) see
+      ``corpus_perplexity``.
+
+    Args:
+        model: any decoder-only model; unchanged afterwards.
+        tokenizer: the model's tokenizer; unchanged afterwards.
+        texts: at least one; each of at least two tokens.
+        task: what to call these texts in the frame.
+        max_length: context in tokens; None takes the model's.
+        batch_size: windows that ride together.
+        words: also ``word_perplexity``, which takes a second pass.
+        progress: one bar for the word-level pass.
+
+    Returns:
+        task, metric, n_shot (0), value, stderr (of the ratio of sums, texts as the sampling unit; NaN for one
+        text), n (texts), truncated (0), higher_is_better (False), parent (""), category ("language").
+
+    Raises:
+        ValueError: no text, a text with fewer than two tokens, or a setting out of range.
+    """
+    texts = _checked_texts(texts)
+    check_settings(model, None, batch_size, max_length)
+    from workbench.evaluation.harness import InMemory, quiet, ratio_of_sums, untouched
+
+    with untouched(model, tokenizer), quiet():
+        lm = InMemory(model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
+        with lm.bar:
+            losses, tokens = _token_losses(model, tokenizer, texts, lm.max_length, batch_size)
+            word_losses = (
+                -np.array(lm.loglikelihood_rolling(_rolling_requests(task, texts))) if words else None
+            )
+    loss, loss_error = ratio_of_sums(losses, tokens)
+    scale = math.log(model.config.get_text_config().vocab_size)
+    values = {
+        "loss": (loss, loss_error),
+        "normalized_loss": (loss / scale, loss_error / scale),
+        "token_perplexity": (math.exp(loss), math.exp(loss) * loss_error),
+    }
+    if word_losses is not None:
+        lengths = np.array([len(re.split(r"\s+", text)) for text in texts])
+        word_loss, word_error = ratio_of_sums(word_losses, lengths)
+        values["word_perplexity"] = (math.exp(word_loss), math.exp(word_loss) * word_error)
+    common = {
+        "n": len(texts),
+        "truncated": 0,
+        "higher_is_better": False,
+        "parent": "",
+        "category": "language",
+    }
+    return pd.DataFrame(
+        [
+            {"task": task, "metric": metric, "n_shot": 0, "value": value, "stderr": error} | common
+            for metric, (value, error) in values.items()
+        ]
+    )
+
+
+def _checked_texts(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str) or not len(texts):
+        raise ValueError(
+            f"texts must be a list of at least one text, got {type(texts).__name__} of {len(texts)}"
+        )
+    return list(texts)
+
+
+def _rolling_requests(task: str, texts: list[str]) -> list[Any]:
+    from lm_eval.api.instance import Instance
+
+    return [
+        Instance(
+            request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0, metadata=(task, number, 1)
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def _token_losses(
+    model: Any, tokenizer: Any, texts: list[str], max_length: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Summed loss in nats and number of predicted tokens, of each text."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    windows = []
+    for number, tokens in enumerate(tokenizer(texts)["input_ids"]):
+        if len(tokens) < 2:
+            raise ValueError(f"texts[{number}] must have at least 2 tokens to predict one, got {len(tokens)}")
+        windows += [
+            (number, tokens[start : start + max_length + 1])
+            for start in range(0, len(tokens) - 1, max_length)
+        ]
+    windows.sort(key=lambda window: -len(window[1]))
+    losses, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
+    for start in range(0, len(windows), batch_size):
+        batch = windows[start : start + batch_size]
+        rows = [torch.tensor(tokens) for _, tokens in batch]
+        padded = pad_sequence(rows, batch_first=True).to(model.device)
+        mask = pad_sequence([torch.ones_like(row[1:]) for row in rows], batch_first=True)
+        with torch.no_grad():
+            logits = model(input_ids=padded[:, :-1], attention_mask=mask.to(model.device)).logits
+        for (number, tokens), row, targets in zip(batch, logits, padded[:, 1:], strict=True):
+            length = len(tokens) - 1
+            losses[number] += torch.nn.functional.cross_entropy(
+                row[:length].float(), targets[:length], reduction="sum"
+            ).item()
+            counts[number] += length
+    return losses, counts

@@ -1,0 +1,244 @@
+"""Scores of several variants on one copy of the weights, each kept in the run and measured once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from math import factorial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from workbench.evaluation.evaluate import check_settings, evaluate, suite_length
+from workbench.evaluation.scores import read_items
+from workbench.evaluation.tasks import load_plan, plan_tasks, task_fingerprint
+from workbench.runs.run import Run
+from workbench.runs.variant import Variant
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+_SETTINGS = ("limit", "max_length", "include", "data", "missing", "chat_template", "seed", "shot_order")
+
+
+class Evaluated(NamedTuple):
+    """What ``evaluate_variants`` gives.
+
+    Attributes:
+        scores: variant and the columns of ``evaluate``.
+        items: variant and the columns of ``read_items``.
+    """
+
+    scores: pd.DataFrame
+    items: pd.DataFrame
+
+    def of(self, variant: str) -> pd.DataFrame:
+        """Return the items of one variant, for ``compare_items`` and ``flips``.
+
+        Raises:
+            ValueError: there is no such variant.
+        """
+        if variant not in (known := list(dict.fromkeys(self.items["variant"]))):
+            raise ValueError(f"variant must be one of {known}, got {variant!r}")
+        return self.items[self.items["variant"] == variant].drop(columns="variant").reset_index(drop=True)
+
+
+def evaluate_variants(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    variants: Sequence[Variant],
+    tasks: str | Sequence[str],
+    *,
+    run: Run,
+    n_shot: int | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+    **settings: Any,
+) -> Evaluated:
+    """Scores of each variant, the model loaded once: layers left out, adapter on, everything put back after.
+
+    Each variant's result of each task is kept in the run (``evaluations/<variant>/<task>-<n>shot.csv`` and
+    ``.jsonl``) with what it depends on: weights, layers, the adapter's bytes, task files and data, settings,
+    code. What has changed in any of these is measured again, the rest is read. ``batch_size`` is not among
+    them: it changes rounding alone.
+
+    Args:
+        model: the whole model; unchanged afterwards.
+        tokenizer: its tokenizer.
+        variants: such as ``run.variants()``.
+        tasks: as for ``evaluate``; all must be had before the first is run.
+        run: where adapters are and results are kept.
+        n_shot: as for ``evaluate``.
+        batch_size: as for ``evaluate``.
+        progress: one bar for each task that is run.
+        settings: ``limit``, ``max_length``, ``include``, ``data``, ``missing``, ``chat_template``, ``seed``
+            and ``shot_order`` of ``evaluate``.
+
+    Returns:
+        Scores and items of all variants.
+
+    Raises:
+        ValueError: no variant, two of one name, an unknown setting, an adapter of other layers; and as
+            ``evaluate``, before anything is run.
+    """
+    names = [variant.name for variant in variants]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"variants must be at least one, with different names, got {names}")
+    if unknown := settings.keys() - set(_SETTINGS):
+        raise ValueError(f"settings must be some of {', '.join(_SETTINGS)}, got {sorted(unknown)}")
+    settings["max_length"] = settings.get("max_length") or suite_length(tasks, model)
+    check_settings(model, settings.get("limit"), batch_size, settings["max_length"])
+    plan, skipped = _what_is_there(tasks, n_shot, settings)
+    from workbench.healing.adapters import as_variant
+    from workbench.models.identity import describe_model
+
+    identity, scores, items = describe_model(model), [], []
+    measure = partial(evaluate, model, tokenizer, batch_size=batch_size, progress=progress, **settings)
+    for variant in variants:
+        adapter = run.digest(variant.adapter) if variant.adapter else None
+        inputs = {"model": identity, "removed": variant.removed, "adapter": adapter}
+        with as_variant(model, variant, run=run):
+            for task, shots in plan:
+                place = f"evaluations/{variant.name}/{_file_name(task, shots)}"
+                frame = _kept(run, place, measure, task, shots, inputs | _questions(task, settings))
+                scores.append(frame.assign(variant=variant.name))
+                items.append(read_items(run.path(f"{place}.jsonl")).assign(variant=variant.name))
+    joined = _joined(scores)
+    joined.attrs["skipped"] = skipped
+    return Evaluated(joined, _joined(items))
+
+
+def _what_is_there(
+    tasks: str | Sequence[str], n_shot: int | None, settings: dict[str, Any]
+) -> tuple[list[tuple[str, int | None]], dict[str, str]]:
+    """Load every task once, so that all that is wrong or missing is said before the first is run."""
+    from workbench.evaluation.harness import quiet, set_shots
+
+    given = {name: settings[name] for name in ("include", "data", "missing") if name in settings}
+    with quiet():
+        loaded = load_plan(plan_tasks(tasks, n_shot), **given)
+    for shots, part in loaded.tasks.items():
+        set_shots(part["tasks"], shots, settings.get("seed", 1234), settings.get("shot_order", 0))
+    return loaded.left, loaded.skipped
+
+
+def _kept(
+    run: Run,
+    place: str,
+    measure: Callable[..., pd.DataFrame],
+    task: str,
+    shots: int | None,
+    inputs: dict[str, Any],
+) -> pd.DataFrame:
+    """Return the scores kept in the run, measured anew when anything they depend on is another."""
+    items = f"{place}.jsonl"
+    # a function of this module: the run follows its sources, and of its values only what is named as an input
+    return run.frame(
+        f"{place}.csv",
+        lambda: measure(task, n_shot=shots, items=run.path(items)),
+        makes=[items],
+        task=task,
+        n_shot=shots,
+        **inputs,
+    )
+
+
+def _questions(task: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what the answers depend on besides the model; files by what they hold, not where they lie."""
+    files = {name: settings.get(name) for name in ("include", "data")}
+    others = {name: value for name, value in settings.items() if name not in files}
+    return {"questions": task_fingerprint(task, **files), "settings": others}
+
+
+def _file_name(task: str, shots: int | None) -> str:
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", task)
+    return safe if shots is None else f"{safe}-{shots}shot"
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Stack frames, ``variant`` first."""
+    joined = pd.concat(frames, ignore_index=True)
+    return joined[["variant", *(column for column in joined if column != "variant")]]
+
+
+def shot_ablation(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: str | Sequence[str],
+    *,
+    shots: Sequence[int] = (0, 1, 5),
+    orders: int = 3,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Scores for each number of few-shot examples, and for several orders of the same examples (GRO C.1).
+
+    Order 0 is the harness's; the others are random permutations of it, the same for every item and every
+    model. With 0 examples or 1 there is one order, with 2 there are two.
+
+    Args:
+        model: as for ``evaluate``.
+        tokenizer: as for ``evaluate``.
+        tasks: as for ``evaluate``; GRO takes "mmlu".
+        shots: numbers of examples.
+        orders: how many orders of them.
+        settings: what else ``evaluate`` takes (``data=``, ``limit=``), not ``n_shot``, ``shot_order``,
+            ``items``.
+
+    Returns:
+        The columns of ``evaluate`` and ``order``. ``score_spread(frame, over="order")`` gives their spread.
+
+    Raises:
+        ValueError: ``shots`` or ``orders`` out of range; and as ``evaluate``.
+    """
+    if not len(shots) or any(not isinstance(n, int) or n < 0 for n in shots) or len(set(shots)) < len(shots):
+        raise ValueError(f"shots must be different whole numbers of at least 0, got {list(shots)}")
+    if not isinstance(orders, int) or orders < 1:
+        raise ValueError(f"orders must be a whole number of at least 1, got {orders!r}")
+    if given := {"n_shot", "shot_order", "items"} & settings.keys():
+        raise ValueError(f"settings must not hold {sorted(given)}: shots and orders say it")
+    frames = [
+        evaluate(model, tokenizer, tasks, n_shot=n, shot_order=order, **settings).assign(order=order)
+        for n in shots
+        for order in range(min(orders, factorial(n)))
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def seed_ablation(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    variants: Mapping[str, Mapping[int, Variant]],
+    tasks: str | Sequence[str],
+    *,
+    run: Run,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Scores of the same healing from several training seeds (GRO C.2).
+
+    Args:
+        model: the whole model; each variant is seen on it in turn, as in ``evaluate_variants``.
+        tokenizer: its tokenizer.
+        variants: {method: {seed: variant}}, such as ``{"sft": {0: run.variant("sft"), 1: ...}}``.
+        tasks: as for ``evaluate``.
+        run: where the adapters are and the scores are kept.
+        settings: what else ``evaluate_variants`` takes.
+
+    Returns:
+        method, seed, variant and the columns of ``evaluate``. ``score_spread(frame, over="seed")`` gives
+        mean, standard deviation and number of seeds a method and task.
+
+    Raises:
+        ValueError: no variant, or one that stands under two seeds; and as ``evaluate_variants``.
+    """
+    every = list(chain.from_iterable(seeds.values() for seeds in variants.values()))
+    names = [variant.name for variant in every]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"variants must be at least one, each under one method and seed, got {names}")
+    scores = evaluate_variants(model, tokenizer, every, tasks, run=run, **settings).scores
+    places = [(v.name, method, seed) for method, seeds in variants.items() for seed, v in seeds.items()]
+    where = pd.DataFrame(places, columns=["variant", "method", "seed"])
+    merged = where.merge(scores, on="variant", how="right")
+    return merged[["method", "seed", *scores.columns]]

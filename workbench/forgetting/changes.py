@@ -1,0 +1,315 @@
+"""More views of how far responses moved: length and form, a map of the embeddings, and what it foretells.
+
+Frames in, frames out. Similarity itself is ``similarity.response_similarity``; the divergence of the next
+token is ``divergence.token_divergence``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.data.answers import final_answer, same_answer
+from workbench.evaluation.scores import paired_items
+from workbench.forgetting.similarity import embed_texts, paired_responses, response_similarity
+from workbench.statistics import bootstrap_interval, paired_difference, spearman, spearman_interval
+
+#: how a response states its final answer; the first that fits
+FORMS = {
+    "#### 7": re.compile(r"####"),
+    "boxed": re.compile(r"\\f?boxed\{"),
+    "the answer is 7": re.compile(r"\b(?:answer|antwort)\b[^\n]{0,24}?(?:\b(?:is|ist)\b|:|=)", re.I),
+}
+#: a number, but no sign that it is the answer; no number at all
+BARE, NO_ANSWER = "a last number", "no number"
+
+
+def answer_form(text: str) -> str:
+    """Return how a response states its final answer: a key of ``FORMS``, "a last number" or "no number"."""
+    if final_answer(text) is None:
+        return NO_ANSWER
+    return next((form for form, pattern in FORMS.items() if pattern.search(text)), BARE)
+
+
+def response_changes(
+    base: pd.DataFrame, others: Mapping[str, pd.DataFrame], *, base_name: str = "base"
+) -> pd.DataFrame:
+    """Compare each response with the base's to the same prompt: its length, and how it states its answer.
+
+    Args:
+        base: the unpruned model's responses: ``id``, ``response``; ``n_tokens``, ``finished`` where there.
+        others: variant -> its responses to the same prompts.
+        base_name: what to call the base; its own rows come first.
+
+    Returns:
+        variant, id, length and base_length (tokens where every frame has ``n_tokens``, else words), form (see
+        ``answer_form``) and base_form, has_answer (a final answer can be read from it), same_answer (the same
+        as the base's), same_text, finished (True where not known).
+
+    Raises:
+        ValueError: as ``response_similarity``.
+    """
+    base, paired = paired_responses(base, others)
+    frames = {base_name: base, **paired}
+    in_tokens = all("n_tokens" in frame for frame in frames.values())
+    parts = {name: _described(frame, in_tokens) for name, frame in frames.items()}
+    first = parts[base_name]
+    for part in parts.values():
+        part["base_length"], part["base_form"] = first["length"], first["form"]
+        part["same_text"] = part["response"] == first["response"]
+        pairs = zip(part["answer"], first["answer"], strict=True)
+        part["same_answer"] = [same_answer(one, other) for one, other in pairs]
+    columns = ["id", "length", "base_length", "form", "base_form", "has_answer", "same_answer", "same_text"]
+    rows = pd.concat(parts, names=["variant"]).reset_index("variant")
+    return rows[["variant", *columns, "finished"]].reset_index(drop=True)
+
+
+def change_summary(changes: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """Sum up ``response_changes`` for each variant.
+
+    Returns:
+        variant, n, length_ratio (all its responses together against the base's; 1 = as long) with ci_low and
+        ci_high (bootstrap over prompts), has_answer, same_form, same_answer, same_text, cut_off (shares).
+
+    Raises:
+        ValueError: for missing columns or no rows.
+    """
+    needed = ["variant", "length", "base_length", "form", "base_form", "has_answer", "same_answer"]
+    if missing := [name for name in needed if name not in changes]:
+        raise ValueError(f"changes must be a frame of response_changes; missing {missing}")
+    if changes.empty:
+        raise ValueError("changes must hold at least one response, got none")
+    rows = []
+    for name, part in changes.groupby("variant", sort=False):
+        ratio, low, high = _length_ratio(part, confidence, seed)
+        shares = {
+            "has_answer": part["has_answer"].mean(),
+            "same_form": (part["form"] == part["base_form"]).mean(),
+            "same_answer": part["same_answer"].mean(),
+            "same_text": part["same_text"].mean(),
+            "cut_off": 1 - part["finished"].mean(),
+        }
+        size = {"n": len(part), "length_ratio": ratio, "ci_low": low, "ci_high": high}
+        rows.append({"variant": name, **size, **shares})
+    return pd.DataFrame(rows)
+
+
+def farthest_responses(
+    similarities: pd.DataFrame, base: pd.DataFrame, others: Mapping[str, pd.DataFrame], *, n: int = 3
+) -> pd.DataFrame:
+    """Return each variant's ``n`` least similar responses beside the base's, to be read (``text_table``).
+
+    Args:
+        similarities: of ``response_similarity`` for these frames.
+        base: the base's responses: ``id``, ``response``, and ``instruction`` or ``prompt`` where there.
+        others: variant -> its responses.
+        n: how many of each variant, least similar first.
+
+    Returns:
+        variant, similarity, id, instruction (or prompt, where there), base response, response.
+
+    Raises:
+        ValueError: as ``response_similarity``; for ``n`` below 1.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n must be a whole number of at least 1, got {n!r}")
+    base, paired = paired_responses(base, others)
+    asked = [name for name in ("instruction", "prompt") if name in base][:1]
+    sides = base[["id", *asked, "response"]].rename(columns={"response": "base response"})
+    worst = similarities.sort_values("similarity", kind="stable").groupby("variant", sort=False).head(n)
+    parts = [
+        worst[worst["variant"] == name][["variant", "similarity", "id"]]
+        .merge(sides, on="id")
+        .merge(frame[["id", "response"]], on="id")
+        for name, frame in paired.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def embedding_map(
+    base: pd.DataFrame,
+    others: Mapping[str, pd.DataFrame],
+    *,
+    base_name: str = "base",
+    encoder: Any = "all-MiniLM-L6-v2",
+    device: str | None = None,
+) -> pd.DataFrame:
+    """Lay all responses out in a plane: the two principal directions of their Sentence-BERT embeddings.
+
+    Principal components have no free choice (no seed, no neighbourhood size), and the share of the variance
+    that the plane holds says how far to trust it.
+
+    Args:
+        base: the unpruned model's responses: ``id``, ``response``.
+        others: variant -> its responses to the same prompts.
+        base_name: what to call the base.
+        encoder: as for ``response_similarity``.
+        device: where to encode.
+
+    Returns:
+        variant (the base first), id, x, y (in units of the embedding, whose vectors have length 1), x_share
+        and y_share (explained variance, 0 to 1; the same in every row).
+
+    Raises:
+        ValueError: as ``response_similarity``.
+    """
+    base, paired = paired_responses(base, others)
+    frames = {base_name: base, **paired}
+    texts = [text for frame in frames.values() for text in frame["response"]]
+    vectors = embed_texts(texts, encoder=encoder, device=device)
+    points, shares = principal_plane(vectors)
+    names = np.repeat(np.array([*frames], dtype=object), len(base))
+    return pd.DataFrame(
+        {
+            "variant": names,
+            "id": np.tile(base["id"].to_numpy(), len(frames)),
+            "x": points[:, 0],
+            "y": points[:, 1],
+            "x_share": shares[0],
+            "y_share": shares[1],
+        }
+    )
+
+
+def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``[n, 2]`` coordinates on the first two principal directions and their shares of the variance.
+
+    The sign of a direction is free; the one is taken whose largest entry is positive.
+    """
+    centred = vectors - vectors.mean(axis=0)
+    _, values, directions = np.linalg.svd(centred, full_matrices=False)
+    directions = directions[:2]
+    largest = np.abs(directions).argmax(axis=1)
+    directions = directions * np.where(directions[range(len(directions)), largest] < 0, -1, 1)[:, None]
+    points, shares = np.zeros((len(vectors), 2)), np.zeros(2)
+    total = (values**2).sum()
+    if total > 0:
+        points[:, : len(directions)] = centred @ directions.T
+        shares[: len(directions)] = values[:2] ** 2 / total
+    return points, shares
+
+
+def loss_against_similarity(
+    base: pd.DataFrame,
+    others: Mapping[str, pd.DataFrame],
+    *,
+    encoder: Any = "all-MiniLM-L6-v2",
+    device: str | None = None,
+) -> pd.DataFrame:
+    """Set the accuracy that each variant lost on each task beside how far its answers to that task moved.
+
+    Args:
+        base: the unpruned model's items, from ``read_items``.
+        others: variant -> its items of the same tasks. Tasks enter whose items are right or wrong and have
+            answers as text: what was generated, or the choice that was taken.
+        encoder: as for ``response_similarity``.
+        device: where to encode.
+
+    Returns:
+        One row a variant and task: variant, task, n, lost (base's accuracy less the variant's) with lost_low
+        and lost_high (paired bootstrap over items), similarity (mean over items) with similarity_low and
+        similarity_high, n_right (items that the base gets right), spearman with rho_low and rho_high: over
+        those items, do less similar answers turn wrong? (1 = always; NaN where all or none turn.)
+
+    Raises:
+        ValueError: different items under the same number, or no task of that kind.
+    """
+    if not others:
+        raise ValueError("others must hold at least one variant, got none")
+    pairs = {name: _right_or_wrong(base, items) for name, items in others.items()}
+    sides = {name: _as_responses(frame, "other") for name, frame in pairs.items()}
+    first = _as_responses(next(iter(pairs.values())), "base")
+    found = response_similarity(first, sides, encoder=encoder, device=device)
+    rows = []
+    for name, frame in pairs.items():
+        similarity = found.loc[found["variant"] == name, "similarity"].to_numpy()
+        for task, part in frame.assign(similarity=similarity).groupby("task", sort=False):
+            rows.append({"variant": name, "task": task, **_task_row(part)})
+    return pd.DataFrame(rows)
+
+
+def shift_agreement(losses: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -> dict[str, float]:
+    """Say whether similarity foretells loss: Spearman's correlation over the rows of a frame.
+
+    Args:
+        losses: of ``loss_against_similarity``: ``lost``, ``similarity``.
+        confidence: coverage of the interval.
+        seed: of the resampling. The interval resamples rows; rows of one variant or task are not independent,
+            so read it as a description of this run.
+
+    Returns:
+        n, spearman (1 = the less similar, the more is lost), ci_low, ci_high; NaN for fewer than three rows.
+    """
+    pair = np.stack([-losses["similarity"].to_numpy(float), losses["lost"].to_numpy(float)])
+    low, high = spearman_interval(pair, confidence=confidence, seed=seed)
+    rho = float(spearman(*pair)) if pair.shape[1] > 2 else np.nan
+    return {"n": pair.shape[1], "spearman": rho, "ci_low": low, "ci_high": high}
+
+
+def _described(frame: pd.DataFrame, in_tokens: bool) -> pd.DataFrame:
+    texts = frame["response"]
+    answers = [final_answer(text) for text in texts]
+    return pd.DataFrame(
+        {
+            "id": frame["id"],
+            "response": texts,
+            "length": frame["n_tokens"] if in_tokens else texts.str.split().str.len(),
+            "form": [answer_form(text) for text in texts],
+            "answer": [answer or "" for answer in answers],
+            "has_answer": [answer is not None for answer in answers],
+            "finished": frame["finished"].astype(bool) if "finished" in frame else True,
+        }
+    )
+
+
+def _length_ratio(part: pd.DataFrame, confidence: float, seed: int) -> tuple[float, float, float]:
+    """Return the ratio of total lengths with its interval; prompts are resampled, so both sums move."""
+    base, own = part["base_length"].to_numpy(float), part["length"].to_numpy(float)
+    told = base > 0  # against an empty response there is no ratio
+    if not told.any():
+        return np.nan, np.nan, np.nan
+    ratios = own[told] / base[told]
+    low, high = bootstrap_interval(ratios, weights=base[told], confidence=confidence, seed=seed)
+    return float(np.average(ratios, weights=base[told])), low, high
+
+
+def _right_or_wrong(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Return the paired items of tasks that are right or wrong and whose answers are texts."""
+    pairs = paired_items(base, other)
+    binary = pairs[["base", "other"]].isin([0, 1]).all(axis=1)
+    told = (pairs["base_response"].str.strip() != "") | (pairs["other_response"].str.strip() != "")
+    by_task = pairs["task"].astype(str) + " " + pairs["n_shot"].astype(str)
+    fits = binary.groupby(by_task).transform("all") & told.groupby(by_task).transform("any")
+    if not fits.any():
+        raise ValueError("base must hold a task whose items are right or wrong and have an answer, got none")
+    return pairs[fits].reset_index(drop=True)
+
+
+def _as_responses(pairs: pd.DataFrame, side: str) -> pd.DataFrame:
+    keys = pairs["task"].astype(str) + "/" + pairs["n_shot"].astype(str) + "/" + pairs["item"].astype(str)
+    return pd.DataFrame({"id": keys, "prompt": pairs["prompt"], "response": pairs[f"{side}_response"]})
+
+
+def _task_row(part: pd.DataFrame) -> dict[str, Any]:
+    change = paired_difference(part["other"], part["base"])
+    low, high = bootstrap_interval(part["similarity"])
+    right = part[part["base"] == 1]
+    pair = np.stack([-right["similarity"].to_numpy(float), 1 - right["other"].to_numpy(float)])
+    rho_low, rho_high = spearman_interval(pair)
+    return {
+        "n": len(part),
+        "lost": change["difference"],
+        "lost_low": change["ci_low"],
+        "lost_high": change["ci_high"],
+        "similarity": part["similarity"].mean(),
+        "similarity_low": low,
+        "similarity_high": high,
+        "n_right": len(right),
+        "spearman": float(spearman(*pair)) if len(right) > 2 else np.nan,
+        "rho_low": rho_low,
+        "rho_high": rho_high,
+    }

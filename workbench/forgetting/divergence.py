@@ -1,0 +1,243 @@
+"""How far a variant's next-token distribution leaves the base's, at each token of the base's responses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from workbench.distances.sweep import Replay
+from workbench.generation.responses import context_length, end_tokens, token_ids
+from workbench.healing.adapters import as_variant, read_record
+from workbench.models.batches import Batch, check_whole, make_batches, read_tokens
+from workbench.models.hooks import inference, watch_states
+from workbench.models.layers import decoder_forward, kept_layers, number_of_layers, unwrap
+from workbench.runs.run import Run
+from workbench.runs.variant import Variant
+
+#: most logits of one model made at once (512 MiB in float32)
+LOGITS = 2**27
+
+
+def token_divergence(
+    model: nn.Module,
+    tokenizer: Any,
+    responses: pd.DataFrame,
+    variants: Iterable[Variant],
+    *,
+    run: Run | str | None = None,
+    max_tokens: int = 4096,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measure KL(base || variant) of the next token at every token of the base's own responses.
+
+    Teacher-forced: every variant reads the same prompt and the same response, so position ``t`` compares what
+    the two would say next after the same words. The model is loaded once and seen as each variant in turn;
+    of the base only the last states are kept (width numbers a token), from which its logits are made again
+    batch by batch by its own norm and head.
+
+    Args:
+        model: the whole model; unchanged afterwards.
+        tokenizer: its tokenizer.
+        responses: the base's: ``id``, ``prompt`` (the final text that was answered), ``response``, and
+            ``finished`` where known; a finished response ends with the end mark, which is compared too.
+        variants: to compare with the model, such as ``run.variants()``.
+        run: the run, or its folder, that the adapters' paths are relative to.
+        max_tokens: most tokens in a batch, padding included; fewer where the vocabulary is large.
+        progress: show a progress bar.
+
+    Returns:
+        One row a variant and token, in the order of the responses: variant, id, position (0 = first token of
+        the response), token (its text), kl (nats, at least 0; log-softmax in float32), base_logprob and
+        logprob (of this token, nats), same_choice (both models would choose the same token greedily).
+
+    Raises:
+        ValueError: before the first forward pass, for missing columns, no rows, an id that occurs twice, a
+            response without any token, a text longer than the context, no variant, or an adapter that was
+            trained on other layers.
+    """
+    variants = _checked_variants(model, variants, run)
+    prompts, answers = _tokens(model, tokenizer, responses)
+    whole = read_tokens(model, None, [a + b for a, b in zip(prompts, answers, strict=True)], 10**9)
+    vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
+    room = max(1, min(check_whole("max_tokens", max_tokens), LOGITS // vocabulary))
+    batches = make_batches(whole, max_tokens=room)
+    starts = [len(prompt) for prompt in prompts]
+    ids, pieces = list(responses["id"]), [token_texts(tokenizer, answer) for answer in answers]
+    frames = []
+    with inference(model), tqdm(total=len(batches) * (1 + len(variants)), disable=not progress) as bar:
+        bar.set_description("divergence")
+        states = [_last_states(model, batch, bar) for batch in batches]
+        for variant in variants:
+            with as_variant(model, variant, run=run):
+                found = _compared(model, batches, states, starts, bar)
+            frames += [_rows(variant.name, ids[k], pieces[k], found[k]) for k in range(len(ids))]
+    return pd.concat(frames, ignore_index=True)
+
+
+def divergence_by_response(tokens: pd.DataFrame) -> pd.DataFrame:
+    """Sum up each response: mean KL over its tokens, and how long both models agree.
+
+    Args:
+        tokens: from ``token_divergence``.
+
+    Returns:
+        variant, id, kl (mean, nats per token), largest (the largest of its tokens), same_choice (share of
+        tokens at which both models choose alike), agrees_for (tokens before the first other choice),
+        n_tokens.
+
+    Raises:
+        ValueError: for missing columns or no rows.
+    """
+    needed = ["variant", "id", "position", "kl", "same_choice"]
+    if missing := [name for name in needed if name not in tokens]:
+        raise ValueError(f"tokens must be a frame of token_divergence; missing {missing}")
+    if tokens.empty:
+        raise ValueError("tokens must hold at least one token, got none")
+    tokens = tokens.sort_values("position", kind="stable")
+    agreeing = tokens.groupby(["variant", "id"], sort=False)["same_choice"].cummin().astype(int)
+    rows = tokens.assign(agreeing=agreeing).groupby(["variant", "id"], sort=False)
+    return rows.agg(
+        kl=("kl", "mean"),
+        largest=("kl", "max"),
+        same_choice=("same_choice", "mean"),
+        agrees_for=("agreeing", "sum"),
+        n_tokens=("kl", "size"),
+    ).reset_index()
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Return each token's own part of the text, special tokens by name; joined they are the whole text.
+
+    A character that several tokens make together is the last one's; the others before it are empty.
+    """
+    texts, done = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if text.endswith("\ufffd") and end < len(ids):
+            texts.append("")
+            continue
+        own = text[len(done) :] if text.startswith(done) else tokenizer.decode(ids[end - 1 : end])
+        texts.append(own)
+        done = text
+    return texts
+
+
+def _tokens(model: Any, tokenizer: Any, responses: pd.DataFrame) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the tokens of prompts and of responses, the end mark of finished ones included."""
+    _check_responses(responses)
+    prompts = token_ids(tokenizer, list(responses["prompt"]))
+    ends = end_tokens(model, tokenizer)
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else next(iter(ends), None)
+    finished = responses.get("finished", pd.Series(True, index=responses.index))
+    answers = []
+    for text, closed in zip(responses["response"], finished, strict=True):
+        answer = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        answers.append(answer + [end] * bool(closed and end is not None))
+    limit = context_length(model)
+    for id_, prompt, answer in zip(responses["id"], prompts, answers, strict=True):
+        if not answer:
+            raise ValueError(f"responses must have at least one token each; that of id {id_!r} has none")
+        if limit is not None and len(prompt) + len(answer) > limit:
+            raise ValueError(
+                f"responses must fit into the model's {limit} tokens with their prompts; id {id_!r} has "
+                f"{len(prompt)} + {len(answer)}"
+            )
+    return prompts, answers
+
+
+def _check_responses(responses: pd.DataFrame) -> None:
+    if missing := [name for name in ("id", "prompt", "response") if name not in responses]:
+        raise ValueError(f"responses must have the columns id, prompt and response; missing {missing}")
+    if responses.empty:
+        raise ValueError("responses must hold at least one response, got none")
+    if (twice := responses["id"].duplicated()).any():
+        raise ValueError(f"responses must hold each id once, got {responses['id'][twice].iloc[0]!r} twice")
+    texts = responses["response"].map(lambda text: isinstance(text, str))
+    if not texts.all():
+        raise ValueError(
+            f"responses must hold a text for every id, got none for {responses['id'][~texts].iloc[0]!r}"
+        )
+
+
+def _checked_variants(model: nn.Module, variants: Iterable[Variant], run: Any) -> list[Variant]:
+    """Return the variants after the checks that need no adapter loaded."""
+    variants = list(variants.values() if isinstance(variants, Mapping) else variants)
+    if not variants:
+        raise ValueError("variants must hold at least one variant, got none")
+    if len({variant.name for variant in variants}) < len(variants):
+        raise ValueError(
+            f"variants must have names of their own, got {[variant.name for variant in variants]}"
+        )
+    folder = run.folder if isinstance(run, Run) else Path(run or ".")
+    for variant in variants:
+        if variant.adapter is None:
+            continue
+        trained = read_record(folder / variant.adapter)["kept_layers"]
+        left = [layer for layer in kept_layers(model) if layer not in variant.removed]
+        if trained != left:
+            raise ValueError(
+                f"variant {variant.name!r} leaves layers {left}, but its adapter {variant.adapter} was "
+                f"trained on {trained}; give the variant the layers of its training"
+            )
+    return variants
+
+
+def _last_states(model: Any, batch: Batch, bar: Any) -> Tensor:
+    """Return ``h[L]`` of a batch, ``[row, token, width]``, on the CPU in the model's own precision."""
+    kept: list[Tensor] = []
+    last = number_of_layers(model)
+    with watch_states(model, lambda number, state: kept.append(state.cpu()) if number == last else None):
+        decoder_forward(model)(input_ids=batch.ids.to(model.device), use_cache=False)
+    bar.update()
+    return kept[0]
+
+
+def _compared(
+    model: Any, batches: list[Batch], states: list[Tensor], starts: list[int], bar: Any
+) -> dict[int, np.ndarray]:
+    """Return ``[4, token]`` for each text: kl, both log-probabilities of its token, same choice."""
+    found: dict[int, np.ndarray] = {}
+    for batch, base_states in zip(batches, states, strict=True):
+        ids, _ = batch.on_device_of(model)
+        replay = Replay(model, ids, max_tokens=ids.numel())
+        base = replay.logits(base_states.to(ids.device))
+        other = model(input_ids=ids, use_cache=False).logits
+        for row, text in enumerate(batch.texts):
+            end = int(batch.mask[row].sum())
+            part = slice(starts[text] - 1, end - 1)  # the logits at t say what comes at t + 1
+            found[text] = _one_text(base[row, part], other[row, part], ids[row, starts[text] : end])
+        bar.update()
+    return found
+
+
+def _one_text(base: Tensor, other: Tensor, targets: Tensor) -> np.ndarray:
+    logp, logq = (logits.float().log_softmax(dim=-1) for logits in (base, other.to(base.device)))
+    # a token that the base rules out adds nothing, and must not add -inf - -inf
+    terms = torch.where(logp > -torch.inf, logp.exp() * (logp - logq), 0.0)
+    kl = terms.sum(dim=-1).clamp_min(0.0)
+    own = [log.gather(-1, targets[:, None])[:, 0] for log in (logp, logq)]
+    same = (logp.argmax(dim=-1) == logq.argmax(dim=-1)).float()
+    return torch.stack([kl, *own, same]).double().cpu().numpy()
+
+
+def _rows(variant: str, id_: Any, pieces: list[str], found: np.ndarray) -> pd.DataFrame:
+    kl, base_logprob, logprob, same = found
+    return pd.DataFrame(
+        {
+            "variant": variant,
+            "id": id_,
+            "position": np.arange(len(pieces)),
+            "token": pieces,
+            "kl": kl,
+            "base_logprob": base_logprob,
+            "logprob": logprob,
+            "same_choice": same.astype(bool),
+        }
+    )

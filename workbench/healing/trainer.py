@@ -1,0 +1,323 @@
+"""The training loop of healing: the Trainer with our order and loss, and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from workbench.healing.config import SCHEDULES, HealingConfig
+from workbench.healing.samples import Plan, collate
+
+LOG_COLUMNS = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds", "tokens_per_second"]
+
+
+class Diverged(ValueError):
+    """Loss or gradient is no longer a number."""
+
+
+def run_training(
+    model: Any,
+    plan: Plan,
+    arguments: TrainingArguments,
+    on_step: Callable[[dict[str, Any]], None],
+    *,
+    packed: bool = False,
+    record: Callable[[Path], None] = lambda folder: None,
+) -> pd.DataFrame:
+    """Train the parameters that ask for it, going on from the last whole checkpoint if there is one.
+
+    Args:
+        model: inside ``summing_loss``, with an adapter whose parameters require gradients.
+        plan: which samples, in which order.
+        arguments: of the Trainer.
+        on_step: called after every update with its row of the log, ``steps`` and ``seconds_left``.
+        packed: let short samples share a row.
+        record: called with the folder of each checkpoint, to write beside the adapter what it fits.
+
+    Returns:
+        Frame with ``LOG_COLUMNS``, one row an update: loss is the mean over the learned tokens of the
+        update, tokens and seconds count from the beginning of the training, tokens_per_second is of the
+        update alone.
+
+    Raises:
+        Diverged: when loss or gradient is no longer a number; says the step and where the last checkpoint is.
+        KeyboardInterrupt: when stopped, after writing a checkpoint; says where.
+    """
+    trainer = _ResponseTrainer(model, arguments, plan, on_step, packed, record)
+    with trainer.stopped_politely():
+        trainer.train(resume_from_checkpoint=last_checkpoint(str(arguments.output_dir)))
+    history = [row for row in trainer.state.log_history if "tokens_per_second" in row]
+    return pd.DataFrame(history)[LOG_COLUMNS]
+
+
+def training_arguments(config: HealingConfig, places: int, folder: Path, model: Any) -> TrainingArguments:
+    """Return the Trainer's arguments for a training of so many places.
+
+    Raises:
+        ValueError: when the processes and micro-batches do not make up ``batch_size``.
+    """
+    steps = -(-places // config.batch_size)
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"  # from main memory onto the GPUs
+    cuda = sharded or next(model.parameters()).is_cuda
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=SCHEDULES[config.schedule],
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch_fused" if cuda else "adamw_torch",
+        bf16=model.dtype == torch.bfloat16,
+        seed=config.seed,
+        full_determinism=config.deterministic,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        # a blocking copy would wait for the whole step before it
+        accelerator_config={"non_blocking": cuda},
+        logging_strategy="no",  # ours does not wait for the GPU
+        logging_nan_inf_filter=False,
+        save_steps=config.save_steps or -(-steps // 10),
+        save_total_limit=2,
+        ddp_find_unused_parameters=False,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["targets"],
+    )
+    # several GPUs and no launcher: the Trainer would split batches over them by threads (DataParallel)
+    arguments._n_gpu = min(arguments._n_gpu, 1)
+    processes = arguments.world_size
+    if config.batch_size % ((config.micro_batch_size or 1) * processes):
+        raise ValueError(
+            f"batch_size must be a multiple of micro-batch x processes = {config.micro_batch_size or 1} x "
+            f"{processes}, got {config.batch_size}"
+        )
+    share = config.batch_size // processes
+    set_micro_batch(arguments, config.micro_batch_size or largest_divisor(share, 16), share)
+    return arguments
+
+
+def set_micro_batch(arguments: TrainingArguments, micro: int, share: int) -> None:
+    """Let a process work on so many samples at once, of its share of an update."""
+    arguments.per_device_train_batch_size = micro
+    arguments.gradient_accumulation_steps = share // micro
+
+
+def largest_divisor(whole: int, most: int) -> int:
+    """Return the largest divisor of ``whole`` up to ``most``."""
+    return max(k for k in range(1, most + 1) if whole % k == 0)
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """Return the newest checkpoint in a folder that was written to its end, None when there is none."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if _is_whole(path)]
+    newest = max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return None if newest is None else str(newest)
+
+
+class _Update(NamedTuple):
+    """What an update left to be read: on a GPU only when the GPU has come so far."""
+
+    step: int
+    learning_rate: float
+    values: torch.Tensor  # loss and norm of the gradient, in main memory
+    copied: torch.cuda.Event | None
+
+    def read(self) -> tuple[float, float]:
+        if self.copied is not None:
+            self.copied.synchronize()
+        loss, norm = self.values.tolist()
+        return loss, norm
+
+
+class _ResponseTrainer(Trainer):
+    """The Trainer with our order, loss and log, and a stop at the first loss that is no number.
+
+    On a GPU the numbers of an update are read while the next one runs: reading them at once would let the GPU
+    wait for Python at every step.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        plan: Plan,
+        on_step: Callable[[dict[str, Any]], None],
+        packed: bool,
+        record: Callable[[Path], None],
+    ) -> None:
+        # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation (any
+        # version)
+        super().__init__(
+            model,
+            arguments,
+            partial(collate, packed=packed),
+            plan,
+            compute_loss_func=lambda *_, **__: None,
+            callbacks=None,
+        )
+        self.remove_callback(PrinterCallback)
+        if self.is_fsdp_enabled and arguments.bf16:
+            # accelerate's own would also round the loss and sum gradients in bfloat16
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+            )
+        self.plan, self.on_step, self.record = plan, on_step, record
+        self.started = time.perf_counter()
+        self.before: dict[str, float] | None = None
+        self.pending: list[_Update] = []
+        self.last_seen: int | None = None
+        self.stop_asked = False
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.plan)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        if self.last_seen is None:
+            self.last_seen = self.state.global_step
+        inputs = dict(inputs)
+        weight = inputs.pop("weight")
+        # the mean over the learned tokens of the whole update; processes average their gradients, hence
+        # times them
+        return model(**inputs) * weight * self.accelerator.num_processes
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        step = self.state.global_step
+        if self.last_seen is not None and step > self.last_seen:
+            self.last_seen = step
+            self.pending.append(self._update(step, tr_loss, grad_norm))
+            tr_loss.zero_()
+            self._report_all(wait=self.control.should_save or step >= self.state.max_steps)
+            if self.stop_asked:
+                self.control.should_save = True
+                self._report_all(wait=True)
+        saves = self.control.should_save
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+        if self.stop_asked and saves:
+            self._stop()
+
+    def _report_all(self, *, wait: bool) -> None:
+        """Report every update, or on a GPU all but the one that may still run."""
+        while self.pending and (wait or len(self.pending) > 1 or self.pending[0].copied is None):
+            self._report(self.pending.pop(0))
+
+    def _update(self, step: int, loss: torch.Tensor, norm: Any) -> _Update:
+        norm = 0.0 if norm is None else getattr(norm, "full_tensor", lambda: norm)()
+        values = torch.stack([loss, torch.as_tensor(norm).to(loss)])
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, "mean")
+        rate = self._get_learning_rate()
+        if not values.is_cuda:
+            return _Update(step, rate, values, None)
+        copy = torch.empty(2, pin_memory=True).copy_(values, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return _Update(step, rate, copy, event)
+
+    def _report(self, update: _Update) -> None:
+        """Read an update, stop at no number, remember and tell its row."""
+        loss, norm = update.read()
+        self._stop_at_no_number(update.step, loss=loss, grad_norm=norm)
+        before = self._before()
+        tokens = int(self.plan.tokens[update.step - 1])
+        seconds = before["seconds"] + time.perf_counter() - self.started
+        past = self.state.log_history[-1] if self.state.log_history else {"tokens": 0, "seconds": 0.0}
+        row = {
+            "step": update.step,
+            "epoch": self.plan.epoch(update.step),
+            "loss": loss,
+            "learning_rate": update.learning_rate,
+            "tokens": tokens,
+            "seconds": seconds,
+            "tokens_per_second": (tokens - past["tokens"]) / max(seconds - past["seconds"], 1e-9),
+        }
+        self.state.log_history.append(row)
+        here = (tokens - before["tokens"]) / max(seconds - before["seconds"], 1e-9)
+        left = (int(self.plan.tokens[-1]) - tokens) / here
+        try:
+            self.on_step(row | {"steps": self.state.max_steps, "seconds_left": left})
+        except KeyboardInterrupt:
+            self.stop_asked = True
+
+    def _before(self) -> dict[str, float]:
+        """Return the tokens and seconds that earlier, interrupted calls have worked."""
+        if self.before is None:
+            last = self.state.log_history[-1] if self.state.log_history else {}
+            self.before = {name: last.get(name, 0) for name in ("tokens", "seconds")}
+        return self.before
+
+    def _stop_at_no_number(self, step: int, **values: float) -> None:
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            checkpoint = last_checkpoint(str(self.args.output_dir)) or "none was written yet"
+            steps, rate = self.state.max_steps, self.args.learning_rate
+            raise Diverged(
+                f"{wrong[0]} is {values[wrong[0]]} at step {step} of {steps}, so training stopped; last good "
+                f"checkpoint: {checkpoint}. Lower learning_rate (it is {rate}) or warm up longer, and heal "
+                "again with overwrite=True"
+            )
+
+    def _stop(self) -> None:
+        raise KeyboardInterrupt(
+            f"stopped after step {self.state.global_step} of {self.state.max_steps}; the same call goes on "
+            f"from there. The adapter so far, for with_adapter: {last_checkpoint(str(self.args.output_dir))}"
+        )
+
+    @contextmanager
+    def stopped_politely(self) -> Iterator[None]:
+        """Let the first Ctrl-C end the training after the step that runs; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread() or self.args.world_size > 1:
+            yield
+            return
+
+        def ask(*_: Any) -> None:
+            if self.stop_asked:
+                raise KeyboardInterrupt
+            self.stop_asked = True
+
+        before = signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:  # FSDP asks every process
+            return
+        # save_embedding_layers: the default asks the hub whether the vocabulary changed
+        folder = output_dir or str(self.args.output_dir)
+        self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)  # type: ignore
+        self.record(Path(folder))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer's state is its last file."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True

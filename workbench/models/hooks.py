@@ -1,0 +1,140 @@
+"""Reading residual states as a model runs: hooks on its layers, and what a clean pass needs around them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workbench.models.layers import decoder_layers, unwrap
+
+#: Work from which compiling the layers pays, in floating-point operations. On an H200 it took 6 to 10 s and
+#: saved 16 % of the time (470 TFLOP/s), so one pass breaks even between 2e16 and 3e16. Ask for it
+#: (``compiled=True``) where a process makes several passes: later ones save it all.
+COMPILE_FROM = 3e16
+
+
+def state_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the residual state among the arguments of a decoder layer."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def state_out(output: Any) -> Tensor:
+    """Return the residual state from the output of a decoder layer: a bare tensor, or the first of a tuple.
+
+    ``output[0]`` alone would silently take the first *row* of the bare tensor that most layers return.
+    """
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Call ``see(i, h[i])`` for every residual state ``i = 0 .. L`` as the model runs.
+
+    States are ``[row, token, width]``. ``h[0]`` enters the first layer, ``h[L]`` leaves the last one,
+    **before** the final norm: ``hidden_states[-1]`` of transformers is after it.
+    """
+    layers = decoder_layers(model)
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        see(0, state_in(args, kwargs))
+
+    def after(number: int) -> Callable[..., None]:
+        return lambda module, args, output: see(number, state_out(output))
+
+    handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [layer.register_forward_hook(after(i + 1)) for i, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode without gradients; every module's own mode comes back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def replaced_forwards(
+    layers: Iterable[nn.Module], replace: Callable[[Any], Callable[..., Any]]
+) -> Iterator[None]:
+    """Let each layer run ``replace(layer)`` for its own forward, until leaving; hooks on it stay."""
+    layers = list(layers)
+    # an attribute of the instance is another library's wrapper (accelerate) and has to come back as it was
+    own = [layer.__dict__.get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = replace(layer)
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            layer.__dict__.pop("forward", None)
+            if forward is not None:
+                layer.forward = forward
+
+
+@contextmanager
+def compiled_layers(model: nn.Module, *, dynamic: bool, backend: str = "inductor") -> Iterator[None]:
+    """Return a context in which every decoder layer runs compiled, each on its own; all is undone on leaving.
+
+    The layers share one compiled graph, so this takes seconds where compiling the whole model takes minutes.
+    Their ``forward`` is compiled, not the call: hooks then run as ever, outside the graph.
+
+    Args:
+        model: any model with decoder layers.
+        dynamic: True when batches differ in shape, so that one compilation serves them all.
+        backend: of ``torch.compile``.
+    """
+    from torch._inductor import config as inductor  # 1.4 s, so only here
+
+    # one small graph needs no pool of compiler processes, which takes seconds to start
+    in_this_process = inductor.patch(compile_threads=1)
+    layers = decoder_layers(model)
+    with (
+        in_this_process,
+        replaced_forwards(
+            layers, lambda layer: torch.compile(layer.forward, dynamic=dynamic, backend=backend)
+        ),
+    ):
+        yield
+
+
+def compiling_pays(model: nn.Module, n_tokens: int) -> bool:
+    """Say whether a pass over so many tokens is long enough, and the model plain enough, to compile."""
+    parameters = [p for layer in decoder_layers(model) for p in layer.parameters()]
+    on_one_gpu = {p.device for p in parameters} == {parameters[0].device} and parameters[0].is_cuda
+    plain = not getattr(unwrap(model), "is_quantized", False) and all(
+        p.is_floating_point() for p in parameters
+    )
+    hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
+    compiler = any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
+    tools = find_spec("triton") is not None and compiler
+    work = 2 * sum(p.numel() for p in parameters) * n_tokens
+    return on_one_gpu and plain and not hooked and tools and work >= COMPILE_FROM
+
+
+def check_finite(what: str, values: np.ndarray) -> None:
+    """Raise a ValueError unless every text's values ``[text, ...]`` are numbers."""
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{what} must be finite and not zero, but {int(bad.sum())} of {len(bad)} texts (first: text "
+            f"{int(bad.argmax())}) have some that are not; float16 overflows so: load the model in bfloat16"
+        )

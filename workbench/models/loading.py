@@ -1,0 +1,224 @@
+"""Load a decoder-only language model with its tokenizer, and say which model it is."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.models.checkpoints import check_decoder_only, check_files, first_line, locate
+from workbench.places import short_name
+
+# transformers and peft import it where it is installed, and it warns of optional packages of its own
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    name: str | Path = "demo",
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    quantization: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """Load a decoder-only language model and its tokenizer, ready to be analysed, pruned or asked.
+
+    Whatever can be checked without the weights is checked first. Weights come from safetensors only, and a
+    weight that the files lack is an error, never a random value.
+
+    Args:
+        name: "demo" for the shipped model, a folder, or a hub id such as "org/model".
+        revision: branch, tag or commit of a hub id.
+        dtype: "float32", "bfloat16" or "float16"; None for float32 on the CPU and bfloat16 on a GPU.
+        device: such as "cpu", "cuda" or "cuda:1"; None for the GPU when there is one.
+        quantization: "nf4" for 4-bit weights by bitsandbytes (made for GPUs; on the CPU it works, slowly), or
+            None.
+        trust_remote_code: whether code that comes with the model may run.
+
+    Returns:
+        The model in evaluation mode, and its tokenizer with a padding token and left padding.
+
+    Raises:
+        ValueError: with one line that says which argument is wrong and what is allowed.
+    """
+    place = _device(device)
+    kind = _dtype(dtype, place)
+    _check_quantization(quantization)
+    source = locate(name, revision)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    config = _config(source, str(name), options)
+    if Path(source).is_dir():
+        check_files(Path(source))
+    tokenizer = _tokenizer(source, str(name), config, options)
+    model = _model(source, str(name), config, kind, place, quantization, options)
+    if model.generation_config is not None and model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model._source = {
+        "id": short_name(name),
+        "revision": getattr(model.config, "_commit_hash", None) or revision,
+    }
+    return model.eval(), tokenizer
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return (
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be None, 'cpu', 'cuda', 'cuda:1', ..., got {device!r}") from error
+    if place.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (place.index or 0) >= count:
+            raise ValueError(
+                f"device {device!r} is not here: torch sees {count} CUDA GPUs; use 'cpu' or None"
+            )
+        return torch.device("cuda", place.index if place.index is not None else torch.cuda.current_device())
+    return place
+
+
+def _dtype(dtype: str | torch.dtype | None, place: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.bfloat16 if place.type == "cuda" else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)} or None, got {dtype!r}")
+    return _DTYPES[name]
+
+
+def _check_quantization(quantization: str | None) -> None:
+    from importlib.util import find_spec
+
+    if quantization not in (None, "nf4"):
+        raise ValueError(f"quantization must be 'nf4' or None, got {quantization!r}")
+    if quantization and find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "quantization 'nf4' needs bitsandbytes: pip install bitsandbytes, or quantization=None"
+        )
+
+
+def _config(source: str, name: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"name {name!r}: its config.json cannot be used: {first_line(error)}") from error
+    check_decoder_only(config, name)
+    return config
+
+
+def _tokenizer(source: str, name: str, config: Any, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
+        ids = tokenizer("a", add_special_tokens=False)["input_ids"]
+    except Exception as error:  # each tokenizer class has its own ways to fail; whichever: the user has none
+        raise ValueError(f"name {name!r} has no tokenizer that can be loaded: {first_line(error)}") from error
+    entries = config.get_text_config(decoder=True).vocab_size
+    if not ids or tokenizer.vocab_size > entries:
+        raise ValueError(
+            f"name {name!r}: the tokenizer is not the model's: it has {tokenizer.vocab_size} entries "
+            f"and makes {ids} of 'a', the model knows {entries} tokens"
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= entries:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"name {name!r}: its tokenizer has no pad, eos or unk token to pad with; set one and save it"
+        )
+    return tokenizer
+
+
+def _model(
+    source: str,
+    name: str,
+    config: Any,
+    dtype: torch.dtype,
+    place: torch.device,
+    quantization: str | None,
+    options: dict[str, Any],
+) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    text = remote or type(config) in AutoModelForCausalLM._model_mapping
+    loader: Any = AutoModelForCausalLM if text else AutoModelForImageTextToText
+    options = options | {
+        "config": config,
+        "dtype": dtype,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    if quantization:
+        options["quantization_config"] = _nf4(dtype)
+    on_load = place.type == "cuda" or quantization is not None
+    if on_load:
+        # straight onto the GPU, without a whole copy in main memory first
+        options["device_map"] = {"": place}
+    try:
+        model, report = loader.from_pretrained(source, **options)
+    except OSError as error:
+        raise ValueError(f"name {name!r}: its weights cannot be loaded: {first_line(error)}") from error
+    _check_report(name, report, config.get_text_config(decoder=True).num_hidden_layers)
+    keep_trainable(model)
+    return model if on_load else model.to(place)
+
+
+def keep_trainable(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for inference on the CPU the first time they are used.
+
+    Packed weights let no gradient through, and training would go wrong without a word.
+
+    Raises:
+        ValueError: when they are packed already.
+    """
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            raise ValueError(
+                "model must have 4-bit weights as they were loaded, these were packed for inference on the "
+                "CPU; load it with load_model, or heal before the first forward pass"
+            )
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _check_report(name: str, report: dict[str, Any], depth: int) -> None:
+    """Refuse weights that would be random, and layers beyond the configuration, which would be left out."""
+    wrong = {str(key) for part in ("missing_keys", "mismatched_keys") for key in report.get(part) or ()}
+    if wrong:
+        raise ValueError(
+            f"name {name!r}: {len(wrong)} weights that the configuration asks for are missing or of another "
+            f"shape, such as {min(wrong)}; they would be random"
+        )
+    beyond = [key for key in report.get("unexpected_keys") or () if f".{depth}." in key and "layer" in key]
+    if beyond:
+        raise ValueError(
+            f"name {name!r}: the files hold more layers than the {depth} of the configuration, "
+            f"such as {min(beyond)}; they would be left out"
+        )

@@ -1,0 +1,216 @@
+"""What every figure shares: the two templates, one style a variant, escaped text, the axes of layers."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from workbench.distances.blocks import checked_blocks, parse_layers
+
+_GRID = "#e3e5e8"
+
+#: sequential, even in lightness (so it survives a grey print), safe for the colour-blind; light = near =
+# removable
+SEQUENTIAL = "Viridis_r"
+INK = "#1f2328"
+DISTANCE = "angular distance"
+DAMAGE_UNIT = "(nats per token)"
+DAMAGE = f"damage {DAMAGE_UNIT}"
+#: nats per token; damage spans decades (the first layers cost whole nats): its log scales begin here
+DAMAGE_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one variant looks in every figure: the colour, and what tells it apart without colour."""
+
+    color: str
+    dash: str
+    symbol: str
+    pattern: str
+
+
+# Okabe and Ito's colours in an order of changing lightness; yellow is left out, it vanishes on white
+_STYLES = (
+    Style("#5c6370", "solid", "circle", ""),
+    Style("#d55e00", "dot", "x", "/"),
+    Style("#e69f00", "dash", "square", "."),
+    Style("#0072b2", "solid", "diamond", "\\"),
+    Style("#009e73", "dashdot", "triangle-up", "x"),
+    Style("#cc79a7", "longdash", "star", "-"),
+    Style("#56b4e9", "longdashdot", "cross", "+"),
+)
+# so that a variant keeps its colour in a figure that leaves the others out
+_USUAL_PLACE = (("distil", 3), ("sft", 2), ("merge", 4), ("unpruned", 0), ("prune", 1), ("base", 0))
+
+
+def last_layer(frame: pd.DataFrame) -> int:
+    """Return the highest layer that a block of the frame removes."""
+    return max(parse_layers(text)[-1] for text in frame["removed"])
+
+
+def least(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Return one row a size: the block of least value, the shallowest of equals, as ``best_blocks`` does."""
+    ordered = frame.sort_values(["size", value, "start"], kind="stable")
+    return ordered.groupby("size").head(1).reset_index(drop=True)
+
+
+def sizes_to_draw(
+    frame: pd.DataFrame, sizes: Iterable[int] | None, usual: Iterable[int] = (1, 2, 4, 6, 8, 10)
+) -> list[int]:
+    """Return the sizes asked for, after a check, or the usual ones that the frame holds."""
+    there = sorted(int(size) for size in frame["size"].unique())
+    if sizes is None:
+        return [size for size in usual if size in there] or there[:6]
+    wanted = sorted({int(size) for size in sizes})
+    if not wanted or not set(wanted) <= set(there):
+        raise ValueError(f"sizes must be some of {there}, got {wanted}")
+    return wanted
+
+
+def plain(value: Any) -> str:
+    """Return text from a model or a data set so that plotly shows it instead of reading it as markup."""
+    return html.escape(str(value), quote=False)
+
+
+def new_figure(title: str | None = None, **layout: Any) -> go.Figure:
+    """Return an empty figure in the current template."""
+    if title is not None:
+        layout["title"] = {"text": title}
+    return go.Figure(layout={"template": current_template(), **layout})
+
+
+def layer_axis(n_layers: int, *, ticks: int = 20) -> dict[str, Any]:
+    """Return an axis over layers with whole-numbered ticks, at most about ``ticks`` of them."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50) if n_layers / step <= ticks or step == 50)
+    return {"tickmode": "linear", "tick0": 0, "dtick": step, "showgrid": False}
+
+
+def log_axis(values: pd.Series, lowest: float = DAMAGE_FLOOR) -> dict[str, Any]:
+    """Return a log axis from ``lowest`` up, ticked at decades, or at 1, 2, 5 where it spans less than two."""
+    low, high = np.log10(lowest), np.log10(max(values.max(), 10 * lowest))
+    steps = (1, 2, 5) if high - low < 2 else (1,)
+    ticks = [step * 10.0**decade for decade in range(int(low) - 1, int(high) + 2) for step in steps]
+    room = 0.06 * (high - low)
+    labels = {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    return {"type": "log", "range": [low - room, high + room], **labels}
+
+
+def best_marks(x: Any, y: Any, *, size: float, fill: str = "white") -> go.Scatter:
+    """Return the marks on the least block of each size."""
+    return go.Scatter(
+        x=list(x),
+        y=list(y),
+        mode="markers",
+        name="least of its size",
+        marker={"symbol": "circle", "size": size, "color": fill, "line": {"color": INK, "width": 1.5}},
+        hoverinfo="skip",
+    )
+
+
+def joined(distances: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
+    """Return the blocks that both frames hold, with their distance and their damage.
+
+    Raises:
+        ValueError: for missing columns, repeated blocks, or when the frames share no block.
+    """
+    distances = checked_blocks(distances, "distance", "distances")
+    damage = checked_blocks(damage, "damage", "damage")
+    both = distances.merge(damage[["start", "size", "damage"]], on=["start", "size"], validate="one_to_one")
+    if both.empty:
+        raise ValueError(
+            "distances and damage must share blocks (start, size); "
+            f"got sizes {sorted(distances['size'].unique())} and {sorted(damage['size'].unique())}"
+        )
+    return both
+
+
+def variant_styles(names: Iterable[Any]) -> dict[Any, Style]:
+    """Return a style for each name; base, pruned, SFT, distilled, merged keep theirs across figures."""
+    names, styles = [*dict.fromkeys(names)], {}
+    free = list(range(len(_STYLES)))
+    for name in names:
+        place = next((place for word, place in _USUAL_PLACE if word in str(name).lower()), None)
+        if place in free:
+            free.remove(place)
+            styles[name] = _STYLES[place]
+    for name in names:
+        if name not in styles:
+            styles[name] = _STYLES[free.pop(0)] if free else _STYLES[len(styles) % len(_STYLES)]
+    return {name: styles[name] for name in names}
+
+
+def size_styles(sizes: Iterable[int]) -> dict[int, Style]:
+    """Return a style for each block size: sizes are ordered, so their colours run from light to dark."""
+    sizes = sorted({int(size) for size in sizes})
+    at = [0.85 * (1 - place / max(len(sizes) - 1, 1)) for place in range(len(sizes))]
+    colours = sample_colorscale("Viridis", at)
+    return {
+        size: Style(colour, _STYLES[i % 7].dash, _STYLES[i % 7].symbol, _STYLES[i % 7].pattern)
+        for i, (size, colour) in enumerate(zip(sizes, colours, strict=True))
+    }
+
+
+def _template(font: str, size: int, width: int, height: int, grid: str) -> go.layout.Template:
+    axis = {
+        "showline": True,
+        "linecolor": INK,
+        "linewidth": 1,
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": INK,
+        "gridcolor": grid,
+        "zeroline": False,
+        "automargin": True,
+        "title": {"standoff": size},
+    }
+    return go.layout.Template(
+        layout={
+            "font": {"family": font, "size": size, "color": INK},
+            "title": {"font": {"size": size + 3}, "x": 0.01, "xanchor": "left", "xref": "container"},
+            "width": width,
+            "height": height,
+            "margin": {"l": 4.5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size},
+            "paper_bgcolor": "white",
+            "plot_bgcolor": "white",
+            "xaxis": axis,
+            "yaxis": axis,
+            "legend": {"bgcolor": "rgba(255,255,255,0.85)", "borderwidth": 0},
+            "hoverlabel": {"align": "left"},
+        }
+    )
+
+
+#: *screen* for a notebook; *paper* for the text width of a one-column page (6.5 in), 9 pt Times
+TEMPLATES = {
+    "screen": _template("Helvetica, Arial, Liberation Sans, sans-serif", 14, 860, 480, _GRID),
+    "paper": _template("Times New Roman, Times, Liberation Serif, serif", 12, 624, 340, _GRID),
+}
+_current = "screen"
+
+
+def use_template(name: str) -> None:
+    """Choose the look of every figure made from now on.
+
+    Args:
+        name: ``"screen"`` (860 x 480 px, sans serif) or ``"paper"`` (6.5 in wide, 9 pt serif).
+
+    Raises:
+        ValueError: for any other name.
+    """
+    global _current
+    if name not in TEMPLATES:
+        raise ValueError(f"name must be one of {list(TEMPLATES)}, got {name!r}")
+    _current = name
+
+
+def current_template() -> go.layout.Template:
+    """Return the template that ``use_template`` chose last; ``"screen"`` when it was never called."""
+    return TEMPLATES[_current]

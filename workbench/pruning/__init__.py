@@ -1,0 +1,6 @@
+"""Take layers out: for a look, for good, on disk.
+
+- ``removal``: without_layers and prune_
+- ``surgery``: what has to follow when layers leave
+- ``saving``: a folder that reloads as the same function
+"""

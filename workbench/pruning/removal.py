@@ -1,0 +1,231 @@
+"""Remove decoder layers: for a look (`without_layers`), for good (`prune_`), on disk (`save_pruned`).
+
+Layers are always named by their original index, 0..L-1 of the model that was first pruned. Embedding, final
+norm and head stay; whatever depends on a layer's place follows or the cut is refused (see `positions`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.models.layers import kept_layers, layer_container, unwrap
+from workbench.pruning.saving import TOLERANCES
+from workbench.pruning.surgery import Change, changes_for
+
+#: architectures for which the tests hold that a cut is exact; others are tried out at every cut
+VERIFIED = {"bloom", "falcon", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral"}
+VERIFIED |= {"olmo2", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3"}
+_PROBE = 8
+_LOOKING = "_layers_left_out"
+_ABSENT = object()
+
+
+@contextmanager
+def without_layers(model: nn.Module, layers: Iterable[int]) -> Iterator[nn.Module]:
+    """Run the model without some of its layers; on leaving it is whole again, bit by bit, whatever happened.
+
+    The model itself is changed for the while: no weight is copied, and generation, key-value cache, hooks on
+    the remaining layers and training an adapter all see a model of fewer layers. Uses nest, also with
+    `with_adapter`; two threads at once need a model each.
+
+    Args:
+        model: a decoder-only transformers model, also inside a PEFT wrapper.
+        layers: original indices to leave out, each still in the model, in any order; at least one layer
+            stays.
+
+    Yields:
+        The same model.
+
+    Raises:
+        ValueError: for indices that are not in the model, and for layers that cannot be removed exactly; then
+            nothing was changed.
+
+    Example:
+        >>> with without_layers(model, [3, 4]):
+        ...     loss = model(**batch, labels=batch["input_ids"]).loss
+    """
+    stack, name = layer_container(model)
+    present, training = getattr(stack, name), stack.training
+    changes = [*_changes(model, layers), (vars(stack), _LOOKING, True)]
+    reduced = next((value for place, _, value in changes if place is stack._modules), present)
+    try:
+        with _applied(changes):
+            yield model
+    finally:
+        if stack.training != training:  # the absent layers have missed a train() or eval() of the model
+            present.training = stack.training
+            for layer in set(present) - set(reduced):
+                layer.train(stack.training)
+
+
+def prune_(model: nn.Module, layers: Iterable[int]) -> nn.Module:
+    """Remove layers from the model for good; it remembers the original indices of those it kept.
+
+    Args:
+        model: a decoder-only transformers model.
+        layers: original indices to remove, each still in the model, in any order; at least one layer stays.
+
+    Returns:
+        The same model, with `kept_layers(model)` and its configuration up to date.
+
+    Raises:
+        ValueError: as `without_layers`; also inside `without_layers`, which would bring the layers back.
+    """
+    stack, _ = layer_container(model)
+    if getattr(stack, _LOOKING, False):
+        raise ValueError(
+            "model must not be inside without_layers, which restores it; leave that first, then prune_"
+        )
+    changes = _changes(model, layers)
+    before = _before(changes)
+    try:
+        _put(changes)
+    except BaseException:  # an interrupt half-way: the old model, not half a new one
+        _put(before)
+        raise
+    return model
+
+
+def check_prunable(model: nn.Module, layers: Iterable[int] | None = None) -> None:
+    """Raise ValueError, naming the reason, when layers cannot be removed so that all else follows exactly.
+
+    Args:
+        model: a decoder-only transformers model; nothing in it is changed.
+        layers: original indices to remove; None tries the first layer, which moves all others, and the last
+            one.
+    """
+    kept = kept_layers(model)
+    for cut in [kept[:1], kept[-1:]] if layers is None else [layers]:
+        _changes(model, cut)
+
+
+def _changes(model: nn.Module, layers: Iterable[int]) -> list[Change]:
+    base = unwrap(model)
+    stack, name = layer_container(base)
+    kept = _positions_left(kept_layers(base), layers)
+    if len(kept) == len(getattr(stack, name)):
+        return []
+    changes = changes_for(base, stack, name, kept)
+    if stack.config.model_type not in VERIFIED:
+        _try_out(stack, name, kept, changes)
+    return changes
+
+
+def _positions_left(present: tuple[int, ...], layers: Iterable[int]) -> list[int]:
+    try:
+        removed = [operator.index(layer) for layer in layers]
+    except TypeError as error:
+        raise ValueError(f"layers must be a list of layer indices such as [3, 4], got {layers!r}") from error
+    wrong = sorted(set(removed) - set(present))
+    if wrong:
+        raise ValueError(
+            f"layers must be among the {len(present)} layers in the model, by original index "
+            f"({_ranges(present)}), got {', '.join(map(str, wrong))}"
+        )
+    if len(set(removed)) < len(removed):
+        raise ValueError(f"layers must name each layer once, got {removed}")
+    if len(removed) == len(present):
+        raise ValueError(f"layers must leave at least one of the {len(present)} layers, got all of them")
+    return [place for place, layer in enumerate(present) if layer not in set(removed)]
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+@contextmanager
+def _applied(changes: list[Change]) -> Iterator[None]:
+    """Make changes and take them back, in reverse, also after an interrupt that falls between two of them."""
+    before = _before(changes)
+    try:
+        _put(changes)
+        yield
+    finally:
+        try:
+            _put(before)
+        except BaseException:  # a second interrupt: putting back twice does no harm, half-way would
+            _put(before)
+            raise
+
+
+def _before(changes: list[Change]) -> list[Change]:
+    return [(place, key, place.get(key, _ABSENT)) for place, key, _ in reversed(changes)]
+
+
+def _put(changes: list[Change]) -> None:
+    for place, key, value in changes:
+        if value is _ABSENT:
+            place.pop(key, None)
+        else:
+            place[key] = value
+
+
+def _try_out(stack: Any, name: str, kept: list[int], changes: list[Change]) -> None:
+    """Hold a cut against the whole model in which the removed layers pass on their input.
+
+    Catches what the structure does not show: a forward pass that counts layers.
+
+    Raises:
+        ValueError: when a short pass, or the same in two parts with the cache, gives other hidden states.
+    """
+    if any(parameter.is_meta for parameter in stack.parameters()):
+        return
+    layers = getattr(stack, name)
+    passing: list[Change] = [
+        (vars(layer), "forward", _pass_on(layer))
+        for place, layer in enumerate(layers)
+        if place not in set(kept)
+    ]
+    modes = [(vars(module), "training", False) for module in stack.modules()]
+    with torch.no_grad(), _applied(modes):
+        cached = _agree(_states(stack, cached=True), _states(stack, cached=False))
+        with _applied(passing):
+            expected = _states(stack, cached=False)
+        with _applied(changes):
+            same = _agree(_states(stack, cached=False), expected)
+            # where the whole model's cache is off by itself, a cut cannot be asked for better
+            same = same and (not cached or _agree(_states(stack, cached=True), expected))
+    if not same:
+        raise ValueError(
+            f"layers cannot be removed exactly from this {type(stack).__name__}: without them it computes "
+            "something else than with these layers passing on their input; nothing was changed"
+        )
+
+
+def _agree(states: torch.Tensor, expected: torch.Tensor) -> bool:
+    tolerance = TOLERANCES.get(expected.dtype, 1e-4) * expected.float().std().item()
+    return torch.allclose(states, expected, rtol=0, atol=tolerance)
+
+
+def _pass_on(layer: nn.Module) -> Any:
+    forward = layer.forward
+
+    def passing(hidden_states: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        output = forward(hidden_states, *arguments, **options)
+        several = isinstance(output, tuple | list)
+        return type(output)((hidden_states, *output[1:])) if several else hidden_states
+
+    return passing
+
+
+def _states(stack: Any, *, cached: bool) -> torch.Tensor:
+    device = next(stack.parameters()).device
+    ids = (torch.arange(_PROBE, device=device) * 7 + 3)[None] % stack.config.vocab_size
+    if cached:
+        first = stack(input_ids=ids[:, :-1], use_cache=True)
+        if getattr(first, "past_key_values", None) is not None:  # recurrent models have none
+            last = stack(input_ids=ids[:, -1:], past_key_values=first.past_key_values, use_cache=True)
+            return torch.cat([first.last_hidden_state, last.last_hidden_state], dim=1)
+    return stack(input_ids=ids, use_cache=False).last_hidden_state

@@ -1,0 +1,253 @@
+"""Save a pruned model so that plain transformers reloads the same function, or save nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.models.checkpoints import first_line
+from workbench.models.costs import parameter_counts
+from workbench.models.identity import describe_model
+from workbench.models.layers import kept_layers, unwrap
+from workbench.runs.files import atomic_folder
+from workbench.runs.provenance import library_versions
+
+#: file that says how a folder came about; a folder without it is never replaced
+PROVENANCE = "pruning.json"
+_TEXTS = [
+    "The river runs past the old mill, where 12 boats wait for 3 more. How many are there in the evening?",
+    "Ein kurzer Satz, 1 + 1 = 2.",
+]
+_LONGEST = 128
+#: largest accepted difference of logits after a reload, in their standard deviations; on one device it is 0
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
+    """Save the model as it stands, with tokenizer, model card and provenance, and check what was saved.
+
+    The folder is reloaded with plain `AutoModelForCausalLM.from_pretrained` while it still has a temporary
+    name. It gets its own name only if every weight is the same bit by bit and the logits are the same,
+    padding and key-value cache included; otherwise nothing is left behind. The check holds a second copy of
+    the model.
+
+    Args:
+        model: after `prune_`, or inside `without_layers`; without an adapter and not quantized.
+        tokenizer: the model's tokenizer.
+        path: a folder that is new, empty, or was written by this function (then it is replaced).
+
+    Returns:
+        The folder. Its `config.json` keeps the original indices of the layers, its `pruning.json` the
+        provenance.
+
+    Raises:
+        ValueError: for a folder with other content, a model that cannot be saved as it stands, and a reload
+            that gives another function.
+    """
+    path = Path(path).expanduser()
+    base = unwrap(model)
+    _check_folder(path)
+    _check_savable(model, base)
+    with atomic_folder(path) as folder:
+        _write_weights(base, folder)
+        tokenizer.save_pretrained(folder)
+        check = _check_reload(base, tokenizer, folder)
+        provenance = _provenance(base, check)
+        (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(_card(path.name, provenance), encoding="utf-8")
+    return path
+
+
+def _check_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"path must be a folder, {path} is a file")
+    if path.is_dir() and any(path.iterdir()) and not (path / PROVENANCE).is_file():
+        raise ValueError(
+            f"path must be new, empty or a folder that save_pruned wrote; {path} holds other files, "
+            "which are left as they are; choose another path"
+        )
+
+
+def _check_savable(model: nn.Module, base: Any) -> None:
+    tuned = next((name for name, module in base.named_modules() if hasattr(module, "base_layer")), None)
+    if tuned or (model is not base and hasattr(model, "peft_config")):
+        raise ValueError(
+            f"model must have no adapter on it (there is one at {tuned}): leave with_adapter, or merge it "
+            "into the weights with merge_and_unload first; an adapter is saved on its own"
+        )
+    if getattr(base, "is_quantized", False):
+        raise ValueError(
+            "model must have full weights to be saved: load it again with quantization=None, prune_ the same "
+            "layers and save that"
+        )
+    if any(parameter.is_meta for parameter in base.parameters()):
+        raise ValueError(
+            "model must have its weights in memory, some are on the meta device (offloaded or empty)"
+        )
+
+
+def _write_weights(base: Any, folder: Path) -> None:
+    before = dict(vars(base.config))
+    try:
+        base.save_pretrained(folder)
+    finally:  # save_pretrained leaves its own notes in the live configuration, such as the dtype as text
+        vars(base.config).clear()
+        vars(base.config).update(before)
+
+
+def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """Reload the folder the plain way and compare; return how large the difference of the logits was."""
+    from transformers import AutoTokenizer
+
+    twin = _reload(base, folder)
+    if kept_layers(twin) != kept_layers(base):
+        raise ValueError(
+            f"the saved model reloads with layers {kept_layers(twin)}, not {kept_layers(base)}; not saved"
+        )
+    _check_weights(base, twin)
+    batch = _batch(tokenizer, base)
+    again = _batch(AutoTokenizer.from_pretrained(folder), base)
+    if not torch.equal(batch["input_ids"], again["input_ids"]):
+        raise ValueError("the saved tokenizer reads a text in other tokens than the one in memory; not saved")
+    difference = 0.0
+    for cached in (False, True):
+        expected, found = _logits(base, batch, cached), _logits(twin, batch, cached)
+        if not torch.isfinite(expected).all():
+            raise ValueError("the model's logits are not finite, so that no reload can be checked; not saved")
+        difference = max(difference, ((found - expected).abs().max() / expected.std()).item())
+    if not difference <= TOLERANCES.get(base.dtype, 1e-4):
+        raise ValueError(
+            f"the saved model is another function: reloaded, its logits differ by {difference:.2g} standard "
+            "deviations; not saved"
+        )
+    return {"largest_logit_difference_in_std": difference, "tokens": int(batch["attention_mask"].sum())}
+
+
+def _reload(base: Any, folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    loader: Any = AutoModelForCausalLM
+    device = next(base.parameters()).device
+    options = {"device_map": {"": device}} if device.type == "cuda" else {}
+    try:
+        twin, report = loader.from_pretrained(
+            folder,
+            dtype=base.dtype,
+            attn_implementation=base.config._attn_implementation,
+            trust_remote_code=hasattr(base.config, "auto_map"),
+            output_loading_info=True,
+            **options,
+        )
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ValueError(f"the saved model does not reload ({first_line(error)}); not saved") from error
+    lost = {
+        str(key) for part in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in report[part]
+    }
+    if lost:
+        raise ValueError(
+            f"the saved model reloads without {len(lost)} weights, such as {min(lost)}; not saved"
+        )
+    return twin.to(device).eval()
+
+
+def _check_weights(base: Any, twin: Any) -> None:
+    before, after = base.state_dict(), twin.state_dict()
+    wrong = sorted(
+        name
+        for name in {*before, *after}
+        if name not in before
+        or name not in after
+        or not torch.equal(before[name], after[name].to(before[name].device))
+    )
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} weights change when saved and reloaded, such as {wrong[0]}; not saved"
+        )
+    dtypes = {name: buffer.dtype for name, buffer in twin.named_buffers()}
+    cast = [name for name, buffer in base.named_buffers() if dtypes.get(name, buffer.dtype) != buffer.dtype]
+    if cast:  # rotary frequencies in bfloat16 are off by whole turns a few hundred tokens on
+        raise ValueError(
+            f"{cast[0]} has another dtype in memory than after a reload, as after model.bfloat16(): "
+            "load the model with dtype=... instead; not saved"
+        )
+
+
+def _batch(tokenizer: Any, base: Any) -> dict[str, torch.Tensor]:
+    longest = getattr(base.config.get_text_config(decoder=True), "max_position_embeddings", None) or _LONGEST
+    options = {"padding": True} if tokenizer.pad_token_id is not None else {}
+    texts = _TEXTS if options else _TEXTS[:1]
+    batch = tokenizer(
+        texts, return_tensors="pt", truncation=True, max_length=min(longest, _LONGEST), **options
+    )
+    device = next(base.parameters()).device
+    return {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
+
+
+@torch.no_grad()
+def _logits(model: Any, batch: dict[str, torch.Tensor], cached: bool) -> torch.Tensor:
+    """Return the logits of every real token, in one pass or in two with the key-value cache between them."""
+    training = model.training
+    model.eval()
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    logits = model(**batch, use_cache=False).logits
+    if cached:
+        half = ids.shape[1] // 2
+        first = model(input_ids=ids[:, :half], attention_mask=mask[:, :half], use_cache=True)
+        cache = getattr(first, "past_key_values", None)  # recurrent models have none
+        if cache is not None:
+            rest = model(input_ids=ids[:, half:], attention_mask=mask, past_key_values=cache, use_cache=True)
+            logits = torch.cat([first.logits, rest.logits], dim=1)
+    model.train(training)
+    return logits[mask.bool()].float()
+
+
+def _provenance(base: Any, check: dict[str, Any]) -> dict[str, Any]:
+    described = describe_model(base)
+    config = base.config.get_text_config(decoder=True)
+    original = getattr(config, "original_num_hidden_layers", described["n_layers"])
+    return {
+        "base_model": described["id"],
+        "base_revision": described["revision"],
+        "architecture": described["architecture"],
+        "original_layers": original,
+        "kept_layers": described["kept_layers"],
+        "removed_layers": sorted(set(range(original)) - set(described["kept_layers"])),
+        "parameters": parameter_counts(base)["total"],
+        "dtype": described["dtype"],
+        "weights": described["weights"],
+        "reload_check": check,
+        "versions": library_versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _card(name: str, provenance: dict[str, Any]) -> str:
+    removed, original = provenance["removed_layers"], provenance["original_layers"]
+    difference = provenance["reload_check"]["largest_logit_difference_in_std"]
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [layer-pruning]
+---
+# {name}
+
+{provenance["base_model"]} (revision {provenance["base_revision"] or "not recorded"})
+without {len(removed)} of its {original} decoder layers. Removed, numbered from 0: {removed}.
+{provenance["parameters"]:,} parameters are left. Removing changed no other weight.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+```
+
+`config.json` keeps the original indices of the layers as `kept_layers`; `{PROVENANCE}` has the rest.
+After saving, the folder was reloaded in this way: every weight was the same, bit by bit, and logits differed
+by at most {difference:.2g} standard deviations. The licence of the original model applies.
+"""

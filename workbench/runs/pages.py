@@ -1,0 +1,96 @@
+"""Executed notebooks that show their figures anywhere: with a PNG beside each, and as one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
+
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+# nbconvert's page without the scripts it would fetch for features that no notebook here uses
+_TEMPLATE = """
+{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_js_requirejs -%}<script>{{ resources.plotly_js }}</script>{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+"""
+
+
+def drop_dead_widgets(notebook: NotebookNode) -> None:
+    """Take out what only a running kernel can show: progress bars whole, of other widgets the live part."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if not _only_a_widget(output)]
+    for bundle in _bundles(notebook):
+        bundle.pop(WIDGET, None)
+
+
+def add_pictures(notebook: NotebookNode) -> int:
+    """Put a PNG beside every plotly figure among the outputs, for viewers that do not draw plotly.
+
+    Needs a Chrome or Chromium; without one the notebook stays as it is.
+
+    Returns:
+        How many pictures were added.
+    """
+    import plotly.graph_objects as go
+
+    from workbench.runs.figures import browser_found, save_figure
+
+    bundles = [bundle for bundle in _bundles(notebook) if PLOTLY in bundle and "image/png" not in bundle]
+    if not bundles or not browser_found():
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        for bundle in bundles:
+            figure = go.Figure(_drawing(bundle), skip_invalid=True)
+            (picture,) = save_figure(figure, Path(folder) / "picture.png", scale=1.5)
+            bundle["image/png"] = base64.b64encode(picture.read_bytes()).decode("ascii")
+    return len(bundles)
+
+
+def offline_page(notebook: NotebookNode, title: str) -> str:
+    """Return the notebook as one HTML page that holds plotly itself, so figures are live with no network.
+
+    Only formulas still ask for a script from the network (MathJax); offline they show as they were typed.
+    """
+    import plotly.io as pio
+    from jinja2 import DictLoader
+    from nbconvert import HTMLExporter
+    from plotly.offline import get_plotlyjs
+
+    page = copy.deepcopy(notebook)
+    for bundle in _bundles(page):
+        if PLOTLY in bundle:
+            figure = _drawing(bundle)
+            bundle.clear()
+            bundle["text/html"] = pio.to_html(figure, include_plotlyjs=False, full_html=False, validate=False)
+    exporter = HTMLExporter(
+        template_file="offline.html.j2", extra_loaders=[DictLoader({"offline.html.j2": _TEMPLATE})]
+    )
+    resources = {"metadata": {"name": title}, "plotly_js": get_plotlyjs()}
+    return exporter.from_notebook_node(page, resources=resources)[0]
+
+
+def _only_a_widget(output: NotebookNode) -> bool:
+    kinds = set(output.get("data", ()))
+    return WIDGET in kinds and kinds <= {WIDGET, "text/plain"}
+
+
+def _bundles(notebook: NotebookNode) -> Iterator[dict[str, Any]]:
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if "data" in output:
+                yield output["data"]
+
+
+def _drawing(bundle: dict[str, Any]) -> dict[str, Any]:
+    """Return the figure of an output as plain dicts (notebook nodes confuse plotly's validators)."""
+    figure = json.loads(json.dumps(bundle[PLOTLY]))
+    return {key: figure[key] for key in ("data", "layout") if key in figure}

@@ -1,0 +1,53 @@
+"""A variant: one state of a model that a run compares, small enough to be rebuilt by name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")
+_ALLOWED = (
+    "letters, digits, '.', '_', '-', '+', '=', beginning with a letter or digit, at most 100 characters"
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One state of a model that a table or a figure compares, small enough to be rebuilt by name.
+
+    Attributes:
+        name: short and unique in its run, such as ``base`` or ``pruned-distilled``.
+        model: name, folder or hub id, as given to ``load_model``.
+        revision: of the hub model, or None.
+        removed: original indices of the layers taken out, ascending.
+        adapter: folder of a LoRA adapter relative to the run folder, or None.
+        note: for the reader.
+    """
+
+    name: str
+    model: str
+    revision: str | None = None
+    removed: tuple[int, ...] = ()
+    adapter: str | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the name and bring ``removed`` into one form."""
+        _check_name("variant name", self.name)
+        layers = tuple(int(layer) for layer in self.removed)
+        if any(layer < 0 for layer in layers) or len(set(layers)) < len(layers):
+            raise ValueError(f"removed must be different layer indices >= 0, got {list(self.removed)}")
+        object.__setattr__(self, "removed", tuple(sorted(layers)))
+        if self.adapter is not None:
+            _check_path("adapter", self.adapter)
+
+
+def _check_name(what: str, name: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith("."):
+        raise ValueError(f"{what} must be {_ALLOWED}, got {name!r}")
+
+
+def _check_path(what: str, name: str) -> None:
+    parts = name.split("/") if isinstance(name, str) else [name]
+    if not all(isinstance(part, str) and _NAME.fullmatch(part) and not part.endswith(".") for part in parts):
+        raise ValueError(f"{what} must be a path inside the run, each part of {_ALLOWED}; got {name!r}")

@@ -1,0 +1,359 @@
+"""Tables in the shape that papers print: recovery, summary, calibration sets, SDD table 8, ITR 1 and 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.checks import checked
+from workbench.evaluation.scores import CATEGORY_ORDER, headline, recovery, score_intervals
+from workbench.runs.variant import Variant
+from workbench.statistics import bootstrap_interval
+
+#: what the papers call the tasks
+_TASK_NAMES = {
+    "arc_challenge": "ARC-C",
+    "arc_easy": "ARC-E",
+    "blimp": "BLiMP",
+    "boolq": "BoolQ",
+    "copa": "COPA",
+    "gsm8k": "GSM8k",
+    "hellaswag": "HellaSwag",
+    "mmlu": "MMLU",
+    "piqa": "PIQA",
+    "race": "RACE",
+    "winogrande": "Winogrande",
+    "wikitext": "Wiki",
+}
+#: ITR reports accuracy for every task but the perplexity, also where the leaderboard takes acc_norm
+_ACCURACY = ("acc", "exact_match", "exact_match,strict-match", "acc_norm")
+
+
+def recovery_table(
+    scores: pd.DataFrame, variants: pd.DataFrame | None = None, *, base: str = "base"
+) -> pd.DataFrame:
+    """Return one row a variant: its scores, their average, its share of the base's (SDD table 8).
+
+    Args:
+        scores: rows of ``evaluate`` with a column ``variant``. Only tasks where higher is better enter, one
+            metric a task; shares are printed as percentages.
+        variants: what else to print of a variant: ``variant`` and any columns, such as ``block size``,
+            ``model savings``, ``method``, ``dataset``, in the order wanted.
+        base: the unpruned variant, to which recovery is relative.
+
+    Returns:
+        Columns: ``variant`` (or those of ``variants``), a column a task (``task (n-shot)``), ``Avg. score``,
+        ``Avg. recovery (%)``; numbers in percent, variants in the order of the scores.
+
+    Raises:
+        ValueError: when columns are missing, the base is, variants were not scored on the same tasks (an
+            average over other tasks would be a plausible wrong number), or ``variants`` does not name each
+            variant once.
+    """
+    checked(scores, ["variant", "task", "metric", "value"], "scores")
+    averages = recovery(scores, base).set_index("variant")
+    rows = headline(scores)
+    if "higher_is_better" in rows:
+        rows = rows[rows["higher_is_better"].astype(bool)]
+    rows = rows.assign(column=_task_labels(rows))
+    table = 100 * rows.pivot(index="variant", columns="column", values="value")
+    table = table.loc[averages.index, [*dict.fromkeys(rows["column"])]]
+    table["Avg. score"] = 100 * averages["average"]
+    table["Avg. recovery (%)"] = 100 * averages["recovery"]
+    table.columns.name = None
+    return _described(table, variants)
+
+
+def summary_table(
+    scores: pd.DataFrame,
+    groups: Mapping[str, Sequence[str]],
+    *,
+    similarities: pd.DataFrame | None = None,
+    intervals: bool = False,
+) -> pd.DataFrame:
+    """Return one row a variant and one column a group of tasks: the mean score, as measured.
+
+    Args:
+        scores: rows of ``evaluate`` with a column ``variant``.
+        groups: column name -> its tasks, such as ``{"reasoning": ["demo_math"]}``. The tasks of a group must
+            share a unit, so no accuracies together with perplexities.
+        similarities: frame ``variant, similarity``, one row a response (to the base's); adds ``similarity``.
+        intervals: give ``value ± half of the 95 % interval`` as text instead of numbers.
+
+    Returns:
+        ``variant``, the groups, and ``similarity`` (NaN for a variant without responses, such as the base).
+
+    Raises:
+        ValueError: for missing columns, a variant that lacks a task of a group, or a group of mixed units.
+    """
+    rows = headline(checked(scores, ["variant", "task", "metric", "value"], "scores"))
+    names = [*dict.fromkeys(rows["variant"])]
+    values, halves = pd.DataFrame(index=names), pd.DataFrame(index=names)
+    for group, tasks in groups.items():
+        picked = rows[rows["task"].isin(tasks)]
+        _check_group(group, list(tasks), picked, names)
+        values[group] = picked.groupby("variant")["value"].mean()
+        halves[group] = _half_intervals(picked)
+    if similarities is not None:
+        known = checked(similarities, ["variant", "similarity"], "similarities").dropna(subset="similarity")
+        of_variant = known.groupby("variant")["similarity"]
+        values["similarity"] = of_variant.mean()
+        halves["similarity"] = of_variant.agg(lambda these: -np.subtract(*bootstrap_interval(these)) / 2)
+    table = values.combine(halves, _with_half)[list(values)] if intervals else values
+    return table.rename_axis("variant").reset_index()
+
+
+def calibration_table(ablation: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame of ``calibration_ablation`` as SDD table 7 prints it, ready for ``to_latex``.
+
+    Raises:
+        ValueError: for missing columns.
+    """
+    frame = checked(ablation, ["size", "removed", "calibration", "distance"], "ablation")
+    names = {
+        "size": "Block size",
+        "removed": "Removed layers",
+        "calibration": "Dataset",
+        "distance": "Score (avg. dist.)",
+    }
+    return frame[[*names]].rename(columns=names)
+
+
+def _task_labels(rows: pd.DataFrame) -> list[str]:
+    if "n_shot" not in rows:
+        return [str(task) for task in rows["task"]]
+    return [f"{task} ({shots}-shot)" for task, shots in zip(rows["task"], rows["n_shot"], strict=True)]
+
+
+def _described(table: pd.DataFrame, variants: pd.DataFrame | None) -> pd.DataFrame:
+    if variants is None:
+        return table.reset_index()
+    notes = checked(variants, ["variant"], "variants")
+    if sorted(notes["variant"]) != sorted(table.index):
+        raise ValueError(
+            f"variants must name each scored variant once: {list(table.index)}, got {list(notes['variant'])}"
+        )
+    return notes.merge(table, on="variant", validate="one_to_one").drop(columns="variant")
+
+
+def _check_group(group: str, tasks: list[str], picked: pd.DataFrame, names: list[Any]) -> None:
+    for name in names:
+        there = list(picked.loc[picked["variant"] == name, "task"])
+        if sorted(there) != sorted(tasks):
+            raise ValueError(
+                f"group {group!r} needs one score of each of {tasks}; variant {name!r} has {there}"
+            )
+    if "higher_is_better" in picked and picked["higher_is_better"].nunique() > 1:
+        raise ValueError(f"group {group!r} must hold tasks of one unit, got {sorted(set(picked['metric']))}")
+
+
+def _half_intervals(picked: pd.DataFrame) -> pd.Series:
+    """Return half the 95 % interval of each variant's mean over tasks; tasks err independently."""
+    if "stderr" not in picked:
+        return pd.Series(np.nan, index=picked["variant"].unique())
+    found = score_intervals(picked)
+    halves = ((found["high"] - found["low"]) / 2).groupby(found["variant"])
+    return halves.agg(lambda these: np.sqrt((these.to_numpy() ** 2).sum()) / len(these))
+
+
+def _with_half(values: pd.Series, halves: pd.Series) -> pd.Series:
+    texts = [
+        "–" if np.isnan(value) else f"{value:.3f}" if np.isnan(half) else f"{value:.3f} ± {half:.3f}"
+        for value, half in zip(values, halves, strict=True)
+    ]
+    return pd.Series(texts, index=values.index)
+
+
+def variant_notes(
+    variants: Iterable[Variant],
+    parameters: Mapping[str, Any],
+    *,
+    methods: Mapping[str, str] | None = None,
+    datasets: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Say of each variant what SDD table 8 prints before its scores.
+
+    Args:
+        variants: of a run, such as ``run.variants()``; any number of block sizes.
+        parameters: ``parameter_counts(model)`` of the whole model.
+        methods: variant -> how it was fine-tuned; a variant that is not named goes by its name, one without
+            an adapter by "No FT".
+        datasets: variant -> the data it was healed on; "" where not named.
+
+    Returns:
+        variant, size (layers removed), saved (share of the parameters), left (parameters), method, dataset.
+
+    Raises:
+        ValueError: for a variant with layers that the model does not have.
+    """
+    each, total = list(parameters["layers"]), parameters["total"]
+    rows = []
+    for variant in variants:
+        if any(layer >= len(each) for layer in variant.removed):
+            raise ValueError(
+                f"variant {variant.name!r} removes layer {max(variant.removed)}, but parameters are of a "
+                f"model of {len(each)} layers"
+            )
+        gone = sum(each[layer] for layer in variant.removed)
+        usual = variant.name if variant.adapter else "No FT"
+        rows.append(
+            {
+                "variant": variant.name,
+                "size": len(variant.removed),
+                "saved": gone / total,
+                "left": total - gone,
+                "method": (methods or {}).get(variant.name, usual),
+                "dataset": (datasets or {}).get(variant.name, ""),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def sdd_table(scores: pd.DataFrame, notes: pd.DataFrame, *, base: str = "base") -> pd.DataFrame:
+    """Return SDD table 8: block size, savings, method, data set, scores, their average, its recovery.
+
+    Args:
+        scores: rows of ``evaluate`` with a column ``variant``.
+        notes: of ``variant_notes``: ``variant, size, saved, left, method, dataset``.
+        base: the unpruned variant.
+
+    Returns:
+        Prune block size ("Baseline" for the base), Model savings, Fine-tuning method, Dataset, a column a
+        task (percent), Avg. score, Avg. recovery (%); smaller blocks first. ``to_latex(table, group=2)``
+        prints it as the paper does.
+
+    Raises:
+        ValueError: as ``recovery_table``.
+    """
+    notes = checked(notes, ["variant", "size", "saved", "left", "method", "dataset"], "notes")
+    table = recovery_table(scores, notes, base=base)
+    order = notes.merge(table.assign(row=range(len(table))), how="left").sort_values("size", kind="stable")
+    table = table.loc[order["row"].tolist()].reset_index(drop=True)
+    sizes = ["Baseline" if not size else str(size) for size in table["size"]]
+    saved = [
+        "-" if not size else f"{share:.2%} ({_billions(left)})"
+        for size, share, left in zip(table["size"], table["saved"], table["left"], strict=True)
+    ]
+    front = {
+        "Prune block size": sizes,
+        "Model savings": saved,
+        "Fine-tuning method": table["method"],
+        "Dataset": table["dataset"],
+    }
+    rest = table.drop(columns=["size", "saved", "left", "method", "dataset"])
+    return pd.concat([pd.DataFrame(front), rest], axis=1)
+
+
+def iterabre_table(scores: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
+    """Return ITR table 1: perplexity and accuracies (percent) by category, a row a model and approach.
+
+    Args:
+        scores: rows of ``evaluate`` with a column ``variant``: tasks with a ``category``, and at most one
+            word-level perplexity.
+        notes: ``variant``, ``model``, ``approach``, ``layers`` (how many it has).
+
+    Returns:
+        Columns in two levels, for ``to_latex`` and ``to_html``: Model, Approach, #L and Wiki ↓ stand alone;
+        the others are under Reasoning, Language, Knowledge, Multilingual, Other. Rows as in ``notes``.
+
+    Raises:
+        ValueError: for missing columns, a variant that is not scored, or one that lacks a task.
+    """
+    notes = checked(notes, ["variant", "model", "approach", "layers"], "notes")
+    table, categories = _in_percent(scores, list(notes["variant"]))
+    front = {"Model": notes["model"], "Approach": notes["approach"], "#L": notes["layers"]}
+    columns = {("", name): list(values) for name, values in front.items()}
+    for category in (None, *CATEGORY_ORDER, "other"):
+        for task in (task for task in table if categories[task] == category):
+            head = "Wiki ↓" if category is None else _TASK_NAMES.get(task, task)
+            columns[((category or "").capitalize(), head)] = table[task].tolist()
+    return pd.DataFrame(columns)
+
+
+def direct_iterative_table(
+    scores: pd.DataFrame,
+    notes: pd.DataFrame,
+    *,
+    direct: str = "Direct+R",
+    iterative: str = "Iterative+R",
+) -> pd.DataFrame:
+    """Return ITR table 2: direct against iterative removal with the difference of each pair.
+
+    Args:
+        scores: rows of ``evaluate`` with a column ``variant``.
+        notes: ``variant``, ``model``, ``approach`` (``direct`` or ``iterative``), ``dropped`` (layers).
+        direct: what ``approach`` says of the direct variants.
+        iterative: what it says of the iterative ones.
+
+    Returns:
+        Model, Approach, #Dropped layers, Wiki ↓, the tasks (percent), Avg diff: for each model and number of
+        dropped layers the two rows and their "Diff", positive where the iterative one is better (the lower
+        perplexity, the higher accuracy). Avg diff is over accuracies, in the row of Diff. The last row is the
+        average of each column's differences.
+
+    Raises:
+        ValueError: for missing columns, a pair that is not complete, or a variant that lacks a task.
+    """
+    notes = checked(notes, ["variant", "model", "approach", "dropped"], "notes")
+    table, categories = _in_percent(scores, list(notes["variant"]))
+    signs = pd.Series({task: 1 if categories[task] else -1 for task in table})
+    rows, differences = [], []
+    for (model, dropped), part in notes.groupby(["model", "dropped"], sort=False):
+        pair = part.set_index("approach")["variant"]
+        if sorted(part["approach"]) != sorted([direct, iterative]):
+            raise ValueError(
+                f"notes must hold one {direct!r} and one {iterative!r} of {model!r} with {dropped} dropped, "
+                f"got {list(part['approach'])}"
+            )
+        difference = signs * (table.loc[pair[iterative]] - table.loc[pair[direct]])
+        differences.append(difference)
+        about = {"Model": model, "#Dropped layers": dropped}
+        rows += [{**about, "Approach": name, **table.loc[pair[name]]} for name in (direct, iterative)]
+        mean = difference[signs > 0].mean()
+        rows.append({**about, "Approach": "Diff", **difference, "Avg diff": mean})
+    rows.append({"Model": "Tasks avg diff", "Approach": "", **pd.DataFrame(differences).mean()})
+    frame = pd.DataFrame(rows)
+    frame["#Dropped layers"] = frame["#Dropped layers"].astype("Int64")
+    frame = frame[["Model", "Approach", "#Dropped layers", *table, "Avg diff"]]
+    return frame.rename(
+        columns={task: "Wiki ↓" if not categories[task] else _TASK_NAMES.get(task, task) for task in table}
+    )
+
+
+def _in_percent(scores: pd.DataFrame, names: list[Any]) -> tuple[pd.DataFrame, dict[str, str | None]]:
+    """Return variants x tasks and each task's category, None for the perplexity, which comes first."""
+    frame = checked(scores, ["variant", "task", "metric", "value", "category"], "scores")
+    if "parent" in frame:
+        frame = frame[frame["parent"].fillna("") == ""]
+    perplexities = frame[frame["metric"] == "word_perplexity"]
+    accuracies = frame[frame["metric"].isin(_ACCURACY)]
+    rank = accuracies["metric"].map(_ACCURACY.index)
+    accuracies = accuracies[
+        rank == rank.groupby([accuracies["variant"], accuracies["task"]]).transform("min")
+    ]
+    if perplexities["task"].nunique() > 1:
+        raise ValueError(f"scores must hold one perplexity, got {sorted(set(perplexities['task']))}")
+    rows = pd.concat([perplexities, accuracies.assign(value=100 * accuracies["value"])])
+    categories: dict[str, str | None] = dict.fromkeys(perplexities["task"])
+    named = accuracies["category"].replace("", "other")
+    categories |= dict(zip(accuracies["task"], named, strict=True))
+    if rows.duplicated(["variant", "task"]).any():
+        twice = rows[rows.duplicated(["variant", "task"])].iloc[0]
+        raise ValueError(f"scores must hold one of each, got two of {twice['variant']!r}, {twice['task']!r}")
+    table = rows.pivot(index="variant", columns="task", values="value").reindex(names)[[*categories]]
+    if table.isna().any(axis=None):
+        name = table.index[table.isna().any(axis=1)][0]
+        missing = [task for task in table if pd.isna(table.loc[name, task])]
+        raise ValueError(f"every variant must be scored on the same tasks; {name!r} lacks {missing}")
+    return table, categories
+
+
+def _billions(parameters: int) -> str:
+    """Return a number of parameters as the papers print it."""
+    for size, letter in ((1e9, "B"), (1e6, "M")):
+        if parameters >= size:
+            return f"{parameters / size:.2f}{letter}"
+    return f"{parameters:.0f}"

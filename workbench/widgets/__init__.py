@@ -1,0 +1,6 @@
+"""What one clicks: small state objects with a view.
+
+- ``picker``: choose a block
+- ``look``: loss and answer with and without a block
+- ``live``: the loss while a training runs
+"""

@@ -1,0 +1,157 @@
+"""Look before you cut: loss and an answer with and without a block, safe while the notebook works on.
+
+A look runs in a thread of its own, while cells may use, prune or train the model. So it never touches that
+model: it works on a *view*, a second tree of modules around the very same weight tensors.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+from torch import nn
+
+from workbench.distances.damage import block_damage
+from workbench.generation.responses import chat_prompt, generate_responses
+from workbench.models.layers import decoder_layers
+from workbench.pruning.removal import without_layers
+
+
+class Cancelled(Exception):
+    """A look that nobody waits for any more."""
+
+
+def looking(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    prompt: str,
+    *,
+    max_length: int = 512,
+    max_new_tokens: int = 64,
+) -> Callable[[Iterable[int], Callable[[], bool]], dict[str, Any] | None]:
+    """Return what ``BlockPicker.look_with`` takes: a function that looks at the model without some layers.
+
+    The model is read as it is now, in this call: what is done to it later (pruning, an adapter) is not seen,
+    while weights that are trained in place are. The function may be called from any thread; two looks wait
+    for each other.
+
+    Args:
+        model: a decoder-only transformers model; not changed, its weights not copied.
+        tokenizer: its tokenizer.
+        texts: held-out texts for the loss, of at least two tokens each; a few dozen are enough for a look.
+        prompt: user message that both models answer, greedily, through the chat template where there is one.
+        max_length: most tokens read of a text.
+        max_new_tokens: length of the two answers.
+
+    Returns:
+        ``look(layers, cancelled)``, which returns a dict (see ``look``), or None once ``cancelled()`` is
+        true.
+    """
+    seen, tokens = shared_view(model), copy.deepcopy(tokenizer)  # a fast tokenizer must not serve two threads
+    alone = threading.Lock()
+    whole: dict[str, str] = {}
+
+    def look_at(layers: Iterable[int], cancelled: Callable[[], bool]) -> dict[str, Any] | None:
+        with alone:
+            try:
+                with _stopping(seen, cancelled):
+                    found = look(
+                        seen,
+                        tokens,
+                        texts,
+                        prompt,
+                        layers,
+                        base_text=whole.get("text"),
+                        max_length=max_length,
+                        max_new_tokens=max_new_tokens,
+                    )
+            except Cancelled:
+                return None
+        whole["text"] = found["base_text"]
+        return found
+
+    return look_at
+
+
+def look(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    prompt: str,
+    layers: Iterable[int],
+    *,
+    base_text: str | None = None,
+    max_length: int = 512,
+    max_new_tokens: int = 64,
+) -> dict[str, Any]:
+    """Compare the model with itself without some layers: held-out loss, and the answer to a prompt.
+
+    While this runs the model lacks its layers, so nothing else may use it; ``looking`` takes care of that.
+
+    Args:
+        model: a decoder-only transformers model; whole again afterwards.
+        tokenizer: its tokenizer.
+        texts: held-out texts for the loss.
+        prompt: user message to answer.
+        layers: original indices of the layers to leave out.
+        base_text: the whole model's answer, when known; None generates it.
+        max_length: most tokens read of a text.
+        max_new_tokens: length of an answer.
+
+    Returns:
+        ``base_loss``, ``loss`` (nats per token, as ``block_damage`` gives them), ``prompt``, ``base_text``,
+        ``text``.
+
+    Raises:
+        ValueError: for layers that the model does not have, and as ``block_damage`` and
+            ``generate_responses``.
+    """
+    layers = sorted(layers)
+    damage = block_damage(model, tokenizer, texts, layer_sets=[layers], max_length=max_length, progress=False)
+    if base_text is None:
+        base_text = _answer(model, tokenizer, prompt, max_new_tokens)
+    with without_layers(model, layers):
+        text = _answer(model, tokenizer, prompt, max_new_tokens)
+    losses = {name: float(damage[name].item()) for name in ("base_loss", "loss")}
+    return {**losses, "prompt": prompt, "base_text": base_text, "text": text}
+
+
+def shared_view(model: nn.Module) -> nn.Module:
+    """Return a second model around the same weights: its layers can go without the first one noticing.
+
+    Modules, configuration and hooks are copied, parameters and buffers are not.
+    """
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    for parameter in model.parameters():
+        if (
+            state := getattr(parameter, "quant_state", None)
+        ) is not None:  # the scales of a bitsandbytes weight
+            shared[id(state)] = state
+    return copy.deepcopy(model, shared).eval()
+
+
+def _answer(model: nn.Module, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
+    prompts = [chat_prompt(tokenizer, prompt)]
+    found = generate_responses(model, tokenizer, prompts, max_new_tokens=max_new_tokens, progress=False)
+    return found["response"].item()
+
+
+@contextmanager
+def _stopping(model: nn.Module, cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Raise Cancelled from the next layer that runs once ``cancelled()`` is true."""
+
+    def check(module: nn.Module, inputs: Any) -> None:
+        if cancelled():
+            raise Cancelled
+
+    handles = [layer.register_forward_pre_hook(check) for layer in decoder_layers(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
