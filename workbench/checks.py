@@ -1,4 +1,4 @@
-"""Checks that every room shares: frames with the right columns, whole numbers, ids that occur once."""
+"""Checks that every room shares: whole numbers, one of several, frames with the right columns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,50 @@ from typing import Any
 import pandas as pd
 
 
-def checked(frame: Any, columns: Iterable[str], what: str) -> pd.DataFrame:
-    """Return the frame when it has the columns and at least one row.
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number, of Python or numpy; ``True`` is none."""
+    import numpy as np
+
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def whole_number(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
+    """Return a whole number within its bounds.
 
     Raises:
-        ValueError: naming the missing columns and those that came.
+        ValueError: naming the argument, what is allowed and what came.
+
+    >>> whole_number(0, "n")
+    Traceback (most recent call last):
+    ValueError: n must be a whole number >= 1, got 0
+    """
+    if is_whole(value) and value >= least and (most is None or value <= most):
+        return int(value)
+    allowed = f">= {least}" if most is None else f"from {least} to {most}"
+    raise ValueError(f"{name} must be a whole number {allowed}, got {value!r}")
+
+
+def one_of(value: Any, allowed: Iterable[Any], name: str) -> Any:
+    """Return a value that is one of those allowed.
+
+    Raises:
+        ValueError: naming the argument, what is allowed and what came.
+
+    >>> one_of("warm", ("cosine", "linear"), "schedule")
+    Traceback (most recent call last):
+    ValueError: schedule must be one of cosine, linear, got 'warm'
+    """
+    allowed = list(allowed)
+    if value in allowed:
+        return value
+    raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def checked(frame: Any, columns: Iterable[str], what: str, *, unique: str | None = None) -> pd.DataFrame:
+    """Return the frame when it has the columns, at least one row, and each value of ``unique`` once.
+
+    Raises:
+        ValueError: naming the missing columns and those that came, or the value that occurs again.
     """
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"{what} must be a pandas DataFrame, got {type(frame).__name__}")
@@ -22,4 +61,11 @@ def checked(frame: Any, columns: Iterable[str], what: str) -> pd.DataFrame:
         raise ValueError(f"{what} needs the columns {columns}; missing {missing}, got {list(frame.columns)}")
     if frame.empty:
         raise ValueError(f"{what} must have at least one row, got an empty frame")
+    if unique is not None and (twice := frame[unique].duplicated()).any():
+        raise ValueError(f"{what} must hold each {unique} once, got {frame[unique][twice].iloc[0]!r} again")
     return frame
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's message in one line, its kind where it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
