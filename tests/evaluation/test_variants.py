@@ -11,7 +11,7 @@ from scoring import CHOICE, GENERATE, load_manager, rows, write_jsonl
 from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
-from workbench.evaluation import variants as module
+from workbench.evaluation import evaluate as module
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.scores import compare_items
 from workbench.evaluation.variants import evaluate_variants
@@ -70,14 +70,14 @@ def heal_one(model, tokenizer, run, seed, texts=TEXTS):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Every evaluation that is really run, as (task, which layers are seen, whether an adapter is on)."""
-    seen = []
+    """The task of every evaluation that is really run."""
+    seen, plan = [], module.plan_tasks
 
-    def counted(model, tokenizer, task, **settings):
-        seen.append(task)
-        return evaluate(model, tokenizer, task, **settings)
+    def counted(tasks, n_shot):
+        seen.append(tasks)
+        return plan(tasks, n_shot)
 
-    monkeypatch.setattr(module, "evaluate", counted)
+    monkeypatch.setattr(module, "plan_tasks", counted)  # the first thing that an evaluation does
     return seen
 
 

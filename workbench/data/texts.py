@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.sources import CORPORA, ENDINGS, _plain, hub_rows, permuted, read_rows
+from workbench.digests import digest
 from workbench.places import demo_path
-from workbench.runs.provenance import inputs_fingerprint
+from workbench.runs.content import identity
 
 DEMO_CORPORA = ("stories", "encyclopedia", "dialogues", "german")
 DEMO_TEXTS = {"demo": DEMO_CORPORA} | {f"demo-{name}": (name,) for name in DEMO_CORPORA}
@@ -102,7 +103,7 @@ def fingerprint(obj: Any) -> str:
     Raises:
         ValueError: for what no fingerprint can follow (a model, a function).
     """
-    return inputs_fingerprint({"value": obj})
+    return digest(identity(obj, "obj"))
 
 
 def _check_n(n: int | None) -> None:

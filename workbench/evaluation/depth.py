@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.distances.blocks import format_layers, layers_of, parse_layers
+from workbench.evaluation.evaluate import questions
+from workbench.runs.keys import reads
 
 if TYPE_CHECKING:
     from workbench.runs.variant import Variant
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 NOT_HEALED = "pruned, not healed"
 
 
+@reads(questions, instead_of=("data",))
 def scores_by_depth(
     model: Any,
     tokenizer: Any,

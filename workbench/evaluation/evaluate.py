@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from workbench.evaluation.suites import SUITES
-from workbench.evaluation.tasks import load_plan, plan_tasks
+from workbench.evaluation.tasks import load_plan, plan_tasks, task_fingerprint
 from workbench.runs.files import write_text_atomic
+from workbench.runs.keys import reads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+def questions(tasks: Any, include: Any = None, data: Any = None) -> dict[str, str]:
+    """Return digests of the task files and data behind arguments of ``evaluate``, for its key in a run."""
+    return task_fingerprint(tasks, include=include, data=data) if tasks else {}
+
+
+@reads(questions, instead_of=("include", "data"))
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -13,7 +13,7 @@ import pandas as pd
 
 from workbench.evaluation.evaluate import check_settings, evaluate, suite_length
 from workbench.evaluation.scores import read_items
-from workbench.evaluation.tasks import load_plan, plan_tasks, task_fingerprint
+from workbench.evaluation.tasks import load_plan, plan_tasks
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
 
@@ -61,9 +61,9 @@ def evaluate_variants(
     """Scores of each variant, the model loaded once: layers left out, adapter on, everything put back after.
 
     Each variant's result of each task is kept in the run (``evaluations/<variant>/<task>-<n>shot.csv`` and
-    ``.jsonl``) with what it depends on: weights, layers, the adapter's bytes, task files and data, settings,
-    code. What has changed in any of these is measured again, the rest is read. ``batch_size`` is not among
-    them: it changes rounding alone.
+    ``.jsonl``) with what it depends on (see ``Run.frame``): weights, layers, adapter, tokenizer, task files
+    and data, settings, code, versions. What has changed in any of these is measured again, the rest is read.
+    ``batch_size`` is not among them: it changes rounding alone.
 
     Args:
         model: the whole model; unchanged afterwards.
@@ -93,19 +93,18 @@ def evaluate_variants(
     check_settings(model, settings.get("limit"), batch_size, settings["max_length"])
     plan, skipped = _what_is_there(tasks, n_shot, settings)
     from workbench.healing.adapters import as_variant
-    from workbench.models.identity import describe_model
 
-    identity, scores, items = describe_model(model), [], []
-    measure = partial(evaluate, model, tokenizer, batch_size=batch_size, progress=progress, **settings)
+    scores, items = [], []
     for variant in variants:
-        adapter = run.digest(variant.adapter) if variant.adapter else None
-        inputs = {"model": identity, "removed": variant.removed, "adapter": adapter}
         with as_variant(model, variant, run=run):
             for task, shots in plan:
                 place = f"evaluations/{variant.name}/{_file_name(task, shots)}"
-                frame = _kept(run, place, measure, task, shots, inputs | _questions(task, settings))
-                scores.append(frame.assign(variant=variant.name))
-                items.append(read_items(run.path(f"{place}.jsonl")).assign(variant=variant.name))
+                measure = partial(evaluate, model, tokenizer, task, n_shot=shots, **settings)
+                found, answered = _kept(
+                    run, place, partial(measure, batch_size=batch_size, progress=progress)
+                )
+                scores.append(found.assign(variant=variant.name))
+                items.append(answered.assign(variant=variant.name))
     joined = _joined(scores)
     joined.attrs["skipped"] = skipped
     return Evaluated(joined, _joined(items))
@@ -125,32 +124,11 @@ def _what_is_there(
     return loaded.left, loaded.skipped
 
 
-def _kept(
-    run: Run,
-    place: str,
-    measure: Callable[..., pd.DataFrame],
-    task: str,
-    shots: int | None,
-    inputs: dict[str, Any],
-) -> pd.DataFrame:
-    """Return the scores kept in the run, measured anew when anything they depend on is another."""
-    items = f"{place}.jsonl"
-    # a function of this module: the run follows its sources, and of its values only what is named as an input
-    return run.frame(
-        f"{place}.csv",
-        lambda: measure(task, n_shot=shots, items=run.path(items)),
-        makes=[items],
-        task=task,
-        n_shot=shots,
-        **inputs,
-    )
-
-
-def _questions(task: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what the answers depend on besides the model; files by what they hold, not where they lie."""
-    files = {name: settings.get(name) for name in ("include", "data")}
-    others = {name: value for name, value in settings.items() if name not in files}
-    return {"questions": task_fingerprint(task, **files), "settings": others}
+def _kept(run: Run, place: str, measure: Callable[..., pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scores of a task and its items as the run keeps them, both of the same call."""
+    items = run.path(f"{place}.jsonl")
+    with run.lock(place):
+        return run.frame(f"{place}.csv", measure, items=items), read_items(items)
 
 
 def _file_name(task: str, shots: int | None) -> str:

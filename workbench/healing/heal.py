@@ -59,6 +59,10 @@ class Healed(NamedTuple):
     adapter: Path
     log: pd.DataFrame
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return ``log``: what a run keeps as the frame of this stage."""
+        return self.log
+
 
 def heal(
     model: Any,

@@ -54,6 +54,10 @@ class Tuned(NamedTuple):
     trials: pd.DataFrame
     best: HealingConfig | None
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return ``trials``: what a run keeps as the frame of this stage."""
+        return self.trials
+
 
 def tune(
     model: Any,

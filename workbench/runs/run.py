@@ -12,23 +12,27 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
+from workbench.runs.content import content_of, identity
 from workbench.runs.files import (
     decode_frame,
     encode_frame,
-    sha256_of,
     write_bytes_atomic,
     write_text_atomic,
 )
-from workbench.runs.provenance import code_inputs, environment, inputs_fingerprint, plain
+from workbench.runs.keys import Key, stage_key
+from workbench.runs.provenance import environment
 from workbench.runs.variant import Variant, _check_name, _check_path
 
 
@@ -50,47 +54,63 @@ class Run:
     def frame(
         self,
         name: str,
-        compute: Callable[[], pd.DataFrame],
+        function: Callable[..., Any],
         /,
-        *,
+        *arguments: Any,
         makes: Iterable[str] = (),
-        **inputs: Any,
+        **settings: Any,
     ) -> pd.DataFrame:
-        """Return the stored frame when the same code made it from the same inputs, else compute and store it.
+        """Return the frame of ``function(*arguments, **settings)``, computed once for the same inputs.
+
+        The stored frame is served as long as nothing that it depends on has changed: the arguments by what
+        they hold (each weight of a model, its configuration, tokenizer and chat template, frames, texts,
+        files behind paths), the code of the function with what it calls, and the versions of libraries. What
+        cannot change a result does not count: ``batch_size``, ``progress``, ``engine``, ``compiled``, where
+        files lie. See ``workbench.runs.keys``.
 
         Args:
             name: file name in the run, ending in ``.csv`` (numbers) or ``.jsonl`` (texts).
-            compute: makes the frame; called only when needed.
-            makes: files and folders of the run that ``compute`` writes besides the frame (an adapter); when
-                one of them is missing or altered, the stage runs again.
-            **inputs: everything the result depends on, as plain data: ``texts=texts``,
-                ``model=describe_model(model)``, ``seed=0``. Plain values that ``compute`` reads from the
-                notebook count as inputs without being named; what it reads from the run does not.
+            function: returns a frame, or something with ``to_frame()``.
+            *arguments: of the function.
+            makes: further files and folders of the run that the function writes. Those that it is given as
+                ``out`` or ``items`` belong to the stage anyway: when one is missing or altered, the stage
+                runs again; an ``out`` that was made from other inputs is kept under another name.
+            **settings: of the function.
 
         Returns:
             The frame as it reads back from the file, so a stored and a fresh one are the same to the bit.
 
         Raises:
-            ValueError: for a name or an input that cannot be stored.
+            ValueError: for a name or an argument that cannot be stored or followed.
+            TypeError: for arguments that the function does not take.
         """
         self.path(name)
         _check_ending(name)
-        declared = {"inputs": plain(inputs, "inputs"), "code": code_inputs(compute)}
-        stored = self._load(name)
-        if stored and stored[0].get("fingerprint") == inputs_fingerprint(declared) and self._whole(stored[0]):
-            self._trace(name, *stored[0]["makes"])
-            return decode_frame(name, stored[1], stored[0]["schema"])
-        data, schema = encode_frame(name, compute())
-        products = {product: sha256_of(self._product(name, product)) for product in makes}
-        self._store(name, data, {"schema": schema, **declared, "makes": products})
-        self._trace(*products)
+        key = stage_key(function, arguments, settings, self.folder)
+        outputs = {setting: self._inside(path) for setting, path in key.outputs.items()}
+        products = [*makes, *filter(None, outputs.values())]
+        with self.lock(name):
+            stored = self._load(name)
+            if (
+                stored
+                and stored[0].get("fingerprint") == key.fingerprint
+                and self._whole(stored[0], products)
+            ):
+                return decode_frame(name, stored[1], stored[0]["schema"])
+            self._begin(name, key, stored[0] if stored else {}, outputs.get("out"))
+            result = function(*arguments, **settings)
+            frame = result if isinstance(result, pd.DataFrame) else result.to_frame()
+            data, schema = encode_frame(name, frame)
+            made = {product: self._made(name, product) for product in products}
+            self._store(name, data, {"schema": schema, "inputs": key.inputs, "code": key.code, "makes": made})
+            _begun(self.path(name)).unlink(missing_ok=True)
         return decode_frame(name, data, schema)
 
     def write(self, name: str, frame: pd.DataFrame, /, **inputs: Any) -> Path:
         """Write a frame with its provenance; see ``frame`` for names and inputs."""
         self.path(name)
         data, schema = encode_frame(name, frame)
-        return self._store(name, data, {"schema": schema, "inputs": plain(inputs, "inputs")})
+        return self._store(name, data, {"schema": schema, "inputs": identity(inputs, "inputs", self.folder)})
 
     def read(self, name: str, /) -> pd.DataFrame:
         """Read a frame that this run holds.
@@ -108,7 +128,7 @@ class Run:
         if not name.endswith(".json") or name.endswith(".meta.json"):
             raise ValueError(f"name must end in .json (and not in .meta.json), got {name!r}")
         data = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
-        return self._store(name, data, {"inputs": plain(inputs, "inputs")})
+        return self._store(name, data, {"inputs": identity(inputs, "inputs", self.folder)})
 
     def read_json(self, name: str, /) -> Any:
         """Read what ``write_json`` wrote; errors as for ``read``."""
@@ -119,12 +139,10 @@ class Run:
         return self._stored(name)[0]
 
     def figure(self, fig: Any, name: str, /, **options: Any) -> Any:
-        """Save a figure under ``figures/`` (see ``plots.save_figure``) and return it for display."""
+        """Save a figure under ``figures/`` (see ``save_figure``) and return it for display."""
         from workbench.runs.figures import save_figure
 
-        path = self.path(f"figures/{name}")
-        save_figure(fig, path, **options)
-        self._trace(*(f"figures/{file.name}" for file in sorted(path.parent.glob(f"{name}.*"))))
+        save_figure(fig, self.path(f"figures/{name}"), **options)
         return fig
 
     def save_variant(self, variant: Variant) -> Variant:
@@ -143,7 +161,6 @@ class Run:
         """Return every variant of the run, oldest first."""
         names = _results_in(self.folder / "variants")
         names.sort(key=lambda name: (self.provenance(f"variants/{name}")["created"], name))
-        self._trace("variants")
         return [self._variant(name.removesuffix(".json")) for name in names]
 
     def files(self) -> list[str]:
@@ -151,18 +168,25 @@ class Run:
         return _results_in(self.folder)
 
     def digest(self, name: str) -> str:
-        """Return the SHA-256 of a file or folder of this run (of the names in ``variants``), "" for none."""
+        """Return the SHA-256 of a file or folder of this run, "" for none."""
         path = self.path(name)
-        if name == "variants":
-            return hashlib.sha256("\n".join(_results_in(path)).encode()).hexdigest()
-        return sha256_of(path) if path.exists() else ""
+        return content_of(path) if path.exists() else ""
 
-    def _trace(self, *names: str) -> None:
-        """Tell the notebook runner which results a notebook made or read; when they change it runs again."""
-        if log := os.environ.get("WORKBENCH_TRACE"):
-            lines = [json.dumps([str(self.folder), name, self.digest(name)]) + "\n" for name in names]
-            with open(log, "a", encoding="utf-8") as file:
-                file.writelines(lines)
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a result of this run alone: another process that wants it waits, and says so in one line."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{name}: another process is at it; waiting for it to finish", flush=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _variant(self, name: str) -> Variant:
         stored = self.read_json(f"variants/{name}.json")
@@ -170,11 +194,11 @@ class Run:
 
     def _store(self, name: str, data: bytes, meta: Mapping[str, Any]) -> Path:
         """Write file, then sidecar, under the run's lock; after a kill in between their SHA-256 disagrees."""
-        parts = {key: meta[key] for key in ("inputs", "code") if key in meta}
+        parts = {"inputs": meta["inputs"], "code": meta.get("code")}
         sidecar = {
             "file": name,
             "sha256": hashlib.sha256(data).hexdigest(),
-            "fingerprint": inputs_fingerprint(parts),
+            "fingerprint": digest(parts),
             **meta,
             **environment(),
         }
@@ -182,7 +206,6 @@ class Run:
         with FileLock(self.folder / ".lock", timeout=60):
             path = write_bytes_atomic(self.path(name), data)
             write_text_atomic(_sidecar(path), json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n")
-        self._trace(name)
         return path
 
     def _load(self, name: str) -> tuple[dict[str, Any], bytes] | None:
@@ -191,7 +214,9 @@ class Run:
         for _ in range(5):
             try:
                 meta, data = json.loads(_sidecar(path).read_bytes()), path.read_bytes()
-            except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+            except (FileNotFoundError, NotADirectoryError, ValueError):
+                return None
+            if not isinstance(meta, dict) or not {"sha256", "created", "inputs"} <= meta.keys():
                 return None
             if meta["sha256"] == hashlib.sha256(data).hexdigest():
                 return meta, data
@@ -202,7 +227,6 @@ class Run:
         found = self._load(name)
         if found is None:
             raise ValueError(self._why_not(name))
-        self._trace(name)
         return found
 
     def _why_not(self, name: str) -> str:
@@ -217,14 +241,52 @@ class Run:
         there = ", ".join(self.files()) or "nothing"
         return f"{state}; {way_out}. There now: {there}"
 
-    def _whole(self, meta: Mapping[str, Any]) -> bool:
-        return all(self.digest(name) == digest for name, digest in meta["makes"].items())
+    def _whole(self, meta: Mapping[str, Any], products: Iterable[str]) -> bool:
+        made = meta.get("makes", {})
+        return set(products) <= made.keys() and all(self.digest(name) == told for name, told in made.items())
 
-    def _product(self, name: str, product: str) -> Path:
+    def _inside(self, path: Path) -> str | None:
+        """Return the name in the run of a path that lies in it, None for one elsewhere."""
+        path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(self.folder))
+        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else None
+
+    def _begin(self, name: str, key: Key, stored: Mapping[str, Any], out: str | None) -> None:
+        """Note what is being made, and move aside what was made under the same name from other inputs."""
+        begun = _begun(self.path(name))
+        owner = (
+            begun.read_text()
+            if begun.is_file()
+            else stored.get("fingerprint")
+            if stored.get("makes")
+            else None
+        )
+        if stored and owner != key.fingerprint:
+            print(
+                f"{name}: computed again; another {', '.join(key.changed(dict(stored))) or 'file'}",
+                flush=True,
+            )
+        if out and owner not in (None, key.fingerprint):
+            self._set_aside(out)
+        write_text_atomic(begun, key.fingerprint)
+
+    def _set_aside(self, product: str) -> None:
+        """Give a file or folder of other inputs another name, with what an unfinished call left beside it."""
         path = self.path(product)
-        if not path.exists():
+        number = next(n for n in count(1) if not path.with_name(f"{path.name}.before-{n}").exists())
+        for there in (path, path.with_name(f"{path.name}.unfinished")):
+            if there.exists():
+                os.replace(
+                    there, path.with_name(there.name.replace(path.name, f"{path.name}.before-{number}"))
+                )
+                print(
+                    f"{product} was made from other inputs; it is kept as {path.name}.before-{number}",
+                    flush=True,
+                )
+
+    def _made(self, name: str, product: str) -> str:
+        if not self.path(product).exists():
             raise ValueError(f"makes names {product!r}, but computing {name} did not write it")
-        return path
+        return self.digest(product)
 
 
 def open_run(name: str = "demo", *, root: str | Path | None = None) -> Run:
@@ -254,6 +316,10 @@ def notebook_that_writes(name: str) -> str | None:
 def _results_in(folder: Path) -> list[str]:
     sidecars = folder.rglob("[!.]*.meta.json") if folder.is_dir() else ()
     return sorted(s.relative_to(folder).as_posix().removesuffix(".meta.json") for s in sidecars)
+
+
+def _begun(path: Path) -> Path:
+    return path.with_name(f".{path.name}.begun")
 
 
 def _sidecar(path: Path) -> Path:

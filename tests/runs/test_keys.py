@@ -1,0 +1,469 @@
+"""What a stage depends on: nothing that changes a result goes unseen, nothing else is measured again.
+
+Models here are real ones; each case was served stale, or thrown away, by the store before this one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+import workbench as wb
+from workbench.runs import code
+from workbench.runs.keys import stage_key
+from workbench.runs.run import Run, open_run
+
+TEXTS = ["One two three four.", "Mara has 3 plums and 4 more."]
+
+
+@pytest.fixture
+def model():
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def key(function: Callable, *arguments, **settings) -> str:
+    return stage_key(function, arguments, settings).fingerprint
+
+
+# --- models and tokenizers --------------------------------------------------------------------------
+
+
+def one_element(model):
+    model.model.layers[2].mlp.down_proj.weight.data[3, 5] += 1e-3
+
+
+def one_row_of_the_embedding(model):
+    model.get_input_embeddings().weight.data[17] *= 1.5
+
+
+def one_head(model):
+    with torch.no_grad():
+        model.model.layers[1].self_attn.o_proj.weight[:, 8:16] = 0
+
+
+def half_of_the_neurons(model):
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.data[:, ::2] = 0
+
+
+def two_elements_exchanged(model):
+    weight = model.model.layers[0].mlp.up_proj.weight.data
+    weight[0, 0], weight[0, 1] = weight[0, 1].clone(), weight[0, 0].clone()
+
+
+def norm_epsilon(model):
+    model.config.rms_norm_eps *= 2
+
+
+def rotary_base(model):
+    model.model.rotary_emb.inv_freq.mul_(0.5)
+
+
+def a_hook(model):
+    model.model.layers[0].register_forward_hook(lambda module, inputs, output: output * 0.5)
+
+
+def generation_settings(model):
+    model.generation_config.repetition_penalty = 1.3
+
+
+CHANGES = [
+    *(one_element, one_row_of_the_embedding, one_head, half_of_the_neurons, two_elements_exchanged),
+    *(norm_epsilon, rotary_base, a_hook, generation_settings),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_whatever_changes_in_a_model_is_measured_again(run: Run, model, tokenizer, change):
+    measure = partial(run.frame, "distances.csv", wb.angular_distances, model, tokenizer, TEXTS)
+    first = measure()
+    created = run.provenance("distances.csv")["created"]
+    measure()
+    assert run.provenance("distances.csv")["created"] == created
+    change(model)
+    again = measure()
+    assert run.provenance("distances.csv")["created"] > created
+    if change in (one_head, half_of_the_neurons, rotary_base, a_hook):  # so stale would have been wrong
+        assert not np.allclose(first["distance"], again["distance"], atol=1e-6)
+
+
+def test_the_same_model_loaded_again_is_served(run: Run, tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    made = []
+    for _ in range(2):
+        model, tokenizer = wb.load_model(tmp_path / "m")
+        run.frame("distances.csv", wb.angular_distances, model, tokenizer, TEXTS)
+        made.append(run.provenance("distances.csv")["created"])
+    assert made[0] == made[1]
+
+
+def test_layers_left_out_and_put_back(model, tokenizer):
+    whole = key(wb.angular_distances, model, tokenizer, TEXTS)
+    with wb.without_layers(model, [2]):
+        assert key(wb.angular_distances, model, tokenizer, TEXTS) != whole
+    assert key(wb.angular_distances, model, tokenizer, TEXTS) == whole
+
+
+def chat_template(tokenizer):
+    tokenizer.chat_template += " "
+
+
+def padding_side(tokenizer):
+    tokenizer.padding_side = "right"
+
+
+def another_token(tokenizer):
+    tokenizer.add_tokens(["<new>"])
+
+
+def a_rule(tokenizer):
+    from tokenizers.normalizers import Lowercase
+
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+
+
+def end_token(tokenizer):
+    tokenizer.eos_token = "<|user|>"
+
+
+@pytest.mark.parametrize("change", [chat_template, padding_side, another_token, a_rule, end_token])
+def test_whatever_changes_in_a_tokenizer_counts(model, tokenizer, change):
+    before = key(wb.generate_responses, model, tokenizer, TEXTS)
+    tokenizer(TEXTS, padding=True, truncation=True, max_length=8)  # which sets both in the fast tokenizer
+    assert key(wb.generate_responses, model, tokenizer, TEXTS) == before
+    change(tokenizer)
+    assert key(wb.generate_responses, model, tokenizer, TEXTS) != before
+
+
+def test_an_adapter_counts_with_its_weights_its_strength_and_whether_it_acts(model, tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    bare = key(wb.perplexity, model, tokenizer, TEXTS)
+    with_adapter = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    found = {bare, key(wb.perplexity, with_adapter, tokenizer, TEXTS)}
+    with with_adapter.disable_adapter():
+        found.add(key(wb.perplexity, with_adapter, tokenizer, TEXTS))
+    layer = with_adapter.base_model.model.model.layers[0].self_attn.q_proj
+    layer.scaling["default"] *= 1000
+    found.add(key(wb.perplexity, with_adapter, tokenizer, TEXTS))
+    layer.lora_B["default"].weight.data[0, 0] += 1
+    found.add(key(wb.perplexity, with_adapter, tokenizer, TEXTS))
+    assert len(found) == 5
+
+
+def test_an_adapter_file_counts_through_the_variant_that_names_it(run: Run, tmp_path):
+    place = run.path("adapters/sft")
+    place.mkdir(parents=True)
+    (place / "adapter_model.safetensors").write_bytes(b"one")
+    variant = wb.Variant("sft", "demo", removed=(3,), adapter="adapters/sft")
+
+    def measured(variants):
+        return pd.DataFrame({"x": [1]})
+
+    before = stage_key(measured, [[variant]], {}, run.folder).fingerprint
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(run.folder, elsewhere)
+    assert stage_key(measured, [[variant]], {}, elsewhere).fingerprint == before
+    (place / "adapter_model.safetensors").write_bytes(b"two")
+    assert stage_key(measured, [[variant]], {}, run.folder).fingerprint != before
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+def lines_of(path) -> pd.DataFrame:
+    return pd.DataFrame({"line": Path(path).expanduser().read_text().splitlines()})
+
+
+@pytest.mark.parametrize("way", ["absolute", "relative", "home", "path", "in a list"])
+def test_a_file_counts_by_what_it_holds_also_with_an_equal_time(run: Run, tmp_path, monkeypatch, way):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "st.jsonl"
+    ways = {"absolute": str(file), "relative": "st.jsonl", "home": "~/st.jsonl", "path": file}
+
+    def read(path):
+        return lines_of(path[0] if isinstance(path, list) else path)
+
+    for text in ("one", "two"):
+        file.write_text(text)
+        os.utime(file, ns=(10**18, 10**18))
+        assert run.frame("x.csv", read, ways.get(way, [str(file)]))["line"].tolist() == [text]
+
+
+def test_a_folder_counts_with_what_lies_behind_its_links(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "rows").write_text("one")
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "other")
+    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
+    before = key(lines_of, tmp_path / "data")
+    (tmp_path / "other" / "rows").write_text("two")
+    assert key(lines_of, tmp_path / "data") != before
+
+
+def test_where_a_file_lies_does_not_count(tmp_path):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.txt").write_text("same")
+    assert key(lines_of, tmp_path / "here" / "a.txt") == key(lines_of, str(tmp_path / "there" / "a.txt"))
+
+
+def test_a_bare_word_is_a_name_whatever_folders_lie_around(tmp_path, monkeypatch):
+    before = key(lines_of, "demo")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert key(lines_of, "demo") == before
+
+
+def test_a_run_moved_to_another_folder_is_served(run: Run, model, tokenizer, tmp_path):
+    measure = partial(wb.angular_distances, model, tokenizer, TEXTS)
+    run.frame("distances.csv", measure)
+    shutil.move(run.folder, tmp_path / "elsewhere" / "test")
+    moved = open_run("test", root=tmp_path / "elsewhere")
+    created = moved.provenance("distances.csv")["created"]
+    moved.frame("distances.csv", measure)
+    assert moved.provenance("distances.csv")["created"] == created
+
+
+# --- settings ---------------------------------------------------------------------------------------
+
+
+def test_settings_that_cannot_change_a_result_do_not_count_and_defaults_are_settings(model, tokenizer):
+    before = key(wb.angular_distances, model, tokenizer, TEXTS)
+    assert key(wb.angular_distances, model, tokenizer, TEXTS, batch_size=3, progress=False) == before
+    assert key(wb.angular_distances, model, tokenizer, TEXTS, compiled=False) == before
+    assert key(wb.angular_distances, model, tokenizer, TEXTS, max_length=4096) == before
+    assert key(partial(wb.angular_distances, model, max_length=4096), tokenizer, texts=TEXTS) == before
+    assert key(wb.angular_distances, model, tokenizer, TEXTS, max_length=8) != before
+
+
+def test_the_batch_of_a_training_counts_though_that_of_a_measurement_does_not(model, tokenizer):
+    rows = pd.DataFrame({"id": ["a"], "instruction": ["x"], "context": [""], "reference": ["y"]})
+    small, large = (wb.HealingConfig(batch_size=size) for size in (8, 16))
+    trained = partial(wb.heal, model, tokenizer, rows, out="nowhere")
+    assert key(trained, config=small) != key(trained, config=large)
+
+
+def test_functions_given_as_arguments_count_by_their_code(model, tokenizer):
+    def measured(score):
+        return pd.DataFrame({"x": [score()]})
+
+    assert key(measured, lambda: 1) == key(measured, lambda: 1)
+    assert key(measured, lambda: 1) != key(measured, lambda: 2)
+
+
+# --- code -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """Return a copy of the package's sources that the store looks at."""
+    copy = tmp_path / "workbench"
+    shutil.copytree(code.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", copy)
+    code._room_digest.cache_clear()
+    yield copy
+    code._room_digest.cache_clear()
+
+
+def edited(package: Path, file: str) -> None:
+    place = package / file
+    place.write_text(place.read_text() + "\n# a comment\n")
+    code._room_digest.cache_clear()
+
+
+ABOVE = ["evaluation/harness.py", "data/texts.py"]
+SHOWING = ["plots/heatmaps.py", "plots/style.py", "tables/markup.py", "widgets/picker.py", "runs/pages.py"]
+
+
+@pytest.mark.parametrize(
+    ("function", "file", "again"),
+    [
+        *((wb.evaluate, file, False) for file in SHOWING),
+        *(
+            (wb.angular_distances, file, False)
+            for file in [*SHOWING, "evaluation/harness.py", "data/texts.py"]
+        ),
+        (wb.angular_distances, "distances/angular.py", True),
+        (wb.angular_distances, "models/hooks.py", True),
+        (wb.angular_distances, "statistics.py", True),
+        (wb.evaluate, "evaluation/harness.py", True),
+        (wb.evaluate, "pruning/surgery.py", True),
+        (wb.token_divergence, "healing/adapters.py", True),
+        (wb.summary_table, "evaluation/scores.py", True),
+        (wb.summary_table, "plots/scores.py", False),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_the_room_and_those_below_count_and_never_those_that_show(package, function, file, again):
+    before = code.code_of(function)
+    edited(package, file)
+    assert (code.code_of(function) != before) == again
+
+
+def test_a_users_function_counts_with_the_rooms_that_it_calls(package):
+    def mine(model, tokenizer):
+        return wb.angular_distances(model, tokenizer, TEXTS)
+
+    before = code.code_of(mine)
+    edited(package, "plots/heatmaps.py")
+    assert code.code_of(mine) == before
+    edited(package, "distances/angular.py")
+    assert code.code_of(mine) != before
+
+
+def test_the_storeys_of_the_store_are_those_that_lint_holds(root):
+    import tomllib
+
+    contract = tomllib.loads((root / "pyproject.toml").read_text())["tool"].get("importlinter")
+    if contract is None:
+        pytest.skip("the layers are not declared yet")
+    (layers,) = [one["layers"] for one in contract["contracts"] if one["type"] == "layers"]
+    declared = {
+        name.strip().removeprefix("workbench."): place
+        for place, row in enumerate(reversed(layers))
+        for name in row.replace(":", "|").split("|")
+    }
+    ours = {room: place for place, storey in enumerate(code.STOREYS) for room in storey}
+    for one in ours:
+        for other in ours:
+            if declared[one] < declared[other]:
+                assert ours[one] <= ours[other], f"{one} stands below {other}"
+
+
+@pytest.fixture
+def mymetrics(tmp_path, monkeypatch) -> Callable[[str], ModuleType]:
+    """Return a function that writes the user's own module, and loads it again."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    helper = tmp_path / "myhelper.py"
+    helper.write_text("def scale(x):\n    return x * 1\n")
+
+    def written(text: str, more: str = "") -> ModuleType:
+        (tmp_path / "mymetrics.py").write_text("import pandas as pd\nfrom myhelper import scale\n" + text)
+        if more:
+            helper.write_text(more)
+        importlib.invalidate_caches()
+        for name in ("mymetrics", "myhelper"):
+            sys.modules.pop(name, None)
+        return importlib.import_module("mymetrics")
+
+    yield written
+    for name in ("mymetrics", "myhelper"):
+        sys.modules.pop(name, None)
+
+
+SCORE = "def score():\n    return pd.DataFrame({'x': [scale(1.0)]})\n"
+
+
+@pytest.mark.parametrize("way", ["passed", "through the module", "by name"])
+def test_a_users_function_in_another_file_counts_with_all_it_calls(run: Run, mymetrics, way):
+    def stage(mine: ModuleType) -> Callable[[], pd.DataFrame]:
+        score = mine.score
+        return {"passed": score, "through the module": lambda: mine.score(), "by name": lambda: score()}[way]
+
+    assert run.frame("a.csv", stage(mymetrics(SCORE)))["x"].tolist() == [1.0]
+    assert run.frame("a.csv", stage(mymetrics(SCORE.replace("1.0", "2.0"))))["x"].tolist() == [2.0]
+    scaled = "def scale(x):\n    return x * 10\n"
+    assert run.frame("a.csv", stage(mymetrics(SCORE.replace("1.0", "2.0"), scaled)))["x"].tolist() == [20.0]
+
+
+def test_a_constant_of_the_users_module_counts(run: Run, mymetrics):
+    text = "FACTOR = {}\ndef score():\n    return pd.DataFrame({{'x': [FACTOR]}})\n"
+    for value in (1, 2):
+        assert run.frame("a.csv", mymetrics(text.format(value)).score)["x"].tolist() == [value]
+
+
+@pytest.mark.parametrize(
+    ("function", "library", "counts"),
+    [
+        (wb.evaluate, "lm-eval", True),
+        (wb.evaluate, "torch", True),
+        (wb.evaluate, "peft", True),
+        (wb.angular_distances, "transformers", True),
+        (wb.angular_distances, "lm-eval", False),
+        (wb.response_similarity, "sentence-transformers", True),
+        (lambda: wb.nothing, "peft", True),
+        (wb.evaluate, "plotly", False),
+    ],
+)
+def test_the_version_of_a_library_counts_where_it_computes(monkeypatch, function, library, counts):
+    before, known = code.code_of(function), code.metadata.version
+    monkeypatch.setattr(code.metadata, "version", lambda name: "9.9.9" if name == library else known(name))
+    assert (code.code_of(function) != before) == counts
+
+
+def test_which_build_of_torch_does_not_count(monkeypatch):
+    before, known = code.code_of(wb.angular_distances), code.metadata.version
+    monkeypatch.setattr(code.metadata, "version", lambda name: known(name).partition("+")[0] + "+cu130")
+    assert code.code_of(wb.angular_distances) == before
+
+
+# --- what it costs, and several processes ---------------------------------------------------------
+
+
+def test_the_weights_are_read_once_a_load(monkeypatch, model, tokenizer):
+    from workbench import digests
+
+    monkeypatch.setattr(digests, "SMALL", 0)
+    key(wb.angular_distances, model, tokenizer, TEXTS)
+    monkeypatch.setattr(digests, "_sums", lambda tensor: pytest.fail("a tensor was read again"))
+    key(wb.angular_distances, model, tokenizer, TEXTS)
+    with wb.without_layers(model, [1]):
+        key(wb.angular_distances, model, tokenizer, TEXTS)
+
+
+PROCESS = """
+import sys, time
+sys.path[:0] = {paths!r}
+from pathlib import Path
+import workbench as wb
+from tiny import tiny_model, tiny_tokenizer
+run = wb.open_run("test", root={root!r})
+model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+Path({ready!r} + str({limit})).touch()
+while not Path({ready!r} + "go").exists():
+    time.sleep(0.01)
+for _ in range({times}):
+    base = [wb.Variant("base", "tiny")]
+    found = wb.evaluate_variants(model, tokenizer, base, "demo_yes_no", run=run, limit={limit}, progress=False)
+    n = len(found.of("base")["item"].unique())
+    assert n == {limit} == found.scores["n"].iloc[0], (n, found.scores["n"].iloc[0], {limit})
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_in_one_run_never_mix_their_results(run: Run, root, tmp_path):
+    ready = str(tmp_path / "ready-")
+    paths = [str(root / "tests"), str(root)]
+    told = {"paths": paths, "root": str(run.folder.parent), "ready": ready, "times": 4}
+    scripts = [PROCESS.format(limit=limit, **told) for limit in (3, 5)]
+    started = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) for script in scripts]
+    deadline = time.monotonic() + 120
+    while not all(Path(f"{ready}{limit}").exists() for limit in (3, 5)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    Path(f"{ready}go").touch()
+    for process in started:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()[-2000:]

@@ -1,0 +1,217 @@
+"""Digests of what a result depends on: every element of every weight, the settings, the tokenizer.
+
+No torch is imported here: whoever holds a tensor has it loaded already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from xxhash import xxh3_128_digest
+
+#: up to this many bytes a model is read whole at every call; of a larger one each tensor once, then sampled
+SMALL = 64 * 2**20
+#: eight-byte words that are weighted together
+_WORDS = 2**20
+#: elements of a tensor looked at again, in case it was written to without torch's version counter moving
+_SAMPLED = 1024
+#: configuration entries that say where a model came from, not what it computes
+_NOT_COMPUTED = {"_name_or_path", "transformers_version", "use_cache", "_from_model_config"}
+_TOKENIZER = ("padding_side", "truncation_side", "model_max_length", "add_bos_token", "add_eos_token")
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of plain JSON values, as 64 hex digits; the order of keys does not matter.
+
+    >>> digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    True
+    """
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def model_digests(model: Any) -> dict[str, str]:
+    """Return what a model computes with, in digests.
+
+    Returns:
+        ``weights``: every element of every parameter and buffer, by its name, adapters included.
+        ``settings``: configuration, generation settings, which adapters act and how strongly, forward hooks.
+    """
+    return {"weights": weights_digest(model), "settings": digest(_settings(model))}
+
+
+def weights_digest(model: Any) -> str:
+    """Return a digest of every element of every parameter and buffer of a module, as 64 hex digits.
+
+    The same weights give the same digest on a CPU and on a GPU. A tensor is read again when torch's version
+    counter says that it was written to; a write around that counter (``p.data[...] = 0``) is seen for certain
+    in models up to ``SMALL`` bytes, and by a sample of each tensor in larger ones.
+    """
+    tensors = dict(sorted([*model.named_parameters(), *model.named_buffers()]))
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return _never_the_same(model)
+    small = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) <= SMALL
+    looks = {name: _quick(tensor) for name, tensor in tensors.items()} if small else _samples(tensors)
+    whole = hashlib.sha256()
+    for name, tensor in tensors.items():
+        whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        whole.update(_sums_once(tensor, looks[name]))
+        if scales := getattr(
+            tensor, "quant_state", None
+        ):  # of bitsandbytes: the packed weights are half of it
+            whole.update(b"".join(_sums(value) for _, value in sorted(_tensors_in(scales.as_dict()))))
+    return whole.hexdigest()
+
+
+def tensor_digest(tensor: Any) -> str:
+    """Return a digest of every element of a tensor, with its shape and type."""
+    head = f"{tuple(tensor.shape)} {tensor.dtype}\n".encode()
+    return hashlib.sha256(head + _sums(tensor)).hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return a digest of a tokenizer: vocabulary, rules, special tokens, chat template, sides, limits."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+    light = {
+        "class": type(tokenizer).__name__,
+        "settings": {name: repr(getattr(tokenizer, name, None)) for name in _TOKENIZER},
+        "template": getattr(tokenizer, "chat_template", None),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "added": [[number, repr(token)] for number, token in sorted(tokenizer.added_tokens_decoder.items())],
+        "rules": [repr(getattr(backend, rule, None)) for rule in rules],
+        "size": len(tokenizer),
+    }
+    known = getattr(tokenizer, "_vocabulary_digest", (None, ""))
+    if known[0] != (mark := digest(light)):
+        known = (mark, digest(_vocabulary(tokenizer, backend)))
+        tokenizer._vocabulary_digest = known
+    return digest([mark, known[1]])
+
+
+def _vocabulary(tokenizer: Any, backend: Any) -> Any:
+    if backend is None:
+        return sorted(tokenizer.get_vocab().items())
+    whole = json.loads(backend.to_str())
+    return {key: value for key, value in whole.items() if key not in ("padding", "truncation")}
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    config, generation = getattr(model, "config", None), getattr(model, "generation_config", None)
+    return {
+        "class": type(model).__name__,
+        "config": _told(config.to_dict()) if hasattr(config, "to_dict") else None,
+        "generation": _told(generation.to_dict()) if generation is not None else None,
+        "modules": [
+            entry for entry in map(_module_state, *zip(*model.named_modules(), strict=True)) if entry
+        ],
+    }
+
+
+def _told(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: repr(value) for key, value in config.items() if key not in _NOT_COMPUTED}
+
+
+def _module_state(name: str, module: Any) -> list[Any]:
+    """Return what acts in a module besides its tensors: adapters with their strength, and forward hooks."""
+    state: list[Any] = []
+    if hasattr(module, "scaling") and hasattr(module, "active_adapters"):
+        scaling = sorted((adapter, float(value)) for adapter, value in module.scaling.items())
+        state += [
+            list(module.active_adapters),
+            module.disable_adapters,
+            list(module.merged_adapters),
+            scaling,
+        ]
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    state += [[getattr(hook, "__qualname__", type(hook).__qualname__), _code(hook)] for hook in hooks]
+    return [name, *state] if state else []
+
+
+def _code(function: Any) -> str:
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code.co_code.hex() if code else ""
+
+
+def _never_the_same(model: Any) -> str:
+    """Return a digest for weights that are not in memory (offloaded): one of this load alone."""
+    if not hasattr(model, "_load_digest"):
+        model._load_digest = "offloaded-" + secrets.token_hex(16)
+    return str(model._load_digest)
+
+
+def _sums(tensor: Any) -> bytes:
+    """Return sums of a tensor's eight-byte words, each times an odd number of its place, modulo 2^64.
+
+    An odd factor has an inverse, so changing one word always changes its sum.
+    """
+    torch = sys.modules["torch"]
+    with torch.no_grad():
+        flat = _bytes(tensor)
+        rest = flat.numel() % 8
+        words = flat[: flat.numel() - rest]
+        words = (words if words.data_ptr() % 8 == 0 else words.clone()).view(torch.int64)
+        factors = _factors(torch, tensor.device)
+        parts = [(chunk * factors[: len(chunk)]).sum() for chunk in words.split(_WORDS)] if len(words) else []
+        sums = torch.stack(parts).cpu().numpy().tobytes() if parts else b""
+        return sums + (flat[flat.numel() - rest :].cpu().numpy().tobytes() if rest else b"")
+
+
+def _factors(torch: Any, device: Any, known: dict[Any, Any] = {}) -> Any:  # noqa: B006 - kept between calls
+    if device not in known:
+        made = torch.Generator().manual_seed(0)
+        known[device] = (torch.randint(-(2**62), 2**62, (_WORDS,), generator=made) | 1).to(device)
+    return known[device]
+
+
+def _bytes(tensor: Any) -> Any:
+    return tensor.detach().contiguous().reshape(-1).view(sys.modules["torch"].uint8)
+
+
+def _quick(tensor: Any) -> bytes:
+    """Return a digest of a tensor that costs a tenth of its sums, on the CPU; on a GPU its sums are quick."""
+    return xxh3_128_digest(_bytes(tensor).numpy()) if tensor.device.type == "cpu" else _sums(tensor)
+
+
+def _sums_once(tensor: Any, look: bytes) -> bytes:
+    """Return the sums of a tensor, from memory where neither version, place nor look has changed."""
+    try:
+        state = (tensor.data_ptr(), tensor._version, tuple(tensor.shape), look)
+    except RuntimeError:  # made in inference mode, where no version is counted
+        return _sums(tensor)
+    known = getattr(tensor, "_sums_of", None)
+    if known is None or known[0] != state:
+        known = tensor._sums_of = (state, _sums(tensor))
+    return bytes(known[1])
+
+
+def _samples(tensors: dict[str, Any]) -> dict[str, bytes]:
+    """Return some elements of each tensor as bytes; one copy from each device, since each copy waits."""
+    torch = sys.modules["torch"]
+    found: dict[str, bytes] = {}
+    with torch.no_grad():
+        for device in {tensor.device for tensor in tensors.values()}:
+            names = [name for name, tensor in tensors.items() if tensor.device == device and tensor.numel()]
+            picked = [_sampled(torch, tensors[name]) for name in names]
+            data = torch.cat(picked).cpu().numpy().tobytes() if picked else b""
+            for name, part in zip(names, picked, strict=True):
+                found[name], data = data[: len(part)], data[len(part) :]
+    return {name: found.get(name, b"") for name in tensors}
+
+
+def _sampled(torch: Any, tensor: Any) -> Any:
+    flat = tensor.detach().reshape(-1)
+    made = torch.Generator().manual_seed(tensor.numel())
+    places = torch.randint(tensor.numel(), (min(_SAMPLED, tensor.numel()),), generator=made)
+    return flat[places.to(flat.device)].contiguous().view(torch.uint8)
+
+
+def _tensors_in(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if hasattr(value, "data_ptr"):
+            yield name, value

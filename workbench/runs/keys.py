@@ -1,0 +1,122 @@
+"""What a stage depends on: its arguments by content, the code that runs, the versions of libraries.
+
+A stage is a call ``function(*arguments, **settings)`` whose frame a run keeps. Settings that cannot change a
+result do not count: how many go in a batch, progress, where it is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from workbench.digests import digest
+from workbench.runs.code import code_of, label
+from workbench.runs.content import identity
+
+#: settings that cannot change what a function returns
+NEUTRAL = {"batch_size", "micro_batch_size", "progress", "engine", "compiled", "run", "overwrite"}
+#: settings that say where a function writes: files and folders that belong to the stage
+OUTPUTS = {"out", "items"}
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a stage depends on, as plain JSON values.
+
+    Attributes:
+        inputs: each argument of the function by name, and the function's own name.
+        code: digests of the sources, and versions, by name.
+        outputs: the files and folders that the call names as its own, by the setting that names them.
+    """
+
+    inputs: dict[str, Any]
+    code: dict[str, Any]
+    outputs: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of inputs and code."""
+        return digest({"inputs": self.inputs, "code": self.code})
+
+    def changed(self, provenance: dict[str, Any]) -> list[str]:
+        """Return the names of what is another in the provenance of an earlier result."""
+        mine = self.inputs | self.code
+        theirs = {**(provenance.get("inputs") or {}), **(provenance.get("code") or {})}
+        both = mine.keys() & theirs.keys()
+        return sorted((mine.keys() ^ theirs.keys()) | {name for name in both if mine[name] != theirs[name]})
+
+
+def reads(what: Callable[..., Any], *, instead_of: Iterable[str] = ()) -> Callable[[_Function], _Function]:
+    """Say what a function reads besides its arguments, such as the files of a task that it names.
+
+    Args:
+        what: takes arguments of the function by their names, and returns plain values that hold the content.
+        instead_of: arguments that need not count on their own then.
+    """
+
+    def mark(function: _Function) -> _Function:
+        function._reads = (what, frozenset(instead_of))  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def stage_key(
+    function: Callable[..., Any],
+    arguments: Iterable[Any],
+    settings: dict[str, Any],
+    folder: Path | None = None,
+) -> Key:
+    """Return what the call ``function(*arguments, **settings)`` depends on.
+
+    Args:
+        function: of the package, or a user's own.
+        arguments: by place.
+        settings: by name.
+        folder: of the run, where the adapters of variants lie.
+
+    Raises:
+        ValueError: for an argument whose content cannot be followed (an open file, a generator).
+        TypeError: for arguments that the function does not take.
+    """
+    while isinstance(function, functools.partial):
+        arguments, settings = (*function.args, *arguments), {**function.keywords, **settings}
+        function = function.func
+    given = _by_name(function, arguments, settings)
+    inputs: dict[str, Any] = {"function": label(function)}
+    what, instead_of = getattr(function, "_reads", (None, frozenset()))
+    if what is not None:
+        asked = [name for name in inspect.signature(what).parameters if name in given]
+        inputs["reads"] = identity(what(**{name: given[name] for name in asked}), "reads", folder)
+    for name, value in given.items():
+        if name not in NEUTRAL | OUTPUTS | instead_of:
+            inputs[name] = _argument(value, name, folder)
+    outputs = {name: Path(given[name]) for name in sorted(OUTPUTS) if given.get(name) is not None}
+    return Key(inputs, code_of(function, folder), outputs)
+
+
+def _argument(value: Any, name: str, folder: Path | None) -> Any:
+    plain_function = callable(value) and hasattr(value, "__code__")
+    return code_of(value, folder) if plain_function else identity(value, name, folder)
+
+
+def _by_name(
+    function: Callable[..., Any], arguments: Iterable[Any], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a call by name, defaults filled in, further keywords beside the named ones."""
+    signature = inspect.signature(function)
+    try:
+        bound = signature.bind(*arguments, **settings)
+    except TypeError as error:
+        raise TypeError(f"{label(function)}: {error}") from None
+    bound.apply_defaults()
+    given = dict(bound.arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(parameter.name)
+    return given
