@@ -5,7 +5,6 @@ Models here are real ones; each case was served stale, or thrown away, by the st
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -14,7 +13,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -23,7 +21,6 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 import workbench as wb
-from workbench.runs import code
 from workbench.runs.keys import stage_key
 from workbench.runs.run import Run, open_run
 
@@ -273,153 +270,6 @@ def test_functions_given_as_arguments_count_by_their_code(model, tokenizer):
     assert key(measured, lambda: 1) != key(measured, lambda: 2)
 
 
-# --- code -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch) -> Path:
-    """Return a copy of the package's sources that the store looks at."""
-    copy = tmp_path / "workbench"
-    shutil.copytree(code.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(code, "PACKAGE", copy)
-    code._room_digest.cache_clear()
-    yield copy
-    code._room_digest.cache_clear()
-
-
-def edited(package: Path, file: str) -> None:
-    place = package / file
-    place.write_text(place.read_text() + "\n# a comment\n")
-    code._room_digest.cache_clear()
-
-
-ABOVE = ["evaluation/harness.py", "data/texts.py"]
-SHOWING = ["plots/heatmaps.py", "plots/style.py", "tables/markup.py", "widgets/picker.py", "runs/pages.py"]
-
-
-@pytest.mark.parametrize(
-    ("function", "file", "again"),
-    [
-        *((wb.evaluate, file, False) for file in SHOWING),
-        *(
-            (wb.angular_distances, file, False)
-            for file in [*SHOWING, "evaluation/harness.py", "data/texts.py"]
-        ),
-        (wb.angular_distances, "distances/angular.py", True),
-        (wb.angular_distances, "models/hooks.py", True),
-        (wb.angular_distances, "statistics.py", True),
-        (wb.evaluate, "evaluation/harness.py", True),
-        (wb.evaluate, "pruning/surgery.py", True),
-        (wb.token_divergence, "healing/adapters.py", True),
-        (wb.summary_table, "evaluation/scores.py", True),
-        (wb.summary_table, "plots/scores.py", False),
-    ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
-)
-def test_the_room_and_those_below_count_and_never_those_that_show(package, function, file, again):
-    before = code.code_of(function)
-    edited(package, file)
-    assert (code.code_of(function) != before) == again
-
-
-def test_a_users_function_counts_with_the_rooms_that_it_calls(package):
-    def mine(model, tokenizer):
-        return wb.angular_distances(model, tokenizer, TEXTS)
-
-    before = code.code_of(mine)
-    edited(package, "plots/heatmaps.py")
-    assert code.code_of(mine) == before
-    edited(package, "distances/angular.py")
-    assert code.code_of(mine) != before
-
-
-def test_the_storeys_of_the_store_are_those_that_lint_holds(root):
-    import tomllib
-
-    contract = tomllib.loads((root / "pyproject.toml").read_text())["tool"].get("importlinter")
-    if contract is None:
-        pytest.skip("the layers are not declared yet")
-    (layers,) = [one["layers"] for one in contract["contracts"] if one["type"] == "layers"]
-    declared = {
-        name.strip().removeprefix("workbench."): place
-        for place, row in enumerate(reversed(layers))
-        for name in row.replace(":", "|").split("|")
-    }
-    ours = {room: place for place, storey in enumerate(code.STOREYS) for room in storey}
-    for one in ours:
-        for other in ours:
-            if declared[one] < declared[other]:
-                assert ours[one] <= ours[other], f"{one} stands below {other}"
-
-
-@pytest.fixture
-def mymetrics(tmp_path, monkeypatch) -> Callable[[str], ModuleType]:
-    """Return a function that writes the user's own module, and loads it again."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    helper = tmp_path / "myhelper.py"
-    helper.write_text("def scale(x):\n    return x * 1\n")
-
-    def written(text: str, more: str = "") -> ModuleType:
-        (tmp_path / "mymetrics.py").write_text("import pandas as pd\nfrom myhelper import scale\n" + text)
-        if more:
-            helper.write_text(more)
-        importlib.invalidate_caches()
-        for name in ("mymetrics", "myhelper"):
-            sys.modules.pop(name, None)
-        return importlib.import_module("mymetrics")
-
-    yield written
-    for name in ("mymetrics", "myhelper"):
-        sys.modules.pop(name, None)
-
-
-SCORE = "def score():\n    return pd.DataFrame({'x': [scale(1.0)]})\n"
-
-
-@pytest.mark.parametrize("way", ["passed", "through the module", "by name"])
-def test_a_users_function_in_another_file_counts_with_all_it_calls(run: Run, mymetrics, way):
-    def stage(mine: ModuleType) -> Callable[[], pd.DataFrame]:
-        score = mine.score
-        return {"passed": score, "through the module": lambda: mine.score(), "by name": lambda: score()}[way]
-
-    assert run.frame("a.csv", stage(mymetrics(SCORE)))["x"].tolist() == [1.0]
-    assert run.frame("a.csv", stage(mymetrics(SCORE.replace("1.0", "2.0"))))["x"].tolist() == [2.0]
-    scaled = "def scale(x):\n    return x * 10\n"
-    assert run.frame("a.csv", stage(mymetrics(SCORE.replace("1.0", "2.0"), scaled)))["x"].tolist() == [20.0]
-
-
-def test_a_constant_of_the_users_module_counts(run: Run, mymetrics):
-    text = "FACTOR = {}\ndef score():\n    return pd.DataFrame({{'x': [FACTOR]}})\n"
-    for value in (1, 2):
-        assert run.frame("a.csv", mymetrics(text.format(value)).score)["x"].tolist() == [value]
-
-
-@pytest.mark.parametrize(
-    ("function", "library", "counts"),
-    [
-        (wb.evaluate, "lm-eval", True),
-        (wb.evaluate, "torch", True),
-        (wb.evaluate, "peft", True),
-        (wb.angular_distances, "transformers", True),
-        (wb.angular_distances, "lm-eval", False),
-        (wb.response_similarity, "sentence-transformers", True),
-        (lambda: wb.nothing, "peft", True),
-        (wb.evaluate, "plotly", False),
-    ],
-)
-def test_the_version_of_a_library_counts_where_it_computes(monkeypatch, function, library, counts):
-    before, known = code.code_of(function), code.metadata.version
-    monkeypatch.setattr(code.metadata, "version", lambda name: "9.9.9" if name == library else known(name))
-    assert (code.code_of(function) != before) == counts
-
-
-def test_which_build_of_torch_does_not_count(monkeypatch):
-    before, known = code.code_of(wb.angular_distances), code.metadata.version
-    monkeypatch.setattr(code.metadata, "version", lambda name: known(name).partition("+")[0] + "+cu130")
-    assert code.code_of(wb.angular_distances) == before
-
-
 # --- what it costs, and several processes ---------------------------------------------------------
 
 
@@ -446,8 +296,8 @@ Path({ready!r} + str({limit})).touch()
 while not Path({ready!r} + "go").exists():
     time.sleep(0.01)
 for _ in range({times}):
-    base = [wb.Variant("base", "tiny")]
-    found = wb.evaluate_variants(model, tokenizer, base, "demo_yes_no", run=run, limit={limit}, progress=False)
+    base, settings = [wb.Variant("base", "tiny")], {{"run": run, "limit": {limit}, "progress": False}}
+    found = wb.evaluate_variants(model, tokenizer, base, "demo_yes_no", **settings)
     n = len(found.of("base")["item"].unique())
     assert n == {limit} == found.scores["n"].iloc[0], (n, found.scores["n"].iloc[0], {limit})
 """

@@ -295,13 +295,6 @@ def test_provenance_tells_where_a_result_came_from(run: Run, stage):
     assert {"python", "platform", "commit", "uncommitted_changes", "command"} <= set(told)
 
 
-def test_the_commit_is_that_of_the_checkout(run: Run, root: Path):
-    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
-    expected = head.stdout.strip() if head.returncode == 0 else None
-    run.write_json("x.json", [1])
-    assert run.provenance("x.json")["commit"] == expected
-
-
 def test_reading_what_is_not_there_names_its_notebook_and_what_is(run: Run, root: Path, monkeypatch):
     run.write("distances.csv", SIZES)
     notebooks = run.folder / "notebooks"
@@ -341,20 +334,6 @@ def test_variants_come_back_in_the_order_they_were_made(run: Run):
     assert run.variant("pruned-sft").removed == (3, 4)
     with pytest.raises(ValueError, match=r"one of \['pruned-sft', 'base'\].*got 'merged'"):
         run.variant("merged")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"name": "../x"}, "variant name must be"),
-        ({"removed": (3, 3)}, "different layer indices"),
-        ({"removed": (-1,)}, "different layer indices"),
-        ({"adapter": "/tmp/adapter"}, "adapter must be a path inside the run"),
-    ],
-)
-def test_variants_are_checked(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Variant(**{"name": "x", "model": "demo", **arguments})
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):

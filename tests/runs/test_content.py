@@ -1,0 +1,120 @@
+"""What a value holds: equal content gives one identity, whatever carries it; other content another."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from workbench.runs.content import content_of, files_below, identity
+
+FRAME = pd.DataFrame({"x": [0.1, np.nan], "n": [1, 2], "text": ["a", None], "layers": [[1], [2, 3]]})
+
+
+@dataclass
+class Settings:
+    rank: int = 8
+    layers: tuple[int, ...] = (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        (None, None),
+        (True, True),
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        ((1, "a"), [1, "a"]),
+        (range(3), [0, 1, 2]),
+        ({"b", "a"}, ["a", "b"]),
+        ({1: [2.5]}, {"1": [2.5]}),
+        (Settings(), {"rank": 8, "layers": [1, 2]}),
+        (torch.bfloat16, "torch.bfloat16"),
+        (Path("no/such/file"), "no/such/file"),
+        ("a text with a / in it\nand a line", "a text with a / in it\nand a line"),
+        ("x\0y", "x\0y"),
+        ("~no-such-user/file", "~no-such-user/file"),
+    ],
+)
+def test_plain_values(value, held):
+    assert identity(value) == held
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: frame.assign(x=[0.1 + 1e-16, np.nan]),
+        lambda frame: frame.assign(x=[0.1, 0.0]),
+        lambda frame: frame.assign(text=["a", ""]),
+        lambda frame: frame.assign(layers=[[1], [3, 2]]),
+        lambda frame: frame.astype({"n": "int32"}),
+        lambda frame: frame.rename(columns={"n": "m"}),
+        lambda frame: frame.iloc[::-1],
+        lambda frame: frame.iloc[:1],
+    ],
+)
+def test_frames_by_every_cell_name_and_type(change):
+    assert identity(FRAME) == identity(FRAME.copy())
+    assert identity(change(FRAME)) != identity(FRAME)
+
+
+def test_frames_count_with_what_they_say_of_themselves_but_not_where_files_lay():
+    def told(place: str, weights: str) -> object:
+        frame = FRAME.copy()
+        frame.attrs = {"model": {"weights": weights}, "source": place}
+        return identity(frame)
+
+    assert told("/here/c4.jsonl", "a") == told("/there/c4.jsonl", "a")
+    assert told("/here/c4.jsonl", "a") != told("/here/c4.jsonl", "b")
+
+
+def test_arrays_and_tensors_by_shape_type_and_every_element():
+    values = np.arange(6.0)
+    assert identity(values) == identity(values.copy())
+    assert (
+        len(
+            {
+                str(identity(v))
+                for v in (values, values.reshape(2, 3), values.astype("float32"), values + 1e-15)
+            }
+        )
+        == 4
+    )
+    tensor = torch.arange(6.0)
+    others = (tensor, tensor.reshape(2, 3), tensor.double(), tensor.flip(0))
+    assert len({identity(one) for one in others}) == 4
+    assert identity(tensor) == identity(tensor.clone())
+
+
+def test_a_file_is_read_again_only_when_it_changed(tmp_path, monkeypatch):
+    file = tmp_path / "a"
+    file.write_text("one")
+    first = content_of(file)
+    monkeypatch.setattr(
+        "workbench.runs.content.sha256_of", lambda path: pytest.fail(f"{path} was read again")
+    )
+    assert content_of(file) == first
+    monkeypatch.undo()
+    before = file.stat()
+    file.write_text("two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert content_of(file) != first
+
+
+def test_files_below_a_folder_are_found_once_also_behind_links(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").touch()
+    (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "gone").symlink_to(tmp_path / "nothing")
+    assert files_below(tmp_path / "a") == [tmp_path / "a" / "b" / "file"]
+
+
+@pytest.mark.parametrize("value", [object(), iter([1]), open, np.array([object()])])
+def test_what_cannot_be_followed_is_refused_by_its_place(value):
+    with pytest.raises(ValueError, match=r"inputs\['a'\].* must be plain data"):
+        identity({"a": value}, "inputs")
