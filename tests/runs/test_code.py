@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,72 @@ def test_a_constant_of_the_users_module_counts(run: Run, mymetrics):
     text = "FACTOR = {}\ndef score():\n    return pd.DataFrame({{'x': [FACTOR]}})\n"
     for value in (1, 2):
         assert run.frame("a.csv", mymetrics(text.format(value)).score)["x"].tolist() == [value]
+
+
+FORMS = {
+    "method": """
+        class Scorer:
+            def __init__(self):
+                self.x = VALUE
+            def score(self):
+                return frame(self.x)
+        score = Scorer().score""",
+    "object": """
+        class Scorer:
+            def __call__(self):
+                return frame(VALUE)
+        score = Scorer()""",
+    "cached": """
+        @functools.lru_cache
+        def value():
+            return VALUE
+        def score():
+            return frame(value())""",
+    "partial": """
+        def of(x, y):
+            return frame(x)
+        score = functools.partial(of, VALUE, y=1)""",
+    "decorated": """
+        def twice(f):
+            @functools.wraps(f)
+            def g():
+                return f() * VALUE
+            return g
+        @twice
+        def score():
+            return frame(1)""",
+    "table": """
+        TABLE = {"a": VALUE}
+        def score():
+            return frame(TABLE["a"])""",
+    "default": """
+        def score(x=VALUE):
+            return frame(x)""",
+    "static method": """
+        class K:
+            @staticmethod
+            def f():
+                return VALUE
+        def score():
+            return frame(K.f())""",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whatever_form_the_users_code_has_it_is_followed(run: Run, mymetrics, form):
+    text = "import functools\ndef frame(x):\n    return pd.DataFrame({'x': [x]})\n" + textwrap.dedent(
+        FORMS[form]
+    )
+    for value in (1, 2):
+        stage = mymetrics(text.replace("VALUE", str(value))).score
+        assert run.frame("a.csv", stage)["x"].tolist() == [value]
+        assert run.frame("a.csv", stage)["x"].tolist() == [value]
+
+
+def test_a_stage_that_reads_from_the_run_behind_its_back_is_refused(run: Run):
+    run.write("a.csv", pd.DataFrame({"x": [1]}))
+    with pytest.raises(ValueError, match=r"must not read from the run .* pass it as an argument"):
+        run.frame("b.csv", lambda: run.read("a.csv"))
 
 
 @pytest.mark.parametrize(

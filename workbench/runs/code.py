@@ -13,6 +13,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -102,7 +103,9 @@ class _Reached:
             self._function(name, value)
         elif isinstance(value, ModuleType | type):
             self._namespace(name, value)
-        elif not self._callable_of_a_library(value) and type(value).__name__ != "Run":
+        elif hasattr(value, "__wrapped__"):  # of functools.lru_cache
+            self.follow(name, value.__wrapped__)
+        elif not self._callable_of_a_library(value):
             self._value(name, value)
 
     def _all(self, name: str, parts: dict[Any, Any]) -> None:
@@ -129,9 +132,15 @@ class _Reached:
                 self.follow(f"{name}.{inner}", value)
 
     def _value(self, name: str, value: Any) -> None:
-        if "__call__" in vars(type(value)) and not hasattr(value, "named_parameters"):  # called as a function
+        if type(value).__name__ == "Run":
+            raise ValueError(
+                f"a stage must not read from the run ({name}), since what it reads is not followed; "
+                "read it first and pass it as an argument"
+            )
+        if not self._not_the_users(type(value)):  # an object of a class of the user's
             self._namespace(name, type(value))
-            value = vars(value)
+            if not is_dataclass(value) and not hasattr(value, "named_parameters"):
+                value = vars(value)
         self.values[name] = identity(value, name, self.folder)
 
     def _not_the_users(self, value: Any) -> bool:
