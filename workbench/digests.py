@@ -102,7 +102,8 @@ def _vocabulary(tokenizer: Any, backend: Any) -> Any:
 
 
 def _settings(model: Any) -> dict[str, Any]:
-    config, generation = getattr(model, "config", None), getattr(model, "generation_config", None)
+    config: Any = getattr(model, "config", None)
+    generation: Any = getattr(model, "generation_config", None)
     return {
         "class": type(model).__name__,
         "config": _told(config.to_dict()) if hasattr(config, "to_dict") else None,
