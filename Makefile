@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # Threads that wait by spinning make a busy machine five to ten times slower; sleeping ones cost a quiet one nothing.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo lab test lint format bench setup clean
+.PHONY: demo lab test lint format bench docs size setup clean
 
 demo: $(READY)  ## run every notebook on the demo model; results in data/runs/demo
 	@$(PY) -m workbench demo
@@ -22,14 +22,16 @@ lab: $(READY)  ## open JupyterLab on the notebooks
 	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
-test: lint  ## lint, unit tests on every core, and every notebook executed at demo size
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --ignore tests/notebooks
+test: lint  ## lint, unit tests and doctests on every core, and every notebook executed at demo size
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --ignore tests/notebooks \
+		--doctest-modules workbench tests
 	$(PY) -m pytest tests/notebooks
 
-lint: $(READY)
+lint: $(READY)  ## style, types, the order of the rooms, notebooks without outputs
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
 	$(PY) -m nbstripout --verify notebooks/*.ipynb
 
 format: $(READY)  ## rewrite the sources as `make lint` wants them
@@ -40,11 +42,18 @@ format: $(READY)  ## rewrite the sources as `make lint` wants them
 bench: $(READY)  ## measure; each script prints and records what it measured, on which machine
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
+docs: $(READY)  ## the documentation site in site/, with the notebooks that `make demo` executed; opens from disk
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo "site       site/index.html"
+
+size: $(READY)  ## code lines by room, and the size of functions
+	@$(PY) .ci/size.py
+
 setup: $(READY)  ## only the virtual environment
 
 $(READY): pyproject.toml constraints.txt .ci/setup
 	@.ci/setup $(VENV)
 
 clean:  ## remove the environment and caches; results in data/runs stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache build dist site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

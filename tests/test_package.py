@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -98,7 +99,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_every_dependency_has_a_pin_within_its_bounds(project, pins):
     extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["dev"]]:
+    for text in [*project["dependencies"], *extras["dev"], *extras["docs"], *extras["gpu"]]:
         requirement = Requirement(text)
         assert requirement.specifier, f"{text} needs a lower bound"
         pin = pins.get(canonicalize_name(requirement.name))
@@ -126,7 +127,9 @@ def test_what_the_package_imports_is_declared(root, project):
     for path in (root / "workbench").rglob("*.py"):
         imported = set(pattern.findall(_without_strings(path.read_text())))
         unknown = imported - importable - optional - carried - sys.stdlib_module_names
-        assert not unknown, f"{path.name} imports {unknown}, which pyproject.toml does not declare"
+        assert not unknown, (
+            f"{path.relative_to(root)} imports {unknown}, which pyproject.toml does not declare"
+        )
 
 
 def _without_strings(source: str) -> str:
@@ -137,8 +140,8 @@ def test_the_conda_environment_installs_what_pyproject_says(root, project):
     environment = yaml.safe_load((root / "environment.yml").read_text())
     python, pip, nested = environment["dependencies"]
     assert pip == "pip"
-    assert nested["pip"] == ["--constraint constraints.txt", "--editable .[dev]"]
-    assert set(project["optional-dependencies"]) >= {"dev"}
+    assert nested["pip"] == ["--constraint constraints.txt", "--editable .[dev,docs]"]
+    assert set(project["optional-dependencies"]) >= {"dev", "docs"}
     allowed = SpecifierSet(python.removeprefix("python"))
     tested = [c.split(" :: ")[2] for c in project["classifiers"] if re.search(r":: 3\.\d+$", c)]
     assert [f"3.{minor}" for minor in range(30) if allowed.contains(f"3.{minor}")] == tested
@@ -168,19 +171,36 @@ def test_readme_names_every_notebook_and_no_other(root, readme):
     assert set(re.findall(r"\b[0-9]{2}_[a-z_]+\b", readme)) == there
 
 
-def test_the_tree_in_readme_is_the_tree(root, readme):
-    (tree,) = re.findall(r"```\w*\n\.\n(.*?)```", readme, re.DOTALL)
+def tree_of(readme: str, top: str) -> dict[str, str]:
+    """Return the paths of the tree in README that begins with a line ``top``, and the text beside each."""
+    (tree,) = re.findall(rf"```\w*\n{re.escape(top)}\n(.*?)```", readme, re.DOTALL)
     folders: list[str] = []
-    listed = set()
+    listed = {}
     for line in tree.rstrip().splitlines():
-        indent, name = re.match(r"([│├└─\s]*)([^\s│├└─]+)", line).groups()
+        indent, name, text = re.match(r"([│├└─\s]*)([^\s│├└─]+)\s*(.*)", line).groups()
         depth = len(indent) // 4 - 1
         folders[depth:] = [name.rstrip("/")]
-        path = "/".join(folders)
-        listed.add(path)
-        made = path.startswith("data/runs")
-        assert made or (root / path).exists(), f"README's tree has {path}, which does not exist"
-    assert {"notebooks", "workbench", "data", "tests", "benchmarks"} <= listed
+        listed["/".join(folders)] = text
+    return listed
+
+
+def test_the_tree_in_readme_is_the_tree(root, readme):
+    listed = tree_of(readme, ".")
+    for path in listed:
+        assert path.startswith("data/runs") or (root / path).exists(), f"README's tree has {path}"
+    assert {"notebooks", "workbench", "data", "tests", "benchmarks"} <= set(listed)
+
+
+def test_the_tree_of_the_package_in_readme_has_every_room_and_file_and_no_other(root, readme):
+    listed = tree_of(readme, "workbench/")
+    package = root / "workbench"
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    rooms = {path.parent.name for path in package.glob("*/__init__.py")}
+    there = {path for path in files if not path.endswith("/__init__.py")} | rooms
+    assert there - set(listed) == set(), "README's tree lacks these"
+    assert {path for path in set(listed) - there if not (package / path).exists()} == set()
+    assert not [path for path in set(listed) - there if path.endswith(".py")]
+    assert not [path for path in there if not listed[path].strip()], "these have no line of text"
 
 
 def test_links_and_commands_in_readme_lead_somewhere(root, readme):
@@ -188,8 +208,7 @@ def test_links_and_commands_in_readme_lead_somewhere(root, readme):
         r'(?:src|href)="([^"#]+)"', readme
     ):
         assert target.startswith("http") or (root / target).exists(), f"README links to {target}"
-    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`(?:\$ )?make ([a-z]+)", readme)) | {"demo", "test", "lab"} <= targets
+    assert set(re.findall(r"`(?:\$ )?make ([a-z]+)", readme)) | {"demo", "test", "lab"} <= make_targets(root)
 
 
 def test_functions_that_readme_names_exist(readme):
@@ -199,7 +218,136 @@ def test_functions_that_readme_names_exist(readme):
         assert hasattr(getattr(workbench, owner), name)
 
 
+def make_targets(root: Path) -> set[str]:
+    """Return the targets of the Makefile that have a name."""
+    return set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+
+
 def test_every_make_target_is_phony(root):
+    phony = re.search(r"^\.PHONY: (.*)$", (root / "Makefile").read_text(), re.MULTILINE).group(1).split()
+    assert make_targets(root) == set(phony)
+
+
+def test_every_make_target_sets_up_what_it_needs(root):
     makefile = (root / "Makefile").read_text()
-    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE).group(1).split()
-    assert set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE)) == set(phony)
+    needs = dict(re.findall(r"^([a-z]+):([^#\n]*)", makefile, re.MULTILINE))
+    assert all("$(READY)" in needs[name] for name in needs if name not in ("test", "clean"))
+    assert needs["test"].split() == ["lint"]
+
+
+def test_what_the_workflow_and_the_pages_tell_to_make_exists(root):
+    asking = [".github/workflows/test.yml", ".github/pull_request_template.md", "CONTRIBUTING.md", "LOG.md"]
+    asking += ["docs/hooks.py", ".ci/run"]
+    for name in asking:
+        asked = set(re.findall(r"(?:`|run: |exec )make ([a-z]+)", (root / name).read_text()))
+        assert asked <= make_targets(root), name
+
+
+def test_github_reads_the_workflow_and_the_templates(root):
+    files = {
+        path.relative_to(root / ".github").as_posix(): path for path in (root / ".github").rglob("*.yml")
+    }
+    parsed = {name: yaml.safe_load(path.read_text()) for name, path in files.items()}
+    workflow = parsed.pop("workflows/test.yml")
+    assert parsed.pop("ISSUE_TEMPLATE/config.yml") == {"blank_issues_enabled": False}
+    assert set(parsed) == {"ISSUE_TEMPLATE/bug.yml", "ISSUE_TEMPLATE/question.yml"}
+    for form in parsed.values():
+        assert {"name", "description", "body"} <= set(form)
+        ids = [field["id"] for field in form["body"]]
+        assert len(ids) == len(set(ids)) and all(field["attributes"]["label"] for field in form["body"])
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["concurrency"]["cancel-in-progress"] is True
+    assert "schedule" in workflow[True]  # YAML reads the key `on` as true
+
+
+def test_the_workflow_tests_every_python_and_both_ends_of_the_bounds(root, project):
+    jobs = yaml.safe_load((root / ".github/workflows/test.yml").read_text())["jobs"]
+    tested = [c.split(" :: ")[2] for c in project["classifiers"] if re.search(r":: 3\.\d+$", c)]
+    assert jobs["pinned"]["strategy"]["matrix"]["python"] == tested
+    assert "make test" in [step.get("run") for step in jobs["pinned"]["steps"]]
+    ends = jobs["bounds"]["strategy"]["matrix"]["include"]
+    assert {end["versions"]: end["resolution"] for end in ends} == {
+        "lowest": "lowest-direct",
+        "newest": "highest",
+    }
+    assert "if" not in jobs["bounds"], "the weekly run is theirs"
+    unit_tests = re.search(r"-m pytest (--numprocesses[^\\]*)\\\n\s*(.*)", (root / "Makefile").read_text())
+    assert jobs["bounds"]["steps"][-1]["run"].split("-m pytest ")[1] == " ".join(
+        part.strip() for part in unit_tests.groups()
+    )
+
+
+def test_version_is_one(root):
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    assert citation["version"] == workbench.__version__
+    assert f"[{workbench.__version__}]" in (root / "CHANGELOG.md").read_text()
+
+
+def test_citation_says_what_github_needs(root, project, readme):
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["title"] == readme.splitlines()[0].lstrip("# ")
+    assert citation["license"] == project["license"]
+    assert len(citation["references"]) == 3
+    assert all(paper["type"] and paper["authors"] and paper["title"] for paper in citation["references"])
+
+
+def test_log_is_dated_newest_first(root):
+    dates = re.findall(r"^## (\d{4}-\d{2}-\d{2})", (root / "LOG.md").read_text(), re.MULTILINE)
+    assert dates and dates == sorted(dates, reverse=True)
+
+
+def test_the_size_of_the_package_is_counted(root):
+    done = subprocess.run([sys.executable, root / ".ci/size.py"], capture_output=True, text=True, check=True)
+    assert re.search(r"^ *[\d,]+  code lines in \d+ files$", done.stdout, re.MULTILINE)
+
+
+@pytest.fixture
+def copied(root: Path, tmp_path: Path) -> Path:
+    """Return a copy of the package with its declared storeys."""
+    shutil.copytree(root / "workbench", tmp_path / "workbench", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess:
+    """Run the linter of imports as ``make lint`` does."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_imports_run_down_the_storeys(copied):
+    done = lint_imports(copied)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "broken"),
+    [
+        (
+            "statistics.py",
+            "from workbench.plots import style",
+            "workbench.statistics -> workbench.plots.style",
+        ),
+        (
+            "runs/files.py",
+            "import workbench.models.layers",
+            "workbench.runs.files -> workbench.models.layers",
+        ),
+    ],
+    ids=["upwards", "sideways"],
+)
+def test_an_import_against_the_storeys_fails(copied, file, line, broken):
+    path = copied / "workbench" / file
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    done = lint_imports(copied)
+    assert done.returncode == 1
+    assert "layers BROKEN" in done.stdout and broken in done.stdout
+
+
+def test_a_room_without_a_storey_fails(copied):
+    room = copied / "workbench" / "attic"
+    room.mkdir()
+    (room / "__init__.py").touch()
+    done = lint_imports(copied)
+    assert done.returncode == 1 and "attic" in done.stdout

@@ -157,8 +157,7 @@ def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
 
     Raises:
         ValueError: ``base`` is not among the variants, the variants are not scored on the same tasks, or the
-        base's
-            average is 0.
+            base's average is 0.
     """
     table = _score_table(scores)
     if base not in table.index:
