@@ -58,13 +58,15 @@ def numbered_notebooks(names: Iterable[str] = (), *, folder: str | Path | None =
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise ValueError(f"{folder} must hold notebooks named NN_topic.ipynb, found none")
-    by_name = {path.stem: path for path in found} | {path.stem.split("_")[0]: path for path in found}
     stems = {name: Path(name).stem for name in names}
-    for name, stem in stems.items():
-        if stem not in by_name:
+    chosen = {
+        name: [path for path in found if stem in (path.stem, path.stem[:2])] for name, stem in stems.items()
+    }
+    for name, paths in chosen.items():
+        if not paths:
             known = ", ".join(path.stem for path in found)
             raise ValueError(f"notebook must be one of {known} in {folder}, or its number, got {name!r}")
-    return sorted({by_name[stem] for stem in stems.values()}) or found
+    return sorted({path for paths in chosen.values() for path in paths}) or found
 
 
 def run_notebooks(
