@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from workbench.runs.run import Run, open_run
 
@@ -21,35 +21,43 @@ SUMMARIES = ("summary.csv", "start_here/summary.csv")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0 when done, 1 for a failed notebook, 2 for wrong use, 130 when stopped."""
     options = _parser().parse_args(arguments)
-    if "plan" in options:
-        return _heal(options.plan)
-    return _notebooks(options)
-
-
-def _notebooks(options: argparse.Namespace) -> int:
-    from workbench.runs.notebooks import (  # a cluster needs none
-        NotebookFailed,
-        numbered_notebooks,
-        run_notebooks,
-    )
-
     try:
-        run = open_run(options.run, root=options.root)
-        notebooks = numbered_notebooks(options.notebooks)
-        run_notebooks(notebooks, run, dict(options.set))
-    except KeyboardInterrupt:
-        print(
-            "\nStopped. The same command goes on from here: what is finished is not done again.",
-            file=sys.stderr,
+        return int(options.command(options))
+    except KeyboardInterrupt as stopped:
+        told = (
+            str(stopped)
+            or "Stopped. The same command goes on from here: what is stored is not computed again."
         )
+        print(f"\n{told}", file=sys.stderr)
         return 130
-    except NotebookFailed as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
     except ValueError as error:
         print(f"workbench: {error}", file=sys.stderr)
         return 2
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    """Run notebooks; imports what a cluster that only heals does not need."""
+    from workbench.runs.notebooks import NotebookFailed, numbered_notebooks, run_notebooks
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # Python raises at none of them in a background job
+        signal.signal(number, signal.default_int_handler)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a stop leaves tasks of the kernel's client
+    run = open_run(options.run, root=options.root)
+    try:
+        run_notebooks(numbered_notebooks(options.notebooks), run, dict(options.set))
+    except NotebookFailed as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
     _report(run)
+    return 0
+
+
+def _heal(options: argparse.Namespace) -> int:
+    from workbench.healing.launch import run_plan
+
+    healed = run_plan(options.plan)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{healed.adapter}: {len(healed.log)} steps, last loss {healed.log['loss'].iloc[-1]:.4f}")
     return 0
 
 
@@ -57,53 +65,32 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m workbench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="run the notebooks on the shipped demo model")
-    demo.set_defaults(run="demo")
+    demo.add_argument("--run", default="demo", help="name of the run (default: demo)")
     own = commands.add_parser("run", help="run the notebooks under a name of your own")
     own.add_argument("run", metavar="NAME", help="of the run: its results go to data/runs/NAME")
     for command in (demo, own):
-        command.add_argument(
-            "notebooks", nargs="*", metavar="NOTEBOOK", help="number or name; default: all, in order"
-        )
-        command.add_argument("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            type=_setting,
-            metavar="NAME=VALUE",
-            help="a value for a name in the notebooks' parameters cells, such as model=path/to/model",
-        )
-    demo.add_argument("--run", help="name of the run (default: demo)")
+        command.set_defaults(command=_notebooks)
+        add = command.add_argument
+        add("notebooks", nargs="*", metavar="NOTEBOOK", help="number or name; default: all, in order")
+        add("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
+        told = "a value for a name in the notebooks' parameters cells, such as model_name=path/to/model"
+        add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help=told)
     heal = commands.add_parser("heal", help="run a plan of healing, alone or under accelerate launch")
     heal.add_argument("--plan", required=True, help="the plan.json that notebook 04 wrote")
+    heal.set_defaults(command=_heal)
     return parser
 
 
-def _heal(plan: str) -> int:
-    from workbench.healing.launch import run_plan
-
-    try:
-        healed = run_plan(plan)
-    except KeyboardInterrupt as stopped:
-        print(f"\n{stopped}", file=sys.stderr)
-        return 130
-    except ValueError as error:
-        print(f"workbench: {error}", file=sys.stderr)
-        return 2
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{healed.adapter}: {len(healed.log)} steps, last loss {healed.log['loss'].iloc[-1]:.4f}")
-    return 0
-
-
 def _setting(text: str) -> tuple[str, Any]:
-    """Return the name and the value of ``NAME=VALUE``; what is no Python literal is text."""
+    """Return the name and the value of ``NAME=VALUE``; what is no Python literal is text, ``1,2`` a list."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
     try:
-        return name, ast.literal_eval(value)
+        literal = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+    return name, list(literal) if isinstance(literal, tuple) else literal
 
 
 def _report(run: Run) -> None:
@@ -111,17 +98,14 @@ def _report(run: Run) -> None:
     from workbench.runs.figures import browser_found
 
     if summaries := [name for name in SUMMARIES if name in run.files()]:
-        print(f"\n{_as_text(run.read(summaries[0]))}\n")
+        table = run.read(summaries[0]).to_string(index=False, na_rep="-", float_format="{:.3f}".format)
+        print(f"\n{table}\n")
     folder = Path(os.path.relpath(run.folder))
     print(f"notebooks  {folder / 'notebooks'} (.ipynb for JupyterLab, .html for any browser, both offline)")
     print(f"figures    {folder / 'figures'}")
     print(f"results    {folder} ({len(run.files())} files, each with its provenance beside it)")
     if not browser_found():
         print("missing    a Chrome or Chromium that starts: figures are HTML and CSV (see README)")
-
-
-def _as_text(frame: pd.DataFrame) -> str:
-    return frame.to_string(index=False, na_rep="-", float_format="{:.3f}".format)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ for name in ("sft", "distilled"):
 @pytest.mark.slow
 def test_in_a_notebook_it_is_one_figure_that_ends_whole(run):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    execute(notebook, run, "test")
+    notebook = execute(notebook, run.folder / "test.ipynb", run)
     (output,) = notebook.cells[0].outputs
     figure = output["data"][PLOTLY]
     assert [trace["name"] for trace in figure["data"]] == ["sft", "distilled"]

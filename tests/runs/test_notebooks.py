@@ -1,20 +1,19 @@
-"""The notebook runner: in order, once, never stale, and clear when a cell fails."""
+"""The notebook runner: in order, every time, never stale, and clear when a cell fails."""
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import json
 import os
-import shutil
-import signal
-import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from workbench.__main__ import main
+import workbench
 from workbench.runs import notebooks as runner
 from workbench.runs.pages import PLOTLY
 from workbench.runs.run import Run, open_run
@@ -38,19 +37,15 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
     write(folder / "01_second.ipynb", PARAMETERS, OPEN, SECOND)
     write(folder / "draft.ipynb", "raise SystemExit")
     monkeypatch.setattr(runner, "NOTEBOOKS", folder)
-    monkeypatch.setattr(runner, "surroundings", dict)  # so that editing the package meanwhile changes nothing
     return folder
 
 
 @pytest.fixture
-def go(folder: Path, run: Run, capsys):
-    """Return a function that runs all notebooks and gives the names of those that were executed."""
+def go(folder: Path, run: Run):
+    """Return a function that runs all notebooks, or those named."""
 
-    def _go(**parameters) -> list[str]:
-        capsys.readouterr()
-        runner.run_notebooks(runner.numbered_notebooks(folder=folder), run, parameters)
-        lines = capsys.readouterr().out.strip().splitlines()
-        return [line.split()[1] for line in lines if "unchanged" not in line]
+    def _go(*names, **parameters) -> list[Path]:
+        return runner.run_notebooks(runner.numbered_notebooks(names, folder=folder), run, parameters)
 
     return _go
 
@@ -68,98 +63,163 @@ def outputs(path: Path) -> list[dict]:
     return [output for cell in cells for output in cell.get("outputs", ())]
 
 
-def test_notebooks_run_in_order_and_once(go, run: Run, folder: Path):
-    assert go() == ["00_first", "01_second"]
+def times(copies: list[Path]) -> list[str]:
+    """Return when each copy was executed."""
+    return [nbformat.read(copy, as_version=4).metadata.papermill.start_time for copy in copies]
+
+
+def test_notebooks_run_in_order_and_say_so(go, run: Run, folder: Path, capsys):
+    copies = go(rows=3)
+    assert copies == [run.folder / "notebooks" / name for name in ("00_first.ipynb", "01_second.ipynb")]
     assert run.read("summary.csv")["row"].tolist() == [0, 2, 4]
-    assert go() == []
-    assert "rows = 3" in (folder / "00_first.ipynb").read_text()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("2 notebooks, ")
+    assert printed[0].endswith(f"results in {run.folder}")
+    assert [line.split()[:2] for line in printed[1:]] == [["[1/2]", "00_first"], ["[2/2]", "01_second"]]
+    assert all(line.endswith(" s") for line in printed[1:])
     assert not outputs(folder / "00_first.ipynb")
     assert run.provenance("summary.csv")["command"] == "notebook 01_second.ipynb"
 
 
-def test_notebooks_run_beside_a_loop_that_is_running(go):
-    async def inside() -> list[str]:
-        return go()
-
-    assert asyncio.run(inside()) == ["00_first", "01_second"]
-
-
-def test_what_changed_runs_again_and_only_that(go, run: Run, folder: Path):
-    go()
-    write(folder / "00_first.ipynb", PARAMETERS, OPEN, "# prose", FIRST)
-    assert go() == ["00_first"]
-    assert go(rows=4) == ["00_first", "01_second"]
-    assert len(run.read("summary.csv")) == 4
-    run.path("summary.csv").unlink()
-    assert go(rows=4) == ["01_second"]
-    run.path("one.csv").write_text("row\n7\n")
-    assert go(rows=4) == ["00_first"]  # which made the same file again, so what was read from it still holds
-    assert run.read("one.csv")["row"].tolist() == [0, 1, 2, 3]
-    assert run.read("summary.csv")["row"].tolist() == [0, 2, 4, 6]
-    (run.folder / "notebooks" / "00_first.ipynb").unlink()
-    assert go(rows=4) == ["00_first"]
+def test_every_notebook_is_executed_every_time_and_its_stages_are_not(go, run: Run):
+    first = times(go())
+    made = run.provenance("one.csv")["created"]
+    second = times(go())
+    assert all(later > sooner for sooner, later in zip(first, second, strict=True))
+    assert run.provenance("one.csv")["created"] == made
 
 
-def test_files_named_by_a_parameter_are_followed(go, tmp_path):
+def test_a_replaced_data_file_is_read_again(go, run: Run, folder: Path, tmp_path: Path):
+    """The file is named in a list, and its time and size stay the same."""
     data = tmp_path / "texts.txt"
     data.write_text("one")
-    assert len(go(model=str(data))) == 2
-    assert len(go(model=str(data))) == 0
-    data.write_text("two, longer")
-    assert len(go(model=str(data))) == 2
+    read = 'run.frame("one.csv", lambda: frame, texts=frame)'
+    frame = "frame = pd.DataFrame({'text': [open(path).read() for path in files]})"
+    write(folder / "00_first.ipynb", PARAMETERS + "\nfiles = []", OPEN, frame, read)
+    go("00", files=[str(data)])
+    stamp = data.stat()
+    data.write_text("two")
+    os.utime(data, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    go("00", files=[str(data)])
+    assert run.read("one.csv")["text"].tolist() == ["two"]
 
 
-def test_a_change_of_the_surroundings_runs_everything_again(go, monkeypatch):
-    go()
-    monkeypatch.setattr(runner, "surroundings", lambda: {"libraries": {"torch": "0"}})
+def test_notebooks_run_beside_a_loop_that_is_running(go):
+    async def inside() -> list[Path]:
+        return go()
+
+    assert [copy.stem for copy in asyncio.run(inside())] == ["00_first", "01_second"]
+
+
+def test_values_reach_the_notebook_as_they_are(go, folder: Path):
+    values = {"text": "a \"b\" 'c' \\n\n{x} $HOME é", "number": 1e-5, "nested": {"a": [None, True, [2, -3]]}}
+    names = "\n".join(f"{name} = None" for name in values)
+    write(folder / "00_first.ipynb", f"{PARAMETERS}\n{names}", "[text, number, nested]")
+    (copy,) = go("00", **values)
+    (shown,) = outputs(copy)
+    assert ast.literal_eval(shown["data"]["text/plain"]) == list(values.values())
+
+
+def test_the_kernel_is_this_python_with_this_package_and_run(
+    go, run: Run, folder: Path, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("WORKBENCH_RUNS", "elsewhere")
+    monkeypatch.setenv("SOME_PATH", "$HOME")
+    cell = """import os, sys, workbench
+[sys.executable, workbench.__file__, os.environ["WORKBENCH_RUNS"], os.environ["SOME_PATH"], os.getcwd()]"""
+    write(folder / "00_first.ipynb", PARAMETERS, cell)
+    (copy,) = runner.run_notebooks(
+        runner.numbered_notebooks(["00"], folder=folder),
+        dollar := open_run("a", root=tmp_path / "$HOME runs"),
+    )
+    here = [sys.executable, workbench.__file__, str(dollar.folder.parent), "$HOME", str(folder)]
+    assert ast.literal_eval(outputs(copy)[0]["data"]["text/plain"]) == here
+
+
+def test_a_long_temporary_folder_is_no_obstacle(go, tmp_path: Path, monkeypatch):
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
     assert len(go()) == 2
 
 
-def test_the_executed_copy_shows_its_figure_in_any_viewer(go, run: Run, folder: Path):
+def test_the_executed_copy_is_small_and_shows_its_figure_in_any_viewer(go, run: Run, folder: Path):
     from workbench.runs.figures import browser_found
 
     bar = "from tqdm.auto import trange\nfrom tqdm import trange as text\n_ = [*trange(2), *text(2)]"
     write(folder / "00_first.ipynb", PARAMETERS, OPEN, FIRST, bar, FIGURE)
-    go()
-    copy = run.folder / "notebooks" / "00_first.ipynb"
+    copy, _ = go()
     _, figure = outputs(copy)
-    bundle = figure["data"]
-    assert PLOTLY in bundle
-    assert ("image/png" in bundle) == browser_found()
+    assert PLOTLY in figure["data"]
+    assert ("image/png" in figure["data"]) == browser_found()
     assert copy.stat().st_size < 300_000
-    page = copy.with_suffix(".html").read_text()
-    assert page.count("Plotly.newPlot(") >= 1
-    assert "plotly.js v" in page
-    loaded = [part.split('"')[0] for part in page.split('<script src="')[1:]]
-    assert all("mathjax" in source.lower() for source in loaded), loaded
+    assert "Plotly.newPlot(" in copy.with_suffix(".html").read_text()
+    notebook = nbformat.read(copy, as_version=4)
+    assert "widgets" not in notebook.metadata
+    assert str(copy.parent) not in json.dumps(notebook.metadata)
+    assert tempfile.gettempdir() not in json.dumps(notebook.metadata)
+    assert {path.name for path in copy.parent.iterdir()} == {
+        "00_first.ipynb",
+        "00_first.html",
+        "01_second.ipynb",
+        "01_second.html",
+        "plotly.min.js",
+    }
 
 
 def test_a_failing_cell_is_named_and_its_partial_copy_kept(go, run: Run, folder: Path):
-    write(folder / "01_second.ipynb", PARAMETERS, OPEN, "print('so far')", "1 / 0")
-    with pytest.raises(
-        runner.NotebookFailed, match=r"01_second failed in cell 6 with ZeroDivisionError"
-    ) as caught:
+    long = "\n".join(f"x{n} = 1" for n in range(9))
+    write(folder / "01_second.ipynb", PARAMETERS, OPEN, "print('so far')", f"1 / 0\n{long}", "print('after')")
+    with pytest.raises(runner.NotebookFailed) as caught:
         go()
-    assert "1 / 0" in str(caught.value)
     partial = run.folder / "notebooks" / "01_second.failed.ipynb"
-    assert any("so far" in output.get("text", "") for output in outputs(partial))
+    shown = ["1 / 0", "x0 = 1", "x1 = 1", "x2 = 1", "x3 = 1", "x4 = 1", "..."]
+    how = "01_second failed in cell 6 with ZeroDivisionError: division by zero"
+    assert str(caught.value) == "\n    ".join([how, *shown]) + f"\n  partial copy: {partial}"
+    assert caught.value.__context__ is None
+    assert [output.get("text") or output["ename"] for output in outputs(partial)] == [
+        "so far\n",
+        "ZeroDivisionError",
+    ]
+    assert "1 / 0" in nbformat.read(partial, as_version=4).cells[5].source
+    assert (run.folder / "notebooks" / "00_first.ipynb").is_file()
     assert not (run.folder / "notebooks" / "01_second.ipynb").exists()
     write(folder / "01_second.ipynb", PARAMETERS, OPEN, SECOND)
-    assert go() == ["01_second"]
+    go()
     assert not partial.exists()
 
 
-def test_a_dead_kernel_is_named(go, folder: Path):
-    write(folder / "01_second.ipynb", PARAMETERS, "import os\nos._exit(1)")
-    with pytest.raises(runner.NotebookFailed, match="01_second lost its kernel"):
+SHOWN = """class Odd:
+    def _repr_html_(self):
+        raise KeyError("not unique")
+Odd()"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("import os\nos._exit(1)", "01_second lost its kernel, which was killed .* in cell 4\n    import os"),
+        ("import sys\nsys.exit()", "01_second failed in cell 4 with SystemExit: \n    import sys"),
+        (SHOWN, "01_second failed in cell 4 with KeyError: 'not unique'"),
+    ],
+)
+def test_other_ends_of_a_notebook_are_told_apart(go, folder: Path, capfd, cell: str, message: str):
+    write(folder / "01_second.ipynb", PARAMETERS, cell, "print('after')")
+    with pytest.raises(runner.NotebookFailed, match=message):
         go()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
     ("cell", "parameters", "message"),
     [
         (PARAMETERS, {"sise": 2}, r"among \['model', 'rows', 'run_name'\], got \['sise'\]"),
+        (PARAMETERS, {"rows": float("nan")}, "parameter rows must be a text, .* got nan"),
+        (PARAMETERS, {"rows": {1: 2}}, r"parameter rows must be a text, .* got \{1: 2\}"),
+        (PARAMETERS, {"rows": Path("x")}, "parameter rows must be a text, .* got PosixPath"),
+        (PARAMETERS, {"rows": (1, 2)}, r"parameter rows must be a text, .* got \(1, 2\)"),
         ("rows = 3", {}, r"02_third\.ipynb must assign run_name, it has \['rows'\]"),
+        ("rows =", {}, r"parameters cell of 02_third\.ipynb must be plain Python"),
     ],
 )
 def test_parameters_are_checked_before_anything_runs(go, run, folder, cell, parameters, message):
@@ -169,66 +229,18 @@ def test_parameters_are_checked_before_anything_runs(go, run, folder, cell, para
     assert run.files() == []
 
 
+def test_a_notebook_needs_one_parameters_cell(go, folder: Path):
+    nbformat.write(nbformat.v4.new_notebook(), folder / "02_third.ipynb")
+    with pytest.raises(ValueError, match=r"02_third\.ipynb must have exactly one cell tagged .* found 0"):
+        go()
+
+
 def test_notebooks_are_chosen_by_number_or_name(folder: Path):
     def names(*wanted):
         return [path.stem for path in runner.numbered_notebooks(wanted, folder=folder)]
 
     assert names() == ["00_first", "01_second"]
     assert names("01") == names("01_second.ipynb") == names("notebooks/01_second.ipynb") == ["01_second"]
+    assert names("01", "00", "01_second") == ["00_first", "01_second"]
     with pytest.raises(ValueError, match=r"one of 00_first, 01_second .*got '07'"):
         names("07")
-
-
-def test_the_command_line_prints_the_summary(folder: Path, tmp_path: Path, capsys):
-    assert main(["demo", "--root", str(tmp_path / "runs"), "--set", "rows=2"]) == 0
-    printed = capsys.readouterr().out
-    assert "row\n   0\n   2\n" in printed
-    assert "(2 files" in printed
-    assert main(["run", "other", "00", "--root", str(tmp_path / "runs"), "--set", "model=a/b"]) == 0
-    assert open_run("other", root=tmp_path / "runs").files() == ["one.csv"]
-    assert main(["run", "../x"]) == 2
-    assert "run name must be" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)]
-)
-def test_a_stopped_run_goes_on_where_it_was(go, run: Run, folder: Path, root: Path, number, status):
-    slow = "import time, pathlib\npathlib.Path(run.path('started')).touch()\ntime.sleep(60)"
-    write(
-        folder / "01_second.ipynb",
-        PARAMETERS,
-        OPEN,
-        'run.frame("made.csv", lambda: pd.DataFrame({"x": [1]}))',
-        slow,
-    )
-    script = (
-        "import pathlib, sys\nfrom workbench import __main__\nfrom workbench.runs import notebooks\n"
-        f"notebooks.NOTEBOOKS = pathlib.Path({str(folder)!r})\nnotebooks.surroundings = dict\n"
-        f"sys.exit(__main__.main(['run', {run.name!r}, '--root', {str(run.folder.parent)!r}]))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    until = time.monotonic() + 120
-    while not run.path("started").exists():
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode == status, told
-    assert number == signal.SIGKILL or "Stopped." in told
-    assert "Traceback" not in told
-    made = run.provenance("made.csv")["created"]
-    write(
-        folder / "01_second.ipynb",
-        PARAMETERS,
-        OPEN,
-        'run.frame("made.csv", lambda: pd.DataFrame({"x": [1]}))',
-    )
-    assert go() == ["01_second"]
-    assert run.provenance("made.csv")["created"] == made
-    shutil.rmtree(run.folder)

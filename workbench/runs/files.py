@@ -70,16 +70,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files with their names, as 64 hex digits."""
+    """Return the SHA-256 of a file, or of a folder's files with their names, as 64 hex digits.
+
+    What a link leads to counts like what lies there itself.
+    """
     path = Path(path)
+    if not path.is_dir():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
-        return digest.hexdigest()
-    with path.open("rb") as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(chunk)
+    for file in _files_in(path):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -88,6 +89,12 @@ def encode_frame(name: str, frame: pd.DataFrame) -> tuple[bytes, dict[str, Any]]
 
     The schema holds each column's dtype, the mark that stands for a missing value, and ``frame.attrs``.
     The index is not kept. Numbers keep every digit, ``None`` and ``""`` stay different.
+
+    >>> data, schema = encode_frame("x.csv", pd.DataFrame({"text": ["a", None], "share": [0.1, 1.0]}))
+    >>> data
+    b'text,share\\na,0.1\\n,1.0\\n'
+    >>> decode_frame("x.csv", data, schema)["share"].tolist()
+    [0.1, 1.0]
 
     Raises:
         ValueError: for another ending, for column names that are not unique strings, for a named index, and
@@ -132,6 +139,18 @@ def decode_frame(name: str, data: bytes, schema: dict[str, Any]) -> pd.DataFrame
         frame = pd.DataFrame(series)
     frame.attrs.update(schema["attrs"])
     return frame
+
+
+def _files_in(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Give every file below a folder in order; a link back to a folder above it is not followed."""
+    here = folder.resolve()
+    if here in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files_in(path, above | {here})
+        elif path.is_file():
+            yield path
 
 
 def _temporary_sibling(path: Path) -> Path:

@@ -1,10 +1,11 @@
-"""Executed notebooks that show their figures anywhere: with a PNG beside each, and as one HTML file."""
+"""Executed notebooks that show their figures anywhere: with a PNG beside each, and as an HTML page."""
 
 from __future__ import annotations
 
 import base64
 import copy
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +13,24 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+from workbench.runs.files import write_text_atomic
+
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+#: plotly itself, one file beside all pages of a run
+SCRIPT = "plotly.min.js"
 
 # nbconvert's page without the scripts it would fetch for features that no notebook here uses
-_TEMPLATE = """
-{%- extends 'lab/index.html.j2' -%}
-{%- block html_head_js_requirejs -%}<script>{{ resources.plotly_js }}</script>{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+_TEMPLATE = f"""
+{{%- extends 'lab/index.html.j2' -%}}
+{{%- block html_head_js_requirejs -%}}<script src="{SCRIPT}"></script>{{%- endblock -%}}
+{{%- block html_head_js_mathjax -%}}{{%- endblock -%}}
+{{%- block html_head_js_mermaidjs -%}}{{%- endblock -%}}
 """
+
+
+# a link to a notebook beside this one
+_LINK = re.compile(r'(<a href="[^":/]+)\.ipynb')
 
 
 def drop_dead_widgets(notebook: NotebookNode) -> None:
@@ -55,10 +65,11 @@ def add_pictures(notebook: NotebookNode) -> int:
     return len(bundles)
 
 
-def offline_page(notebook: NotebookNode, title: str) -> str:
-    """Return the notebook as one HTML page that holds plotly itself, so figures are live with no network.
+def write_page(notebook: NotebookNode, path: Path) -> None:
+    """Write an executed notebook as an HTML page that asks the network for nothing.
 
-    Only formulas still ask for a script from the network (MathJax); offline they show as they were typed.
+    Its figures are live: plotly lies beside the page in one file that all pages of the folder share. Links to
+    other notebooks lead to their pages.
     """
     import plotly.io as pio
     from jinja2 import DictLoader
@@ -74,8 +85,9 @@ def offline_page(notebook: NotebookNode, title: str) -> str:
     exporter = HTMLExporter(
         template_file="offline.html.j2", extra_loaders=[DictLoader({"offline.html.j2": _TEMPLATE})]
     )
-    resources = {"metadata": {"name": title}, "plotly_js": get_plotlyjs()}
-    return exporter.from_notebook_node(page, resources=resources)[0]
+    html, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": path.stem}})
+    write_text_atomic(path.with_name(SCRIPT), get_plotlyjs())
+    write_text_atomic(path, _LINK.sub(r"\1.html", html))
 
 
 def _only_a_widget(output: NotebookNode) -> bool:

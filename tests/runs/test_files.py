@@ -1,0 +1,172 @@
+"""Files that are whole or not there, frames that read back exactly, digests that see everything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench.runs.files import (
+    atomic_folder,
+    decode_frame,
+    encode_frame,
+    sha256_of,
+    write_bytes_atomic,
+    write_text_atomic,
+)
+
+SIZES = pd.DataFrame({"start": [0, 1], "distance": [0.1, 0.2]})
+TEXTS = [
+    "",
+    "x",
+    None,
+    "NA",
+    '"quoted", comma',
+    "two\nlines",
+    "a\r\nb",
+    "a\rb",
+    "é\u2028ü",
+    " padded ",
+    "1",
+    "nan",
+]
+
+
+def there_and_back(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    return decode_frame(name, *encode_frame(name, frame))
+
+
+def frames() -> dict[str, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    return {
+        "tiny and huge floats": pd.DataFrame(
+            {"x": rng.normal(size=200) * 10.0 ** rng.integers(-300, 300, 200)}
+        ),
+        "special floats": pd.DataFrame({"x": [np.nan, np.inf, -np.inf, -0.0, 0.1], "y": range(5)}),
+        "float32": pd.DataFrame({"x": rng.normal(size=50).astype("float32")}),
+        "integers": pd.DataFrame({"a": np.arange(3, dtype="int32"), "b": [2**63 - 1, -(2**63), 0]}),
+        "booleans": pd.DataFrame({"x": [True, False]}),
+        "nullable": pd.DataFrame(
+            {"a": pd.array([1, None], dtype="Int64"), "b": pd.array([True, None], dtype="boolean")}
+        ),
+        "texts": pd.DataFrame({"id": range(len(TEXTS)), "text": TEXTS}),
+        "one column of texts": pd.DataFrame({"text": TEXTS}),
+        "all missing": pd.DataFrame({"x": [None, None], "y": [1.5, np.nan]}),
+        "no rows": pd.DataFrame({"x": pd.Series(dtype="float64"), "n": pd.Series(dtype="int64")}),
+        "odd column names": pd.DataFrame({"a,b": [1], ' "q" ': [2], "é\n": [3]}),
+    }
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+@pytest.mark.parametrize("kind", frames())
+def test_frames_read_back_exactly(kind: str, ending: str):
+    frame = frames()[kind]
+    back = there_and_back(f"frame{ending}", frame)
+    pd.testing.assert_frame_equal(back, frame, check_exact=True, check_index_type=False)
+    for column in frame.select_dtypes("float"):
+        assert back[column].to_numpy().tobytes() == frame[column].to_numpy().tobytes()
+
+
+def test_none_and_empty_text_stay_different():
+    for name in ("a.csv", "a.jsonl"):
+        back = there_and_back(name, pd.DataFrame({"text": ["", None]}))
+        assert back["text"].isna().tolist() == [False, True]
+
+
+def test_jsonl_keeps_nested_values_and_attrs():
+    frame = pd.DataFrame({"layers": [[3, 4], []], "scores": [{"a": None}, {"b": [1.5]}]})
+    frame.attrs = {"model": "demo", "kept_layers": [0, 1]}
+    back = there_and_back("nested.jsonl", frame)
+    assert back.to_dict("records") == frame.to_dict("records")
+    assert back.attrs == frame.attrs
+
+
+@pytest.mark.parametrize(
+    ("name", "frame", "message"),
+    [
+        ("x.csv", pd.DataFrame({"layers": [[3, 4]]}), r"column 'layers' .* would change .*\.jsonl"),
+        ("x.csv", pd.DataFrame({"mixed": [1, "a"]}), r"column 'mixed' .* would change"),
+        ("x.jsonl", pd.DataFrame({"layers": [(3, 4)]}), r"column 'layers' .* would change"),
+        ("x.jsonl", pd.DataFrame({"x": [object()]}), "can hold texts, numbers, lists and dicts"),
+        ("x.csv", SIZES.set_index("start"), r"reset_index\(\) keeps \['start'\]"),
+        ("x.csv", pd.DataFrame({0: [1]}), "column names must be strings"),
+        ("x.csv", pd.DataFrame(index=range(3)), "at least one column"),
+        ("x.parquet", SIZES, r"must end in \.csv .* got 'x.parquet'"),
+        ("x.csv", {"start": [1]}, "DataFrame, got dict"),
+    ],
+)
+def test_what_would_change_is_refused(name, frame, message):
+    with pytest.raises(ValueError, match=message):
+        encode_frame(name, frame)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+    path = write_text_atomic(tmp_path / "a" / "x.txt", "old")
+
+    def full_disk(_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_bytes_atomic(path, b"new")
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["x.txt"]
+
+
+def test_an_atomic_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    for text in ("one", "two"):
+        with atomic_folder(tmp_path / "adapter") as folder:
+            (folder / text).write_text(text)
+    assert [p.name for p in (tmp_path / "adapter").iterdir()] == ["two"]
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "adapter") as folder:
+        (folder / "missing" / "three").write_text("half")
+    assert [p.name for p in (tmp_path / "adapter").iterdir()] == ["two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """Return a folder with a file, a sub-folder and a link to a folder elsewhere."""
+    for name in ("adapter/weights", "adapter/part/config", "elsewhere/more/weights"):
+        write_text_atomic(tmp_path / name, name)
+    (tmp_path / "adapter" / "linked").symlink_to(tmp_path / "elsewhere")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("name", ["weights", "part/config", "linked/more/weights"])
+def test_a_digest_sees_every_file(adapter: Path, name: str):
+    before = sha256_of(adapter)
+    assert sha256_of(adapter) == before
+    text = (adapter / name).read_text()
+    (adapter / name).write_text("other")
+    assert sha256_of(adapter) != before
+    (adapter / name).write_text(text)
+    assert sha256_of(adapter) == before
+    (adapter / name).rename(adapter / "renamed")
+    assert sha256_of(adapter) != before
+
+
+def test_a_digest_is_that_of_a_folder_without_links(adapter: Path, tmp_path: Path):
+    import shutil
+
+    shutil.copytree(adapter, tmp_path / "copied")
+    assert sha256_of(tmp_path / "copied") == sha256_of(adapter)
+    (adapter / "linked").unlink()
+    assert sha256_of(tmp_path / "copied") != sha256_of(adapter)
+
+
+def test_links_in_a_circle_end(adapter: Path):
+    (adapter / "part" / "up").symlink_to(adapter)
+    (adapter / "itself").symlink_to(adapter / "itself")
+    (adapter / "linked" / "more" / "back").symlink_to(adapter / "part")
+    before = sha256_of(adapter)
+    (adapter / "linked" / "more" / "weights").write_text("other")
+    assert sha256_of(adapter) != before
+
+
+def test_the_digest_of_a_file_is_the_usual_one(tmp_path: Path):
+    path = write_bytes_atomic(tmp_path / "x", b"abc")
+    assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,97 @@
+"""Executed notebooks as pages: live figures, working links, and nothing asked from the network."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import plotly.graph_objects as go
+import pytest
+from live_lab import FLAGS, find_chromium
+
+from workbench.runs.pages import PLOTLY, SCRIPT, WIDGET, add_pictures, drop_dead_widgets, write_page
+
+FIGURE = go.Figure(go.Bar(x=["<b>a</b>", "b"], y=[1, 2]), {"title": "A bar <script>"})
+PROSE = "[next](01_next.ipynb) [part](01_next.ipynb#part) [far](https://example.org/a.ipynb) costs $1 or $2"
+
+
+def notebook(*bundles: dict) -> nbformat.NotebookNode:
+    """Return a notebook of prose and one cell with these outputs."""
+    new = nbformat.v4
+    shown = [new.new_output("display_data", data=bundle) for bundle in bundles]
+    code = new.new_code_cell(
+        "'<a href=\"own.ipynb\">'", outputs=[*shown, new.new_output("stream", text="said")]
+    )
+    return new.new_notebook(cells=[new.new_markdown_cell(PROSE), code])
+
+
+def figure() -> dict:
+    return {PLOTLY: json.loads(FIGURE.to_json()), "text/html": "old"}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pages") / "00_first.html"
+    whole = notebook(figure())
+    before = nbformat.writes(whole)
+    write_page(whole, path)
+    assert nbformat.writes(whole) == before
+    return path
+
+
+def test_the_page_loads_plotly_from_beside_it_and_nothing_else(page: Path):
+    html = page.read_text()
+    loaded = re.findall(r"<(?:script|link|img)[^>]*?(?:src|href)=[\"']([^\"']+)", html)
+    assert loaded == [SCRIPT]
+    assert "plotly.js v" in (page.parent / SCRIPT).read_text()[:500]
+    assert len(html) < 1_000_000
+    assert html.count("Plotly.newPlot(") == 1
+    assert "A bar <script>" not in html
+    assert {path.name for path in page.parent.iterdir()} == {page.name, SCRIPT}
+
+
+def test_links_lead_to_pages(page: Path):
+    html = page.read_text()
+    assert 'href="01_next.html"' in html
+    assert 'href="01_next.html#part"' in html
+    assert 'href="https://example.org/a.ipynb"' in html
+    assert "own.ipynb" in html
+
+
+@pytest.mark.browser
+def test_the_figure_is_drawn_with_no_network(page: Path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = find_chromium()
+    if path is None:
+        pytest.skip("no Chrome or Chromium on this machine; plotly_get_chrome installs one")
+    asked: list[str] = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=FLAGS)
+        tab = browser.new_page()
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto(page.as_uri())
+        tab.wait_for_selector(".main-svg")
+        browser.close()
+    assert page.with_name(SCRIPT).as_uri() in asked
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked), asked
+
+
+def test_what_needs_a_kernel_is_taken_out():
+    bar = {WIDGET: {"model_id": "1"}, "text/plain": "HBox"}
+    both = {WIDGET: {"model_id": "2"}, "text/plain": "Figure", PLOTLY: {}}
+    whole = notebook(bar, both)
+    drop_dead_widgets(whole)
+    first, second = whole.cells[1].outputs
+    assert set(first["data"]) == {"text/plain", PLOTLY}
+    assert second.text == "said"
+
+
+def test_every_figure_gets_a_picture_once():
+    from workbench.runs.figures import browser_found
+
+    whole = notebook(figure(), {"text/plain": "3"})
+    assert add_pictures(whole) == int(browser_found())
+    assert ("image/png" in whole.cells[1].outputs[0]["data"]) == browser_found()
+    assert add_pictures(whole) == 0

@@ -1,0 +1,176 @@
+"""The command line: what it prints, what it refuses, and how it stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from workbench.__main__ import main
+from workbench.runs import notebooks as runner
+from workbench.runs.run import Run, open_run
+
+PARAMETERS = 'run_name = "demo"\nrows = 3\nmodel_name = "demo"'
+OPEN = "import pandas as pd\nfrom workbench.runs.run import open_run\nrun = open_run(run_name)"
+FIRST = 'run.frame("one.csv", lambda: pd.DataFrame({"row": range(rows)}), rows=rows)'
+SECOND = 'one = run.read("one.csv")\nrun.frame("summary.csv", lambda: one * 2, one=one)'
+WAIT = """import os, time, pathlib
+pathlib.Path(run.folder / "started").write_text(str(os.getpid()))
+time.sleep(100)"""
+
+
+def write(path: Path, *cells: str) -> None:
+    """Write a notebook whose first cell is tagged as parameters."""
+    new = nbformat.v4
+    tagged = new.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    nbformat.write(new.new_notebook(cells=[tagged, *(new.new_code_cell(cell) for cell in cells)]), path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch) -> Path:
+    """Return a folder of two notebooks that takes the place of the checkout's own."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write(folder / "00_first.ipynb", OPEN, FIRST)
+    write(folder / "01_second.ipynb", OPEN, SECOND)
+    monkeypatch.setattr(runner, "NOTEBOOKS", folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _keep_signal_handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_the_demo_prints_what_will_run_and_the_summary(folder: Path, tmp_path: Path, capsys):
+    assert main(["demo", "--root", str(tmp_path / "runs"), "--set", "rows=2"]) == 0
+    first, *_, printed = capsys.readouterr().out.partition("\n")
+    assert first.startswith("2 notebooks, ")
+    assert "[2/2] 01_second" in printed
+    assert "row\n   0\n   2\n" in printed
+    assert "(2 files" in printed
+    assert open_run("demo", root=tmp_path / "runs").files() == ["one.csv", "summary.csv"]
+
+
+def test_an_own_run_takes_chosen_notebooks(folder: Path, tmp_path: Path, capsys):
+    arguments = ["run", "other", "00", "--root", str(tmp_path), "--set", "model_name=a/b", "--set", "rows=1"]
+    assert main(arguments) == 0
+    assert "[1/1] 00_first" in capsys.readouterr().out
+    assert open_run("other", root=tmp_path).files() == ["one.csv"]
+
+
+def test_a_failing_notebook_gives_its_message_and_no_traceback(folder: Path, tmp_path: Path, capsys):
+    write(folder / "00_first.ipynb", "1 / 0")
+    assert main(["run", "other", "--root", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(
+        "\n00_first failed in cell 3 with ZeroDivisionError: division by zero\n    1 / 0\n"
+    )
+    assert "Traceback" not in told.err + told.out
+    assert "01_second" not in told.err + told.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "../x"], "run name must be"),
+        (["run", "x", "07"], "notebook must be one of 00_first, 01_second"),
+        (
+            ["run", "x", "--set", "row=2"],
+            "parameters must be among ['model_name', 'rows', 'run_name'], got ['row']",
+        ),
+        (["run", "x", "--set", "rows={1: 2}"], "parameter rows must be a text"),
+        (["heal", "--plan", "nowhere/plan.json"], "plan must be a plan.json"),
+    ],
+)
+def test_wrong_use_gives_one_line(folder: Path, tmp_path: Path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"workbench: {message}")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a=1", 1), ("a=x/y", "x/y"), ("a=", ""), ("a=[1, 'b']", [1, "b"]), ("a=1,2", [1, 2]), ("a=None", None)],
+)
+def test_settings_are_literals_or_texts(text: str, value: object):
+    from workbench.__main__ import _setting
+
+    assert _setting(text) == ("a", value)
+
+
+@pytest.mark.parametrize("text", ["a", "=1", "1a=2"])
+def test_other_settings_are_refused(text: str, capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--set", text])
+    assert f"must be NAME=VALUE, got {text!r}" in capsys.readouterr().err
+
+
+def alive(process: int) -> bool:
+    """Return whether a process runs (one that ended and waits for its parent does not)."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition, process: subprocess.Popen | None = None, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the kernel in /proc")
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)]
+)
+def test_a_stopped_run_goes_on_where_it_was(folder: Path, run: Run, root: Path, number, status):
+    write(folder / "01_second.ipynb", OPEN, SECOND, WAIT)
+    command = ["run", run.name, "--root", str(run.folder.parent)]
+    script = (
+        "import pathlib, sys\nfrom workbench import __main__\nfrom workbench.runs import notebooks\n"
+        f"notebooks.NOTEBOOKS = pathlib.Path({str(folder)!r})\nsys.exit(__main__.main({command!r}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    wait_until((run.folder / "started").exists, process)
+    wait_until((run.folder / "started").read_text, process)
+    kernel = int((run.folder / "started").read_text())
+    assert alive(kernel)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == status, told
+    if number != signal.SIGKILL:
+        stopped = "Stopped. The same command goes on from here: what is stored is not computed again."
+        assert told == f"\n{stopped}\n"
+        assert not alive(kernel)
+    wait_until(lambda: not alive(kernel), seconds=30)
+    assert sorted(path.name for path in (run.folder / "notebooks").glob("01*")) == []
+    made = run.provenance("summary.csv")["created"]
+    write(folder / "01_second.ipynb", OPEN, SECOND)
+    assert main(command) == 0
+    assert run.provenance("summary.csv")["created"] == made
+
+
+def test_the_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in ("demo", "run", "heal"))
