@@ -9,20 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.distances.blocks import checked_blocks
-from workbench.plots.style import (
-    DAMAGE,
-    DAMAGE_FLOOR,
-    DISTANCE,
-    SEQUENTIAL,
-    best_marks,
-    current_template,
-    joined,
-    last_layer,
-    layer_axis,
-    least,
-    new_figure,
-)
+from workbench.distances.blocks import checked_blocks, least
+from workbench.plots import style
 
 
 def distance_heatmap(
@@ -50,10 +38,10 @@ def distance_heatmap(
     Raises:
         ValueError: for missing columns, repeated blocks, or a chosen block that the frame does not hold.
     """
-    frame, label = checked_blocks(distances, "distance", "distances"), DISTANCE
+    frame, label = checked_blocks(distances, "distance", "distances"), style.DISTANCE
     if rescale:
-        frame, label, zmin, zmax = _rescaled(frame), f"{DISTANCE}, rescaled per size", 0.0, 1.0
-    fig = new_figure(title)
+        frame, label, zmin, zmax = _rescaled(frame), f"{style.DISTANCE}, rescaled per size", 0.0, 1.0
+    fig = style.new_figure(title)
     _add_heatmap(fig, frame, "distance", label, (zmin, zmax), mark_best=mark_best)
     if chosen is not None:
         _frame_block(fig, frame, chosen)
@@ -64,7 +52,7 @@ def damage_heatmap(
     damage: pd.DataFrame,
     *,
     title: str | None = "Damage when the block is really skipped",
-    zmin: float = DAMAGE_FLOOR,
+    zmin: float = style.DAMAGE_FLOOR,
     zmax: float | None = None,
 ) -> go.Figure:
     """Draw the loss increase of every measured block on a log scale, laid out as ``distance_heatmap``.
@@ -79,8 +67,8 @@ def damage_heatmap(
         ValueError: for missing columns, repeated blocks, or a ``zmin`` that is not above 0.
     """
     frame = checked_blocks(damage, "damage", "damage")
-    fig = new_figure(title)
-    _add_heatmap(fig, frame, "damage", DAMAGE, (zmin, zmax), log=True)
+    fig = style.new_figure(title)
+    _add_heatmap(fig, frame, "damage", style.DAMAGE, (zmin, zmax), log=True)
     return _legend_in_the_corner(_heatmap_axes(fig, frame))
 
 
@@ -98,11 +86,13 @@ def distance_beside_damage(
     Raises:
         ValueError: for missing columns, or when the two frames share no block.
     """
-    both = joined(distances, damage)
+    both = style.joined(distances, damage)
     fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.2)
-    fig.update_layout(template=current_template(), title=title)
-    _add_heatmap(fig, both, "distance", DISTANCE, (0.0, None), column=1, bar_at=0.405)
-    _add_heatmap(fig, both, "damage", DAMAGE, (DAMAGE_FLOOR, None), column=2, bar_at=1.005, log=True)
+    fig.update_layout(template=style.current_template(), title=title)
+    _add_heatmap(fig, both, "distance", style.DISTANCE, (0.0, None), column=1, bar_at=0.405)
+    _add_heatmap(
+        fig, both, "damage", style.DAMAGE, (style.DAMAGE_FLOOR, None), column=2, bar_at=1.005, log=True
+    )
     _heatmap_axes(fig, both, ticks=10)
     return fig.update_layout(legend={"x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"})
 
@@ -136,7 +126,7 @@ def _add_heatmap(
     place = {} if column is None else {"row": 1, "col": column}
     rows = _rows_of_sizes(frame)
     frame = frame.assign(note=[_note(row, value, label) for row in frame.itertuples()])
-    columns = range(last_layer(frame) + 1)
+    columns = range(style.last_layer(frame) + 1)
     grid, notes = (
         frame.pivot(index="size", columns="start", values=name).reindex(columns=columns)
         for name in (value, "note")
@@ -150,7 +140,7 @@ def _add_heatmap(
             text=notes.to_numpy(dtype=object),
             hovertemplate="%{text}<extra></extra>",
             hoverongaps=False,
-            colorscale=SEQUENTIAL,
+            colorscale=style.SEQUENTIAL,
             zmin=float(frame[value].min()) if scale[0] is None else scale[0],
             zmax=float(frame[value].max()) if scale[1] is None else scale[1],
             colorbar={
@@ -168,8 +158,8 @@ def _add_heatmap(
         _log_colours(fig.data[-1])
     if mark_best:
         best = least(frame, value)
-        size = float(np.clip(150 / last_layer(frame) + 1, 3, 9))
-        marks = best_marks(best["start"], best["size"].map(rows), size=size)
+        size = float(np.clip(150 / style.last_layer(frame) + 1, 3, 9))
+        marks = style.best_marks(best["start"], best["size"].map(rows), size=size)
         fig.add_trace(marks.update(showlegend=column in (None, 1)), **place)
 
 
@@ -189,7 +179,7 @@ def _log_colours(trace: go.Heatmap) -> None:
 
 def _note(row: Any, value: str, label: str) -> str:
     number = f"{label} {getattr(row, value):.4f}"
-    if value == "distance" and hasattr(row, "ci_low") and label == DISTANCE:
+    if value == "distance" and hasattr(row, "ci_low") and label == style.DISTANCE:
         number += f" [{row.ci_low:.4f}, {row.ci_high:.4f}]"
     return f"start {row.start}, size {row.size}<br>removes {row.removed}<br>{number}"
 
@@ -213,15 +203,15 @@ def _frame_block(fig: go.Figure, frame: pd.DataFrame, chosen: tuple[int, int]) -
 
 
 def _heatmap_axes(fig: go.Figure, frame: pd.DataFrame, *, ticks: int = 20) -> go.Figure:
-    n_layers, rows = last_layer(frame) + 1, _rows_of_sizes(frame)
+    n_layers, rows = style.last_layer(frame) + 1, _rows_of_sizes(frame)
     fig.update_xaxes(
-        title="first removed layer", range=[-0.5, n_layers - 0.5], **layer_axis(n_layers, ticks=ticks)
+        title="first removed layer", range=[-0.5, n_layers - 0.5], **style.layer_axis(n_layers, ticks=ticks)
     )
     low, high = min(rows.values()), max(rows.values())
     if len(rows) <= 20:
         labels = {"tickvals": list(rows.values()), "ticktext": [f"{size}" for size in rows]}
     else:
-        labels = layer_axis(high)
+        labels = style.layer_axis(high)
     fig.update_yaxes(range=[low - 0.5, high + 0.5], **{"showgrid": False, **labels})
     return fig.update_layout(yaxis_title="block size (layers removed)")
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
 
+from workbench.checks import one_of
 from workbench.distances.blocks import checked_blocks, parse_layers
 
 _GRID = "#e3e5e8"
@@ -29,17 +33,20 @@ DAMAGE_FLOOR = 1e-3
 
 @dataclass(frozen=True)
 class Style:
-    """How one variant looks in every figure: the colour, and what tells it apart without colour."""
+    """How one variant looks in every figure: the colour, and what tells it apart without colour.
+
+    The fields are named as in ``plotly.express``.
+    """
 
     color: str
-    dash: str
-    symbol: str
-    pattern: str
+    line_dash: str = "solid"
+    symbol: str = "circle"
+    pattern_shape: str = ""
 
 
 # Okabe and Ito's colours in an order of changing lightness; yellow is left out, it vanishes on white
 _STYLES = (
-    Style("#5c6370", "solid", "circle", ""),
+    Style("#5c6370"),
     Style("#d55e00", "dot", "x", "/"),
     Style("#e69f00", "dash", "square", "."),
     Style("#0072b2", "solid", "diamond", "\\"),
@@ -52,14 +59,12 @@ _USUAL_PLACE = (("distil", 3), ("sft", 2), ("merge", 4), ("unpruned", 0), ("prun
 
 
 def last_layer(frame: pd.DataFrame) -> int:
-    """Return the highest layer that a block of the frame removes."""
+    """Return the highest layer that a block of the frame removes.
+
+    >>> last_layer(pd.DataFrame({"removed": ["3-4", "0,6"]}))
+    6
+    """
     return max(parse_layers(text)[-1] for text in frame["removed"])
-
-
-def least(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Return one row a size: the block of least value, the shallowest of equals, as ``best_blocks`` does."""
-    ordered = frame.sort_values(["size", value, "start"], kind="stable")
-    return ordered.groupby("size").head(1).reset_index(drop=True)
 
 
 def sizes_to_draw(
@@ -76,15 +81,108 @@ def sizes_to_draw(
 
 
 def plain(value: Any) -> str:
-    """Return text from a model or a data set so that plotly shows it instead of reading it as markup."""
+    """Return text from a model or a data set so that plotly shows it instead of reading it as markup.
+
+    >>> plain("<b>50 & more")
+    '&lt;b&gt;50 &amp; more'
+    """
     return html.escape(str(value), quote=False)
+
+
+def escaped(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Return a frame whose texts in these columns are shown as they stand.
+
+    >>> escaped(pd.DataFrame({"variant": ["<i>"]}), "variant")["variant"].item()
+    '&lt;i&gt;'
+    """
+    return frame.assign(**{column: frame[column].map(plain) for column in columns})
+
+
+def draw(
+    kind: Callable[..., go.Figure],
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    styles: Mapping[str, Style],
+    *,
+    by: str = "variant",
+    hover: str = "",
+    error_x: tuple[str, str] | None = None,
+    error_y: tuple[str, str] | None = None,
+    order: Mapping[str, list[Any]] | None = None,
+    **options: Any,
+) -> go.Figure:
+    """Draw a frame by ``plotly.express``: each name in its own style, with intervals, in the template.
+
+    Args:
+        kind: ``px.bar`` (told apart by patterns), ``px.scatter`` (symbols) or ``px.line`` (dashes, and
+            symbols with ``markers=True``).
+        frame: its texts are ``escaped``.
+        x: column.
+        y: column.
+        styles: name -> style, in the order wanted.
+        by: the column of names.
+        hover: what the pointer shows; "" nothing.
+        error_x: columns with the ends of each interval of ``x``.
+        error_y: the same of ``y``.
+        order: column -> its values in order, as ``category_orders``.
+        **options: of ``kind``.
+    """
+    marks = {"bar": ["pattern_shape"], "scatter": ["symbol"], "line": ["line_dash"]}[kind.__name__]
+    marks = [*marks, "symbol"] if options.get("markers") else marks
+    for mark in ("color", *marks):
+        looks = {name: getattr(style, mark) for name, style in styles.items()}
+        options |= {mark: by, "color_discrete_map" if mark == "color" else f"{mark}_map": looks}
+    for axis, value, ends in (("x", x, error_x), ("y", y, error_y)):
+        if ends is not None:
+            low, high = (frame[end] for end in ends)
+            frame = frame.assign(
+                **{f"above {axis}": high - frame[value], f"below {axis}": frame[value] - low}
+            )
+            options |= {f"error_{axis}": f"above {axis}", f"error_{axis}_minus": f"below {axis}"}
+    if kind is not px.bar:
+        options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
+    orders = {by: [*styles], **(order or {})}
+    fig = kind(frame, x=x, y=y, template=current_template(), category_orders=orders, **options)
+    if hover:
+        return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
+    return fig.update_traces(hovertemplate=None, hoverinfo="skip")
 
 
 def new_figure(title: str | None = None, **layout: Any) -> go.Figure:
     """Return an empty figure in the current template."""
-    if title is not None:
-        layout["title"] = {"text": title}
-    return go.Figure(layout={"template": current_template(), **layout})
+    return go.Figure(layout={"template": current_template(), "title": {"text": title}, **layout})
+
+
+def new_panels(title: str | None, rows: int, columns: int, **options: Any) -> go.Figure:
+    """Return an empty figure of several panels in the current template."""
+    fig = make_subplots(rows, columns, **options)
+    return fig.update_layout(template=current_template(), title={"text": title})
+
+
+def add_panel(fig: go.Figure, drawn: go.Figure, column: int) -> None:
+    """Add the traces of a figure to a column of another one; a name stands in the legend once."""
+    named = {trace.name for trace in fig.data if trace.showlegend}
+    for trace in drawn.data:
+        trace.showlegend = bool(trace.showlegend) and trace.name not in named
+        fig.add_trace(trace, row=1, col=column)
+
+
+def facet_titles(fig: go.Figure) -> go.Figure:
+    """Title each panel of ``plotly.express`` by its name alone, without the name of the column."""
+    return fig.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
+
+
+def legend_above(fig: go.Figure) -> go.Figure:
+    """Put the legend in a line above the figure."""
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}}
+    return fig.update_layout(legend=legend, margin={"t": 92 if fig.layout.title.text else 44})
+
+
+def legend_below(fig: go.Figure) -> go.Figure:
+    """Put the legend in a line below the figure."""
+    legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "title": {"text": ""}}
+    return fig.update_layout(legend=legend, margin={"b": 110})
 
 
 def layer_axis(n_layers: int, *, ticks: int = 20) -> dict[str, Any]:
@@ -105,14 +203,9 @@ def log_axis(values: pd.Series, lowest: float = DAMAGE_FLOOR) -> dict[str, Any]:
 
 def best_marks(x: Any, y: Any, *, size: float, fill: str = "white") -> go.Scatter:
     """Return the marks on the least block of each size."""
-    return go.Scatter(
-        x=list(x),
-        y=list(y),
-        mode="markers",
-        name="least of its size",
-        marker={"symbol": "circle", "size": size, "color": fill, "line": {"color": INK, "width": 1.5}},
-        hoverinfo="skip",
-    )
+    marker = {"symbol": "circle", "size": size, "color": fill, "line": {"color": INK, "width": 1.5}}
+    name = "least of its size"
+    return go.Scatter(x=list(x), y=list(y), mode="markers", name=name, marker=marker, hoverinfo="skip")
 
 
 def joined(distances: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
@@ -147,51 +240,48 @@ def variant_styles(names: Iterable[Any]) -> dict[Any, Style]:
     return {name: styles[name] for name in names}
 
 
-def size_styles(sizes: Iterable[int]) -> dict[int, Style]:
-    """Return a style for each block size: sizes are ordered, so their colours run from light to dark."""
+def size_styles(sizes: Iterable[int]) -> dict[str, Style]:
+    """Return a style for each block size, as text: sizes are ordered, so colours run from light to dark."""
     sizes = sorted({int(size) for size in sizes})
     at = [0.85 * (1 - place / max(len(sizes) - 1, 1)) for place in range(len(sizes))]
     colours = sample_colorscale("Viridis", at)
+    styles = cycle(_STYLES)
     return {
-        size: Style(colour, _STYLES[i % 7].dash, _STYLES[i % 7].symbol, _STYLES[i % 7].pattern)
-        for i, (size, colour) in enumerate(zip(sizes, colours, strict=True))
+        str(size): replace(next(styles), color=color, line_dash="solid")
+        for size, color in zip(sizes, colours, strict=True)
     }
 
 
-def _template(font: str, size: int, width: int, height: int, grid: str) -> go.layout.Template:
-    axis = {
-        "showline": True,
-        "linecolor": INK,
-        "linewidth": 1,
-        "ticks": "outside",
-        "ticklen": 4,
-        "tickcolor": INK,
-        "gridcolor": grid,
-        "zeroline": False,
-        "automargin": True,
-        "title": {"standoff": size},
+def _template(font: str, size: int, width: int, height: int) -> go.layout.Template:
+    line = {"showline": True, "linecolor": INK, "linewidth": 1}
+    ticks = {"ticks": "outside", "ticklen": 4, "tickcolor": INK, "gridcolor": _GRID}
+    axis = {**line, **ticks, "zeroline": False, "automargin": True, "title": {"standoff": size}}
+    layout = {
+        "font": {"family": font, "size": size, "color": INK},
+        "title": {"font": {"size": size + 3}, "x": 0.01, "xanchor": "left", "xref": "container"},
+        "width": width,
+        "height": height,
+        "margin": {"l": 4.5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "xaxis": axis,
+        "yaxis": axis,
+        "legend": {"bgcolor": "rgba(255,255,255,0.85)", "borderwidth": 0},
+        "hoverlabel": {"align": "left"},
     }
-    return go.layout.Template(
-        layout={
-            "font": {"family": font, "size": size, "color": INK},
-            "title": {"font": {"size": size + 3}, "x": 0.01, "xanchor": "left", "xref": "container"},
-            "width": width,
-            "height": height,
-            "margin": {"l": 4.5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size},
-            "paper_bgcolor": "white",
-            "plot_bgcolor": "white",
-            "xaxis": axis,
-            "yaxis": axis,
-            "legend": {"bgcolor": "rgba(255,255,255,0.85)", "borderwidth": 0},
-            "hoverlabel": {"align": "left"},
-        }
-    )
+    errors = {side: {"color": INK, "thickness": 1.3, "width": 3} for side in ("error_x", "error_y")}
+    pattern = {"fillmode": "overlay", "size": 6}
+    data = {
+        "bar": [{**errors, "marker": {"pattern": pattern}, "cliponaxis": False}],
+        "scatter": [{**errors, "marker": {"size": 8}}],
+    }
+    return go.layout.Template(layout=layout, data=data)
 
 
 #: *screen* for a notebook; *paper* for the text width of a one-column page (6.5 in), 9 pt Times
 TEMPLATES = {
-    "screen": _template("Helvetica, Arial, Liberation Sans, sans-serif", 14, 860, 480, _GRID),
-    "paper": _template("Times New Roman, Times, Liberation Serif, serif", 12, 624, 340, _GRID),
+    "screen": _template("Helvetica, Arial, Liberation Sans, sans-serif", 14, 860, 480),
+    "paper": _template("Times New Roman, Times, Liberation Serif, serif", 12, 624, 340),
 }
 _current = "screen"
 
@@ -206,9 +296,7 @@ def use_template(name: str) -> None:
         ValueError: for any other name.
     """
     global _current
-    if name not in TEMPLATES:
-        raise ValueError(f"name must be one of {list(TEMPLATES)}, got {name!r}")
-    _current = name
+    _current = one_of(name, TEMPLATES, "name")
 
 
 def current_template() -> go.layout.Template:

@@ -20,8 +20,7 @@ import pandas as pd
 import traitlets as tr
 
 from workbench.checks import checked
-from workbench.distances.blocks import checked_blocks, format_layers, layers_in, layers_of
-from workbench.plots.style import least
+from workbench.distances.blocks import checked_blocks, format_layers, layers_in, layers_of, least
 
 Look = Callable[[tuple[int, ...], Callable[[], bool]], "dict[str, Any] | None"]
 
