@@ -106,9 +106,8 @@ def answer_forms(
     Raises:
         ValueError: for missing columns or an empty frame.
     """
-    frame = style.escaped(
-        checked(changes, ["variant", "form", "length", "base_length"], "changes"), "variant"
-    )
+    frame = checked(changes, ["variant", "form", "length", "base_length"], "changes")
+    frame = style.escaped(frame, "variant")
     summary = change_summary(frame)
     names = list(summary["variant"])
     shares = frame.groupby("variant")["form"].value_counts(normalize=True).unstack(fill_value=0).loc[names]
@@ -309,16 +308,8 @@ def _spreads(
     opacity = float(np.clip(60 * len(styles) / len(frame), 0.15, 0.7))
     dots.update_traces(marker={"size": 4, "opacity": opacity, "symbol": "circle"})
     hover = "%{fullData.name}<br>%{customdata[0]}"
-    marks = style.draw(
-        px.scatter,
-        summary,
-        "mean",
-        "place",
-        styles,
-        custom_data="about",
-        error_x=("low", "high"),
-        hover=hover,
-    )
+    shown = {"custom_data": "about", "error_x": ("low", "high"), "hover": hover}
+    marks = style.draw(px.scatter, summary, "mean", "place", styles, **shown)
     line = {"color": style.INK, "width": 1.8}
     marks.update_traces(marker={"symbol": "diamond", "size": 10, "color": "white", "line": line})
     violins = [_half_violin(frame[frame["variant"] == name], look) for name, look in styles.items()]

@@ -15,10 +15,8 @@ from workbench.plots import style
 
 _FRACTION = ["task", "metric", "value", "stderr", "series", "healed", "fraction"]
 _GUESS = "random guess"
-_TURNED = {
-    "right to wrong": style.Style("#d55e00", pattern_shape="/"),
-    "wrong to right": style.Style("#0072b2"),
-}
+_LOST, _WON = "right to wrong", "wrong to right"
+_TURNED = {_LOST: style.Style("#d55e00", pattern_shape="/"), _WON: style.Style("#0072b2")}
 
 
 def score_vs_fraction(
@@ -144,12 +142,11 @@ def flip_bars(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(flips, ["variant", "task", "n", "right_to_wrong", "wrong_to_right"], "flips")
-    parts = [
-        frame.assign(turned=turned, count=frame[key], share=sign * frame[key] / frame["n"])
-        for turned, key, sign in zip(_TURNED, ("right_to_wrong", "wrong_to_right"), (-1, 1), strict=True)
-    ]
+    lost = frame.assign(turned=_LOST, count=frame["right_to_wrong"], sign=-1)
+    parts = [lost, frame.assign(turned=_WON, count=frame["wrong_to_right"], sign=1)]
     rows = style.escaped(pd.concat(parts), "variant", "task")
-    rows = rows.assign(label=rows["count"].map(lambda count: f"{count}" if count else ""))
+    labels = rows["count"].map(lambda count: f"{count}" if count else "")
+    rows = rows.assign(label=labels, share=rows["sign"] * rows["count"] / rows["n"])
     panels = {"facet_col": "variant", "facet_col_spacing": 0.03, "height": 205 + 30 * frame["task"].nunique()}
     hover = "%{y}: %{customdata[0]} of %{customdata[1]} %{fullData.name}"
     shown = {"text": "label", "custom_data": ["count", "n"], "hover": hover, "title": title}
@@ -157,10 +154,8 @@ def flip_bars(
     fig.update_traces(textposition="outside")
     # shares, since tasks may have different numbers of items; one scale for all panels
     reach = max(0.1, 1.3 * float(rows["share"].abs().max()))
-    fig.update_xaxes(
-        range=[-reach, reach], tickformat=".0%", zeroline=True, zerolinecolor=style.INK, nticks=4
-    )
-    fig.update_xaxes(title="share of items")
+    fig.update_xaxes(zeroline=True, zerolinecolor=style.INK, nticks=4)
+    fig.update_xaxes(title="share of items", range=[-reach, reach], tickformat=".0%")
     fig.update_yaxes(title="", autorange="reversed", showgrid=False, ticks="")
     return style.legend_below(style.facet_titles(fig).update_layout(bargap=0.3))
 
@@ -180,27 +175,19 @@ def _fraction_panels(
     styles = _series_styles(frame)
     lines = _noted(_from_the_whole(frame, [*styles])).sort_values("fraction", kind="stable")
     rows = pd.concat([guess.dropna(subset="value"), lines])
-    down = -(-len(tasks) // columns)
-    panels = {
-        "facet_col": "panel",
-        "facet_col_wrap": max(1, min(columns, len(tasks))),
-        "facet_col_spacing": 0.04,
-        "facet_row_spacing": 0.25 / down,
-        "order": {"panel": list(tasks.index)},
-        "height": 110 + down * (0.55 * style.current_template().layout.height),
-    }
+    across = max(1, min(columns, len(tasks)))
+    down = -(-len(tasks) // across)
+    panels = {"facet_col": "panel", "facet_col_wrap": across, "order": {"panel": list(tasks.index)}}
+    panels |= {"facet_col_spacing": 0.04, "facet_row_spacing": 0.25 / down}
     styles = {_GUESS: style.Style("#8b9199", "dash"), **styles}
-    shown = {
-        "custom_data": "note",
-        "hover": "%{fullData.name}<br>%{customdata[0]}<br>%{y:.3f}",
-        "title": title,
-    }
-    ends = {"by": "series", "error_y": ("low", "high"), "markers": True}
-    fig = style.draw(px.line, rows, "fraction", "value", styles, **ends, **panels, **shown)
+    shown = {"custom_data": "note", "hover": "%{fullData.name}<br>%{customdata[0]}<br>%{y:.3f}"}
+    lines = {"by": "series", "markers": True, "error_y": ("low", "high")}
+    fig = style.draw(px.line, rows, "fraction", "value", styles, title=title, **lines, **panels, **shown)
     fig.for_each_trace(_mark_line)
     fig.update_xaxes(range=span, tickformat=".0%", title="", showticklabels=True)
     fig.update_xaxes(title="layers dropped", row=1)
-    return style.legend_below(style.facet_titles(fig).update_layout(margin={"t": 70}))
+    height = 110 + down * (0.55 * style.current_template().layout.height)
+    return style.legend_below(style.facet_titles(fig).update_layout(height=height, margin={"t": 70}))
 
 
 def _series_styles(frame: pd.DataFrame) -> dict[str, style.Style]:
@@ -208,12 +195,10 @@ def _series_styles(frame: pd.DataFrame) -> dict[str, style.Style]:
     series = frame.groupby("series", sort=False)
     most, healed = series["fraction"].max(), series["healed"].any()
     styles = style.variant_styles(most.index[most > 0]) or style.variant_styles(most.index)
+    dashes = {True: "solid", False: "dot"}
+    open_ = {"x": "circle", "cross": "circle", "star": "circle"}
     return {
-        name: replace(
-            one,
-            line_dash="solid" if healed[name] else "dot",
-            symbol=one.symbol if one.symbol not in ("x", "cross", "star") else "circle",
-        )
+        name: replace(one, line_dash=dashes[healed[name]], symbol=open_.get(one.symbol, one.symbol))
         for name, one in styles.items()
     }
 
@@ -229,10 +214,9 @@ def _from_the_whole(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 def _noted(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with a note for the hover: the layers that are out, the number of items."""
-    counts = [f", {n:.0f} items" for n in rows["n"]] if "n" in rows else [""] * len(rows)
-    removed = rows["removed"] if "removed" in rows else [""] * len(rows)
+    removed, counts = (rows[name] if name in rows else [""] * len(rows) for name in ("removed", "n"))
     notes = [
-        f"layers {style.plain(cut)} out{n}" if cut else f"whole model{n}"
+        (f"layers {style.plain(cut)} out" if cut else "whole model") + (f", {n:.0f} items" if n != "" else "")
         for cut, n in zip(removed, counts, strict=True)
     ]
     return rows.assign(note=notes)
@@ -269,11 +253,8 @@ def _check_once(frame: pd.DataFrame) -> None:
 
 def _unit(metric: str) -> str:
     name = str(metric).split(",")[0]
-    return (
-        style.plain(name)
-        if any(word in name for word in ("perplexity", "loss", "bits_per_byte"))
-        else "score"
-    )
+    own = any(word in name for word in ("perplexity", "loss", "bits_per_byte"))
+    return style.plain(name) if own else "score"
 
 
 def _interval_bars(rows: pd.DataFrame, by: str, styles: dict[str, style.Style]) -> go.Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Any
 
 import numpy as np
@@ -136,9 +136,8 @@ def draw(
     for axis, value, ends in (("x", x, error_x), ("y", y, error_y)):
         if ends is not None:
             low, high = (frame[end] for end in ends)
-            frame = frame.assign(
-                **{f"above {axis}": high - frame[value], f"below {axis}": frame[value] - low}
-            )
+            lengths = {f"above {axis}": high - frame[value], f"below {axis}": frame[value] - low}
+            frame = frame.assign(**lengths)
             options |= {f"error_{axis}": f"above {axis}", f"error_{axis}_minus": f"below {axis}"}
     if kind is not px.bar:
         options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
@@ -149,9 +148,9 @@ def draw(
     return fig.update_traces(hovertemplate=None, hoverinfo="skip")
 
 
-def new_figure(title: str | None = None, **layout: Any) -> go.Figure:
-    """Return an empty figure in the current template."""
-    return go.Figure(layout={"template": current_template(), "title": {"text": title}, **layout})
+def new_figure(title: str | None, *traces: Any, **layout: Any) -> go.Figure:
+    """Return a figure of some traces in the current template."""
+    return go.Figure(traces, {"template": current_template(), "title": {"text": title}, **layout})
 
 
 def new_panels(title: str | None, rows: int, columns: int, **options: Any) -> go.Figure:
@@ -205,7 +204,8 @@ def best_marks(x: Any, y: Any, *, size: float, fill: str = "white") -> go.Scatte
     """Return the marks on the least block of each size."""
     marker = {"symbol": "circle", "size": size, "color": fill, "line": {"color": INK, "width": 1.5}}
     name = "least of its size"
-    return go.Scatter(x=list(x), y=list(y), mode="markers", name=name, marker=marker, hoverinfo="skip")
+    look = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "showlegend": True}
+    return go.Scatter(x=list(x), y=list(y), name=name, **look)
 
 
 def joined(distances: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
@@ -218,26 +218,21 @@ def joined(distances: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
     damage = checked_blocks(damage, "damage", "damage")
     both = distances.merge(damage[["start", "size", "damage"]], on=["start", "size"], validate="one_to_one")
     if both.empty:
-        raise ValueError(
-            "distances and damage must share blocks (start, size); "
-            f"got sizes {sorted(distances['size'].unique())} and {sorted(damage['size'].unique())}"
-        )
+        sizes = [sorted(int(size) for size in frame["size"].unique()) for frame in (distances, damage)]
+        raise ValueError(f"distances and damage must share blocks (start, size), got sizes {sizes}")
     return both
 
 
 def variant_styles(names: Iterable[Any]) -> dict[Any, Style]:
     """Return a style for each name; base, pruned, SFT, distilled, merged keep theirs across figures."""
     names, styles = [*dict.fromkeys(names)], {}
-    free = list(range(len(_STYLES)))
+    free = dict(enumerate(_STYLES))
     for name in names:
         place = next((place for word, place in _USUAL_PLACE if word in str(name).lower()), None)
         if place in free:
-            free.remove(place)
-            styles[name] = _STYLES[place]
-    for name in names:
-        if name not in styles:
-            styles[name] = _STYLES[free.pop(0)] if free else _STYLES[len(styles) % len(_STYLES)]
-    return {name: styles[name] for name in names}
+            styles[name] = free.pop(place)
+    rest = chain(free.values(), cycle(_STYLES))
+    return {name: styles.get(name) or next(rest) for name in names}
 
 
 def size_styles(sizes: Iterable[int]) -> dict[str, Style]:
@@ -245,27 +240,20 @@ def size_styles(sizes: Iterable[int]) -> dict[str, Style]:
     sizes = sorted({int(size) for size in sizes})
     at = [0.85 * (1 - place / max(len(sizes) - 1, 1)) for place in range(len(sizes))]
     colours = sample_colorscale("Viridis", at)
-    styles = cycle(_STYLES)
-    return {
-        str(size): replace(next(styles), color=color, line_dash="solid")
-        for size, color in zip(sizes, colours, strict=True)
-    }
+    looks = zip(sizes, colours, cycle(_STYLES), strict=False)
+    return {str(size): replace(style, color=color, line_dash="solid") for size, color, style in looks}
 
 
 def _template(font: str, size: int, width: int, height: int) -> go.layout.Template:
     line = {"showline": True, "linecolor": INK, "linewidth": 1}
     ticks = {"ticks": "outside", "ticklen": 4, "tickcolor": INK, "gridcolor": _GRID}
     axis = {**line, **ticks, "zeroline": False, "automargin": True, "title": {"standoff": size}}
+    margin = {"l": 4.5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size}
     layout = {
         "font": {"family": font, "size": size, "color": INK},
         "title": {"font": {"size": size + 3}, "x": 0.01, "xanchor": "left", "xref": "container"},
-        "width": width,
-        "height": height,
-        "margin": {"l": 4.5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-        "xaxis": axis,
-        "yaxis": axis,
+        **{"width": width, "height": height, "margin": margin},
+        **{"paper_bgcolor": "white", "plot_bgcolor": "white", "xaxis": axis, "yaxis": axis},
         "legend": {"bgcolor": "rgba(255,255,255,0.85)", "borderwidth": 0},
         "hoverlabel": {"align": "left"},
     }
