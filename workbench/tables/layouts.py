@@ -193,7 +193,8 @@ def variant_notes(
         ValueError: for a variant with layers that the model does not have.
 
     >>> cut = Variant("cut", "model", removed=(3, 4))
-    >>> variant_notes([cut], {"total": 1000, "layers": [50] * 8})[["size", "saved", "left"]].to_dict("records")
+    >>> notes = variant_notes([cut], {"total": 1000, "layers": [50] * 8})
+    >>> notes[["size", "saved", "left"]].to_dict("records")
     [{'size': 2, 'saved': 0.1, 'left': 900}]
     """
     each, total = list(parameters["layers"]), parameters["total"]
