@@ -39,24 +39,14 @@ def distance_lines(
     best = least(rows, "distance")
     rows = rows.assign(size=rows["size"].astype(str))
     hover = f"size %{{fullData.name}}, layers %{{customdata[0]}}<br>{style.DISTANCE} %{{y:.4f}}"
-    lines = style.draw(
-        px.line,
-        rows,
-        "start",
-        "distance",
-        styles,
-        by="size",
-        custom_data="removed",
-        markers=True,
-        hover=hover,
-    )
+    shown = {"custom_data": "removed", "markers": True, "hover": hover}
+    lines = style.draw(px.line, rows, "start", "distance", styles, "size", **shown)
     lines.update_traces(marker_size=6)
     bands = _bands(rows, styles) if {"ci_low", "ci_high"} <= set(rows) else []
     marks = style.best_marks(best["start"], best["distance"], size=13, fill="rgba(0,0,0,0)")
     fig = go.Figure([*bands, *lines.data, marks], lines.layout)
-    fig.update_layout(
-        title={"text": title}, legend={"title": {"text": "block size"}, "traceorder": "reversed"}
-    )
+    legend = {"title": {"text": "block size"}, "traceorder": "reversed"}
+    fig.update_layout(title={"text": title}, legend=legend)
     fig.update_xaxes(title="first removed layer", **style.layer_axis(style.last_layer(frame) + 1))
     return fig.update_yaxes(title=style.DISTANCE, rangemode="tozero")
 
@@ -117,13 +107,12 @@ def distance_vs_damage(
     styles = dict(zip(names.values(), styles.values(), strict=True))
     hover = "layers %{customdata[0]}<br>distance %{x:.4f}<br>damage %{customdata[1]:.4f}"
     shown = {"custom_data": ["removed", "damage"], "hover": hover}
-    fig = style.draw(px.scatter, rows, "distance", "drawn", styles, by="name", title=title, **shown)
+    fig = style.draw(px.scatter, rows, "distance", "drawn", styles, "name", title=title, **shown)
     fig.update_traces(marker={"size": 9, "line": {"width": 0.5, "color": style.INK}})
     corner = {"x": 0.99, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}
     fig.update_layout(legend={"title": {"text": "block size: Spearman ρ [95 %]"}, **corner})
-    fig.update_yaxes(
-        title=f"{style.DAMAGE}, from {style.DAMAGE_FLOOR:g} up", **style.log_axis(both["damage"])
-    )
+    fig.update_yaxes(style.log_axis(both["damage"]))
+    fig.update_yaxes(title=f"{style.DAMAGE}, from {style.DAMAGE_FLOOR:g} up")
     return fig.update_xaxes(title=style.DISTANCE, rangemode="tozero")
 
 
@@ -154,22 +143,20 @@ def calibration_comparison(
     best = best[best["size"].isin(wanted)].sort_values("size", kind="stable")
     # a row for each bar, and an empty one between sizes
     best = best.assign(row=np.arange(len(best)) + best["size"].rank(method="dense").to_numpy() - 1)
-    fig = style.new_panels(
-        title, 1, 2, shared_yaxes=True, horizontal_spacing=0.04, column_widths=[0.62, 0.38]
-    )
+    wide = {"column_widths": [0.62, 0.38], "shared_yaxes": True, "horizontal_spacing": 0.04}
+    fig = style.new_panels(title, 1, 2, **wide)
     rows = style.escaped(best, "calibration")
     styles = style.variant_styles(rows["calibration"])
     layers = rows["removed"].map(parse_layers)
     first, last = layers.str[0], layers.str[-1]
     rows = rows.assign(length=last - first + 1, first=first - 0.5)
     shown = {"base": "first", "text": "removed", "hover": "%{fullData.name}<br>layers %{text}"}
-    bars = style.draw(px.bar, rows, "length", "row", styles, by="calibration", orientation="h", **shown)
+    bars = style.draw(px.bar, rows, "length", "row", styles, "calibration", orientation="h", **shown)
     style.add_panel(fig, bars.update_traces(width=0.8, textposition="outside"), 1)
     style.add_panel(fig, _scored_marks(rows, styles), 2)
     n_layers = n_layers or style.last_layer(best) + 1
-    fig.update_xaxes(
-        title="removed layers", range=[-0.5, n_layers - 0.5], **style.layer_axis(n_layers), col=1
-    )
+    fig.update_xaxes(style.layer_axis(n_layers), col=1)
+    fig.update_xaxes(title="removed layers", range=[-0.5, n_layers - 0.5], col=1)
     far = float(best.get("ci_high", best["distance"]).max())
     fig.update_xaxes(title=style.DISTANCE, range=[0, 1.3 * far], col=2)
     middles = best.groupby("size")["row"].mean()
@@ -183,11 +170,11 @@ def calibration_comparison(
 def _scored_marks(rows: pd.DataFrame, styles: dict[str, style.Style]) -> go.Figure:
     """Return the distances with their intervals, and the same as text at the end of the intervals."""
     ends = ("ci_low", "ci_high") if {"ci_low", "ci_high"} <= set(rows) else None
-    shown = {"by": "calibration", "hover": f"%{{fullData.name}}<br>{style.DISTANCE} %{{x:.4f}}"}
-    marks = style.draw(px.scatter, rows, "distance", "row", styles, error_x=ends, **shown)
+    hover = f"%{{fullData.name}}<br>{style.DISTANCE} %{{x:.4f}}"
+    marks = style.draw(px.scatter, rows, "distance", "row", styles, "calibration", error_x=ends, hover=hover)
     rows = rows.assign(label=[f"  {value:.3f}" for value in rows["distance"]])
     end = "ci_high" if ends else "distance"
-    labels = style.draw(px.scatter, rows, end, "row", styles, by="calibration", text="label")
+    labels = style.draw(px.scatter, rows, end, "row", styles, "calibration", text="label")
     labels.update_traces(mode="text", textposition="middle right")
     marks.update_traces(marker_size=9).add_traces(labels.data)
     return marks.update_traces(showlegend=False)
@@ -225,15 +212,11 @@ def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) ->
     lowest = style.DAMAGE_FLOOR if style.DAMAGE_UNIT in label else scores[scores > 0].min()
     line = {"color": "#5c6370", "width": 1.5}
     fill, size = np.where(chosen, "#0072b2", "white"), np.where(chosen, 11, 7)
-    panel = go.Scatter(
-        x=scores.index,
-        y=scores.clip(lower=lowest),
-        mode="lines+markers",
-        line=line,
-        marker={"color": fill, "size": size, "opacity": 1, "line": line},
-        customdata=scores,
-        hovertemplate=f"layer %{{x}}<br>{label} %{{customdata:.4f}}<extra></extra>",
-    )
+    look = {"mode": "lines+markers", "line": line}
+    look["marker"] = {"color": fill, "size": size, "opacity": 1, "line": line}
+    hover = f"layer %{{x}}<br>{label} %{{customdata:.4f}}<extra></extra>"
+    y = scores.clip(lower=lowest)
+    panel = go.Scatter(x=scores.index, y=y, customdata=scores, hovertemplate=hover, **look)
     fig.add_trace(panel, row=row, col=1)
     title = "<br>".join(textwrap.wrap(label, 14))
     fig.update_yaxes(title={"text": title}, **style.log_axis(scores, lowest), row=row, col=1)
@@ -241,8 +224,6 @@ def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) ->
 
 def _agreement(rows: pd.DataFrame) -> str:
     """Return Spearman's correlation of one size's blocks with its interval, as text."""
-    agreement = rank_agreement(
-        {"distance": rows[["start", "size", "distance"]], "damage": rows[["start", "size", "damage"]]}
-    )
+    agreement = rank_agreement({name: rows[["start", "size", name]] for name in ("distance", "damage")})
     rho, low, high = agreement.loc[0, ["spearman", "ci_low", "ci_high"]].astype(float)
     return f"{rho:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite([rho, low, high]).all() else "too few blocks"

@@ -233,7 +233,7 @@ def _links(starts: tuple[Any, Any], ends: tuple[Any, Any]) -> go.Scatter:
 def _form_bars(shares: pd.DataFrame) -> go.Figure:
     rows = shares.reset_index().melt("variant", var_name="form", value_name="share")
     hover = "%{y}: %{x:.1%} %{fullData.name}"
-    fig = style.draw(px.bar, rows, "share", "variant", _FORM_STYLES, by="form", hover=hover)
+    fig = style.draw(px.bar, rows, "share", "variant", _FORM_STYLES, "form", hover=hover)
     return fig.update_traces(marker_line={"color": "white", "width": 1})
 
 
@@ -263,7 +263,7 @@ def _loss_marks(trace: go.Scatter) -> None:
     trace.update(textposition=sides, textfont_size=11, cliponaxis=False)
 
 
-def _decades(values: Any) -> np.ndarray:
+def _decades(values: Any) -> Any:
     return np.log10(np.maximum(np.asarray(values, dtype=float), KL_FLOOR))
 
 
@@ -275,7 +275,7 @@ def _spreads(
     *,
     unit: str = "",
     weigh: str | None = None,
-    drawn_at: Callable[[Any], np.ndarray] = np.asarray,
+    drawn_at: Callable[[Any], Any] = np.asarray,
 ) -> go.Figure:
     """Return each variant's distribution: half a violin, a dot a response, the mean with its interval.
 

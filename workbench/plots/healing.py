@@ -42,9 +42,9 @@ def tuning_figure(trials: pd.DataFrame, *, title: str | None = "Held-out loss ov
         "mark"
     )
     parts = parts.assign(tick=parts["value"].map(_tick))
-    panels = {"facet_col": "setting", "facet_col_spacing": 0.03, "order": {"setting": settings}}
+    panels = {"facet_col": "setting", "facet_col_spacing": 0.03, "category_orders": {"setting": settings}}
     shown = {"custom_data": "trial", "hover": "trial %{customdata[0]:.0f}: %{y:.4f}", "title": title}
-    fig = style.draw(px.scatter, parts, "tick", "loss", _MARKS, by="mark", **panels, **shown)
+    fig = style.draw(px.scatter, parts, "tick", "loss", _MARKS, "mark", **panels, **shown)
     fig.update_traces(selector={"name": "least of the value"}, mode="lines", line_width=2)
     fig.update_traces(selector={"name": "a training"}, marker={"size": 7, "opacity": 0.5})
     star = {"size": 14, "line": {"color": style.INK, "width": 1}}
@@ -81,7 +81,7 @@ def kept_reasons(distilled: pd.DataFrame, *, title: str | None = None) -> go.Fig
         label=[f"{n} ({n / len(frame):.1%})" for n in counts["n"]],
     )
     title = title or f"{kept} of {len(frame)} rewrites kept ({kept / len(frame):.1%})"
-    fig = style.draw(px.bar, counts, "n", "reason", _USED, by="used", text="label", hover="%{y}: %{text}")
+    fig = style.draw(px.bar, counts, "n", "reason", _USED, "used", text="label", hover="%{y}: %{text}")
     fig.update_traces(textposition="outside")
     fig.update_layout(
         title={"text": title}, height=170 + 34 * len(counts), legend={"title": {"text": "response used"}}

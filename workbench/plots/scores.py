@@ -150,7 +150,7 @@ def flip_bars(
     panels = {"facet_col": "variant", "facet_col_spacing": 0.03, "height": 205 + 30 * frame["task"].nunique()}
     hover = "%{y}: %{customdata[0]} of %{customdata[1]} %{fullData.name}"
     shown = {"text": "label", "custom_data": ["count", "n"], "hover": hover, "title": title}
-    fig = style.draw(px.bar, rows, "share", "task", _TURNED, by="turned", **panels, **shown)
+    fig = style.draw(px.bar, rows, "share", "task", _TURNED, "turned", **panels, **shown)
     fig.update_traces(textposition="outside")
     # shares, since tasks may have different numbers of items; one scale for all panels
     reach = max(0.1, 1.3 * float(rows["share"].abs().max()))
@@ -177,12 +177,12 @@ def _fraction_panels(
     rows = pd.concat([guess.dropna(subset="value"), lines])
     across = max(1, min(columns, len(tasks)))
     down = -(-len(tasks) // across)
-    panels = {"facet_col": "panel", "facet_col_wrap": across, "order": {"panel": list(tasks.index)}}
+    panels = {"facet_col": "panel", "facet_col_wrap": across, "category_orders": {"panel": list(tasks.index)}}
     panels |= {"facet_col_spacing": 0.04, "facet_row_spacing": 0.25 / down}
     styles = {_GUESS: style.Style("#8b9199", "dash"), **styles}
     shown = {"custom_data": "note", "hover": "%{fullData.name}<br>%{customdata[0]}<br>%{y:.3f}"}
-    lines = {"by": "series", "markers": True, "error_y": ("low", "high")}
-    fig = style.draw(px.line, rows, "fraction", "value", styles, title=title, **lines, **panels, **shown)
+    lines = {"markers": True, "error_y": ("low", "high"), "title": title}
+    fig = style.draw(px.line, rows, "fraction", "value", styles, "series", **lines, **panels, **shown)
     fig.for_each_trace(_mark_line)
     fig.update_xaxes(range=span, tickformat=".0%", title="", showticklabels=True)
     fig.update_xaxes(title="layers dropped", row=1)

@@ -104,12 +104,8 @@ def draw(
     x: str,
     y: str,
     styles: Mapping[str, Style],
-    *,
     by: str = "variant",
-    hover: str = "",
-    error_x: tuple[str, str] | None = None,
-    error_y: tuple[str, str] | None = None,
-    order: Mapping[str, list[Any]] | None = None,
+    /,
     **options: Any,
 ) -> go.Figure:
     """Draw a frame by ``plotly.express``: each name in its own style, with intervals, in the template.
@@ -122,30 +118,27 @@ def draw(
         y: column.
         styles: name -> style, in the order wanted.
         by: the column of names.
-        hover: what the pointer shows; "" nothing.
-        error_x: columns with the ends of each interval of ``x``.
-        error_y: the same of ``y``.
-        order: column -> its values in order, as ``category_orders``.
-        **options: of ``kind``.
+        **options: of ``kind``; moreover ``hover``, what the pointer shows (else nothing), and for ``error_x``
+            and ``error_y`` the two columns with the ends of each interval.
     """
+    hover = options.pop("hover", None)
     marks = {"bar": ["pattern_shape"], "scatter": ["symbol"], "line": ["line_dash"]}[kind.__name__]
-    marks = [*marks, "symbol"] if options.get("markers") else marks
-    for mark in ("color", *marks):
+    for mark in ("color", *marks, *(["symbol"] if options.get("markers") else [])):
         looks = {name: getattr(style, mark) for name, style in styles.items()}
         options |= {mark: by, "color_discrete_map" if mark == "color" else f"{mark}_map": looks}
-    for axis, value, ends in (("x", x, error_x), ("y", y, error_y)):
-        if ends is not None:
-            low, high = (frame[end] for end in ends)
-            lengths = {f"above {axis}": high - frame[value], f"below {axis}": frame[value] - low}
-            frame = frame.assign(**lengths)
-            options |= {f"error_{axis}": f"above {axis}", f"error_{axis}_minus": f"below {axis}"}
+    for axis, value in (("x", x), ("y", y)):
+        if ends := options.pop(f"error_{axis}", None):
+            above, below = f"above {axis}", f"below {axis}"
+            low, high = frame[ends[0]], frame[ends[1]]
+            frame = frame.assign(**{above: high - frame[value], below: frame[value] - low})
+            options |= {f"error_{axis}": above, f"error_{axis}_minus": below}
     if kind is not px.bar:
         options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
-    orders = {by: [*styles], **(order or {})}
-    fig = kind(frame, x=x, y=y, template=current_template(), category_orders=orders, **options)
-    if hover:
-        return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
-    return fig.update_traces(hovertemplate=None, hoverinfo="skip")
+    options["category_orders"] = {by: [*styles], **options.get("category_orders", {})}
+    fig = kind(frame, x=x, y=y, template=current_template(), **options)
+    if hover is None:
+        return fig.update_traces(hovertemplate=None, hoverinfo="skip")
+    return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
 
 
 def new_figure(title: str | None, *traces: Any, **layout: Any) -> go.Figure:
@@ -153,7 +146,7 @@ def new_figure(title: str | None, *traces: Any, **layout: Any) -> go.Figure:
     return go.Figure(traces, {"template": current_template(), "title": {"text": title}, **layout})
 
 
-def new_panels(title: str | None, rows: int, columns: int, **options: Any) -> go.Figure:
+def new_panels(title: str | None, rows: int, columns: int, /, **options: Any) -> go.Figure:
     """Return an empty figure of several panels in the current template."""
     fig = make_subplots(rows, columns, **options)
     return fig.update_layout(template=current_template(), title={"text": title})

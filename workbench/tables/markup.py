@@ -56,7 +56,7 @@ def to_latex(
         )
     cells.columns = _latex_heads(table.columns)
     above = {} if caption is None and label is None else {"position": "t", "position_float": "centering"}
-    text = cells.style.hide(axis="index").to_latex(
+    text: str = cells.style.hide(axis="index").to_latex(
         column_format="".join("r" if right else "l" for right in _numeric(table)),
         hrules=True,
         multicol_align="c",

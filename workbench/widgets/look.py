@@ -128,7 +128,7 @@ def shared_view(model: nn.Module) -> nn.Module:
 def _answer(model: nn.Module, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
     prompts = [chat_prompt(tokenizer, prompt)]
     found = generate_responses(model, tokenizer, prompts, max_new_tokens=max_new_tokens, progress=False)
-    return found["response"].item()
+    return str(found["response"].item())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anywidget
 import pandas as pd
@@ -161,7 +161,8 @@ class BlockPicker(anywidget.AnyWidget):
 
     def save(self, run: Any) -> Path:
         """Write ``selection.json`` to a run, from where the next notebooks read it."""
-        return run.write_json("selection.json", self.selection(), distances=self._frame)
+        path: Path = run.write_json("selection.json", self.selection(), distances=self._frame)
+        return path
 
     def look_with(self, look: Look, *, auto: bool | None = None) -> BlockPicker:
         """Give the picker what it computes about a block before that is cut.
@@ -216,7 +217,7 @@ class BlockPicker(anywidget.AnyWidget):
     def _validate_block(self, proposal: Any) -> int:
         block = {"start": self.start, "size": self.size, proposal["trait"].name: proposal["value"]}
         self._check(block["start"], block["size"])
-        return proposal["value"]
+        return int(proposal["value"])
 
     @tr.observe("start", "size")
     def _follow(self, _change: Any) -> None:
@@ -229,7 +230,7 @@ class BlockPicker(anywidget.AnyWidget):
             self.look()
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
-        action, start, size = (content.get(name) for name in ("do", "start", "size"))
+        action, start, size = (cast(Any, content.get(name)) for name in ("do", "start", "size"))
         if action == "drop":
             self.drop(start, size)
         elif action in ("keep", "look"):
@@ -319,7 +320,7 @@ def _packed(frame: pd.DataFrame, layers: list[int], sizes: list[int]) -> bytes:
     index = pd.MultiIndex.from_tuples(blocks, names=["size", "start"])
     columns = ["distance", "ci_low", "ci_high"]
     values = frame.set_index(["size", "start"]).reindex(index=index, columns=columns)
-    return values.to_numpy(dtype="<f4").tobytes(order="F")
+    return bytes(values.to_numpy(dtype="<f4").tobytes(order="F"))
 
 
 def _layer_savings(savings: pd.DataFrame, n_layers: int) -> dict[str, Any]:
