@@ -290,34 +290,41 @@ def _spreads(
     """
     frame = style.escaped(frame.assign(at=drawn_at(frame[value].astype(float))), "variant")
     styles = style.variant_styles(frame["variant"])
-    means = []
-    for name, rows in frame.groupby("variant", sort=False):
-        weights = rows[weigh] if weigh else None
-        low, high = bootstrap_interval(rows[value], weights=weights)
-        means.append((name, len(rows), np.average(rows[value], weights=weights), low, high))
     places = {name: place for place, name in enumerate(styles)}
-    summary = pd.DataFrame(means, columns=["variant", "n", "mean", "low", "high"])
-    about = [f"mean {mean:{number}} [{low:{number}}, {high:{number}}]" for *_, mean, low, high in means]
-    summary = summary.assign(about=about, place=summary["variant"].map(places))
-    summary[["mean", "low", "high"]] = drawn_at(summary[["mean", "low", "high"]])
+    means = _means(frame, value, weigh)
+    numbers = means[["mean", "low", "high"]].to_numpy()
+    about = [f"mean {mean:{number}} [{low:{number}}, {high:{number}}]" for mean, low, high in numbers]
+    means = means.assign(about=about, place=means["variant"].map(places))
+    means[["mean", "low", "high"]] = drawn_at(numbers)
     # a fixed jitter: the same frame gives the same picture
-    frame["place"] = frame["variant"].map(places)
-    frame["below"] = frame["place"] + 0.1 + 0.2 * np.random.default_rng(0).random(len(frame))
-    frame["label"] = [f"{one:{number}}{unit}" for one in frame[value]]
+    jitter = 0.1 + 0.2 * np.random.default_rng(0).random(len(frame))
+    frame = frame.assign(
+        place=frame["variant"].map(places), label=[f"{one:{number}}{unit}" for one in frame[value]]
+    )
+    frame = frame.assign(below=frame["place"] + jitter)
     dots = style.draw(px.scatter, frame, "at", "below", styles, custom_data="label", hover="%{customdata[0]}")
     opacity = float(np.clip(60 * len(styles) / len(frame), 0.15, 0.7))
     dots.update_traces(marker={"size": 4, "opacity": opacity, "symbol": "circle"})
-    hover = "%{fullData.name}<br>%{customdata[0]}"
-    shown = {"custom_data": "about", "error_x": ("low", "high"), "hover": hover}
-    marks = style.draw(px.scatter, summary, "mean", "place", styles, **shown)
+    shown = {"custom_data": "about", "hover": "%{fullData.name}<br>%{customdata[0]}"}
+    marks = style.draw(px.scatter, means, "mean", "place", styles, error_x=("low", "high"), **shown)
     line = {"color": style.INK, "width": 1.8}
     marks.update_traces(marker={"symbol": "diamond", "size": 10, "color": "white", "line": line})
     violins = [_half_violin(frame[frame["variant"] == name], look) for name, look in styles.items()]
-    fig = style.new_figure(title, height=150 + 105 * len(styles), showlegend=False)
-    fig.add_traces([*violins, *dots.data, *marks.data])
-    ticks = [f"{row.variant}<br>{row.about}<br>{row.n} responses" for row in summary.itertuples()]
+    fig = style.new_figure(title, *violins, *dots.data, *marks.data)
+    ticks = [f"{row.variant}<br>{row.about}<br>{row.n} responses" for row in means.itertuples()]
     span = [len(ticks) - 0.35, -0.65]
-    return fig.update_yaxes(tickvals=summary["place"], ticktext=ticks, range=span, showgrid=False)
+    fig.update_yaxes(tickvals=means["place"], ticktext=ticks, range=span, showgrid=False)
+    return fig.update_layout(height=150 + 105 * len(styles), showlegend=False)
+
+
+def _means(frame: pd.DataFrame, value: str, weigh: str | None) -> pd.DataFrame:
+    """Return the mean of each variant with its interval and the number of its rows."""
+    rows = []
+    for name, part in frame.groupby("variant", sort=False):
+        weights = part[weigh] if weigh else None
+        interval = bootstrap_interval(part[value], weights=weights)
+        rows.append((name, len(part), np.average(part[value], weights=weights), *interval))
+    return pd.DataFrame(rows, columns=["variant", "n", "mean", "low", "high"])
 
 
 def _half_violin(rows: pd.DataFrame, look: style.Style) -> go.Violin:

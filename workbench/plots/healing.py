@@ -38,14 +38,13 @@ def tuning_figure(trials: pd.DataFrame, *, title: str | None = "Held-out loss ov
     points = frame.melt(["trial", "loss"], settings, "setting").sort_values("value", kind="stable")
     best = points[points["trial"] == frame.loc[frame["loss"].idxmin(), "trial"]]
     least = points.groupby(["setting", "value"], as_index=False)["loss"].min()
-    parts = pd.concat(dict(zip(_MARKS, (least, points, best), strict=True)), names=["mark"]).reset_index(
-        "mark"
-    )
+    marks = dict(zip(_MARKS, (least, points, best), strict=True))
+    parts = pd.concat(marks, names=["mark"]).reset_index("mark")
     parts = parts.assign(tick=parts["value"].map(_tick))
     panels = {"facet_col": "setting", "facet_col_spacing": 0.03, "category_orders": {"setting": settings}}
     shown = {"custom_data": "trial", "hover": "trial %{customdata[0]:.0f}: %{y:.4f}", "title": title}
     fig = style.draw(px.scatter, parts, "tick", "loss", _MARKS, "mark", **panels, **shown)
-    fig.update_traces(selector={"name": "least of the value"}, mode="lines", line_width=2)
+    fig.update_traces(selector={"name": "least of the value"}, mode="lines", hovertemplate="%{y:.4f}")
     fig.update_traces(selector={"name": "a training"}, marker={"size": 7, "opacity": 0.5})
     star = {"size": 14, "line": {"color": style.INK, "width": 1}}
     fig.update_traces(selector={"name": "best"}, marker=star, hoverinfo="skip")
@@ -83,11 +82,10 @@ def kept_reasons(distilled: pd.DataFrame, *, title: str | None = None) -> go.Fig
     title = title or f"{kept} of {len(frame)} rewrites kept ({kept / len(frame):.1%})"
     fig = style.draw(px.bar, counts, "n", "reason", _USED, "used", text="label", hover="%{y}: %{text}")
     fig.update_traces(textposition="outside")
-    fig.update_layout(
-        title={"text": title}, height=170 + 34 * len(counts), legend={"title": {"text": "response used"}}
-    )
+    fig.update_layout(title={"text": title}, height=170 + 34 * len(counts))
     fig.update_xaxes(title="examples", range=[0, 1.18 * counts["n"].max()])
-    return fig.update_yaxes(title="", showgrid=False, ticks="", type="category")
+    fig.update_yaxes(title="", showgrid=False, ticks="", type="category")
+    return fig.update_layout(legend_title_text="response used")
 
 
 def loss_curve(
