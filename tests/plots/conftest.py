@@ -1,4 +1,4 @@
-"""Fixtures of all figures: small frames, and the look of the screen after each test."""
+"""Fixtures of all figures: small frames, and the template of the screen after each test."""
 
 from __future__ import annotations
 

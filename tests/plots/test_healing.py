@@ -48,3 +48,14 @@ def test_the_grid_is_drawn_by_setting_with_its_best():
         tuning_figure(trials().assign(loss=np.nan))
     with pytest.raises(ValueError, match="missing \\['state'\\]"):
         tuning_figure(trials().drop(columns="state"))
+
+
+def test_a_raw_line_has_the_colour_of_its_mean(log):
+    few = pd.DataFrame({"step": [2, 1], "loss": [1.0, 2.0], "variant": "one"})
+    many = log[log["variant"] == "SFT"].assign(variant="two")
+    fig = plots.loss_curve(pd.concat([few, many]))
+    raw = next(trace for trace in fig.data if trace.opacity)
+    colours = {trace.name: trace.line.color for trace in fig.data if not trace.opacity}
+    assert [*colours] == ["one", "two"]
+    assert raw.line.color == colours["two"] != colours["one"]
+    assert list(next(trace for trace in fig.data if trace.name == "one").x) == [1, 2]

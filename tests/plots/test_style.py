@@ -1,4 +1,4 @@
-"""What all figures share: looks, text shown as text, frames left as they are, errors that name what lacks."""
+"""What all figures share: templates, text shown as text, frames left as they are, clear errors."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_templates_are_set_once_and_by_name(distances):
 def test_a_variant_keeps_its_colour_when_others_are_left_out():
     whole = variant_styles(["base", "pruned", "pruned + SFT", "pruned + self-distilled", "merged"])
     assert len(set(whole.values())) == 5
-    for name, look in whole.items():
-        assert variant_styles([name])[name] == look
+    for name, own_style in whole.items():
+        assert variant_styles([name])[name] == own_style
     assert len(set(variant_styles(["SFT 2", "SFT 4", "SFT 6"]).values())) == 3
 
 
@@ -91,7 +91,7 @@ def test_each_figure_takes_its_frame_as_it_is_and_shows_text_as_text(name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_each_figure_has_both_looks_and_a_title_that_can_go(name):
+def test_each_figure_has_both_templates_and_a_title_that_can_go(name):
     frame = FIGURES[name][0]()
     style.use_template("paper")
     fig = getattr(plots, name)(frame, title=None)

@@ -184,10 +184,12 @@ def _bands(rows: pd.DataFrame, styles: dict[str, style.Style]) -> list[go.Scatte
     """Return the interval of each size as an area."""
     area = {"mode": "lines", "fill": "toself", "opacity": 0.18, "line": {"width": 0}}
     bands = []
-    for size, look in styles.items():
+    for size, own_style in styles.items():
         part = rows[rows["size"] == size]
         x, y = [*part["start"], *part["start"][::-1]], [*part["ci_high"], *part["ci_low"][::-1]]
-        bands.append(go.Scatter(x=x, y=y, fillcolor=look.color, hoverinfo="skip", showlegend=False, **area))
+        bands.append(
+            go.Scatter(x=x, y=y, fillcolor=own_style.color, hoverinfo="skip", showlegend=False, **area)
+        )
     return bands
 
 
@@ -212,11 +214,11 @@ def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) ->
     lowest = style.DAMAGE_FLOOR if style.DAMAGE_UNIT in label else scores[scores > 0].min()
     line = {"color": "#5c6370", "width": 1.5}
     fill, size = np.where(chosen, "#0072b2", "white"), np.where(chosen, 11, 7)
-    look = {"mode": "lines+markers", "line": line}
-    look["marker"] = {"color": fill, "size": size, "opacity": 1, "line": line}
+    shown = {"mode": "lines+markers", "line": line}
+    shown["marker"] = {"color": fill, "size": size, "opacity": 1, "line": line}
     hover = f"layer %{{x}}<br>{label} %{{customdata:.4f}}<extra></extra>"
     y = scores.clip(lower=lowest)
-    panel = go.Scatter(x=scores.index, y=y, customdata=scores, hovertemplate=hover, **look)
+    panel = go.Scatter(x=scores.index, y=y, customdata=scores, hovertemplate=hover, **shown)
     fig.add_trace(panel, row=row, col=1)
     title = "<br>".join(textwrap.wrap(label, 14))
     fig.update_yaxes(title={"text": title}, **style.log_axis(scores, lowest), row=row, col=1)

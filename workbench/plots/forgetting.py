@@ -208,8 +208,7 @@ def loss_similarity(
     ends = {"error_x": ("similarity_low", "similarity_high"), "error_y": ("lost_low", "lost_high")}
     hover = "%{fullData.name}<br>%{customdata[0]}<br>similarity %{x:.3f}, lost %{y:+.3f}"
     shown = {"text": "label", "custom_data": "task", "hover": hover, "title": title}
-    styles = style.variant_styles(frame["variant"])
-    fig = style.draw(px.scatter, rows, "similarity", "lost", styles, **ends, **shown)
+    fig = style.draw(px.scatter, rows, "similarity", "lost", **ends, **shown)
     fig.for_each_trace(_loss_marks)
     fig.add_hline(y=0, line=_REFERENCE)
     lowest = min(0.0, float(frame["similarity_low"].min()))
@@ -241,9 +240,7 @@ def _ratio_marks(summary: pd.DataFrame) -> go.Figure:
     texts = summary["length_ratio"].map(lambda ratio: "" if np.isnan(ratio) else f"{ratio:.2f}")
     ends = {"custom_data": ["ci_low", "ci_high"], "error_x": ("ci_low", "ci_high")}
     shown = {"text": "label", "hover": "%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"}
-    styles = style.variant_styles(summary["variant"])
-    rows = summary.assign(label=texts)
-    fig = style.draw(px.scatter, rows, "length_ratio", "variant", styles, **ends, **shown)
+    fig = style.draw(px.scatter, summary.assign(label=texts), "length_ratio", "variant", **ends, **shown)
     return fig.update_traces(marker_size=9, textposition="top center", showlegend=False)
 
 
@@ -309,7 +306,7 @@ def _spreads(
     marks = style.draw(px.scatter, means, "mean", "place", styles, error_x=("low", "high"), **shown)
     line = {"color": style.INK, "width": 1.8}
     marks.update_traces(marker={"symbol": "diamond", "size": 10, "color": "white", "line": line})
-    violins = [_half_violin(frame[frame["variant"] == name], look) for name, look in styles.items()]
+    violins = [_half_violin(frame[frame["variant"] == name], one) for name, one in styles.items()]
     fig = style.new_figure(title, *violins, *dots.data, *marks.data)
     ticks = [f"{row.variant}<br>{row.about}<br>{row.n} responses" for row in means.itertuples()]
     span = [len(ticks) - 0.35, -0.65]
@@ -327,8 +324,8 @@ def _means(frame: pd.DataFrame, value: str, weigh: str | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", "n", "mean", "low", "high"])
 
 
-def _half_violin(rows: pd.DataFrame, look: style.Style) -> go.Violin:
+def _half_violin(rows: pd.DataFrame, own_style: style.Style) -> go.Violin:
     """Return half a violin above the line of a variant; its width is its own, not that of the others."""
     shape = {"orientation": "h", "side": "negative", "spanmode": "hard", "width": 0.9, "points": False}
-    color = {"line": {"color": look.color, "width": 1.2}, "fillcolor": look.color, "opacity": 0.45}
+    color = {"line": {"color": own_style.color, "width": 1.2}, "fillcolor": own_style.color, "opacity": 0.45}
     return go.Violin(x=rows["at"], y0=rows["place"].iloc[0], hoverinfo="skip", **shape, **color)

@@ -111,10 +111,9 @@ def loss_curve(
     frame = checked(log, ["step", value], "log")
     frame = frame[frame[value].notna()]
     checked(frame, ["step", value], f"log rows with a number in {value!r}")
-    frame = style.escaped(frame.assign(variant=frame.get("variant", value)), "variant").sort_values("step")
+    frame = style.escaped(frame.assign(variant=frame.get("variant", value)), "variant")
     styles = style.variant_styles(frame["variant"])
-    parts = [_smoothed(rows, value, smooth) for _, rows in frame.groupby("variant", sort=False)]
-    rows = pd.concat(parts)
+    rows = pd.concat([_smoothed(frame[frame["variant"] == name], value, smooth) for name in styles])
     fig = style.draw(px.line, rows, "step", "mean", styles, title=title)
     fig.update_traces(line_width=2.2, hoverinfo=None)
     raw = style.draw(px.line, rows[rows["smoothed"]], "step", value, styles)
@@ -122,11 +121,13 @@ def loss_curve(
     fig = go.Figure([*raw.data, *fig.data], fig.layout)
     fig.update_xaxes(title="optimizer step", rangemode="tozero")
     fig.update_yaxes(title=f"{style.plain(value)} (nats per token)", rangemode="tozero")
-    return fig.update_layout(showlegend=len(styles) > 1, legend_title_text="", hovermode="x unified")
+    fig.update_layout(legend_title_text="", hovermode="x unified")
+    return fig.update_layout(showlegend=len(styles) > 1)
 
 
 def _smoothed(rows: pd.DataFrame, value: str, smooth: int | None) -> pd.DataFrame:
     """Return the rows with their centred running mean, and whether that differs from the rows themselves."""
     window = smooth if smooth is not None else len(rows) // 20
+    rows = rows.sort_values("step")
     mean = rows[value].rolling(max(window, 1), center=True, min_periods=1).mean()
     return rows.assign(mean=mean, smoothed=window > 1)

@@ -60,7 +60,7 @@ def damage_heatmap(
     Args:
         damage: frame of ``block_damage``: ``start``, ``size``, ``damage`` (nats per token; below 0 it fell).
         title: of the figure.
-        zmin: damage at the light end, above 0; all that is less, and below 0, looks the same.
+        zmin: damage at the light end, above 0; all that is less, and below 0, has that colour.
         zmax: damage at the dark end; None means the largest.
 
     Raises:

@@ -103,7 +103,7 @@ def draw(
     frame: pd.DataFrame,
     x: str,
     y: str,
-    styles: Mapping[str, Style],
+    styles: Mapping[str, Style] | None = None,
     by: str = "variant",
     /,
     **options: Any,
@@ -116,16 +116,17 @@ def draw(
         frame: its texts are ``escaped``.
         x: column.
         y: column.
-        styles: name -> style, in the order wanted.
+        styles: name -> style, in the order wanted; None takes ``variant_styles``.
         by: the column of names.
         **options: of ``kind``; moreover ``hover``, what the pointer shows (else nothing), and for ``error_x``
             and ``error_y`` the two columns with the ends of each interval.
     """
     hover = options.pop("hover", None)
+    styles = styles or variant_styles(frame[by])
     marks = {"bar": ["pattern_shape"], "scatter": ["symbol"], "line": ["line_dash"]}[kind.__name__]
     for mark in ("color", *marks, *(["symbol"] if options.get("markers") else [])):
-        looks = {name: getattr(style, mark) for name, style in styles.items()}
-        options |= {mark: by, "color_discrete_map" if mark == "color" else f"{mark}_map": looks}
+        of_name = {name: getattr(style, mark) for name, style in styles.items()}
+        options |= {mark: by, "color_discrete_map" if mark == "color" else f"{mark}_map": of_name}
     for axis, value in (("x", x), ("y", y)):
         if ends := options.pop(f"error_{axis}", None):
             above, below = f"above {axis}", f"below {axis}"
@@ -197,8 +198,8 @@ def best_marks(x: Any, y: Any, *, size: float, fill: str = "white") -> go.Scatte
     """Return the marks on the least block of each size."""
     marker = {"symbol": "circle", "size": size, "color": fill, "line": {"color": INK, "width": 1.5}}
     name = "least of its size"
-    look = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "showlegend": True}
-    return go.Scatter(x=list(x), y=list(y), name=name, **look)
+    shown = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "showlegend": True}
+    return go.Scatter(x=list(x), y=list(y), name=name, **shown)
 
 
 def joined(distances: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
@@ -233,8 +234,8 @@ def size_styles(sizes: Iterable[int]) -> dict[str, Style]:
     sizes = sorted({int(size) for size in sizes})
     at = [0.85 * (1 - place / max(len(sizes) - 1, 1)) for place in range(len(sizes))]
     colours = sample_colorscale("Viridis", at)
-    looks = zip(sizes, colours, cycle(_STYLES), strict=False)
-    return {str(size): replace(style, color=color, line_dash="solid") for size, color, style in looks}
+    triples = zip(sizes, colours, cycle(_STYLES), strict=False)
+    return {str(size): replace(style, color=color, line_dash="solid") for size, color, style in triples}
 
 
 def _template(font: str, size: int, width: int, height: int) -> go.layout.Template:
@@ -268,7 +269,7 @@ _current = "screen"
 
 
 def use_template(name: str) -> None:
-    """Choose the look of every figure made from now on.
+    """Choose the template of every figure made from now on.
 
     Args:
         name: ``"screen"`` (860 x 480 px, sans serif) or ``"paper"`` (6.5 in wide, 9 pt serif).

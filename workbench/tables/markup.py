@@ -32,7 +32,7 @@ def to_latex(
     Args:
         table: the frame; numbers are rounded, everything else is printed as escaped text. Columns in two
             levels get a head of two lines.
-        caption: plain text above the table, escaped.
+        caption: text above the table, escaped.
         label: for ``\\ref``.
         digits: decimals of fractional numbers.
         group: the first ``group`` columns print a value only where it changes, with a rule between groups.

@@ -155,7 +155,7 @@ class BlockPicker(anywidget.AnyWidget):
         return pd.DataFrame(self._kept_facts())
 
     def selection(self) -> dict[str, Any]:
-        """Return the choice and the kept ones as plain data, as ``save`` writes it."""
+        """Return the choice and the kept ones as dicts and lists, as ``save`` writes it."""
         chosen = {"layers": list(self.layers), "n_layers": len(self._layers)}
         return {**chosen, **self._facts(self.start, self.size), "kept": self._kept_facts()}
 
@@ -301,7 +301,7 @@ class BlockPicker(anywidget.AnyWidget):
         return [self._facts(row["start"], row["size"]) for row in self._kept]
 
     def _facts(self, start: int, size: int) -> dict[str, Any]:
-        """Return what is known of a block as plain numbers."""
+        """Return what is known of a block: its layers as text, the rest as numbers."""
         row = self._frame[(self._frame["start"] == start) & (self._frame["size"] == size)].iloc[0]
         facts: dict[str, Any] = {"start": start, "size": size, "removed": row["removed"]}
         numbers = row.reindex(["distance", "ci_low", "ci_high"]).astype(float).dropna()
