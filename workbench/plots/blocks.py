@@ -158,7 +158,7 @@ def calibration_comparison(
     fig.update_xaxes(style.layer_axis(n_layers), col=1)
     fig.update_xaxes(title="removed layers", range=[-0.5, n_layers - 0.5], col=1)
     far = float(best.get("ci_high", best["distance"]).max())
-    fig.update_xaxes(title=style.DISTANCE, range=[0, 1.3 * far], col=2)
+    fig.update_xaxes(title=style.DISTANCE, range=[0, 1.45 * far], col=2)
     middles = best.groupby("size")["row"].mean()
     labels = {"tickvals": list(middles), "ticktext": [f"{size}" for size in middles.index]}
     fig.update_yaxes(range=[best["row"].max() + 0.8, -0.8], showgrid=False, **labels)

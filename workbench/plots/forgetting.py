@@ -111,7 +111,7 @@ def answer_forms(
     summary = change_summary(frame)
     names = list(summary["variant"])
     shares = frame.groupby("variant")["form"].value_counts(normalize=True).unstack(fill_value=0).loc[names]
-    wide = {"column_widths": [0.62, 0.38], "shared_yaxes": True, "horizontal_spacing": 0.05}
+    wide = {"column_widths": [0.62, 0.38], "shared_yaxes": True, "horizontal_spacing": 0.08}
     titles = ["form of the answer", "length against the base's"]
     fig = style.new_panels(title, 1, 2, subplot_titles=titles, **wide)
     style.add_panel(fig, _form_bars(shares), 1)
@@ -305,6 +305,7 @@ def _spreads(
     shown = {"custom_data": "about", "hover": "%{fullData.name}<br>%{customdata[0]}"}
     marks = style.draw(px.scatter, means, "mean", "place", styles, error_x=("low", "high"), **shown)
     line = {"color": style.INK, "width": 1.8}
+    marks.update_traces(error_x={"thickness": 2, "width": 5})
     marks.update_traces(marker={"symbol": "diamond", "size": 10, "color": "white", "line": line})
     violins = [_half_violin(frame[frame["variant"] == name], one) for name, one in styles.items()]
     fig = style.new_figure(title, *violins, *dots.data, *marks.data)

@@ -11,6 +11,8 @@ import plotly.graph_objects as go
 from workbench.distances.blocks import checked_blocks, least
 from workbench.plots import style
 
+_ABOVE = {"x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"}
+
 
 def distance_heatmap(
     distances: pd.DataFrame,
@@ -45,7 +47,9 @@ def distance_heatmap(
         fig.add_trace(_best(frame, "distance"))
     if chosen is not None:
         fig.add_trace(_outline(frame, chosen))
-    return _legend_in_the_corner(_heatmap_axes(fig, frame))
+    # the triangle of blocks leaves room in the corner
+    corner = {"x": 0.99, "y": 0.99, "xanchor": "right", "yanchor": "top"}
+    return _heatmap_axes(fig, frame).update_layout(legend=corner)
 
 
 def damage_heatmap(
@@ -69,7 +73,7 @@ def damage_heatmap(
     frame = checked_blocks(damage, "damage", "damage")
     cells = _by_decades(_cells(frame, "damage", style.DAMAGE, zmin, zmax))
     fig = style.new_figure(title, cells, _best(frame, "damage"))
-    return _legend_in_the_corner(_heatmap_axes(fig, frame))
+    return _heatmap_axes(fig, frame).update_layout(legend=_ABOVE)
 
 
 def distance_beside_damage(
@@ -92,8 +96,7 @@ def distance_beside_damage(
     right = _by_decades(_cells(both, "damage", style.DAMAGE, style.DAMAGE_FLOOR, None, bar_at=1.005))
     style.add_panel(fig, go.Figure([left, _best(both, "distance")]), 1)
     style.add_panel(fig, go.Figure([right, _best(both, "damage")]), 2)
-    _heatmap_axes(fig, both, ticks=10)
-    return fig.update_layout(legend={"x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"})
+    return _heatmap_axes(fig, both, ticks=10).update_layout(legend=_ABOVE)
 
 
 def _rescaled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -182,8 +185,3 @@ def _heatmap_axes(fig: go.Figure, frame: pd.DataFrame, *, ticks: int = 20) -> go
     labels = named if len(rows) <= 20 else style.layer_axis(high)
     fig.update_yaxes(range=[low - 0.5, high + 0.5], **{"showgrid": False, **labels})
     return fig.update_layout(yaxis_title="block size (layers removed)")
-
-
-def _legend_in_the_corner(fig: go.Figure) -> go.Figure:
-    """Put the legend where the triangle of blocks leaves room."""
-    return fig.update_layout(legend={"x": 0.99, "y": 0.99, "xanchor": "right", "yanchor": "top"})

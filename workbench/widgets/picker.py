@@ -308,8 +308,7 @@ class BlockPicker(anywidget.AnyWidget):
         facts |= numbers.to_dict()
         if self._savings is not None:
             at = self._layers.index(start)
-            for name in ("parameters", "flops"):
-                whole = self._totals[name == "flops"]
+            for name, whole in zip(("parameters", "flops"), self._totals, strict=True):
                 facts[f"{name}_saved"] = sum(self._savings[f"_{name}"][at : at + size]) / whole
         return self._with_losses(facts)
 
