@@ -58,3 +58,26 @@ def test_html_holds_no_tag_from_the_data():
 def test_missing_values_are_a_dash_and_whole_numbers_stay_whole():
     table = pd.DataFrame({"a": [1.5, np.nan], "b": [2, 3], "c": [None, "x"]})
     assert to_markdown(table, digits=1).splitlines()[2:] == ["| 1.5 | 2 | – |", "| – | 3 | x |"]
+
+
+def test_groups_are_printed_once_with_a_rule_between_and_an_empty_table_has_none():
+    table = pd.DataFrame({"size": ["2", "2", "4"], "data": ["a", "a", "a"], "n": [1, 2, 3]})
+    lines = to_latex(table, group=2).splitlines()
+    assert lines[3:] == [
+        r"\midrule",
+        r"2 & a & 1 \\",
+        r" &  & 2 \\",
+        r"\midrule",
+        r"4 & a & 3 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert to_latex(table.head(0), group=2).count(r"\midrule") == 1
+    assert to_markdown(table.head(0)).count("\n") == 2
+    assert "<tbody></tbody>" in to_html(table.head(0))
+
+
+def test_columns_of_one_name_are_all_printed():
+    table = pd.DataFrame([["x", 1.0, "y"]], columns=["a", "b", "a"])
+    assert r"x & 1.000 & y \\" in to_latex(table)
+    assert "| x | 1.000 | y |" in to_markdown(table)

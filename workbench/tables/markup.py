@@ -51,9 +51,8 @@ def to_latex(
     if group:
         changed = texts.iloc[:, :group].ne(texts.iloc[:, :group].shift())
         cells.iloc[:, :group] = cells.iloc[:, :group].where(changed.any(axis=1), "", axis=0)
-        cells.iloc[1:, 0] = np.where(
-            changed.iloc[1:, 0], "\\midrule\n" + cells.iloc[1:, 0], cells.iloc[1:, 0]
-        )
+        rules = ["\\midrule\n" if i and new else "" for i, new in enumerate(changed.iloc[:, 0])]
+        cells.iloc[:, 0] = [rule + text for rule, text in zip(rules, cells.iloc[:, 0], strict=True)]
     cells.columns = _latex_heads(table.columns)
     above = {} if caption is None and label is None else {"position": "t", "position_float": "centering"}
     text: str = cells.style.hide(axis="index").to_latex(
@@ -64,8 +63,8 @@ def to_latex(
         label=label and re.sub(r"[^A-Za-z0-9:._-]", "-", label),
         **above,
     )
-    rules = "" if table.columns.nlevels == 1 else _rules(table.columns)
-    return text.replace("\\\\\n", "\\\\\n" + rules, 1)
+    spans = "" if table.columns.nlevels == 1 else _rules(table.columns)
+    return text.replace("\\\\\n", "\\\\\n" + spans, 1)
 
 
 def to_markdown(table: pd.DataFrame, *, digits: int = 3) -> str:
