@@ -138,7 +138,7 @@ def flip_frame() -> pd.DataFrame:
 
 
 def change_frame() -> pd.DataFrame:
-    """Length and form of the responses of a base, of a variant like it, and of one in another hand."""
+    """Length and form of the responses of a base, of a variant like it, and of one that writes otherwise."""
     forms = ["the answer is 7"] * 6 + ["no number"] * 4
     rows = {"id": range(10), "base_length": range(20, 30), "base_form": forms, "finished": True}
     base = pd.DataFrame(rows).assign(

@@ -6,10 +6,19 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.evaluation.scores import compare_items, flips, headline, paired_items, read_items, recovery
+from workbench.evaluation.scores import (
+    compare_items,
+    flips,
+    headline,
+    paired_items,
+    read_items,
+    recovery,
+    score_intervals,
+)
 
 
 def scores(**variants: dict[str, float]) -> pd.DataFrame:
@@ -112,6 +121,26 @@ def test_headline_takes_the_metric_that_papers_report_and_no_part_of_a_group_twi
 def test_headline_reads_an_empty_parent_back_from_csv(tmp_path):
     scores(base={"a": 0.5}).to_csv(tmp_path / "scores.csv", index=False)
     assert len(headline(pd.read_csv(tmp_path / "scores.csv"))) == 1
+
+
+@pytest.mark.parametrize(("value", "n"), [(0.0, 20), (1.0, 20), (0.987, 400), (0.5, 30)])
+def test_right_or_wrong_scores_have_wilson_intervals(value, n):
+    from scipy.stats import binomtest
+
+    stderr = np.sqrt(value * (1 - value) / (n - 1))
+    found = score_intervals(pd.DataFrame({"value": [value], "stderr": [stderr], "n": [n]})).iloc[0]
+    if (value * n).is_integer():
+        expected = binomtest(int(value * n), n).proportion_ci(method="wilson")
+        assert (found["low"], found["high"]) == pytest.approx(tuple(expected), abs=1e-6)
+    assert 0 <= found["low"] < found["high"] <= 1
+    assert found["low"] <= value <= found["high"]
+
+
+def test_other_scores_have_normal_intervals_or_none():
+    frame = pd.DataFrame({"value": [4.2, 4.2], "stderr": [0.1, np.nan], "n": [50, 50]})
+    found = score_intervals(frame)
+    assert found["high"][0] == pytest.approx(4.2 + 1.96 * 0.1, abs=1e-4)
+    assert np.isnan(found["low"][1])
 
 
 def test_items_are_paired_by_number_and_differences_are_tested_exactly():

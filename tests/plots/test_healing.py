@@ -1,25 +1,13 @@
-"""The live loss curve and the figure of the grid."""
+"""Figures of healing: what was kept, the loss, the grid."""
 
 from __future__ import annotations
 
-import base64
-
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
+import workbench as plots
 from workbench.plots.healing import tuning_figure
-from workbench.runs.notebooks import execute
-from workbench.runs.pages import PLOTLY
-from workbench.widgets.live import LiveLoss
-
-
-def rows(n, steps=20):
-    return [
-        {"step": k, "steps": steps, "loss": 5 / k, "tokens_per_second": 3050.4, "seconds_left": 74.6}
-        for k in range(1, n + 1)
-    ]
 
 
 def trials():
@@ -30,58 +18,20 @@ def trials():
     return frame[["trial", "state", "rank", "learning_rate", "loss", "steps"]]
 
 
-def test_the_curve_grows_with_every_row_and_forgets_what_is_trained_again():
-    live = LiveLoss()
-    with pytest.raises(ValueError, match="it has seen none"):
-        live.figure()
-    see = live.watch("pruned-sft")
-    for row in rows(8):
-        see(row)
-    fig = live.figure()
-    assert list(fig.data[-1].x) == list(range(1, 9))
-    assert fig.layout.xaxis.range == (0, 20)
-    for row in rows(6)[4:]:  # back to step 5
-        see(row)
-    assert live.log()["step"].tolist() == [1, 2, 3, 4, 5, 6]
-    live.add("pruned-self-distilled", pd.DataFrame(rows(20)).drop(columns="steps"))
-    fig = live.figure("pruned-sft: <b>")
-    assert {trace.name for trace in fig.data if trace.showlegend is not False} == {
-        "pruned-sft",
-        "pruned-self-distilled",
-    }
-    assert fig.layout.title.subtitle.text == "pruned-sft: &lt;b&gt;"
+def test_kept_reasons_count_every_example(kept):
+    fig = plots.kept_reasons(kept)
+    assert fig.layout.title.text == "5 of 8 rewrites kept (62.5%)"
+    counts = {reason: n for trace in fig.data for reason, n in zip(trace.y, trace.x, strict=True)}
+    assert counts == {"same": 5, "cut off": 2, "&lt;script&gt;alert(1)&lt;/script&gt;": 1}
 
 
-def numbers(values):
-    """Return a list that plotly may have packed."""
-    if isinstance(values, dict):
-        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"]).tolist()
-    return list(values)
-
-
-CELL = """
-import time
-import pandas as pd
-from workbench.widgets.live import LiveLoss
-live = LiveLoss(every=0.05)
-for name in ("sft", "distilled"):
-    see = live.watch(name)
-    for k in range(1, 6):
-        see({"step": k, "steps": 5, "loss": 1 / k, "tokens_per_second": 1.0, "seconds_left": 5 - k})
-        time.sleep(0.06)
-    live.add(name, pd.DataFrame(live.rows[name]))
-"""
-
-
-@pytest.mark.slow
-def test_in_a_notebook_it_is_one_figure_that_ends_whole(run):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    notebook = execute(notebook, run.folder / "test.ipynb", run)
-    (output,) = notebook.cells[0].outputs
-    figure = output["data"][PLOTLY]
-    assert [trace["name"] for trace in figure["data"]] == ["sft", "distilled"]
-    assert [numbers(trace["x"]) for trace in figure["data"]] == [[1, 2, 3, 4, 5]] * 2
-    assert "subtitle" not in figure["layout"]["title"]
+def test_the_loss_is_smoothed_around_the_raw_line(log):
+    fig = plots.loss_curve(log, smooth=4)
+    raw, smooth = (next(trace for trace in fig.data if trace.opacity == dim) for dim in (0.35, None))
+    sft = log[log["variant"] == "SFT"]
+    assert list(raw.y) == list(sft["loss"])
+    assert list(smooth.y) == list(sft["loss"].rolling(4, center=True, min_periods=1).mean())
+    assert len(plots.loss_curve(sft.drop(columns="variant"), smooth=1).data) == 1
 
 
 def test_the_grid_is_drawn_by_setting_with_its_best():
@@ -98,3 +48,14 @@ def test_the_grid_is_drawn_by_setting_with_its_best():
         tuning_figure(trials().assign(loss=np.nan))
     with pytest.raises(ValueError, match="missing \\['state'\\]"):
         tuning_figure(trials().drop(columns="state"))
+
+
+def test_a_raw_line_has_the_colour_of_its_mean(log):
+    few = pd.DataFrame({"step": [2, 1], "loss": [1.0, 2.0], "variant": "one"})
+    many = log[log["variant"] == "SFT"].assign(variant="two")
+    fig = plots.loss_curve(pd.concat([few, many]))
+    raw = next(trace for trace in fig.data if trace.opacity)
+    colours = {trace.name: trace.line.color for trace in fig.data if not trace.opacity}
+    assert [*colours] == ["one", "two"]
+    assert raw.line.color == colours["two"] != colours["one"]
+    assert list(next(trace for trace in fig.data if trace.name == "one").x) == [1, 2]

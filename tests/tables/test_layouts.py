@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from frames import distance_frame, score_frame, similarity_frame
 from paper_numbers import (
     ITR_TABLE_1,
     ITR_TABLE_1_TASKS,
@@ -17,10 +18,20 @@ from paper_numbers import (
 )
 from transformers import LlamaConfig
 
+from workbench.distances.stability import calibration_ablation
 from workbench.evaluation.suites import CATEGORIES
 from workbench.models.costs import parameter_counts
 from workbench.runs.variant import Variant
-from workbench.tables.layouts import direct_iterative_table, iterabre_table, sdd_table, variant_notes
+from workbench.statistics import bootstrap_interval
+from workbench.tables.layouts import (
+    calibration_table,
+    direct_iterative_table,
+    iterabre_table,
+    recovery_table,
+    sdd_table,
+    summary_table,
+    variant_notes,
+)
 from workbench.tables.markup import to_html, to_latex, to_markdown
 
 LLAMA_8B = LlamaConfig(
@@ -38,6 +49,17 @@ SAVINGS = {
     6: "16.30% (6.72B)",
     8: "21.73% (6.29B)",
     10: "27.16% (5.85B)",
+}
+
+
+GROUPS = {"reasoning": ["demo_math"], "knowledge": ["demo_facts"], "language": ["demo_pairs"]}
+# rows whose printed average and recovery follow from their printed scores
+TABLE_8 = {
+    "base": ((58.70, 63.15, 67.40), 63.08, 100.00),
+    "2 removed": ((55.20, 67.79, 56.18), 59.72, 94.67),
+    "2 removed + self-distilled OpenMathInstruct": ((56.43, 69.97, 66.17), 64.19, 101.76),
+    "8 removed": ((44.71, 0.00, 65.57), 36.76, 58.27),
+    "6 removed + self-distilled OpenMathInstruct": ((50.00, 66.64, 64.96), 60.53, 95.96),
 }
 
 
@@ -211,3 +233,100 @@ def test_gaps_are_refused():
         direct_iterative_table(full, notes)
     with pytest.raises(ValueError, match="two of 'a', 'wikitext'"):
         iterabre_table(pd.concat([full, full]), notes.assign(layers=1))
+
+
+@pytest.fixture(scope="module")
+def scores_8() -> pd.DataFrame:
+    tasks = (("arc_challenge", 25, "acc_norm"), ("gsm8k", 5, "exact_match,strict-match"), ("mmlu", 5, "acc"))
+    rows = [
+        {"variant": variant, "task": task, "n_shot": shots, "metric": metric, "value": score / 100}
+        for variant, (scores, *_) in TABLE_8.items()
+        for (task, shots, metric), score in zip(tasks, scores, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_averages_and_recoveries_are_those_of_sdd_table_8(scores_8):
+    table = recovery_table(scores_8)
+    assert list(table.columns) == [
+        "variant",
+        "arc_challenge (25-shot)",
+        "gsm8k (5-shot)",
+        "mmlu (5-shot)",
+        "Avg. score",
+        "Avg. recovery (%)",
+    ]
+    for row, (variant, (scores, average, recovery)) in zip(
+        table.itertuples(index=False), TABLE_8.items(), strict=True
+    ):
+        assert row[0] == variant
+        assert row[1:4] == pytest.approx(scores)
+        # the paper rounds the average before it divides
+        assert row[4] == pytest.approx(average, abs=0.006)
+        assert row[5] == pytest.approx(recovery, abs=0.02)
+
+
+def test_what_is_known_of_the_variants_is_printed_before_their_scores(scores_8):
+    notes = pd.DataFrame({"variant": [*TABLE_8], "Block size": [0, 2, 2, 8, 6]})
+    table = recovery_table(scores_8, notes)
+    assert list(table.columns[:2]) == ["Block size", "arc_challenge (25-shot)"]
+    with pytest.raises(ValueError, match="variants must name each scored variant once"):
+        recovery_table(scores_8, notes.head(2))
+
+
+def test_an_average_over_other_tasks_is_refused(scores_8):
+    with pytest.raises(ValueError, match=r"8 removed.*lacks gsm8k"):
+        recovery_table(scores_8[~((scores_8["variant"] == "8 removed") & (scores_8["task"] == "gsm8k"))])
+    with pytest.raises(ValueError, match="base must be one of"):
+        recovery_table(scores_8, base="unpruned")
+
+
+def test_perplexities_stay_out_of_the_average():
+    table = recovery_table(score_frame())
+    assert not [column for column in table if "stories" in column]
+    assert table["Avg. score"][1] == pytest.approx(100 * (0.487 + 0.988 + 1) / 3)
+
+
+def test_the_summary_gives_what_was_measured():
+    similarities = similarity_frame(40)
+    table = summary_table(score_frame(), GROUPS, similarities=similarities).set_index("variant")
+    assert list(table.columns) == [*GROUPS, "similarity"]
+    assert table.loc["pruned + SFT", "knowledge"] == 0.007
+    means = similarities.groupby("variant")["similarity"].mean()
+    assert table.loc["pruned", "similarity"] == means["pruned"]
+    assert np.isnan(table.loc["base", "similarity"])
+
+
+def test_the_summary_states_intervals():
+    similarities = similarity_frame(40)
+    table = summary_table(score_frame(), GROUPS, similarities=similarities, intervals=True).set_index(
+        "variant"
+    )
+    assert table.loc["pruned", "reasoning"] == "0.487 ± 0.049"
+    assert table.loc["base", "language"] == "1.000 ± 0.005"
+    assert table.loc["base", "similarity"] == "–"
+    low, high = bootstrap_interval(similarities.query("variant == 'pruned'")["similarity"])
+    assert table.loc["pruned", "similarity"].endswith(f"± {(high - low) / 2:.3f}")
+
+
+def test_a_group_of_tasks_is_their_mean_with_independent_errors():
+    table = summary_table(score_frame(), {"both": ["demo_math", "demo_facts"]}, intervals=True)
+    assert table["both"][1] == "0.738 ± 0.025"
+    with pytest.raises(
+        ValueError, match=r"group 'all' needs one score of each of \['demo_math', 'nonsense'\]"
+    ):
+        summary_table(score_frame(), {"all": ["demo_math", "nonsense"]})
+    with pytest.raises(ValueError, match="one unit"):
+        summary_table(score_frame(), {"all": ["demo_math", "demo_stories"]})
+
+
+def test_the_calibration_table_is_sdd_table_7():
+    ablation = calibration_ablation({"C4": distance_frame(9), "RedPajama": distance_frame(9, seed=1)}, [2, 4])
+    table = calibration_table(ablation)
+    assert list(table.columns) == ["Block size", "Removed layers", "Dataset", "Score (avg. dist.)"]
+    lines = to_latex(table, group=1).splitlines()
+    first = ablation.iloc[0]
+    assert f"2 & {first['removed']} & C4 & {first['distance']:.3f} \\\\" in lines
+    second = ablation.iloc[1]
+    assert f" & {second['removed']} & RedPajama & {second['distance']:.3f} \\\\" in lines
+    assert lines.count(r"\midrule") == 2

@@ -371,3 +371,14 @@ def removed_by(frame: pd.DataFrame) -> list[str]:
         layers = None
     blocks = zip(frame["start"], frame["size"], strict=True)
     return [format_layers(layers_of(*block, layers=layers)) for block in blocks]
+
+
+def least(blocks: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Return one row a size: the block of least value, the shallowest of equals, as ``best_blocks`` does.
+
+    >>> blocks = pd.DataFrame({"start": [0, 1, 2], "size": 1, "damage": [0.3, 0.1, 0.1]})
+    >>> least(blocks, "damage")["start"].tolist()
+    [1]
+    """
+    ordered = blocks.sort_values(["size", value, "start"], kind="stable")
+    return ordered.groupby("size").head(1).reset_index(drop=True)

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from workbench.checks import checked
 from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary, shift_agreement
-from workbench.plots.style import INK, Style, current_template, new_figure, plain, variant_styles
+from workbench.plots import style
 from workbench.statistics import bootstrap_interval
 
 #: nats per token; divergences span decades, and those below this are drawn at it
 KL_FLOOR = 1e-4
 # from the most to the least explicit, light to dark, so that they are told apart in grey
 _FORM_COLORS = ("#56b4e9", "#0072b2", "#009e73", "#e69f00", "#5c6370")
-_ABOVE = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
-_BELOW = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "traceorder": "normal"}
 _FORM_PATTERNS = ("", "\\", ".", "/", "x")
+_FORM_STYLES = {
+    form: style.Style(color, pattern_shape=pattern)
+    for form, color, pattern in zip((*FORMS, BARE, NO_ANSWER), _FORM_COLORS, _FORM_PATTERNS, strict=True)
+}
+_REFERENCE = {"color": "#8b9199", "width": 1.2, "dash": "dash"}
+
+
+def similarity_distribution(
+    similarities: pd.DataFrame, *, title: str | None = "How close the responses stay to the unpruned model's"
+) -> go.Figure:
+    """Draw each variant's whole distribution of similarities, with the mean and its interval.
+
+    Every response is a dot: a mean alone hides whether all responses moved a little or a few moved far.
+
+    Args:
+        similarities: frames of ``response_similarity`` under each other: ``variant``, ``similarity``
+            (cosine, 1 = same direction); one row a response.
+        title: of the figure.
+
+    Raises:
+        ValueError: for missing columns or an empty frame.
+    """
+    frame = checked(similarities, ["variant", "similarity"], "similarities")
+    frame = frame[frame["similarity"].notna()]
+    fig = _spreads(frame, "similarity", title, ".3f")
+    lowest = min(0.0, float(frame["similarity"].min()))
+    fig.update_xaxes(range=[lowest - 0.03, 1.04])
+    return fig.update_xaxes(title="cosine similarity to the unpruned model's response")
 
 
 def similarity_pairs(
@@ -47,40 +75,21 @@ def similarity_pairs(
     order = table.mean().idxmin()
     table = table.sort_values([order, *(name for name in table if name != order)], kind="stable")
     place = np.arange(1, len(table) + 1)
-    gaps = np.stack([table.min(axis=1), table.max(axis=1), np.full(len(table), np.nan)], axis=1)
-    fig = new_figure(title, hovermode="closest")
-    fig.add_trace(
-        go.Scatter(
-            x=np.repeat(place, 3),
-            y=gaps.ravel(),
-            mode="lines",
-            line={"color": "#c9cdd2", "width": 1},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
-    for name, style in variant_styles(table.columns).items():
-        fig.add_trace(
-            go.Scatter(
-                x=place,
-                y=table[name],
-                mode="markers",
-                name=plain(name),
-                # open: where variants agree, all of them are seen
-                marker={
-                    "symbol": f"{style.symbol}-open",
-                    "color": style.color,
-                    "size": 7,
-                    "line": {"width": 1.4},
-                },
-                customdata=[plain(id_) for id_ in table.index],
-                hovertemplate=f"{plain(name)}<br>%{{customdata}}<br>similarity %{{y:.3f}}<extra></extra>",
-            )
-        )
-    fig.update_xaxes(title=f"prompt, ordered by the similarity of {plain(order)}", showgrid=False)
-    lowest = min(0.0, float(table.min(axis=None)))
+    rows = table.assign(place=place).reset_index().melt(["place", "id"], var_name="variant")
+    rows = style.escaped(rows, "variant", "id")
+    # open: where variants agree, all of them are seen
+    styles = style.variant_styles(rows["variant"])
+    styles = {name: replace(one, symbol=f"{one.symbol}-open") for name, one in styles.items()}
+    hover = "%{fullData.name}<br>%{customdata[0]}<br>similarity %{y:.3f}"
+    shown = {"custom_data": "id", "hover": hover, "title": title}
+    fig = style.draw(px.scatter, rows, "place", "value", styles, **shown)
+    fig.update_traces(marker={"size": 7, "line": {"width": 1.4}})
+    links = _links((place, table.min(axis=1)), (place, table.max(axis=1)))
+    fig = go.Figure([links, *fig.data], fig.layout)
+    fig.update_xaxes(title=f"prompt, ordered by the similarity of {style.plain(order)}", showgrid=False)
+    lowest = min(0.0, float(rows["value"].min()))
     fig.update_yaxes(title="similarity to the unpruned model's response", range=[lowest - 0.02, 1.03])
-    return fig.update_layout(legend=_ABOVE, margin_t=92)
+    return style.legend_above(fig)
 
 
 def answer_forms(
@@ -98,31 +107,22 @@ def answer_forms(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(changes, ["variant", "form", "length", "base_length"], "changes")
-    summary = change_summary(frame).set_index("variant")
-    names = [*summary.index]
-    shares = frame.groupby("variant", sort=False)["form"].value_counts(normalize=True).unstack(fill_value=0)
-    fig = make_subplots(
-        1,
-        2,
-        column_widths=[0.62, 0.38],
-        shared_yaxes=True,
-        horizontal_spacing=0.05,
-        subplot_titles=["form of the answer", "length against the base's"],
-    )
-    height = 190 + 42 * len(names)
-    fig.update_layout(template=current_template(), title=title, height=height, barmode="stack", bargap=0.35)
-    labels = [plain(name) for name in names]
-    for form, color, pattern in zip((*FORMS, BARE, NO_ANSWER), _FORM_COLORS, _FORM_PATTERNS, strict=True):
-        if form in shares:
-            fig.add_trace(_form_bar(form, shares.loc[names, form], labels, color, pattern), row=1, col=1)
-    for label, (name, style) in zip(labels, variant_styles(names).items(), strict=True):
-        fig.add_trace(_ratio_mark(label, summary.loc[name], style), row=1, col=2)
-    fig.add_vline(x=1, line={"color": "#8b9199", "width": 1.2, "dash": "dash"}, row=1, col=2)
-    fig.update_xaxes(title="share of responses", range=[0, 1], tickformat=".0%", row=1, col=1)
+    frame = style.escaped(frame, "variant")
+    summary = change_summary(frame)
+    names = list(summary["variant"])
+    shares = frame.groupby("variant")["form"].value_counts(normalize=True).unstack(fill_value=0).loc[names]
+    wide = {"column_widths": [0.62, 0.38], "shared_yaxes": True, "horizontal_spacing": 0.08}
+    titles = ["form of the answer", "length against the base's"]
+    fig = style.new_panels(title, 1, 2, subplot_titles=titles, **wide)
+    style.add_panel(fig, _form_bars(shares), 1)
+    style.add_panel(fig, _ratio_marks(summary), 2)
+    fig.add_vline(x=1, line=_REFERENCE, row=1, col=2)
+    fig.update_xaxes(title="share of responses", range=[0, 1], tickformat=".0%", col=1)
     longest = float(np.nanmax([summary["ci_high"].max(), summary["length_ratio"].max(), 1.0]))
-    fig.update_xaxes(title="times as long", range=[0, 1.12 * longest], row=1, col=2)
+    fig.update_xaxes(title="times as long", range=[0, 1.12 * longest], col=2)
     fig.update_yaxes(autorange="reversed", showgrid=False, ticks="")
-    return fig.update_layout(legend=_BELOW, margin_b=110)
+    fig.update_layout(height=190 + 42 * len(names), barmode="stack", bargap=0.35)
+    return style.legend_below(fig).update_layout(legend_traceorder="normal")
 
 
 def divergence_distribution(
@@ -141,27 +141,12 @@ def divergence_distribution(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(by_response, ["variant", "kl", "n_tokens"], "by_response")
-    styles = variant_styles(frame["variant"])
-    fig = new_figure(title, height=150 + 105 * len(styles), showlegend=False)
-    ticks = []
-    for place, (name, style) in enumerate(styles.items()):
-        rows = frame[frame["variant"] == name]
-        hover = [f"{kl:.3g} nats per token" for kl in rows["kl"]]
-        fig.add_traces(spread_marks(_decades(rows["kl"]), place, style, hover=hover))
-        mean = float(np.average(rows["kl"], weights=rows["n_tokens"]))
-        low, high = bootstrap_interval(rows["kl"], weights=rows["n_tokens"])
-        fig.add_trace(_mean_on_decades(mean, low, high, place, plain(name)))
-        ticks.append(f"{plain(name)}<br>mean {mean:.3g} [{low:.3g}, {high:.3g}]<br>{len(rows)} responses")
-    fig.update_yaxes(
-        tickvals=list(range(len(ticks))), ticktext=ticks, range=[len(ticks) - 0.35, -0.65], showgrid=False
-    )
+    fig = _spreads(frame, "kl", title, ".3g", unit=" nats per token", weigh="n_tokens", drawn_at=_decades)
     highest = max(1.0, float(np.ceil(_decades(frame["kl"]).max())))
     decades = np.arange(np.log10(KL_FLOOR), highest + 1)
-    labels = [f"≤ {KL_FLOOR:g}" if i == 0 else f"{10.0**d:g}" for i, d in enumerate(decades)]
-    span = [decades[0] - 0.15, highest + 0.1]
-    return fig.update_xaxes(
-        title="mean KL(base || variant), nats per token", tickvals=decades, ticktext=labels, range=span
-    )
+    labels = [f"≤ {KL_FLOOR:g}", *(f"{10.0**decade:g}" for decade in decades[1:])]
+    fig.update_xaxes(tickvals=decades, ticktext=labels, range=[decades[0] - 0.15, highest + 0.1])
+    return fig.update_xaxes(title="mean KL(base || variant), nats per token")
 
 
 def similarity_map(
@@ -184,26 +169,24 @@ def similarity_map(
     if len(names) == frame["variant"].nunique() or not names:
         there = [*dict.fromkeys(frame["variant"])]
         raise ValueError(f"points must hold base {base!r} and another variant, got {there}")
-    fig = make_subplots(
-        1,
-        len(names),
-        shared_xaxes="all",
-        shared_yaxes="all",
-        horizontal_spacing=0.03,
-        subplot_titles=[*map(plain, names)],
-    )
-    fig.update_layout(template=current_template(), title=title, margin={"t": 80, "b": 105})
+    shared = {"shared_xaxes": "all", "shared_yaxes": "all", "horizontal_spacing": 0.03}
+    fig = style.new_panels(title, 1, len(names), subplot_titles=[*map(style.plain, names)], **shared)
+    styles = style.variant_styles(map(style.plain, [base, *names]))
+    styles[style.plain(base)] = replace(styles[style.plain(base)], symbol="circle-open")
     own = frame[frame["variant"] == base].set_index("id")
-    styles = variant_styles([base, *names])
     for column, name in enumerate(names, start=1):
         other = frame[frame["variant"] == name].set_index("id").loc[own.index]
-        for trace in _linked(own, other, base, name, styles):
-            fig.add_trace(trace.update(showlegend=trace.name is not None and column == 1), row=1, col=column)
+        rows = style.escaped(pd.concat([own, other]).reset_index(), "variant", "id")
+        shown = {"custom_data": "id", "hover": "%{fullData.name}<br>%{customdata[0]}"}
+        points = style.draw(px.scatter, rows, "x", "y", styles, **shown)
+        points.update_traces(marker={"size": 5, "opacity": 0.8})
+        links = _links((own["x"], own["y"]), (other["x"], other["y"]))
+        style.add_panel(fig, go.Figure([links, *points.data]), column)
     x_share, y_share = frame[["x_share", "y_share"]].iloc[0]
     middle = (len(names) + 1) // 2
-    fig.update_xaxes(title=f"first direction ({x_share:.0%} of the variance)", row=1, col=middle)
-    fig.update_yaxes(title=f"second direction ({y_share:.0%})", row=1, col=1)
-    return fig.update_layout(legend=_BELOW)
+    fig.update_xaxes(title=f"first direction ({x_share:.0%} of the variance)", col=middle)
+    fig.update_yaxes(title=f"second direction ({y_share:.0%})", col=1)
+    return style.legend_below(fig).update_layout(margin={"t": 80})
 
 
 def loss_similarity(
@@ -219,215 +202,131 @@ def loss_similarity(
         ValueError: for missing columns or an empty frame.
     """
     sides = ["lost", "lost_low", "lost_high", "similarity", "similarity_low", "similarity_high"]
-    frame = checked(losses, ["variant", "task", *sides], "losses")
-    agreement = shift_agreement(frame)
-    rho, low, high = (agreement[name] for name in ("spearman", "ci_low", "ci_high"))
-    note = (
-        f"Spearman of shift and loss {rho:.2f} [{low:.2f}, {high:.2f}]"
-        if np.isfinite(rho)
-        else "too few points to correlate"
-    )
-    fig = new_figure(title)
-    for name, style in variant_styles(frame["variant"]).items():
-        fig.add_trace(_loss_points(frame[frame["variant"] == name], plain(name), style))
-    fig.add_hline(y=0, line={"color": "#8b9199", "width": 1.2, "dash": "dash"})
+    frame = style.escaped(checked(losses, ["variant", "task", *sides], "losses"), "variant", "task")
+    # the tasks that lost much are named; the others crowd at the right end
+    rows = frame.assign(label=frame["task"].where(frame["lost"] >= 0.1, ""))
+    ends = {"error_x": ("similarity_low", "similarity_high"), "error_y": ("lost_low", "lost_high")}
+    hover = "%{fullData.name}<br>%{customdata[0]}<br>similarity %{x:.3f}, lost %{y:+.3f}"
+    shown = {"text": "label", "custom_data": "task", "hover": hover, "title": title}
+    fig = style.draw(px.scatter, rows, "similarity", "lost", **ends, **shown)
+    fig.for_each_trace(_loss_marks)
+    fig.add_hline(y=0, line=_REFERENCE)
     lowest = min(0.0, float(frame["similarity_low"].min()))
     fig.update_xaxes(title="mean similarity of the task's answers to the base's", range=[lowest - 0.02, 1.04])
-    fig.update_yaxes(title="accuracy lost", tickformat="+.0%", range=_lost_range(frame))
-    fig.add_annotation(
-        text=f"{note} over {agreement['n']} points",
-        xref="paper",
-        yref="paper",
-        x=1,
-        y=1,
-        xanchor="right",
-        yanchor="top",
-        showarrow=False,
-        bgcolor="rgba(255,255,255,0.85)",
-    )
-    return fig.update_layout(legend=_ABOVE, margin_t=92)
+    low, high = min(0.0, float(frame["lost_low"].min())), max(0.2, float(frame["lost_high"].max()))
+    room = 0.08 * (high - low)
+    fig.update_yaxes(title="accuracy lost", tickformat="+.0%", range=[low - room, high + room])
+    corner = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "top"}
+    fig.add_annotation(text=_correlation(frame), showarrow=False, bgcolor="rgba(255,255,255,0.85)", **corner)
+    return style.legend_above(fig)
 
 
-def _form_bar(form: str, shares: pd.Series, labels: list[str], color: str, pattern: str) -> go.Bar:
-    return go.Bar(
-        x=shares,
-        y=labels,
-        orientation="h",
-        name=plain(form),
-        marker={
-            "color": color,
-            "line": {"color": "white", "width": 1},
-            "pattern": {"shape": pattern, "fillmode": "overlay", "size": 7},
-        },
-        hovertemplate=f"%{{y}}: %{{x:.1%}} {plain(form)}<extra></extra>",
-    )
+def _links(starts: tuple[Any, Any], ends: tuple[Any, Any]) -> go.Scatter:
+    """Return thin lines from points to points, both given as their x and their y."""
+    gap = np.full(len(starts[0]), np.nan)
+    x, y = (np.stack([*pair, gap], axis=1).ravel() for pair in zip(starts, ends, strict=True))
+    line = {"color": "#c9cdd2", "width": 1}
+    return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
 
 
-def _ratio_mark(label: str, row: pd.Series, style: Style) -> go.Scatter:
-    ratio, low, high = row["length_ratio"], row["ci_low"], row["ci_high"]
-    spread = {"type": "data", "symmetric": False, "color": INK, "width": 4}
-    return go.Scatter(
-        x=[ratio],
-        y=[label],
-        mode="markers+text",
-        text=["" if np.isnan(ratio) else f"{ratio:.2f}"],
-        textposition="top center",
-        showlegend=False,
-        error_x=spread | {"array": [high - ratio], "arrayminus": [ratio - low]},
-        marker={"symbol": style.symbol, "color": style.color, "size": 9},
-        hovertemplate=f"{label}: %{{x:.3f}} [{low:.3f}, {high:.3f}]<extra></extra>",
-    )
+def _form_bars(shares: pd.DataFrame) -> go.Figure:
+    rows = shares.reset_index().melt("variant", var_name="form", value_name="share")
+    hover = "%{y}: %{x:.1%} %{fullData.name}"
+    fig = style.draw(px.bar, rows, "share", "variant", _FORM_STYLES, "form", hover=hover)
+    return fig.update_traces(marker_line={"color": "white", "width": 1})
 
 
-def _decades(values: Any) -> np.ndarray:
+def _ratio_marks(summary: pd.DataFrame) -> go.Figure:
+    texts = summary["length_ratio"].map(lambda ratio: "" if np.isnan(ratio) else f"{ratio:.2f}")
+    ends = {"custom_data": ["ci_low", "ci_high"], "error_x": ("ci_low", "ci_high")}
+    shown = {"text": "label", "hover": "%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"}
+    fig = style.draw(px.scatter, summary.assign(label=texts), "length_ratio", "variant", **ends, **shown)
+    return fig.update_traces(marker_size=9, textposition="top center", showlegend=False)
+
+
+def _correlation(frame: pd.DataFrame) -> str:
+    """Return Spearman's correlation of shift and loss as text."""
+    found = shift_agreement(frame)
+    text = "too few points to correlate"
+    if np.isfinite(found["spearman"]):
+        text = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}]".format(**found)
+    return f"{text} over {found['n']} points"
+
+
+def _loss_marks(trace: go.Scatter) -> None:
+    thin = {"color": trace.marker.color, "thickness": 0.9, "width": 0}
+    sides = ["top left" if x > 0.5 else "top right" for x in trace.x]
+    trace.update(error_x=thin, error_y=thin, marker_size=9)
+    trace.update(textposition=sides, textfont_size=11, cliponaxis=False)
+
+
+def _decades(values: Any) -> Any:
     return np.log10(np.maximum(np.asarray(values, dtype=float), KL_FLOOR))
 
 
-def _mean_on_decades(mean: float, low: float, high: float, place: int, name: str) -> go.Scatter:
-    at, left, right = _decades([mean, low, high])
-    mark = mean_mark(at, left, right, place, name)
-    return mark.update(hovertemplate=f"{name}<br>mean {mean:.3g} [{low:.3g}, {high:.3g}]<extra></extra>")
-
-
-def _linked(
-    own: pd.DataFrame, other: pd.DataFrame, base: str, name: str, styles: dict[Any, Style]
-) -> list[go.Scatter]:
-    """Return the links of one panel, then the base's points, then the variant's."""
-    gap = np.full(len(own), np.nan)
-    xs, ys = (np.stack([own[axis], other[axis], gap], axis=1).ravel() for axis in ("x", "y"))
-    line = {"color": "#c9cdd2", "width": 0.9}
-    traces = [go.Scatter(x=xs, y=ys, mode="lines", line=line, hoverinfo="skip", showlegend=False)]
-    for label, rows in ((base, own), (name, other)):
-        style = styles[label]
-        traces.append(
-            go.Scatter(
-                x=rows["x"],
-                y=rows["y"],
-                mode="markers",
-                name=plain(base) if label == base else None,
-                marker={
-                    "symbol": style.symbol if label != base else "circle-open",
-                    "color": style.color,
-                    "size": 5,
-                    "opacity": 0.8,
-                },
-                customdata=[plain(id_) for id_ in rows.index],
-                hovertemplate=f"{plain(label)}<br>%{{customdata}}<extra></extra>",
-            )
-        )
-    return traces
-
-
-def _loss_points(rows: pd.DataFrame, name: str, style: Style) -> go.Scatter:
-    thin = {"type": "data", "symmetric": False, "color": style.color, "thickness": 0.9, "width": 0}
-    spread = {
-        axis: thin | {"array": rows[f"{key}_high"] - rows[key], "arrayminus": rows[key] - rows[f"{key}_low"]}
-        for axis, key in (("error_x", "similarity"), ("error_y", "lost"))
-    }
-    return go.Scatter(
-        x=rows["similarity"],
-        y=rows["lost"],
-        mode="markers+text",
-        name=name,
-        # the tasks that lost much are named; the others crowd at the right end
-        text=[
-            plain(task) if lost >= 0.1 else "" for task, lost in zip(rows["task"], rows["lost"], strict=True)
-        ],
-        textposition=["top left" if x > 0.5 else "top right" for x in rows["similarity"]],
-        textfont={"size": 11},
-        cliponaxis=False,
-        marker={"symbol": style.symbol, "color": style.color, "size": 9},
-        customdata=[plain(task) for task in rows["task"]],
-        hovertemplate=f"{name}<br>%{{customdata}}<br>similarity %{{x:.3f}}, lost %{{y:+.3f}}<extra></extra>",
-        **spread,
-    )
-
-
-def _lost_range(frame: pd.DataFrame) -> list[float]:
-    low, high = min(0.0, float(frame["lost_low"].min())), max(0.2, float(frame["lost_high"].max()))
-    room = 0.08 * (high - low)
-    return [low - room, high + room]
-
-
-def similarity_distribution(
-    similarities: pd.DataFrame, *, title: str | None = "How close the responses stay to the unpruned model's"
+def _spreads(
+    frame: pd.DataFrame,
+    value: str,
+    title: str | None,
+    number: str,
+    *,
+    unit: str = "",
+    weigh: str | None = None,
+    drawn_at: Callable[[Any], Any] = np.asarray,
 ) -> go.Figure:
-    """Draw each variant's whole distribution of similarities, with the mean and its interval.
-
-    Every response is a dot: a mean alone hides whether all responses moved a little or a few moved far.
+    """Return each variant's distribution: half a violin, a dot a response, the mean with its interval.
 
     Args:
-        similarities: frames of ``response_similarity`` under each other: ``variant``, ``similarity``
-            (cosine, 1 = same direction); one row a response.
+        frame: one row a response.
+        value: the column to draw.
         title: of the figure.
-
-    Raises:
-        ValueError: for missing columns or an empty frame.
+        number: format of the numbers that are written.
+        unit: written after the number of a response.
+        weigh: column of weights of the mean, if any.
+        drawn_at: where a value lies on the axis.
     """
-    frame = checked(similarities, ["variant", "similarity"], "similarities")
-    frame = frame[frame["similarity"].notna()]
-    styles = variant_styles(frame["variant"])
-    fig = new_figure(title, height=150 + 105 * len(styles), showlegend=False)
-    ticks = []
-    for place, (name, style) in enumerate(styles.items()):
-        values = frame.loc[frame["variant"] == name, "similarity"].to_numpy(dtype=float)
-        mean, (low, high) = float(values.mean()), bootstrap_interval(values)
-        fig.add_traces(spread_marks(values, place, style))
-        fig.add_trace(mean_mark(mean, low, high, place, plain(name)))
-        ticks.append(f"{plain(name)}<br>mean {mean:.3f} [{low:.3f}, {high:.3f}]<br>{len(values)} responses")
-    fig.update_yaxes(
-        tickvals=list(range(len(ticks))), ticktext=ticks, range=[len(ticks) - 0.35, -0.65], showgrid=False
-    )
-    lowest = min(0.0, float(frame["similarity"].min()))
-    return fig.update_xaxes(
-        title="cosine similarity to the unpruned model's response", range=[lowest - 0.03, 1.04]
-    )
-
-
-def spread_marks(
-    values: np.ndarray, place: int, style: Style, *, hover: list[str] | None = None
-) -> list[Any]:
-    """Return half a violin above the line of a variant and its responses as dots below."""
-    shape = go.Violin(
-        x=values,
-        y0=place,
-        orientation="h",
-        side="negative",
-        spanmode="hard",
-        width=0.9,
-        points=False,
-        line={"color": style.color, "width": 1.2},
-        fillcolor=style.color,
-        opacity=0.45,
-        hoverinfo="skip",
-    )
+    frame = style.escaped(frame.assign(at=drawn_at(frame[value].astype(float))), "variant")
+    styles = style.variant_styles(frame["variant"])
+    places = {name: place for place, name in enumerate(styles)}
+    means = _means(frame, value, weigh)
+    numbers = means[["mean", "low", "high"]].to_numpy()
+    about = [f"mean {mean:{number}} [{low:{number}}, {high:{number}}]" for mean, low, high in numbers]
+    means = means.assign(about=about, place=means["variant"].map(places))
+    means[["mean", "low", "high"]] = drawn_at(numbers)
     # a fixed jitter: the same frame gives the same picture
-    below = place + 0.1 + 0.2 * np.random.default_rng(0).random(len(values))
-    dots = go.Scatter(
-        x=values,
-        y=below,
-        mode="markers",
-        marker={"color": style.color, "size": 4, "opacity": float(np.clip(60 / len(values), 0.15, 0.7))},
-        text=hover,
-        hovertemplate="%{text}<extra></extra>" if hover else "%{x:.3f}<extra></extra>",
+    jitter = 0.1 + 0.2 * np.random.default_rng(0).random(len(frame))
+    frame = frame.assign(
+        place=frame["variant"].map(places), label=[f"{one:{number}}{unit}" for one in frame[value]]
     )
-    return [shape, dots]
+    frame = frame.assign(below=frame["place"] + jitter)
+    dots = style.draw(px.scatter, frame, "at", "below", styles, custom_data="label", hover="%{customdata[0]}")
+    opacity = float(np.clip(60 * len(styles) / len(frame), 0.15, 0.7))
+    dots.update_traces(marker={"size": 4, "opacity": opacity, "symbol": "circle"})
+    shown = {"custom_data": "about", "hover": "%{fullData.name}<br>%{customdata[0]}"}
+    marks = style.draw(px.scatter, means, "mean", "place", styles, error_x=("low", "high"), **shown)
+    line = {"color": style.INK, "width": 1.8}
+    marks.update_traces(error_x={"thickness": 2, "width": 5})
+    marks.update_traces(marker={"symbol": "diamond", "size": 10, "color": "white", "line": line})
+    violins = [_half_violin(frame[frame["variant"] == name], one) for name, one in styles.items()]
+    fig = style.new_figure(title, *violins, *dots.data, *marks.data)
+    ticks = [f"{row.variant}<br>{row.about}<br>{row.n} responses" for row in means.itertuples()]
+    span = [len(ticks) - 0.35, -0.65]
+    fig.update_yaxes(tickvals=means["place"], ticktext=ticks, range=span, showgrid=False)
+    return fig.update_layout(height=150 + 105 * len(styles), showlegend=False)
 
 
-def mean_mark(mean: float, low: float, high: float, place: int, name: str) -> go.Scatter:
-    """Return a mean with its interval on the line of a variant."""
-    return go.Scatter(
-        x=[mean],
-        y=[place],
-        mode="markers",
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - mean],
-            "arrayminus": [mean - low],
-            "width": 5,
-            "color": INK,
-        },
-        marker={"symbol": "diamond", "size": 10, "color": "white", "line": {"color": INK, "width": 1.8}},
-        hovertemplate=f"{name}<br>mean {mean:.3f} [{low:.3f}, {high:.3f}]<extra></extra>",
-    )
+def _means(frame: pd.DataFrame, value: str, weigh: str | None) -> pd.DataFrame:
+    """Return the mean of each variant with its interval and the number of its rows."""
+    rows = []
+    for name, part in frame.groupby("variant", sort=False):
+        weights = part[weigh] if weigh else None
+        interval = bootstrap_interval(part[value], weights=weights)
+        rows.append((name, len(part), np.average(part[value], weights=weights), *interval))
+    return pd.DataFrame(rows, columns=["variant", "n", "mean", "low", "high"])
+
+
+def _half_violin(rows: pd.DataFrame, own_style: style.Style) -> go.Violin:
+    """Return half a violin above the line of a variant; its width is its own, not that of the others."""
+    shape = {"orientation": "h", "side": "negative", "spanmode": "hard", "width": 0.9, "points": False}
+    color = {"line": {"color": own_style.color, "width": 1.2}, "fillcolor": own_style.color, "opacity": 0.45}
+    return go.Violin(x=rows["at"], y0=rows["place"].iloc[0], hoverinfo="skip", **shape, **color)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from workbench.checks import checked
-from workbench.plots.style import INK, current_template, new_figure, plain, variant_styles
+from workbench.plots import style
 
-_COLOR, _BEST = "#0072b2", "#d55e00"
+_MARKS = {
+    "least of the value": style.Style("#0072b2"),
+    "a training": style.Style("#0072b2"),
+    "best": style.Style("#d55e00", symbol="star"),
+}
+_OWN, _REFERENCE = "the model's own words", "the reference"
+_USED = {_OWN: style.Style("#0072b2"), _REFERENCE: style.Style("#e69f00", pattern_shape="/")}
 
 
 def tuning_figure(trials: pd.DataFrame, *, title: str | None = "Held-out loss over the grid") -> go.Figure:
@@ -31,47 +35,26 @@ def tuning_figure(trials: pd.DataFrame, *, title: str | None = "Held-out loss ov
     checked(frame, ["loss"], "trials with a loss")
     after = list(frame.columns).index("state") + 1
     settings = list(frame.columns[after : list(frame.columns).index("loss")])
-    best = frame.loc[frame["loss"].idxmin()]
-    fig = make_subplots(1, len(settings), shared_yaxes=True, horizontal_spacing=0.03)
-    for column, name in enumerate(settings, start=1):
-        values = sorted(frame[name].unique())
-        for trace in _panel(frame, name, [_tick(value) for value in values], values, best):
-            fig.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
-        ticks = [_tick(value) for value in values]
-        fig.update_xaxes(
-            tickangle=0,
-            title=name.replace("_", " "),
-            type="category",
-            categoryarray=ticks,
-            showgrid=False,
-            col=column,
-        )
+    points = frame.melt(["trial", "loss"], settings, "setting").sort_values("value", kind="stable")
+    best = points[points["trial"] == frame.loc[frame["loss"].idxmin(), "trial"]]
+    least = points.groupby(["setting", "value"], as_index=False)["loss"].min()
+    marks = dict(zip(_MARKS, (least, points, best), strict=True))
+    parts = pd.concat(marks, names=["mark"]).reset_index("mark")
+    parts = parts.assign(tick=parts["value"].map(_tick))
+    panels = {"facet_col": "setting", "facet_col_spacing": 0.03, "category_orders": {"setting": settings}}
+    shown = {"custom_data": "trial", "hover": "trial %{customdata[0]:.0f}: %{y:.4f}", "title": title}
+    fig = style.draw(px.scatter, parts, "tick", "loss", _MARKS, "mark", **panels, **shown)
+    fig.update_traces(selector={"name": "least of the value"}, mode="lines", hovertemplate="%{y:.4f}")
+    fig.update_traces(selector={"name": "a training"}, marker={"size": 7, "opacity": 0.5})
+    star = {"size": 14, "line": {"color": style.INK, "width": 1}}
+    fig.update_traces(selector={"name": "best"}, marker=star, hoverinfo="skip")
+    fig.update_xaxes(matches=None, type="category", tickangle=0, title="", showgrid=False)
+    for axis, setting in zip(fig.select_xaxes(), settings, strict=True):
+        ticks = [_tick(value) for value in sorted(frame[setting].unique())]
+        axis.update(title=style.plain(setting.replace("_", " ")), categoryarray=ticks)
     fig.update_yaxes(title="held-out loss (nats per token)", col=1)
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
-    return fig.update_layout(template=current_template(), title=title, legend=legend, margin={"t": 92})
-
-
-def _panel(
-    frame: pd.DataFrame, name: str, ticks: list[str], values: list[Any], best: pd.Series
-) -> list[go.Scatter]:
-    least = [frame.loc[frame[name] == value, "loss"].min() for value in values]
-    dots = go.Scatter(
-        x=[_tick(value) for value in frame[name]],
-        y=frame["loss"],
-        mode="markers",
-        name="a training",
-        marker={"color": _COLOR, "size": 7, "opacity": 0.5},
-        customdata=frame["trial"],
-        hovertemplate="trial %{customdata}: %{y:.4f}<extra></extra>",
-    )
-    line = go.Scatter(
-        x=ticks, y=least, mode="lines", name="least of the value", line={"color": _COLOR, "width": 2}
-    )
-    mark = {"symbol": "star", "size": 14, "color": _BEST, "line": {"color": INK, "width": 1}}
-    star = go.Scatter(
-        x=[_tick(best[name])], y=[best["loss"]], mode="markers", name="best", marker=mark, hoverinfo="skip"
-    )
-    return [line, dots, star]
+    fig.layout.annotations = ()  # the axes say it
+    return style.legend_above(fig)
 
 
 def _tick(value: float) -> str:
@@ -90,29 +73,19 @@ def kept_reasons(distilled: pd.DataFrame, *, title: str | None = None) -> go.Fig
     """
     frame = checked(distilled, ["kept", "reason"], "distilled")
     counts = frame.groupby(["kept", "reason"], dropna=False).size().reset_index(name="n")
-    counts = counts.sort_values(["kept", "n"], ascending=[True, True])
+    counts = style.escaped(counts.sort_values(["kept", "n"]), "reason")
     kept = int(frame["kept"].sum())
+    counts = counts.assign(
+        used=np.where(counts["kept"].astype(bool), _OWN, _REFERENCE),
+        label=[f"{n} ({n / len(frame):.1%})" for n in counts["n"]],
+    )
     title = title or f"{kept} of {len(frame)} rewrites kept ({kept / len(frame):.1%})"
-    fig = new_figure(title, height=170 + 34 * len(counts), legend={"title": {"text": "response used"}})
-    for label, rows, color, pattern in (
-        ("the model's own words", counts[counts["kept"]], "#0072b2", ""),
-        ("the reference", counts[~counts["kept"].astype(bool)], "#e69f00", "/"),
-    ):
-        fig.add_trace(
-            go.Bar(
-                x=rows["n"],
-                y=[plain(reason) for reason in rows["reason"]],
-                orientation="h",
-                name=label,
-                marker={"color": color, "pattern": {"shape": pattern, "fillmode": "overlay"}},
-                text=[f"{n} ({n / len(frame):.1%})" for n in rows["n"]],
-                textposition="outside",
-                cliponaxis=False,
-                hovertemplate="%{y}: %{text}<extra></extra>",
-            )
-        )
+    fig = style.draw(px.bar, counts, "n", "reason", _USED, "used", text="label", hover="%{y}: %{text}")
+    fig.update_traces(textposition="outside")
+    fig.update_layout(title={"text": title}, height=170 + 34 * len(counts))
     fig.update_xaxes(title="examples", range=[0, 1.18 * counts["n"].max()])
-    return fig.update_yaxes(showgrid=False, ticks="", type="category")
+    fig.update_yaxes(title="", showgrid=False, ticks="", type="category")
+    return fig.update_layout(legend_title_text="response used")
 
 
 def loss_curve(
@@ -138,18 +111,23 @@ def loss_curve(
     frame = checked(log, ["step", value], "log")
     frame = frame[frame[value].notna()]
     checked(frame, ["step", value], f"log rows with a number in {value!r}")
-    frame = frame.assign(variant=frame.get("variant", value))
-    fig = new_figure(title)
-    for name, style in variant_styles(frame["variant"]).items():
-        rows = frame[frame["variant"] == name].sort_values("step")
-        window = smooth if smooth is not None else len(rows) // 20
-        if window > 1:
-            raw = go.Scatter(x=rows["step"], y=rows[value], line={"color": style.color, "width": 1})
-            fig.add_trace(raw.update(mode="lines", opacity=0.35, showlegend=False, hoverinfo="skip"))
-        mean = rows[value].rolling(max(window, 1), center=True, min_periods=1).mean()
-        line = {"color": style.color, "width": 2.2, "dash": style.dash}
-        fig.add_trace(go.Scatter(x=rows["step"], y=mean, name=plain(name), mode="lines", line=line))
-    several = frame["variant"].nunique() > 1
+    frame = style.escaped(frame.assign(variant=frame.get("variant", value)), "variant")
+    styles = style.variant_styles(frame["variant"])
+    rows = pd.concat([_smoothed(frame[frame["variant"] == name], value, smooth) for name in styles])
+    fig = style.draw(px.line, rows, "step", "mean", styles, title=title)
+    fig.update_traces(line_width=2.2, hoverinfo=None)
+    raw = style.draw(px.line, rows[rows["smoothed"]], "step", value, styles)
+    raw.update_traces(line={"width": 1, "dash": "solid"}, opacity=0.35, showlegend=False)
+    fig = go.Figure([*raw.data, *fig.data], fig.layout)
     fig.update_xaxes(title="optimizer step", rangemode="tozero")
-    fig.update_yaxes(title=f"{plain(value)} (nats per token)", rangemode="tozero")
-    return fig.update_layout(showlegend=several, hovermode="x unified")
+    fig.update_yaxes(title=f"{style.plain(value)} (nats per token)", rangemode="tozero")
+    fig.update_layout(legend_title_text="", hovermode="x unified")
+    return fig.update_layout(showlegend=len(styles) > 1)
+
+
+def _smoothed(rows: pd.DataFrame, value: str, smooth: int | None) -> pd.DataFrame:
+    """Return the rows with their centred running mean, and whether that differs from the rows themselves."""
+    window = smooth if smooth is not None else len(rows) // 20
+    rows = rows.sort_values("step")
+    mean = rows[value].rolling(max(window, 1), center=True, min_periods=1).mean()
+    return rows.assign(mean=mean, smoothed=window > 1)

@@ -1,4 +1,4 @@
-"""Heatmaps over all blocks: distance, damage, and the two beside each other. Offered by ``plots``."""
+"""Heatmaps over all blocks: distance, damage, and the two beside each other."""
 
 from __future__ import annotations
 
@@ -7,22 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from workbench.distances.blocks import checked_blocks
-from workbench.plots.style import (
-    DAMAGE,
-    DAMAGE_FLOOR,
-    DISTANCE,
-    SEQUENTIAL,
-    best_marks,
-    current_template,
-    joined,
-    last_layer,
-    layer_axis,
-    least,
-    new_figure,
-)
+from workbench.distances.blocks import checked_blocks, least
+from workbench.plots import style
+
+_ABOVE = {"x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"}
 
 
 def distance_heatmap(
@@ -50,21 +39,24 @@ def distance_heatmap(
     Raises:
         ValueError: for missing columns, repeated blocks, or a chosen block that the frame does not hold.
     """
-    frame, label = checked_blocks(distances, "distance", "distances"), DISTANCE
+    frame, label = checked_blocks(distances, "distance", "distances"), style.DISTANCE
     if rescale:
-        frame, label, zmin, zmax = _rescaled(frame), f"{DISTANCE}, rescaled per size", 0.0, 1.0
-    fig = new_figure(title)
-    _add_heatmap(fig, frame, "distance", label, (zmin, zmax), mark_best=mark_best)
+        frame, label, zmin, zmax = _rescaled(frame), f"{style.DISTANCE}, rescaled per size", 0.0, 1.0
+    fig = style.new_figure(title, _cells(frame, "distance", label, zmin, zmax))
+    if mark_best:
+        fig.add_trace(_best(frame, "distance"))
     if chosen is not None:
-        _frame_block(fig, frame, chosen)
-    return _legend_in_the_corner(_heatmap_axes(fig, frame))
+        fig.add_trace(_outline(frame, chosen))
+    # the triangle of blocks leaves room in the corner
+    corner = {"x": 0.99, "y": 0.99, "xanchor": "right", "yanchor": "top"}
+    return _heatmap_axes(fig, frame).update_layout(legend=corner)
 
 
 def damage_heatmap(
     damage: pd.DataFrame,
     *,
     title: str | None = "Damage when the block is really skipped",
-    zmin: float = DAMAGE_FLOOR,
+    zmin: float = style.DAMAGE_FLOOR,
     zmax: float | None = None,
 ) -> go.Figure:
     """Draw the loss increase of every measured block on a log scale, laid out as ``distance_heatmap``.
@@ -72,16 +64,16 @@ def damage_heatmap(
     Args:
         damage: frame of ``block_damage``: ``start``, ``size``, ``damage`` (nats per token; below 0 it fell).
         title: of the figure.
-        zmin: damage at the light end, above 0; all that is less, and below 0, looks the same.
+        zmin: damage at the light end, above 0; all that is less, and below 0, has that colour.
         zmax: damage at the dark end; None means the largest.
 
     Raises:
         ValueError: for missing columns, repeated blocks, or a ``zmin`` that is not above 0.
     """
     frame = checked_blocks(damage, "damage", "damage")
-    fig = new_figure(title)
-    _add_heatmap(fig, frame, "damage", DAMAGE, (zmin, zmax), log=True)
-    return _legend_in_the_corner(_heatmap_axes(fig, frame))
+    cells = _by_decades(_cells(frame, "damage", style.DAMAGE, zmin, zmax))
+    fig = style.new_figure(title, cells, _best(frame, "damage"))
+    return _heatmap_axes(fig, frame).update_layout(legend=_ABOVE)
 
 
 def distance_beside_damage(
@@ -98,13 +90,13 @@ def distance_beside_damage(
     Raises:
         ValueError: for missing columns, or when the two frames share no block.
     """
-    both = joined(distances, damage)
-    fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.2)
-    fig.update_layout(template=current_template(), title=title)
-    _add_heatmap(fig, both, "distance", DISTANCE, (0.0, None), column=1, bar_at=0.405)
-    _add_heatmap(fig, both, "damage", DAMAGE, (DAMAGE_FLOOR, None), column=2, bar_at=1.005, log=True)
-    _heatmap_axes(fig, both, ticks=10)
-    return fig.update_layout(legend={"x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"})
+    both = style.joined(distances, damage)
+    fig = style.new_panels(title, 1, 2, shared_yaxes=True, horizontal_spacing=0.2)
+    left = _cells(both, "distance", style.DISTANCE, 0.0, None, bar_at=0.405)
+    right = _by_decades(_cells(both, "damage", style.DAMAGE, style.DAMAGE_FLOOR, None, bar_at=1.005))
+    style.add_panel(fig, go.Figure([left, _best(both, "distance")]), 1)
+    style.add_panel(fig, go.Figure([right, _best(both, "damage")]), 2)
+    return _heatmap_axes(fig, both, ticks=10).update_layout(legend=_ABOVE)
 
 
 def _rescaled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -121,59 +113,38 @@ def _rows_of_sizes(frame: pd.DataFrame) -> dict[int, int]:
     return {size: size if whole else rank for rank, size in enumerate(sizes, start=1)}
 
 
-def _add_heatmap(
-    fig: go.Figure,
-    frame: pd.DataFrame,
-    value: str,
-    label: str,
-    scale: tuple[float | None, float | None],
-    *,
-    mark_best: bool = True,
-    column: int | None = None,
-    bar_at: float = 1.02,
-    log: bool = False,
-) -> None:
-    place = {} if column is None else {"row": 1, "col": column}
+def _cells(
+    frame: pd.DataFrame, value: str, label: str, zmin: float | None, zmax: float | None, bar_at: float = 1.02
+) -> go.Heatmap:
     rows = _rows_of_sizes(frame)
     frame = frame.assign(note=[_note(row, value, label) for row in frame.itertuples()])
-    columns = range(last_layer(frame) + 1)
-    grid, notes = (
+    columns = range(style.last_layer(frame) + 1)
+    z, notes = (
         frame.pivot(index="size", columns="start", values=name).reindex(columns=columns)
         for name in (value, "note")
     )
-    z = grid.to_numpy(dtype=float)
-    fig.add_trace(
-        go.Heatmap(
-            x=list(columns),
-            y=[rows[size] for size in grid.index],
-            z=z,
-            text=notes.to_numpy(dtype=object),
-            hovertemplate="%{text}<extra></extra>",
-            hoverongaps=False,
-            colorscale=SEQUENTIAL,
-            zmin=float(frame[value].min()) if scale[0] is None else scale[0],
-            zmax=float(frame[value].max()) if scale[1] is None else scale[1],
-            colorbar={
-                "title": {"text": label, "side": "right"},
-                "x": bar_at,
-                "xanchor": "left",
-                "thickness": 14,
-                "outlinewidth": 0,
-                "ticks": "outside",
-            },
-        ),
-        **place,
+    bar = {"title": {"text": label, "side": "right"}, "x": bar_at, "xanchor": "left", "thickness": 14}
+    return go.Heatmap(
+        x=list(columns),
+        y=[rows[size] for size in z.index],
+        z=z.to_numpy(dtype=float),
+        text=notes.to_numpy(dtype=object),
+        hovertemplate="%{text}<extra></extra>",
+        hoverongaps=False,
+        colorscale=style.SEQUENTIAL,
+        zmin=float(frame[value].min()) if zmin is None else zmin,
+        zmax=float(frame[value].max()) if zmax is None else zmax,
+        colorbar={**bar, "outlinewidth": 0, "ticks": "outside"},
     )
-    if log:
-        _log_colours(fig.data[-1])
-    if mark_best:
-        best = least(frame, value)
-        size = float(np.clip(150 / last_layer(frame) + 1, 3, 9))
-        marks = best_marks(best["start"], best["size"].map(rows), size=size)
-        fig.add_trace(marks.update(showlegend=column in (None, 1)), **place)
 
 
-def _log_colours(trace: go.Heatmap) -> None:
+def _best(frame: pd.DataFrame, value: str) -> go.Scatter:
+    best = least(frame, value)
+    size = float(np.clip(150 / style.last_layer(frame) + 1, 3, 9))
+    return style.best_marks(best["start"], best["size"].map(_rows_of_sizes(frame)), size=size)
+
+
+def _by_decades(trace: go.Heatmap) -> go.Heatmap:
     """Colour by the logarithm; the values themselves stay with the trace as ``customdata``."""
     low, values = trace.zmin, np.asarray(trace.z, dtype=float)
     if not low > 0:
@@ -181,51 +152,36 @@ def _log_colours(trace: go.Heatmap) -> None:
     high = max(trace.zmax, 10 * low)
     ticks = 10.0 ** np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1)
     texts = [f"≤ {tick:g}" if tick == low else f"{tick:g}" for tick in ticks]
-    trace.update(
-        z=np.log10(np.maximum(values, low)), zmin=np.log10(low), zmax=np.log10(high), customdata=values
-    )
     trace.colorbar.update(tickvals=np.log10(ticks), ticktext=texts)
+    z = np.log10(np.maximum(values, low))
+    return trace.update(z=z, zmin=np.log10(low), zmax=np.log10(high), customdata=values)
 
 
 def _note(row: Any, value: str, label: str) -> str:
     number = f"{label} {getattr(row, value):.4f}"
-    if value == "distance" and hasattr(row, "ci_low") and label == DISTANCE:
+    if value == "distance" and hasattr(row, "ci_low") and label == style.DISTANCE:
         number += f" [{row.ci_low:.4f}, {row.ci_high:.4f}]"
     return f"start {row.start}, size {row.size}<br>removes {row.removed}<br>{number}"
 
 
-def _frame_block(fig: go.Figure, frame: pd.DataFrame, chosen: tuple[int, int]) -> None:
+def _outline(frame: pd.DataFrame, chosen: tuple[int, int]) -> go.Scatter:
+    """Return a frame around the chosen block."""
     start, size = chosen
     block = frame[(frame["start"] == start) & (frame["size"] == size)]
     if block.empty:
         raise ValueError(f"chosen must be a block (start, size) of the frame, got {tuple(chosen)}")
-    corners_x, corners_y = np.array([-1, 1, 1, -1, -1, 1]) / 2, np.array([-1, -1, 1, 1, -1, -1]) / 2
-    fig.add_trace(
-        go.Scatter(
-            x=start + corners_x,
-            y=_rows_of_sizes(frame)[size] + corners_y,
-            mode="lines",
-            name=f"chosen: {block['removed'].item()}",
-            line={"color": "#d6006c", "width": 3},
-            hoverinfo="skip",
-        )
-    )
+    x = start + np.array([-1, 1, 1, -1, -1, 1]) / 2
+    y = _rows_of_sizes(frame)[size] + np.array([-1, -1, 1, 1, -1, -1]) / 2
+    line, name = {"color": "#d6006c", "width": 3}, f"chosen: {block['removed'].item()}"
+    return go.Scatter(x=x, y=y, mode="lines", name=name, line=line, hoverinfo="skip")
 
 
 def _heatmap_axes(fig: go.Figure, frame: pd.DataFrame, *, ticks: int = 20) -> go.Figure:
-    n_layers, rows = last_layer(frame) + 1, _rows_of_sizes(frame)
-    fig.update_xaxes(
-        title="first removed layer", range=[-0.5, n_layers - 0.5], **layer_axis(n_layers, ticks=ticks)
-    )
+    n_layers, rows = style.last_layer(frame) + 1, _rows_of_sizes(frame)
+    fig.update_xaxes(title="first removed layer", range=[-0.5, n_layers - 0.5])
+    fig.update_xaxes(style.layer_axis(n_layers, ticks=ticks))
     low, high = min(rows.values()), max(rows.values())
-    if len(rows) <= 20:
-        labels = {"tickvals": list(rows.values()), "ticktext": [f"{size}" for size in rows]}
-    else:
-        labels = layer_axis(high)
+    named = {"tickvals": list(rows.values()), "ticktext": [f"{size}" for size in rows]}
+    labels = named if len(rows) <= 20 else style.layer_axis(high)
     fig.update_yaxes(range=[low - 0.5, high + 0.5], **{"showgrid": False, **labels})
     return fig.update_layout(yaxis_title="block size (layers removed)")
-
-
-def _legend_in_the_corner(fig: go.Figure) -> go.Figure:
-    """Put the legend where the triangle of blocks leaves room."""
-    return fig.update_layout(legend={"x": 0.99, "y": 0.99, "xanchor": "right", "yanchor": "top"})

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from workbench.checks import checked
 from workbench.evaluation.scores import CHANCE, headline, score_intervals
-from workbench.plots.style import INK, Style, current_template, log_axis, new_figure, plain, variant_styles
+from workbench.plots import style
 
-_GUESS = "#8b9199"
 _FRACTION = ["task", "metric", "value", "stderr", "series", "healed", "fraction"]
+_GUESS = "random guess"
+_LOST, _WON = "right to wrong", "wrong to right"
+_TURNED = {_LOST: style.Style("#d55e00", pattern_shape="/"), _WON: style.Style("#0072b2")}
 
 
 def score_vs_fraction(
@@ -75,7 +76,7 @@ def loss_vs_fraction(
     guesses = dict.fromkeys(frame["task"], 1.0)
     fig = _fraction_panels(score_intervals(frame), guesses, columns, title)
     values = pd.concat([frame["value"], pd.Series([1.0])])
-    fig.update_yaxes(**log_axis(values, min(0.05, 0.8 * float(frame["value"].min()))))
+    fig.update_yaxes(**style.log_axis(values, min(0.05, 0.8 * float(frame["value"].min()))))
     return fig.update_yaxes(title="loss / log(vocabulary)", col=1)
 
 
@@ -92,24 +93,40 @@ def category_bars(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(categories, ["variant", "category", "value", "low", "high"], "categories")
-    fig = new_figure(title, barmode="group", bargap=0.25, bargroupgap=0.06)
-    for name, style in variant_styles(frame["variant"]).items():
-        rows = frame[frame["variant"] == name]
-        fig.add_trace(
-            go.Bar(
-                x=[plain(category) for category in rows["category"]],
-                y=rows["value"],
-                name=plain(name),
-                error_y=_errors(rows),
-                marker={"color": style.color, "pattern": {"shape": style.pattern, "fillmode": "overlay"}},
-                customdata=rows[["low", "high"]],
-                hovertemplate=f"{plain(name)}<br>%{{x}} %{{y:.3f}} [%{{customdata[0]:.3f}}, "
-                "%{customdata[1]:.3f}]<extra></extra>",
-            )
+    frame = style.escaped(frame, "variant", "category")
+    fig = _interval_bars(frame, "category", style.variant_styles(frame["variant"]))
+    fig.update_layout(title={"text": title}, bargap=0.25, bargroupgap=0.06)
+    fig.update_xaxes(title="", showgrid=False, ticks="")
+    fig.update_yaxes(title="mean score", range=[0, 1.04], tickformat=".0%")
+    return style.legend_above(fig)
+
+
+def score_bars(scores: pd.DataFrame, *, title: str | None = "Scores with 95 % intervals") -> go.Figure:
+    """Draw every task's score per variant with its interval; perplexities get a panel of their own.
+
+    Args:
+        scores: rows of ``evaluate`` with a column ``variant``: ``variant``, ``task``, ``metric``, ``value``,
+            ``stderr``, and ``n`` where there. One metric a task is drawn, the one that papers report.
+        title: of the figure.
+
+    Raises:
+        ValueError: for missing columns or an empty frame.
+    """
+    frame = headline(checked(scores, ["variant", "task", "metric", "value", "stderr"], "scores"))
+    frame = style.escaped(frame, "variant", "task")
+    frame = frame.assign(unit=[_unit(metric) for metric in frame["metric"]])
+    tasks = frame.groupby("unit", sort=False)["task"].nunique()
+    fig = style.new_panels(title, 1, len(tasks), column_widths=list(tasks + 1), horizontal_spacing=0.09)
+    styles = style.variant_styles(frame["variant"])
+    for column, unit in enumerate(tasks.index, start=1):
+        style.add_panel(
+            fig, _interval_bars(score_intervals(frame[frame["unit"] == unit]), "task", styles), column
         )
-    fig.update_layout(legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}, margin={"t": 92})
-    fig.update_xaxes(showgrid=False, ticks="")
-    return fig.update_yaxes(title="mean score", range=[0, 1.04], tickformat=".0%")
+        share = {"range": [0, 1.02]} if unit == "score" else {}
+        fig.update_yaxes(title=unit, rangemode="tozero", col=column, **share)
+    fig.update_xaxes(showgrid=False, automargin=True, tickangle=-30)
+    # above the bars: below them the names of many tasks need the room
+    return style.legend_above(fig.update_layout(barmode="group", bargap=0.2, bargroupgap=0.05))
 
 
 def flip_bars(
@@ -125,22 +142,22 @@ def flip_bars(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(flips, ["variant", "task", "n", "right_to_wrong", "wrong_to_right"], "flips")
-    names = [*dict.fromkeys(frame["variant"])]
-    fig = make_subplots(
-        1, len(names), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=[*map(plain, names)]
-    )
-    height = 150 + 30 * frame["task"].nunique()
-    fig.update_layout(template=current_template(), title=title, height=height, barmode="relative", bargap=0.3)
-    for column, name in enumerate(names, start=1):
-        rows = frame[frame["variant"] == name]
-        _add_flips(fig, rows, column)
+    lost = frame.assign(turned=_LOST, count=frame["right_to_wrong"], sign=-1)
+    parts = [lost, frame.assign(turned=_WON, count=frame["wrong_to_right"], sign=1)]
+    rows = style.escaped(pd.concat(parts), "variant", "task")
+    labels = rows["count"].map(lambda count: f"{count}" if count else "")
+    rows = rows.assign(label=labels, share=rows["sign"] * rows["count"] / rows["n"])
+    panels = {"facet_col": "variant", "facet_col_spacing": 0.03, "height": 205 + 30 * frame["task"].nunique()}
+    hover = "%{y}: %{customdata[0]} of %{customdata[1]} %{fullData.name}"
+    shown = {"text": "label", "custom_data": ["count", "n"], "hover": hover, "title": title}
+    fig = style.draw(px.bar, rows, "share", "task", _TURNED, "turned", **panels, **shown)
+    fig.update_traces(textposition="outside")
     # shares, since tasks may have different numbers of items; one scale for all panels
-    most = float((frame[["right_to_wrong", "wrong_to_right"]].max(axis=1) / frame["n"]).max())
-    reach = max(0.1, 1.3 * most)
-    fig.update_xaxes(range=[-reach, reach], tickformat=".0%", zeroline=True, zerolinecolor=INK, nticks=4)
-    fig.update_xaxes(title="share of items", row=1)
-    fig.update_yaxes(autorange="reversed", showgrid=False, ticks="")
-    return fig.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container"})
+    reach = max(0.1, 1.3 * float(rows["share"].abs().max()))
+    fig.update_xaxes(zeroline=True, zerolinecolor=style.INK, nticks=4)
+    fig.update_xaxes(title="share of items", range=[-reach, reach], tickformat=".0%")
+    fig.update_yaxes(title="", autorange="reversed", showgrid=False, ticks="")
+    return style.legend_below(style.facet_titles(fig).update_layout(bargap=0.3))
 
 
 def _fraction_panels(
@@ -149,124 +166,70 @@ def _fraction_panels(
     """Return one panel a task, with a line a series and the line of a guess."""
     frame = frame.assign(panel=_panel_names(frame))
     _check_once(frame)
+    frame = style.escaped(frame, "series", "panel")
     tasks = frame.drop_duplicates("panel").set_index("panel")["task"]
+    most = max(float(frame["fraction"].max()), 0.1)
+    span = [-0.03 * most, 1.06 * most]
+    guess = pd.DataFrame([(task, x) for task in tasks.index for x in span], columns=["panel", "fraction"])
+    guess = guess.assign(series=_GUESS, value=guess["panel"].map(tasks).map(guesses), note="")
+    styles = _series_styles(frame)
+    lines = _noted(_from_the_whole(frame, [*styles])).sort_values("fraction", kind="stable")
+    rows = pd.concat([guess.dropna(subset="value"), lines])
     across = max(1, min(columns, len(tasks)))
     down = -(-len(tasks) // across)
-    fig = make_subplots(
-        down,
-        across,
-        shared_yaxes=True,
-        subplot_titles=[*map(plain, tasks.index)],
-        horizontal_spacing=0.04,
-        vertical_spacing=0.25 / down,
-    )
-    template = current_template()
-    height = 110 + down * (0.55 * template.layout.height)
-    fig.update_layout(template=template, title=title, height=height, margin={"t": 70, "b": 110})
-    most = float(frame["fraction"].max())
-    span = [-0.03 * max(most, 0.1), 1.06 * max(most, 0.1)]
-    drawn: set[str] = set()
-    for number, (panel, task) in enumerate(tasks.items()):
-        at = {"row": number // across + 1, "col": number % across + 1}
-        if task in guesses:
-            fig.add_trace(_guess(span, guesses[task], "guess" not in drawn), **at)
-            drawn.add("guess")
-        for trace in _series_traces(frame[frame["panel"] == panel], _series_styles(frame), drawn):
-            fig.add_trace(trace, **at)
-    fig.update_xaxes(range=span, tickformat=".0%")
-    fig.update_xaxes(title="layers dropped", row=down)
-    return fig.update_layout(legend={"orientation": "h", "x": 0, "y": 0, "yref": "container"})
+    panels = {"facet_col": "panel", "facet_col_wrap": across, "category_orders": {"panel": list(tasks.index)}}
+    panels |= {"facet_col_spacing": 0.04, "facet_row_spacing": 0.25 / down}
+    styles = {_GUESS: style.Style("#8b9199", "dash"), **styles}
+    shown = {"custom_data": "note", "hover": "%{fullData.name}<br>%{customdata[0]}<br>%{y:.3f}"}
+    lines = {"markers": True, "error_y": ("low", "high"), "title": title}
+    fig = style.draw(px.line, rows, "fraction", "value", styles, "series", **lines, **panels, **shown)
+    fig.for_each_trace(_mark_line)
+    fig.update_xaxes(range=span, tickformat=".0%", title="", showticklabels=True)
+    fig.update_xaxes(title="layers dropped", row=1)
+    height = 110 + down * (0.55 * style.current_template().layout.height)
+    return style.legend_below(style.facet_titles(fig).update_layout(height=height, margin={"t": 70}))
 
 
-def _series_styles(frame: pd.DataFrame) -> dict[Any, Style]:
-    lines = frame.groupby("series", sort=False)["fraction"].max()
-    return variant_styles(lines.index[lines > 0]) or variant_styles(lines.index)
+def _series_styles(frame: pd.DataFrame) -> dict[str, style.Style]:
+    """Return the style of each line: solid where healed, dotted where not, marks that can be open."""
+    series = frame.groupby("series", sort=False)
+    most, healed = series["fraction"].max(), series["healed"].any()
+    styles = style.variant_styles(most.index[most > 0]) or style.variant_styles(most.index)
+    dashes = {True: "solid", False: "dot"}
+    open_ = {"x": "circle", "cross": "circle", "star": "circle"}
+    return {
+        name: replace(one, line_dash=dashes[healed[name]], symbol=open_.get(one.symbol, one.symbol))
+        for name, one in styles.items()
+    }
 
 
-def _series_traces(rows: pd.DataFrame, styles: Mapping[Any, Style], drawn: set[str]) -> list[go.Scatter]:
-    """Return a line a series; the whole model begins those without a point of their own at 0."""
-    alone = ~rows["series"].isin(styles)
-    start = rows[alone & (rows["fraction"] == 0)].head(1)
-    traces = []
-    for name, style in styles.items():
-        own = rows[rows["series"] == name]
-        if own.empty:
-            continue
-        if not (own["fraction"] == 0).any():
-            own = pd.concat([start, own])
-        healed = bool(rows.loc[rows["series"] == name, "healed"].any())
-        line = _series_line(own.sort_values("fraction"), str(name), style, healed)
-        traces.append(line.update(showlegend=str(name) not in drawn))
-        drawn.add(str(name))
-    return traces
+def _from_the_whole(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return the rows of these series; the whole model begins those without a point of their own at 0."""
+    own = frame[frame["series"].isin(names)]
+    whole = frame[~frame["series"].isin(names) & (frame["fraction"] == 0)].drop_duplicates("panel")
+    least = own.groupby(["series", "panel"], as_index=False, sort=False)["fraction"].min()
+    lacking = least.loc[least["fraction"] > 0, ["series", "panel"]]
+    return pd.concat([whole.drop(columns="series").merge(lacking, on="panel"), own], ignore_index=True)
 
 
-def _series_line(rows: pd.DataFrame, name: str, style: Style, healed: bool) -> go.Scatter:
-    counts = [f", {n:.0f} items" for n in rows["n"]] if "n" in rows else [""] * len(rows)
-    removed = rows["removed"] if "removed" in rows else [""] * len(rows)
-    return go.Scatter(
-        x=rows["fraction"],
-        y=rows["value"],
-        mode="lines+markers",
-        name=plain(name),
-        legendgroup=plain(name),
-        line={"color": style.color, "width": 2.2, "dash": "solid" if healed else "dot"},
-        marker={
-            "symbol": style.symbol if style.symbol not in ("x", "cross", "star") else "circle",
-            "size": 8,
-            "color": style.color if healed else "white",
-            "line": {"color": style.color, "width": 1.8},
-        },
-        error_y=_errors(rows) | {"color": style.color, "thickness": 1.1},
-        customdata=[
-            f"layers {plain(cut)} out{n}" if cut else f"whole model{n}"
-            for cut, n in zip(removed, counts, strict=True)
-        ],
-        hovertemplate=f"{plain(name)}<br>%{{customdata}}<br>%{{y:.3f}}<extra></extra>",
-    )
+def _noted(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with a note for the hover: the layers that are out, the number of items."""
+    removed, counts = (rows[name] if name in rows else [""] * len(rows) for name in ("removed", "n"))
+    notes = [
+        (f"layers {style.plain(cut)} out" if cut else "whole model") + (f", {n:.0f} items" if n != "" else "")
+        for cut, n in zip(removed, counts, strict=True)
+    ]
+    return rows.assign(note=notes)
 
 
-def _guess(span: list[float], value: float, first: bool) -> go.Scatter:
-    return go.Scatter(
-        x=span,
-        y=[value, value],
-        mode="lines",
-        name="random guess",
-        legendgroup="random guess",
-        showlegend=first,
-        line={"color": _GUESS, "width": 1.4, "dash": "dash"},
-        hovertemplate=f"random guess {value:.3g}<extra></extra>",
-    )
-
-
-def _errors(rows: pd.DataFrame) -> dict[str, Any]:
-    spread = {"array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"]}
-    return {"type": "data", "symmetric": False, **spread, "thickness": 1.3, "width": 3, "color": INK}
-
-
-def _add_flips(fig: go.Figure, rows: pd.DataFrame, column: int) -> None:
-    for label, key, sign, color, pattern in (
-        ("right to wrong", "right_to_wrong", -1, "#d55e00", "/"),
-        ("wrong to right", "wrong_to_right", 1, "#0072b2", ""),
-    ):
-        fig.add_trace(
-            go.Bar(
-                y=[plain(task) for task in rows["task"]],
-                x=sign * rows[key] / rows["n"],
-                orientation="h",
-                name=label,
-                legendgroup=label,
-                showlegend=column == 1,
-                marker={"color": color, "pattern": {"shape": pattern, "fillmode": "overlay", "size": 6}},
-                text=[f"{count}" if count else "" for count in rows[key]],
-                textposition="outside",
-                cliponaxis=False,
-                customdata=rows[[key, "n"]],
-                hovertemplate=f"%{{y}}: %{{customdata[0]}} of %{{customdata[1]}} {label}<extra></extra>",
-            ),
-            row=1,
-            col=column,
-        )
+def _mark_line(trace: go.Scatter) -> None:
+    if trace.name == _GUESS:
+        trace.update(mode="lines", line_width=1.4, hovertemplate="random guess %{y:.3g}<extra></extra>")
+        return
+    color = trace.line.color
+    fill = color if trace.line.dash == "solid" else "white"
+    marker = {"size": 8, "color": fill, "line": {"color": color, "width": 1.8}}
+    trace.update(line_width=2.2, marker=marker, error_y={"color": color, "thickness": 1.1})
 
 
 def _panel_names(frame: pd.DataFrame) -> pd.Series:
@@ -288,56 +251,14 @@ def _check_once(frame: pd.DataFrame) -> None:
         )
 
 
-def score_bars(scores: pd.DataFrame, *, title: str | None = "Scores with 95 % intervals") -> go.Figure:
-    """Draw every task's score per variant with its interval; perplexities get a panel of their own.
-
-    Args:
-        scores: rows of ``evaluate`` with a column ``variant``: ``variant``, ``task``, ``metric``, ``value``,
-            ``stderr``, and ``n`` where there. One metric a task is drawn, the one that papers report.
-        title: of the figure.
-
-    Raises:
-        ValueError: for missing columns or an empty frame.
-    """
-    frame = headline(checked(scores, ["variant", "task", "metric", "value", "stderr"], "scores"))
-    frame = frame.assign(unit=[_unit(metric) for metric in frame["metric"]])
-    tasks = frame.groupby("unit", sort=False)["task"].nunique()
-    fig = make_subplots(1, len(tasks), column_widths=list(tasks + 1), horizontal_spacing=0.09)
-    # above the bars: below them the names of many tasks need the room
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
-    fig.update_layout(
-        template=current_template(), title=title, legend=legend, margin={"t": 92 if title else 44}
-    )
-    for column, unit in enumerate(tasks.index, start=1):
-        for name, style in variant_styles(frame["variant"]).items():
-            rows = frame[(frame["unit"] == unit) & (frame["variant"] == name)]
-            fig.add_trace(
-                _score_bar(rows, plain(name), style).update(showlegend=column == 1), row=1, col=column
-            )
-        fig.update_yaxes(title=unit, rangemode="tozero", row=1, col=column)
-    shares = [column for column, unit in enumerate(tasks.index, start=1) if unit == "score"]
-    for column in shares:
-        fig.update_yaxes(range=[0, 1.02], row=1, col=column)
-    fig.update_xaxes(showgrid=False, automargin=True, tickangle=-30)
-    return fig.update_layout(barmode="group", bargap=0.2, bargroupgap=0.05)
-
-
 def _unit(metric: str) -> str:
     name = str(metric).split(",")[0]
-    return plain(name) if any(word in name for word in ("perplexity", "loss", "bits_per_byte")) else "score"
+    own = any(word in name for word in ("perplexity", "loss", "bits_per_byte"))
+    return style.plain(name) if own else "score"
 
 
-def _score_bar(rows: pd.DataFrame, name: str, style: Style) -> go.Bar:
-    rows = score_intervals(rows)
-    spread = {"array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"]}
-    return go.Bar(
-        x=[plain(task) for task in rows["task"]],
-        y=rows["value"],
-        name=name,
-        legendgroup=name,
-        error_y={"type": "data", "symmetric": False, **spread, "thickness": 1.3, "width": 3, "color": INK},
-        marker={"color": style.color, "pattern": {"shape": style.pattern, "fillmode": "overlay", "size": 6}},
-        customdata=np.stack([rows["low"], rows["high"]], axis=-1),
-        hovertemplate=f"{name}<br>%{{x}} %{{y:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}]"
-        "<extra></extra>",
-    )
+def _interval_bars(rows: pd.DataFrame, by: str, styles: dict[str, style.Style]) -> go.Figure:
+    """Return a group of bars with intervals for each value of a column, one bar a variant."""
+    hover = "%{fullData.name}<br>%{x} %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
+    ends = {"custom_data": ["low", "high"], "error_y": ("low", "high")}
+    return style.draw(px.bar, rows, by, "value", styles, barmode="group", hover=hover, **ends)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain, cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
 
+from workbench.checks import one_of
 from workbench.distances.blocks import checked_blocks, parse_layers
 
 _GRID = "#e3e5e8"
@@ -29,17 +33,20 @@ DAMAGE_FLOOR = 1e-3
 
 @dataclass(frozen=True)
 class Style:
-    """How one variant looks in every figure: the colour, and what tells it apart without colour."""
+    """How one variant looks in every figure: the colour, and what tells it apart without colour.
+
+    The fields are named as in ``plotly.express``.
+    """
 
     color: str
-    dash: str
-    symbol: str
-    pattern: str
+    line_dash: str = "solid"
+    symbol: str = "circle"
+    pattern_shape: str = ""
 
 
 # Okabe and Ito's colours in an order of changing lightness; yellow is left out, it vanishes on white
 _STYLES = (
-    Style("#5c6370", "solid", "circle", ""),
+    Style("#5c6370"),
     Style("#d55e00", "dot", "x", "/"),
     Style("#e69f00", "dash", "square", "."),
     Style("#0072b2", "solid", "diamond", "\\"),
@@ -52,14 +59,12 @@ _USUAL_PLACE = (("distil", 3), ("sft", 2), ("merge", 4), ("unpruned", 0), ("prun
 
 
 def last_layer(frame: pd.DataFrame) -> int:
-    """Return the highest layer that a block of the frame removes."""
+    """Return the highest layer that a block of the frame removes.
+
+    >>> last_layer(pd.DataFrame({"removed": ["3-4", "0,6"]}))
+    6
+    """
     return max(parse_layers(text)[-1] for text in frame["removed"])
-
-
-def least(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Return one row a size: the block of least value, the shallowest of equals, as ``best_blocks`` does."""
-    ordered = frame.sort_values(["size", value, "start"], kind="stable")
-    return ordered.groupby("size").head(1).reset_index(drop=True)
 
 
 def sizes_to_draw(
@@ -76,15 +81,101 @@ def sizes_to_draw(
 
 
 def plain(value: Any) -> str:
-    """Return text from a model or a data set so that plotly shows it instead of reading it as markup."""
+    """Return text from a model or a data set so that plotly shows it instead of reading it as markup.
+
+    >>> plain("<b>50 & more")
+    '&lt;b&gt;50 &amp; more'
+    """
     return html.escape(str(value), quote=False)
 
 
-def new_figure(title: str | None = None, **layout: Any) -> go.Figure:
-    """Return an empty figure in the current template."""
-    if title is not None:
-        layout["title"] = {"text": title}
-    return go.Figure(layout={"template": current_template(), **layout})
+def escaped(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Return a frame whose texts in these columns are shown as they stand.
+
+    >>> escaped(pd.DataFrame({"variant": ["<i>"]}), "variant")["variant"].item()
+    '&lt;i&gt;'
+    """
+    return frame.assign(**{column: frame[column].map(plain) for column in columns})
+
+
+def draw(
+    kind: Callable[..., go.Figure],
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    styles: Mapping[str, Style] | None = None,
+    by: str = "variant",
+    /,
+    **options: Any,
+) -> go.Figure:
+    """Draw a frame by ``plotly.express``: each name in its own style, with intervals, in the template.
+
+    Args:
+        kind: ``px.bar`` (told apart by patterns), ``px.scatter`` (symbols) or ``px.line`` (dashes, and
+            symbols with ``markers=True``).
+        frame: its texts are ``escaped``.
+        x: column.
+        y: column.
+        styles: name -> style, in the order wanted; None takes ``variant_styles``.
+        by: the column of names.
+        **options: of ``kind``; moreover ``hover``, what the pointer shows (else nothing), and for ``error_x``
+            and ``error_y`` the two columns with the ends of each interval.
+    """
+    hover = options.pop("hover", None)
+    styles = styles or variant_styles(frame[by])
+    marks = {"bar": ["pattern_shape"], "scatter": ["symbol"], "line": ["line_dash"]}[kind.__name__]
+    for mark in ("color", *marks, *(["symbol"] if options.get("markers") else [])):
+        of_name = {name: getattr(style, mark) for name, style in styles.items()}
+        options |= {mark: by, "color_discrete_map" if mark == "color" else f"{mark}_map": of_name}
+    for axis, value in (("x", x), ("y", y)):
+        if ends := options.pop(f"error_{axis}", None):
+            above, below = f"above {axis}", f"below {axis}"
+            low, high = frame[ends[0]], frame[ends[1]]
+            frame = frame.assign(**{above: high - frame[value], below: frame[value] - low})
+            options |= {f"error_{axis}": above, f"error_{axis}_minus": below}
+    if kind is not px.bar:
+        options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
+    options["category_orders"] = {by: [*styles], **options.get("category_orders", {})}
+    fig = kind(frame, x=x, y=y, template=current_template(), **options)
+    if hover is None:
+        return fig.update_traces(hovertemplate=None, hoverinfo="skip")
+    return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
+
+
+def new_figure(title: str | None, *traces: Any, **layout: Any) -> go.Figure:
+    """Return a figure of some traces in the current template."""
+    return go.Figure(traces, {"template": current_template(), "title": {"text": title}, **layout})
+
+
+def new_panels(title: str | None, rows: int, columns: int, /, **options: Any) -> go.Figure:
+    """Return an empty figure of several panels in the current template."""
+    fig = make_subplots(rows, columns, **options)
+    return fig.update_layout(template=current_template(), title={"text": title})
+
+
+def add_panel(fig: go.Figure, drawn: go.Figure, column: int) -> None:
+    """Add the traces of a figure to a column of another one; a name stands in the legend once."""
+    named = {trace.name for trace in fig.data if trace.showlegend}
+    for trace in drawn.data:
+        trace.showlegend = bool(trace.showlegend) and trace.name not in named
+        fig.add_trace(trace, row=1, col=column)
+
+
+def facet_titles(fig: go.Figure) -> go.Figure:
+    """Title each panel of ``plotly.express`` by its name alone, without the name of the column."""
+    return fig.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
+
+
+def legend_above(fig: go.Figure) -> go.Figure:
+    """Put the legend in a line above the figure."""
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}}
+    return fig.update_layout(legend=legend, margin={"t": 92 if fig.layout.title.text else 44})
+
+
+def legend_below(fig: go.Figure) -> go.Figure:
+    """Put the legend in a line below the figure."""
+    legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "title": {"text": ""}}
+    return fig.update_layout(legend=legend, margin={"b": 110})
 
 
 def layer_axis(n_layers: int, *, ticks: int = 20) -> dict[str, Any]:
@@ -105,14 +196,10 @@ def log_axis(values: pd.Series, lowest: float = DAMAGE_FLOOR) -> dict[str, Any]:
 
 def best_marks(x: Any, y: Any, *, size: float, fill: str = "white") -> go.Scatter:
     """Return the marks on the least block of each size."""
-    return go.Scatter(
-        x=list(x),
-        y=list(y),
-        mode="markers",
-        name="least of its size",
-        marker={"symbol": "circle", "size": size, "color": fill, "line": {"color": INK, "width": 1.5}},
-        hoverinfo="skip",
-    )
+    marker = {"symbol": "circle", "size": size, "color": fill, "line": {"color": INK, "width": 1.5}}
+    name = "least of its size"
+    shown = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "showlegend": True}
+    return go.Scatter(x=list(x), y=list(y), name=name, **shown)
 
 
 def joined(distances: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
@@ -125,79 +212,64 @@ def joined(distances: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
     damage = checked_blocks(damage, "damage", "damage")
     both = distances.merge(damage[["start", "size", "damage"]], on=["start", "size"], validate="one_to_one")
     if both.empty:
-        raise ValueError(
-            "distances and damage must share blocks (start, size); "
-            f"got sizes {sorted(distances['size'].unique())} and {sorted(damage['size'].unique())}"
-        )
+        sizes = [sorted(int(size) for size in frame["size"].unique()) for frame in (distances, damage)]
+        raise ValueError(f"distances and damage must share blocks (start, size), got sizes {sizes}")
     return both
 
 
 def variant_styles(names: Iterable[Any]) -> dict[Any, Style]:
     """Return a style for each name; base, pruned, SFT, distilled, merged keep theirs across figures."""
     names, styles = [*dict.fromkeys(names)], {}
-    free = list(range(len(_STYLES)))
+    free = dict(enumerate(_STYLES))
     for name in names:
         place = next((place for word, place in _USUAL_PLACE if word in str(name).lower()), None)
         if place in free:
-            free.remove(place)
-            styles[name] = _STYLES[place]
-    for name in names:
-        if name not in styles:
-            styles[name] = _STYLES[free.pop(0)] if free else _STYLES[len(styles) % len(_STYLES)]
-    return {name: styles[name] for name in names}
+            styles[name] = free.pop(place)
+    rest = chain(free.values(), cycle(_STYLES))
+    return {name: styles.get(name) or next(rest) for name in names}
 
 
-def size_styles(sizes: Iterable[int]) -> dict[int, Style]:
-    """Return a style for each block size: sizes are ordered, so their colours run from light to dark."""
+def size_styles(sizes: Iterable[int]) -> dict[str, Style]:
+    """Return a style for each block size, as text: sizes are ordered, so colours run from light to dark."""
     sizes = sorted({int(size) for size in sizes})
     at = [0.85 * (1 - place / max(len(sizes) - 1, 1)) for place in range(len(sizes))]
     colours = sample_colorscale("Viridis", at)
-    return {
-        size: Style(colour, _STYLES[i % 7].dash, _STYLES[i % 7].symbol, _STYLES[i % 7].pattern)
-        for i, (size, colour) in enumerate(zip(sizes, colours, strict=True))
-    }
+    triples = zip(sizes, colours, cycle(_STYLES), strict=False)
+    return {str(size): replace(style, color=color, line_dash="solid") for size, color, style in triples}
 
 
-def _template(font: str, size: int, width: int, height: int, grid: str) -> go.layout.Template:
-    axis = {
-        "showline": True,
-        "linecolor": INK,
-        "linewidth": 1,
-        "ticks": "outside",
-        "ticklen": 4,
-        "tickcolor": INK,
-        "gridcolor": grid,
-        "zeroline": False,
-        "automargin": True,
-        "title": {"standoff": size},
+def _template(font: str, size: int, width: int, height: int) -> go.layout.Template:
+    line = {"showline": True, "linecolor": INK, "linewidth": 1}
+    ticks = {"ticks": "outside", "ticklen": 4, "tickcolor": INK, "gridcolor": _GRID}
+    axis = {**line, **ticks, "zeroline": False, "automargin": True, "title": {"standoff": size}}
+    margin = {"l": 4.5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size}
+    layout = {
+        "font": {"family": font, "size": size, "color": INK},
+        "title": {"font": {"size": size + 3}, "x": 0.01, "xanchor": "left", "xref": "container"},
+        **{"width": width, "height": height, "margin": margin},
+        **{"paper_bgcolor": "white", "plot_bgcolor": "white", "xaxis": axis, "yaxis": axis},
+        "legend": {"bgcolor": "rgba(255,255,255,0.85)", "borderwidth": 0},
+        "hoverlabel": {"align": "left"},
     }
-    return go.layout.Template(
-        layout={
-            "font": {"family": font, "size": size, "color": INK},
-            "title": {"font": {"size": size + 3}, "x": 0.01, "xanchor": "left", "xref": "container"},
-            "width": width,
-            "height": height,
-            "margin": {"l": 4.5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size},
-            "paper_bgcolor": "white",
-            "plot_bgcolor": "white",
-            "xaxis": axis,
-            "yaxis": axis,
-            "legend": {"bgcolor": "rgba(255,255,255,0.85)", "borderwidth": 0},
-            "hoverlabel": {"align": "left"},
-        }
-    )
+    errors = {side: {"color": INK, "thickness": 1.3, "width": 3} for side in ("error_x", "error_y")}
+    pattern = {"fillmode": "overlay", "size": 6}
+    data = {
+        "bar": [{**errors, "marker": {"pattern": pattern}, "cliponaxis": False}],
+        "scatter": [{**errors, "marker": {"size": 8}}],
+    }
+    return go.layout.Template(layout=layout, data=data)
 
 
 #: *screen* for a notebook; *paper* for the text width of a one-column page (6.5 in), 9 pt Times
 TEMPLATES = {
-    "screen": _template("Helvetica, Arial, Liberation Sans, sans-serif", 14, 860, 480, _GRID),
-    "paper": _template("Times New Roman, Times, Liberation Serif, serif", 12, 624, 340, _GRID),
+    "screen": _template("Helvetica, Arial, Liberation Sans, sans-serif", 14, 860, 480),
+    "paper": _template("Times New Roman, Times, Liberation Serif, serif", 12, 624, 340),
 }
 _current = "screen"
 
 
 def use_template(name: str) -> None:
-    """Choose the look of every figure made from now on.
+    """Choose the template of every figure made from now on.
 
     Args:
         name: ``"screen"`` (860 x 480 px, sans serif) or ``"paper"`` (6.5 in wide, 9 pt serif).
@@ -206,9 +278,7 @@ def use_template(name: str) -> None:
         ValueError: for any other name.
     """
     global _current
-    if name not in TEMPLATES:
-        raise ValueError(f"name must be one of {list(TEMPLATES)}, got {name!r}")
-    _current = name
+    _current = one_of(name, TEMPLATES, "name")
 
 
 def current_template() -> go.layout.Template:

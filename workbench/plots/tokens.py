@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked
+from workbench.checks import checked, one_of
 from workbench.tables.markup import latex_text
 
 _ORANGE, _BLUE = (213, 94, 0), (0, 114, 178)
@@ -65,10 +65,8 @@ class TokenView:
         # a divergence is never negative; of a change, the share is positive (orange) where it falls
         shares = np.linspace(1, -1, 5) if self.unit == _CHANGE else np.linspace(0, 1, 5)
         values = -shares if self.unit == _CHANGE else shares
-        swatches = " ".join(
-            _html_token(f" {value * self.most:.1f} ", share, "")
-            for value, share in zip(values, shares, strict=True)
-        )
+        pairs = zip(values, shares, strict=True)
+        swatches = " ".join(_html_token(f" {value * self.most:.1f} ", share, "") for value, share in pairs)
         return _labelled(f"{self.unit} ({self.most:g} and more have the darkest shade)", swatches)
 
 
@@ -105,9 +103,7 @@ def token_view(
     """
     needed = ["variant", "id", "position", "token", "kl", "base_logprob", "logprob"]
     frame = checked(tokens, needed, "tokens")
-    if shade not in _SHADES:
-        raise ValueError(f"shade must be one of {list(_SHADES)}, got {shade!r}")
-    unit, usual = _SHADES[shade]
+    unit, usual = _SHADES[one_of(shade, _SHADES, "shade")]
     most = usual if most is None else most
     if not most > 0:
         raise ValueError(f"most must be above 0 nats, got {most!r}")
@@ -118,11 +114,8 @@ def token_view(
     wanted = there if variants is None else list(variants)
     if not wanted or not set(wanted) <= set(there):
         raise ValueError(f"variants must be some of {there}, got {wanted}")
-    own = responses or {}
-    parts = [
-        (str(name), *_shaded(frame[frame["variant"] == name], shade, most), own.get(name, ""))
-        for name in wanted
-    ]
+    own, groups = responses or {}, frame.groupby("variant")
+    parts = [(str(name), *_shaded(groups.get_group(name), shade, most), own.get(name, "")) for name in wanted]
     return TokenView(prompt, tuple(parts), unit, float(most))
 
 
@@ -138,18 +131,14 @@ def _shaded(rows: pd.DataFrame, shade: str, most: float) -> tuple[tuple[tuple[st
             tokens.append((row.token, float(waiting), _hint(row)))
             waiting = 0.0
     largest = rows.loc[rows["kl"].idxmax()]
-    about = (
-        f"mean KL {rows['kl'].mean():.3f} nats over {len(rows)} tokens, largest {largest['kl']:.2f} "
-        f"at token {largest['position'] + 1}"
-    )
+    mean, place = rows["kl"].mean(), largest["position"] + 1
+    about = f"mean KL {mean:.3f} nats over {len(rows)} tokens, largest {largest['kl']:.2f} at token {place}"
     return tuple(tokens), about
 
 
 def _hint(row: Any) -> str:
-    return (
-        f"{row.token!r}: KL {row.kl:.3f} nats, log-probability {row.base_logprob:.2f} in the base, "
-        f"{row.logprob:.2f} in the variant"
-    )
+    there, then = f"{row.base_logprob:.2f} in the base", f"{row.logprob:.2f} in the variant"
+    return f"{row.token!r}: KL {row.kl:.3f} nats, log-probability {there}, {then}"
 
 
 def _labelled(label: str, body: str, *, indent: bool = False) -> str:
@@ -177,10 +166,8 @@ def _html_token(text: str, share: float, hint: str) -> str:
 def _latex_token(text: str, share: float) -> str:
     colour = _ORANGE if share > 0 else _BLUE
     red, green, blue = (1 - _DARKEST * abs(share) * (1 - part / 255) for part in colour)
-    lines = [
-        rf"\colorbox[rgb]{{{red:.3f},{green:.3f},{blue:.3f}}}{{\strut {_spaced(line)}}}"
-        for line in text.split("\n")
-    ]
+    box = rf"\colorbox[rgb]{{{red:.3f},{green:.3f},{blue:.3f}}}"
+    lines = [rf"{box}{{\strut {_spaced(line)}}}" for line in text.split("\n")]
     return "\\newline{}".join(lines)
 
 

@@ -107,9 +107,8 @@ def _write(fig: go.Figure, path: Path, name: str, scale: float) -> Path:
             write_text_atomic(script, get_plotlyjs())
         return write_text_atomic(path, fig.to_html(include_plotlyjs="directory", full_html=True))
     drawn = fig if name == "png" else vector_cells(fig)
-    return write_bytes_atomic(
-        path, _renderer(os.environ.get("BROWSER_PATH")).image(drawn, name, scale if name == "png" else 1)
-    )
+    image = _renderer(os.environ.get("BROWSER_PATH")).image(drawn, name, scale if name == "png" else 1)
+    return write_bytes_atomic(path, image)
 
 
 class _Renderer:
@@ -144,7 +143,8 @@ class _Renderer:
     def image(self, fig: go.Figure, name: str, scale: float) -> bytes:
         sides = {side: fig.layout[side] or fig.layout.template.layout[side] for side in ("width", "height")}
         options = {"format": name, "scale": scale, **{side: size for side, size in sides.items() if size}}
-        return self._wait(self._kaleido.calc_fig(fig.to_dict(), opts=options))
+        drawn: bytes = self._wait(self._kaleido.calc_fig(fig.to_dict(), opts=options))
+        return drawn
 
     def _wait(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=120)
@@ -163,19 +163,17 @@ def _cell_shapes(trace: go.Heatmap) -> list[dict[str, Any]]:
     width, height = (np.diff(centres).min() if len(centres) > 1 else 1.0 for centres in (x, y))
     share = (z[row, column] - trace.zmin) / ((trace.zmax - trace.zmin) or 1.0)
     shades = np.round(255 * np.clip(share, 0, 1)).astype(int)
-    paths: dict[int, list[str]] = {}
-    for shade, left, low in zip(shades, x[column] - width / 2, y[row] - height / 2, strict=True):
-        path = f"M{left:g},{low:g}H{left + width:g}V{low + height:g}H{left:g}Z"
-        paths.setdefault(int(shade), []).append(path)
-    scale = [list(stop) for stop in trace.colorscale]
-    colours = sample_colorscale(scale, np.arange(256) / 255)
+    colours = sample_colorscale([list(stop) for stop in trace.colorscale], np.arange(256) / 255)
     axes = {"xref": trace.xaxis or "x", "yref": trace.yaxis or "y", "type": "path", "layer": "below"}
-    # the outline in the cell's own colour closes the hairline gaps that PDF viewers show between paths
-    return [
-        {**axes, "path": "".join(cells), "fillcolor": colour, "line": {"width": 0.4, "color": colour}}
-        for shade, cells in sorted(paths.items())
-        for colour in [colours[shade]]
-    ]
+    left, low = x[column] - width / 2, y[row] - height / 2
+    shapes = []
+    for shade in np.unique(shades):
+        corners = zip(left[shades == shade], low[shades == shade], strict=True)
+        path = "".join(f"M{a:g},{b:g}H{a + width:g}V{b + height:g}H{a:g}Z" for a, b in corners)
+        # the outline in the cell's own colour closes the hairline gaps that PDF viewers show between paths
+        line = {"width": 0.4, "color": colours[shade]}
+        shapes.append({**axes, "path": path, "fillcolor": colours[shade], "line": line})
+    return shapes
 
 
 def _colour_bar(trace: go.Heatmap) -> go.Scatter:
@@ -196,6 +194,5 @@ def _trace_frame(number: int, trace: Any) -> pd.DataFrame:
     columns = {key: list(trace[key]) for key in ("x", "y") if trace[key] is not None}
     errors = {f"error_{key}": trace[f"error_{key}"].array for key in ("x", "y") if f"error_{key}" in trace}
     spread = {key: list(value) for key, value in errors.items() if value is not None}
-    return pd.DataFrame({key: pd.Series(values) for key, values in {**columns, **spread}.items()}).assign(
-        **label
-    )
+    drawn = {key: pd.Series(values) for key, values in {**columns, **spread}.items()}
+    return pd.DataFrame(drawn).assign(**label)

@@ -29,6 +29,10 @@ _TEMPLATE = f"""
 """
 
 
+# $$a block$$ or $inline$; "$5 and $6" is none, since a formula ends right before its sign
+_FORMULA = re.compile(
+    r"\$\$(?P<block>.+?)\$\$|(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$\n]*[^\s$\\])?)\$(?![\w$])", re.DOTALL
+)
 # a link to a notebook beside this one
 _LINK = re.compile(r'(<a href="[^":/]+)\.ipynb')
 
@@ -85,9 +89,22 @@ def write_page(notebook: NotebookNode, path: Path) -> None:
     exporter = HTMLExporter(
         template_file="offline.html.j2", extra_loaders=[DictLoader({"offline.html.j2": _TEMPLATE})]
     )
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _with_drawn_formulas(cell.source)
     html, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": path.stem}})
     write_text_atomic(path.with_name(SCRIPT), get_plotlyjs())
     write_text_atomic(path, _LINK.sub(r"\1.html", html))
+
+
+def _with_drawn_formulas(markdown: str) -> str:
+    """Return Markdown with its LaTeX formulas as MathML, which browsers draw without a script."""
+    from latex2mathml.converter import convert
+
+    def drawn(found: re.Match[str]) -> str:
+        return convert(found["block"] or found["inline"], display="block" if found["block"] else "inline")
+
+    return _FORMULA.sub(drawn, markdown)
 
 
 def _only_a_widget(output: NotebookNode) -> bool:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -91,11 +90,7 @@ class Run:
         products = [*makes, *filter(None, outputs.values())]
         with self.lock(name):
             stored = self._load(name)
-            if (
-                stored
-                and stored[0].get("fingerprint") == key.fingerprint
-                and self._whole(stored[0], products)
-            ):
+            if stored and self._still_holds(stored[0], key, products):
                 return decode_frame(name, stored[1], stored[0]["schema"])
             self._begin(name, key, stored[0] if stored else {}, outputs.get("out"))
             result = function(*arguments, **settings)
@@ -210,18 +205,20 @@ class Run:
 
     def _load(self, name: str) -> tuple[dict[str, Any], bytes] | None:
         """Return sidecar and bytes when both are there and belong together, else None."""
+        found = self._both(name)
+        if found or not _sidecar(self.path(name)).is_file():
+            return found
+        with FileLock(self.folder / ".lock", timeout=60):  # another process may be between its two writes
+            return self._both(name)
+
+    def _both(self, name: str) -> tuple[dict[str, Any], bytes] | None:
         path = self.path(name)
-        for _ in range(5):
-            try:
-                meta, data = json.loads(_sidecar(path).read_bytes()), path.read_bytes()
-            except (FileNotFoundError, NotADirectoryError, ValueError):
-                return None
-            if not isinstance(meta, dict) or not {"sha256", "created", "inputs"} <= meta.keys():
-                return None
-            if meta["sha256"] == hashlib.sha256(data).hexdigest():
-                return meta, data
-            time.sleep(0.02)  # another process may be between its two writes
-        return None
+        try:
+            meta, data = json.loads(_sidecar(path).read_bytes()), path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        whole = isinstance(meta, dict) and {"sha256", "created", "inputs"} <= meta.keys()
+        return (meta, data) if whole and meta["sha256"] == hashlib.sha256(data).hexdigest() else None
 
     def _stored(self, name: str) -> tuple[dict[str, Any], bytes]:
         found = self._load(name)
@@ -241,9 +238,10 @@ class Run:
         there = ", ".join(self.files()) or "nothing"
         return f"{state}; {way_out}. There now: {there}"
 
-    def _whole(self, meta: Mapping[str, Any], products: Iterable[str]) -> bool:
+    def _still_holds(self, meta: Mapping[str, Any], key: Key, products: Iterable[str]) -> bool:
         made = meta.get("makes", {})
-        return set(products) <= made.keys() and all(self.digest(name) == told for name, told in made.items())
+        whole = set(products) <= made.keys() and all(self.digest(name) == told for name, told in made.items())
+        return whole and meta.get("fingerprint") == key.fingerprint
 
     def _inside(self, path: Path) -> str | None:
         """Return the name in the run of a path that lies in it, None for one elsewhere."""

@@ -15,19 +15,12 @@ from workbench.statistics import bootstrap_interval
 
 #: what the papers call the tasks
 _TASK_NAMES = {
-    "arc_challenge": "ARC-C",
-    "arc_easy": "ARC-E",
-    "blimp": "BLiMP",
-    "boolq": "BoolQ",
-    "copa": "COPA",
-    "gsm8k": "GSM8k",
-    "hellaswag": "HellaSwag",
-    "mmlu": "MMLU",
-    "piqa": "PIQA",
-    "race": "RACE",
-    "winogrande": "Winogrande",
-    "wikitext": "Wiki",
+    **{name: name.upper() for name in ("copa", "mmlu", "piqa", "race")},
+    **{"arc_challenge": "ARC-C", "arc_easy": "ARC-E", "hellaswag": "HellaSwag", "winogrande": "Winogrande"},
+    **{"blimp": "BLiMP", "boolq": "BoolQ", "gsm8k": "GSM8k", "wikitext": "Wiki"},
 }
+#: what SDD table 8 says of a variant
+_NOTES = ["variant", "size", "saved", "left", "method", "dataset"]
 #: ITR reports accuracy for every task but the perplexity, also where the leaderboard takes acc_norm
 _ACCURACY = ("acc", "exact_match", "exact_match,strict-match", "acc_norm")
 
@@ -52,6 +45,11 @@ def recovery_table(
         ValueError: when columns are missing, the base is, variants were not scored on the same tasks (an
             average over other tasks would be a plausible wrong number), or ``variants`` does not name each
             variant once.
+
+    >>> rows = [("base", "mmlu", "acc", 0.6), ("pruned", "mmlu", "acc", 0.3)]
+    >>> scores = pd.DataFrame(rows, columns=["variant", "task", "metric", "value"])
+    >>> recovery_table(scores)["Avg. recovery (%)"].tolist()
+    [100.0, 50.0]
     """
     checked(scores, ["variant", "task", "metric", "value"], "scores")
     averages = recovery(scores, base).set_index("variant")
@@ -88,6 +86,11 @@ def summary_table(
 
     Raises:
         ValueError: for missing columns, a variant that lacks a task of a group, or a group of mixed units.
+
+    >>> rows = [("base", "mmlu", "acc", 0.6), ("base", "race", "acc", 0.4)]
+    >>> scores = pd.DataFrame(rows, columns=["variant", "task", "metric", "value"])
+    >>> summary_table(scores, {"knowledge": ["mmlu"], "language": ["race"]}).to_dict("records")
+    [{'variant': 'base', 'knowledge': 0.6, 'language': 0.4}]
     """
     rows = headline(checked(scores, ["variant", "task", "metric", "value"], "scores"))
     names = [*dict.fromkeys(rows["variant"])]
@@ -111,14 +114,14 @@ def calibration_table(ablation: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         ValueError: for missing columns.
+
+    >>> row = {"size": 2, "removed": "24-25", "calibration": "C4", "distance": 0.1}
+    >>> list(calibration_table(pd.DataFrame([row])))
+    ['Block size', 'Removed layers', 'Dataset', 'Score (avg. dist.)']
     """
     frame = checked(ablation, ["size", "removed", "calibration", "distance"], "ablation")
-    names = {
-        "size": "Block size",
-        "removed": "Removed layers",
-        "calibration": "Dataset",
-        "distance": "Score (avg. dist.)",
-    }
+    names = {"size": "Block size", "removed": "Removed layers", "calibration": "Dataset"}
+    names["distance"] = "Score (avg. dist.)"
     return frame[[*names]].rename(columns=names)
 
 
@@ -188,28 +191,23 @@ def variant_notes(
 
     Raises:
         ValueError: for a variant with layers that the model does not have.
+
+    >>> cut = Variant("cut", "model", removed=(3, 4))
+    >>> notes = variant_notes([cut], {"total": 1000, "layers": [50] * 8})
+    >>> notes[["size", "saved", "left"]].to_dict("records")
+    [{'size': 2, 'saved': 0.1, 'left': 900}]
     """
     each, total = list(parameters["layers"]), parameters["total"]
     rows = []
     for variant in variants:
-        if any(layer >= len(each) for layer in variant.removed):
-            raise ValueError(
-                f"variant {variant.name!r} removes layer {max(variant.removed)}, but parameters are of a "
-                f"model of {len(each)} layers"
-            )
-        gone = sum(each[layer] for layer in variant.removed)
-        usual = variant.name if variant.adapter else "No FT"
-        rows.append(
-            {
-                "variant": variant.name,
-                "size": len(variant.removed),
-                "saved": gone / total,
-                "left": total - gone,
-                "method": (methods or {}).get(variant.name, usual),
-                "dataset": (datasets or {}).get(variant.name, ""),
-            }
-        )
-    return pd.DataFrame(rows)
+        name, removed = variant.name, variant.removed
+        if any(layer >= len(each) for layer in removed):
+            model = f"parameters are of a model of {len(each)} layers"
+            raise ValueError(f"variant {name!r} removes layer {max(removed)}, but {model}")
+        gone = sum(each[layer] for layer in removed)
+        method = (methods or {}).get(name, name if variant.adapter else "No FT")
+        rows.append((name, len(removed), gone / total, total - gone, method, (datasets or {}).get(name, "")))
+    return pd.DataFrame(rows, columns=_NOTES)
 
 
 def sdd_table(scores: pd.DataFrame, notes: pd.DataFrame, *, base: str = "base") -> pd.DataFrame:
@@ -228,23 +226,17 @@ def sdd_table(scores: pd.DataFrame, notes: pd.DataFrame, *, base: str = "base") 
     Raises:
         ValueError: as ``recovery_table``.
     """
-    notes = checked(notes, ["variant", "size", "saved", "left", "method", "dataset"], "notes")
-    table = recovery_table(scores, notes, base=base)
-    order = notes.merge(table.assign(row=range(len(table))), how="left").sort_values("size", kind="stable")
-    table = table.loc[order["row"].tolist()].reset_index(drop=True)
-    sizes = ["Baseline" if not size else str(size) for size in table["size"]]
-    saved = [
-        "-" if not size else f"{share:.2%} ({_billions(left)})"
-        for size, share, left in zip(table["size"], table["saved"], table["left"], strict=True)
-    ]
+    notes = checked(notes, _NOTES, "notes")
+    table = recovery_table(scores, notes, base=base).sort_values("size", kind="stable", ignore_index=True)
+    sizes, saved = table["size"], table["saved"]
+    left = table["left"].map(_billions)
     front = {
-        "Prune block size": sizes,
-        "Model savings": saved,
+        "Prune block size": sizes.astype(str).where(sizes > 0, "Baseline"),
+        "Model savings": (saved.map("{:.2%}".format) + " (" + left + ")").where(sizes > 0, "-"),
         "Fine-tuning method": table["method"],
         "Dataset": table["dataset"],
     }
-    rest = table.drop(columns=["size", "saved", "left", "method", "dataset"])
-    return pd.concat([pd.DataFrame(front), rest], axis=1)
+    return pd.concat([pd.DataFrame(front), table.drop(columns=_NOTES[1:])], axis=1)
 
 
 def iterabre_table(scores: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
@@ -268,8 +260,7 @@ def iterabre_table(scores: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
     columns = {("", name): list(values) for name, values in front.items()}
     for category in (None, *CATEGORY_ORDER, "other"):
         for task in (task for task in table if categories[task] == category):
-            head = "Wiki ↓" if category is None else _TASK_NAMES.get(task, task)
-            columns[((category or "").capitalize(), head)] = table[task].tolist()
+            columns[((category or "").capitalize(), _head(task, category))] = table[task].tolist()
     return pd.DataFrame(columns)
 
 
@@ -312,15 +303,16 @@ def direct_iterative_table(
         differences.append(difference)
         about = {"Model": model, "#Dropped layers": dropped}
         rows += [{**about, "Approach": name, **table.loc[pair[name]]} for name in (direct, iterative)]
-        mean = difference[signs > 0].mean()
-        rows.append({**about, "Approach": "Diff", **difference, "Avg diff": mean})
+        rows.append({**about, "Approach": "Diff", **difference, "Avg diff": difference[signs > 0].mean()})
     rows.append({"Model": "Tasks avg diff", "Approach": "", **pd.DataFrame(differences).mean()})
-    frame = pd.DataFrame(rows)
-    frame["#Dropped layers"] = frame["#Dropped layers"].astype("Int64")
-    frame = frame[["Model", "Approach", "#Dropped layers", *table, "Avg diff"]]
-    return frame.rename(
-        columns={task: "Wiki ↓" if not categories[task] else _TASK_NAMES.get(task, task) for task in table}
-    )
+    columns = ["Model", "Approach", "#Dropped layers", *table, "Avg diff"]
+    frame = pd.DataFrame(rows, columns=columns).astype({"#Dropped layers": "Int64"})
+    return frame.rename(columns={task: _head(task, categories[task]) for task in table})
+
+
+def _head(task: str, category: str | None) -> str:
+    """Return what the papers call a task; the one without a category is the perplexity."""
+    return "Wiki ↓" if category is None else _TASK_NAMES.get(task, task)
 
 
 def _in_percent(scores: pd.DataFrame, names: list[Any]) -> tuple[pd.DataFrame, dict[str, str | None]]:
@@ -331,9 +323,8 @@ def _in_percent(scores: pd.DataFrame, names: list[Any]) -> tuple[pd.DataFrame, d
     perplexities = frame[frame["metric"] == "word_perplexity"]
     accuracies = frame[frame["metric"].isin(_ACCURACY)]
     rank = accuracies["metric"].map(_ACCURACY.index)
-    accuracies = accuracies[
-        rank == rank.groupby([accuracies["variant"], accuracies["task"]]).transform("min")
-    ]
+    best = rank.groupby([accuracies["variant"], accuracies["task"]]).transform("min")
+    accuracies = accuracies[rank == best]
     if perplexities["task"].nunique() > 1:
         raise ValueError(f"scores must hold one perplexity, got {sorted(set(perplexities['task']))}")
     rows = pd.concat([perplexities, accuracies.assign(value=100 * accuracies["value"])])

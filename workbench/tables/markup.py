@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import html
 import re
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "–": "--",
-    "−": "$-$",
-    "±": r"$\pm$",
-    "≥": r"$\geq$",
-    "ρ": r"$\rho$",
-    "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
-    **{sign: "\\" + sign for sign in "&%$#_{}"},
-}
+_LATEX = str.maketrans(
+    {sign: "\\" + sign for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "}
+    | {"–": "--", "−": "$-$", "±": r"$\pm$", "≥": r"$\geq$", "ρ": r"$\rho$"}
+    | {"↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+)
 
 
 def to_latex(
@@ -42,64 +32,67 @@ def to_latex(
     Args:
         table: the frame; numbers are rounded, everything else is printed as escaped text. Columns in two
             levels get a head of two lines.
-        caption: plain text above the table, escaped.
+        caption: text above the table, escaped.
         label: for ``\\ref``.
         digits: decimals of fractional numbers.
         group: the first ``group`` columns print a value only where it changes, with a rule between groups.
+
+    >>> print(to_latex(pd.DataFrame({"task": ["a_b"], "score": [0.25]})), end="")
+    \\begin{tabular}{lr}
+    \\toprule
+    task & score \\\\
+    \\midrule
+    a\\_b & 0.250 \\\\
+    \\bottomrule
+    \\end{tabular}
     """
-    cells = _as_text(table, digits)
-    lines, above = [], None
-    for row in cells.itertuples(index=False):
-        changed = above is None or any(row[i] != above[i] for i in range(group))
-        if group and above is not None and row[0] != above[0]:
-            lines.append(r"\midrule")
-        shown = [text if changed or i >= group else "" for i, text in enumerate(row)]
-        lines.append(" & ".join(latex_text(text) for text in shown) + r" \\")
-        above = row
-    align = "".join("r" if right else "l" for right in _numeric(table))
-    body = [
-        rf"\begin{{tabular}}{{{align}}}",
-        r"\toprule",
-        *_latex_heads(table),
-        r"\midrule",
-        *lines,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    if caption is None and label is None:
-        return "\n".join(body) + "\n"
-    above_table = [r"\begin{table}[t]", r"\centering"]
-    if caption is not None:
-        above_table.append(rf"\caption{{{latex_text(caption)}}}")
-    if label is not None:
-        above_table.append(rf"\label{{{re.sub(r'[^A-Za-z0-9:._-]', '-', label)}}}")
-    return "\n".join([*above_table, *body, r"\end{table}"]) + "\n"
+    texts = _as_text(table, digits)
+    cells = texts.map(latex_text)
+    if group:
+        changed = texts.iloc[:, :group].ne(texts.iloc[:, :group].shift())
+        cells.iloc[:, :group] = cells.iloc[:, :group].where(changed.any(axis=1), "", axis=0)
+        rules = ["\\midrule\n" if i and new else "" for i, new in enumerate(changed.iloc[:, 0])]
+        cells.iloc[:, 0] = [rule + text for rule, text in zip(rules, cells.iloc[:, 0], strict=True)]
+    cells.columns = _latex_heads(table.columns)
+    above = {} if caption is None and label is None else {"position": "t", "position_float": "centering"}
+    text: str = cells.style.hide(axis="index").to_latex(
+        column_format="".join("r" if right else "l" for right in _numeric(table)),
+        hrules=True,
+        multicol_align="c",
+        caption=caption and latex_text(caption),
+        label=label and re.sub(r"[^A-Za-z0-9:._-]", "-", label),
+        **above,
+    )
+    spans = "" if table.columns.nlevels == 1 else _rules(table.columns)
+    return text.replace("\\\\\n", "\\\\\n" + spans, 1)
 
 
 def to_markdown(table: pd.DataFrame, *, digits: int = 3) -> str:
-    """Return a frame as a Markdown table; pipes, line ends and HTML in the cells are escaped."""
-    cells = _as_text(table, digits)
+    """Return a frame as a Markdown table; pipes, line ends and HTML in the cells are escaped.
+
+    >>> print(to_markdown(pd.DataFrame({"text": ["a|b"], "score": [0.25]}), digits=2), end="")
+    | text | score |
+    | --- | ---: |
+    | a\\|b | 0.25 |
+    """
     marks = ["---:" if right else "---" for right in _numeric(table)]
-    rows = [[_flat(column) for column in table.columns], *cells.itertuples(index=False)]
-    lines = ["| " + " | ".join(_markdown(text) for text in row) + " |" for row in rows]
-    return "\n".join([lines[0], "| " + " | ".join(marks) + " |", *lines[1:]]) + "\n"
+    head, *rows = [[_markdown(text) for text in row] for row in _rows(table, digits)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (head, marks, *rows))
 
 
 def to_html(table: pd.DataFrame, *, caption: str | None = None, digits: int = 3) -> str:
-    """Return a frame as an HTML table; everything in it is escaped."""
-    cells = _as_text(table, digits)
-    style = [' style="text-align:right"' if numeric else "" for numeric in _numeric(table)]
-    head = "".join(
-        f'<th scope="col"{at}>{html.escape(_flat(name))}</th>' for name, at in zip(table, style, strict=True)
-    )
-    rows = [
-        "<tr>"
-        + "".join(f"<td{at}>{html.escape(text)}</td>" for text, at in zip(row, style, strict=True))
-        + "</tr>"
-        for row in cells.itertuples(index=False)
-    ]
+    """Return a frame as an HTML table; everything in it is escaped.
+
+    >>> "<td>&lt;b&gt;</td>" in to_html(pd.DataFrame({"text": ["<b>"]}))
+    True
+    """
+    align = [' style="text-align:right"' if numeric else "" for numeric in _numeric(table)]
+    head, *rows = [list(zip(align, map(html.escape, row), strict=True)) for row in _rows(table, digits)]
+    heads = "".join(f'<th scope="col"{at}>{text}</th>' for at, text in head)
+    lines = ("".join(f"<td{at}>{text}</td>" for at, text in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>\n"
+    return f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>\n"
 
 
 def text_table(frame: pd.DataFrame, *, digits: int = 3) -> Styler:
@@ -128,20 +121,24 @@ def _flat(column: Any) -> str:
     return ": ".join(str(level) for level in levels if str(level))
 
 
-def _latex_heads(table: pd.DataFrame) -> list[str]:
-    """Return the line of column names; columns in two levels get one of groups, ruled, above it."""
-    if table.columns.nlevels == 1:
-        return [" & ".join(latex_text(str(column)) for column in table.columns) + r" \\"]
-    runs = [(name, len(list(part))) for name, part in groupby(column[0] for column in table.columns)]
-    ends = np.cumsum([length for _, length in runs])
-    groups = [rf"\multicolumn{{{length}}}{{c}}{{{latex_text(str(name))}}}" for name, length in runs]
-    rules = [
-        rf"\cmidrule(lr){{{end - length + 1}-{end}}}"
-        for (name, length), end in zip(runs, ends, strict=True)
-        if name
-    ]
-    names = [latex_text(_flat(column[1:])) for column in table.columns]
-    return [" & ".join(groups) + r" \\", "".join(rules), " & ".join(names) + r" \\"]
+def _latex_heads(columns: pd.Index) -> pd.Index:
+    if columns.nlevels == 1:
+        return columns.map(lambda name: latex_text(str(name)))
+    return pd.MultiIndex.from_tuples([[latex_text(str(level)) for level in column] for column in columns])
+
+
+def _rules(columns: pd.Index) -> str:
+    """Return a rule under each named group of columns."""
+    groups = [column[0] for column in columns]
+    starts = [i for i, name in enumerate(groups) if i == 0 or name != groups[i - 1]]
+    ends = [*starts[1:], len(groups)]
+    spans = [(start + 1, end) for start, end in zip(starts, ends, strict=True) if groups[start]]
+    return "".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in spans) + "\n"
+
+
+def _rows(table: pd.DataFrame, digits: int) -> list[list[str]]:
+    """Return the head and the rows as text."""
+    return [[_flat(column) for column in table], *_as_text(table, digits).to_numpy().tolist()]
 
 
 def _as_text(table: pd.DataFrame, digits: int) -> pd.DataFrame:
@@ -149,16 +146,18 @@ def _as_text(table: pd.DataFrame, digits: int) -> pd.DataFrame:
 
 
 def _cell(value: Any, digits: int) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float | np.floating) and np.isnan(value)):
-        return "–"
     if isinstance(value, float | np.floating):
-        return f"{value:.{digits}f}"
-    return str(value)
+        return "–" if np.isnan(value) else f"{value:.{digits}f}"
+    return "–" if value is None or value is pd.NA else str(value)
 
 
 def latex_text(text: str) -> str:
-    """Return a text so that LaTeX prints it as it stands, on one line."""
-    return "".join(_LATEX.get(sign, sign) for sign in text).replace("\n", " ")
+    r"""Return a text so that LaTeX prints it as it stands, on one line.
+
+    >>> print(latex_text("50 % of a_b"))
+    50 \% of a\_b
+    """
+    return text.translate(_LATEX)
 
 
 def _markdown(text: str) -> str:

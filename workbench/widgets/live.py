@@ -78,8 +78,9 @@ class LiveLoss:
             return
         # the bundle itself: a figure that displays itself knows no place to be updated in
         bundle = self.figure(status)._repr_mimebundle_(include=None, exclude=None)
+        show: Any = display
         if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
+            self._handle = show(bundle, raw=True, display_id=True)
         else:
             self._handle.update(bundle, raw=True)
 

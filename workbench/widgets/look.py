@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
@@ -52,24 +52,16 @@ def looking(
         ``look(layers, cancelled)``, which returns a dict (see ``look``), or None once ``cancelled()`` is
         true.
     """
-    seen, tokens = shared_view(model), copy.deepcopy(tokenizer)  # a fast tokenizer must not serve two threads
+    view, tokens = shared_view(model), copy.deepcopy(tokenizer)  # a fast tokenizer must not serve two threads
+    limits = {"max_length": max_length, "max_new_tokens": max_new_tokens}
     alone = threading.Lock()
     whole: dict[str, str] = {}
 
     def look_at(layers: Iterable[int], cancelled: Callable[[], bool]) -> dict[str, Any] | None:
         with alone:
             try:
-                with _stopping(seen, cancelled):
-                    found = look(
-                        seen,
-                        tokens,
-                        texts,
-                        prompt,
-                        layers,
-                        base_text=whole.get("text"),
-                        max_length=max_length,
-                        max_new_tokens=max_new_tokens,
-                    )
+                with _stopping(view, cancelled):
+                    found = look(view, tokens, texts, prompt, layers, base_text=whole.get("text"), **limits)
             except Cancelled:
                 return None
         whole["text"] = found["base_text"]
@@ -127,18 +119,16 @@ def shared_view(model: nn.Module) -> nn.Module:
     Modules, configuration and hooks are copied, parameters and buffers are not.
     """
     shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    for parameter in model.parameters():
-        if (
-            state := getattr(parameter, "quant_state", None)
-        ) is not None:  # the scales of a bitsandbytes weight
-            shared[id(state)] = state
+    # the scales of a bitsandbytes weight
+    states = (getattr(parameter, "quant_state", None) for parameter in model.parameters())
+    shared |= {id(state): state for state in states if state is not None}
     return copy.deepcopy(model, shared).eval()
 
 
 def _answer(model: nn.Module, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
     prompts = [chat_prompt(tokenizer, prompt)]
     found = generate_responses(model, tokenizer, prompts, max_new_tokens=max_new_tokens, progress=False)
-    return found["response"].item()
+    return str(found["response"].item())
 
 
 @contextmanager
@@ -149,9 +139,7 @@ def _stopping(model: nn.Module, cancelled: Callable[[], bool]) -> Iterator[None]
         if cancelled():
             raise Cancelled
 
-    handles = [layer.register_forward_pre_hook(check) for layer in decoder_layers(model)]
-    try:
+    with ExitStack() as hooks:
+        for layer in decoder_layers(model):
+            hooks.callback(layer.register_forward_pre_hook(check).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

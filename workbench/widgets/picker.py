@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anywidget
-import numpy as np
 import pandas as pd
 import traitlets as tr
 
 from workbench.checks import checked
-from workbench.distances.blocks import checked_blocks, format_layers, layers_in, layers_of
-from workbench.plots.style import least
+from workbench.distances.blocks import checked_blocks, format_layers, layers_in, layers_of, least
 
 Look = Callable[[tuple[int, ...], Callable[[], bool]], "dict[str, Any] | None"]
 
@@ -97,16 +95,13 @@ class BlockPicker(anywidget.AnyWidget):
         frame = checked_blocks(distances, "distance", "distances")
         layers = layers_in(frame)
         self._frame = checked(frame[frame["size"] < len(layers)], [], "distances below the size of the model")
-        self._blocks = {
-            (int(s), int(n)) for s, n in zip(self._frame["start"], self._frame["size"], strict=True)
-        }
-        self._attrs = dict(distances.attrs)
+        self._blocks = set(zip(self._frame["start"].tolist(), self._frame["size"].tolist(), strict=True))
         self._savings = None if savings is None else _layer_savings(savings, len(layers))
         self._looked: dict[tuple[int, int], dict[str, Any]] = {}
         self._look_at: Look | None = None
         self._auto_when_fast = False
         self._writing = threading.Lock()
-        sizes = sorted(int(n) for n in self._frame["size"].unique())
+        sizes = sorted({size for _, size in self._blocks})
         size = size if size is not None else (2 if 2 in sizes else sizes[0])
         start = start if start is not None else self._nearest(size)
         self._check(start, size)
@@ -157,25 +152,25 @@ class BlockPicker(anywidget.AnyWidget):
     @property
     def kept(self) -> pd.DataFrame:
         """Kept choices in order: block, layers, distance, interval, shares saved, losses seen."""
-        return pd.DataFrame([self._facts(row["start"], row["size"]) for row in self._kept])
+        return pd.DataFrame(self._kept_facts())
 
     def selection(self) -> dict[str, Any]:
-        """Return the choice and the kept ones as plain data, as ``save`` writes it."""
-        facts = self._facts(self.start, self.size)
-        kept = [self._facts(row["start"], row["size"]) for row in self._kept]
-        return {"layers": list(self.layers), "n_layers": len(self._layers), **facts, "kept": kept}
+        """Return the choice and the kept ones as dicts and lists, as ``save`` writes it."""
+        chosen = {"layers": list(self.layers), "n_layers": len(self._layers)}
+        return {**chosen, **self._facts(self.start, self.size), "kept": self._kept_facts()}
 
     def save(self, run: Any) -> Path:
         """Write ``selection.json`` to a run, from where the next notebooks read it."""
-        return run.write_json("selection.json", self.selection(), distances=self._frame)
+        path: Path = run.write_json("selection.json", self.selection(), distances=self._frame)
+        return path
 
     def look_with(self, look: Look, *, auto: bool | None = None) -> BlockPicker:
-        """Give the picker its eyes: what to compute about a block before it is cut.
+        """Give the picker what it computes about a block before that is cut.
 
         Args:
             look: called in a thread as ``look(layers, cancelled)``. It returns a dict with ``base_loss``,
                 ``loss`` (nats per token), ``prompt``, ``base_text``, ``text``, or None when ``cancelled()``
-                turned true, which it should ask for between batches. ``workbench.look.looking`` makes one.
+                turned true, which it should ask for between batches. ``workbench.looking`` makes one.
             auto: look at every choice; None starts doing so once a look took less than 2 s.
 
         Returns:
@@ -222,7 +217,7 @@ class BlockPicker(anywidget.AnyWidget):
     def _validate_block(self, proposal: Any) -> int:
         block = {"start": self.start, "size": self.size, proposal["trait"].name: proposal["value"]}
         self._check(block["start"], block["size"])
-        return proposal["value"]
+        return int(proposal["value"])
 
     @tr.observe("start", "size")
     def _follow(self, _change: Any) -> None:
@@ -235,9 +230,7 @@ class BlockPicker(anywidget.AnyWidget):
             self.look()
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
-        action = content.get("do")
-        start: Any = content.get("start")
-        size: Any = content.get("size")
+        action, start, size = (cast(Any, content.get(name)) for name in ("do", "start", "size"))
         if action == "drop":
             self.drop(start, size)
         elif action in ("keep", "look"):
@@ -304,30 +297,29 @@ class BlockPicker(anywidget.AnyWidget):
         found = self._looked.get((row["start"], row["size"]), {})
         return {**row, **{name: found[name] for name in ("base_loss", "loss") if name in found}}
 
+    def _kept_facts(self) -> list[dict[str, Any]]:
+        return [self._facts(row["start"], row["size"]) for row in self._kept]
+
     def _facts(self, start: int, size: int) -> dict[str, Any]:
-        """Return what is known of a block as plain numbers."""
+        """Return what is known of a block: its layers as text, the rest as numbers."""
         row = self._frame[(self._frame["start"] == start) & (self._frame["size"] == size)].iloc[0]
         facts: dict[str, Any] = {"start": start, "size": size, "removed": row["removed"]}
-        for name in ("distance", "ci_low", "ci_high"):
-            if name in row and np.isfinite(row[name]):
-                facts[name] = float(row[name])
+        numbers = row.reindex(["distance", "ci_low", "ci_high"]).astype(float).dropna()
+        facts |= numbers.to_dict()
         if self._savings is not None:
             at = self._layers.index(start)
-            for name in ("parameters", "flops"):
-                whole = self._totals[name == "flops"]
+            for name, whole in zip(("parameters", "flops"), self._totals, strict=True):
                 facts[f"{name}_saved"] = sum(self._savings[f"_{name}"][at : at + size]) / whole
         return self._with_losses(facts)
 
 
 def _packed(frame: pd.DataFrame, layers: list[int], sizes: list[int]) -> bytes:
     """Return distance and interval of every block as float32, by size, then by first layer."""
-    index = pd.MultiIndex.from_tuples(
-        [(size, start) for size in sizes for start in layers[: len(layers) - size + 1]],
-        names=["size", "start"],
-    )
-    values = frame.set_index(["size", "start"]).reindex(index)
-    columns = [values.get(name, pd.Series(np.nan, index=index)) for name in ("distance", "ci_low", "ci_high")]
-    return np.concatenate([column.to_numpy(dtype="<f4") for column in columns]).tobytes()
+    blocks = [(size, start) for size in sizes for start in layers[: len(layers) - size + 1]]
+    index = pd.MultiIndex.from_tuples(blocks, names=["size", "start"])
+    columns = ["distance", "ci_low", "ci_high"]
+    values = frame.set_index(["size", "start"]).reindex(index=index, columns=columns)
+    return bytes(values.to_numpy(dtype="<f4").tobytes(order="F"))
 
 
 def _layer_savings(savings: pd.DataFrame, n_layers: int) -> dict[str, Any]:
@@ -335,13 +327,12 @@ def _layer_savings(savings: pd.DataFrame, n_layers: int) -> dict[str, Any]:
     columns = ["start", "size", "parameters", "parameters_left", "flops", "flops_left"]
     single = checked(savings, columns, "savings").query("size == 1").sort_values("start")
     if list(single["start"]) != list(range(n_layers)):
-        raise ValueError(
-            f"savings must hold the {n_layers} blocks of size 1 of the same model, got {len(single)}; "
-            "call block_savings(model) without sizes"
-        )
+        needed = f"savings must hold the {n_layers} blocks of size 1 of the same model"
+        raise ValueError(f"{needed}, got {len(single)}; call block_savings(model) without sizes")
     whole = [int(single[name].iloc[0] + single[f"{name}_left"].iloc[0]) for name in ("parameters", "flops")]
+    counts = single[["parameters", "flops"]].astype(int)
     return {
-        "_parameters": [int(count) for count in single["parameters"]],
-        "_flops": [int(count) for count in single["flops"]],
+        "_parameters": counts["parameters"].tolist(),
+        "_flops": counts["flops"].tolist(),
         "_totals": whole,
     }

@@ -1,0 +1,92 @@
+"""Figures of shifted responses show the frames' own numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from frames import change_frame, divergence_frame, loss_frame, map_frame, similarity_frame
+
+import workbench as plots
+from workbench.forgetting.changes import shift_agreement
+from workbench.statistics import bootstrap_interval
+
+
+def test_the_similarity_figure_shows_every_response_and_the_mean_with_its_interval():
+    frame = similarity_frame(30)
+    fig = plots.similarity_distribution(frame)
+    dots = [trace for trace in fig.data if trace.type == "scatter" and len(trace.x) == 30]
+    assert [list(trace.x) for trace in dots] == [
+        list(rows) for _, rows in frame.groupby("variant", sort=False)["similarity"]
+    ]
+    means = [trace for trace in fig.data if trace.type == "scatter" and len(trace.x) == 1]
+    for trace, (_, rows) in zip(means, frame.groupby("variant", sort=False)["similarity"], strict=True):
+        low, high = bootstrap_interval(rows)
+        assert trace.x[0] == pytest.approx(rows.mean())
+        assert trace.error_x.array[0] == pytest.approx(high - rows.mean())
+        assert trace.error_x.arrayminus[0] == pytest.approx(rows.mean() - low)
+    assert "30 responses" in fig.layout.yaxis.ticktext[0]
+
+
+def test_pairs_are_ordered_by_the_farthest_variant_and_stay_pairs():
+    frame = similarity_frame(25)
+    fig = plots.similarity_pairs(frame.sample(frac=1, random_state=0))
+    table = frame.pivot(index="id", columns="variant", values="similarity")
+    points = {trace.name: trace for trace in fig.data if trace.name}
+    farthest = points[table.mean().idxmin()]
+    assert list(farthest.y) == sorted(farthest.y)
+    for name, trace in points.items():
+        assert [table.loc[int(id_), name] for (id_,) in trace.customdata] == list(trace.y)
+    with pytest.raises(ValueError, match="every id for every variant"):
+        plots.similarity_pairs(frame.iloc[1:])
+
+
+def test_forms_are_shares_and_lengths_ratios():
+    fig = plots.answer_forms(change_frame())
+    bars = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in fig.data if trace.type == "bar"}
+    assert bars["the answer is 7"] == {"base": 0.6, "pruned": 0.6, "pruned + SFT": 0}
+    assert bars["#### 7"]["pruned + SFT"] == 0.9
+    assert "boxed" not in bars
+    ratio = next(trace for trace in fig.data if trace.type == "scatter" and trace.y[0] == "pruned + SFT")
+    frame = change_frame().query("variant == 'pruned + SFT'")
+    assert ratio.x[0] == pytest.approx(frame["length"].sum() / frame["base_length"].sum())
+
+
+def test_divergences_are_on_decades_with_the_mean_over_tokens():
+    frame = divergence_frame()
+    fig = plots.divergence_distribution(frame)
+    rows = frame[frame["variant"] == "pruned"]
+    mean = np.average(rows["kl"], weights=rows["n_tokens"])
+    low, high = bootstrap_interval(rows["kl"], weights=rows["n_tokens"])
+    assert f"mean {mean:.3g} [{low:.3g}, {high:.3g}]<br>30 responses" in fig.layout.yaxis.ticktext[0]
+    dots = next(trace for trace in fig.data if trace.type == "scatter" and len(trace.x) == 30)
+    assert list(dots.x) == pytest.approx(np.log10(np.maximum(rows["kl"], 1e-4)))
+    assert fig.layout.xaxis.ticktext[0] == "≤ 0.0001"
+
+
+def test_the_map_joins_the_same_prompts_on_the_same_axes():
+    frame = map_frame()
+    fig = plots.similarity_map(frame.sort_values(["variant", "id"], ascending=[True, False]))
+    base, far = (frame[frame["variant"] == name].set_index("id") for name in ("base", "pruned + SFT"))
+    panel = [trace for trace in fig.data if trace.xaxis == ("x2")]
+    links = next(trace for trace in panel if trace.mode == "lines")
+    ends = np.array(links.x, dtype=float).reshape(-1, 3)[:, :2]
+    assert sorted(map(tuple, ends)) == sorted(zip(base["x"], far["x"], strict=True))
+    assert "31% of the variance" in fig.layout.xaxis.title.text + (fig.layout.xaxis2.title.text or "")
+    with pytest.raises(ValueError, match="base 'whole' and another variant"):
+        plots.similarity_map(frame, base="whole")
+
+
+def test_loss_against_similarity_states_its_correlation():
+    frame = loss_frame()
+    fig = plots.loss_similarity(frame)
+    found = shift_agreement(frame)
+    (note,) = fig.layout.annotations
+    assert note.text == (
+        f"Spearman of shift and loss {found['spearman']:.2f} "
+        f"[{found['ci_low']:.2f}, {found['ci_high']:.2f}] over 6 points"
+    )
+    (pruned,) = (trace for trace in fig.data if trace.name == "pruned")
+    assert list(pruned.x) == [0.99, 0.95, 0.97]
+    assert list(pruned.error_x.array) == pytest.approx([0.02] * 3)
+    assert list(pruned.text) == ["", "b", ""]
+    assert "too few" in plots.loss_similarity(frame.head(2)).layout.annotations[0].text

@@ -1,0 +1,107 @@
+"""What all figures share: templates, text shown as text, frames left as they are, clear errors."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawn import FIGURES, SCRIPT, every_figure
+
+import workbench as plots
+from workbench.plots import style
+from workbench.plots.style import variant_styles
+
+NO_TEXT = {
+    *("distance_heatmap", "damage_heatmap", "distance_beside_damage", "distance_lines", "distance_vs_damage")
+}
+
+
+def _strings(value) -> list[str]:
+    if isinstance(value, dict):
+        return [text for part in value.values() for text in _strings(part)]
+    if isinstance(value, list | tuple | np.ndarray):
+        return [text for part in value for text in _strings(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_text_from_data_is_never_markup(distances, damage, kept, log):
+    for name, fig in every_figure(distances, damage, kept, log).items():
+        texts = [text for text in _strings(fig.to_dict()) if "script" in text]
+        assert texts or name in NO_TEXT, name
+        assert not [text for text in texts if "<script" in text], name
+
+
+def test_a_figure_is_made_without_showing_saving_or_changing_its_frame(
+    distances, damage, kept, log, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    before = [frame.copy() for frame in (distances, damage, kept, log)]
+    every_figure(distances, damage, kept, log)
+    assert not list(tmp_path.iterdir())
+    for frame, copy in zip((distances, damage, kept, log), before, strict=True):
+        pd.testing.assert_frame_equal(frame, copy)
+
+
+@pytest.mark.parametrize(
+    ("draw", "missing"),
+    [
+        (lambda bad: plots.distance_heatmap(bad), "start"),
+        (lambda bad: plots.damage_heatmap(bad), "damage"),
+        (lambda bad: plots.distance_lines(bad), "distance"),
+        (lambda bad: plots.distance_vs_damage(bad, bad), "distance"),
+        (lambda bad: plots.calibration_comparison(bad), "calibration"),
+        (lambda bad: plots.kept_reasons(bad), "kept"),
+        (lambda bad: plots.loss_curve(bad), "step"),
+        (lambda bad: plots.score_bars(bad), "variant"),
+        (lambda bad: plots.similarity_distribution(bad), "similarity"),
+    ],
+)
+def test_missing_columns_are_named(draw, missing):
+    with pytest.raises(ValueError, match=f"missing .*'{missing}'.*got \\['nonsense'\\]"):
+        draw(pd.DataFrame({"nonsense": [1]}))
+
+
+def test_templates_are_set_once_and_by_name(distances):
+    assert plots.distance_heatmap(distances).layout.template.layout.width == 860
+    plots.use_template("paper")
+    assert "Times" in plots.distance_heatmap(distances).layout.template.layout.font.family
+    with pytest.raises(ValueError, match="one of screen, paper, got 'poster'"):
+        plots.use_template("poster")
+
+
+def test_a_variant_keeps_its_colour_when_others_are_left_out():
+    whole = variant_styles(["base", "pruned", "pruned + SFT", "pruned + self-distilled", "merged"])
+    assert len(set(whole.values())) == 5
+    for name, own_style in whole.items():
+        assert variant_styles([name])[name] == own_style
+    assert len(set(variant_styles(["SFT 2", "SFT 4", "SFT 6"]).values())) == 3
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_takes_its_frame_as_it_is_and_shows_text_as_text(name):
+    make, variant = FIGURES[name]
+    frame = make().replace(variant, SCRIPT)
+    before = frame.copy()
+    fig = getattr(plots, name)(frame)
+    pd.testing.assert_frame_equal(frame, before)
+    text = json.dumps(fig.to_plotly_json(), default=lambda value: np.asarray(value).tolist())
+    assert "<script" not in text and "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_has_both_templates_and_a_title_that_can_go(name):
+    frame = FIGURES[name][0]()
+    style.use_template("paper")
+    fig = getattr(plots, name)(frame, title=None)
+    assert "Times" in fig.layout.template.layout.font.family
+    assert not fig.layout.title.text
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_what_a_frame_lacks_is_named(name):
+    with pytest.raises(ValueError, match=r"missing .*got \['nonsense'\]"):
+        getattr(plots, name)(pd.DataFrame({"nonsense": [1]}))
+    with pytest.raises(ValueError, match="at least one row"):
+        getattr(plots, name)(FIGURES[name][0]().head(0))

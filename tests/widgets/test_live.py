@@ -1,0 +1,74 @@
+"""The live loss curve follows its trainings."""
+
+from __future__ import annotations
+
+import base64
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench.runs.notebooks import execute
+from workbench.runs.pages import PLOTLY
+from workbench.widgets.live import LiveLoss
+
+CELL = """
+import time
+import pandas as pd
+from workbench.widgets.live import LiveLoss
+live = LiveLoss(every=0.05)
+for name in ("sft", "distilled"):
+    see = live.watch(name)
+    for k in range(1, 6):
+        see({"step": k, "steps": 5, "loss": 1 / k, "tokens_per_second": 1.0, "seconds_left": 5 - k})
+        time.sleep(0.06)
+    live.add(name, pd.DataFrame(live.rows[name]))
+"""
+
+
+def rows(n, steps=20):
+    return [
+        {"step": k, "steps": steps, "loss": 5 / k, "tokens_per_second": 3050.4, "seconds_left": 74.6}
+        for k in range(1, n + 1)
+    ]
+
+
+def test_the_curve_grows_with_every_row_and_forgets_what_is_trained_again():
+    live = LiveLoss()
+    with pytest.raises(ValueError, match="it has seen none"):
+        live.figure()
+    see = live.watch("pruned-sft")
+    for row in rows(8):
+        see(row)
+    fig = live.figure()
+    assert list(fig.data[-1].x) == list(range(1, 9))
+    assert fig.layout.xaxis.range == (0, 20)
+    for row in rows(6)[4:]:  # back to step 5
+        see(row)
+    assert live.log()["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    live.add("pruned-self-distilled", pd.DataFrame(rows(20)).drop(columns="steps"))
+    fig = live.figure("pruned-sft: <b>")
+    assert {trace.name for trace in fig.data if trace.showlegend is not False} == {
+        "pruned-sft",
+        "pruned-self-distilled",
+    }
+    assert fig.layout.title.subtitle.text == "pruned-sft: &lt;b&gt;"
+
+
+def numbers(values):
+    """Return a list that plotly may have packed."""
+    if isinstance(values, dict):
+        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"]).tolist()
+    return list(values)
+
+
+@pytest.mark.slow
+def test_in_a_notebook_it_is_one_figure_that_ends_whole(run):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    notebook = execute(notebook, run.folder / "test.ipynb", run)
+    (output,) = notebook.cells[0].outputs
+    figure = output["data"][PLOTLY]
+    assert [trace["name"] for trace in figure["data"]] == ["sft", "distilled"]
+    assert [numbers(trace["x"]) for trace in figure["data"]] == [[1, 2, 3, 4, 5]] * 2
+    assert "subtitle" not in figure["layout"]["title"]
