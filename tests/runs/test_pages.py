@@ -11,7 +11,15 @@ import plotly.graph_objects as go
 import pytest
 from live_lab import FLAGS, find_chromium
 
-from workbench.runs.pages import PLOTLY, SCRIPT, WIDGET, add_pictures, drop_dead_widgets, write_page
+from workbench.runs.pages import (
+    PLOTLY,
+    SCRIPT,
+    WIDGET,
+    _with_drawn_formulas,
+    add_pictures,
+    drop_dead_widgets,
+    write_page,
+)
 
 FIGURE = go.Figure(go.Bar(x=["<b>a</b>", "b"], y=[1, 2]), {"title": "A bar <script>"})
 PROSE = "[next](01_next.ipynb) [part](01_next.ipynb#part) [far](https://example.org/a.ipynb) costs $1 or $2"
@@ -95,3 +103,18 @@ def test_every_figure_gets_a_picture_once():
     assert add_pictures(whole) == int(browser_found())
     assert ("image/png" in whole.cells[1].outputs[0]["data"]) == browser_found()
     assert add_pictures(whole) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("it is $a_1$ here", 1),
+        ("$$\\frac{1}{\\pi}\n x$$ and $y$", 2),
+        ("it costs $5 and $6 more", 0),
+        ("5$ or 6$", 0),
+        (r"an escaped \$a\$", 0),
+        ("no formula", 0),
+    ],
+)
+def test_formulas_are_drawn_without_a_script_and_prices_are_left(text, drawn):
+    assert _with_drawn_formulas(text).count("<math") == drawn
