@@ -48,7 +48,8 @@ def layer_container(model: nn.Module) -> tuple[Any, str]:
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """Return the decoder layers that the model runs now, first to last."""
     stack, name = layer_container(model)
-    return getattr(stack, name)
+    layers: nn.ModuleList = getattr(stack, name)
+    return layers
 
 
 def number_of_layers(model: nn.Module) -> int:

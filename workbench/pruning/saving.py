@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workbench.models.checkpoints import first_line
+from workbench.checks import first_line
 from workbench.models.costs import parameter_counts
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, unwrap
