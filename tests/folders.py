@@ -1,4 +1,4 @@
-"""Folders of models: how a test spoils one, and what a refusal to load it must look like."""
+"""Files and folders that tests write, and what a refusal to load a model must look like."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from typing import Any
 import pytest
 
 from workbench.models.loading import load_model
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    """Write rows as lines of JSON, and return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def edit(file: Path, **entries: Any) -> None:
