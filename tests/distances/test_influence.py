@@ -113,23 +113,6 @@ class TestRemovalSimilarity:
         frame = removal_similarity(model, tokenizer, TEXTS, max_tokens=max_tokens, progress=False)
         pd.testing.assert_frame_equal(frame, expected, atol=2e-6, rtol=0)
 
-    def test_a_layer_call_sees_no_more_tokens_than_allowed(self, model, tokenizer):
-        seen: list[int] = []
-        handles = [
-            layer.mlp.register_forward_hook(lambda m, args, output: seen.append(output[..., 0].numel()))
-            for layer in decoder_layers(model)
-        ]
-        removal_similarity(model, tokenizer, TEXTS, max_tokens=100, progress=False)
-        for handle in handles:
-            handle.remove()
-        assert max(seen) <= 100
-
-    def test_several_waves_when_few_states_may_wait(self, model, tokenizer, monkeypatch):
-        expected = removal_similarity(model, tokenizer, TEXTS, progress=False)
-        monkeypatch.setattr("workbench.distances.sweep.HELD", 2)
-        frame = removal_similarity(model, tokenizer, TEXTS, max_tokens=40, progress=False)
-        pd.testing.assert_frame_equal(frame, expected, atol=2e-6, rtol=0)
-
     def test_before_the_final_norm(self, model, tokenizer):
         expected = one_forward_each(model, token_ids(tokenizer), range(7), final_norm=False).mean(axis=0)
         frame = removal_similarity(model, tokenizer, TEXTS, final_norm=False, progress=False)

@@ -164,7 +164,7 @@ def _pairwise_angles(states: Tensor) -> np.ndarray:
 
 
 def _picker(mask: Tensor, position: str | int) -> Callable[[Tensor], Tensor]:
-    """Return what picks, from states ``[row, token, width]``, the one for each text, ``[row, width]``."""
+    """Return a function that picks the state of each text: ``[row, token, width]`` to ``[row, width]``."""
     if position == "mean":
         counts = mask.sum(dim=1, keepdim=True)
         return lambda state: torch.where(mask[..., None], state, 0).sum(dim=1, dtype=torch.float32) / counts
@@ -178,31 +178,25 @@ def _picker(mask: Tensor, position: str | int) -> Callable[[Tensor], Tensor]:
 def _unit(vectors: Tensor) -> Tensor:
     # float64 before anything else: in bf16 a distance of 0.01 becomes 0. Apple GPUs have no float64.
     vectors = vectors.to("cpu" if vectors.device.type == "mps" else vectors.device, torch.float64)
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    unit: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
+    return unit
 
 
 def _unit_distance(u: Tensor, v: Tensor) -> Tensor:
-    angle = torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1))
-    return 2 / math.pi * angle
+    return 2 / math.pi * torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1))
 
 
 def _long_frame(angles: np.ndarray, layers: tuple[int, ...]) -> pd.DataFrame:
     first, end = np.triu_indices(len(layers) + 1, k=1)
     texts, blocks = angles.shape
-    return pd.DataFrame(
-        {
-            "text": np.repeat(np.arange(texts), blocks),
-            "start": np.tile(np.asarray(layers)[first], texts),
-            "size": np.tile(end - first, texts),
-            "angle": angles.ravel(),
-        }
-    )
+    starts, sizes = np.tile(np.asarray(layers)[first], texts), np.tile(end - first, texts)
+    frame = pd.DataFrame({"text": np.repeat(np.arange(texts), blocks), "start": starts, "size": sizes})
+    return frame.assign(angle=angles.ravel())
 
 
 def _check_position(position: Any, shortest: int) -> None:
-    if position in ("last", "mean") and isinstance(position, str):
-        return
-    if not is_whole(position) or not -shortest <= position < shortest:
+    named = isinstance(position, str) and position in ("last", "mean")
+    if not named and not (is_whole(position) and -shortest <= position < shortest):
         raise ValueError(
             f"position must be 'last', 'mean' or a token between {-shortest} and {shortest - 1}, as the "
             f"shortest text has {shortest} tokens, got {position!r}"

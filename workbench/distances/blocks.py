@@ -187,11 +187,9 @@ def removed_by(frame: pd.DataFrame) -> list[str]:
     """
     if "removed" in frame:
         return [str(text) for text in frame["removed"]]
-    layers: list[int] | None = layers_in(frame)
     single = frame.loc[frame["size"] == 1, "start"]
-    if not (set(frame["start"]) <= set(single) and len(frame) >= frame["size"].max()):
-        layers = None
-    return _as_text(frame, layers)
+    whole = set(frame["start"]) <= set(single) and len(frame) >= frame["size"].max()
+    return _as_text(frame, layers_in(frame) if whole else None)
 
 
 def layer_set_frame(

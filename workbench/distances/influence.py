@@ -163,7 +163,8 @@ def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
     # upcast before anything else: float16 overflows in the square of a norm of 320, and bf16 keeps two digits
     first, second = first.float(), second.float()
-    return torch.linalg.vecdot(first, second) / (first.norm(dim=-1) * second.norm(dim=-1))
+    cosine: Tensor = torch.linalg.vecdot(first, second) / (first.norm(dim=-1) * second.norm(dim=-1))
+    return cosine
 
 
 def _similarities(

@@ -189,7 +189,8 @@ def keep_trainable(model: nn.Module) -> None:
 def _nf4(dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(
+    config: Any = BitsAndBytesConfig
+    return config(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
