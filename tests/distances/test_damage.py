@@ -112,7 +112,7 @@ def test_a_pruned_model_is_asked_by_original_numbers(tokenizer):
     assert frame.loc[0, "removed"] == "1,4"
     assert frame.loc[0, "start"] == 1
     assert frame.loc[0, "loss"] == pytest.approx(expected, abs=5e-6)
-    with pytest.raises(ValueError, match="layer must be one of the model's layers 0"):
+    with pytest.raises(ValueError, match="layer must be one of the model's 5 layers"):
         damage(model, tokenizer, layer_sets=[(2,)])
 
 
@@ -135,7 +135,7 @@ def test_interval_holds_the_damage(model, tokenizer):
         ({"blocks": pd.DataFrame({"layer": [1]})}, "blocks needs the columns"),
         ({"layer_sets": [()]}, "layer_sets must hold sets of layers"),
         ({"layer_sets": [3]}, "layer_sets must hold sets of layers"),
-        ({"layer_sets": [(3, 9)]}, "layer must be one of the model's layers 0-6, got 9"),
+        ({"layer_sets": [(3, 9)]}, r"layer must be one of the model's 7 layers \(0-6\), got 9"),
         ({"layer_sets": [(0.5,)]}, "got 0.5"),
         ({"sizes": [1], "max_tokens": 0}, "max_tokens must be a whole number"),
     ],

@@ -1,8 +1,8 @@
 """Blocks of layers: how they are named, frames of them, and the best of each size. No torch, no model.
 
-A block is ``(start, size)``: ``size`` layers from ``start`` on. As text, layers look as the papers print
-them: ``"24-25"``, or ``"3,9-10"`` for a set with gaps. Layers are always named by their original number, also
-for a model that has been pruned before: its frames skip the missing layers.
+A block is ``(start, size)``: ``size`` layers from ``start`` on. As text, layers are written as in the papers:
+``"24-25"``, or ``"3,9-10"`` for a set with gaps. Layers are always named by their original number, also for a
+model that has been pruned before: its frames skip the missing layers.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ def positions_of(model: nn.Module, layers: Iterable[int]) -> Removal:
     wanted = list(layers)
     for layer in wanted:
         if isinstance(layer, bool) or layer not in kept:
-            raise ValueError(f"layer must be one of the model's layers {format_layers(kept)}, got {layer!r}")
+            there = f"{len(kept)} layers ({format_layers(kept)})"
+            raise ValueError(f"layer must be one of the model's {there}, got {layer!r}")
     return tuple(sorted({kept.index(layer) for layer in wanted}))
 
 
@@ -72,7 +73,7 @@ class Replay:
         self.as_tuple = False
         self.arguments, self.embedded = self._layer_arguments(ids)
         twice, _ = self._layer_arguments(ids.repeat(2, 1))
-        # most layers get the very same mask and rotary tables, so each of these is looked at once
+        # most layers get the very same mask and rotary tables: compare each of these once
         axis_of = partial(_row_axis, {})
         self.axes = [_map(axis_of, a, b) for a, b in zip(self.arguments, twice, strict=True)]
 

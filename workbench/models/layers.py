@@ -1,6 +1,7 @@
 """Where the decoder layers of a transformers model are, and which layers of the original they are.
 
-Works on a plain model, on one with a PEFT adapter around it, and on the text part of a multimodal model.
+Works on a transformers model, with or without a PEFT adapter around it, and on the text part of a
+multimodal model.
 """
 
 from __future__ import annotations

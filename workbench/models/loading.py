@@ -71,7 +71,7 @@ def load_model(
 def _device(device: str | torch.device | None) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
-        place = torch.device(device or ("cuda" if count else "cpu"))
+        place = torch.device(device if device is not None else "cuda" if count else "cpu")
     except RuntimeError as error:
         raise ValueError(f"device must be None, 'cpu', 'cuda', 'cuda:1', ..., got {device!r}") from error
     if place.type != "cuda":

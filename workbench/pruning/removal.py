@@ -29,9 +29,9 @@ _ABSENT = object()
 
 @contextmanager
 def without_layers(model: nn.Module, layers: Iterable[int]) -> Iterator[nn.Module]:
-    """Run the model without some of its layers; on leaving it is whole again, bit by bit, whatever happened.
+    """Run the model without some of its layers; on leaving, also by an error, all of it is back, bit by bit.
 
-    The model itself is changed for the while: no weight is copied, and generation, key-value cache, hooks on
+    The model itself is changed meanwhile: no weight is copied, and generation, key-value cache, hooks on
     the remaining layers and training an adapter all see a model of fewer layers. Uses nest, also with
     `with_adapter`; two threads at once need a model each.
 
@@ -47,9 +47,10 @@ def without_layers(model: nn.Module, layers: Iterable[int]) -> Iterator[nn.Modul
         ValueError: for indices that are not in the model, and for layers that cannot be removed exactly; then
             nothing was changed.
 
-    Example:
-        >>> with without_layers(model, [3, 4]):
-        ...     loss = model(**batch, labels=batch["input_ids"]).loss
+    Example::
+
+        with without_layers(model, [3, 4]):
+            loss = model(**batch, labels=batch["input_ids"]).loss
     """
     stack, name = layer_container(model)
     present, training = getattr(stack, name), stack.training
@@ -164,7 +165,7 @@ def _put(changes: list[Change]) -> None:
 
 
 def _try_out(stack: Any, name: str, kept: list[int], changes: list[Change]) -> None:
-    """Hold a cut against the whole model in which the removed layers pass on their input.
+    """Compare a cut with the uncut model in which the removed layers hand on their input.
 
     Catches what the structure does not show: a forward pass that counts layers.
 

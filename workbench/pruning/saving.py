@@ -99,7 +99,7 @@ def _write_weights(base: Any, folder: Path) -> None:
 
 
 def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Reload the folder the plain way and compare; return how large the difference of the logits was."""
+    """Reload the folder as any script would and compare; return the largest difference of the logits."""
     from transformers import AutoTokenizer
 
     twin = _reload(base, folder)
