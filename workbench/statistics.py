@@ -183,6 +183,11 @@ def rank_agreement(
     Raises:
         ValueError: for fewer than two metrics, a frame without blocks and a metric, or a pair that shares no
             block.
+
+    >>> one = pd.DataFrame({"layer": range(3), "influence": [0.1, 0.2, 0.3]})
+    >>> other = pd.DataFrame({"layer": range(3), "similarity": [0.9, 0.8, 0.7]})
+    >>> rank_agreement({"influence": one, "similarity": other})["spearman"].tolist()
+    [1.0]
     """
     if len(metrics) < 2:
         raise ValueError(f"metrics must hold at least two named frames, got {list(metrics)}")

@@ -67,6 +67,10 @@ def load_texts(
     Raises:
         ValueError: for an unknown name, ``n`` below 1 or above what there is, an empty text in a list, a
             missing column, a hub that cannot be reached.
+
+    >>> texts = load_texts(["one", "two", "three"], n=2, seed=0)
+    >>> len(texts), texts.source["name"]
+    (2, 'list')
     """
     if n is not None:
         whole_number(n, "n")

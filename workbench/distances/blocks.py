@@ -124,6 +124,10 @@ def checked_blocks(frame: Any, value: str, what: str) -> pd.DataFrame:
 
     Raises:
         ValueError: for missing columns, for a block that occurs twice, for a frame without one number.
+
+    >>> frame = pd.DataFrame({"start": [2, 0], "size": [1, 2], "damage": [0.1, 0.2]})
+    >>> checked_blocks(frame, "damage", "damage")["removed"].tolist()
+    ['2', '0-1']
     """
     frame = _block_rows(frame, value, what)
     return frame.assign(removed=removed_by(frame)).sort_values(["size", "start"], ignore_index=True)

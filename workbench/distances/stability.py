@@ -35,6 +35,11 @@ def mean_distances(angles: pd.DataFrame, *, confidence: float = 0.95, seed: int 
 
     Raises:
         ValueError: when columns or angles are missing.
+
+    >>> angles = pd.DataFrame({"text": [0, 0, 1, 1], "start": [0, 1, 0, 1], "size": 1})
+    >>> angles["angle"] = [0.3, 0.2, 0.5, 0.2]
+    >>> mean_distances(angles)[["start", "size", "distance", "n_texts"]].values.tolist()
+    [[0.0, 1.0, 0.4, 2.0], [1.0, 1.0, 0.2, 2.0]]
     """
     blocks, values = _angle_table(angles)
     frame = blocks.assign(**mean_and_spread("distance", values, confidence=confidence, seed=seed))
@@ -68,6 +73,11 @@ def pick_stability(
 
     Raises:
         ValueError: when columns or angles are missing, or for a size that the frame does not hold.
+
+    >>> angles = pd.DataFrame({"text": [0, 0, 1, 1], "start": [0, 1, 0, 1], "size": 1})
+    >>> angles["angle"] = [0.3, 0.2, 0.5, 0.2]
+    >>> pick_stability(angles)[["size", "removed", "stability"]].values.tolist()
+    [[1, '1', 1.0]]
     """
     blocks, values = _angle_table(angles)
     layers = layers_in(blocks)
@@ -108,6 +118,11 @@ def calibration_ablation(
 
     Raises:
         ValueError: for no set, sets for models of different layers, or a size out of range.
+
+    >>> one = pd.DataFrame({"start": [0, 1], "size": 1, "distance": [0.3, 0.2]})
+    >>> other = one.assign(distance=[0.1, 0.2])
+    >>> calibration_ablation({"C4": one, "own": other})[["calibration", "removed"]].values.tolist()
+    [['C4', '1'], ['own', '0']]
     """
     if not distances:
         raise ValueError("distances must hold at least one named frame of angular_distances, got none")

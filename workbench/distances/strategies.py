@@ -39,6 +39,9 @@ def deepest_blocks(
 
     Raises:
         ValueError: for a size out of range.
+
+    >>> deepest_blocks(8, [1, 3])["removed"].tolist()
+    ['6', '4-6']
     """
     layers = _layer_numbers(n_layers)
     end = len(layers) - 1 if keep_last else len(layers)
@@ -58,6 +61,9 @@ def shallowest_blocks(n_layers: int | Sequence[int], sizes: Iterable[int]) -> pd
 
     Raises:
         ValueError: for a size out of range.
+
+    >>> shallowest_blocks(8, [1, 3])["removed"].tolist()
+    ['0', '0-2']
     """
     layers = _layer_numbers(n_layers)
     return _strategy_frame("shallowest", [layers[:size] for size in checked_sizes(sizes, len(layers))])
@@ -79,6 +85,9 @@ def random_layers(
 
     Raises:
         ValueError: for a size out of range or fewer than one draw.
+
+    >>> random_layers(8, [2], n_draws=2, seed=0)[["strategy", "size", "draw"]].values.tolist()
+    [['random', 2, 0], ['random', 2, 1]]
     """
     layers = _layer_numbers(n_layers)
     whole_number(n_draws, "n_draws")
@@ -109,6 +118,10 @@ def greedy_layers(
 
     Raises:
         ValueError: for a size out of range, or a score without a layer and exactly one metric.
+
+    >>> influence = pd.DataFrame({"layer": range(4), "influence": [0.5, 0.1, 0.3, 0.2]})
+    >>> greedy_layers(influence, [2])[["removed", "order"]].values.tolist()
+    [['1,3', '1 3']]
     """
     first = score(()) if callable(score) else score
     costs = _layer_costs(first)
@@ -142,6 +155,10 @@ def removal_strategies(
 
     Raises:
         ValueError: when columns are missing or for a size out of range.
+
+    >>> frame = pd.DataFrame({"start": [0, 1, 2], "size": 1, "distance": [0.3, 0.1, 0.2]})
+    >>> removal_strategies(frame, [1]).set_index("strategy")["removed"].drop("random").to_dict()
+    {'best': '1', 'deepest': '1', 'deepest with last': '2', 'shallowest': '0'}
     """
     _, frame = block_metric(distances)
     layers = layers_in(frame)
