@@ -24,6 +24,14 @@ def distance_frame(n_layers: int = 7, n_texts: int = 24, seed: int = 0) -> pd.Da
     return pd.DataFrame(rows, columns=["start", "size", "distance", "std", "ci_low", "ci_high", "n_texts"])
 
 
+def random_distances(n_layers: int = 8, seed: int = 0) -> pd.DataFrame:
+    """Distances of every block, drawn at random."""
+    rng = np.random.default_rng(seed)
+    rows = [(start, size) for size in range(1, n_layers + 1) for start in range(n_layers - size + 1)]
+    frame = pd.DataFrame(rows, columns=["start", "size"])
+    return frame.assign(distance=rng.random(len(frame)), n_texts=5)
+
+
 def damage_frame(distances: pd.DataFrame, sizes: tuple[int, ...] = (1, 2, 4), seed: int = 0) -> pd.DataFrame:
     """Losses that rise with the distance, with noise."""
     rng = np.random.default_rng(seed)

@@ -59,7 +59,7 @@ class TestBootstrapInterval:
             ([], {}, "values must be .* at least one"),
             ([1.0, np.nan], {}, "values must be finite, got 1 that are not"),
             ([1.0, 2.0], {"confidence": 1.0}, "confidence must be between 0 and 1, got 1.0"),
-            ([1.0, 2.0], {"n_resamples": 0}, "n_resamples must be a whole number of at least 1, got 0"),
+            ([1.0, 2.0], {"n_resamples": 0}, "n_resamples must be a whole number >= 1, got 0"),
             ([1.0, 2.0], {"weights": [1]}, "weights must be 2 numbers"),
             ([1.0, 2.0], {"weights": [0, 0]}, "not all 0"),
             ([1.0, 2.0], {"weights": [-1, 2]}, "weights must be 2 numbers >= 0"),

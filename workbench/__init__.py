@@ -41,13 +41,15 @@ _PUBLIC = {
     ),
     "distances.blocks": (
         "best_blocks",
+        "layers_of",
+        "format_layers",
+    ),
+    "distances.strategies": (
         "deepest_blocks",
         "shallowest_blocks",
         "random_layers",
         "greedy_layers",
         "removal_strategies",
-        "layers_of",
-        "format_layers",
     ),
     "distances.damage": ("block_damage",),
     "distances.influence": (

@@ -5,7 +5,7 @@ Every interval here is a seeded percentile bootstrap: the same values and seed g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, rankdata
+
+from workbench.checks import one_of, whole_number
 
 #: column of a metric frame -> its sign as a *cost* of removal (similarity is high where removal costs
 #: little).
@@ -29,9 +31,12 @@ def resample_counts(n: int, *, n_resamples: int = 2000, seed: int = 0) -> NDArra
 
     Raises:
         ValueError: when ``n`` or ``n_resamples`` is not a whole number of at least 1.
+
+    >>> resample_counts(3, n_resamples=2).sum(axis=1).tolist()
+    [3.0, 3.0]
     """
-    _check_whole("n", n, 1)
-    _check_whole("n_resamples", n_resamples, 1)
+    whole_number(n, "n")
+    whole_number(n_resamples, "n_resamples")
     rng = np.random.default_rng(seed)
     return rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
 
@@ -61,9 +66,13 @@ def bootstrap_interval(
     Raises:
         ValueError: for no values, values that are not finite, weights that do not fit, or a setting out of
             range.
+
+    >>> low, high = bootstrap_interval([0.0, 1.0, 1.0, 1.0])
+    >>> low, high
+    (0.25, 1.0)
     """
-    columns = _finite("values", values, dimensions=(1, 2))
-    weight = np.ones(len(columns)) if weights is None else _finite("weights", weights, dimensions=(1,))
+    columns = _finite("values", values, columns=True)
+    weight = np.ones(len(columns)) if weights is None else _finite("weights", weights)
     if len(weight) != len(columns) or (weight < 0).any() or weight.sum() == 0:
         raise ValueError(
             f"weights must be {len(columns)} numbers >= 0, not all 0, one for each value, got {len(weight)}"
@@ -106,23 +115,21 @@ def paired_difference(
 
     Raises:
         ValueError: when the two do not hold the same number of finite values, at least one.
+
+    >>> result = paired_difference([1, 1, 1, 1], [0, 0, 0, 1])
+    >>> result["difference"], result["lower"], result["p_value"]
+    (-0.75, 3, 0.25)
     """
-    one, two = (_finite(name, v, dimensions=(1,)) for name, v in (("first", first), ("second", second)))
+    one, two = (_finite(name, v) for name, v in (("first", first), ("second", second)))
     if len(one) != len(two):
         raise ValueError(f"first and second must hold one value for each item, got {len(one)} and {len(two)}")
     change = two - one
     low, high = bootstrap_interval(change, confidence=confidence, n_resamples=n_resamples, seed=seed)
     higher, lower = int((change > 0).sum()), int((change < 0).sum())
-    return {
-        "n": len(change),
-        "difference": float(change.mean()),
-        "ci_low": low,
-        "ci_high": high,
-        "higher": higher,
-        "lower": lower,
-        "ties": len(change) - higher - lower,
-        "p_value": float(binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0,
-    }
+    p_value = float(binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0
+    mean = {"n": len(change), "difference": float(change.mean()), "ci_low": low, "ci_high": high}
+    signs = {"higher": higher, "lower": lower, "ties": len(change) - higher - lower}
+    return mean | signs | {"p_value": p_value}
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64] | float:
@@ -134,6 +141,9 @@ def spearman(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64] | float
 
     Returns:
         Correlation in ``[-1, 1]`` for each row, a float for ``[n]``; NaN where one side is constant.
+
+    >>> round(spearman([1, 2, 3, 4], [1, 3, 2, 4]), 3)
+    0.8
     """
     ranks = [rankdata(np.asarray(v, dtype=np.float64), axis=-1) for v in (first, second)]
     one, two = (r - r.mean(axis=-1, keepdims=True) for r in ranks)
@@ -173,19 +183,21 @@ def rank_agreement(
     Raises:
         ValueError: for fewer than two metrics, a frame without blocks and a metric, or a pair that shares no
             block.
+
+    >>> one = pd.DataFrame({"layer": range(3), "influence": [0.1, 0.2, 0.3]})
+    >>> other = pd.DataFrame({"layer": range(3), "similarity": [0.9, 0.8, 0.7]})
+    >>> rank_agreement({"influence": one, "similarity": other})["spearman"].tolist()
+    [1.0]
     """
     if len(metrics) < 2:
         raise ValueError(f"metrics must hold at least two named frames, got {list(metrics)}")
-    if by not in (None, "size"):
-        raise ValueError(f"by must be None or 'size', got {by!r}")
+    one_of(by, (None, "size"), "by")
     costs = {name: removal_cost(frame) for name, frame in metrics.items()}
     rows = []
     for first, second in combinations(costs, 2):
         both = costs[first].merge(costs[second], on=["start", "size"], suffixes=("_1", "_2"))
         if both.empty:
-            raise ValueError(
-                f"metrics must share blocks (start, size), but {first!r} and {second!r} share none"
-            )
+            raise ValueError(f"metrics must share blocks (start, size), {first!r} and {second!r} share none")
         groups: Any = both.groupby("size") if by else [(None, both)]
         for size, group in groups:
             pair = group[["cost_1", "cost_2"]].to_numpy().T
@@ -203,13 +215,11 @@ def spearman_interval(
     n = pair.shape[1]
     if n < 3:
         return np.nan, np.nan
-    _check_whole("n_resamples", n_resamples, 1)
+    whole_number(n_resamples, "n_resamples")
     drawn = np.random.default_rng(seed).integers(n, size=(n_resamples, n))
     rho = np.asarray(spearman(pair[0][drawn], pair[1][drawn]))
     rho = rho[np.isfinite(rho)]  # a resample that drew one value only has no ranks
-    if not len(rho):
-        return np.nan, np.nan
-    low, high = _quantiles(rho, confidence)
+    low, high = _quantiles(rho, confidence) if len(rho) else (np.nan, np.nan)
     return float(low), float(high)
 
 
@@ -218,15 +228,19 @@ def removal_cost(frame: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         ValueError: when the frame has neither ``layer`` nor ``start, size``, or not exactly one known metric.
+
+    >>> removal_cost(pd.DataFrame({"layer": [0, 1], "similarity": [0.9, 0.7]})).values.tolist()
+    [[0.0, 1.0, -0.9], [1.0, 1.0, -0.7]]
     """
-    if isinstance(frame, pd.DataFrame) and "layer" in frame:
-        frame = frame.assign(start=frame["layer"], size=1)
-    found = [name for name in COST_SIGNS if isinstance(frame, pd.DataFrame) and name in frame]
-    if len(found) != 1 or not {"start", "size"} <= set(frame.columns):
-        got = list(frame.columns) if isinstance(frame, pd.DataFrame) else type(frame).__name__
+    columns = list(frame.columns) if isinstance(frame, pd.DataFrame) else []
+    found = [name for name in COST_SIGNS if name in columns]
+    if len(found) != 1 or not ("layer" in columns or {"start", "size"} <= set(columns)):
+        got = columns or type(frame).__name__
         raise ValueError(
             f"a metric must be a frame with layer (or start, size) and one of {list(COST_SIGNS)}, got {got}"
         )
+    if "layer" in columns:
+        frame = frame.assign(start=frame["layer"], size=1)
     cost = COST_SIGNS[found[0]] * frame[found[0]].astype(float)
     blocks = frame[["start", "size"]].assign(cost=cost).dropna()
     return blocks.astype({"start": "int64", "size": "int64"}).reset_index(drop=True)
@@ -238,18 +252,11 @@ def _quantiles(samples: NDArray[np.float64], confidence: float) -> NDArray[np.fl
     return np.quantile(np.ascontiguousarray(samples), [tail, 1 - tail], axis=-1)
 
 
-def _finite(name: str, values: ArrayLike, *, dimensions: Sequence[int]) -> NDArray[np.float64]:
+def _finite(name: str, values: ArrayLike, *, columns: bool = False) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim not in dimensions or not len(array):
-        shape = " or ".join({1: "[n]", 2: "[n, k]"}[d] for d in dimensions)
+    if array.ndim not in (1, 1 + columns) or not len(array):
+        shape = "[n] or [n, k]" if columns else "[n]"
         raise ValueError(f"{name} must be {shape} numbers, at least one, got shape {list(array.shape)}")
-    if not np.isfinite(array).all():
-        raise ValueError(
-            f"{name} must be finite, got {int((~np.isfinite(array)).sum())} that are not (NaN or inf)"
-        )
+    if bad := int((~np.isfinite(array)).sum()):
+        raise ValueError(f"{name} must be finite, got {bad} that are not (NaN or inf)")
     return array
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")

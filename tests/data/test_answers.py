@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from fractions import Fraction
 
 import pytest
 
 from workbench.data.answers import final_answer, parse_number, same_answer, same_number
+from workbench.data.sources import read_rows
 
 SAME = [
     ("1,000", "1000"),
@@ -123,7 +123,7 @@ def test_answers_that_are_no_numbers_agree_as_texts():
 
 
 def test_every_gsm8k_reference_has_a_number_and_its_text_agrees(shared_data):
-    rows = [json.loads(line) for line in (shared_data / "gsm8k_train.jsonl").open(encoding="utf-8")]
+    rows = read_rows(shared_data / "gsm8k_train.jsonl")
     answers = [final_answer(row["answer"]) for row in rows]
     assert all(parse_number(answer) is not None for answer in answers)
     # without the mark, the last number of the worked solution nearly always is the answer (GSM8K ends on it)

@@ -8,8 +8,9 @@ from skipping import TEXTS, skipping
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 
 from workbench.distances.angular import angular_distances
-from workbench.distances.blocks import best_blocks, removal_strategies
+from workbench.distances.blocks import best_blocks
 from workbench.distances.damage import block_damage
+from workbench.distances.strategies import removal_strategies
 from workbench.pruning.removal import prune_, without_layers
 
 TEXTS = [text for text in TEXTS if len(text) > 1]
@@ -111,7 +112,7 @@ def test_a_pruned_model_is_asked_by_original_numbers(tokenizer):
     assert frame.loc[0, "removed"] == "1,4"
     assert frame.loc[0, "start"] == 1
     assert frame.loc[0, "loss"] == pytest.approx(expected, abs=5e-6)
-    with pytest.raises(ValueError, match="a layer must be one of"):
+    with pytest.raises(ValueError, match="layer must be one of the model's 5 layers"):
         damage(model, tokenizer, layer_sets=[(2,)])
 
 
@@ -131,10 +132,10 @@ def test_interval_holds_the_damage(model, tokenizer):
         ({"blocks": [(6, 2)]}, "start at most 5 for size 2, got start 6"),
         ({"blocks": [(9, 1)]}, "start must be one of the model's layers 0-6, got 9"),
         ({"blocks": [3]}, r"blocks must be \(start, size\) pairs"),
-        ({"blocks": pd.DataFrame({"layer": [1]})}, "blocks must have the columns"),
+        ({"blocks": pd.DataFrame({"layer": [1]})}, "blocks needs the columns"),
         ({"layer_sets": [()]}, "layer_sets must hold sets of layers"),
         ({"layer_sets": [3]}, "layer_sets must hold sets of layers"),
-        ({"layer_sets": [(3, 9)]}, "a layer must be 0 to 6 for this model of 7 layers, got 9"),
+        ({"layer_sets": [(3, 9)]}, r"layer must be one of the model's 7 layers \(0-6\), got 9"),
         ({"layer_sets": [(0.5,)]}, "got 0.5"),
         ({"sizes": [1], "max_tokens": 0}, "max_tokens must be a whole number"),
     ],

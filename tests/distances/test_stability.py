@@ -43,7 +43,7 @@ class TestMeanDistances:
         pd.testing.assert_frame_equal(mean_distances(shuffled), mean_distances(angles))
 
     def test_errors(self):
-        with pytest.raises(ValueError, match="angles must have the columns"):
+        with pytest.raises(ValueError, match="angles needs the columns"):
             mean_distances(angle_frame().drop(columns="text"))
         with pytest.raises(ValueError, match="one angle for every text and block, got some missing"):
             mean_distances(angle_frame().drop(index=5))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from workbench.models.batches import last_real_token, make_batches, read_tokens
+from workbench.models.batches import each_text, last_real_token, make_batches, measured_on, read_tokens
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def test_token_ids_are_taken_as_they_are(model, ids):
         ([torch.ones(2, 2)], 8, "text 0 must be a string or a list of token ids, got Tensor"),
         ([[3, 331]], 8, "between 0 and 330, text 0 has 331"),
         ([[3, -1]], 8, "between 0 and 330, text 0 has -1"),
-        (["fine"], 0, "max_length must be a whole number of at least 1, got 0"),
-        (["fine"], 2.5, "max_length must be a whole number of at least 1, got 2.5"),
+        (["fine"], 0, "max_length must be a whole number >= 1, got 0"),
+        (["fine"], 2.5, "max_length must be a whole number >= 1, got 2.5"),
         ([[3] * 300], 4096, "max_length must be between 1 and 256"),
     ],
 )
@@ -84,10 +84,32 @@ def test_a_long_limit_is_fine_for_short_texts(model, tokenizer):
 
 
 def test_batch_size_must_be_positive(model, tokenizer):
-    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number >= 1, got 0"):
         make_batches(read_tokens(model, tokenizer, ["a"], 8), batch_size=0)
 
 
 def test_strings_need_a_tokenizer(model):
     with pytest.raises(ValueError, match="tokenizer must be given"):
         read_tokens(model, None, ["a"], 8)
+
+
+def test_each_text_is_measured_once_and_comes_back_in_its_place(model, tokenizer):
+    tokens = read_tokens(model, tokenizer, ["one two", "a", "three four five six", "b c", "d"], 100)
+    model.train()
+
+    def measure(batch):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        return torch.stack([batch.mask.sum(dim=1), batch.ids[:, 0]], dim=1)
+
+    found = each_text(model, make_batches(tokens, batch_size=2), measure, title="x", progress=False)
+    assert found.tolist() == [[len(ids), int(ids[0])] for ids in tokens]
+    assert model.training
+    model.eval()
+
+
+def test_what_a_frame_was_measured_on_follows_the_tokens(model):
+    one = measured_on(model, [torch.tensor([3, 4]), torch.tensor([5])], max_length=8)
+    two = measured_on(model, [torch.tensor([3]), torch.tensor([4, 5])], max_length=8)
+    assert (one["n_texts"], one["n_tokens"], one["max_length"]) == (2, 3, 8)
+    assert one["tokens"] != two["tokens"]

@@ -152,5 +152,5 @@ def test_what_is_no_decoder_and_no_context() -> None:
         ValueError, match="must be a decoder-only language model or its configuration, got T5Config"
     ):
         parameter_counts(T5Config())
-    with pytest.raises(ValueError, match="context must be at least 1 token, got 0"):
+    with pytest.raises(ValueError, match="context must be a whole number >= 1, got 0"):
         flop_counts(tiny_config("llama"), context=0)

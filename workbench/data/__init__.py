@@ -2,6 +2,6 @@
 
 - ``texts``: calibration texts
 - ``instructions``: instruction sets
-- ``sources``: rows of local files and hub sets
+- ``sources``: rows of local files and hub sets, sampled
 - ``answers``: final answers, found and compared
 """

@@ -28,10 +28,8 @@ _LATEX = (
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\s*(?:\\times|\\cdot|×)\s*10\s*\^\s*\{?\s*(-?\d+)\s*\}?"), r"e\1"),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree"), "°"),
-    (
-        re.compile(r"\\[,!;: ]|\{,\}|\\left|\\right|\\displaystyle"),
-        lambda m: "," if m.group() == "{,}" else "",
-    ),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\[,!;: ]|\\left|\\right|\\displaystyle"), ""),
     (re.compile(r"\\([$%#&])"), r"\1"),
     (re.compile(r"\\[()\[\]]"), ""),
 )
@@ -49,6 +47,9 @@ def final_answer(text: str | None) -> str | None:
 
     Returns:
         The answer as it is written (``"1,080"``, ``"\frac{3}{4}"``, ``"yes"``), without a closing full stop.
+
+    >>> final_answer("She has <<48/2=24>>24 clips.\n#### 72"), final_answer(r"So it is \boxed{\frac{3}{4}}.")
+    ('72', '\\frac{3}{4}')
     """
     text = without_calculator_marks(text or "")
     for find in (_after_marks, _boxed, _after_answer_is, _last_number):
@@ -64,12 +65,15 @@ def parse_number(value: str | int | float | None) -> Fraction | None:
     Understood: thousands commas, decimals, signs, ``3/4`` and ``1 1/2``, LaTeX fractions and spaces,
     currency signs, powers of ten, "5 million", units ("72 clips", "5cm"), and a percent sign, which is read
     as a unit (50 % = 50).
+
+    >>> parse_number("$1,080.50"), parse_number("1 1/2 cups"), parse_number("3x")
+    (Fraction(2161, 2), Fraction(3, 2), None)
     """
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int | float):
         return Fraction(str(value)) if value == value and abs(value) != float("inf") else None
-    match = _NUMBER.fullmatch(_plain_text(value))
+    match = _NUMBER.fullmatch(_without_markup(value))
     scale = match and _unit_scale(match["unit"])
     if not match or scale is None:
         return None
@@ -86,6 +90,9 @@ def same_number(a: str | int | float | None, b: str | int | float | None) -> boo
 
     Compared exactly, but for decimals with six or more places, which are taken as rounded (0.333333 = 1/3).
     False when one of them is not a number.
+
+    >>> same_number("1,000", "1000.0"), same_number("1/3", "0.333333"), same_number("3x", "3x")
+    (True, True, False)
     """
     first, second = parse_number(a), parse_number(b)
     if first is None or second is None:
@@ -118,12 +125,12 @@ def _boxed(text: str) -> str | None:
     start = max(text.rfind(r"\boxed{"), text.rfind(r"\fbox{"))
     if start < 0:
         return None
-    begin = depth = text.index("{", start)
-    level = 0
-    for depth in range(begin, len(text)):
-        level += {"{": 1, "}": -1}.get(text[depth], 0)
-        if level == 0:
-            return _clean(text[begin + 1 : depth])
+    begin = text.index("{", start)
+    depth = 0
+    for end in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return _clean(text[begin + 1 : end])
     return None  # cut off inside the box
 
 
@@ -157,8 +164,8 @@ def _clean(text: str) -> str:
     return text.strip().strip("*`\"'“”").strip().removesuffix(".").strip()
 
 
-def _plain_text(text: str) -> str:
-    """Undo LaTeX and Markdown around a number: fractions, spaces, units, degree and dollar signs."""
+def _without_markup(text: str) -> str:
+    """Take LaTeX and Markdown off a number: fractions, spaces, units, degree and dollar signs."""
     text = text.replace("−", "-").replace("\u00a0", " ").replace("\u202f", " ").strip()
     if len(text) > 1 and text[0] == text[-1] == "$":
         text = text.strip("$")
@@ -188,4 +195,4 @@ def _places(value: str | int | float | None) -> int:
 
 
 def _squeezed(text: str) -> str:
-    return re.sub(r"\s+", "", _plain_text(text)).strip(".,;:!?$").casefold()
+    return re.sub(r"\s+", "", _without_markup(text)).strip(".,;:!?$").casefold()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from workbench.checks import checked, whole_number
+from workbench.data import sources
 from workbench.data.answers import final_answer
-from workbench.data.sources import ENDINGS, INSTRUCTION_SETS, HubSet, _plain, hub_rows, permuted, read_rows
-from workbench.data.texts import _check_enough, _check_file, _check_n, _until
+from workbench.data.sources import INSTRUCTION_SETS, HubSet
 from workbench.places import demo_path
 
 FIELDS = ["id", "instruction", "context", "reference", "answer"]
-DEMO_INSTRUCTIONS = {"demo-math": "math", "demo-open": "open", "demo-math-test": "math-test"}
-# field -> column, for each form that is recognised by its columns; the first one whose columns are all there
-FORMS: dict[str, dict[str, str]] = {
+DEMO_INSTRUCTIONS = ("demo-math", "demo-open", "demo-math-test")
+# set -> field -> column, for sets that are recognised by their columns: the first whose columns are all there
+KNOWN_COLUMNS: dict[str, dict[str, str]] = {
     "workbench": {name: name for name in FIELDS},
     "openmathinstruct": {
         "instruction": "question",
@@ -65,79 +66,76 @@ def load_instructions(
         ValueError: for an unknown name or form, ``n`` below 1 or above what there is, ids that are not
             unique.
     """
-    _check_n(n)
+    if n is not None:
+        whole_number(n, "n")
     label = str(name)
     prefix = Path(label).name.split(".")[0] if Path(label).is_file() else label
-    found: list[dict[str, str]] = []
-    skipped = 0
-    for index, raw in _until(_instruction_rows(label, n, seed, columns, split, location), found, n):
+    skipped: list[str] = []
+
+    def usable(index: int, raw: Any) -> dict[str, str] | None:
         row = _tidy(raw, f"{prefix}-{index}", columns, label)
         if row["instruction"].strip() and row["reference"].strip():
-            found.append(row)
-        else:
-            skipped += 1
-    _check_enough(label, n, len(found), f"{skipped} have no instruction or no reference")
-    frame = pd.DataFrame(found, columns=FIELDS)
-    if not frame["id"].is_unique:
-        twice = frame["id"][frame["id"].duplicated()].iloc[0]
-        raise ValueError(f"ids must be unique, {twice!r} occurs twice in {label}; leave id out of columns")
-    frame.attrs["source"] = {"name": label, "n": len(frame), "seed": seed, "skipped": skipped}
+            return row
+        skipped.append(row["id"])
+        return None
+
+    found = sources.sample(
+        _source(label, columns), usable, name=label, n=n, seed=seed, split=split, location=location
+    )
+    sources.check_enough(label, n, len(found), f"{len(skipped)} have no instruction or no reference")
+    frame = checked(pd.DataFrame(found, columns=FIELDS), FIELDS, label, unique="id")
+    frame.attrs["source"] = {"name": label, "n": len(frame), "seed": seed, "skipped": len(skipped)}
     return frame
 
 
 def user_message(instruction: str, context: str = "") -> str:
-    """Return what the user says: the context, if there is one, and below it the instruction."""
+    """Return what the user says: the context, if there is one, and below it the instruction.
+
+    >>> user_message("Who came?", "A tale.")
+    'A tale.\\nWho came?'
+    """
     return f"{context}\n{instruction}" if context else instruction
 
 
-def _instruction_rows(
-    label: str,
-    n: int | None,
-    seed: int,
-    columns: Mapping[str, str] | None,
-    split: str,
-    location: str | Path | None,
-) -> Iterator[tuple[int, Any]]:
+def _source(label: str, columns: Mapping[str, str] | None) -> HubSet | list[Any]:
     if label in INSTRUCTION_SETS:
-        return hub_rows(label, INSTRUCTION_SETS[label], n, seed, split, location)
-    if columns and label.count("/") == 1 and not label.endswith(ENDINGS) and not Path(label).exists():
+        return INSTRUCTION_SETS[label]
+    local = label.endswith(sources.ENDINGS) or Path(label).exists()
+    if columns and label.count("/") == 1 and not local:
         repo, _, config = label.partition(":")
-        return hub_rows(label, HubSet(repo, config or None), n, seed, split, location)
+        return HubSet(repo, config or None)
     if label in DEMO_INSTRUCTIONS:
-        label = str(demo_path("instructions") / f"{DEMO_INSTRUCTIONS[label]}.jsonl")
-    _check_file(label, [*DEMO_INSTRUCTIONS, *INSTRUCTION_SETS], "with columns= a hub set owner/name")
-    return permuted(read_rows(label), None if n is None else seed)
+        label = str(demo_path("instructions") / f"{label.removeprefix('demo-')}.jsonl")
+    sources.check_file(label, [*DEMO_INSTRUCTIONS, *INSTRUCTION_SETS], "with columns= a hub set owner/name")
+    return sources.read_rows(label)
 
 
 def _tidy(raw: Any, made_id: str, columns: Mapping[str, str] | None, label: str) -> dict[str, str]:
     """Bring one row into the five fields."""
     if not isinstance(raw, Mapping):
         raise ValueError(f"{label} must hold rows with named columns, got a row {raw!r}")
-    mapping = _form_of(raw, label) if columns is None else columns
-    _check_columns(mapping, raw, label, partly=columns is None)
-    values = {field: _plain(raw.get(mapping.get(field, ""))) for field in FIELDS}
+    mapping = _known_columns(raw, label) if columns is None else _checked_columns(columns, raw, label)
+    values = {field: sources.as_text(raw.get(mapping.get(field, ""))) for field in FIELDS}
     if not mapping.get("answer") and "####" in values["reference"]:
         values["answer"] = final_answer(values["reference"]) or ""
     return values | {"id": values["id"] or made_id}
 
 
-def _form_of(raw: Mapping[str, Any], label: str) -> Mapping[str, str]:
-    for form, mapping in FORMS.items():
-        needed = ("instruction", "reference") if form == "workbench" else mapping.values()
+def _known_columns(raw: Mapping[str, Any], label: str) -> Mapping[str, str]:
+    for known, mapping in KNOWN_COLUMNS.items():
+        needed = ("instruction", "reference") if known == "workbench" else mapping.values()
         if all(column in raw for column in needed):
             return mapping
     raise ValueError(
-        f"{label} has none of the forms {', '.join(FORMS)}; pass columns={{'instruction': ..., "
+        f"{label} has none of the forms {', '.join(KNOWN_COLUMNS)}; pass columns={{'instruction': ..., "
         f"'reference': ...}} with the names of its columns, which are {', '.join(raw)}"
     )
 
 
-def _check_columns(mapping: Mapping[str, str], raw: Mapping[str, Any], label: str, *, partly: bool) -> None:
-    wrong = [f for f in mapping if f not in FIELDS] + [
-        f for f in ("instruction", "reference") if f not in mapping
-    ]
-    if wrong or not (partly or all(column in raw for column in mapping.values())):
-        raise ValueError(
-            f"columns must map fields of {', '.join(FIELDS)} (instruction and reference at least) to columns "
-            f"of {label}, which are {', '.join(raw)}; got {dict(mapping)}"
-        )
+def _checked_columns(columns: Mapping[str, str], raw: Mapping[str, Any], label: str) -> Mapping[str, str]:
+    if {"instruction", "reference"} <= set(columns) <= set(FIELDS) and set(columns.values()) <= set(raw):
+        return columns
+    raise ValueError(
+        f"columns must map fields of {', '.join(FIELDS)} (instruction and reference at least) to columns "
+        f"of {label}, which are {', '.join(raw)}; got {dict(columns)}"
+    )

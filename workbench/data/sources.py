@@ -1,17 +1,25 @@
-"""Where data sets come from: rows of a local file or of a hub set, in an order given by a seed (no torch)."""
+"""Where data sets come from: rows of a local file or of a hub set, in an order given by a seed (no torch).
+
+The hub is read as a stream through ``datasets``: only as many rows as the sample needs. Each hub set can
+also be read from a local copy of its repository (``location=``), which is what a machine without a network
+needs.
+"""
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from workbench.checks import first_line
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".txt")
 #: of a large set, rows read for each one asked for; the sample is drawn from them
@@ -39,28 +47,17 @@ class HubSet:
 
 # The RedPajama sample still comes with a loading script, which datasets >= 4 refuses: so its files are read
 # by path, and the domains drawn in proportion to their size in MB, the corpus's own mixture by tokens.
-_REDPAJAMA = {
-    "arxiv": 93.4,
-    "book": 111.0,
-    "c4": 866.0,
-    "cc_2019-30": 689.0,
-    "cc_2020-05": 836.0,
-    "cc_2021-04": 802.0,
-    "cc_2022-05": 737.0,
-    "cc_2023-06": 857.0,
-    "github": 222.0,
-    "stackexchange": 80.5,
-    "wikipedia": 119.0,
-}
+_REDPAJAMA = {"arxiv": 93.4, "book": 111.0, "c4": 866.0}
+_REDPAJAMA |= {"cc_2019-30": 689.0, "cc_2020-05": 836.0, "cc_2021-04": 802.0, "cc_2022-05": 737.0}
+_REDPAJAMA |= {"cc_2023-06": 857.0, "github": 222.0, "stackexchange": 80.5, "wikipedia": 119.0}
+_REDPAJAMA_FILES = tuple((f"{domain}_sample.jsonl", size) for domain, size in _REDPAJAMA.items())
+_REDPAJAMA_REPO = "togethercomputer/RedPajama-Data-1T-Sample"
+_OPENMATH_FILES = (("correct_solutions/{split}.jsonl", 1.0),)
+_EACH = "that of each source"
 CORPORA = {
     "c4": HubSet("allenai/c4", "en", whole=False, licence="ODC-BY"),
-    "redpajama": HubSet(
-        "togethercomputer/RedPajama-Data-1T-Sample",
-        files=tuple((f"{domain}_sample.jsonl", size) for domain, size in _REDPAJAMA.items()),
-        whole=False,
-        licence="that of each source",
-    ),
-    "slimpajama": HubSet("DKYoon/SlimPajama-6B", whole=False, licence="that of each source"),
+    "redpajama": HubSet(_REDPAJAMA_REPO, files=_REDPAJAMA_FILES, whole=False, licence=_EACH),
+    "slimpajama": HubSet("DKYoon/SlimPajama-6B", whole=False, licence=_EACH),
     "wikitext2": HubSet("Salesforce/wikitext", "wikitext-2-raw-v1", licence="CC BY-SA 3.0"),
 }
 INSTRUCTION_SETS = {
@@ -69,10 +66,7 @@ INSTRUCTION_SETS = {
     "alpaca-cleaned": HubSet("yahma/alpaca-cleaned", licence="CC BY 4.0"),
     "dolly": HubSet("databricks/databricks-dolly-15k", licence="CC BY-SA 3.0"),
     "openmathinstruct": HubSet(
-        "nvidia/OpenMathInstruct-1",
-        files=(("correct_solutions/{split}.jsonl", 1.0),),
-        whole=False,
-        licence="NVIDIA",
+        "nvidia/OpenMathInstruct-1", files=_OPENMATH_FILES, whole=False, licence="NVIDIA"
     ),
 }
 
@@ -87,7 +81,7 @@ def read_rows(path: str | Path) -> list[Any]:
     if not path.name.endswith(ENDINGS):
         raise ValueError(f"a data file must end in {', '.join(ENDINGS)}, got {path}")
     if path.suffix == ".parquet":
-        return pd.read_parquet(path).to_dict("records")
+        return [*pd.read_parquet(path).to_dict("records")]
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
     if path.suffix == ".json":
@@ -99,35 +93,72 @@ def read_rows(path: str | Path) -> list[Any]:
     return [_parsed(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def permuted(rows: Sequence[Any], seed: int | None) -> Iterator[tuple[int, Any]]:
-    """Yield (index, row) in an order given by the seed; None keeps the order of the rows."""
-    order = range(len(rows)) if seed is None else np.random.default_rng(seed).permutation(len(rows))
-    return ((int(index), rows[index]) for index in order)
-
-
-def hub_rows(
-    name: str, source: HubSet, n: int | None, seed: int, split: str, location: str | Path | None
-) -> Iterator[tuple[int, Any]]:
-    """Yield (index, row) of a hub set in an order given by the seed; a large one only as far as needed.
+def sample(
+    source: HubSet | Sequence[Any],
+    use: Callable[[int, Any], Any],
+    *,
+    name: str,
+    n: int | None,
+    seed: int,
+    split: str = "train",
+    location: str | Path | None = None,
+) -> list[Any]:
+    """Return what ``use`` makes of rows, until there are ``n`` of them.
 
     Args:
-        name: what to call the set in an error.
-        source: where it lies.
-        n: rows that will be taken; None for all.
+        source: a hub set, of which a large one is read only as far as needed, or all rows.
+        use: takes a row's index and the row; returns None to pass it over.
+        name: what to call the source in an error.
+        n: how many to return; None for all, in the order of the rows.
         seed: of the order.
-        split: ``train``, ``validation`` or ``test``.
-        location: a local copy of the repository to read instead of the hub.
+        split: ``train``, ``validation`` or ``test`` of a hub set.
+        location: a local copy of the hub repository to read instead of the hub.
 
     Raises:
         ValueError: for ``n=None`` of a large set, a split that is not there, a hub that cannot be reached.
     """
-    if not source.whole and n is None:
+    if not isinstance(source, HubSet):
+        rows = permuted(source, n, seed)
+    elif source.whole:
+        rows = permuted([*_open(name, source, split, location)[0]], n, seed)
+    elif n is None:
         raise ValueError(f"n must be a number for {name}, which is too large to be read whole; got None")
-    streams = _open(name, source, split, location)
-    if source.whole:
-        return permuted(list(streams[0]), None if n is None else seed)
-    assert n is not None
-    return _sampled(streams, [weight for _, weight in source.files] or [1.0], n, seed)
+    else:
+        rows = _sampled(_open(name, source, split, location), source, n, seed)
+    made = (use(index, row) for index, row in rows)
+    return list(itertools.islice((one for one in made if one is not None), n))
+
+
+def check_enough(name: str, n: int | None, found: int, why: str) -> None:
+    """Raise ValueError when fewer usable rows were found than asked for, or none; ``why`` others are not."""
+    if found == 0:
+        raise ValueError(f"{name} has no usable row ({why})")
+    if n is not None and found < n:
+        usable = f"{found} for {name}, its usable rows ({why})"
+        raise ValueError(f"n must be at most {usable}, got {n}; None takes them all")
+
+
+def check_file(name: str, names: Iterable[str], other: str) -> None:
+    """Raise ValueError, with the names that are near, unless a name that none of these is a file."""
+    if Path(name).is_file():
+        return
+    near = difflib.get_close_matches(name.lower(), [*names], n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(
+        f"name must be one of {', '.join(names)}, a file ending in {', '.join(ENDINGS)}, or {other}; "
+        f"got {name!r}, and no such file exists{hint}"
+    )
+
+
+def as_text(value: Any) -> str:
+    """Return a field of a row as text, ``""`` for one that is missing."""
+    return "" if value is None or value != value else str(value)
+
+
+def permuted(rows: Sequence[Any], n: int | None, seed: int) -> Iterator[tuple[int, Any]]:
+    """Yield (index, row) in an order given by the seed; for ``n`` of None, all, in the order of the rows."""
+    order = range(len(rows)) if n is None else np.random.default_rng(seed).permutation(len(rows))
+    return ((int(index), rows[index]) for index in order)
 
 
 def _open(name: str, source: HubSet, split: str, location: str | Path | None) -> list[Iterable[Any]]:
@@ -143,17 +174,12 @@ def _open(name: str, source: HubSet, split: str, location: str | Path | None) ->
         files = [f"{root}/{file.format(split=split)}" for file, _ in source.files]
         # as lines of text: RedPajama's rows differ in their columns, which the json reader refuses
         texts = [load_dataset("text", data_files=file, split="train", streaming=True) for file in files]
-        return [map(_line, rows) for rows in texts]
+        return [(json.loads(row["text"]) for row in rows) for rows in texts]
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{name} could not be opened at {location or f'the hub ({source.repo})'}: {reason}. "
+            f"{name} could not be opened at {location or f'the hub ({source.repo})'}: {first_line(error)}. "
             "Without a network give location= a local copy of the repository, or name a file"
         ) from error
-
-
-def _line(row: dict[str, str]) -> Any:
-    return json.loads(row["text"])
 
 
 def _parsed(text: str, path: Path, number: int) -> Any:
@@ -163,15 +189,14 @@ def _parsed(text: str, path: Path, number: int) -> Any:
         raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
 
 
-def _sampled(
-    streams: list[Iterable[Any]], weights: list[float], n: int, seed: int
-) -> Iterator[tuple[int, Any]]:
+def _sampled(streams: list[Iterable[Any]], source: HubSet, n: int, seed: int) -> Iterator[tuple[int, Any]]:
     """Draw rows from the beginnings of streams: which stream by its weight, which row by a permutation.
 
     Reads ``CANDIDATES`` rows for each one expected of a stream, permutes them, and goes on to the next as
     many when they are used up (because most were too short).
     """
     rng = np.random.default_rng(seed)
+    weights = [weight for _, weight in source.files] or [1.0]
     left = np.array(weights) / sum(weights)
     draws = [
         _shuffled_pages(iter(stream), max(1, round(n * share)) * CANDIDATES, np.random.default_rng([seed, k]))
@@ -192,7 +217,3 @@ def _shuffled_pages(rows: Iterator[Any], page: int, rng: np.random.Generator) ->
         if not found:
             return
         yield from ((first + int(k), found[k]) for k in rng.permutation(len(found)))
-
-
-def _plain(value: Any) -> str:
-    return "" if value is None or value != value else str(value)

@@ -1,18 +1,15 @@
-"""Calibration texts and instruction sets, by name or from a file, sampled with a seed (no torch).
-
-The hub is read as a stream through ``datasets``: only as many rows as the sample needs. Each hub set can
-also be read from a local copy of its repository (``location=``), which is what a machine without a network
-needs.
-"""
+"""Calibration texts, by name or from a file, sampled with a seed (no torch)."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.data.sources import CORPORA, ENDINGS, _plain, hub_rows, permuted, read_rows
+from workbench.checks import whole_number
+from workbench.data import sources
+from workbench.data.sources import CORPORA
 from workbench.digests import digest
 from workbench.places import demo_path
 from workbench.runs.content import identity
@@ -25,7 +22,7 @@ class Texts(list[str]):
     """A list of texts that remembers where they came from.
 
     Attributes:
-        source: plain values: name, seed, rows looked at, how many were empty or too short and so passed over.
+        source: JSON values: name, seed, rows looked at, how many were empty or too short and so passed over.
     """
 
     source: dict[str, Any]
@@ -66,104 +63,78 @@ def load_texts(
         location: a local copy of the hub repository to read instead of the hub.
 
     Returns:
-        The texts, a list with an attribute ``source``: plain values that belong with a result's provenance.
+        The texts, a list with an attribute ``source``: JSON values that belong with a result's provenance.
 
     Raises:
         ValueError: for an unknown name, ``n`` below 1 or above what there is, an empty text in a list, a
             missing column, a hub that cannot be reached.
+
+    >>> texts = load_texts(["one", "two", "three"], n=2, seed=0)
+    >>> len(texts), texts.source["name"]
+    (2, 'list')
     """
-    _check_n(n)
-    accept = _accept(min_length, tokenizer)
+    if n is not None:
+        whole_number(n, "n")
+    long_enough = _length_check(min_length, tokenizer)
     if not isinstance(name, str | Path):
-        return _from_list(name, n, seed, accept)
+        return _from_list(name, n, seed, long_enough)
     label = str(name)
-    if label in CORPORA:
-        rows = hub_rows(label, CORPORA[label], n, seed, split, location)
-    else:
-        rows = permuted(_local_texts(label), None if n is None else seed)
-    texts = Texts()
-    counts = {"looked_at": 0, "empty": 0, "too_short": 0}
-    for _, row in _until(rows, texts, n):
+    source = CORPORA.get(label) or _local_texts(label)
+    seen: Counter[str] = Counter()
+
+    def usable(_: int, row: Any) -> str | None:
         text = _text_of(row, column, label)
-        counts["looked_at"] += 1
-        if not text.strip():
-            counts["empty"] += 1
-        elif not accept(text):
-            counts["too_short"] += 1
-        else:
-            texts.append(text)
-    _check_enough(label, n, len(texts), f"{counts['empty']} are empty, {counts['too_short']} too short")
-    texts.source = {"name": label, "n": len(texts), "seed": seed, "min_length": min_length, **counts}
+        kind = "empty" if not text.strip() else "usable" if long_enough(text) else "too_short"
+        seen[kind] += 1
+        return text if kind == "usable" else None
+
+    taken = sources.sample(source, usable, name=label, n=n, seed=seed, split=split, location=location)
+    texts = Texts(taken)
+    sources.check_enough(label, n, len(texts), f"{seen['empty']} are empty, {seen['too_short']} too short")
+    passed_over = {"looked_at": seen.total(), "empty": seen["empty"], "too_short": seen["too_short"]}
+    texts.source = {"name": label, "n": len(texts), "seed": seed, "min_length": min_length, **passed_over}
     return texts
 
 
 def fingerprint(obj: Any) -> str:
-    """Return a SHA-256 of texts, a frame, or a dict of plain values: the same content, the same fingerprint.
+    """Return a SHA-256 of texts, a frame, or a dict of JSON values: the same content, the same fingerprint.
 
     Raises:
         ValueError: for what no fingerprint can follow (a model, a function).
+
+    >>> fingerprint(["a", "b"]) == fingerprint(["a", "b"]), fingerprint(["a", "b"]) == fingerprint(["ab"])
+    (True, False)
     """
     return digest(identity(obj, "obj"))
 
 
-def _check_n(n: int | None) -> None:
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-        raise ValueError(f"n must be a whole number of at least 1, or None for all, got {n!r}")
-
-
-def _check_enough(label: str, n: int | None, found: int, why: str) -> None:
-    if found == 0 or (n is not None and found < n):
-        raise ValueError(
-            f"n must be at most {found} for {label}, its usable rows ({why}), got {n}; None takes them all"
-            if found
-            else f"{label} has no usable row ({why})"
-        )
-
-
-def _until(rows: Iterable[Any], taken: list[Any], n: int | None) -> Iterator[Any]:
-    """Yield rows until ``taken``, which the caller fills, holds ``n``."""
-    for row in rows:
-        yield row
-        if len(taken) == n:
-            return
-
-
-def _accept(min_length: int, tokenizer: Any) -> Callable[[str], bool]:
+def _length_check(min_length: int, tokenizer: Any) -> Callable[[str], bool]:
     if tokenizer is None:
         return lambda text: len(text) >= min_length
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= min_length
 
 
-def _from_list(texts: Iterable[Any], n: int | None, seed: int, accept: Callable[[str], bool]) -> Texts:
+def _from_list(texts: Iterable[Any], n: int | None, seed: int, long_enough: Callable[[str], bool]) -> Texts:
     rows = list(texts)
     for index, text in enumerate(rows):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
                 f"texts must be strings that are not empty; number {index} of the list is {text!r}"
             )
-    fit = [text for text in rows if accept(text)]
-    _check_enough("the list", None, len(fit), f"{len(rows) - len(fit)} too short")
-    result = Texts(fit if n is None or len(fit) <= n else [text for _, text in permuted(fit, seed)][:n])
+    fit = [text for text in rows if long_enough(text)]
+    sources.check_enough("the list", None, len(fit), f"{len(rows) - len(fit)} too short")
+    n = None if n is None or n >= len(fit) else n  # all of them stay in their order
+    result = Texts(sources.sample(fit, lambda _, text: text, name="the list", n=n, seed=seed))
     result.source = {"name": "list", "n": len(result), "seed": seed, "too_short": len(rows) - len(fit)}
     return result
 
 
 def _local_texts(label: str) -> list[Any]:
     if label in DEMO_TEXTS:
-        return [row for name in DEMO_TEXTS[label] for row in read_rows(demo_path("texts") / f"{name}.jsonl")]
-    _check_file(label, [*DEMO_TEXTS, *CORPORA], "a list of texts")
-    return read_rows(label)
-
-
-def _check_file(label: str, names: list[str], other: str) -> None:
-    if Path(label).is_file():
-        return
-    near = difflib.get_close_matches(label.lower(), names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise ValueError(
-        f"name must be one of {', '.join(names)}, a file ending in {', '.join(ENDINGS)}, or {other}; "
-        f"got {label!r}, and no such file exists{hint}"
-    )
+        files = [demo_path("texts") / f"{name}.jsonl" for name in DEMO_TEXTS[label]]
+        return [row for file in files for row in sources.read_rows(file)]
+    sources.check_file(label, [*DEMO_TEXTS, *CORPORA], "a list of texts")
+    return sources.read_rows(label)
 
 
 def _text_of(row: Any, column: str, label: str) -> str:
@@ -171,4 +142,4 @@ def _text_of(row: Any, column: str, label: str) -> str:
         return row
     if column not in row:
         raise ValueError(f"column must be one of {', '.join(row)} for {label}, got {column!r}")
-    return _plain(row[column])
+    return sources.as_text(row[column])

@@ -5,5 +5,6 @@
 - ``damage``: the loss when layers are really skipped
 - ``sweep``: many sets of layers left out in one pass
 - ``stability``: spread over texts and calibration sets
-- ``blocks``: which layers to remove, read off frames
+- ``blocks``: names of layers, frames of blocks, the best of each size
+- ``strategies``: what else to remove: deepest, shallowest, random, greedy
 """

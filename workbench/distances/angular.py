@@ -1,4 +1,4 @@
-"""Angular distance of every block from one pass (GRO 3.2, SDD 2.1); the other measures are here by name too.
+"""Angular distance of every block of layers from one pass over texts (GRO 3.2, SDD 2.1).
 
 Layers are numbered 0..L-1, residual states ``h[0]..h[L]``; ``h[L]`` is before the final norm. Frames name
 layers by their original numbers: for a model that was pruned before, ``start`` skips what is gone and
@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from workbench.checks import is_whole
 from workbench.distances.stability import mean_distances
-from workbench.models.batches import Batch, last_real_token, make_batches, provenance, read_tokens
-from workbench.models.hooks import check_finite, compiled_layers, compiling_pays, inference, watch_states
+from workbench.models.batches import Batch, each_text, last_real_token, make_batches, measured_on, read_tokens
+from workbench.models.hooks import check_finite, compiled_layers, compiling_pays, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
 
 #: numbers that are turned to float64 at once (128 MiB)
@@ -130,20 +131,18 @@ def block_angles(
     if compiled is None:
         compiled = compiling_pays(model, sum(batch.ids.numel() for batch in batches))
     shapes = {batch.ids.shape for batch in batches}
-    states = []
-    with inference(model), compiled_layers(model, dynamic=len(shapes) > 1) if compiled else nullcontext():
-        for batch in tqdm(batches, desc="angular distances", disable=not progress):
-            states.append(_picked_states(model, batch, position))
-    order = np.argsort([text for batch in batches for text in batch.texts])
-    angles = _pairwise_angles(torch.cat(states))[order]
+    pick = partial(_picked_states, model, position)
+    with compiled_layers(model, dynamic=len(shapes) > 1) if compiled else nullcontext():
+        states = each_text(model, batches, pick, title="angular distances", progress=progress)
+    angles = _pairwise_angles(states)
     check_finite("residual states", angles)
     frame = _long_frame(angles, kept_layers(model))
     settings = {"max_length": max_length, "position": position, "compiled": compiled}
-    frame.attrs = provenance(model, tokens, measure="angular distance", **settings)
+    frame.attrs = measured_on(model, tokens, measure="angular distance", **settings)
     return frame
 
 
-def _picked_states(model: nn.Module, batch: Batch, position: str | int) -> Tensor:
+def _picked_states(model: nn.Module, position: str | int, batch: Batch) -> Tensor:
     """Return ``[row, L + 1, width]``: one state a text and layer is all that is kept of a pass."""
     ids, mask = batch.on_device_of(model)
     pick = _picker(mask, position)
@@ -157,7 +156,7 @@ def _picked_states(model: nn.Module, batch: Batch, position: str | int) -> Tenso
 def _pairwise_angles(states: Tensor) -> np.ndarray:
     """Return ``[text, block]``, blocks by start, then size, from ``[text, L + 1, width]``."""
     results = []
-    for some in states.split(max(1, CHUNK // states[0].numel())):
+    for some in torch.split(states, max(1, CHUNK // states[0].numel())):
         units = _unit(some)
         parts = [_unit_distance(units[:, i, None], units[:, i + 1 :]) for i in range(units.shape[1] - 1)]
         results.append(torch.cat(parts, dim=1).cpu())
@@ -165,7 +164,7 @@ def _pairwise_angles(states: Tensor) -> np.ndarray:
 
 
 def _picker(mask: Tensor, position: str | int) -> Callable[[Tensor], Tensor]:
-    """Return what picks, from states ``[row, token, width]``, the one for each text, ``[row, width]``."""
+    """Return a function that picks the state of each text: ``[row, token, width]`` to ``[row, width]``."""
     if position == "mean":
         counts = mask.sum(dim=1, keepdim=True)
         return lambda state: torch.where(mask[..., None], state, 0).sum(dim=1, dtype=torch.float32) / counts
@@ -179,7 +178,8 @@ def _picker(mask: Tensor, position: str | int) -> Callable[[Tensor], Tensor]:
 def _unit(vectors: Tensor) -> Tensor:
     # float64 before anything else: in bf16 a distance of 0.01 becomes 0. Apple GPUs have no float64.
     vectors = vectors.to("cpu" if vectors.device.type == "mps" else vectors.device, torch.float64)
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    unit: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
+    return unit
 
 
 def _unit_distance(u: Tensor, v: Tensor) -> Tensor:
@@ -189,21 +189,14 @@ def _unit_distance(u: Tensor, v: Tensor) -> Tensor:
 def _long_frame(angles: np.ndarray, layers: tuple[int, ...]) -> pd.DataFrame:
     first, end = np.triu_indices(len(layers) + 1, k=1)
     texts, blocks = angles.shape
-    return pd.DataFrame(
-        {
-            "text": np.repeat(np.arange(texts), blocks),
-            "start": np.tile(np.asarray(layers)[first], texts),
-            "size": np.tile(end - first, texts),
-            "angle": angles.ravel(),
-        }
-    )
+    starts, sizes = np.tile(np.asarray(layers)[first], texts), np.tile(end - first, texts)
+    frame = pd.DataFrame({"text": np.repeat(np.arange(texts), blocks), "start": starts, "size": sizes})
+    return frame.assign(angle=angles.ravel())
 
 
 def _check_position(position: Any, shortest: int) -> None:
-    if position in ("last", "mean") and isinstance(position, str):
-        return
-    whole = isinstance(position, int) and not isinstance(position, bool)
-    if not whole or not -shortest <= position < shortest:
+    named = isinstance(position, str) and position in ("last", "mean")
+    if not named and not (is_whole(position) and -shortest <= position < shortest):
         raise ValueError(
             f"position must be 'last', 'mean' or a token between {-shortest} and {shortest - 1}, as the "
             f"shortest text has {shortest} tokens, got {position!r}"

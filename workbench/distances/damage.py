@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
-from tqdm.auto import tqdm
 
-from workbench.distances.blocks import check_columns, checked_sizes, format_layers, layers_of, parse_layers
+from workbench.checks import checked
+from workbench.distances.blocks import checked_sizes, layer_set_frame, layers_of, parse_layers
 from workbench.distances.sweep import Replay, positions_of
-from workbench.models.batches import Batch, make_batches, provenance, read_tokens
-from workbench.models.hooks import check_finite, inference
+from workbench.models.batches import Batch, each_text, make_batches, measured_on, read_tokens
+from workbench.models.hooks import check_finite
 from workbench.models.layers import kept_layers
 from workbench.statistics import bootstrap_interval
 
@@ -40,8 +41,8 @@ def block_damage(
     """Measure how much the loss on held-out texts rises when blocks of layers are really skipped.
 
     The loss is the mean next-token cross-entropy over all predicted tokens of all texts, in nats per token.
-    Nothing is copied or changed: all candidates ride through the model's own layers, sharing what they have
-    in common.
+    Nothing is copied or changed: all candidates go through the model's own layers, sharing what they have in
+    common.
 
     Args:
         model: any decoder-only transformers model with a language head.
@@ -68,59 +69,28 @@ def block_damage(
             texts, a text of fewer than two tokens, a setting out of range, or a loss that is not finite.
     """
     kept = kept_layers(model)
-    layers = _removals(kept, blocks, sizes, layer_sets)
-    removals = [positions_of(model, removal) for removal in layers]
+    asked = _layer_sets(kept, blocks, sizes, layer_sets)
+    removals = [positions_of(model, layers) for layers in asked]
     tokens = read_tokens(model, tokenizer, texts, max_length)
     for number, ids in enumerate(tokens):
         if len(ids) < 2:
             raise ValueError(f"a loss needs texts of at least two tokens, text {number} has one")
     batches = make_batches(tokens, max_tokens=max_tokens)
-    losses = np.zeros((len(tokens), 1 + len(removals)))
-    with inference(model):
-        for batch in tqdm(batches, desc="damage", disable=not progress):
-            losses[batch.texts] = _mean_losses(model, batch, removals, max_tokens)
+    measure = partial(_mean_losses, model, removals, max_tokens)
+    losses = each_text(model, batches, measure, title="damage", progress=progress).numpy()
     check_finite("losses", losses)
-    frame = _damage_frame(kept, layers, losses, np.array([len(ids) - 1 for ids in tokens]), confidence, seed)
-    frame.attrs = provenance(model, tokens, measure="block damage", max_length=max_length)
+    predicted = np.array([len(ids) - 1 for ids in tokens])
+    base_loss, *loss = predicted @ losses / predicted.sum()
+    rises = losses[:, 1:] - losses[:, :1]
+    low, high = bootstrap_interval(rises, weights=predicted, confidence=confidence, seed=seed)
+    frame = layer_set_frame(asked, kept).assign(base_loss=base_loss, loss=loss)
+    frame = frame.assign(damage=frame["loss"] - base_loss, ci_low=low, ci_high=high)
+    frame = frame.assign(n_texts=len(tokens), n_tokens=predicted.sum())
+    frame.attrs = measured_on(model, tokens, measure="block damage", max_length=max_length)
     return frame
 
 
-def _damage_frame(
-    kept: Sequence[int],
-    removals: list[tuple[int, ...]],
-    losses: np.ndarray,
-    predicted: np.ndarray,
-    confidence: float,
-    seed: int,
-) -> pd.DataFrame:
-    """Return the frame from each text's mean losses ``[text, base + removal]`` and its predicted tokens."""
-    means = predicted @ losses / predicted.sum()
-    rises = losses[:, 1:] - losses[:, :1]
-    low, high = bootstrap_interval(rises, weights=predicted, confidence=confidence, seed=seed)
-    starts = [removal[0] if _is_block(kept, removal) else pd.NA for removal in removals]
-    frame = pd.DataFrame(
-        {
-            "start": pd.array(starts, dtype="Int64"),
-            "size": [len(removal) for removal in removals],
-            "removed": [format_layers(removal) for removal in removals],
-            "base_loss": means[0],
-            "loss": means[1:],
-            "damage": means[1:] - means[0],
-            "ci_low": low,
-            "ci_high": high,
-            "n_texts": len(losses),
-            "n_tokens": predicted.sum(),
-        }
-    )
-    return frame if frame["start"].hasnans else frame.astype({"start": "int64"})
-
-
-def _is_block(kept: Sequence[int], removal: tuple[int, ...]) -> bool:
-    first = list(kept).index(removal[0])
-    return tuple(kept[first : first + len(removal)]) == removal
-
-
-def _removals(kept: Sequence[int], blocks: Any, sizes: Any, layer_sets: Any) -> list[tuple[int, ...]]:
+def _layer_sets(kept: Sequence[int], blocks: Any, sizes: Any, layer_sets: Any) -> list[tuple[int, ...]]:
     """Return the sets of layers (original numbers) to leave out, each once, in the order asked for."""
     asked = [] if blocks is None else _blocks_in(kept, blocks)
     for size in [] if sizes is None else checked_sizes(sizes, len(kept)):
@@ -138,7 +108,7 @@ def _blocks_in(kept: Sequence[int], blocks: Any) -> list[tuple[int, ...]]:
     if isinstance(blocks, pd.DataFrame) and "removed" in blocks:
         return [parse_layers(text) for text in blocks["removed"]]
     if isinstance(blocks, pd.DataFrame):
-        check_columns("blocks", blocks, ["start", "size"])
+        checked(blocks, ["start", "size"], "blocks")
         blocks = blocks[["start", "size"]].itertuples(index=False, name=None)
     pairs = list(blocks)
     for pair in pairs:
@@ -149,24 +119,19 @@ def _blocks_in(kept: Sequence[int], blocks: Any) -> list[tuple[int, ...]]:
     return [layers_of(start, size, layers=kept) for start, size in pairs]
 
 
-def _mean_losses(
-    model: nn.Module, batch: Batch, removals: list[tuple[int, ...]], max_tokens: int
-) -> np.ndarray:
-    """Return each text's mean loss for the whole model and each removal: ``[row, 1 + removal]``."""
+def _mean_losses(model: nn.Module, removals: list[tuple[int, ...]], max_tokens: int, batch: Batch) -> Tensor:
+    """Return each text's mean loss for the model as it is and for each removal: ``[row, 1 + removal]``."""
     ids, mask = batch.on_device_of(model)
     labels = pad(torch.where(mask, ids, -100)[:, 1:], (0, 1), value=-100)
     replay = Replay(model, ids, max_tokens=max_tokens)
-    column = {removal: 1 + i for i, removal in enumerate(removals)}
-    losses = np.zeros((len(ids), 1 + len(removals)))
-    for original, packs in replay.waves(removals):
-        losses[:, 0] = _text_losses(replay, original, labels)[0]
-        while packs:  # taken off, so that a pack is free when the next one is read
-            names, states = packs.pop()
-            losses[:, [column[name] for name in names]] = _text_losses(replay, states, labels).T
+    column = {removal: i for i, removal in enumerate([(), *removals])}
+    losses = torch.zeros(len(ids), 1 + len(removals), dtype=torch.float64)
+    for names, states in replay.packs(removals):
+        losses[:, [column[name] for name in names]] = _text_losses(replay, states, labels).T
     return losses
 
 
-def _text_losses(replay: Replay, states: Tensor, labels: Tensor) -> np.ndarray:
+def _text_losses(replay: Replay, states: Tensor, labels: Tensor) -> Tensor:
     """Return each text's mean loss from last states ``[n * row, token, width]``: ``[n, row]`` in float64.
 
     ``labels`` are ``[row, token]``: the token that comes next, -100 where there is none.
@@ -174,9 +139,9 @@ def _text_losses(replay: Replay, states: Tensor, labels: Tensor) -> np.ndarray:
     every = labels.repeat(len(states) // len(labels), 1)
     rows = max(1, LOGITS // (labels.shape[1] * replay.vocabulary))
     sums = []
-    for part, wanted in zip(states.split(rows), every.split(rows), strict=True):
+    for part, wanted in zip(torch.split(states, rows), torch.split(every, rows), strict=True):
         logits = replay.logits(part).flatten(0, 1).float()
         losses = cross_entropy(logits, wanted.flatten().to(logits.device), reduction="none")
         sums.append(losses.view(wanted.shape).sum(dim=1, dtype=torch.float64).cpu())
     means = torch.cat(sums) / (every != -100).sum(dim=1).cpu()
-    return means.view(-1, len(labels)).numpy()
+    return means.view(-1, len(labels))

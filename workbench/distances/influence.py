@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from workbench.distances.stability import mean_and_spread
 from workbench.distances.sweep import Replay, positions_of
-from workbench.models.batches import Batch, make_batches, provenance, read_tokens
-from workbench.models.hooks import check_finite, inference, watch_states
+from workbench.models.batches import Batch, each_text, make_batches, measured_on, read_tokens
+from workbench.models.hooks import check_finite, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
 from workbench.statistics import bootstrap_interval
 
@@ -53,26 +54,18 @@ def block_influence(
             are zero or not finite.
     """
     tokens = read_tokens(model, tokenizer, texts, max_length)
-    means = np.zeros((len(tokens), number_of_layers(model)))
-    with inference(model):
-        for batch in tqdm(
-            make_batches(tokens, batch_size=batch_size), desc="influence", disable=not progress
-        ):
-            means[batch.texts] = _mean_cosines(model, batch).cpu().numpy()
+    batches = make_batches(tokens, batch_size=batch_size)
+    cosines = each_text(model, batches, partial(_mean_cosines, model), title="influence", progress=progress)
+    means = cosines.cpu().numpy()
     check_finite("residual states", means)
     lengths = np.array([len(ids) for ids in tokens])
     low, high = bootstrap_interval(1 - means, weights=lengths, confidence=confidence, seed=seed)
+    influence = 1 - lengths @ means / lengths.sum()
     frame = pd.DataFrame(
-        {
-            "layer": kept_layers(model),
-            "influence": 1 - lengths @ means / lengths.sum(),
-            "ci_low": low,
-            "ci_high": high,
-            "n_texts": len(tokens),
-            "n_tokens": lengths.sum(),
-        }
+        {"layer": kept_layers(model), "influence": influence, "ci_low": low, "ci_high": high}
     )
-    frame.attrs = provenance(model, tokens, measure="block influence", max_length=max_length)
+    frame = frame.assign(n_texts=len(tokens), n_tokens=lengths.sum())
+    frame.attrs = measured_on(model, tokens, measure="block influence", max_length=max_length)
     return frame
 
 
@@ -101,15 +94,15 @@ def removal_similarity(
     goes*: the text says "the lowest similarity block will be selected", which contradicts its own reason,
     "least impact". Remove the layer whose removal keeps similarity **highest**.
 
-    All candidates run in one pass: they share the layers before the one they leave out, then ride along as a
-    growing batch. Values are those of one forward pass for each candidate, up to rounding.
+    All candidates run in one pass: they share the layers before the one they leave out, then go on together
+    in a growing batch. Values are those of one forward pass for each candidate, up to rounding.
 
     Args:
         model: any decoder-only transformers model.
         tokenizer: its tokenizer; None for texts that are token ids.
         texts: strings, or token ids as lists or 1-D tensors.
         removed: layers (original numbers) left out of every candidate besides its own: the next step of a
-            greedy search (see ``blocks.greedy_layers``). The comparison stays with the model as given.
+            greedy search (see ``greedy_layers``). The comparison stays with the model as given.
         final_norm: compare after the final norm (True) or before it.
         max_length: most tokens read of a text, from its beginning (IteRABRe: 512).
         max_tokens: bounds memory: one layer call sees at most so many tokens (or one text, where that is
@@ -130,28 +123,13 @@ def removal_similarity(
     tokens = read_tokens(model, tokenizer, texts, max_length)
     batches = make_batches(tokens, max_tokens=max_tokens)
     left, candidates = _candidates(model, removed)
-    values = np.zeros((len(tokens), len(left)))
-    with inference(model):
-        for batch in tqdm(batches, desc="removal similarity", disable=not progress):
-            values[batch.texts] = _similarities(model, batch, candidates, final_norm, max_tokens)
+    measure = partial(_similarities, model, candidates, final_norm, max_tokens)
+    values = each_text(model, batches, measure, title="removal similarity", progress=progress).numpy()
     check_finite("residual states", values)
-    low, high = bootstrap_interval(values, confidence=confidence, seed=seed)
-    frame = pd.DataFrame(
-        {
-            "layer": [kept_layers(model)[layer] for layer in left],
-            "similarity": values.mean(axis=0),
-            "std": values.std(axis=0, ddof=1) if len(values) > 1 else np.nan,
-            "ci_low": low,
-            "ci_high": high,
-            "n_texts": len(tokens),
-        }
-    )
-    settings = {
-        "max_length": max_length,
-        "final_norm": final_norm,
-        "removed": sorted(int(layer) for layer in removed),
-    }
-    frame.attrs = provenance(model, tokens, measure="removal similarity", **settings)
+    frame = pd.DataFrame({"layer": [kept_layers(model)[layer] for layer in left]})
+    frame = frame.assign(**mean_and_spread("similarity", values, confidence=confidence, seed=seed))
+    settings = {"max_length": max_length, "final_norm": final_norm, "removed": sorted(map(int, removed))}
+    frame.attrs = measured_on(model, tokens, measure="removal similarity", **settings)
     return frame
 
 
@@ -185,27 +163,26 @@ def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
     # upcast before anything else: float16 overflows in the square of a norm of 320, and bf16 keeps two digits
     first, second = first.float(), second.float()
-    dot = torch.linalg.vecdot(first, second)
-    return dot / (torch.linalg.vector_norm(first, dim=-1) * torch.linalg.vector_norm(second, dim=-1))
+    cosine: Tensor = torch.linalg.vecdot(first, second) / (first.norm(dim=-1) * second.norm(dim=-1))
+    return cosine
 
 
 def _similarities(
-    model: nn.Module, batch: Batch, candidates: list[tuple[int, ...]], final_norm: bool, max_tokens: int
-) -> np.ndarray:
+    model: nn.Module, candidates: list[tuple[int, ...]], final_norm: bool, max_tokens: int, batch: Batch
+) -> Tensor:
     """Return the cosine of each text and candidate with the original: ``[row, candidate]``."""
     ids, mask = batch.on_device_of(model)
     replay = Replay(model, ids, max_tokens=max_tokens)
     column = {candidate: i for i, candidate in enumerate(candidates)}
-    values = np.zeros((len(mask), len(candidates)))
-    for original, packs in replay.waves(candidates):
-        base = replay.normed(original) if final_norm else original
-        while packs:  # taken off, so that a pack is free when the next one is read
-            names, states = packs.pop()
-            states = replay.normed(states) if final_norm else states
-            rows = states.unflatten(0, (len(names), len(mask))).to(base.device)
-            values[:, [column[name] for name in names]] = _text_cosine(
-                rows, base, mask.to(base.device)
-            ).T.cpu()
+    values = torch.zeros(len(ids), len(candidates), dtype=torch.float64)
+    base = torch.empty(0)
+    for names, states in replay.packs(candidates):
+        states = replay.normed(states) if final_norm else states
+        if names == [()]:
+            base, mask = states, mask.to(states.device)
+            continue
+        rows = states.reshape(len(names), len(ids), *states.shape[1:]).to(base.device)
+        values[:, [column[name] for name in names]] = _text_cosine(rows, base, mask).T.cpu()
     return values
 
 

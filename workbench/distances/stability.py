@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.checks import checked
 from workbench.distances.blocks import (
     best_blocks,
     block_metric,
-    check_columns,
     checked_sizes,
     format_layers,
     layers_in,
@@ -35,15 +35,23 @@ def mean_distances(angles: pd.DataFrame, *, confidence: float = 0.95, seed: int 
 
     Raises:
         ValueError: when columns or angles are missing.
+
+    >>> angles = pd.DataFrame({"text": [0, 0, 1, 1], "start": [0, 1, 0, 1], "size": 1})
+    >>> angles["angle"] = [0.3, 0.2, 0.5, 0.2]
+    >>> mean_distances(angles)[["start", "size", "distance", "n_texts"]].values.tolist()
+    [[0.0, 1.0, 0.4, 2.0], [1.0, 1.0, 0.2, 2.0]]
     """
     blocks, values = _angle_table(angles)
-    low, high = bootstrap_interval(values, confidence=confidence, seed=seed)
-    std = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
-    frame = blocks.assign(
-        distance=values.mean(axis=0), std=std, ci_low=low, ci_high=high, n_texts=len(values)
-    )
+    frame = blocks.assign(**mean_and_spread("distance", values, confidence=confidence, seed=seed))
     frame.attrs = dict(angles.attrs)
     return frame
+
+
+def mean_and_spread(name: str, values: np.ndarray, *, confidence: float, seed: int) -> dict[str, Any]:
+    """Return columns for the values of texts ``[text, k]``: mean, std and bootstrap interval over texts."""
+    low, high = bootstrap_interval(values, confidence=confidence, seed=seed)
+    std = values.std(axis=0, ddof=1) if len(values) > 1 else np.nan
+    return {name: values.mean(axis=0), "std": std, "ci_low": low, "ci_high": high, "n_texts": len(values)}
 
 
 def pick_stability(
@@ -65,6 +73,11 @@ def pick_stability(
 
     Raises:
         ValueError: when columns or angles are missing, or for a size that the frame does not hold.
+
+    >>> angles = pd.DataFrame({"text": [0, 0, 1, 1], "start": [0, 1, 0, 1], "size": 1})
+    >>> angles["angle"] = [0.3, 0.2, 0.5, 0.2]
+    >>> pick_stability(angles)[["size", "removed", "stability"]].values.tolist()
+    [[1, '1', 1.0]]
     """
     blocks, values = _angle_table(angles)
     layers = layers_in(blocks)
@@ -105,6 +118,11 @@ def calibration_ablation(
 
     Raises:
         ValueError: for no set, sets for models of different layers, or a size out of range.
+
+    >>> one = pd.DataFrame({"start": [0, 1], "size": 1, "distance": [0.3, 0.2]})
+    >>> other = one.assign(distance=[0.1, 0.2])
+    >>> calibration_ablation({"C4": one, "own": other})[["calibration", "removed"]].values.tolist()
+    [['C4', '1'], ['own', '0']]
     """
     if not distances:
         raise ValueError("distances must hold at least one named frame of angular_distances, got none")
@@ -114,8 +132,7 @@ def calibration_ablation(
         raise ValueError(
             f"distances must all come from one model, got sets over different layers: {counts} layers"
         )
-    n_layers = len(next(iter(layers.values())))
-    asked = checked_sizes(range(1, n_layers) if sizes is None else sizes, n_layers)
+    asked = checked_sizes(sizes, len(next(iter(layers.values()))))
     parts = [best_blocks(frame, asked).assign(calibration=name) for name, frame in distances.items()]
     for part in parts:
         part.attrs = {}  # each set has its own provenance; the table's own is the sets' names
@@ -126,7 +143,7 @@ def calibration_ablation(
 
 def _angle_table(angles: Any) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the blocks, by size and start, and the angles ``[text, block]``."""
-    check_columns("angles", angles, ["text", "start", "size", "angle"])
+    checked(angles, ["text", "start", "size", "angle"], "angles")
     table = angles.pivot(index="text", columns=["size", "start"], values="angle").sort_index(axis=1)
     if table.isna().to_numpy().any():
         raise ValueError("angles must hold one angle for every text and block, got some missing")

@@ -1,7 +1,7 @@
 """Run a model with many different sets of layers left out, sharing everything they have in common.
 
 A candidate that leaves out layers 5 and 9 is the whole model up to layer 5. So the model itself runs once; a
-candidate branches off at the first layer it leaves out, and from there all candidates ride through each layer
+candidate branches off at the first layer it leaves out, and from there all candidates go through each layer
 as one batch with the model. Candidates that still agree (5, 9 and 5, 12) are one until they part.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from workbench.distances.blocks import format_layers
 from workbench.models.hooks import replaced_forwards, state_in, state_out
 from workbench.models.layers import decoder_forward, decoder_layers, kept_layers, unwrap
 
@@ -46,8 +47,8 @@ def positions_of(model: nn.Module, layers: Iterable[int]) -> Removal:
     wanted = list(layers)
     for layer in wanted:
         if isinstance(layer, bool) or layer not in kept:
-            numbers = f"0 to {kept[-1]}" if len(kept) == kept[-1] + 1 else f"one of {list(kept)}"
-            raise ValueError(f"a layer must be {numbers} for this model of {len(kept)} layers, got {layer!r}")
+            there = f"{len(kept)} layers ({format_layers(kept)})"
+            raise ValueError(f"layer must be one of the model's {there}, got {layer!r}")
     return tuple(sorted({kept.index(layer) for layer in wanted}))
 
 
@@ -55,13 +56,13 @@ class Replay:
     """The layers of a model as steps that any number of candidates take together, for one batch of texts.
 
     Each layer is called with the very arguments that the model gives it (masks, rotary embeddings, whatever
-    its architecture passes), repeated for as many rows as ride. How an argument follows the number of rows is
-    found by asking the model twice, with the batch once and twice over.
+    its architecture passes), repeated for as many rows as the batch has. How an argument follows the number
+    of rows is found by asking the model twice, with the batch once and twice over.
 
     Args:
         model: any decoder-only transformers model.
         ids: ``[row, token]``, padded on the right, on the model's device.
-        max_tokens: most tokens in one layer call (at least one candidate rides).
+        max_tokens: most tokens in one layer call (of at least one candidate).
     """
 
     def __init__(self, model: nn.Module, ids: Tensor, *, max_tokens: int) -> None:
@@ -70,48 +71,51 @@ class Replay:
         self.room = max(1, max_tokens // ids.numel())
         self.held = max(1, HELD * max_tokens // ids.numel())
         self.as_tuple = False
-        once, self.embedded = self._layer_arguments(ids)
+        self.arguments, self.embedded = self._layer_arguments(ids)
         twice, _ = self._layer_arguments(ids.repeat(2, 1))
-        # most layers get the very same mask and rotary tables, so each of these is looked at once
-        seen: dict[tuple[int, int], int | None] = {}
-        self.arguments = [_Arguments(a, b, seen) for a, b in zip(once, twice, strict=True)]
+        # most layers get the very same mask and rotary tables: compare each of these once
+        axis_of = partial(_row_axis, {})
+        self.axes = [_map(axis_of, a, b) for a, b in zip(self.arguments, twice, strict=True)]
 
-    def waves(self, removals: Sequence[Removal]) -> Iterator[tuple[Tensor, list[Pack]]]:
-        """Yield ``(original, packs)``: ``h[L]`` (before the final norm) of the model and of candidates.
+    def packs(self, removals: Sequence[Removal]) -> Iterator[Pack]:
+        """Yield ``h[L]`` (before the final norm) of the model, as the removal ``()``, then of all candidates.
 
         All candidates come in one wave unless their states would take too much memory; each wave runs the
-        whole model again. ``removals`` are positions in the model as it stands, each sorted and not empty.
+        model again and yields it again. ``removals`` are positions in the model as it stands, each sorted and
+        not empty.
         """
         ordered = sorted(removals)  # neighbours share most of their way
         for first in range(0, len(ordered), self.held):
-            yield self._wave(ordered[first : first + self.held])
+            packs = self._wave(ordered[first : first + self.held])
+            while packs:  # taken off, so that a pack is free when the next one is read
+                yield packs.pop()
 
     @property
     def vocabulary(self) -> int:
         """Return how many logits the head makes of a state."""
-        return unwrap(self.model).config.get_text_config(decoder=True).vocab_size
+        return int(unwrap(self.model).config.get_text_config(decoder=True).vocab_size)
 
     def normed(self, states: Tensor) -> Tensor:
         """Return states ``h[L]`` after the model's own final norm, ``[row, token, width]`` for any rows."""
         with self._layers_give(states):
-            return decoder_forward(self.model)(input_ids=self._ids_for(states), use_cache=False)[0]
+            normed: Tensor = decoder_forward(self.model)(input_ids=self._ids_for(states), use_cache=False)[0]
+        return normed
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits ``[row, token, vocabulary]`` that the model's norm and head make of ``h[L]``."""
         with self._layers_give(states):
-            return self.model(input_ids=self._ids_for(states), use_cache=False).logits
+            logits: Tensor = self.model(input_ids=self._ids_for(states), use_cache=False).logits
+        return logits
 
-    def _wave(self, removals: list[Removal]) -> tuple[Tensor, list[Pack]]:
-        packs = [Pack([()], self.embedded)]  # the model itself rides along, as the candidate of no removal
+    def _wave(self, removals: list[Removal]) -> list[Pack]:
+        """Return the candidates, and last the model itself, which runs as the candidate of no removal."""
+        packs = [Pack([()], self.embedded)]
         for number in range(len(self.layers)):
             packs = self._step(number, packs, removals)
-        (whole,) = (pack for pack in packs if () in pack.removals)
-        packs = [pack for pack in packs if pack is not whole]
-        original = self._select(whole, [whole.removals.index(())])
-        rest = [i for i, removal in enumerate(whole.removals) if removal]
-        if rest:
-            packs.append(self._select(whole, rest))
-        return original.states, packs
+        others = [[i for i, removal in enumerate(pack.removals) if removal] for pack in packs]
+        candidates = [self._select(pack, some) for pack, some in zip(packs, others, strict=True) if some]
+        (shared,) = (pack for pack in packs if () in pack.removals)
+        return [*candidates, self._select(shared, [shared.removals.index(())])]
 
     def _step(self, number: int, packs: list[Pack], removals: list[Removal]) -> list[Pack]:
         """Take every candidate past one layer: those that keep it run it, those that leave it out wait."""
@@ -129,13 +133,14 @@ class Replay:
         return ran + waiting
 
     def _call(self, number: int, states: Tensor) -> Tensor:
-        args, kwargs = self.arguments[number].repeated(len(states) // len(self.ids))
+        repeat = partial(_repeat, times=len(states) // len(self.ids))
+        args, kwargs = _map(repeat, self.arguments[number], self.axes[number])
         return state_out(self.layers[number](states, *args, **kwargs))
 
     def _select(self, pack: Pack, which: list[int]) -> Pack:
         if len(which) == len(pack.removals):
             return pack
-        rows = pack.states.unflatten(0, (len(pack.removals), len(self.ids)))
+        rows = pack.states.reshape(len(pack.removals), len(self.ids), *pack.states.shape[1:])
         # a copy, so that a waiting candidate does not keep the whole pack alive
         return Pack([pack.removals[i] for i in which], rows[which].flatten(0, 1))
 
@@ -146,7 +151,7 @@ class Replay:
     def _layers_give(self, states: Tensor) -> Iterator[None]:
         """Let the model run its own embedding, norm and head around layers that only hand over ``states``."""
         output = (states,) if self.as_tuple else states
-        # hooks of others have acted on these states already; ours, registered last, has the last word
+        # hooks of others have acted on these states already; ours, registered last, decides
         handle = self.layers[-1].register_forward_hook(lambda *_: output)
         try:
             with replaced_forwards(self.layers, lambda layer: lambda *args, **kwargs: output):
@@ -175,17 +180,6 @@ class Replay:
         return seen, states[0]
 
 
-class _Arguments:
-    """One layer's arguments for one batch, and for the batch any number of times over."""
-
-    def __init__(self, once: Any, twice: Any, seen: dict[tuple[int, int], int | None]) -> None:
-        self.once = once
-        self.axes = _map(partial(_row_axis, seen), once, twice)
-
-    def repeated(self, times: int) -> Any:
-        return _map(lambda value, axis: _repeat(value, axis, times), self.once, self.axes)
-
-
 def _row_axis(seen: dict[tuple[int, int], int | None], once: Any, twice: Any) -> int | None:
     """Return the axis along which an argument follows the number of rows; None when it does not."""
     if not isinstance(once, Tensor):
@@ -198,7 +192,7 @@ def _row_axis(seen: dict[tuple[int, int], int | None], once: Any, twice: Any) ->
     if (id(once), id(twice)) not in seen:
         axes = [i for i, (a, b) in enumerate(zip(once.shape, twice.shape, strict=True)) if a != b]
         axis = axes[0] if axes else None
-        if not torch.equal(_repeat(once, axis, 2), twice):
+        if not torch.equal(_repeat(once, axis, times=2), twice):
             raise ValueError(
                 "candidates cannot share layers whose arguments do not simply repeat with the rows; "
                 "this architecture is not supported here"
@@ -207,7 +201,7 @@ def _row_axis(seen: dict[tuple[int, int], int | None], once: Any, twice: Any) ->
     return seen[id(once), id(twice)]
 
 
-def _repeat(value: Any, axis: int | None, times: int) -> Any:
+def _repeat(value: Any, axis: int | None, *, times: int) -> Any:
     if axis is None or times == 1:
         return value
     if value.shape[axis] == 1:  # no copy: attention masks are large

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from workbench.checks import whole_number
 from workbench.distances.sweep import Replay
 from workbench.generation.responses import context_length, end_tokens, token_ids
 from workbench.healing.adapters import as_variant, read_record
-from workbench.models.batches import Batch, check_whole, make_batches, read_tokens
+from workbench.models.batches import Batch, make_batches, read_tokens
 from workbench.models.hooks import inference, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers, unwrap
 from workbench.runs.run import Run
@@ -66,7 +67,7 @@ def token_divergence(
     prompts, answers = _tokens(model, tokenizer, responses)
     whole = read_tokens(model, None, [a + b for a, b in zip(prompts, answers, strict=True)], 10**9)
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
-    room = max(1, min(check_whole("max_tokens", max_tokens), LOGITS // vocabulary))
+    room = max(1, min(whole_number(max_tokens, "max_tokens"), LOGITS // vocabulary))
     batches = make_batches(whole, max_tokens=room)
     starts = [len(prompt) for prompt in prompts]
     ids, pieces = list(responses["id"]), [token_texts(tokenizer, answer) for answer in answers]

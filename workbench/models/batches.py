@@ -8,14 +8,17 @@ for every kind of position encoding and attention on its fast path, and needs no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
+from workbench.checks import whole_number
+from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
 from workbench.models.layers import unwrap
 
@@ -51,7 +54,7 @@ def read_tokens(model: nn.Module, tokenizer: Any, texts: Any, max_length: int) -
     Raises:
         ValueError: for no texts, an empty text, a text that is neither, or a ``max_length`` out of range.
     """
-    check_whole("max_length", max_length)
+    whole_number(max_length, "max_length")
     if isinstance(texts, (str, bytes)) or not hasattr(texts, "__len__"):
         raise ValueError(f"texts must be a list of texts, got one {type(texts).__name__}; put it into a list")
     if not len(texts):
@@ -89,10 +92,10 @@ def make_batches(
     """
     order = sorted(range(len(tokens)), key=lambda number: -len(tokens[number]))
     if max_tokens is None:
-        most = check_whole("batch_size", batch_size)
+        most = whole_number(batch_size, "batch_size")
         groups = [part.tolist() for part in np.array_split(np.array(order), -(-len(order) // most))]
     else:
-        check_whole("max_tokens", max_tokens)
+        whole_number(max_tokens, "max_tokens")
         groups = []
         for number in order:
             if groups and (len(groups[-1]) + 1) * len(tokens[groups[-1][0]]) <= max_tokens:
@@ -100,6 +103,29 @@ def make_batches(
             else:
                 groups.append([number])
     return [_padded(tokens, group) for group in groups]
+
+
+def each_text(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    measure: Callable[[Batch], Tensor],
+    *,
+    title: str,
+    progress: bool = True,
+) -> Tensor:
+    """Return what ``measure`` makes of each text, ``[text, ...]``, in the order of the caller's texts.
+
+    Args:
+        model: runs in evaluation mode without gradients meanwhile.
+        batches: every text once.
+        measure: returns ``[row, ...]`` for the rows of a batch.
+        title: of the progress bar.
+        progress: show the bar.
+    """
+    with inference(model):
+        parts = [measure(batch) for batch in tqdm(batches, desc=title, disable=not progress)]
+    order = np.argsort([text for batch in batches for text in batch.texts])
+    return torch.cat(parts)[torch.from_numpy(order)]
 
 
 def last_real_token(mask: Tensor) -> Tensor:
@@ -114,8 +140,8 @@ def last_real_token(mask: Tensor) -> Tensor:
     return numbered.argmax(dim=1)
 
 
-def provenance(model: nn.Module, tokens: Sequence[Tensor], **settings: Any) -> dict[str, Any]:
-    """Return what a frame's ``attrs`` say of its making: model, a hash of the tokens read, settings."""
+def measured_on(model: nn.Module, tokens: Sequence[Tensor], **settings: Any) -> dict[str, Any]:
+    """Return the ``attrs`` of a frame: what it was measured on (model, a hash of the tokens) and settings."""
     digest = hashlib.sha256()
     for ids in tokens:
         digest.update(len(ids).to_bytes(8, "little") + ids.numpy().tobytes())
@@ -148,10 +174,3 @@ def _padded(tokens: Sequence[Tensor], group: list[int]) -> Batch:
         ids[row] = tokens[number][-1]  # never read, so any token pads; a pad token would raise warnings
         ids[row, : lengths[row]] = tokens[number]
     return Batch(group, ids, torch.arange(ids.shape[1]) < lengths[:, None])
-
-
-def check_whole(name: str, value: Any) -> int:
-    """Return ``value`` when it is a whole number of at least 1; a ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return value

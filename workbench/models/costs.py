@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from workbench.checks import whole_number
 from workbench.models.layers import decoder_layers, layer_container, unwrap
 
 DEFAULT_CONTEXT = 4096
@@ -60,9 +61,8 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
     skeleton, layers = _skeleton(model_or_config)
     config = skeleton.config.get_text_config(decoder=True)
     context = _context(config, context)
-    counts = [
-        _weight_flops(layer, config) + _attention_flops(config, i, context) for i, layer in enumerate(layers)
-    ]
+    products = [_weight_flops(layer, config) for layer in layers]
+    counts = [flops + _attention_flops(config, i, context) for i, flops in enumerate(products)]
     outside = _outside_flops(skeleton)
     return {"total": sum(counts) + outside, "layers": counts, "outside": outside, "context": context}
 
@@ -70,7 +70,7 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
 def block_savings(
     model_or_config: Any, sizes: int | Iterable[int] | None = None, *, context: int | None = None
 ) -> pd.DataFrame:
-    """Say what removing each block of layers saves, in parameters and in FLOPs per token.
+    """Count what removing each block of layers saves, in parameters and in FLOPs per token.
 
     Args:
         model_or_config: a model as it stands (a pruned one counts from its own layer 0) or a configuration.
@@ -111,9 +111,7 @@ def _sizes(sizes: int | Iterable[int] | None, depth: int) -> list[int]:
 def _context(config: Any, context: int | None) -> int:
     if context is None:
         return min(DEFAULT_CONTEXT, getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT)
-    if context < 1:
-        raise ValueError(f"context must be at least 1 token, got {context}")
-    return int(context)
+    return whole_number(context, "context")
 
 
 def _skeleton(model_or_config: Any) -> tuple[Any, nn.ModuleList]:
@@ -139,10 +137,9 @@ def _class_for(config: Any) -> Any:
 
 
 def _weight_flops(module: nn.Module, config: Any) -> int:
-    parameters = [
-        (name, p) for name, p in module.named_parameters() if p.ndim >= 2 and not name.endswith("bias")
-    ]
-    return round(sum(2 * p.numel() * _share_met(name, p, config) for name, p in parameters))
+    named = module.named_parameters()
+    matrices = [(name, p) for name, p in named if p.ndim >= 2 and not name.endswith("bias")]
+    return round(sum(2 * p.numel() * _share_met(name, p, config) for name, p in matrices))
 
 
 def _share_met(name: str, parameter: nn.Parameter, config: Any) -> float:
@@ -151,7 +148,7 @@ def _share_met(name: str, parameter: nn.Parameter, config: Any) -> float:
     stacked = experts is not None and parameter.ndim == 3 and parameter.shape[0] == experts
     if "shared" in name or not (stacked or ".experts." in f".{name}"):
         return 1.0
-    return _first_of(config, "num_experts_per_tok", "top_k_experts", "moe_topk") / experts
+    return float(_first_of(config, "num_experts_per_tok", "top_k_experts", "moe_topk") / experts)
 
 
 def _attention_flops(config: Any, layer: int, context: int) -> int:
@@ -161,7 +158,7 @@ def _attention_flops(config: Any, layer: int, context: int) -> int:
     query, value = head, head
     if getattr(own, "qk_nope_head_dim", None):  # multi-head latent attention (DeepSeek)
         query, value = own.qk_nope_head_dim + own.qk_rope_head_dim, own.v_head_dim
-    return 2 * heads * (query + value) * _attended(own, layer, context)
+    return int(2 * heads * (query + value) * _attended(own, layer, context))
 
 
 def _attended(config: Any, layer: int, context: int) -> int:
@@ -182,9 +179,8 @@ def _outside_flops(skeleton: Any) -> int:
     """Count the head, and the projections beside the layers that some architectures have (OPT, Gemma3n)."""
     stack, name = layer_container(skeleton)
     head = skeleton.get_output_embeddings()
-    beside = [
-        m for path, m in stack.named_modules() if isinstance(m, nn.Linear) and not path.startswith(f"{name}.")
-    ]
+    linear = [(path, m) for path, m in stack.named_modules() if isinstance(m, nn.Linear)]
+    beside = [m for path, m in linear if not path.startswith(f"{name}.")]
     return sum(2 * module.weight.numel() for module in [head, *beside])
 
 

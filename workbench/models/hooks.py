@@ -23,7 +23,8 @@ COMPILE_FROM = 3e16
 
 def state_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the residual state among the arguments of a decoder layer."""
-    return args[0] if args else kwargs["hidden_states"]
+    state: Tensor = args[0] if args else kwargs["hidden_states"]
+    return state
 
 
 def state_out(output: Any) -> Tensor:
@@ -31,7 +32,8 @@ def state_out(output: Any) -> Tensor:
 
     ``output[0]`` alone would silently take the first *row* of the bare tensor that most layers return.
     """
-    return output[0] if isinstance(output, tuple) else output
+    state: Tensor = output[0] if isinstance(output, tuple) else output
+    return state
 
 
 @contextmanager
@@ -104,30 +106,25 @@ def compiled_layers(model: nn.Module, *, dynamic: bool, backend: str = "inductor
     """
     from torch._inductor import config as inductor  # 1.4 s, so only here
 
+    def compiled(layer: Any) -> Callable[..., Any]:
+        return torch.compile(layer.forward, dynamic=dynamic, backend=backend)
+
     # one small graph needs no pool of compiler processes, which takes seconds to start
-    in_this_process = inductor.patch(compile_threads=1)
-    layers = decoder_layers(model)
-    with (
-        in_this_process,
-        replaced_forwards(
-            layers, lambda layer: torch.compile(layer.forward, dynamic=dynamic, backend=backend)
-        ),
-    ):
+    with inductor.patch(compile_threads=1), replaced_forwards(decoder_layers(model), compiled):
         yield
 
 
 def compiling_pays(model: nn.Module, n_tokens: int) -> bool:
-    """Say whether a pass over so many tokens is long enough, and the model plain enough, to compile."""
+    """Say whether a pass over so many tokens is long enough to compile, and whether the model can be."""
     parameters = [p for layer in decoder_layers(model) for p in layer.parameters()]
     on_one_gpu = {p.device for p in parameters} == {parameters[0].device} and parameters[0].is_cuda
-    plain = not getattr(unwrap(model), "is_quantized", False) and all(
-        p.is_floating_point() for p in parameters
-    )
+    quantized = getattr(unwrap(model), "is_quantized", False)
+    floating = all(p.is_floating_point() for p in parameters) and not quantized
     hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
     compiler = any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
     tools = find_spec("triton") is not None and compiler
     work = 2 * sum(p.numel() for p in parameters) * n_tokens
-    return on_one_gpu and plain and not hooked and tools and work >= COMPILE_FROM
+    return on_one_gpu and floating and not hooked and tools and work >= COMPILE_FROM
 
 
 def check_finite(what: str, values: np.ndarray) -> None:

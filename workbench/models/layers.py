@@ -1,6 +1,7 @@
 """Where the decoder layers of a transformers model are, and which layers of the original they are.
 
-Works on a plain model, on one with a PEFT adapter around it, and on the text part of a multimodal model.
+Works on a transformers model, with or without a PEFT adapter around it, and on the text part of a
+multimodal model.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def layer_container(model: nn.Module) -> tuple[Any, str]:
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """Return the decoder layers that the model runs now, first to last."""
     stack, name = layer_container(model)
-    return getattr(stack, name)
+    layers: nn.ModuleList = getattr(stack, name)
+    return layers
 
 
 def number_of_layers(model: nn.Module) -> int:

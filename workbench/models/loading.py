@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from workbench.models.checkpoints import check_decoder_only, check_files, first_line, locate
+from workbench.checks import first_line, one_of
+from workbench.models.checkpoints import check_decoder_only, locate
 from workbench.places import short_name
 
 # transformers and peft import it where it is installed, and it warns of optional packages of its own
@@ -55,8 +57,6 @@ def load_model(
     if revision is not None:
         options["revision"] = revision
     config = _config(source, str(name), options)
-    if Path(source).is_dir():
-        check_files(Path(source))
     tokenizer = _tokenizer(source, str(name), config, options)
     model = _model(source, str(name), config, kind, place, quantization, options)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
@@ -69,40 +69,29 @@ def load_model(
 
 
 def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return (
-            torch.device("cuda", torch.cuda.current_device())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
-        place = torch.device(device)
+        place = torch.device(device if device is not None else "cuda" if count else "cpu")
     except RuntimeError as error:
         raise ValueError(f"device must be None, 'cpu', 'cuda', 'cuda:1', ..., got {device!r}") from error
-    if place.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (place.index or 0) >= count:
-            raise ValueError(
-                f"device {device!r} is not here: torch sees {count} CUDA GPUs; use 'cpu' or None"
-            )
-        return torch.device("cuda", place.index if place.index is not None else torch.cuda.current_device())
-    return place
+    if place.type != "cuda":
+        return place
+    if (place.index or 0) >= count:
+        raise ValueError(f"device {device!r} is not here: torch sees {count} CUDA GPUs; use 'cpu' or None")
+    return torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
 
 
 def _dtype(dtype: str | torch.dtype | None, place: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.bfloat16 if place.type == "cuda" else torch.float32
     name = str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)} or None, got {dtype!r}")
-    return _DTYPES[name]
+    return _DTYPES[one_of(name, [*_DTYPES, None], "dtype")]
 
 
 def _check_quantization(quantization: str | None) -> None:
     from importlib.util import find_spec
 
-    if quantization not in (None, "nf4"):
-        raise ValueError(f"quantization must be 'nf4' or None, got {quantization!r}")
+    one_of(quantization, ("nf4", None), "quantization")
     if quantization and find_spec("bitsandbytes") is None:
         raise ValueError(
             "quantization 'nf4' needs bitsandbytes: pip install bitsandbytes, or quantization=None"
@@ -157,12 +146,7 @@ def _model(
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     text = remote or type(config) in AutoModelForCausalLM._model_mapping
     loader: Any = AutoModelForCausalLM if text else AutoModelForImageTextToText
-    options = options | {
-        "config": config,
-        "dtype": dtype,
-        "use_safetensors": True,
-        "output_loading_info": True,
-    }
+    options = options | {"config": config, "dtype": dtype}
     if quantization:
         options["quantization_config"] = _nf4(dtype)
     on_load = place.type == "cuda" or quantization is not None
@@ -170,9 +154,14 @@ def _model(
         # straight onto the GPU, without a whole copy in main memory first
         options["device_map"] = {"": place}
     try:
-        model, report = loader.from_pretrained(source, **options)
-    except OSError as error:
-        raise ValueError(f"name {name!r}: its weights cannot be loaded: {first_line(error)}") from error
+        model, report = loader.from_pretrained(
+            source, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"name {name!r}: its weights are not all there, or not whole: {first_line(error)}; "
+            "download or save them again"
+        ) from error
     _check_report(name, report, config.get_text_config(decoder=True).num_hidden_layers)
     keep_trainable(model)
     return model if on_load else model.to(place)
@@ -200,7 +189,8 @@ def keep_trainable(model: nn.Module) -> None:
 def _nf4(dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(
+    config: Any = BitsAndBytesConfig
+    return config(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

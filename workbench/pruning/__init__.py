@@ -1,4 +1,4 @@
-"""Take layers out: for a look, for good, on disk.
+"""Take layers out: for a while, for good, on disk.
 
 - ``removal``: without_layers and prune_
 - ``surgery``: what has to follow when layers leave

@@ -1,7 +1,7 @@
-"""Remove decoder layers: for a look (`without_layers`), for good (`prune_`), on disk (`save_pruned`).
+"""Remove decoder layers: for a while (`without_layers`), for good (`prune_`), on disk (`save_pruned`).
 
 Layers are always named by their original index, 0..L-1 of the model that was first pruned. Embedding, final
-norm and head stay; whatever depends on a layer's place follows or the cut is refused (see `positions`).
+norm and head stay; whatever depends on a layer's place follows or the cut is refused (see `surgery`).
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from workbench.distances.blocks import format_layers
 from workbench.models.layers import kept_layers, layer_container, unwrap
-from workbench.pruning.saving import TOLERANCES
+from workbench.pruning.saving import TOLERANCES, outputs
 from workbench.pruning.surgery import Change, changes_for
 
 #: architectures for which the tests hold that a cut is exact; others are tried out at every cut
 VERIFIED = {"bloom", "falcon", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral"}
 VERIFIED |= {"olmo2", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3"}
 _PROBE = 8
-_LOOKING = "_layers_left_out"
+_FOR_A_WHILE = "_layers_left_out"
 _ABSENT = object()
 
 
 @contextmanager
 def without_layers(model: nn.Module, layers: Iterable[int]) -> Iterator[nn.Module]:
-    """Run the model without some of its layers; on leaving it is whole again, bit by bit, whatever happened.
+    """Run the model without some of its layers; on leaving, also by an error, all of it is back, bit by bit.
 
-    The model itself is changed for the while: no weight is copied, and generation, key-value cache, hooks on
+    The model itself is changed meanwhile: no weight is copied, and generation, key-value cache, hooks on
     the remaining layers and training an adapter all see a model of fewer layers. Uses nest, also with
     `with_adapter`; two threads at once need a model each.
 
@@ -46,13 +47,14 @@ def without_layers(model: nn.Module, layers: Iterable[int]) -> Iterator[nn.Modul
         ValueError: for indices that are not in the model, and for layers that cannot be removed exactly; then
             nothing was changed.
 
-    Example:
-        >>> with without_layers(model, [3, 4]):
-        ...     loss = model(**batch, labels=batch["input_ids"]).loss
+    Example::
+
+        with without_layers(model, [3, 4]):
+            loss = model(**batch, labels=batch["input_ids"]).loss
     """
     stack, name = layer_container(model)
     present, training = getattr(stack, name), stack.training
-    changes = [*_changes(model, layers), (vars(stack), _LOOKING, True)]
+    changes = [*_changes(model, layers), (vars(stack), _FOR_A_WHILE, True)]
     reduced = next((value for place, _, value in changes if place is stack._modules), present)
     try:
         with _applied(changes):
@@ -78,7 +80,7 @@ def prune_(model: nn.Module, layers: Iterable[int]) -> nn.Module:
         ValueError: as `without_layers`; also inside `without_layers`, which would bring the layers back.
     """
     stack, _ = layer_container(model)
-    if getattr(stack, _LOOKING, False):
+    if getattr(stack, _FOR_A_WHILE, False):
         raise ValueError(
             "model must not be inside without_layers, which restores it; leave that first, then prune_"
         )
@@ -126,23 +128,13 @@ def _positions_left(present: tuple[int, ...], layers: Iterable[int]) -> list[int
     if wrong:
         raise ValueError(
             f"layers must be among the {len(present)} layers in the model, by original index "
-            f"({_ranges(present)}), got {', '.join(map(str, wrong))}"
+            f"({format_layers(present)}), got {', '.join(map(str, wrong))}"
         )
     if len(set(removed)) < len(removed):
         raise ValueError(f"layers must name each layer once, got {removed}")
     if len(removed) == len(present):
         raise ValueError(f"layers must leave at least one of the {len(present)} layers, got all of them")
     return [place for place, layer in enumerate(present) if layer not in set(removed)]
-
-
-def _ranges(numbers: tuple[int, ...]) -> str:
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 @contextmanager
@@ -173,7 +165,7 @@ def _put(changes: list[Change]) -> None:
 
 
 def _try_out(stack: Any, name: str, kept: list[int], changes: list[Change]) -> None:
-    """Hold a cut against the whole model in which the removed layers pass on their input.
+    """Compare a cut with the uncut model in which the removed layers hand on their input.
 
     Catches what the structure does not show: a forward pass that counts layers.
 
@@ -183,11 +175,8 @@ def _try_out(stack: Any, name: str, kept: list[int], changes: list[Change]) -> N
     if any(parameter.is_meta for parameter in stack.parameters()):
         return
     layers = getattr(stack, name)
-    passing: list[Change] = [
-        (vars(layer), "forward", _pass_on(layer))
-        for place, layer in enumerate(layers)
-        if place not in set(kept)
-    ]
+    removed = [layer for place, layer in enumerate(layers) if place not in set(kept)]
+    passing: list[Change] = [(vars(layer), "forward", _pass_on(layer)) for layer in removed]
     modes = [(vars(module), "training", False) for module in stack.modules()]
     with torch.no_grad(), _applied(modes):
         cached = _agree(_states(stack, cached=True), _states(stack, cached=False))
@@ -195,7 +184,7 @@ def _try_out(stack: Any, name: str, kept: list[int], changes: list[Change]) -> N
             expected = _states(stack, cached=False)
         with _applied(changes):
             same = _agree(_states(stack, cached=False), expected)
-            # where the whole model's cache is off by itself, a cut cannot be asked for better
+            # where the whole model's own cache gives other states, a cut need not do better
             same = same and (not cached or _agree(_states(stack, cached=True), expected))
     if not same:
         raise ValueError(
@@ -204,7 +193,7 @@ def _try_out(stack: Any, name: str, kept: list[int], changes: list[Change]) -> N
         )
 
 
-def _agree(states: torch.Tensor, expected: torch.Tensor) -> bool:
+def _agree(states: Tensor, expected: Tensor) -> bool:
     tolerance = TOLERANCES.get(expected.dtype, 1e-4) * expected.float().std().item()
     return torch.allclose(states, expected, rtol=0, atol=tolerance)
 
@@ -212,7 +201,7 @@ def _agree(states: torch.Tensor, expected: torch.Tensor) -> bool:
 def _pass_on(layer: nn.Module) -> Any:
     forward = layer.forward
 
-    def passing(hidden_states: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+    def passing(hidden_states: Tensor, *arguments: Any, **options: Any) -> Any:
         output = forward(hidden_states, *arguments, **options)
         several = isinstance(output, tuple | list)
         return type(output)((hidden_states, *output[1:])) if several else hidden_states
@@ -220,12 +209,7 @@ def _pass_on(layer: nn.Module) -> Any:
     return passing
 
 
-def _states(stack: Any, *, cached: bool) -> torch.Tensor:
+def _states(stack: Any, *, cached: bool) -> Tensor:
     device = next(stack.parameters()).device
     ids = (torch.arange(_PROBE, device=device) * 7 + 3)[None] % stack.config.vocab_size
-    if cached:
-        first = stack(input_ids=ids[:, :-1], use_cache=True)
-        if getattr(first, "past_key_values", None) is not None:  # recurrent models have none
-            last = stack(input_ids=ids[:, -1:], past_key_values=first.past_key_values, use_cache=True)
-            return torch.cat([first.last_hidden_state, last.last_hidden_state], dim=1)
-    return stack(input_ids=ids, use_cache=False).last_hidden_state
+    return outputs(stack, "last_hidden_state", ids, cached=cached)

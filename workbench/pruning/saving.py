@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from workbench.models.checkpoints import first_line
+from workbench.checks import first_line
 from workbench.models.costs import parameter_counts
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, unwrap
@@ -18,7 +18,7 @@ from workbench.runs.files import atomic_folder
 from workbench.runs.provenance import library_versions
 
 #: file that says how a folder came about; a folder without it is never replaced
-PROVENANCE = "pruning.json"
+RECORD = "pruning.json"
 _TEXTS = [
     "The river runs past the old mill, where 12 boats wait for 3 more. How many are there in the evening?",
     "Ein kurzer Satz, 1 + 1 = 2.",
@@ -57,16 +57,16 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
         _write_weights(base, folder)
         tokenizer.save_pretrained(folder)
         check = _check_reload(base, tokenizer, folder)
-        provenance = _provenance(base, check)
-        (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_card(path.name, provenance), encoding="utf-8")
+        record = _record(base, check)
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(_card(path.name, record), encoding="utf-8")
     return path
 
 
 def _check_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
+    if path.is_file():
         raise ValueError(f"path must be a folder, {path} is a file")
-    if path.is_dir() and any(path.iterdir()) and not (path / PROVENANCE).is_file():
+    if path.is_dir() and any(path.iterdir()) and not (path / RECORD).is_file():
         raise ValueError(
             f"path must be new, empty or a folder that save_pruned wrote; {path} holds other files, "
             "which are left as they are; choose another path"
@@ -86,9 +86,7 @@ def _check_savable(model: nn.Module, base: Any) -> None:
             "layers and save that"
         )
     if any(parameter.is_meta for parameter in base.parameters()):
-        raise ValueError(
-            "model must have its weights in memory, some are on the meta device (offloaded or empty)"
-        )
+        raise ValueError("model must have its weights in memory, some are on the meta device (offloaded)")
 
 
 def _write_weights(base: Any, folder: Path) -> None:
@@ -101,7 +99,7 @@ def _write_weights(base: Any, folder: Path) -> None:
 
 
 def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Reload the folder the plain way and compare; return how large the difference of the logits was."""
+    """Reload the folder as any script would and compare; return the largest difference of the logits."""
     from transformers import AutoTokenizer
 
     twin = _reload(base, folder)
@@ -133,41 +131,25 @@ def _reload(base: Any, folder: Path) -> Any:
 
     loader: Any = AutoModelForCausalLM
     device = next(base.parameters()).device
-    options = {"device_map": {"": device}} if device.type == "cuda" else {}
+    options: dict[str, Any] = {"device_map": {"": device}} if device.type == "cuda" else {}
+    options |= {"dtype": base.dtype, "attn_implementation": base.config._attn_implementation}
+    options |= {"trust_remote_code": hasattr(base.config, "auto_map"), "output_loading_info": True}
     try:
-        twin, report = loader.from_pretrained(
-            folder,
-            dtype=base.dtype,
-            attn_implementation=base.config._attn_implementation,
-            trust_remote_code=hasattr(base.config, "auto_map"),
-            output_loading_info=True,
-            **options,
-        )
+        twin, report = loader.from_pretrained(folder, **options)
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise ValueError(f"the saved model does not reload ({first_line(error)}); not saved") from error
-    lost = {
-        str(key) for part in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in report[part]
-    }
+    lost = {str(key) for part in ("missing", "unexpected", "mismatched") for key in report[f"{part}_keys"]}
     if lost:
-        raise ValueError(
-            f"the saved model reloads without {len(lost)} weights, such as {min(lost)}; not saved"
-        )
+        raise ValueError(f"the saved model reloads without {len(lost)} weights ({min(lost)}, ...); not saved")
     return twin.to(device).eval()
 
 
 def _check_weights(base: Any, twin: Any) -> None:
     before, after = base.state_dict(), twin.state_dict()
-    wrong = sorted(
-        name
-        for name in {*before, *after}
-        if name not in before
-        or name not in after
-        or not torch.equal(before[name], after[name].to(before[name].device))
-    )
-    if wrong:
-        raise ValueError(
-            f"{len(wrong)} weights change when saved and reloaded, such as {wrong[0]}; not saved"
-        )
+    both = before.keys() & after.keys()
+    equal = {name for name in both if torch.equal(before[name], after[name].to(before[name].device))}
+    if wrong := sorted({*before, *after} - equal):
+        raise ValueError(f"{len(wrong)} weights change when saved and reloaded ({wrong[0]}, ...); not saved")
     dtypes = {name: buffer.dtype for name, buffer in twin.named_buffers()}
     cast = [name for name, buffer in base.named_buffers() if dtypes.get(name, buffer.dtype) != buffer.dtype]
     if cast:  # rotary frequencies in bfloat16 are off by whole turns a few hundred tokens on
@@ -177,58 +159,67 @@ def _check_weights(base: Any, twin: Any) -> None:
         )
 
 
-def _batch(tokenizer: Any, base: Any) -> dict[str, torch.Tensor]:
+def _batch(tokenizer: Any, base: Any) -> dict[str, Tensor]:
     longest = getattr(base.config.get_text_config(decoder=True), "max_position_embeddings", None) or _LONGEST
-    options = {"padding": True} if tokenizer.pad_token_id is not None else {}
-    texts = _TEXTS if options else _TEXTS[:1]
-    batch = tokenizer(
-        texts, return_tensors="pt", truncation=True, max_length=min(longest, _LONGEST), **options
-    )
+    several = tokenizer.pad_token_id is not None
+    limits = {"truncation": True, "max_length": min(longest, _LONGEST)}
+    texts = _TEXTS if several else _TEXTS[:1]
+    batch = tokenizer(texts, return_tensors="pt", padding=several, **limits)
     device = next(base.parameters()).device
     return {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
 
 
 @torch.no_grad()
-def _logits(model: Any, batch: dict[str, torch.Tensor], cached: bool) -> torch.Tensor:
-    """Return the logits of every real token, in one pass or in two with the key-value cache between them."""
+def _logits(model: Any, batch: dict[str, Tensor], cached: bool) -> Tensor:
+    """Return the logits of every real token."""
     training = model.training
     model.eval()
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    logits = model(**batch, use_cache=False).logits
-    if cached:
-        half = ids.shape[1] // 2
-        first = model(input_ids=ids[:, :half], attention_mask=mask[:, :half], use_cache=True)
-        cache = getattr(first, "past_key_values", None)  # recurrent models have none
-        if cache is not None:
-            rest = model(input_ids=ids[:, half:], attention_mask=mask, past_key_values=cache, use_cache=True)
-            logits = torch.cat([first.logits, rest.logits], dim=1)
+    logits = outputs(model, "logits", cached=cached, **batch)
     model.train(training)
-    return logits[mask.bool()].float()
+    return logits[batch["attention_mask"].bool()].float()
 
 
-def _provenance(base: Any, check: dict[str, Any]) -> dict[str, Any]:
-    described = describe_model(base)
+def outputs(
+    model: Any, field: str, input_ids: Tensor, attention_mask: Tensor | None = None, *, cached: bool
+) -> Tensor:
+    """Return a field of a model's output, from one pass or from two with the key-value cache between them."""
+    if cached:
+        half = input_ids.shape[1] // 2
+        seen = None if attention_mask is None else attention_mask[:, :half]
+        first = model(input_ids=input_ids[:, :half], attention_mask=seen, use_cache=True)
+        cache = getattr(first, "past_key_values", None)
+        if cache is not None:  # recurrent models have none
+            inputs = {"input_ids": input_ids[:, half:], "attention_mask": attention_mask}
+            rest = model(**inputs, past_key_values=cache, use_cache=True)
+            return torch.cat([getattr(first, field), getattr(rest, field)], dim=1)
+    whole = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    found: Tensor = getattr(whole, field)
+    return found
+
+
+def _record(base: Any, check: dict[str, Any]) -> dict[str, Any]:
+    model = describe_model(base)
     config = base.config.get_text_config(decoder=True)
-    original = getattr(config, "original_num_hidden_layers", described["n_layers"])
+    original = getattr(config, "original_num_hidden_layers", model["n_layers"])
     return {
-        "base_model": described["id"],
-        "base_revision": described["revision"],
-        "architecture": described["architecture"],
+        "base_model": model["id"],
+        "base_revision": model["revision"],
+        "architecture": model["architecture"],
         "original_layers": original,
-        "kept_layers": described["kept_layers"],
-        "removed_layers": sorted(set(range(original)) - set(described["kept_layers"])),
+        "kept_layers": model["kept_layers"],
+        "removed_layers": sorted(set(range(original)) - set(model["kept_layers"])),
         "parameters": parameter_counts(base)["total"],
-        "dtype": described["dtype"],
-        "weights": described["weights"],
+        "dtype": model["dtype"],
+        "weights": model["weights"],
         "reload_check": check,
         "versions": library_versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _card(name: str, provenance: dict[str, Any]) -> str:
-    removed, original = provenance["removed_layers"], provenance["original_layers"]
-    difference = provenance["reload_check"]["largest_logit_difference_in_std"]
+def _card(name: str, record: dict[str, Any]) -> str:
+    removed, original = record["removed_layers"], record["original_layers"]
+    difference = record["reload_check"]["largest_logit_difference_in_std"]
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -236,9 +227,9 @@ tags: [layer-pruning]
 ---
 # {name}
 
-{provenance["base_model"]} (revision {provenance["base_revision"] or "not recorded"})
+{record["base_model"]} (revision {record["base_revision"] or "not recorded"})
 without {len(removed)} of its {original} decoder layers. Removed, numbered from 0: {removed}.
-{provenance["parameters"]:,} parameters are left. Removing changed no other weight.
+{record["parameters"]:,} parameters are left. Removing changed no other weight.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -247,7 +238,7 @@ model = AutoModelForCausalLM.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 ```
 
-`config.json` keeps the original indices of the layers as `kept_layers`; `{PROVENANCE}` has the rest.
+`config.json` keeps the original indices of the layers as `kept_layers`; `{RECORD}` has the rest.
 After saving, the folder was reloaded in this way: every weight was the same, bit by bit, and logits differed
 by at most {difference:.2g} standard deviations. The licence of the original model applies.
 """

@@ -19,34 +19,15 @@ from torch.overrides import TorchFunctionMode
 #: attributes in which modules keep their own place, used for the key-value cache
 INDEX_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "layer_num")
 #: configuration lists that hold indices of layers, not one entry a layer
-_INDEX_LISTS = (
-    "moe_layers",
-    "cross_attention_layers",
-    "attn_layer_indices",
-    "full_attn_idxs",
-    "hybrid_layer_ids",
-)
+_INDEX_LISTS: tuple[str, ...] = ("moe_layers", "cross_attention_layers", "attn_layer_indices")
+_INDEX_LISTS += ("full_attn_idxs", "hybrid_layer_ids")
 _NOT_PER_LAYER = {*_INDEX_LISTS, "mlp_only_layers", "kept_layers", "architectures", "eos_token_id"}
 #: configuration entries that make a layer depend on its place; named when a cut is refused
-_POSITIONAL = (
-    "scale_attn_by_inverse_layer_idx",
-    "scale_attention_by_inverse_layer_idx",
-    "first_k_dense_replace",
-    "decoder_sparse_step",
-    "mlp_only_layers",
-    "num_kv_shared_layers",
-    "hidden_size_per_layer_input",
-    "interleave_moe_layer_step",
-    "moe_layer_interval",
-    "moe_layer_start_index",
-    "attn_layer_period",
-    "attn_layer_offset",
-    "expert_layer_period",
-    "expert_layer_offset",
-    "full_attention_interval",
-    "hybrid_override_pattern",
-    *_INDEX_LISTS,
-)
+_POSITIONAL: tuple[str, ...] = ("scale_attn_by_inverse_layer_idx", "scale_attention_by_inverse_layer_idx")
+_POSITIONAL += ("first_k_dense_replace", "decoder_sparse_step", "mlp_only_layers", "num_kv_shared_layers")
+_POSITIONAL += ("hidden_size_per_layer_input", "interleave_moe_layer_step", "moe_layer_interval")
+_POSITIONAL += ("moe_layer_start_index", "attn_layer_period", "attn_layer_offset", "expert_layer_period")
+_POSITIONAL += ("expert_layer_offset", "full_attention_interval", "hybrid_override_pattern", *_INDEX_LISTS)
 
 _OURS = ("kept_layers", "original_num_hidden_layers")
 _ABSENT = object()
@@ -133,19 +114,17 @@ def compared_builds(stack: Any, name: str, kept: list[int], config: Any) -> tupl
     """
     try:
         kind: Any = type(stack)
-        whole, rebuilt = _blank(kind, *_text(stack.config)), _blank(kind, *_text(config))
+        whole, rebuilt = (_blank(kind, *_text(each)) for each in (stack.config, config))
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise _refusal(stack, f"no {type(stack).__name__} can be built of them ({_short(error)})") from error
+        short = " ".join(str(error).split())[:200]
+        raise _refusal(stack, f"no {type(stack).__name__} can be built of them ({short})") from error
     depth = len(getattr(whole, name))
     originals = getattr(stack.config, "kept_layers", None) or range(depth)
     if len(getattr(rebuilt, name)) != len(kept):
-        raise _refusal(
-            stack, f"a {type(stack).__name__} built for {len(kept)} layers has another number of them"
-        )
+        raise _refusal(stack, f"a {kind.__name__} built for {len(kept)} layers has another number of them")
     for new, old in enumerate(kept):
-        what = _difference(
-            _signature(getattr(whole, name)[old], depth), _signature(getattr(rebuilt, name)[new], len(kept))
-        )
+        before = _signature(getattr(whole, name)[old], depth)
+        what = _difference(before, _signature(getattr(rebuilt, name)[new], len(kept)))
         if what:
             raise _refusal(stack, f"layer {originals[old]} would take place {new}, where {what}")
     outside = _difference(_shapes_beside(whole, name), _shapes_beside(rebuilt, name))
@@ -205,12 +184,12 @@ class _Uninitialised(TorchFunctionMode):
 
 def _difference(before: dict[str, Any], after: dict[str, Any]) -> str | None:
     """Say in words where two signatures differ, nearest the top of the module first."""
-    for path in sorted(
-        {*before, *after}, key=lambda path: (path.count("."), not path.endswith(".kind"), path)
-    ):
-        if before.get(path, _ABSENT) != after.get(path, _ABSENT):
-            return f"{path.strip('.')} is {after.get(path, 'absent')} instead of {before.get(path, 'absent')}"
-    return None
+    paths = {*before, *after}
+    other = [path for path in paths if before.get(path, _ABSENT) != after.get(path, _ABSENT)]
+    if not other:
+        return None
+    path = min(other, key=lambda path: (path.count("."), not path.endswith(".kind"), path))
+    return f"{path.strip('.')} is {after.get(path, 'absent')} instead of {before.get(path, 'absent')}"
 
 
 def _signature(layer: nn.Module, depth: int) -> dict[str, Any]:
@@ -231,12 +210,12 @@ def _shapes_beside(stack: nn.Module, name: str) -> dict[str, Any]:
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    return {key: value for key, value in vars(module).items() if key[0] != "_" and _is_plain(value)}
+    return {key: value for key, value in vars(module).items() if key[0] != "_" and _is_setting(value)}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_setting(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
+        return all(_is_setting(item) for item in value)
     return value is None or isinstance(value, bool | int | float | str)
 
 
@@ -244,18 +223,10 @@ def _config_changes(model: Any, config: Any, new: Any) -> list[Change]:
     """Bring the new entries into every live configuration object that describes the same layers."""
     objects: list[Any] = [getattr(module, "config", None) for module in model.modules()]
     objects.append(model.config.get_text_config(decoder=True))
-    live = {
-        id(c): c
-        for c in objects
-        if type(c) is type(config) and c.num_hidden_layers == config.num_hidden_layers
-    }
+    same = [c for c in objects if type(c) is type(config) and c.num_hidden_layers == config.num_hidden_layers]
     entries = {key: value for key, value in vars(new).items() if vars(config).get(key, _ABSENT) != value}
-    return [
-        (vars(one), key, value)
-        for one in live.values()
-        for key, value in entries.items()
-        if key in vars(one) or key in _OURS
-    ]
+    live = {id(one): vars(one) for one in same}.values()
+    return [(one, key, entries[key]) for one in live for key in entries if key in one or key in _OURS]
 
 
 def _setting_changes(live: nn.Module, whole: nn.Module, rebuilt: nn.Module, skip: str = "") -> list[Change]:
@@ -267,11 +238,6 @@ def _setting_changes(live: nn.Module, whole: nn.Module, rebuilt: nn.Module, skip
         if path in before and path in after and not (skip and f"{path}.".startswith(f"{skip}.")):
             old = _settings(before[path])
             new = _settings(after[path]).items()
-            changes += [
-                (vars(module), k, v) for k, v in new if old.get(k, _ABSENT) != v and k in vars(module)
-            ]
+            live_ones = vars(module)
+            changes += [(live_ones, k, v) for k, v in new if old.get(k, _ABSENT) != v and k in live_ones]
     return changes
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

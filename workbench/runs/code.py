@@ -29,7 +29,8 @@ from workbench.runs.files import sha256_of
 STOREYS = (
     ("checks", "digests", "statistics"),
     ("models",),
-    ("data", "distances", "pruning"),
+    ("data", "distances"),
+    ("pruning",),
     ("generation",),
     ("healing",),
     ("evaluation",),

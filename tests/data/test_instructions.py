@@ -1,0 +1,114 @@
+"""Instruction sets: in one form, sampled as promised, refused in one line when they cannot be."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from folders import write_jsonl
+
+from workbench.data.instructions import FIELDS, load_instructions, user_message
+
+
+def test_instruction_sets_are_read_from_their_repositories(tmp_path):
+    gsm = tmp_path / "gsm"
+    (gsm / "main").mkdir(parents=True)
+    row = {"question": "How many?", "answer": "She has <<1+1=2>>2.\n#### 2"}
+    pd.DataFrame([row] * 5).to_parquet(gsm / "main" / "train-00000-of-00001.parquet")
+    (gsm / "README.md").write_text(
+        "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n---\n"
+    )
+    frame = load_instructions("gsm8k", n=3, location=gsm)
+    assert frame.loc[0, ["instruction", "context", "answer"]].tolist() == ["How many?", "", "2"]
+    assert "<<1+1=2>>" in frame.loc[0, "reference"]
+    alpaca = tmp_path / "alpaca"
+    alpaca.mkdir()
+    rows = [{"output": f"o{i}", "input": "" if i % 2 else "in", "instruction": f"do {i}"} for i in range(6)]
+    (alpaca / "alpaca_data_cleaned.json").write_text(json.dumps(rows))
+    frame = load_instructions("alpaca-cleaned", location=alpaca)
+    assert frame["reference"].tolist() == [f"o{i}" for i in range(6)]
+    assert frame["context"].tolist() == ["in", ""] * 3
+    omi = {"question": "q", "expected_answer": "29", "generated_solution": r"\boxed{29}", "is_correct": True}
+    write_jsonl(tmp_path / "omi" / "correct_solutions" / "train.jsonl", [omi] * 4)
+    assert load_instructions("openmathinstruct", n=2, location=tmp_path / "omi")["answer"].tolist() == [
+        "29",
+        "29",
+    ]
+    other = load_instructions(
+        "someone/set", columns={"instruction": "instruction", "reference": "output"}, location=alpaca
+    )
+    assert other["id"].tolist()[:2] == ["someone/set-0", "someone/set-1"]
+    assert (other["context"] == "").all()
+
+
+@pytest.mark.parametrize(
+    ("name", "usable"),
+    [
+        ("gsm8k_train", 7473),
+        ("gsm8k_test", 1319),
+        ("alpaca", 9225),
+        ("dolly", 2996),
+        ("sdft_alpaca_pairs", 2000),
+        ("openmathinstruct1_rows", 1),
+    ],
+)
+def test_real_sets_are_recognised_by_their_columns(shared_data, name, usable):
+    frame = load_instructions(shared_data / f"{name}.jsonl")
+    assert list(frame.columns) == FIELDS
+    assert len(frame) == usable
+    assert frame["id"].is_unique
+    assert frame.notna().all().all()
+    assert (frame["answer"] != "").all() == ("gsm8k" in name or "math" in name)
+    if usable > 100:
+        sample = load_instructions(shared_data / f"{name}.jsonl", n=100, seed=1)
+        assert sample.merge(frame, how="inner").shape == (100, 5)  # ids are those of the whole set
+        assert (
+            load_instructions(shared_data / f"{name}.jsonl", n=30, seed=1)["id"].tolist()
+            == sample["id"][:30].tolist()
+        )
+
+
+def test_the_demo_sets_are_in_the_one_form():
+    math, facts = load_instructions("demo-math"), load_instructions("demo-open", n=50)
+    assert list(math.columns) == FIELDS
+    assert (math["answer"] != "").all()
+    assert (facts["answer"] == "").all()
+    assert (facts["context"] != "").any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "gms8k"}, ["did you mean gsm8k", "alpaca-cleaned"]),
+        ({"name": "demo-math", "n": 0}, ["n must be"]),
+        ({"name": "demo-math", "n": 10**6}, ["n must be at most"]),
+        ({"name": "openmathinstruct"}, ["n must be a number"]),
+        ({"name": "a/b", "columns": {"instruction": "x", "reference": "y"}}, ["a/b", "hub"]),
+    ],
+)
+def test_bad_instruction_arguments_give_one_clear_line(arguments, words):
+    with pytest.raises(ValueError) as error:
+        load_instructions(**arguments)
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_other_forms_need_columns(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"q": f"q{i}", "a": f"a{i}", "key": i} for i in range(4)])
+    with pytest.raises(ValueError, match=r"pass columns=.*which are q, a, key"):
+        load_instructions(path)
+    with pytest.raises(ValueError, match=r"columns must map fields.*which are q, a, key"):
+        load_instructions(path, columns={"instruction": "q", "reference": "nothing"})
+    with pytest.raises(ValueError, match="columns must map fields"):
+        load_instructions(path, columns={"instruction": "q", "reference": "a", "other": "a"})
+    frame = load_instructions(path, columns={"instruction": "q", "reference": "a", "id": "key"})
+    assert frame["id"].tolist() == ["0", "1", "2", "3"]
+    write_jsonl(path, [{"id": "x", "instruction": "i", "reference": "r"}] * 2)
+    with pytest.raises(ValueError, match="must hold each id once, got 'x' again"):
+        load_instructions(path)
+
+
+def test_a_message_puts_the_context_above_the_instruction():
+    assert user_message("Who?") == "Who?"
+    assert user_message("Who?", "A tale.") == "A tale.\nWho?"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from skipping import TEXTS, raw_states
+from tiny import CONFIGS, tiny_model, tiny_tokenizer
+from torch._dynamo.utils import counters
+
+from workbench.models.hooks import (
+    check_finite,
+    compiled_layers,
+    compiling_pays,
+    inference,
+    replaced_forwards,
+    watch_states,
+)
+from workbench.models.layers import decoder_layers
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.mark.parametrize("architecture", list(CONFIGS))
+def test_states_are_those_of_transformers_and_the_last_is_before_the_norm(architecture, tokenizer):
+    model = tiny_model(architecture)
+    ids = tokenizer(TEXTS[1], return_tensors="pt").input_ids
+    seen: dict[int, torch.Tensor] = {}
+    with torch.no_grad(), watch_states(model, seen.__setitem__):
+        model(ids, use_cache=False)
+    expected = raw_states(model, ids)
+    assert list(seen) == list(range(len(expected)))
+    for number, state in enumerate(expected):
+        torch.testing.assert_close(seen[number], state)
+
+
+def test_inference_brings_every_modules_mode_back(model):
+    decoder_layers(model)[1].train()
+    with inference(model):
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+    assert [layer.training for layer in decoder_layers(model)] == [i == 1 for i in range(7)]
+    model.eval()
+
+
+def test_forwards_are_replaced_for_a_while(model):
+    layers = decoder_layers(model)
+    with replaced_forwards(layers[2:4], lambda layer: lambda *args, **kwargs: "replaced"):
+        assert [layer("x") for layer in layers[2:4]] == ["replaced"] * 2
+    assert not any("forward" in layer.__dict__ for layer in layers)
+
+
+def test_values_that_are_not_finite_are_named_by_text():
+    with pytest.raises(ValueError, match=r"but 1 of 3 texts \(first: text 1\) have some that are not"):
+        check_finite("states", np.array([[1.0], [np.nan], [2.0]]))
+    check_finite("states", np.ones((2, 2)))
+
+
+class TestCompiling:
+    def test_gives_the_same_numbers_and_is_undone(self, model, tokenizer):
+        ids = tokenizer(TEXTS[1], return_tensors="pt").input_ids
+        expected = raw_states(model, ids)
+        before = [dict(layer.__dict__) for layer in decoder_layers(model)]
+        states: list[torch.Tensor] = []
+        with torch.no_grad(), compiled_layers(model, dynamic=False, backend="eager"):
+            assert all("forward" in layer.__dict__ for layer in decoder_layers(model))
+            with watch_states(model, lambda i, h: states.append(h)):
+                model(ids, use_cache=False)
+        for mine, theirs in zip(states, expected, strict=True):
+            torch.testing.assert_close(mine, theirs)
+        after = [dict(layer.__dict__) for layer in decoder_layers(model)]
+        assert [d.keys() for d in before] == [d.keys() for d in after]
+
+    def test_all_layers_share_one_compilation(self, tokenizer):
+        torch._dynamo.reset()
+        counters.clear()
+        model = tiny_model("qwen3")
+        for _ in range(2):
+            with torch.no_grad(), compiled_layers(model, dynamic=False, backend="eager"):
+                model(torch.arange(20)[None], use_cache=False)
+        assert counters["stats"]["unique_graphs"] == 1
+
+    def test_is_undone_after_an_error_and_keeps_another_librarys_wrapper(self, model):
+        layer = decoder_layers(model)[3]
+        wrapper = layer.forward
+        layer.forward = wrapper
+        with pytest.raises(KeyboardInterrupt), compiled_layers(model, dynamic=False, backend="eager"):
+            raise KeyboardInterrupt
+        assert layer.__dict__.pop("forward") is wrapper
+        assert not any("forward" in other.__dict__ for other in decoder_layers(model))
+
+    def test_does_not_pay_on_the_cpu(self, model):
+        assert not compiling_pays(model, 10**18)
