@@ -122,8 +122,8 @@ def room_page(room: str) -> str:
     return page
 
 
-def _documented(module: str, names: tuple[str, ...]) -> str:
-    return f"::: workbench.{module}\n    options:\n      members: [{', '.join(names)}]\n"
+def _documented(module: str, names: str) -> str:
+    return f"::: workbench.{module}\n    options:\n      members: [{', '.join(names.split())}]\n"
 
 
 def records_page() -> str:

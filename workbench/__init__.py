@@ -11,210 +11,71 @@ from typing import Any
 
 __version__ = "0.2.0"
 
+#: the public names, by the file that defines them
 _PUBLIC = {
-    "models.costs": (
-        "parameter_counts",
-        "block_savings",
-    ),
-    "models.identity": ("describe_model",),
-    "models.layers": (
-        "decoder_layers",
-        "number_of_layers",
-        "kept_layers",
-    ),
-    "models.loading": ("load_model",),
-    "data.answers": (
-        "final_answer",
-        "same_number",
-    ),
-    "data.instructions": (
-        "load_instructions",
-        "user_message",
-    ),
-    "data.texts": (
-        "load_texts",
-        "fingerprint",
-    ),
-    "distances.angular": (
-        "angular_distances",
-        "block_angles",
-    ),
-    "distances.blocks": (
-        "best_blocks",
-        "layers_of",
-        "format_layers",
-    ),
-    "distances.strategies": (
-        "deepest_blocks",
-        "shallowest_blocks",
-        "random_layers",
-        "greedy_layers",
-        "removal_strategies",
-    ),
-    "distances.damage": ("block_damage",),
-    "distances.influence": (
-        "block_influence",
-        "removal_similarity",
-    ),
-    "distances.stability": (
-        "mean_distances",
-        "pick_stability",
-        "calibration_ablation",
-    ),
-    "pruning.removal": (
-        "without_layers",
-        "prune_",
-        "check_prunable",
-    ),
-    "pruning.saving": ("save_pruned",),
-    "generation.responses": (
-        "generate_responses",
-        "chat_prompt",
-    ),
-    "healing.adapters": (
-        "with_adapter",
-        "as_variant",
-        "merge_adapter_",
-        "lora_targets",
-    ),
-    "healing.config": ("HealingConfig",),
-    "healing.distillation": (
-        "self_distill",
-        "RewriteTemplate",
-        "rewrite_template",
-        "rewrite_message",
-        "kept_shares",
-    ),
-    "healing.heal": (
-        "Healed",
-        "heal",
-    ),
-    "healing.launch": (
-        "plan_training",
-        "launch_command",
-        "run_plan",
-    ),
-    "healing.losses": ("response_loss",),
-    "healing.search": (
-        "tune",
-        "read_trials",
-        "SDD_GRID",
-    ),
-    "evaluation.contamination": (
-        "check_contamination",
-        "contamination_summary",
-        "evaluation_prompts",
-    ),
-    "evaluation.depth": (
-        "scores_by_depth",
-        "at_fractions",
-    ),
-    "evaluation.evaluate": ("evaluate",),
-    "evaluation.perplexity": (
-        "perplexity",
-        "corpus_perplexity",
-    ),
+    "models.costs": "parameter_counts block_savings",
+    "models.identity": "describe_model",
+    "models.layers": "decoder_layers number_of_layers kept_layers",
+    "models.loading": "load_model",
+    "data.answers": "final_answer same_number",
+    "data.instructions": "load_instructions user_message",
+    "data.texts": "load_texts fingerprint",
+    "distances.angular": "angular_distances block_angles",
+    "distances.blocks": "best_blocks layers_of format_layers",
+    "distances.strategies": "deepest_blocks shallowest_blocks random_layers greedy_layers removal_strategies",
+    "distances.damage": "block_damage",
+    "distances.influence": "block_influence removal_similarity",
+    "distances.stability": "mean_distances pick_stability calibration_ablation",
+    "pruning.removal": "without_layers prune_ check_prunable",
+    "pruning.saving": "save_pruned",
+    "generation.responses": "generate_responses chat_prompt",
+    "healing.adapters": "with_adapter as_variant merge_adapter_ lora_targets",
+    "healing.config": "HealingConfig",
+    "healing.distillation": "self_distill RewriteTemplate rewrite_template rewrite_message kept_shares",
+    "healing.heal": "Healed heal",
+    "healing.launch": "plan_training launch_command run_plan",
+    "healing.losses": "response_loss",
+    "healing.search": "tune read_trials SDD_GRID",
+    "evaluation.contamination": "check_contamination contamination_summary evaluation_prompts",
+    "evaluation.depth": "scores_by_depth at_fractions",
+    "evaluation.evaluate": "evaluate",
+    "evaluation.perplexity": "perplexity corpus_perplexity",
     "evaluation.scores": (
-        "recovery",
-        "headline",
-        "read_items",
-        "paired_items",
-        "compare_items",
-        "flips",
-        "blimp_groups",
-        "score_spread",
-        "category_scores",
-        "flip_counts",
+        "recovery headline read_items paired_items compare_items flips blimp_groups score_spread "
+        "category_scores flip_counts"
     ),
-    "evaluation.tasks": ("task_fingerprint",),
-    "evaluation.variants": (
-        "evaluate_variants",
-        "Evaluated",
-        "shot_ablation",
-        "seed_ablation",
-    ),
+    "evaluation.tasks": "task_fingerprint",
+    "evaluation.variants": "evaluate_variants Evaluated shot_ablation seed_ablation",
     "forgetting.changes": (
-        "response_changes",
-        "change_summary",
-        "farthest_responses",
-        "embedding_map",
-        "loss_against_similarity",
-        "shift_agreement",
+        "response_changes change_summary farthest_responses embedding_map loss_against_similarity "
+        "shift_agreement"
     ),
-    "forgetting.divergence": (
-        "token_divergence",
-        "divergence_by_response",
-    ),
-    "forgetting.similarity": (
-        "response_similarity",
-        "similarity_summary",
-        "embed_texts",
-    ),
-    "statistics": (
-        "bootstrap_interval",
-        "paired_difference",
-        "rank_agreement",
-        "removal_cost",
-    ),
-    "plots.blocks": (
-        "distance_lines",
-        "metric_comparison",
-        "distance_vs_damage",
-        "calibration_comparison",
-    ),
+    "forgetting.divergence": "token_divergence divergence_by_response",
+    "forgetting.similarity": "response_similarity similarity_summary embed_texts",
+    "statistics": "bootstrap_interval paired_difference rank_agreement removal_cost",
+    "plots.blocks": "distance_lines metric_comparison distance_vs_damage calibration_comparison",
     "plots.forgetting": (
-        "similarity_distribution",
-        "similarity_pairs",
-        "similarity_map",
-        "answer_forms",
-        "divergence_distribution",
-        "loss_similarity",
+        "similarity_distribution similarity_pairs similarity_map answer_forms divergence_distribution "
+        "loss_similarity"
     ),
-    "plots.healing": (
-        "tuning_figure",
-        "kept_reasons",
-        "loss_curve",
-    ),
-    "plots.heatmaps": (
-        "distance_heatmap",
-        "damage_heatmap",
-        "distance_beside_damage",
-    ),
-    "plots.scores": (
-        "score_bars",
-        "score_vs_fraction",
-        "loss_vs_fraction",
-        "category_bars",
-        "flip_bars",
-    ),
-    "plots.style": ("use_template",),
-    "plots.tokens": ("token_view",),
+    "plots.healing": "tuning_figure kept_reasons loss_curve",
+    "plots.heatmaps": "distance_heatmap damage_heatmap distance_beside_damage",
+    "plots.scores": "score_bars score_vs_fraction loss_vs_fraction category_bars flip_bars",
+    "plots.style": "use_template",
+    "plots.tokens": "token_view",
     "tables.layouts": (
-        "recovery_table",
-        "summary_table",
-        "calibration_table",
-        "variant_notes",
-        "sdd_table",
-        "iterabre_table",
-        "direct_iterative_table",
+        "recovery_table summary_table calibration_table variant_notes sdd_table iterabre_table "
+        "direct_iterative_table"
     ),
-    "tables.markup": (
-        "text_table",
-        "to_latex",
-        "to_markdown",
-        "to_html",
-    ),
-    "widgets.live": ("LiveLoss",),
-    "widgets.look": ("looking",),
-    "widgets.picker": ("BlockPicker",),
-    "runs.figures": ("save_figure",),
-    "runs.run": (
-        "open_run",
-        "Run",
-    ),
-    "runs.variant": ("Variant",),
+    "tables.markup": "text_table to_latex to_markdown to_html",
+    "widgets.live": "LiveLoss",
+    "widgets.look": "looking",
+    "widgets.picker": "BlockPicker",
+    "runs.figures": "save_figure",
+    "runs.run": "open_run Run",
+    "runs.variant": "Variant",
 }
-_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
 __all__ = sorted(_MODULE_OF)
 

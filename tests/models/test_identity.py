@@ -18,7 +18,7 @@ def test_a_description_is_plain_and_the_same_after_a_reload(saved: Path) -> None
     first, second = (describe_model(load_model(saved, device="cpu")[0]) for _ in range(2))
     assert first == second == json.loads(json.dumps(first))
     assert first["id"] == str(saved)
-    assert first | {"id": "", "weights": ""} == {
+    assert first | {"id": "", "weights": "", "settings": ""} == {
         "id": "",
         "revision": None,
         "architecture": "LlamaForCausalLM",
@@ -26,6 +26,7 @@ def test_a_description_is_plain_and_the_same_after_a_reload(saved: Path) -> None
         "n_layers": LAYERS,
         "kept_layers": list(range(LAYERS)),
         "weights": "",
+        "settings": "",
     }
 
 
