@@ -331,10 +331,10 @@ def test_settings_out_of_range_are_refused_before_any_pass(tokenizer, folder, se
 
 
 def test_an_unknown_task_names_its_neighbours(model, tokenizer, folder, monkeypatch):
-    monkeypatch.setattr(task_module, "_packaged", lambda: load_manager(folder))
+    monkeypatch.setattr(task_module, "packaged_tasks", lambda: load_manager(folder))
     with pytest.raises(ValueError, match=r"'toy_sum'; near: toy_sums"):
         evaluate(model, tokenizer, "toy_sum", include=folder, progress=False)
-    monkeypatch.setattr(task_module, "_packaged", None)  # a slip in a demo task must not cost the 10 s index
+    monkeypatch.setattr(task_module, "packaged_tasks", None)  # a slip in a demo task must not cost the 10 s index
     with pytest.raises(ValueError, match=r"'demo_maths'"):
         evaluate(model, tokenizer, "demo_maths", include=folder, progress=False)
 

@@ -176,7 +176,7 @@ def test_what_is_wrong_is_said_before_anything_is_run(
 ):
     from workbench.evaluation import tasks
 
-    monkeypatch.setattr(tasks, "_packaged", lambda: load_manager(folder))
+    monkeypatch.setattr(tasks, "packaged_tasks", lambda: load_manager(folder))
     settings = {"variants": variants, "tasks": TASKS, "run": run, "include": folder, "progress": False}
     with pytest.raises(ValueError, match=message):
         evaluate_variants(model, tokenizer, **settings | change)

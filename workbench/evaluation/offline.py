@@ -1,25 +1,50 @@
 """Public sets saved as jsonl: their rows brought to the form that the packaged tasks read, with no network.
 
-``suites.LOCAL_SETS`` says which file belongs to which task. For each task that is asked for, a small task
-file is written that includes the packaged one (prompt, few-shot rule, filters and metrics stay the harness's
-own) and replaces nothing but where the rows come from.
+``suites.LOCAL_SETS`` says which file belongs to which task. The packaged tasks run unchanged: while they are
+built, the one call by which the harness reads data, ``datasets.load_dataset``, is answered from the files.
+Whatever is read from disk is known by its content, so a file that was replaced is read anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 from workbench.data.sources import read_rows
+from workbench.evaluation.dependencies import digest_of, digest_of_all, named_files
+from workbench.evaluation.index import kind_of, leaves, packaged
+from workbench.evaluation.longform import QMSUM
 from workbench.evaluation.suites import LOCAL_SETS, LocalSet
 
-_SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
+#: (dataset_path, dataset_name) as a task file names its data -> the splits, by name
+Answers = Mapping[tuple[str, str | None], Mapping[str, Any]]
+
+
+class Offline(NamedTuple):
+    """Tasks and groups that are answered from files.
+
+    Attributes:
+        entries: what the harness's index holds for them, groups without the tasks that have no rows.
+        answers: the splits that each task reads.
+        absent: {name asked for: the tasks under it that have no rows, such as languages of XNLI}.
+    """
+
+    entries: dict[str, Any]
+    answers: dict[tuple[str, str | None], Mapping[str, Any]]
+    absent: dict[str, list[str]]
 
 
 def set_of(name: str) -> str | None:
-    """Return the set of ``LOCAL_SETS`` that a task or group may read, None for none: mmlu_anatomy -> mmlu."""
+    """Return the set of ``LOCAL_SETS`` that a task or group may read, None for none.
+
+    >>> set_of("mmlu_anatomy"), set_of("triviaqa")
+    ('mmlu', None)
+    """
     keys = [key for key in LOCAL_SETS if name == key or name.startswith(f"{key}_")]
     return max(keys, key=len, default=None)
 
@@ -27,20 +52,22 @@ def set_of(name: str) -> str | None:
 def local_files(names: Iterable[str], data: str | Path) -> list[Path]:
     """Return the files in the folder ``data`` that these tasks and groups read."""
     keys = {key for name in names if (key := set_of(name))}
-    files = {Path(data) / file for key in keys for file in LOCAL_SETS[key].files.values()}
+    files = {Path(data).expanduser() / file for key in keys for file in LOCAL_SETS[key].files.values()}
     return sorted(file for file in files if file.is_file())
 
 
-def write_task_files(names: Iterable[str], data: str | Path, overlay: Path) -> dict[str, list[str]]:
-    """Write task files for what the folder ``data`` holds of these tasks and groups.
+def served(key: str, data: str | Path | None) -> bool:
+    """Return whether the folder ``data`` holds the split of a set that is scored."""
+    local = LOCAL_SETS[key]
+    return data is not None and (Path(data).expanduser() / local.files[local.needed]).is_file()
+
+
+def offline_tasks(names: Iterable[str], data: str | Path) -> list[Offline]:
+    """Return the tasks and groups among the names that the folder ``data`` has rows for, set by set.
 
     Args:
         names: tasks, groups and tags.
         data: folder with jsonl files.
-        overlay: folder to write to.
-
-    Returns:
-        For each name whose set is there: the tasks under it that have no rows, such as languages of XNLI.
 
     Raises:
         ValueError: ``data`` is no folder, or holds no file of any set; rows lack a column.
@@ -51,60 +78,120 @@ def write_task_files(names: Iterable[str], data: str | Path, overlay: Path) -> d
         raise ValueError(
             f"data must be a folder with public sets as jsonl, but {data} holds none of {sorted(known)}"
         )
-    missing: dict[str, list[str]] = {}
-    for key in sorted({key for name in names if (key := set_of(name))}):
-        local = LOCAL_SETS[key]
-        if not (folder / local.files[local.needed]).is_file():
-            continue
-        configs = packaged_configs(local.packaged)
-        parts = _parts(folder / local.files[local.needed], key)
-        here = {
-            task for task in _tasks(configs) if not local.part or configs[task][1]["dataset_name"] in parts
-        }
-        for task in here:
-            _write(overlay / f"local-{task}.yaml", *_task_file(local, key, folder, task, *configs[task]))
-        for group in configs.keys() - _tasks(configs):
-            if members := _resolvable(configs[group][1]["task"], configs, here):
-                entries = _measured(configs[group][1] | {"task": members}, _metric(configs))
-                _write(overlay / f"local-{group}.yaml", entries, {})
-        for name in names:
-            leaves = _leaves(name, configs)
-            if set_of(name) == key and leaves & here:
-                missing[name] = sorted(leaves - here)
-    return missing
+    asked: dict[str, list[str]] = {}
+    for name in names:
+        if (key := set_of(name)) and served(key, folder):
+            asked.setdefault(key, []).append(name)
+    return [_offline_set(key, asked[key], folder) for key in sorted(asked)]
 
 
-def local_dataset(*, local: str, folder: str, part: str, **_: Any) -> dict[str, Any]:
-    """Return the splits of one task as data sets; the harness calls it where it would read the hub.
+def _offline_set(key: str, names: list[str], folder: Path) -> Offline:
+    local, index = LOCAL_SETS[key], packaged_entries(key)
+    path = folder / local.files[local.needed]
+    if not (parts := _rows(str(path), digest_of(path), key).keys()):
+        raise ValueError(f"{path} has no items")
+    sources = {
+        name: (entry.cfg["dataset_path"], entry.cfg.get("dataset_name"))
+        for name, entry in index.items()
+        if kind_of(name, index) == "TASK"
+    }
+    here = {name: source for name, source in sources.items() if not local.part or source[1] in parts}
+    answers = {source: Splits(key, folder, str(source[1]) if local.part else "") for source in here.values()}
+    under = {name: leaves(name, index) for name in names if name in index}
+    absent = {name: sorted(tasks - here.keys()) for name, tasks in under.items() if tasks & here.keys()}
+    return Offline(_kept_entries(index, set(here)), answers, absent)
 
-    Raises:
-        ValueError: a row lacks a column or is empty there, or the split that is scored has no rows.
+
+def _kept_entries(index: Mapping[str, Any], here: set[str]) -> dict[str, Any]:
+    """Return what is left of an index when only the tasks ``here`` have rows."""
+    first = next(entry.cfg for name, entry in index.items() if kind_of(name, index) == "TASK")
+    metrics = [entry["metric"] for entry in first["metric_list"]]
+    kept = {}
+    for name, entry in index.items():
+        if kind_of(name, index) == "TAG":
+            kept[name] = replace(entry, tags=entry.tags & here)
+        elif leaves(name, index) & here:
+            group = kind_of(name, index) == "GROUP"
+            cfg = _kept_group(entry.cfg, index, here, metrics) if group else entry.cfg
+            kept[name] = replace(entry, yaml_path=None, cfg=cfg) if group else entry
+    return kept
+
+
+def _kept_group(
+    group: dict[str, Any], index: Mapping[str, Any], here: set[str], metrics: list[str]
+) -> dict[str, Any]:
+    """Return what is left of a group, averaging what its tasks measure.
+
+    Those of chain-of-thought MMLU ask for ``acc``, which none of their tasks has, and so would have no score.
     """
+    members = [member for member in group["task"] if leaves(member, index) & here]
+    return group | {
+        "task": [
+            _kept_group(member, index, here, metrics) if isinstance(member, dict) else member
+            for member in members
+        ],
+        "aggregate_metric_list": [
+            entry if entry["metric"] in metrics else entry | {"metric": metrics[0]}
+            for entry in group["aggregate_metric_list"]
+        ],
+    }
+
+
+class Splits(dict[str, Any]):
+    """The splits of one task as data sets, read when they are asked for; empty where there is no file."""
+
+    def __init__(self, key: str, folder: Path, part: str) -> None:
+        self.read = partial(_split, key, folder, part)
+
+    def __missing__(self, split: str) -> Any:
+        self[split] = self.read(split)
+        return self[split]
+
+
+def _split(key: str, folder: Path, part: str, split: str) -> Any:
     from datasets import Dataset
 
-    entry = LOCAL_SETS[local]
-    splits = {}
-    for split, file in entry.files.items():
-        if (path := Path(folder) / file).is_file():
-            rows = _rows(str(path), path.stat().st_mtime_ns, local)
-            splits[split] = Dataset.from_list(rows.get(part, []))
-    if not len(splits[entry.needed]):
-        raise ValueError(f"{Path(folder) / entry.files[entry.needed]} has no items for {part or local!r}")
-    return splits
+    local = LOCAL_SETS[key]
+    path = folder / local.files.get(split, "")
+    rows = _rows(str(path), digest_of(path), key).get(part, []) if path.is_file() else []
+    if split == local.needed and not rows:
+        raise ValueError(f"{path} has no items for {part or key!r}")
+    return Dataset.from_list(rows)
 
 
-@lru_cache(maxsize=16)
-def packaged_configs(packaged: str) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Return path and entries (functions by name) of a packaged task file, or of all in a folder, by name."""
-    import lm_eval.tasks
-    from lm_eval.tasks._yaml_loader import load_yaml
+@contextmanager
+def rows_from_disk(answers: Answers) -> Iterator[None]:
+    """Answer the harness's call for data while tasks are built: from ``answers``, or by its own library.
 
-    place = Path(lm_eval.tasks.__file__).parent / packaged
-    files = sorted(place.glob("*.yaml")) if place.is_dir() else [place]
-    loaded = [(file, load_yaml(file, resolve_func=False)) for file in files]
-    return {
-        entries.get("task") if _is_task(entries) else entries["group"]: (f, entries) for f, entries in loaded
-    }
+    A library's cache knows a local file by its path and time stamp; here it gets a folder named for the
+    content, so that a file replaced under the same time stamp is read anew.
+    """
+    import lm_eval.api.task as harness
+
+    library = harness.datasets
+
+    def load_dataset(path: str, name: str | None = None, **settings: Any) -> Any:
+        if (path, name) in answers:
+            return answers[path, name]
+        files = {file: file for file in named_files(settings.get("data_files")) if Path(file).is_file()}
+        if files:
+            cache = Path(library.config.HF_DATASETS_CACHE) / digest_of_all(files)
+            settings = {"cache_dir": str(cache)} | settings
+        return library.load_dataset(path=path, name=name, **settings)
+
+    harness.datasets = SimpleNamespace(**vars(library) | {"load_dataset": load_dataset})
+    try:
+        yield
+    finally:
+        harness.datasets = library
+
+
+def packaged_entries(key: str) -> dict[str, Any]:
+    """Return the index of the tasks and groups that read a set; QMSum's task is ours (``longform``)."""
+    index: dict[str, Any] = packaged(key).task_index
+    if key == "scrolls_qmsum":
+        return {key: replace(index[key], yaml_path=None, cfg=QMSUM)}
+    return index if LOCAL_SETS[key].part else {key: index[key]}
 
 
 def wikitext_pages(lines: Iterable[str]) -> list[str]:
@@ -167,7 +254,7 @@ FORMS = {"boolq": _boolq, "race": _race, "wikitext": _wikitext, "qmsum": _qmsum}
 
 
 @lru_cache(maxsize=16)
-def _rows(path: str, _modified: int, key: str) -> dict[str, list[dict[str, Any]]]:
+def _rows(path: str, _content: str, key: str) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a file by part, in the packaged task's form; read once for all tasks of a set."""
     local = LOCAL_SETS[key]
     rows = read_rows(path)
@@ -188,96 +275,3 @@ def _check_columns(rows: list[Any], local: LocalSet, path: str) -> None:
                 there = sorted(row) if isinstance(row, dict) else type(row).__name__
                 state = "empty" if isinstance(row, dict) and column in row else "missing"
                 raise ValueError(f"{path}: column {column!r} is {state} in row {number}, which has {there}")
-
-
-def _parts(path: Path, key: str) -> set[str]:
-    """Return which tasks of a folder the rows of a file belong to."""
-    parts = set(_rows(str(path), path.stat().st_mtime_ns, key))
-    if not parts:
-        raise ValueError(f"{path} has no items")
-    return parts
-
-
-def _task_file(
-    local: LocalSet, key: str, folder: Path, task: str, path: Path, entries: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return entries and functions of the task file that includes a packaged one and reads local rows."""
-    here = {split for split, file in local.files.items() if (folder / file).is_file()}
-    part = entries["dataset_name"] if local.part else ""
-    config: dict[str, Any] = {
-        "task": task,
-        "dataset_kwargs": {"local": key, "folder": str(folder), "part": part},
-        "metadata": dict(entries.get("metadata") or {}),
-    }
-    shots = entries.get("fewshot_split") or entries.get("training_split")
-    if shots and shots not in here and not (entries.get("fewshot_config") or {}).get("samples"):
-        config["metadata"]["few_shot_file"] = local.files.get(shots, f"{key}_{shots}.jsonl")
-    if local.python:
-        return config, {"class": local.python}
-    config |= {"include": str(path)} | {
-        entry: None for entry in _SPLITS if entries.get(entry) and entries[entry] not in here
-    }
-    if not local.part:
-        config["tag"] = None
-    return config, {"custom_dataset": "workbench.evaluation.offline.local_dataset"}
-
-
-def _write(path: Path, config: dict[str, Any], functions: dict[str, str]) -> None:
-    import yaml
-
-    lines = [f"{entry}: !function {function}\n" for entry, function in functions.items()]
-    path.write_text(yaml.safe_dump(config) + "".join(lines), encoding="utf-8")
-
-
-def _is_task(entries: dict[str, Any]) -> bool:
-    return "class" in entries or "group" not in entries
-
-
-def _tasks(configs: dict[str, tuple[Path, dict[str, Any]]]) -> set[str]:
-    return {name for name, (_, entries) in configs.items() if _is_task(entries)}
-
-
-def _leaves(item: Any, configs: dict[str, tuple[Path, dict[str, Any]]]) -> set[str]:
-    """Return the tasks under a task, group, tag or inline group."""
-    if isinstance(item, dict):
-        return {leaf for member in item["task"] for leaf in _leaves(member, configs)}
-    if item in _tasks(configs):
-        return {item}
-    if item in configs:
-        return _leaves({"task": configs[item][1]["task"]}, configs)
-    return {task for task in _tasks(configs) if item in _tags(configs[task][1])}
-
-
-def _metric(configs: dict[str, tuple[Path, dict[str, Any]]]) -> list[str]:
-    """Return what the tasks of a folder measure."""
-    first = configs[min(_tasks(configs))][1]
-    return [entry["metric"] for entry in first["metric_list"]]
-
-
-def _measured(group: dict[str, Any], metrics: list[str]) -> dict[str, Any]:
-    """Let a group average what its tasks measure.
-
-    Those of chain-of-thought MMLU ask for ``acc``, which none of their tasks has, and so would have no score.
-    """
-    average = [
-        entry if entry["metric"] in metrics else entry | {"metric": metrics[0]}
-        for entry in group["aggregate_metric_list"]
-    ]
-    inside = [_measured(member, metrics) if isinstance(member, dict) else member for member in group["task"]]
-    return group | {"aggregate_metric_list": average, "task": inside}
-
-
-def _tags(entries: dict[str, Any]) -> list[str]:
-    tags = entries.get("tag") or []
-    return [tags] if isinstance(tags, str) else tags
-
-
-def _resolvable(
-    members: list[Any], configs: dict[str, tuple[Path, dict[str, Any]]], here: set[str]
-) -> list[Any]:
-    """Return what is left of a group when only the tasks ``here`` have rows."""
-    kept = [member for member in members if _leaves(member, configs) & here]
-    return [
-        {**member, "task": _resolvable(member["task"], configs, here)} if isinstance(member, dict) else member
-        for member in kept
-    ]
