@@ -20,11 +20,6 @@ from workbench.evaluation.perplexity import corpus_perplexity, perplexity
 WINDOW = 200
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
-
-
 @torch.no_grad()
 def loss_of(model, tokens: list[int]) -> tuple[float, int]:
     """Summed loss of all tokens but the first, in windows of as many predictions."""
@@ -92,7 +87,7 @@ def test_c4_is_a_sample_held_fixed(model, tokenizer, shared_data):
 
 
 def test_what_cannot_be_read_is_named(model, tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="corpus must be 'wikitext2' or 'c4', got 'pile'"):
+    with pytest.raises(ValueError, match="corpus must be one of wikitext2, c4, got 'pile'"):
         corpus_perplexity(model, tokenizer, "pile")
     with pytest.raises(ValueError, match=r"one of c4_validation\.jsonl"):
         corpus_perplexity(model, tokenizer, "c4", data=tmp_path)

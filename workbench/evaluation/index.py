@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from workbench.evaluation.longform import QMSUM
 from workbench.evaluation.suites import LOCAL_SETS
 
 
@@ -31,7 +33,10 @@ def packaged(key: str) -> Any:
     import lm_eval.tasks
 
     place = Path(lm_eval.tasks.__file__).parent / LOCAL_SETS[key].packaged
-    return task_manager(place if place.is_dir() else place.parent)
+    manager = task_manager(place if place.is_dir() else place.parent)
+    if key == QMSUM["task"]:  # the packaged one cannot be imported
+        manager.task_index[key] = replace(manager.task_index[key], yaml_path=None, cfg=QMSUM)
+    return manager
 
 
 def leaves(item: Any, index: Mapping[str, Any]) -> set[str]:
@@ -39,13 +44,7 @@ def leaves(item: Any, index: Mapping[str, Any]) -> set[str]:
     if isinstance(item, dict):
         members = item["task"] if isinstance(item["task"], list) else [item["task"]]
         return {leaf for member in members for leaf in leaves(member, index)}
-    kind = kind_of(item, index)
+    kind = index[item].kind.name if item in index else "TASK"
     if kind == "TAG":
         return set(index[item].tags)
     return leaves({"task": index[item].cfg["task"]}, index) if kind == "GROUP" else {item}
-
-
-def kind_of(name: str, index: Mapping[str, Any]) -> str:
-    """Return "GROUP", "TAG" or "TASK" (also one that is built by a class of its own)."""
-    kind = index[name].kind.name if name in index else "TASK"
-    return str(kind).removeprefix("PY_")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,26 +16,23 @@ from typing import Any, NamedTuple
 
 from workbench.data.sources import read_rows
 from workbench.evaluation.dependencies import digest_of, digest_of_all, named_files
-from workbench.evaluation.index import kind_of, leaves, packaged
-from workbench.evaluation.longform import QMSUM
+from workbench.evaluation.index import leaves, packaged
 from workbench.evaluation.suites import LOCAL_SETS, LocalSet
 
 #: (dataset_path, dataset_name) as a task file names its data -> the splits, by name
 Answers = Mapping[tuple[str, str | None], Mapping[str, Any]]
 
 
-class Offline(NamedTuple):
-    """Tasks and groups that are answered from files.
+class OnDisk(NamedTuple):
+    """What is on disk of the tasks under a name.
 
     Attributes:
-        entries: what the harness's index holds for them, groups without the tasks that have no rows.
-        answers: the splits that each task reads.
-        absent: {name asked for: the tasks under it that have no rows, such as languages of XNLI}.
+        answers: the splits that each task of the set reads.
+        absent: the tasks that have no rows, such as languages of XNLI.
     """
 
-    entries: dict[str, Any]
-    answers: dict[tuple[str, str | None], Mapping[str, Any]]
-    absent: dict[str, list[str]]
+    answers: Answers
+    absent: list[str]
 
 
 def set_of(name: str) -> str | None:
@@ -62,79 +58,64 @@ def served(key: str, data: str | Path | None) -> bool:
     return data is not None and (Path(data).expanduser() / local.files[local.needed]).is_file()
 
 
-def offline_tasks(names: Iterable[str], data: str | Path) -> list[Offline]:
-    """Return the tasks and groups among the names that the folder ``data`` has rows for, set by set.
-
-    Args:
-        names: tasks, groups and tags.
-        data: folder with jsonl files.
-
-    Raises:
-        ValueError: ``data`` is no folder, or holds no file of any set; rows lack a column.
-    """
-    folder = Path(data).expanduser().resolve()
+def check_folder(data: str | Path) -> None:
+    """Refuse a folder ``data`` that is none, or holds no file of any set, with a ``ValueError``."""
     known = {file for local in LOCAL_SETS.values() for file in local.files.values()}
-    if not any((folder / file).is_file() for file in known):
+    if not any((Path(data).expanduser() / file).is_file() for file in known):
         raise ValueError(
             f"data must be a folder with public sets as jsonl, but {data} holds none of {sorted(known)}"
         )
-    asked: dict[str, list[str]] = {}
-    for name in names:
-        if (key := set_of(name)) and served(key, folder):
-            asked.setdefault(key, []).append(name)
-    return [_offline_set(key, asked[key], folder) for key in sorted(asked)]
 
 
-def _offline_set(key: str, names: list[str], folder: Path) -> Offline:
-    local, index = LOCAL_SETS[key], packaged_entries(key)
-    path = folder / local.files[local.needed]
-    if not (parts := _rows(str(path), digest_of(path), key).keys()):
-        raise ValueError(f"{path} has no items")
-    sources = {
-        name: (entry.cfg["dataset_path"], entry.cfg.get("dataset_name"))
-        for name, entry in index.items()
-        if kind_of(name, index) == "TASK"
-    }
-    here = {name: source for name, source in sources.items() if not local.part or source[1] in parts}
-    answers = {source: Splits(key, folder, str(source[1]) if local.part else "") for source in here.values()}
-    under = {name: leaves(name, index) for name in names if name in index}
-    absent = {name: sorted(tasks - here.keys()) for name, tasks in under.items() if tasks & here.keys()}
-    return Offline(_kept_entries(index, set(here)), answers, absent)
+def on_disk(name: str, data: str | Path | None) -> OnDisk | None:
+    """Return what the folder ``data`` holds for a task, group or tag; None where it has no rows of it.
 
-
-def _kept_entries(index: Mapping[str, Any], here: set[str]) -> dict[str, Any]:
-    """Return what is left of an index when only the tasks ``here`` have rows."""
-    first = next(entry.cfg for name, entry in index.items() if kind_of(name, index) == "TASK")
-    metrics = [entry["metric"] for entry in first["metric_list"]]
-    kept = {}
-    for name, entry in index.items():
-        if kind_of(name, index) == "TAG":
-            kept[name] = replace(entry, tags=entry.tags & here)
-        elif leaves(name, index) & here:
-            group = kind_of(name, index) == "GROUP"
-            cfg = _kept_group(entry.cfg, index, here, metrics) if group else entry.cfg
-            kept[name] = replace(entry, yaml_path=None, cfg=cfg) if group else entry
-    return kept
-
-
-def _kept_group(
-    group: dict[str, Any], index: Mapping[str, Any], here: set[str], metrics: list[str]
-) -> dict[str, Any]:
-    """Return what is left of a group, averaging what its tasks measure.
-
-    Those of chain-of-thought MMLU ask for ``acc``, which none of their tasks has, and so would have no score.
+    Raises:
+        ValueError: rows lack a column.
     """
-    members = [member for member in group["task"] if leaves(member, index) & here]
-    return group | {
-        "task": [
-            _kept_group(member, index, here, metrics) if isinstance(member, dict) else member
-            for member in members
-        ],
-        "aggregate_metric_list": [
-            entry if entry["metric"] in metrics else entry | {"metric": metrics[0]}
-            for entry in group["aggregate_metric_list"]
-        ],
+    key = set_of(name)
+    if data is None or key is None or not served(key, data):
+        return None
+    local, index, folder = LOCAL_SETS[key], packaged(key).task_index, Path(data).expanduser().resolve()
+    if name not in index or (not local.part and name != key):
+        return None
+    path = folder / local.files[local.needed]
+    if not (parts := _rows(str(path), digest_of(path), key)):
+        raise ValueError(f"{path} has no items")
+    tasks = [task for task in index if leaves(task, index) == {task}] if local.part else [key]
+    sources = {task: (index[task].cfg["dataset_path"], index[task].cfg.get("dataset_name")) for task in tasks}
+    here = {task for task, (_, part) in sources.items() if not local.part or part in parts}
+    # a task without rows is built on those of another, and taken out by ``without``
+    answers = {
+        sources[task]: Splits(
+            key, folder, sources[task if task in here else min(here)][1] if local.part else ""
+        )
+        for task in (tasks if here else ())
     }
+    under = leaves(name, index)
+    return OnDisk(answers, sorted(under - here)) if under & here else None
+
+
+def without(loaded: dict[str, Any], absent: Iterable[str]) -> dict[str, Any]:
+    """Return what the harness loaded without some tasks, and without groups that are empty then.
+
+    A group averages what its tasks measure: those of chain-of-thought MMLU ask for ``acc``, which none of
+    their tasks has, and so would have no score.
+    """
+    tasks = {name: task for name, task in loaded["tasks"].items() if name not in absent}
+    groups = {
+        name: group
+        for name, group in loaded["groups"].items()
+        if any(task.task_name in tasks for task in group.get_all_tasks())
+    }
+    measured = [entry["metric"] for task in tasks.values() for entry in task.config.metric_list]
+    for group in groups.values():
+        for gone in (*absent, *(loaded["groups"].keys() - groups.keys())):
+            group.pop(gone)
+        for average in group.aggregate_metric_list or []:
+            average.metric = average.metric if average.metric in measured else measured[0]
+    members = {name: group.child_names for name, group in groups.items()}
+    return {"tasks": tasks, "groups": groups, "group_map": members}
 
 
 class Splits(dict[str, Any]):
@@ -184,14 +165,6 @@ def rows_from_disk(answers: Answers) -> Iterator[None]:
         yield
     finally:
         harness.datasets = library
-
-
-def packaged_entries(key: str) -> dict[str, Any]:
-    """Return the index of the tasks and groups that read a set; QMSum's task is ours (``longform``)."""
-    index: dict[str, Any] = packaged(key).task_index
-    if key == "scrolls_qmsum":
-        return {key: replace(index[key], yaml_path=None, cfg=QMSUM)}
-    return index if LOCAL_SETS[key].part else {key: index[key]}
 
 
 def wikitext_pages(lines: Iterable[str]) -> list[str]:

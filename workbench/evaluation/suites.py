@@ -24,12 +24,8 @@ SUITES: dict[str, Suite] = {
     "sdd": Suite((("arc_challenge", 25), ("gsm8k", 5), ("mmlu", 5)), "SDD table 8"),
     "openllm-v1": Suite(
         (
-            ("arc_challenge", 25),
-            ("hellaswag", 10),
-            ("mmlu", 5),
-            ("truthfulqa_mc2", 0),
-            ("winogrande", 5),
-            ("gsm8k", 5),
+            *(("arc_challenge", 25), ("hellaswag", 10), ("mmlu", 5)),
+            *(("truthfulqa_mc2", 0), ("winogrande", 5), ("gsm8k", 5)),
         ),
         "SDD 4, OpenLLM Leaderboard v1",
     ),
@@ -37,11 +33,8 @@ SUITES: dict[str, Suite] = {
     # GRO C.5 states no number of examples for HellaSwag and GSM8K: 0, and the harness's own 5 and 4
     "gro-c5": Suite(
         (
-            ("hellaswag", 0),
-            ("boolq", 0),
-            ("gsm8k", None),
-            ("scrolls_qmsum", 0),
-            ("mmlu_flan_cot_fewshot", None),
+            *(("hellaswag", 0), ("boolq", 0), ("gsm8k", None)),
+            *(("scrolls_qmsum", 0), ("mmlu_flan_cot_fewshot", None)),
         ),
         "GRO C.5, figures 6 and 12",
     ),

@@ -17,7 +17,15 @@ from typing import Any, NamedTuple
 
 from workbench.evaluation.dependencies import absolute_files, digest_of_all, hub_commits, own_files
 from workbench.evaluation.index import leaves, packaged, packaged_tasks, task_manager
-from workbench.evaluation.offline import local_files, offline_tasks, rows_from_disk, served, set_of
+from workbench.evaluation.offline import (
+    check_folder,
+    local_files,
+    on_disk,
+    rows_from_disk,
+    served,
+    set_of,
+    without,
+)
 from workbench.evaluation.suites import LOCAL_SETS, SUITES
 from workbench.places import demo_path, in_checkout
 
@@ -104,7 +112,7 @@ def load_tasks(
     include: str | Path | None = None,
     data: str | Path | None = None,
     missing: str = "error",
-) -> dict:
+) -> dict[str, Any]:
     """The named tasks, ready to run, as the harness's dict of ``tasks``, ``groups`` and ``group_map``.
 
     The index of packaged tasks (about 10 s) is built only if a name is found neither in the folder nor in
@@ -134,7 +142,7 @@ class Loaded(NamedTuple):
         skipped: {name: why} of what was left out, whole or in part.
     """
 
-    tasks: dict[int | None, dict]
+    tasks: dict[int | None, dict[str, Any]]
     left: list[tuple[str, int | None]]
     skipped: dict[str, str]
 
@@ -160,29 +168,24 @@ def load_plan(
     """
     if missing not in ("error", "skip"):
         raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
+    if data is not None:
+        check_folder(data)
     names = list(dict.fromkeys(name for part in plan.values() for name in part))
     manager = task_manager(_folder(include))
     own = set(manager.task_index)
     _place_data(names, manager.task_index)
-    found = offline_tasks([name for name in names if name not in own], data) if data is not None else []
-    for part in found:
-        manager.task_index.update({k: part.entries[k] for k in part.entries.keys() - own})
-    local = {name: part for part in found for name in part.absent}
-    sources = {
-        name: manager if name in own or name in local else _packaged_or_error(name, manager.task_index)
-        for name in names
-    }
-    gaps = {
-        name: f"no rows of {', '.join(part.absent[name])}"
-        for name, part in local.items()
-        if part.absent[name]
-    }
-    loaded: dict[int | None, dict] = {}
+    local = {name: found for name in names if name not in own and (found := on_disk(name, data))}
+    sources = {name: manager if name in own else _packaged_or_error(name, own) for name in names}
+    gaps = {name: f"no rows of {', '.join(found.absent)}" for name, found in local.items() if found.absent}
+    loaded: dict[int | None, dict[str, Any]] = {}
     left: list[tuple[str, int | None]] = []
     for shots, name in [(shots, name) for shots, part in plan.items() for name in part]:
         with rows_from_disk(local[name].answers if name in local else {}):
-            tasks, why = _load(sources[name], name, local=name in own or name in local)
-        if why := why or (_no_examples(tasks, shots) if name in local else ""):
+            tasks, why = _load(sources[name], name, on_disk=name in own or name in local)
+        if name in local:
+            tasks = without(tasks, local[name].absent)
+            why = _no_examples(tasks["tasks"], shots)
+        if why:
             gaps[name] = f"{gaps[name]}; {why}" if name in gaps else why
             continue
         for task in [task for task in tasks["tasks"] if task in own]:
@@ -207,12 +210,12 @@ def _what_is_missing(gaps: dict[str, str], data: str | Path | None) -> str:
     )
 
 
-def _no_examples(found: dict, shots: int | None) -> str:
+def _no_examples(tasks: dict[str, Any], shots: int | None) -> str:
     """Why few-shot examples cannot be drawn as officially: the split they come from is not on disk."""
-    for name, task in found["tasks"].items():
+    for name, task in tasks.items():
         wanted = (task.get_config("num_fewshot") or 0) if shots is None else shots
         if wanted and not len(task.sampler.df):
-            key = set_of(name)
+            key = set_of(name) or name
             split = task.get_config("fewshot_split") or task.get_config("training_split")
             file = LOCAL_SETS[key].files.get(split, f"{key}_{split}.jsonl")
             why = f"{wanted} few-shot examples come from a split that is not there ({file})"
@@ -263,7 +266,7 @@ def _place_data(names: Iterable[str], index: dict[str, Any]) -> None:
             index[name] = replace(index[name], yaml_path=None, cfg=load_yaml(path) | placed)
 
 
-def _load(manager: Any, name: str, *, local: bool) -> tuple[dict, str]:
+def _load(manager: Any, name: str, *, on_disk: bool) -> tuple[dict[str, Any], str]:
     """Load one name, turning the harness's many ways to fail on its data into one line.
 
     Returns:
@@ -282,7 +285,7 @@ def _load(manager: Any, name: str, *, local: bool) -> tuple[dict, str]:
         raise ValueError(f"task {name!r} has no items") from error
     except (OSError, datasets.exceptions.DatasetsError, datasets.exceptions.DatasetGenerationError) as error:
         reason = str(error).splitlines()[0]
-        if not local:
+        if not on_disk:
             return {"tasks": {}}, f"could not be read from the hub: {reason}"
         raise ValueError(f"task {name!r}: its data could not be read ({reason})") from error
 
