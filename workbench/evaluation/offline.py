@@ -243,7 +243,7 @@ def _rows(path: str, _content: str, key: str) -> dict[str, list[dict[str, Any]]]
 def _check_columns(rows: list[Any], local: LocalSet, path: str) -> None:
     """Refuse rows with a gap: the harness would render it as the word "None"."""
     for number, row in enumerate(rows):
-        for column in local.columns:
+        for column in local.columns.split():
             if not isinstance(row, dict) or row.get(column) is None:
                 there = sorted(row) if isinstance(row, dict) else type(row).__name__
                 state = "empty" if isinstance(row, dict) and column in row else "missing"

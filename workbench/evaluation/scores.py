@@ -293,7 +293,7 @@ def flips(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None)
         ValueError: the frames do not hold the same items, or none of them is right or wrong.
     """
     pairs = paired_items(base, other, metric=metric)
-    pairs = _right_or_wrong(pairs).reset_index(drop=True)
+    pairs = right_or_wrong(pairs).reset_index(drop=True)
     if pairs.empty:
         raise ValueError("base and other must hold a metric that is 0 or 1 for every item, got none")
     pairs = pairs[pairs["base"] != pairs["other"]].reset_index(drop=True)
@@ -301,10 +301,10 @@ def flips(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None)
     return pairs.drop(columns=["base", "other"])
 
 
-def _right_or_wrong(pairs: pd.DataFrame) -> pd.DataFrame:
+def right_or_wrong(pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs of tasks whose every item is 0 or 1: a perplexity is neither right nor wrong."""
     binary = pairs[["base", "other"]].isin([0, 1]).all(axis=1)
-    return pairs[binary.groupby(pairs["task"]).transform("all")]
+    return pairs[binary.groupby([pairs["task"], pairs["n_shot"]]).transform("all")]
 
 
 def _one_metric(frame: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
@@ -403,11 +403,11 @@ def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:
     if "n" in scores:
         n = scores["n"].astype(float)
         spread = np.clip(value * (1 - value), 0, None)
-        right_or_wrong = np.isclose(stderr, np.sqrt(spread / (n - 1)), rtol=0.02, atol=1e-9)
+        counted = np.isclose(stderr, np.sqrt(spread / (n - 1)), rtol=0.02, atol=1e-9)
         centre = (value + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
         half = _Z * np.sqrt(spread / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-        low = low.mask(right_or_wrong, (centre - half).clip(lower=0))
-        high = high.mask(right_or_wrong, (centre + half).clip(upper=1))
+        low = low.mask(counted, (centre - half).clip(lower=0))
+        high = high.mask(counted, (centre + half).clip(upper=1))
     return scores.assign(low=low, high=high)
 
 
@@ -428,7 +428,7 @@ def flip_counts(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.Da
         raise ValueError("others must hold at least one variant, got none")
     frames = []
     for name, items in others.items():
-        pairs = _right_or_wrong(paired_items(base, items))
+        pairs = right_or_wrong(paired_items(base, items))
         change = pairs["other"] - pairs["base"]
         turned = pairs.assign(variant=name, right_to_wrong=change < 0, wrong_to_right=change > 0)
         counts = {flip: (flip, "sum") for flip in ("right_to_wrong", "wrong_to_right")}

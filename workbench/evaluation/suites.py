@@ -64,14 +64,14 @@ class LocalSet:
         packaged: task file in the harness, or folder of task files that share the set (with their groups).
         files: jsonl file of each split. The last split is scored (``needed``); files of the others, which
             hold few-shot examples, may be missing.
-        columns: what every row must have.
+        columns: what every row must have, by name.
         part: column that says which task of the folder a row belongs to; "" for a set of one task.
         form: how rows come to the form that the packaged task reads (``offline.FORMS``); "" as they are.
     """
 
     packaged: str
     files: dict[str, str]
-    columns: tuple[str, ...]
+    columns: str
     part: str = ""
     form: str = ""
 
@@ -85,16 +85,14 @@ def _splits(name: str, *splits: str) -> dict[str, str]:
     return {split: f"{name}_{split}.jsonl" for split in splits}
 
 
-_ARC = ("question", "choices", "answerKey")
-_MMLU = ("question", "subject", "choices", "answer")
-_STORY = (
-    *("language", "sentence_quiz1", "sentence_quiz2", "answer_right_ending"),
-    *(f"input_sentence_{number}" for number in range(1, 5)),
-)
+_ARC = "question choices answerKey"
+_MMLU = "question subject choices answer"
+_STORY = "language sentence_quiz1 sentence_quiz2 answer_right_ending "
+_STORY += "input_sentence_1 input_sentence_2 input_sentence_3 input_sentence_4"
 
 #: Packaged tasks and groups that also run on jsonl files in the folder ``data``, without a network.
 LOCAL_SETS: dict[str, LocalSet] = {
-    "gsm8k": LocalSet("gsm8k/gsm8k.yaml", _splits("gsm8k", "train", "test"), ("question", "answer")),
+    "gsm8k": LocalSet("gsm8k/gsm8k.yaml", _splits("gsm8k", "train", "test"), "question answer"),
     "arc_easy": LocalSet("arc/arc_easy.yaml", _splits("arc_easy", "train", "validation", "test"), _ARC),
     "arc_challenge": LocalSet(
         "arc/arc_challenge.yaml", _splits("arc_challenge", "train", "validation", "test"), _ARC
@@ -110,65 +108,49 @@ LOCAL_SETS: dict[str, LocalSet] = {
     "boolq": LocalSet(
         "super_glue/boolq/default.yaml",
         _splits("boolq", "train", "validation"),
-        ("question", "passage"),
+        "question passage",
         form="boolq",
     ),
     "hellaswag": LocalSet(
         "hellaswag/hellaswag.yaml",
         {"train": "hellaswag_train.jsonl", "validation": "hellaswag.jsonl"},
-        ("activity_label", "ctx_a", "ctx_b", "endings", "label"),
+        "activity_label ctx_a ctx_b endings label",
     ),
-    "piqa": LocalSet(
-        "piqa/piqa.yaml", _splits("piqa", "train", "validation"), ("goal", "sol1", "sol2", "label")
-    ),
+    "piqa": LocalSet("piqa/piqa.yaml", _splits("piqa", "train", "validation"), "goal sol1 sol2 label"),
     "copa": LocalSet(
         "super_glue/copa/default.yaml",
         _splits("copa", "train", "validation"),
-        ("premise", "choice1", "choice2", "question", "label"),
+        "premise choice1 choice2 question label",
     ),
     "winogrande": LocalSet(
         "winogrande/default.yaml",
         _splits("winogrande_xl", "train", "validation"),
-        ("sentence", "option1", "option2", "answer"),
+        "sentence option1 option2 answer",
     ),
     # a pair of equal sentences is a tie, which goes to the first choice, the good one: it counts as right
-    "blimp": LocalSet(
-        "blimp", {"train": "blimp.jsonl"}, ("sentence_good", "sentence_bad", "UID"), part="UID"
-    ),
+    "blimp": LocalSet("blimp", {"train": "blimp.jsonl"}, "sentence_good sentence_bad UID", part="UID"),
     # the packaged task takes the "high" articles, and answers all questions of one but the last in its prompt
     "race": LocalSet(
-        "race/race.yaml",
-        {"test": "race.jsonl"},
-        ("example_id", "article", "question", "options", "answer"),
-        form="race",
+        "race/race.yaml", {"test": "race.jsonl"}, "example_id article question options answer", form="race"
     ),
     "xwinograd": LocalSet(
-        "xwinograd",
-        {"test": "xwinograd.jsonl"},
-        ("language", "sentence", "option1", "option2", "answer"),
-        part="language",
+        "xwinograd", {"test": "xwinograd.jsonl"}, "language sentence option1 option2 answer", part="language"
     ),
     # the harness asks 15 languages; rows in another one, such as Burmese, belong to no task and are not read
     "xnli": LocalSet(
-        "xnli",
-        _splits("xnli", "train", "validation"),
-        ("language", "premise", "hypothesis", "label"),
-        part="language",
+        "xnli", _splits("xnli", "train", "validation"), "language premise hypothesis label", part="language"
     ),
     "xstorycloze": LocalSet("xstorycloze", _splits("xstorycloze", "train", "eval"), _STORY, part="language"),
     "truthfulqa_mc2": LocalSet(
         "truthfulqa/truthfulqa_mc2.yaml",
         _splits("truthfulqa", "validation"),
-        ("question", "mc1_targets", "mc2_targets"),
+        "question mc1_targets mc2_targets",
     ),
     "wikitext": LocalSet(
-        "wikitext/wikitext.yaml", {"test": "wikitext2_raw_test.jsonl"}, ("text",), form="wikitext"
+        "wikitext/wikitext.yaml", {"test": "wikitext2_raw_test.jsonl"}, "text", form="wikitext"
     ),
     "scrolls_qmsum": LocalSet(
-        "scrolls/scrolls_qmsum.yaml",
-        _splits("qmsum", "validation"),
-        ("id", "input", "output"),
-        form="qmsum",
+        "scrolls/scrolls_qmsum.yaml", _splits("qmsum", "validation"), "id input output", form="qmsum"
     ),
 }
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.checks import checked, whole_number
 from workbench.data.answers import final_answer, same_answer
-from workbench.evaluation.scores import paired_items
+from workbench.evaluation.scores import paired_items, right_or_wrong
 from workbench.forgetting.similarity import embed_texts, paired_responses, response_similarity
 from workbench.statistics import bootstrap_interval, paired_difference, spearman, spearman_interval
 
@@ -24,12 +25,17 @@ FORMS = {
     "boxed": re.compile(r"\\f?boxed\{"),
     "the answer is 7": re.compile(r"\b(?:answer|antwort)\b[^\n]{0,24}?(?:\b(?:is|ist)\b|:|=)", re.I),
 }
+_DESCRIBED = ["length", "base_length", "form", "base_form", "has_answer", "same_answer", "same_text"]
 #: a number, but no sign that it is the answer; no number at all
 BARE, NO_ANSWER = "a last number", "no number"
 
 
 def answer_form(text: str) -> str:
-    """Return how a response states its final answer: a key of ``FORMS``, "a last number" or "no number"."""
+    """Return how a response states its final answer: a key of ``FORMS``, "a last number" or "no number".
+
+    >>> answer_form("So the answer is 7."), answer_form("7 apples"), answer_form("Many apples.")
+    ('the answer is 7', 'a last number', 'no number')
+    """
     if final_answer(text) is None:
         return NO_ANSWER
     return next((form for form, pattern in FORMS.items() if pattern.search(text)), BARE)
@@ -63,9 +69,8 @@ def response_changes(
         part["same_text"] = part["response"] == first["response"]
         pairs = zip(part["answer"], first["answer"], strict=True)
         part["same_answer"] = [same_answer(one, other) for one, other in pairs]
-    columns = ["id", "length", "base_length", "form", "base_form", "has_answer", "same_answer", "same_text"]
     rows = pd.concat(parts, names=["variant"]).reset_index("variant")
-    return rows[["variant", *columns, "finished"]].reset_index(drop=True)
+    return rows[["variant", "id", *_DESCRIBED, "finished"]].reset_index(drop=True)
 
 
 def change_summary(changes: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
@@ -78,11 +83,7 @@ def change_summary(changes: pd.DataFrame, *, confidence: float = 0.95, seed: int
     Raises:
         ValueError: for missing columns or no rows.
     """
-    needed = ["variant", "length", "base_length", "form", "base_form", "has_answer", "same_answer"]
-    if missing := [name for name in needed if name not in changes]:
-        raise ValueError(f"changes must be a frame of response_changes; missing {missing}")
-    if changes.empty:
-        raise ValueError("changes must hold at least one response, got none")
+    checked(changes, ["variant", *_DESCRIBED, "finished"], "changes")
     rows = []
     for name, part in changes.groupby("variant", sort=False):
         ratio, low, high = _length_ratio(part, confidence, seed)
@@ -115,8 +116,7 @@ def farthest_responses(
     Raises:
         ValueError: as ``response_similarity``; for ``n`` below 1.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be a whole number of at least 1, got {n!r}")
+    whole_number(n, "n")
     base, paired = paired_responses(base, others)
     asked = [name for name in ("instruction", "prompt") if name in base][:1]
     sides = base[["id", *asked, "response"]].rename(columns={"response": "base response"})
@@ -178,18 +178,19 @@ def embedding_map(
 def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ``[n, 2]`` coordinates on the first two principal directions and their shares of the variance.
 
-    The sign of a direction is free; the one is taken whose largest entry is positive.
+    The sign of a direction is free; scikit-learn takes the one whose largest entry is positive.
+
+    >>> points, shares = principal_plane(np.array([[0.0, 1.0], [3.0, 1.0], [6.0, 1.0]]))
+    >>> points[:, 0].tolist(), shares.tolist()
+    ([-3.0, 0.0, 3.0], [1.0, 0.0])
     """
-    centred = vectors - vectors.mean(axis=0)
-    _, values, directions = np.linalg.svd(centred, full_matrices=False)
-    directions = directions[:2]
-    largest = np.abs(directions).argmax(axis=1)
-    directions = directions * np.where(directions[range(len(directions)), largest] < 0, -1, 1)[:, None]
+    from sklearn.decomposition import PCA
+
     points, shares = np.zeros((len(vectors), 2)), np.zeros(2)
-    total = (values**2).sum()
-    if total > 0:
-        points[:, : len(directions)] = centred @ directions.T
-        shares[: len(directions)] = values[:2] ** 2 / total
+    if np.ptp(vectors, axis=0).any():
+        plane = PCA(n := min(2, *vectors.shape), svd_solver="full")
+        points[:, :n] = plane.fit_transform(vectors)
+        shares[:n] = plane.explained_variance_ratio_
     return points, shares
 
 
@@ -220,7 +221,7 @@ def loss_against_similarity(
     """
     if not others:
         raise ValueError("others must hold at least one variant, got none")
-    pairs = {name: _right_or_wrong(base, items) for name, items in others.items()}
+    pairs = {name: _answered(base, items) for name, items in others.items()}
     sides = {name: _as_responses(frame, "other") for name, frame in pairs.items()}
     first = _as_responses(next(iter(pairs.values())), "base")
     found = response_similarity(first, sides, encoder=encoder, device=device)
@@ -277,16 +278,14 @@ def _length_ratio(part: pd.DataFrame, confidence: float, seed: int) -> tuple[flo
     return float(np.average(ratios, weights=base[told])), low, high
 
 
-def _right_or_wrong(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+def _answered(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """Return the paired items of tasks that are right or wrong and whose answers are texts."""
-    pairs = paired_items(base, other)
-    binary = pairs[["base", "other"]].isin([0, 1]).all(axis=1)
+    pairs = right_or_wrong(paired_items(base, other))
     told = (pairs["base_response"].str.strip() != "") | (pairs["other_response"].str.strip() != "")
-    by_task = pairs["task"].astype(str) + " " + pairs["n_shot"].astype(str)
-    fits = binary.groupby(by_task).transform("all") & told.groupby(by_task).transform("any")
-    if not fits.any():
+    pairs = pairs[told.groupby([pairs["task"], pairs["n_shot"]]).transform("any")]
+    if pairs.empty:
         raise ValueError("base must hold a task whose items are right or wrong and have an answer, got none")
-    return pairs[fits].reset_index(drop=True)
+    return pairs.reset_index(drop=True)
 
 
 def _as_responses(pairs: pd.DataFrame, side: str) -> pd.DataFrame:
