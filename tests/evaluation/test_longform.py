@@ -12,7 +12,6 @@ from workbench.evaluation.scores import read_items
 
 
 def test_qmsum_is_scored_by_rouge_2(tokenizer, tmp_path):
-
     scores = rouge("the cat sat on the mat", ["the cat lay on the mat", "dogs bark"])
     assert scores["rouge2"] == pytest.approx(3 / 5)  # "the cat", "on the", "the mat" of five each
     assert scores["rouge1"] == pytest.approx(5 / 6)

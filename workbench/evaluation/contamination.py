@@ -37,6 +37,11 @@ def check_contamination(
 
     Raises:
         ValueError: for missing columns, no row, a prompt without a word, or ``n_words`` below 1.
+
+    >>> examples = pd.DataFrame({"id": [1], "instruction": ["What is two plus two?"]})
+    >>> exam = pd.DataFrame({"task": ["exam"], "item": [0], "text": ["Q: what is TWO plus two"]})
+    >>> check_contamination(examples, exam)[["occurs", "overlap", "item"]].values.tolist()
+    [[True, 1.0, 0]]
     """
     checked(examples, ("id", column), "examples")
     checked(evaluation, ("task", "item", "text"), "evaluation")

@@ -119,7 +119,7 @@ def perplexity(
       B.2).
     - ``token_perplexity``: exp(loss). Depends on the tokenizer.
     - ``word_perplexity``: the harness's definition of a rolling log-likelihood: exp of the negative
-      log-likelihood of all tokens, the first one given the beginning- or end-of-text token, a word between
+      log-likelihood of all tokens, the first one given BOS (EOS where there is none), a word between
       spaces. The texts count as they are: for WikiText-2 with the harness's detokenizer (ITR table 1) see
       ``corpus_perplexity``.
 

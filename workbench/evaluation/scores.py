@@ -50,6 +50,11 @@ def headline(scores: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         scores: rows of ``evaluate``, with a column ``variant`` when there are several.
+
+    >>> scores = pd.DataFrame({"task": "gsm8k", "value": [0.2, 0.3]})
+    >>> scores["metric"] = ["exact_match,strict-match", "exact_match,flexible-extract"]
+    >>> headline(scores)["value"].tolist()
+    [0.2]
     """
     if "parent" in scores:
         scores = scores[scores["parent"].isna() | (scores["parent"] == "")]
@@ -116,6 +121,10 @@ def score_spread(scores: pd.DataFrame, over: str) -> pd.DataFrame:
 
     Raises:
         ValueError: there is no such column, or a repetition counts twice.
+
+    >>> scores = pd.DataFrame({"task": "a", "metric": "acc", "value": [0.25, 0.75], "order": [0, 1]})
+    >>> score_spread(scores, "order")[["mean", "low", "high", "n"]].values.tolist()
+    [[0.5, 0.25, 0.75, 2.0]]
     """
     keys = [
         key for key in ("method", "variant", "task", "metric", "n_shot", "order", "seed") if key in scores
@@ -149,6 +158,10 @@ def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     Raises:
         ValueError: ``base`` is not among the variants, the variants are not scored on the same tasks, or the
             base's average is 0.
+
+    >>> scores = pd.DataFrame({"variant": ["base", "pruned"], "task": "a", "value": [0.8, 0.6]})
+    >>> recovery(scores.assign(metric="acc"))["recovery"].round(2).tolist()
+    [1.0, 0.75]
     """
     table = _score_table(scores)
     if base not in table.index:
@@ -205,6 +218,11 @@ def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None 
 
     Raises:
         ValueError: the frames do not hold the same items with the same prompts.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> paired_items(base, base.assign(value=[0, 0]))[["item", "base", "other"]].values.tolist()
+    [[0, 1, 0], [1, 0, 0]]
     """
     base, other = (_one_metric(frame, metric).set_index(_ITEM).sort_index() for frame in (base, other))
     if not base.index.equals(other.index) or (base["prompt"] != other["prompt"]).any():
@@ -251,6 +269,11 @@ def compare_items(
 
     Raises:
         ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": range(4), "value": [1, 1, 1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> compare_items(base, base.assign(value=[0, 0, 1, 0]))[["n", "difference", "p_value"]].values.tolist()
+    [[4.0, -0.5, 0.5]]
     """
     pairs = paired_items(base, other, metric=metric)
     if scores is not None:
@@ -291,6 +314,11 @@ def flips(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None)
 
     Raises:
         ValueError: the frames do not hold the same items, or none of them is right or wrong.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> flips(base, base.assign(value=[0, 0]))[["item", "flip"]].values.tolist()
+    [[0, 'right to wrong']]
     """
     pairs = paired_items(base, other, metric=metric)
     pairs = right_or_wrong(pairs).reset_index(drop=True)
@@ -367,6 +395,11 @@ def category_scores(scores: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: for missing columns, no accuracy, or variants that were not scored on the same tasks of a
             category.
+
+    >>> scores = pd.DataFrame({"variant": "base", "task": ["a", "b"], "metric": "acc", "value": [0.4, 0.6]})
+    >>> scores = scores.assign(stderr=0.1, category="knowledge")
+    >>> category_scores(scores)[["category", "value", "n_tasks"]].values.tolist()
+    [['knowledge', 0.5, 2]]
     """
     needed = ["variant", "task", "metric", "value", "stderr", "category"]
     rows = _accuracies(checked(scores, needed, "scores"))
@@ -397,6 +430,10 @@ def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:
 
     Right-or-wrong scores get Wilson's interval from ``n``, which keeps its width at 0 and at 1 where value ±
     1.96 stderr has none; other scores get that. NaN where neither is known.
+
+    >>> certain = pd.DataFrame({"value": [1.0], "stderr": [0.0], "n": [100]})
+    >>> score_intervals(certain)[["low", "high"]].round(3).values.tolist()
+    [[0.963, 1.0]]
     """
     value, stderr = scores["value"].astype(float), scores["stderr"].astype(float)
     low, high = value - _Z * stderr, value + _Z * stderr
@@ -423,6 +460,11 @@ def flip_counts(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.Da
 
     Raises:
         ValueError: no variant, different items, or no task whose items are right or wrong.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> flip_counts(base, {"pruned": base.assign(value=[0, 0])}).values.tolist()
+    [['pruned', 'a', 2, 1, 0]]
     """
     if not others:
         raise ValueError("others must hold at least one variant, got none")

@@ -40,6 +40,9 @@ def plan_tasks(tasks: str | Sequence[str], n_shot: int | None = None) -> dict[in
 
     Raises:
         ValueError: no task is named, or ``n_shot`` is negative.
+
+    >>> plan_tasks("sdd")
+    {25: ['arc_challenge'], 5: ['gsm8k', 'mmlu']}
     """
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     if not names:

@@ -58,6 +58,11 @@ def response_changes(
 
     Raises:
         ValueError: as ``response_similarity``.
+
+    >>> base = pd.DataFrame({"id": [1], "response": ["The answer is 7."]})
+    >>> changes = response_changes(base, {"pruned": base.assign(response="It is 7")})
+    >>> changes[["variant", "length", "form", "same_answer"]].values.tolist()
+    [['base', 4, 'the answer is 7', True], ['pruned', 3, 'a last number', True]]
     """
     base, paired = paired_responses(base, others)
     frames = {base_name: base, **paired}
@@ -82,6 +87,11 @@ def change_summary(changes: pd.DataFrame, *, confidence: float = 0.95, seed: int
 
     Raises:
         ValueError: for missing columns or no rows.
+
+    >>> base = pd.DataFrame({"id": [1, 2], "response": ["It is 7.", "It is 3."]})
+    >>> changes = response_changes(base, {"pruned": base.assign(response=["It is 8.", "It is 3."])})
+    >>> change_summary(changes)[["variant", "length_ratio", "same_answer"]].values.tolist()
+    [['base', 1.0, 1.0], ['pruned', 1.0, 0.5]]
     """
     checked(changes, ["variant", *_DESCRIBED, "finished"], "changes")
     rows = []
@@ -244,6 +254,10 @@ def shift_agreement(losses: pd.DataFrame, *, confidence: float = 0.95, seed: int
 
     Returns:
         n, spearman (1 = the less similar, the more is lost), ci_low, ci_high; NaN for fewer than three rows.
+
+    >>> losses = pd.DataFrame({"similarity": [0.9, 0.5, 0.2], "lost": [0.0, 0.1, 0.3]})
+    >>> round(shift_agreement(losses)["spearman"], 6)
+    1.0
     """
     pair = np.stack([-losses["similarity"].to_numpy(float), losses["lost"].to_numpy(float)])
     low, high = spearman_interval(pair, confidence=confidence, seed=seed)

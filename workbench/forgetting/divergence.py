@@ -96,6 +96,10 @@ def divergence_by_response(tokens: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         ValueError: for missing columns or no rows.
+
+    >>> tokens = pd.DataFrame({"variant": "pruned", "id": 1, "position": [0, 1], "kl": [0.0, 0.5]})
+    >>> divergence_by_response(tokens.assign(same_choice=[True, False]))[["kl", "agrees_for"]].values.tolist()
+    [[0.25, 1.0]]
     """
     checked(tokens, ["variant", "id", "position", "kl", "same_choice"], "tokens")
     tokens = tokens.sort_values("position", kind="stable")

@@ -100,6 +100,10 @@ def similarity_summary(
     Returns:
         variant (where given), mean, ci_low, ci_high, median, identical (share of responses at 1), n,
         truncated, cut_off, empty (counts).
+
+    >>> found = pd.DataFrame({"similarity": [1.0, 0.5], "truncated": False, "empty": False})
+    >>> similarity_summary(found)[["mean", "identical", "n"]].values.tolist()
+    [[0.75, 0.5, 2.0]]
     """
     frame = similarities if "variant" in similarities else similarities.assign(variant="")
     rows = []
@@ -148,7 +152,8 @@ def embed_texts(
     if isinstance(texts, str) or not len(texts):
         raise ValueError(f"texts must be a list of at least one text, got {texts!r}")
     codes, distinct = pd.factorize(pd.Series(list(texts), dtype=object))
-    return _encode(load_encoder(encoder, device), list(distinct), progress)[0][codes]
+    vectors, _ = _encode(load_encoder(encoder, device), list(distinct), progress)
+    return np.asarray(vectors[codes], dtype=np.float64)
 
 
 def load_encoder(
@@ -165,7 +170,9 @@ def load_encoder(
 @lru_cache(maxsize=2)
 def _load(encoder: str, device: str | None) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # its functions carry no types
 
     path = str(_minilm()) if encoder in (MINILM, f"sentence-transformers/{MINILM}") else encoder
     bars = logging.is_progress_bar_enabled()
@@ -237,7 +244,7 @@ def _paired(base: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
 def _cut_off(responses: pd.DataFrame) -> NDArray[np.bool_]:
     """Return which responses are known to be stopped by ``max_new_tokens``."""
     finished = responses.get("finished", pd.Series(True, index=responses.index))
-    return ~finished.to_numpy(dtype=bool)
+    return np.asarray(~finished.astype(bool))
 
 
 def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
