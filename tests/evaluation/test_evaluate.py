@@ -145,7 +145,7 @@ def test_batches_do_not_change_scores(scored, model, tokenizer, folder):
         ({"max_length": 6}, "above the 6 tokens"),
         ({"include": "nowhere"}, "include must be a folder"),
         ({"data": "/"}, "data must be a folder with public sets"),
-        ({"missing": "ignore"}, "missing must be 'error' or 'skip'"),
+        ({"missing": "ignore"}, "missing must be one of error, skip"),
         ({"shot_order": 1}, "shot_order of task 'toy_sums' must be below 1"),
         ({"shot_order": 2, "n_shot": 2}, "must be below 2, the orders of its 2 few-shot examples, got 2"),
     ],

@@ -169,14 +169,8 @@ def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     average = table.mean(axis=1)
     if not average[base] > 0:
         raise ValueError(f"recovery is a share of the base's average, but {base!r} scores {average[base]:g}")
-    return pd.DataFrame(
-        {
-            "variant": list(table.index),
-            "average": average.to_numpy(),
-            "recovery": (average / average[base]).to_numpy(),
-            "n_tasks": table.shape[1],
-        }
-    )
+    found = pd.DataFrame({"average": average, "recovery": average / average[base], "n_tasks": table.shape[1]})
+    return found.reset_index()
 
 
 def read_items(path: str | Path) -> pd.DataFrame:
@@ -200,9 +194,8 @@ def read_items(path: str | Path) -> pd.DataFrame:
         for entry in entries
         for metric, value in entry.pop("scores").items()
     ]
-    return pd.DataFrame(
-        rows, columns=[*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]
-    )
+    columns = [*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
@@ -486,12 +479,8 @@ def _mean_over_tasks(part: pd.DataFrame) -> dict[str, Any]:
     value = part["value"].mean()
     below = np.linalg.norm(part["value"] - part["low"]) / len(part)
     above = np.linalg.norm(part["high"] - part["value"]) / len(part)
-    return {
-        "value": value,
-        "low": np.maximum(value - below, 0),
-        "high": np.minimum(value + above, 1),
-        "n_tasks": len(part),
-    }
+    interval = {"low": np.maximum(value - below, 0), "high": np.minimum(value + above, 1)}
+    return {"value": value, **interval, "n_tasks": len(part)}
 
 
 def _check_same_tasks(rows: pd.DataFrame) -> None:

@@ -15,17 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from workbench.checks import one_of, whole_number
+from workbench.evaluation import offline
 from workbench.evaluation.dependencies import absolute_files, digest_of_all, hub_commits, own_files
 from workbench.evaluation.index import leaves, packaged, packaged_tasks, task_manager
-from workbench.evaluation.offline import (
-    check_folder,
-    local_files,
-    on_disk,
-    rows_from_disk,
-    served,
-    set_of,
-    without,
-)
+from workbench.evaluation.offline import set_of
 from workbench.evaluation.suites import LOCAL_SETS, SUITES
 from workbench.places import demo_path, in_checkout
 
@@ -47,8 +41,8 @@ def plan_tasks(tasks: str | Sequence[str], n_shot: int | None = None) -> dict[in
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     if not names:
         raise ValueError("tasks must name at least one task, group or suite, got none")
-    if n_shot is not None and (not isinstance(n_shot, int) or n_shot < 0):
-        raise ValueError(f"n_shot must be a whole number of at least 0, or None, got {n_shot!r}")
+    if n_shot is not None:
+        whole_number(n_shot, "n_shot", least=0)
     plan: dict[int | None, list[str]] = {}
     for name in names:
         for task, shots in SUITES[name].tasks if name in SUITES else ((name, None),):
@@ -91,7 +85,7 @@ def task_fingerprint(
     if folder and (own := names & index.keys()):
         parts["include"] = digest_of_all(own_files(own, folder, index))
     if data is not None:
-        parts["data"] = digest_of_all({file.name: file for file in local_files(names, data)})
+        parts["data"] = digest_of_all({file.name: file for file in offline.local_files(names, data)})
     if commits := hub_commits():
         read = sorted(_hub_sets(names, index, data) & commits.keys())
         parts |= {"hub": "; ".join(f"{name} {commits[name]}" for name in read)} if read else {}
@@ -103,7 +97,7 @@ def _hub_sets(names: Iterable[str], own: dict[str, Any], data: str | Path | None
     found = set()
     for name in names:
         key = set_of(name)
-        if name in own or not key or not served(key, data):
+        if name in own or not key or not offline.served(key, data):
             index = own if name in own else (packaged(key) if key else packaged_tasks()).task_index
             found |= {index[leaf].cfg.get("dataset_path") for leaf in leaves(name, index) if leaf in index}
     return found - {None}
@@ -169,24 +163,23 @@ def load_plan(
         ValueError: unknown name (near ones are named), data file missing or without items, missing column;
             no data for some names (all are named at once, unless ``missing="skip"``).
     """
-    if missing not in ("error", "skip"):
-        raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
+    one_of(missing, ("error", "skip"), "missing")
     if data is not None:
-        check_folder(data)
+        offline.check_folder(data)
     names = list(dict.fromkeys(name for part in plan.values() for name in part))
     manager = task_manager(_folder(include))
     own = set(manager.task_index)
     _place_data(names, manager.task_index)
-    local = {name: found for name in names if name not in own and (found := on_disk(name, data))}
+    local = {name: found for name in names if name not in own and (found := offline.on_disk(name, data))}
     sources = {name: manager if name in own else _packaged_or_error(name, own) for name in names}
     gaps = {name: f"no rows of {', '.join(found.absent)}" for name, found in local.items() if found.absent}
     loaded: dict[int | None, dict[str, Any]] = {}
     left: list[tuple[str, int | None]] = []
     for shots, name in [(shots, name) for shots, part in plan.items() for name in part]:
-        with rows_from_disk(local[name].answers if name in local else {}):
+        with offline.rows_from_disk(local[name].answers if name in local else {}):
             tasks, why = _load(sources[name], name, on_disk=name in own or name in local)
         if name in local:
-            tasks = without(tasks, local[name].absent)
+            tasks = offline.without(tasks, local[name].absent)
             why = _no_examples(tasks["tasks"], shots)
         if why:
             gaps[name] = f"{gaps[name]}; {why}" if name in gaps else why
@@ -239,16 +232,16 @@ def _folder(include: str | Path | None) -> Path | None:
     return folder
 
 
-def _packaged_or_error(name: str, offline: Iterable[str]) -> Any:
+def _packaged_or_error(name: str, own: Iterable[str]) -> Any:
     """Return a manager that knows a packaged task: that of its folder where its name says which."""
-    known = {*offline, *SUITES}
+    known = {*own, *SUITES}
     if (key := set_of(name)) and name in packaged(key).task_index:
         return packaged(key)
     if not name.startswith("demo"):  # demo tasks are never packaged: a slip there should not cost 10 s
         if name in packaged_tasks().task_index:
             return packaged_tasks()
         known |= set(packaged_tasks().task_index)
-    near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.6) or sorted({*offline, *SUITES})
+    near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.6) or sorted({*own, *SUITES})
     raise ValueError(f"no task, group or suite is called {name!r}; near: {', '.join(near) or 'none'}")
 
 

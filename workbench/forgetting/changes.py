@@ -173,16 +173,8 @@ def embedding_map(
     vectors = embed_texts(texts, encoder=encoder, device=device)
     points, shares = principal_plane(vectors)
     names = np.repeat(np.array([*frames], dtype=object), len(base))
-    return pd.DataFrame(
-        {
-            "variant": names,
-            "id": np.tile(base["id"].to_numpy(), len(frames)),
-            "x": points[:, 0],
-            "y": points[:, 1],
-            "x_share": shares[0],
-            "y_share": shares[1],
-        }
-    )
+    place = {"x": points[:, 0], "y": points[:, 1], "x_share": shares[0], "y_share": shares[1]}
+    return pd.DataFrame({"variant": names, "id": np.tile(base["id"].to_numpy(), len(frames)), **place})
 
 
 def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -313,16 +305,8 @@ def _task_row(part: pd.DataFrame) -> dict[str, Any]:
     right = part[part["base"] == 1]
     pair = np.stack([-right["similarity"].to_numpy(float), 1 - right["other"].to_numpy(float)])
     rho_low, rho_high = spearman_interval(pair)
-    return {
-        "n": len(part),
-        "lost": change["difference"],
-        "lost_low": change["ci_low"],
-        "lost_high": change["ci_high"],
-        "similarity": part["similarity"].mean(),
-        "similarity_low": low,
-        "similarity_high": high,
-        "n_right": len(right),
-        "spearman": float(spearman(*pair)) if len(right) > 2 else np.nan,
-        "rho_low": rho_low,
-        "rho_high": rho_high,
-    }
+    rho = float(spearman(*pair)) if len(right) > 2 else np.nan
+    lost = {"lost": change["difference"], "lost_low": change["ci_low"], "lost_high": change["ci_high"]}
+    near = {"similarity": part["similarity"].mean(), "similarity_low": low, "similarity_high": high}
+    foretold = {"spearman": rho, "rho_low": rho_low, "rho_high": rho_high}
+    return {"n": len(part), **lost, **near, "n_right": len(right), **foretold}

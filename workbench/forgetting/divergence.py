@@ -217,15 +217,6 @@ def _one_text(base: Tensor, other: Tensor, targets: Tensor) -> np.ndarray:
 
 def _rows(variant: str, id_: Any, pieces: list[str], found: np.ndarray) -> pd.DataFrame:
     kl, base_logprob, logprob, same = found
-    return pd.DataFrame(
-        {
-            "variant": variant,
-            "id": id_,
-            "position": np.arange(len(pieces)),
-            "token": pieces,
-            "kl": kl,
-            "base_logprob": base_logprob,
-            "logprob": logprob,
-            "same_choice": same.astype(bool),
-        }
-    )
+    place = {"variant": variant, "id": id_, "position": np.arange(len(pieces)), "token": pieces}
+    logprobs = {"base_logprob": base_logprob, "logprob": logprob}
+    return pd.DataFrame({**place, "kl": kl, **logprobs, "same_choice": same.astype(bool)})
