@@ -43,6 +43,23 @@ metric_list:
   - {{metric: acc, aggregation: mean, higher_is_better: true}}
   - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
 """
+TEXTS = """
+task: toy_texts
+dataset_path: json
+dataset_kwargs: {data_files: {test: toys/tasks/test.jsonl}}
+output_type: loglikelihood_rolling
+test_split: test
+doc_to_text: ""
+doc_to_target: "{{text}}"
+num_fewshot: 0
+metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]
+"""
+GROUP = """
+group: toy_choices
+task: [toy_choice, toy_choice_again]
+aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+"""
+TASKS = ["toy_sums", "toy_choices", "toy_texts"]
 WORDS = [
     "the",
     "quick",

@@ -76,10 +76,15 @@ def test_the_test_problems_of_a_task_are_found_in_it(shared_data):
 @pytest.mark.parametrize(
     ("examples", "evaluation", "options", "message"),
     [
-        (frame(LONG).drop(columns="instruction"), questions(LONG), {}, "examples .* lacks instruction"),
-        (frame(LONG), questions(LONG)[:0], {}, "evaluation .* has no row"),
+        (
+            frame(LONG).drop(columns="instruction"),
+            questions(LONG),
+            {},
+            r"examples needs the columns .* missing \['instruction'\]",
+        ),
+        (frame(LONG), questions(LONG)[:0], {}, "evaluation must have at least one row"),
         (frame(LONG, " ... "), questions(LONG), {}, "row 't1' has none"),
-        (frame(LONG), questions(LONG), {"n_words": 0}, "n_words must be a whole number of at least 1, got 0"),
+        (frame(LONG), questions(LONG), {"n_words": 0}, "n_words must be a whole number >= 1, got 0"),
     ],
 )
 def test_bad_input_is_one_clear_line(examples, evaluation, options, message):

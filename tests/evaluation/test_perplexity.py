@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from scoring import PACKAGED, read_jsonl
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model
 
 from workbench.data.texts import load_texts
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.offline import wikitext_pages
-from workbench.evaluation.perplexity import corpus_perplexity
+from workbench.evaluation.perplexity import corpus_perplexity, perplexity
 
 WINDOW = 200
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
 
 
 @torch.no_grad()
@@ -95,9 +87,76 @@ def test_c4_is_a_sample_held_fixed(model, tokenizer, shared_data):
 
 
 def test_what_cannot_be_read_is_named(model, tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="corpus must be 'wikitext2' or 'c4', got 'pile'"):
+    with pytest.raises(ValueError, match="corpus must be one of wikitext2, c4, got 'pile'"):
         corpus_perplexity(model, tokenizer, "pile")
     with pytest.raises(ValueError, match=r"one of c4_validation\.jsonl"):
         corpus_perplexity(model, tokenizer, "c4", data=tmp_path)
     with pytest.raises(ValueError, match="data must be a folder with public sets"):
         corpus_perplexity(model, tokenizer, "wikitext2", data=tmp_path)
+
+
+def test_tokens_loss_equals_an_independent_reference(model, tokenizer):
+    texts = ["the quick brown fox", "Anna gives 12 apples to Ben. " * 30, "by the river"]
+    with torch.no_grad():
+        losses, counts = [], []
+        for text in texts:
+            tokens = torch.tensor([tokenizer(text)["input_ids"]])
+            logits = torch.cat(
+                [model(tokens[:, s : s + 50]).logits for s in range(0, tokens.shape[1] - 1, 50)], 1
+            )
+            picked = logits[:, : tokens.shape[1] - 1].log_softmax(-1).gather(-1, tokens[:, 1:, None])
+            losses.append(-picked.sum().item())
+            counts.append(tokens.shape[1] - 1)
+    loss = sum(losses) / sum(counts)
+    frames = [
+        perplexity(model, tokenizer, texts, max_length=50, batch_size=b, progress=False) for b in (1, 2, 64)
+    ]
+    for frame in frames:
+        values = frame.set_index("metric")["value"]
+        assert values["loss"] == pytest.approx(loss, rel=1e-5)
+        assert values["token_perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+        assert values["normalized_loss"] == pytest.approx(loss / math.log(331), rel=1e-5)
+        assert values["word_perplexity"] == pytest.approx(
+            frames[0].set_index("metric")["value"]["word_perplexity"]
+        )
+    assert set(frame.columns) == set(evaluate_columns())
+
+
+def evaluate_columns() -> list[str]:
+    return "task metric n_shot value stderr n truncated higher_is_better parent category".split()  # noqa: SIM905
+
+
+def test_words_equal_the_harness_task_and_its_error_the_bootstrap(scored, model, tokenizer, folder):
+    texts = [
+        json.loads(line)["text"] for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    ours = (
+        perplexity(model, tokenizer, texts, task="toy_texts", progress=False)
+        .set_index("metric")
+        .loc["word_perplexity"]
+    )
+    task = scored[0].set_index(["task", "metric"]).loc[("toy_texts", "word_perplexity")]
+    assert ours["value"] == pytest.approx(task["value"], rel=1e-6)
+    assert ours["stderr"] == pytest.approx(task["stderr"], rel=1e-4)
+    items = scored[1]
+    words = np.array([len(text.split(" ")) for text in texts])
+    sums = items[items["metric"] == "word_perplexity"]["value"].to_numpy() * words
+    draws = np.random.default_rng(0).integers(len(texts), size=(20000, len(texts)))
+    resampled = np.exp(-sums[draws].sum(1) / words[draws].sum(1))
+    assert task["stderr"] == pytest.approx(resampled.std(), rel=0.15)
+
+
+def test_uniform_guessing_has_normalised_loss_one(tokenizer):
+    model = tiny_model()
+    torch.nn.init.zeros_(model.lm_head.weight)
+    values = perplexity(model, tokenizer, ["the quick brown fox", "a lazy dog"], progress=False).set_index(
+        "metric"
+    )
+    assert values.loc["normalized_loss", "value"] == pytest.approx(1, abs=1e-6)
+    assert values.loc["token_perplexity", "value"] == pytest.approx(331, rel=1e-5)
+
+
+@pytest.mark.parametrize("texts", [[], "one text", ["fine text", ""], ["fine text", "a"]])
+def test_texts_that_cannot_be_scored_are_refused(model, tokenizer, texts):
+    with pytest.raises(ValueError, match="text"):
+        perplexity(model, tokenizer, texts, progress=False)

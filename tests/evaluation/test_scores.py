@@ -1,4 +1,4 @@
-"""What scores say: headline metrics, recovery, paired items. No model, no torch."""
+"""What scores say: recovery, paired items, categories, flips, spreads."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from frames import score_frame
 
 from workbench.evaluation.scores import (
+    CHANCE,
+    category_scores,
     compare_items,
+    flip_counts,
     flips,
     headline,
     paired_items,
     read_items,
     recovery,
     score_intervals,
+    score_spread,
 )
+from workbench.evaluation.suites import CATEGORIES
 
 
 def scores(**variants: dict[str, float]) -> pd.DataFrame:
@@ -213,3 +219,82 @@ def test_scores_need_no_torch():
     modules = ", ".join(f"workbench.{room}" for room in rooms)
     code = f"import sys, {modules}; assert not {{'torch', 'lm_eval', 'peft'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_category_is_the_mean_of_its_tasks_with_independent_errors():
+    scores = score_frame()
+    categories = {"demo_math": "reasoning", "demo_facts": "knowledge", "demo_pairs": "knowledge"}
+    scores = scores.assign(category=scores["task"].map(categories).fillna("language"))
+    found = category_scores(scores.sample(frac=1, random_state=0)).set_index(["variant", "category"])
+    assert list(dict.fromkeys(category for _, category in found.index)) == ["reasoning", "knowledge"]
+    row = found.loc[("pruned + SFT", "knowledge")]
+    assert row["value"] == pytest.approx((0.007 + 1) / 2)
+    tasks = score_intervals(scores).query("variant == 'pruned + SFT' and category == 'knowledge'")
+    below = np.sqrt(((tasks["value"] - tasks["low"]) ** 2).sum()) / 2
+    assert row["low"] == pytest.approx(row["value"] - below)
+    assert row["low"] < row["value"] < row["high"] <= 1
+    assert row["n_tasks"] == 2
+
+
+def test_categories_of_different_tasks_are_refused():
+    scores = score_frame().assign(category="reasoning")
+    gap = scores[~((scores["variant"] == "pruned") & (scores["task"] == "demo_math"))]
+    with pytest.raises(ValueError, match=r"'pruned' and 'base' differ in \['demo_math'\]"):
+        category_scores(gap)
+    with pytest.raises(ValueError, match="where higher is better"):
+        category_scores(scores.assign(higher_is_better=False))
+    with pytest.raises(ValueError, match=r"missing \['category'\]"):
+        category_scores(score_frame())
+
+
+def test_unknown_errors_give_no_interval():
+    found = category_scores(score_frame().assign(category="", stderr=np.nan))
+    assert set(found["category"]) == {"other"}
+    assert found[["low", "high"]].isna().all(axis=None)
+
+
+def few_items(values: list[float], task: str = "math") -> pd.DataFrame:
+    n = len(values)
+    rows = {"task": task, "n_shot": 0, "item": range(n), "metric": "acc", "value": values}
+    return pd.DataFrame(rows).assign(prompt="p", target="t", response="r")
+
+
+def test_flips_are_counted_also_where_nothing_turned():
+    base = pd.concat([few_items([1, 1, 0, 0]), few_items([1, 0], "facts"), few_items([-3.2], "stories")])
+    other = pd.concat([few_items([0, 0, 1, 0]), few_items([1, 0], "facts"), few_items([-4.2], "stories")])
+    found = flip_counts(base, {"pruned": other, "same": base})
+    assert found.to_dict("list") == {
+        "variant": ["pruned", "pruned", "same", "same"],
+        "task": ["facts", "math", "facts", "math"],
+        "n": [2, 4, 2, 4],
+        "right_to_wrong": [0, 2, 0, 0],
+        "wrong_to_right": [0, 1, 0, 0],
+    }
+    with pytest.raises(ValueError, match="right or wrong"):
+        flip_counts(few_items([-3.2]), {"v": few_items([-3.1])})
+    with pytest.raises(ValueError, match="at least one variant"):
+        flip_counts(base, {})
+    with pytest.raises(ValueError, match="same items with the same prompts"):
+        flip_counts(base, {"v": few_items([1])})
+
+
+def test_the_chance_of_choices_is_that_of_their_number(shared_data):
+    first = pd.read_json(shared_data / "hellaswag.jsonl", lines=True, nrows=50)
+    assert (first["endings"].map(len) == 1 / CHANCE["hellaswag"]).all()
+    questions = pd.read_json(shared_data / "mmlu_test.jsonl", lines=True, nrows=50)
+    assert (questions["choices"].map(len) == 1 / CHANCE["mmlu"]).all()
+
+
+def test_every_task_of_the_papers_with_choices_has_a_chance():
+    names = ("arc_challenge", "arc_easy", "hellaswag", "copa", "piqa", "gsm8k", "blimp", "race", "winogrande")
+    names += ("boolq", "mmlu", "xwinograd", "xstorycloze", "xnli")
+    assert set(names) <= set(CHANCE)
+    assert set(names) <= set(CATEGORIES)
+
+
+def test_a_spread_over_what_is_not_there_is_refused():
+    frame = pd.DataFrame({"task": ["a", "a"], "metric": "acc", "n_shot": 0, "value": [0.1, 0.2], "order": 0})
+    with pytest.raises(ValueError, match="over must be a column"):
+        score_spread(frame, "seed")
+    with pytest.raises(ValueError, match="each order must have one score"):
+        score_spread(frame, "order")

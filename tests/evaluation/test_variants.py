@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scoring import CHOICE, GENERATE, load_manager, rows, write_jsonl
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
 from workbench.evaluation import evaluate as module
 from workbench.evaluation.evaluate import evaluate
-from workbench.evaluation.scores import compare_items
-from workbench.evaluation.variants import evaluate_variants
+from workbench.evaluation.harness import shot_order
+from workbench.evaluation.scores import compare_items, read_items, score_spread
+from workbench.evaluation.variants import evaluate_variants, seed_ablation, shot_ablation
 from workbench.healing.adapters import as_variant
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
@@ -22,7 +24,11 @@ from workbench.pruning.removal import without_layers
 from workbench.runs.variant import Variant
 
 TASKS = ["toy_sums", "toy_choice"]
+
+
 QUICK = HealingConfig(rank=2, learning_rate=1e-2, max_steps=2, batch_size=4, max_length=64)
+
+
 TEXTS = [
     "the quick brown fox jumps over a lazy dog",
     "Anna gives 12 apples to Ben",
@@ -40,11 +46,6 @@ def folder(tmp_path):
     write_jsonl(path / "train.jsonl", rows(9, seed=1))
     write_jsonl(path / "test.jsonl", rows(6, seed=2))
     return path
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_items_are_paired_by_variant(model, tokenizer, folder, run, variants):
     compared = compare_items(found.of("base"), found.of("pruned"))
     assert set(compared["task"]) == set(TASKS)
     assert (compared["n"] == 6).all()
-    with pytest.raises(ValueError, match=r"variant must be one of \['base', 'pruned'\], got 'other'"):
+    with pytest.raises(ValueError, match=r"variant must be one of base, pruned, got 'other'"):
         found.of("other")
 
 
@@ -176,8 +177,88 @@ def test_what_is_wrong_is_said_before_anything_is_run(
 ):
     from workbench.evaluation import tasks
 
-    monkeypatch.setattr(tasks, "_packaged", lambda: load_manager(folder))
+    monkeypatch.setattr(tasks, "packaged_tasks", lambda: load_manager(folder))
     settings = {"variants": variants, "tasks": TASKS, "run": run, "include": folder, "progress": False}
     with pytest.raises(ValueError, match=message):
         evaluate_variants(model, tokenizer, **settings | change)
     assert calls == []
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    path = tmp_path_factory.mktemp("project") / "toys" / "tasks"
+    path.mkdir(parents=True)
+    (path / "sums.yaml").write_text(GENERATE, encoding="utf-8")
+    write_jsonl(path / "train.jsonl", rows(9, seed=1))
+    write_jsonl(path / "test.jsonl", rows(6, seed=2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def long_model():
+    return tiny_model(max_position_embeddings=512)
+
+
+def test_an_order_moves_the_examples_and_nothing_else(long_model, tokenizer, sums, tmp_path):
+    parts = []
+    for order in (0, 1):
+        items = tmp_path / f"{order}.jsonl"
+        options = {"include": sums, "items": items, "progress": False}
+        evaluate(long_model, tokenizer, "toy_sums", n_shot=4, shot_order=order, **options)
+        prompts = read_items(items).drop_duplicates("item")["prompt"]
+        parts.append([prompt.split("\n\n") for prompt in prompts])
+    places = shot_order(4, 1)
+    for drawn, moved in zip(*parts, strict=True):
+        assert moved[:4] == [drawn[place] for place in places]
+        assert moved[4] == drawn[4]
+        assert moved[:4] != drawn[:4]
+
+
+def test_every_number_and_order_is_one_measurement(long_model, tokenizer, sums):
+    frame = shot_ablation(
+        long_model, tokenizer, "toy_sums", shots=(0, 1, 2, 3), orders=3, include=sums, progress=False
+    )
+    counts = frame[frame["metric"] == "exact_match,whole"].groupby("n_shot")["order"].agg(list).to_dict()
+    assert counts == {0: [0], 1: [0], 2: [0, 1], 3: [0, 1, 2]}
+    alone = evaluate(long_model, tokenizer, "toy_sums", n_shot=3, include=sums, progress=False)
+    first = frame[(frame["n_shot"] == 3) & (frame["order"] == 0)].drop(columns="order").reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, alone)
+    spread = score_spread(frame, "order").set_index(["metric", "n_shot"])
+    values = frame.query("metric == 'exact_match,number' and n_shot == 3")["value"].to_numpy()
+    row = spread.loc[("exact_match,number", 3)]
+    assert row["mean"] == pytest.approx(values.mean())
+    assert row["std"] == pytest.approx(values.std(ddof=1))
+    assert row["n"] == 3
+    assert np.isnan(spread.loc[("exact_match,number", 1), "std"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shots": ()}, "shots must be different whole numbers"),
+        ({"shots": (1, 1)}, "shots must be different whole numbers"),
+        ({"shots": (-1,)}, "shots must be different whole numbers"),
+        ({"orders": 0}, "orders must be a whole number"),
+        ({"n_shot": 3}, r"settings must not hold \['n_shot'\]"),
+        ({"shots": (12,)}, "must be at most 9, its examples, got 12"),
+    ],
+)
+def test_ablations_out_of_range_are_refused(long_model, tokenizer, sums, settings, message):
+    with pytest.raises(ValueError, match=message):
+        shot_ablation(long_model, tokenizer, "toy_sums", include=sums, progress=False, **settings)
+
+
+def test_seeds_are_variants_of_one_method(long_model, tokenizer, sums, run):
+    variants = {
+        "cut-2": {seed: Variant(f"cut-2-{seed}", "tiny", removed=(1 + seed, 2 + seed)) for seed in (0, 1, 2)},
+        "cut-1": {seed: Variant(f"cut-1-{seed}", "tiny", removed=(1 + seed,)) for seed in (0, 1)},
+    }
+    frame = seed_ablation(
+        long_model, tokenizer, variants, "toy_sums", run=run, include=sums, limit=3, progress=False
+    )
+    assert list(frame.columns[:4]) == ["method", "seed", "variant", "task"]
+    spread = score_spread(frame, "seed")
+    assert spread.groupby("method")["n"].first().to_dict() == {"cut-2": 3, "cut-1": 2}
+    twice = {"a": {0: variants["cut-1"][0]}, "b": {0: variants["cut-1"][0]}}
+    with pytest.raises(ValueError, match="with different names"):
+        seed_ablation(long_model, tokenizer, twice, "toy_sums", run=run, include=sums, progress=False)

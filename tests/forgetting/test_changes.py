@@ -113,7 +113,7 @@ def test_the_farthest_are_the_least_similar_with_both_texts():
     for row in sft.itertuples(index=False):
         at = int(row.id[1:])
         assert (row[4], row[5]) == (BASE[at], TERSE[at])
-    with pytest.raises(ValueError, match="n must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="n must be a whole number >= 1, got 0"):
         farthest_responses(similarities, base, others, n=0)
 
 
@@ -216,7 +216,7 @@ def test_agreement_over_variants_and_tasks():
             lambda: embedding_map(frame(BASE, context="a"), {"v": frame(BASE, context="b")}),
             "the context differs under 3 ids",
         ),
-        (lambda: embedding_map(frame([]), {"v": frame([])}), "base must hold at least one response"),
+        (lambda: embedding_map(frame([]), {"v": frame([])}), "base must have at least one row"),
         (lambda: change_summary(pd.DataFrame({"variant": []})), "missing"),
         (lambda: loss_against_similarity(items([1], ["x"]), {}), "at least one variant"),
         (

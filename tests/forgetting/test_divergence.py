@@ -148,9 +148,13 @@ def test_an_adapter_of_other_layers_is_refused_before_any_pass(tokenizer, tmp_pa
     ("change", "variants", "message"),
     [
         (lambda f: f.drop(columns="prompt"), (PRUNED,), r"missing \['prompt'\]"),
-        (lambda f: f.head(0), (PRUNED,), "at least one response"),
-        (lambda f: f.assign(id="a"), (PRUNED,), "each id once, got 'a' twice"),
-        (lambda f: f.assign(response=["x", None, "y"]), (PRUNED,), "a text for every id, got none for 'b'"),
+        (lambda f: f.head(0), (PRUNED,), "at least one row"),
+        (lambda f: f.assign(id="a"), (PRUNED,), "each id once, got 'a' again"),
+        (
+            lambda f: f.assign(response=["x", None, "y"]),
+            (PRUNED,),
+            "a text for every id, missing for 1, first 'b'",
+        ),
         (lambda f: f.assign(response="", finished=False), (PRUNED,), "id 'a' has none"),
         (lambda f: f.assign(response="long " * 300), (PRUNED,), "must fit into the model's 256 tokens"),
         (lambda f: f.assign(prompt=" "), (PRUNED,), "prompts must be texts that are not empty"),
@@ -182,5 +186,5 @@ def test_responses_are_summed_up_one_by_one():
     assert found["n_tokens"].to_dict() == {"a": 3, "b": 2}
     with pytest.raises(ValueError, match=r"missing \['kl'\]"):
         divergence_by_response(tokens.drop(columns="kl"))
-    with pytest.raises(ValueError, match="at least one token"):
+    with pytest.raises(ValueError, match="at least one row"):
         divergence_by_response(tokens.head(0))

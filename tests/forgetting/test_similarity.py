@@ -127,8 +127,8 @@ def test_summary_is_the_mean_with_an_interval_by_variant():
         (frame(["a", "b"]).assign(id="q0"), frame(["a", "b"]), "each id once"),
         (frame(["a"]), frame([None]), "a text for every id, missing for 1"),
         (frame(["a"]), frame([float("nan")]), "a text for every id, missing for 1"),
-        (frame(["a"]).drop(columns="response"), frame(["a"]), r"\['response'\] missing"),
-        (frame([]), frame([]), "at least one response"),
+        (frame(["a"]).drop(columns="response"), frame(["a"]), r"missing \['response'\]"),
+        (frame([]), frame([]), "at least one row"),
         (frame(["a"]), {}, "at least one variant"),
     ],
 )

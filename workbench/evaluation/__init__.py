@@ -3,7 +3,9 @@
 - ``evaluate``: task scores
 - ``perplexity``: loss and perplexity on texts and corpora
 - ``harness``: the harness around a model in memory
-- ``tasks``: which questions are asked
+- ``tasks``: which questions are asked, and their fingerprint
+- ``dependencies``: the files that a task's scores depend on, by content
+- ``index``: the harness's index of tasks and groups
 - ``suites``: the papers' benchmarks as data
 - ``offline``: public sets from files on disk
 - ``longform``: QMSum, scored by ROUGE

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from workbench.checks import checked, whole_number
 
 COLUMNS = ["id", "task", "occurs", "overlap", "item"]
 
@@ -33,17 +37,15 @@ def check_contamination(
 
     Raises:
         ValueError: for missing columns, no row, a prompt without a word, or ``n_words`` below 1.
+
+    >>> examples = pd.DataFrame({"id": [1], "instruction": ["What is two plus two?"]})
+    >>> exam = pd.DataFrame({"task": ["exam"], "item": [0], "text": ["Q: what is TWO plus two"]})
+    >>> check_contamination(examples, exam)[["occurs", "overlap", "item"]].values.tolist()
+    [[True, 1.0, 0]]
     """
-    for name, frame, wanted in (
-        ("examples", examples, ("id", column)),
-        ("evaluation", evaluation, ("task", "item", "text")),
-    ):
-        missing = [one for one in wanted if one not in frame]
-        if missing or frame.empty:
-            what = f"lacks {', '.join(missing)}" if missing else "has no row"
-            raise ValueError(f"{name} must have columns {', '.join(wanted)} and at least one row; it {what}")
-    if isinstance(n_words, bool) or not isinstance(n_words, int) or n_words < 1:
-        raise ValueError(f"n_words must be a whole number of at least 1, got {n_words!r}")
+    checked(examples, ("id", column), "examples")
+    checked(evaluation, ("task", "item", "text"), "evaluation")
+    whole_number(n_words, "n_words")
     prompts = [_words(text) for text in examples[column]]
     if empty := [name for name, words in zip(examples["id"], prompts, strict=True) if not words]:
         raise ValueError(
@@ -60,6 +62,10 @@ def check_contamination(
 
 def contamination_summary(found: pd.DataFrame, *, overlap: float = 0.5) -> pd.DataFrame:
     """Return how many training prompts occur in each evaluation set.
+
+    >>> found = pd.DataFrame({"id": [1, 2], "task": "exam", "occurs": [True, False], "overlap": [1.0, 0.2]})
+    >>> contamination_summary(found)[["n", "occurring", "share_overlapping"]].values.tolist()
+    [[2.0, 1.0, 0.5]]
 
     Args:
         found: frame of ``check_contamination``.
@@ -123,12 +129,10 @@ def _looked_up(prompts: list[list[str]], part: pd.DataFrame, n_words: int) -> It
     items = part["item"].tolist()
     texts = [_words(text) for text in part["text"]]
     lines = [f" {' '.join(words)} " for words in texts]
-    runs: dict[int, dict[str, list[int]]] = {}
+    index = lru_cache(maxsize=None)(partial(_index, texts))
     for words in prompts:
         length = min(n_words, len(words))
-        if length not in runs:
-            runs[length] = _index(texts, length)
-        known, own = runs[length], list(_runs(words, length))
+        known, own = index(length), list(_runs(words, length))
         whole = f" {' '.join(words)} "
         place = next((k for k in known.get(own[0], ()) if whole in lines[k]), None)
         yield {
@@ -140,10 +144,10 @@ def _looked_up(prompts: list[list[str]], part: pd.DataFrame, n_words: int) -> It
 
 def _index(texts: list[list[str]], length: int) -> dict[str, list[int]]:
     """Return in which texts each run of words stands."""
-    index: dict[str, list[int]] = {}
+    index: dict[str, list[int]] = defaultdict(list)
     for number, words in enumerate(texts):
         for run in set(_runs(words, length)):
-            index.setdefault(run, []).append(number)
+            index[run].append(number)
     return index
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from workbench.distances.blocks import format_layers, layers_of, parse_layers
@@ -46,7 +45,7 @@ def scores_by_depth(
             out. All blocks share one pass, as in ``block_damage``.
         texts_name: what to call them in the column ``task``.
         limit: items of each task, as for ``evaluate``.
-        batch_size: prompts, or texts, that ride together.
+        batch_size: prompts in a batch.
         progress: show bars.
         **options: further settings of ``evaluate``.
 
@@ -60,6 +59,7 @@ def scores_by_depth(
             removed; as ``evaluate`` and ``block_damage``.
     """
     from workbench.evaluation.evaluate import evaluate
+    from workbench.evaluation.perplexity import loss_rows, loss_values
     from workbench.models.layers import kept_layers
     from workbench.pruning.removal import check_prunable, without_layers
 
@@ -71,13 +71,13 @@ def scores_by_depth(
         check_prunable(model, cut)
     frames = []
     if texts is not None:
-        losses = _losses(model, tokenizer, texts, cuts, progress)
-        frames += [_loss_rows(model, texts_name, cut, *losses[cut], len(whole)) for cut in [(), *cuts]]
+        for cut, loss in _losses(model, tokenizer, texts, cuts, progress).items():
+            rows = loss_rows(texts_name, loss_values(model, loss), len(texts))
+            frames.append(_placed(rows, cut, len(whole), NOT_HEALED, False))
+    settings = {"limit": limit, "batch_size": batch_size, "progress": progress, **options}
     for cut in [(), *cuts] if tasks else []:
         with without_layers(model, cut):
-            rows = evaluate(
-                model, tokenizer, tasks, limit=limit, batch_size=batch_size, progress=progress, **options
-            )
+            rows = evaluate(model, tokenizer, tasks, **settings)
         frames.append(_placed(rows, cut, len(whole), NOT_HEALED, False))
     return pd.concat(frames, ignore_index=True)
 
@@ -136,29 +136,14 @@ def _layer_sets(blocks: Any, layers: Sequence[int]) -> list[tuple[int, ...]]:
 
 def _losses(
     model: Any, tokenizer: Any, texts: Sequence[str], cuts: list[tuple[int, ...]], progress: bool
-) -> dict[tuple[int, ...], tuple[float, int]]:
-    """Return loss (nats a token) and number of texts for the whole model, as (), and without each cut."""
+) -> dict[tuple[int, ...], float]:
+    """Return the loss (nats a token) of the whole model, as (), and without each cut."""
     from workbench.distances.damage import block_damage
     from workbench.generation.responses import context_length
 
     length = context_length(model) or 10**9
     found = block_damage(model, tokenizer, list(texts), layer_sets=cuts, max_length=length, progress=progress)
-    losses = {cut: (loss, len(texts)) for cut, loss in zip(cuts, found["loss"], strict=True)}
-    return {(): (found["base_loss"].iloc[0], len(texts)), **losses}
-
-
-def _loss_rows(
-    model: Any, task: str, cut: tuple[int, ...], loss: float, n: int, n_layers: int
-) -> pd.DataFrame:
-    values = {"loss": loss, "normalized_loss": loss / np.log(model.config.get_text_config().vocab_size)}
-    common = {"stderr": np.nan, "n": n, "truncated": 0, "higher_is_better": False}
-    rows = [
-        {"task": task, "metric": metric, "n_shot": 0, "value": value, **common}
-        for metric, value in values.items()
-    ]
-    return _placed(
-        pd.DataFrame(rows).assign(parent="", category="language"), cut, n_layers, NOT_HEALED, False
-    )
+    return {(): found["base_loss"].iloc[0], **dict(zip(cuts, found["loss"], strict=True))}
 
 
 def _placed(rows: pd.DataFrame, cut: Sequence[int], n_layers: int, series: str, healed: bool) -> pd.DataFrame:
@@ -170,7 +155,5 @@ def _placed(rows: pd.DataFrame, cut: Sequence[int], n_layers: int, series: str, 
         "n_removed": len(cut),
         "fraction": len(cut) / n_layers,
     }
-    rows = rows.drop(columns=[*front], errors="ignore")
-    for place, (name, value) in enumerate(front.items()):
-        rows.insert(place, name, value)
-    return rows
+    rows = rows.assign(**front)
+    return rows[[*front, *(column for column in rows if column not in front)]]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from workbench.checks import whole_number
 from workbench.evaluation.suites import SUITES
 from workbench.evaluation.tasks import load_plan, plan_tasks, task_fingerprint
 from workbench.runs.files import write_text_atomic
@@ -49,7 +50,7 @@ def evaluate(
     """Scores of lm-evaluation-harness tasks, run on the model in memory as it stands.
 
     The values equal those of the ``lm_eval`` command line on the saved model. A prompt longer than the
-    context loses its beginning, as in the harness; the column ``truncated`` counts the items that befell.
+    context loses its beginning, as in the harness; the column ``truncated`` counts these items.
 
     Args:
         model: any decoder-only model, pruned or not, with an adapter or not; unchanged afterwards.
@@ -59,7 +60,7 @@ def evaluate(
             "iterabre-multilingual"); one or several.
         limit: only the first ``limit`` items of every task, or that share of them when below 1.
         n_shot: few-shot examples in the prompt; None keeps the suite's or the task's own number.
-        batch_size: prompts that ride together.
+        batch_size: prompts in a batch.
         max_length: context in tokens; None takes the suite's where it has one and the model's reaches it,
             otherwise the model's.
         items: a .jsonl path for every item's prompt, answer and scores; ``read_items`` reads it.
@@ -93,31 +94,24 @@ def evaluate(
     plan = plan_tasks(tasks, n_shot)
     max_length = max_length or suite_length(tasks, model)
     check_settings(model, limit, batch_size, max_length)
-    from workbench.evaluation.harness import (
-        InMemory,
-        check_lengths,
-        item_lines,
-        quiet,
-        run_tasks,
-        score_rows,
-        set_shots,
-        untouched,
-    )
+    from workbench.evaluation import harness
 
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
-    with untouched(model, tokenizer), quiet():
+    with harness.untouched(model, tokenizer), harness.quiet():
         loaded, _, skipped = load_plan(plan, include=include, data=data, missing=missing)
         for shots, part in loaded.items():
-            set_shots(part["tasks"], shots, seed, shot_order)
-        lm = InMemory(model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
+            harness.set_shots(part["tasks"], shots, seed, shot_order)
+        lm = harness.InMemory(
+            model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress
+        )
         with lm.bar:
             for part in loaded.values():
-                check_lengths(lm, part["tasks"])
+                harness.check_lengths(lm, part["tasks"])
             for part in loaded.values():
-                results, truncated = run_tasks(lm, part, limit=limit, chat_template=chat_template)
-                rows += score_rows(results, part, truncated)
-                lines += item_lines(results, part["tasks"], truncated)
+                results, truncated = harness.run_tasks(lm, part, limit=limit, chat_template=chat_template)
+                rows += harness.score_rows(results, part, truncated)
+                lines += harness.item_lines(results, part["tasks"], truncated)
     if items is not None:
         write_text_atomic(items, "".join(line + "\n" for line in lines))
     scores = pd.DataFrame(rows)
@@ -153,8 +147,7 @@ def check_settings(model: Any, limit: int | float | None, batch_size: int, max_l
         raise ValueError(
             f"limit must be a whole number of at least 1, a share between 0 and 1, or None, got {limit}"
         )
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    whole_number(batch_size, "batch_size")
     context = _context(model)
     if max_length is not None and not 2 <= max_length <= (context or max_length):
         raise ValueError(f"max_length must be between 2 and the model's {context} tokens, got {max_length}")

@@ -29,7 +29,7 @@ _SEEDS = {"python": 0, "numpy": 1234, "torch": 1234}
 _RESAMPLES = 1000
 
 
-class InMemory(HFLM):
+class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no types
     """The harness's Hugging Face model around a model object: one progress bar, truncated prompts counted.
 
     Attributes:
@@ -50,40 +50,45 @@ class InMemory(HFLM):
         """One request is answered."""
         self.bar.update()
 
-    def loglikelihood(self, requests: list, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """As in the harness; notes which items are truncated."""
         self._expect(requests)
         self._lengths: list[tuple[int, int]] = []
-        answers = super().loglikelihood(requests, disable_tqdm=True)
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         for request, (context, continuation) in zip(requests, self._lengths, strict=True):
             self._note(request, context + continuation > self.max_length + 1)
         return answers
 
     def _loglikelihood_tokens(
-        self, requests: list, disable_tqdm: bool = True, override_bs: int | None = None
-    ) -> list:
+        self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
+    ) -> list[Any]:
         self._lengths = [(len(context), len(continuation)) for _, context, continuation in requests]
         if (longest := max(continuation for _, continuation in self._lengths)) > self.max_length:
             raise ValueError(
                 f"max_length must be at least {longest}, the longest answer in tokens, got {self.max_length}"
             )
-        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+        answers: list[Any] = super()._loglikelihood_tokens(
+            requests, disable_tqdm=True, override_bs=override_bs
+        )
+        return answers
 
-    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = True) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """As in the harness; a long text is scored window by window, so nothing is truncated."""
         self._expect(requests)
-        return super().loglikelihood_rolling(requests, disable_tqdm=True)
+        answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return answers
 
-    def generate_until(self, requests: list, disable_tqdm: bool = True) -> list[str]:
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """As in the harness; notes which items are truncated to leave room for the answer."""
         self._expect(requests)
         for request in requests:
             prompt, settings = request.args
             room = self.max_length - normalize_gen_kwargs(settings, self.max_gen_toks)["max_gen_toks"]
             self._note(request, len(self.tok_encode(prompt)) > room)
-        return super().generate_until(requests, disable_tqdm=True)
+        answers: list[str] = super().generate_until(requests, disable_tqdm=True)
+        return answers
 
-    def _expect(self, requests: list) -> None:
+    def _expect(self, requests: list[Any]) -> None:
         self.bar.total += len(requests)
         self.bar.refresh()
 
@@ -93,8 +98,8 @@ class InMemory(HFLM):
 
 
 def run_tasks(
-    lm: InMemory, tasks: dict, *, limit: int | float | None, chat_template: bool
-) -> tuple[dict, set[tuple[str, int]]]:
+    lm: InMemory, tasks: dict[str, Any], *, limit: int | float | None, chat_template: bool
+) -> tuple[dict[str, Any], set[tuple[str, int]]]:
     """The harness's own results of loaded tasks with every sample, and the truncated (task, item) pairs."""
     lm.truncated.clear()
     random.seed(_SEEDS["python"])
@@ -181,7 +186,7 @@ def _in_order(sample: Callable[..., Any], places: list[int], *args: Any, **keywo
 
 
 def score_rows(
-    results: dict, loaded: dict[str, dict], truncated: set[tuple[str, int]]
+    results: dict[str, Any], loaded: dict[str, dict[str, Any]], truncated: set[tuple[str, int]]
 ) -> list[dict[str, Any]]:
     """The harness's nested results as rows; groups carry the counts of the tasks under them."""
     groups, tasks = loaded["groups"], loaded["tasks"]
@@ -252,7 +257,7 @@ def _metric_name(metric: str, filter_name: str) -> str:
     return metric if filter_name == "none" else f"{metric},{filter_name}"
 
 
-def item_lines(results: dict, tasks: dict[str, Any], truncated: set[tuple[str, int]]) -> list[str]:
+def item_lines(results: dict[str, Any], tasks: dict[str, Any], truncated: set[tuple[str, int]]) -> list[str]:
     """One JSON line an item; the answers of several filters share it."""
     lines = []
     for name, samples in results["samples"].items():

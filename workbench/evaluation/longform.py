@@ -5,6 +5,11 @@ imported with transformers 5. So its prompt, stop rule and joining of references
 ROUGE is the library's that SCROLLS takes. Rows come from ``qmsum_validation.jsonl`` in the folder ``data``,
 one JSON object a line as SCROLLS publishes them: ``id``, ``pid``, ``input`` (the query, an empty line, the
 meeting's transcript), ``output`` (the reference; rows of one ``id`` are one item with several references).
+
+``rouge1``, ``rouge2`` and ``rougeL`` are F-measures of one response, the best over its references, without
+stemming, as SCROLLS defines them; a task's score is their mean. They are fractions between 0 and 1, as all
+scores here; SCROLLS gives 100 times as much. A transcript longer than the context loses its beginning, which
+the column ``truncated`` counts.
 """
 
 from __future__ import annotations
@@ -12,38 +17,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from lm_eval.api.task import ConfigurableTask
-
-from workbench.evaluation.offline import local_dataset
-
 _ROUGE = ("rouge1", "rouge2", "rougeL")
-
-
-class LocalQMSum(ConfigurableTask):
-    """The task ``scrolls_qmsum`` on local rows, zero-shot.
-
-    ``rouge1``, ``rouge2`` and ``rougeL`` are F-measures of one response, the best over its references,
-    without stemming, as SCROLLS defines them; a task's score is their mean. They are fractions between 0 and
-    1, as all scores here; SCROLLS gives 100 times as much. A transcript longer than the context loses its
-    beginning, which the column ``truncated`` counts.
-    """
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        """Build the task from where its rows are."""
-        mean = {"aggregation": "mean", "higher_is_better": True}
-        own = {
-            "custom_dataset": local_dataset,
-            "validation_split": "validation",
-            "output_type": "generate_until",
-            "num_fewshot": 0,
-            "doc_to_text": "{{text}}\n\nQuestion: {{question}}\nAnswer:",
-            "doc_to_target": "{{outputs | join(', ')}}",
-            "generation_kwargs": {"until": ["\n"], "do_sample": False},
-            "process_results": rouge_of,
-            "metric_list": [{"metric": name, **mean} for name in _ROUGE],
-        }
-        given = {name: config[name] for name in ("task", "dataset_kwargs", "metadata")}
-        super().__init__(config=given | own)
 
 
 def rouge_of(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
@@ -56,6 +30,9 @@ def rouge(response: str, references: list[str]) -> dict[str, float]:
 
     Raises:
         ValueError: no reference.
+
+    >>> rouge("the cat sat", ["the cat lay", "dogs bark"])["rouge2"]
+    0.5
     """
     if not references:
         raise ValueError("references must be at least one text, got none")
@@ -68,3 +45,19 @@ def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(list(_ROUGE), use_stemmer=False)
+
+
+#: the task ``scrolls_qmsum`` as the harness's task files state theirs, zero-shot
+QMSUM: dict[str, Any] = {
+    "task": "scrolls_qmsum",
+    "dataset_path": "tau/scrolls",
+    "dataset_name": "qmsum",
+    "validation_split": "validation",
+    "output_type": "generate_until",
+    "num_fewshot": 0,
+    "doc_to_text": "{{text}}\n\nQuestion: {{question}}\nAnswer:",
+    "doc_to_target": "{{outputs | join(', ')}}",
+    "generation_kwargs": {"until": ["\n"], "do_sample": False},
+    "process_results": rouge_of,
+    "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in _ROUGE],
+}

@@ -1,25 +1,46 @@
 """Public sets saved as jsonl: their rows brought to the form that the packaged tasks read, with no network.
 
-``suites.LOCAL_SETS`` says which file belongs to which task. For each task that is asked for, a small task
-file is written that includes the packaged one (prompt, few-shot rule, filters and metrics stay the harness's
-own) and replaces nothing but where the rows come from.
+``suites.LOCAL_SETS`` says which file belongs to which task. The packaged tasks run unchanged: while they are
+built, the one call by which the harness reads data, ``datasets.load_dataset``, is answered from the files.
+Whatever is read from disk is known by its content, so a file that was replaced is read anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 from workbench.data.sources import read_rows
+from workbench.evaluation.dependencies import digest_of, digest_of_all, named_files
+from workbench.evaluation.index import leaves, packaged
 from workbench.evaluation.suites import LOCAL_SETS, LocalSet
 
-_SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
+#: (dataset_path, dataset_name) as a task file names its data -> the splits, by name
+Answers = Mapping[tuple[str, str | None], Mapping[str, Any]]
+
+
+class OnDisk(NamedTuple):
+    """What is on disk of the tasks under a name.
+
+    Attributes:
+        answers: the splits that each task of the set reads.
+        absent: the tasks that have no rows, such as languages of XNLI.
+    """
+
+    answers: Answers
+    absent: list[str]
 
 
 def set_of(name: str) -> str | None:
-    """Return the set of ``LOCAL_SETS`` that a task or group may read, None for none: mmlu_anatomy -> mmlu."""
+    """Return the set of ``LOCAL_SETS`` that a task or group may read, None for none.
+
+    >>> set_of("mmlu_anatomy"), set_of("triviaqa")
+    ('mmlu', None)
+    """
     keys = [key for key in LOCAL_SETS if name == key or name.startswith(f"{key}_")]
     return max(keys, key=len, default=None)
 
@@ -27,84 +48,123 @@ def set_of(name: str) -> str | None:
 def local_files(names: Iterable[str], data: str | Path) -> list[Path]:
     """Return the files in the folder ``data`` that these tasks and groups read."""
     keys = {key for name in names if (key := set_of(name))}
-    files = {Path(data) / file for key in keys for file in LOCAL_SETS[key].files.values()}
+    files = {Path(data).expanduser() / file for key in keys for file in LOCAL_SETS[key].files.values()}
     return sorted(file for file in files if file.is_file())
 
 
-def write_task_files(names: Iterable[str], data: str | Path, overlay: Path) -> dict[str, list[str]]:
-    """Write task files for what the folder ``data`` holds of these tasks and groups.
+def served(key: str, data: str | Path | None) -> bool:
+    """Return whether the folder ``data`` holds the split of a set that is scored."""
+    local = LOCAL_SETS[key]
+    return data is not None and (Path(data).expanduser() / local.files[local.needed]).is_file()
 
-    Args:
-        names: tasks, groups and tags.
-        data: folder with jsonl files.
-        overlay: folder to write to.
 
-    Returns:
-        For each name whose set is there: the tasks under it that have no rows, such as languages of XNLI.
-
-    Raises:
-        ValueError: ``data`` is no folder, or holds no file of any set; rows lack a column.
-    """
-    folder = Path(data).expanduser().resolve()
+def check_folder(data: str | Path) -> None:
+    """Refuse a folder ``data`` that is none, or holds no file of any set, with a ``ValueError``."""
     known = {file for local in LOCAL_SETS.values() for file in local.files.values()}
-    if not any((folder / file).is_file() for file in known):
+    if not any((Path(data).expanduser() / file).is_file() for file in known):
         raise ValueError(
             f"data must be a folder with public sets as jsonl, but {data} holds none of {sorted(known)}"
         )
-    missing: dict[str, list[str]] = {}
-    for key in sorted({key for name in names if (key := set_of(name))}):
-        local = LOCAL_SETS[key]
-        if not (folder / local.files[local.needed]).is_file():
-            continue
-        configs = packaged_configs(local.packaged)
-        parts = _parts(folder / local.files[local.needed], key)
-        here = {
-            task for task in _tasks(configs) if not local.part or configs[task][1]["dataset_name"] in parts
-        }
-        for task in here:
-            _write(overlay / f"local-{task}.yaml", *_task_file(local, key, folder, task, *configs[task]))
-        for group in configs.keys() - _tasks(configs):
-            if members := _resolvable(configs[group][1]["task"], configs, here):
-                entries = _measured(configs[group][1] | {"task": members}, _metric(configs))
-                _write(overlay / f"local-{group}.yaml", entries, {})
-        for name in names:
-            leaves = _leaves(name, configs)
-            if set_of(name) == key and leaves & here:
-                missing[name] = sorted(leaves - here)
-    return missing
 
 
-def local_dataset(*, local: str, folder: str, part: str, **_: Any) -> dict[str, Any]:
-    """Return the splits of one task as data sets; the harness calls it where it would read the hub.
+def on_disk(name: str, data: str | Path | None) -> OnDisk | None:
+    """Return what the folder ``data`` holds for a task, group or tag; None where it has no rows of it.
 
     Raises:
-        ValueError: a row lacks a column or is empty there, or the split that is scored has no rows.
+        ValueError: rows lack a column.
     """
+    key = set_of(name)
+    if data is None or key is None or not served(key, data):
+        return None
+    local, index, folder = LOCAL_SETS[key], packaged(key).task_index, Path(data).expanduser().resolve()
+    if name not in index or (not local.part and name != key):
+        return None
+    path = folder / local.files[local.needed]
+    if not (parts := _rows(str(path), digest_of(path), key)):
+        raise ValueError(f"{path} has no items")
+    tasks = [task for task in index if leaves(task, index) == {task}] if local.part else [key]
+    sources = {task: (index[task].cfg["dataset_path"], index[task].cfg.get("dataset_name")) for task in tasks}
+    here = {task for task, (_, part) in sources.items() if not local.part or part in parts}
+    # a task without rows is built on those of another, and taken out by ``without``
+    answers = {
+        sources[task]: Splits(
+            key, folder, sources[task if task in here else min(here)][1] if local.part else ""
+        )
+        for task in (tasks if here else ())
+    }
+    under = leaves(name, index)
+    return OnDisk(answers, sorted(under - here)) if under & here else None
+
+
+def without(loaded: dict[str, Any], absent: Iterable[str]) -> dict[str, Any]:
+    """Return what the harness loaded without some tasks, and without groups that are empty then.
+
+    A group averages what its tasks measure: those of chain-of-thought MMLU ask for ``acc``, which none of
+    their tasks has, and so would have no score.
+    """
+    tasks = {name: task for name, task in loaded["tasks"].items() if name not in absent}
+    groups = {
+        name: group
+        for name, group in loaded["groups"].items()
+        if any(task.task_name in tasks for task in group.get_all_tasks())
+    }
+    measured = [entry["metric"] for task in tasks.values() for entry in task.config.metric_list]
+    for group in groups.values():
+        for gone in (*absent, *(loaded["groups"].keys() - groups.keys())):
+            group.pop(gone)
+        for average in group.aggregate_metric_list or []:
+            average.metric = average.metric if average.metric in measured else measured[0]
+    members = {name: group.child_names for name, group in groups.items()}
+    return {"tasks": tasks, "groups": groups, "group_map": members}
+
+
+class Splits(dict[str, Any]):
+    """The splits of one task as data sets, read when they are asked for; empty where there is no file."""
+
+    def __init__(self, key: str, folder: Path, part: str) -> None:
+        self.read = partial(_split, key, folder, part)
+
+    def __missing__(self, split: str) -> Any:
+        self[split] = self.read(split)
+        return self[split]
+
+
+def _split(key: str, folder: Path, part: str, split: str) -> Any:
     from datasets import Dataset
 
-    entry = LOCAL_SETS[local]
-    splits = {}
-    for split, file in entry.files.items():
-        if (path := Path(folder) / file).is_file():
-            rows = _rows(str(path), path.stat().st_mtime_ns, local)
-            splits[split] = Dataset.from_list(rows.get(part, []))
-    if not len(splits[entry.needed]):
-        raise ValueError(f"{Path(folder) / entry.files[entry.needed]} has no items for {part or local!r}")
-    return splits
+    local = LOCAL_SETS[key]
+    path = folder / local.files.get(split, "")
+    rows = _rows(str(path), digest_of(path), key).get(part, []) if path.is_file() else []
+    if split == local.needed and not rows:
+        raise ValueError(f"{path} has no items for {part or key!r}")
+    return Dataset.from_list(rows)
 
 
-@lru_cache(maxsize=16)
-def packaged_configs(packaged: str) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Return path and entries (functions by name) of a packaged task file, or of all in a folder, by name."""
-    import lm_eval.tasks
-    from lm_eval.tasks._yaml_loader import load_yaml
+@contextmanager
+def rows_from_disk(answers: Answers) -> Iterator[None]:
+    """Answer the harness's call for data while tasks are built: from ``answers``, or by its own library.
 
-    place = Path(lm_eval.tasks.__file__).parent / packaged
-    files = sorted(place.glob("*.yaml")) if place.is_dir() else [place]
-    loaded = [(file, load_yaml(file, resolve_func=False)) for file in files]
-    return {
-        entries.get("task") if _is_task(entries) else entries["group"]: (f, entries) for f, entries in loaded
-    }
+    A library's cache knows a local file by its path and time stamp; here it gets a folder named for the
+    content, so that a file replaced under the same time stamp is read anew.
+    """
+    import lm_eval.api.task as harness
+
+    library = harness.datasets
+
+    def load_dataset(path: str, name: str | None = None, **settings: Any) -> Any:
+        if (path, name) in answers:
+            return answers[path, name]
+        files = {file: file for file in named_files(settings.get("data_files")) if Path(file).is_file()}
+        if files:
+            cache = Path(library.config.HF_DATASETS_CACHE) / digest_of_all(files)
+            settings = {"cache_dir": str(cache)} | settings
+        return library.load_dataset(path=path, name=name, **settings)
+
+    harness.datasets = SimpleNamespace(**vars(library) | {"load_dataset": load_dataset})
+    try:
+        yield
+    finally:
+        harness.datasets = library
 
 
 def wikitext_pages(lines: Iterable[str]) -> list[str]:
@@ -167,7 +227,7 @@ FORMS = {"boolq": _boolq, "race": _race, "wikitext": _wikitext, "qmsum": _qmsum}
 
 
 @lru_cache(maxsize=16)
-def _rows(path: str, _modified: int, key: str) -> dict[str, list[dict[str, Any]]]:
+def _rows(path: str, _content: str, key: str) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a file by part, in the packaged task's form; read once for all tasks of a set."""
     local = LOCAL_SETS[key]
     rows = read_rows(path)
@@ -183,101 +243,8 @@ def _rows(path: str, _modified: int, key: str) -> dict[str, list[dict[str, Any]]
 def _check_columns(rows: list[Any], local: LocalSet, path: str) -> None:
     """Refuse rows with a gap: the harness would render it as the word "None"."""
     for number, row in enumerate(rows):
-        for column in local.columns:
+        for column in local.columns.split():
             if not isinstance(row, dict) or row.get(column) is None:
                 there = sorted(row) if isinstance(row, dict) else type(row).__name__
                 state = "empty" if isinstance(row, dict) and column in row else "missing"
                 raise ValueError(f"{path}: column {column!r} is {state} in row {number}, which has {there}")
-
-
-def _parts(path: Path, key: str) -> set[str]:
-    """Return which tasks of a folder the rows of a file belong to."""
-    parts = set(_rows(str(path), path.stat().st_mtime_ns, key))
-    if not parts:
-        raise ValueError(f"{path} has no items")
-    return parts
-
-
-def _task_file(
-    local: LocalSet, key: str, folder: Path, task: str, path: Path, entries: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return entries and functions of the task file that includes a packaged one and reads local rows."""
-    here = {split for split, file in local.files.items() if (folder / file).is_file()}
-    part = entries["dataset_name"] if local.part else ""
-    config: dict[str, Any] = {
-        "task": task,
-        "dataset_kwargs": {"local": key, "folder": str(folder), "part": part},
-        "metadata": dict(entries.get("metadata") or {}),
-    }
-    shots = entries.get("fewshot_split") or entries.get("training_split")
-    if shots and shots not in here and not (entries.get("fewshot_config") or {}).get("samples"):
-        config["metadata"]["few_shot_file"] = local.files.get(shots, f"{key}_{shots}.jsonl")
-    if local.python:
-        return config, {"class": local.python}
-    config |= {"include": str(path)} | {
-        entry: None for entry in _SPLITS if entries.get(entry) and entries[entry] not in here
-    }
-    if not local.part:
-        config["tag"] = None
-    return config, {"custom_dataset": "workbench.evaluation.offline.local_dataset"}
-
-
-def _write(path: Path, config: dict[str, Any], functions: dict[str, str]) -> None:
-    import yaml
-
-    lines = [f"{entry}: !function {function}\n" for entry, function in functions.items()]
-    path.write_text(yaml.safe_dump(config) + "".join(lines), encoding="utf-8")
-
-
-def _is_task(entries: dict[str, Any]) -> bool:
-    return "class" in entries or "group" not in entries
-
-
-def _tasks(configs: dict[str, tuple[Path, dict[str, Any]]]) -> set[str]:
-    return {name for name, (_, entries) in configs.items() if _is_task(entries)}
-
-
-def _leaves(item: Any, configs: dict[str, tuple[Path, dict[str, Any]]]) -> set[str]:
-    """Return the tasks under a task, group, tag or inline group."""
-    if isinstance(item, dict):
-        return {leaf for member in item["task"] for leaf in _leaves(member, configs)}
-    if item in _tasks(configs):
-        return {item}
-    if item in configs:
-        return _leaves({"task": configs[item][1]["task"]}, configs)
-    return {task for task in _tasks(configs) if item in _tags(configs[task][1])}
-
-
-def _metric(configs: dict[str, tuple[Path, dict[str, Any]]]) -> list[str]:
-    """Return what the tasks of a folder measure."""
-    first = configs[min(_tasks(configs))][1]
-    return [entry["metric"] for entry in first["metric_list"]]
-
-
-def _measured(group: dict[str, Any], metrics: list[str]) -> dict[str, Any]:
-    """Let a group average what its tasks measure.
-
-    Those of chain-of-thought MMLU ask for ``acc``, which none of their tasks has, and so would have no score.
-    """
-    average = [
-        entry if entry["metric"] in metrics else entry | {"metric": metrics[0]}
-        for entry in group["aggregate_metric_list"]
-    ]
-    inside = [_measured(member, metrics) if isinstance(member, dict) else member for member in group["task"]]
-    return group | {"aggregate_metric_list": average, "task": inside}
-
-
-def _tags(entries: dict[str, Any]) -> list[str]:
-    tags = entries.get("tag") or []
-    return [tags] if isinstance(tags, str) else tags
-
-
-def _resolvable(
-    members: list[Any], configs: dict[str, tuple[Path, dict[str, Any]]], here: set[str]
-) -> list[Any]:
-    """Return what is left of a group when only the tasks ``here`` have rows."""
-    kept = [member for member in members if _leaves(member, configs) & here]
-    return [
-        {**member, "task": _resolvable(member["task"], configs, here)} if isinstance(member, dict) else member
-        for member in kept
-    ]

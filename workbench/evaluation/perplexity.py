@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from workbench.checks import one_of
 from workbench.data.texts import Texts, load_texts
 from workbench.evaluation.evaluate import check_settings, evaluate
 from workbench.evaluation.tasks import load_tasks
@@ -58,30 +59,27 @@ def corpus_perplexity(
         n: articles or documents: of WikiText-2 the first ``n`` (None: all 62), of C4 a sample drawn by
             ``seed`` (None: 512; GRO takes 60,000).
         seed: of the sample of C4.
-        batch_size: windows that ride together.
+        batch_size: windows in a batch.
         max_length: context in tokens; None takes the model's. GRO evaluates at 2048 or 4096, ITR at 1024.
         progress: shows a bar.
 
     Returns:
-        The columns of ``evaluate``, one row a metric. ``loss`` (nats a token), ``normalized_loss`` (loss /
-        log
-        vocabulary: 0 certain, 1 uniform guessing; GRO 3.3) and ``token_perplexity``; for WikiText-2 also the
+        The columns of ``evaluate``, one row a metric. ``loss`` (nats a token), ``normalized_loss`` (loss over
+        log vocabulary: 0 certain, 1 uniform guessing; GRO 3.3), ``token_perplexity``; for WikiText-2 also the
         harness's ``word_perplexity``, ``byte_perplexity`` and ``bits_per_byte``. ``task`` is "wikitext" or
         "c4".
 
     Raises:
         ValueError: unknown corpus, no data, a setting out of range.
     """
-    if corpus not in ("wikitext2", "c4"):
-        raise ValueError(f"corpus must be 'wikitext2' or 'c4', got {corpus!r}")
-    texts = _articles(data, n) if corpus == "wikitext2" else _documents(data, n or 512, seed)
-    task = "wikitext" if corpus == "wikitext2" else "c4"
+    task = {"wikitext2": "wikitext", "c4": "c4"}[one_of(corpus, ("wikitext2", "c4"), "corpus")]
     settings: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
-    frame = perplexity(model, tokenizer, texts, task=task, words=False, **settings)
-    if corpus == "c4":
-        return frame
-    by_words = evaluate(model, tokenizer, "wikitext", limit=n, data=data, **settings)
-    return pd.concat([by_words, frame], ignore_index=True)
+    if task == "c4":
+        texts: Sequence[str] = _documents(data, n or 512, seed)
+        return perplexity(model, tokenizer, texts, task=task, words=False, **settings)
+    by_words = evaluate(model, tokenizer, task, limit=n, data=data, **settings)
+    by_tokens = perplexity(model, tokenizer, _articles(data, n), task=task, words=False, **settings)
+    return pd.concat([by_words, by_tokens], ignore_index=True)
 
 
 def _articles(data: str | Path | None, n: int | None) -> list[str]:
@@ -90,7 +88,7 @@ def _articles(data: str | Path | None, n: int | None) -> list[str]:
 
     with quiet():
         pages = load_tasks(["wikitext"], data=data)["tasks"]["wikitext"].eval_docs["page"]
-    return list(pages[: len(pages) if n is None else n])
+    return list(pages)[:n]
 
 
 def _documents(data: str | Path | None, n: int, seed: int) -> Texts:
@@ -121,7 +119,7 @@ def perplexity(
       B.2).
     - ``token_perplexity``: exp(loss). Depends on the tokenizer.
     - ``word_perplexity``: the harness's definition of a rolling log-likelihood: exp of the negative
-      log-likelihood of all tokens, the first one given the beginning- or end-of-text token, a word between
+      log-likelihood of all tokens, the first one given BOS (EOS where there is none), a word between
       spaces. The texts count as they are: for WikiText-2 with the harness's detokenizer (ITR table 1) see
       ``corpus_perplexity``.
 
@@ -131,7 +129,7 @@ def perplexity(
         texts: at least one; each of at least two tokens.
         task: what to call these texts in the frame.
         max_length: context in tokens; None takes the model's.
-        batch_size: windows that ride together.
+        batch_size: windows in a batch.
         words: also ``word_perplexity``, which takes a second pass.
         progress: one bar for the word-level pass.
 
@@ -150,33 +148,36 @@ def perplexity(
         lm = InMemory(model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
         with lm.bar:
             losses, tokens = _token_losses(model, tokenizer, texts, lm.max_length, batch_size)
-            word_losses = (
-                -np.array(lm.loglikelihood_rolling(_rolling_requests(task, texts))) if words else None
-            )
-    loss, loss_error = ratio_of_sums(losses, tokens)
-    scale = math.log(model.config.get_text_config().vocab_size)
-    values = {
-        "loss": (loss, loss_error),
-        "normalized_loss": (loss / scale, loss_error / scale),
-        "token_perplexity": (math.exp(loss), math.exp(loss) * loss_error),
-    }
+            requests = _rolling_requests(task, texts) if words else []
+            word_losses = -np.array(lm.loglikelihood_rolling(requests)) if words else None
+    loss = ratio_of_sums(losses, tokens)
+    values = loss_values(model, *loss) | {"token_perplexity": _exponential(*loss)}
     if word_losses is not None:
         lengths = np.array([len(re.split(r"\s+", text)) for text in texts])
-        word_loss, word_error = ratio_of_sums(word_losses, lengths)
-        values["word_perplexity"] = (math.exp(word_loss), math.exp(word_loss) * word_error)
-    common = {
-        "n": len(texts),
-        "truncated": 0,
-        "higher_is_better": False,
-        "parent": "",
-        "category": "language",
-    }
+        values["word_perplexity"] = _exponential(*ratio_of_sums(word_losses, lengths))
+    return loss_rows(task, values, len(texts))
+
+
+def loss_values(model: Any, loss: float, error: float = math.nan) -> dict[str, tuple[float, float]]:
+    """Return a loss in nats a token as ``loss`` and ``normalized_loss``, each with its standard error."""
+    scale = math.log(model.config.get_text_config().vocab_size)
+    return {"loss": (loss, error), "normalized_loss": (loss / scale, error / scale)}
+
+
+def loss_rows(task: str, values: Mapping[str, tuple[float, float]], n: int) -> pd.DataFrame:
+    """Return measures of texts, each with its standard error, as rows of ``evaluate``."""
+    common = {"n": n, "truncated": 0, "higher_is_better": False, "parent": "", "category": "language"}
     return pd.DataFrame(
         [
             {"task": task, "metric": metric, "n_shot": 0, "value": value, "stderr": error} | common
             for metric, (value, error) in values.items()
         ]
     )
+
+
+def _exponential(value: float, error: float) -> tuple[float, float]:
+    """Return exp(value) and its standard error (first order)."""
+    return math.exp(value), math.exp(value) * error
 
 
 def _checked_texts(texts: Sequence[str]) -> list[str]:
@@ -191,9 +192,7 @@ def _rolling_requests(task: str, texts: list[str]) -> list[Any]:
     from lm_eval.api.instance import Instance
 
     return [
-        Instance(
-            request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0, metadata=(task, number, 1)
-        )
+        Instance("loglikelihood_rolling", {}, (text,), 0, metadata=(task, number, 1))
         for number, text in enumerate(texts)
     ]
 
@@ -209,10 +208,8 @@ def _token_losses(
     for number, tokens in enumerate(tokenizer(texts)["input_ids"]):
         if len(tokens) < 2:
             raise ValueError(f"texts[{number}] must have at least 2 tokens to predict one, got {len(tokens)}")
-        windows += [
-            (number, tokens[start : start + max_length + 1])
-            for start in range(0, len(tokens) - 1, max_length)
-        ]
+        starts = range(0, len(tokens) - 1, max_length)
+        windows += [(number, tokens[start : start + max_length + 1]) for start in starts]
     windows.sort(key=lambda window: -len(window[1]))
     losses, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
     for start in range(0, len(windows), batch_size):

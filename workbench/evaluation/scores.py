@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.checks import checked
 from workbench.evaluation.suites import BLIMP_GROUPS
 from workbench.statistics import paired_difference
 
@@ -25,22 +26,17 @@ CHANCE = {
 }
 _Z = 1.959964  # 95 % of a normal distribution
 
-#: The metric that papers report for a task; any other task is shown by the first of ``_PREFERRED`` that it
-# has.
+#: The metric that papers report for a task; another task is shown by the first of ``_PREFERRED`` it has.
 HEADLINE = {
     "arc_challenge": "acc_norm",
     "hellaswag": "acc_norm",
     "gsm8k": "exact_match,strict-match",
     "scrolls_qmsum": "rouge2",
-    "demo_math": "exact_match,flexible-extract",  # a model taught another hand still answers, in other words
+    "demo_math": "exact_match,flexible-extract",  # a healed model may state the right answer in another form
 }
 _PREFERRED = (
-    "exact_match",
-    "acc",
-    "exact_match,strict-match",
-    "acc_norm",
-    "word_perplexity",
-    "token_perplexity",
+    *("exact_match", "acc", "exact_match,strict-match", "acc_norm"),
+    *("word_perplexity", "token_perplexity"),
 )
 _ITEM = ["task", "n_shot", "item"]
 
@@ -54,6 +50,11 @@ def headline(scores: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         scores: rows of ``evaluate``, with a column ``variant`` when there are several.
+
+    >>> scores = pd.DataFrame({"task": "gsm8k", "value": [0.2, 0.3]})
+    >>> scores["metric"] = ["exact_match,strict-match", "exact_match,flexible-extract"]
+    >>> headline(scores)["value"].tolist()
+    [0.2]
     """
     if "parent" in scores:
         scores = scores[scores["parent"].isna() | (scores["parent"] == "")]
@@ -61,7 +62,7 @@ def headline(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def blimp_groups(scores: pd.DataFrame) -> pd.DataFrame:
-    """BLiMP in the 13 groups of ITR (appendix B): the mean accuracy over the paradigms of each.
+    """BLiMP in the 13 groups of ITR (appendix C): the mean accuracy over the paradigms of each.
 
     Every paradigm counts alike, as in the harness's own average. ``tough_vs_raising_1`` and ``_2`` are in
     none of ITR's tables, so the groups hold 65 of the 67 paradigms.
@@ -76,38 +77,35 @@ def blimp_groups(scores: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: a paradigm is not among the scores.
     """
+    groups = {f"blimp_{name}": f"blimp_{group}" for group, names in BLIMP_GROUPS.items() for name in names}
     keys = [key for key in ("variant", "n_shot") if key in scores]
-    rows = []
-    wanted = (scores["metric"] == "acc") & scores["task"].str.startswith("blimp_")
-    for values, part in scores[wanted].groupby(keys, sort=False):
-        by_task = part.set_index("task")
-        for group, names in BLIMP_GROUPS.items():
-            found = by_task.reindex([f"blimp_{name}" for name in names])
-            if found["value"].isna().any():
-                lacking = found.index[found["value"].isna()][0]
-                raise ValueError(
-                    f"scores must hold all paradigms of BLiMP group {group!r}, {lacking!r} is not there"
-                )
-            rows.append(
-                {**dict(zip(keys, values, strict=True)), "task": f"blimp_{group}", **_mean_row(found)}
-            )
-    if not rows:
+    rows = scores[(scores["metric"] == "acc") & scores["task"].isin(groups)]
+    if rows.empty:
         raise ValueError("scores must hold the tasks of blimp, got none of them")
-    return pd.DataFrame(rows)[[column for column in scores if column in rows[0]]]
+    return pd.concat(
+        [
+            _group_means(part, groups).assign(**dict(zip(keys, values, strict=True)))
+            for values, part in rows.groupby(keys, sort=False)
+        ],
+        ignore_index=True,
+    ).reindex(columns=scores.columns)
 
 
-def _mean_row(parts: pd.DataFrame) -> dict[str, object]:
-    """Return the row of an unweighted mean over tasks."""
-    return {
-        "metric": "acc",
-        "value": parts["value"].mean(),
-        "stderr": float(np.sqrt((parts["stderr"] ** 2).sum()) / len(parts)),
-        "n": int(parts["n"].sum()),
-        "truncated": int(parts["truncated"].sum()),
-        "higher_is_better": True,
-        "parent": "blimp",
-        "category": "language",
-    }
+def _group_means(rows: pd.DataFrame, groups: dict[str, str]) -> pd.DataFrame:
+    """Return unweighted means over the tasks of each group."""
+    if lacking := [name for name in groups if name not in set(rows["task"])]:
+        raise ValueError(
+            f"scores must hold all paradigms of BLiMP group {groups[lacking[0]].removeprefix('blimp_')!r}, "
+            f"{lacking[0]!r} is not there"
+        )
+    means = rows.groupby(rows["task"].map(groups)).agg(
+        value=("value", "mean"),
+        stderr=("stderr", lambda errors: np.linalg.norm(errors) / len(errors)),
+        n=("n", "sum"),
+        truncated=("truncated", "sum"),
+    )
+    same = {"metric": "acc", "higher_is_better": True, "parent": "blimp", "category": "language"}
+    return means.loc[list(dict.fromkeys(groups.values()))].assign(**same).reset_index()
 
 
 def score_spread(scores: pd.DataFrame, over: str) -> pd.DataFrame:
@@ -123,6 +121,10 @@ def score_spread(scores: pd.DataFrame, over: str) -> pd.DataFrame:
 
     Raises:
         ValueError: there is no such column, or a repetition counts twice.
+
+    >>> scores = pd.DataFrame({"task": "a", "metric": "acc", "value": [0.25, 0.75], "order": [0, 1]})
+    >>> score_spread(scores, "order")[["mean", "low", "high", "n"]].values.tolist()
+    [[0.5, 0.25, 0.75, 2.0]]
     """
     keys = [
         key for key in ("method", "variant", "task", "metric", "n_shot", "order", "seed") if key in scores
@@ -135,10 +137,8 @@ def score_spread(scores: pd.DataFrame, over: str) -> pd.DataFrame:
         raise ValueError(
             f"each {over} must have one score, got two for {over} {twice[over]} of {twice['task']!r}"
         )
-    spread = scores.groupby(keys, sort=False)["value"].agg(
-        mean="mean", std="std", low="min", high="max", n="count"
-    )
-    return spread.reset_index()
+    repeated = scores.groupby(keys, sort=False)["value"]
+    return repeated.agg(mean="mean", std="std", low="min", high="max", n="count").reset_index()
 
 
 def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
@@ -158,6 +158,10 @@ def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     Raises:
         ValueError: ``base`` is not among the variants, the variants are not scored on the same tasks, or the
             base's average is 0.
+
+    >>> scores = pd.DataFrame({"variant": ["base", "pruned"], "task": "a", "value": [0.8, 0.6]})
+    >>> recovery(scores.assign(metric="acc"))["recovery"].round(2).tolist()
+    [1.0, 0.75]
     """
     table = _score_table(scores)
     if base not in table.index:
@@ -165,14 +169,8 @@ def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     average = table.mean(axis=1)
     if not average[base] > 0:
         raise ValueError(f"recovery is a share of the base's average, but {base!r} scores {average[base]:g}")
-    return pd.DataFrame(
-        {
-            "variant": list(table.index),
-            "average": average.to_numpy(),
-            "recovery": (average / average[base]).to_numpy(),
-            "n_tasks": table.shape[1],
-        }
-    )
+    found = pd.DataFrame({"average": average, "recovery": average / average[base], "n_tasks": table.shape[1]})
+    return found.reset_index()
 
 
 def read_items(path: str | Path) -> pd.DataFrame:
@@ -196,9 +194,8 @@ def read_items(path: str | Path) -> pd.DataFrame:
         for entry in entries
         for metric, value in entry.pop("scores").items()
     ]
-    return pd.DataFrame(
-        rows, columns=[*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]
-    )
+    columns = [*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
@@ -214,6 +211,11 @@ def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None 
 
     Raises:
         ValueError: the frames do not hold the same items with the same prompts.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> paired_items(base, base.assign(value=[0, 0]))[["item", "base", "other"]].values.tolist()
+    [[0, 1, 0], [1, 0, 0]]
     """
     base, other = (_one_metric(frame, metric).set_index(_ITEM).sort_index() for frame in (base, other))
     if not base.index.equals(other.index) or (base["prompt"] != other["prompt"]).any():
@@ -224,15 +226,11 @@ def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None 
             f"got {len(base)} and {len(other)} items, {same} of them the same; "
             "evaluate both variants with equal tasks, limit, n_shot and seed"
         )
+    sides = {"base": base, "other": other}
+    values = {side: frame["value"] for side, frame in sides.items()}
+    responses = {f"{side}_response": frame["response"] for side, frame in sides.items()}
     return pd.DataFrame(
-        {
-            "base": base["value"],
-            "other": other["value"],
-            "prompt": base["prompt"],
-            "target": base["target"],
-            "base_response": base["response"],
-            "other_response": other["response"],
-        }
+        values | {"prompt": base["prompt"], "target": base["target"]} | responses
     ).reset_index()
 
 
@@ -264,6 +262,11 @@ def compare_items(
 
     Raises:
         ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": range(4), "value": [1, 1, 1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> compare_items(base, base.assign(value=[0, 0, 1, 0]))[["n", "difference", "p_value"]].values.tolist()
+    [[4.0, -0.5, 0.5]]
     """
     pairs = paired_items(base, other, metric=metric)
     if scores is not None:
@@ -304,15 +307,25 @@ def flips(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None)
 
     Raises:
         ValueError: the frames do not hold the same items, or none of them is right or wrong.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> flips(base, base.assign(value=[0, 0]))[["item", "flip"]].values.tolist()
+    [[0, 'right to wrong']]
     """
     pairs = paired_items(base, other, metric=metric)
-    right_or_wrong = pairs[["base", "other"]].isin([0, 1]).all(axis=1).groupby(pairs["task"]).transform("all")
-    if not right_or_wrong.any():
+    pairs = right_or_wrong(pairs).reset_index(drop=True)
+    if pairs.empty:
         raise ValueError("base and other must hold a metric that is 0 or 1 for every item, got none")
-    pairs = pairs[right_or_wrong]
     pairs = pairs[pairs["base"] != pairs["other"]].reset_index(drop=True)
     pairs.insert(len(_ITEM), "flip", np.where(pairs["base"] == 1, "right to wrong", "wrong to right"))
     return pairs.drop(columns=["base", "other"])
+
+
+def right_or_wrong(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs of tasks whose every item is 0 or 1: a perplexity is neither right nor wrong."""
+    binary = pairs[["base", "other"]].isin([0, 1]).all(axis=1)
+    return pairs[binary.groupby([pairs["task"], pairs["n_shot"]]).transform("all")]
 
 
 def _one_metric(frame: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
@@ -323,22 +336,26 @@ def _one_metric(frame: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
         if metric not in (known := sorted(set(frame["metric"]))):
             raise ValueError(f"metric must be one of {known}, got {metric!r}")
         return frame[frame["metric"] == metric]
-    chosen = {
-        task: HEADLINE.get(task) if HEADLINE.get(task) in set(metrics) else _preferred(list(metrics))
-        for task, metrics in frame.groupby("task")["metric"]
-    }
+    chosen = {task: _main_metric(task, list(metrics)) for task, metrics in frame.groupby("task")["metric"]}
     return frame[frame["metric"] == frame["task"].map(chosen)]
 
 
-def _preferred(metrics: list[str]) -> str:
-    return next((metric for metric in _PREFERRED if metric in metrics), metrics[0])
+def _main_metric(task: str, metrics: list[str]) -> str:
+    wanted = (HEADLINE.get(task), *_PREFERRED)
+    return next((metric for metric in wanted if metric in metrics), metrics[0])
+
+
+def _accuracies(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one metric a task, and of those the ones where higher is better."""
+    scores = headline(scores)
+    if "higher_is_better" in scores:
+        scores = scores[scores["higher_is_better"].astype(bool)]
+    return scores
 
 
 def _score_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Variants x tasks; refuses gaps, since an average over other tasks would be a plausible wrong number."""
-    scores = headline(scores)
-    if "higher_is_better" in scores:
-        scores = scores[scores["higher_is_better"].astype(bool)]
+    scores = _accuracies(scores)
     keys = [key for key in ("task", "n_shot") if key in scores]
     if scores.duplicated(["variant", *keys]).any():
         twice = scores[scores.duplicated(["variant", *keys])].iloc[0]
@@ -371,26 +388,34 @@ def category_scores(scores: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: for missing columns, no accuracy, or variants that were not scored on the same tasks of a
             category.
+
+    >>> scores = pd.DataFrame({"variant": "base", "task": ["a", "b"], "metric": "acc", "value": [0.4, 0.6]})
+    >>> scores = scores.assign(stderr=0.1, category="knowledge")
+    >>> category_scores(scores)[["category", "value", "n_tasks"]].values.tolist()
+    [['knowledge', 0.5, 2]]
     """
     needed = ["variant", "task", "metric", "value", "stderr", "category"]
-    if missing := [name for name in needed if name not in scores]:
-        raise ValueError(f"scores must be rows of evaluate with a column variant; missing {missing}")
-    rows = headline(scores)
-    if "higher_is_better" in rows:
-        rows = rows[rows["higher_is_better"].astype(bool)]
+    rows = _accuracies(checked(scores, needed, "scores"))
     if rows.empty:
         raise ValueError("scores must hold at least one score where higher is better, got none")
     rows = score_intervals(rows.assign(category=rows["category"].fillna("").replace("", "other")))
     _check_same_tasks(rows)
-    names = dict.fromkeys(rows["category"])
+    names = [*dict.fromkeys(rows["category"])]
     order = [*(name for name in CATEGORY_ORDER if name in names)]
     order += [name for name in names if name not in order]
-    parts = [
-        _category_row(variant, category, rows[(rows["variant"] == variant) & (rows["category"] == category)])
-        for category in order
-        for variant in dict.fromkeys(rows["variant"])
-    ]
-    return pd.DataFrame(parts)
+    parts = rows.groupby(["variant", "category"], sort=False)
+    return pd.DataFrame(
+        [
+            {
+                "variant": variant,
+                "category": category,
+                **_mean_over_tasks(parts.get_group((variant, category))),
+            }
+            for category in order
+            for variant in dict.fromkeys(rows["variant"])
+            if (variant, category) in parts.groups
+        ]
+    )
 
 
 def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:
@@ -398,18 +423,21 @@ def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:
 
     Right-or-wrong scores get Wilson's interval from ``n``, which keeps its width at 0 and at 1 where value ±
     1.96 stderr has none; other scores get that. NaN where neither is known.
+
+    >>> certain = pd.DataFrame({"value": [1.0], "stderr": [0.0], "n": [100]})
+    >>> score_intervals(certain)[["low", "high"]].round(3).values.tolist()
+    [[0.963, 1.0]]
     """
     value, stderr = scores["value"].astype(float), scores["stderr"].astype(float)
     low, high = value - _Z * stderr, value + _Z * stderr
     if "n" in scores:
         n = scores["n"].astype(float)
-        right_or_wrong = np.isclose(
-            stderr, np.sqrt(np.clip(value * (1 - value), 0, None) / (n - 1)), rtol=0.02, atol=1e-9
-        )
+        spread = np.clip(value * (1 - value), 0, None)
+        counted = np.isclose(stderr, np.sqrt(spread / (n - 1)), rtol=0.02, atol=1e-9)
         centre = (value + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z * np.sqrt(np.clip(value * (1 - value), 0, None) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-        low = low.mask(right_or_wrong, (centre - half).clip(lower=0))
-        high = high.mask(right_or_wrong, (centre + half).clip(upper=1))
+        half = _Z * np.sqrt(spread / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
+        low = low.mask(counted, (centre - half).clip(lower=0))
+        high = high.mask(counted, (centre + half).clip(upper=1))
     return scores.assign(low=low, high=high)
 
 
@@ -425,29 +453,34 @@ def flip_counts(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.Da
 
     Raises:
         ValueError: no variant, different items, or no task whose items are right or wrong.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> flip_counts(base, {"pruned": base.assign(value=[0, 0])}).values.tolist()
+    [['pruned', 'a', 2, 1, 0]]
     """
     if not others:
         raise ValueError("others must hold at least one variant, got none")
-    rows = []
+    frames = []
     for name, items in others.items():
-        for task, part in paired_items(base, items).groupby("task", sort=False):
-            if not part[["base", "other"]].isin([0, 1]).all(axis=None):
-                continue  # a perplexity is neither right nor wrong
-            change = part["other"] - part["base"]
-            turned = {"right_to_wrong": int((change < 0).sum()), "wrong_to_right": int((change > 0).sum())}
-            rows.append({"variant": name, "task": task, "n": len(part), **turned})
-    if not rows:
+        pairs = right_or_wrong(paired_items(base, items))
+        change = pairs["other"] - pairs["base"]
+        turned = pairs.assign(variant=name, right_to_wrong=change < 0, wrong_to_right=change > 0)
+        counts = {flip: (flip, "sum") for flip in ("right_to_wrong", "wrong_to_right")}
+        frames.append(turned.groupby(["variant", "task"], sort=False).agg(n=("item", "size"), **counts))
+    found = pd.concat(frames).reset_index()
+    if found.empty:
         raise ValueError("base must hold a task whose items are right or wrong, got none")
-    return pd.DataFrame(rows)
+    return found
 
 
-def _category_row(variant: str, category: str, part: pd.DataFrame) -> dict[str, Any]:
+def _mean_over_tasks(part: pd.DataFrame) -> dict[str, Any]:
     """Return the mean over tasks; each side of its interval adds up the tasks' own sides in squares."""
     value = part["value"].mean()
     below = np.linalg.norm(part["value"] - part["low"]) / len(part)
     above = np.linalg.norm(part["high"] - part["value"]) / len(part)
     interval = {"low": np.maximum(value - below, 0), "high": np.minimum(value + above, 1)}
-    return {"variant": variant, "category": category, "value": value, **interval, "n_tasks": len(part)}
+    return {"value": value, **interval, "n_tasks": len(part)}
 
 
 def _check_same_tasks(rows: pd.DataFrame) -> None:

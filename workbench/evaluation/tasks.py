@@ -9,18 +9,19 @@ hub.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import tempfile
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workbench.evaluation.offline import local_files, set_of, write_task_files
+from workbench.checks import one_of, whole_number
+from workbench.evaluation import offline
+from workbench.evaluation.dependencies import absolute_files, digest_of_all, hub_commits, own_files
+from workbench.evaluation.index import leaves, packaged, packaged_tasks, task_manager
+from workbench.evaluation.offline import set_of
 from workbench.evaluation.suites import LOCAL_SETS, SUITES
 from workbench.places import demo_path, in_checkout
-from workbench.runs.files import sha256_of
 
 
 def plan_tasks(tasks: str | Sequence[str], n_shot: int | None = None) -> dict[int | None, list[str]]:
@@ -33,12 +34,15 @@ def plan_tasks(tasks: str | Sequence[str], n_shot: int | None = None) -> dict[in
 
     Raises:
         ValueError: no task is named, or ``n_shot`` is negative.
+
+    >>> plan_tasks("sdd")
+    {25: ['arc_challenge'], 5: ['gsm8k', 'mmlu']}
     """
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     if not names:
         raise ValueError("tasks must name at least one task, group or suite, got none")
-    if n_shot is not None and (not isinstance(n_shot, int) or n_shot < 0):
-        raise ValueError(f"n_shot must be a whole number of at least 0, or None, got {n_shot!r}")
+    if n_shot is not None:
+        whole_number(n_shot, "n_shot", least=0)
     plan: dict[int | None, list[str]] = {}
     for name in names:
         for task, shots in SUITES[name].tasks if name in SUITES else ((name, None),):
@@ -55,33 +59,48 @@ def task_names(include: str | Path | None = None, *, packaged: bool = False) -> 
         include: a folder of task files; None takes the demo tasks.
         packaged: also the thousands of tasks that the harness carries (reading their index takes about 10 s).
     """
-    names = {*SUITES, *_index(_folder(include))}
-    return sorted(names | set(_packaged().all_tasks) if packaged else names)
+    names = {*SUITES, *task_manager(_folder(include)).task_index}
+    return sorted(names | set(packaged_tasks().task_index) if packaged else names)
 
 
 def task_fingerprint(
     tasks: str | Sequence[str], *, include: str | Path | None = None, data: str | Path | None = None
 ) -> dict[str, str]:
-    """What the questions depend on, as an input of a stored stage: harness version, task files, local data.
+    """What the questions depend on, as an input of a stored stage, all by content and not by place.
 
     Args:
         tasks: as for ``evaluate``.
         include: as for ``evaluate``.
         data: as for ``evaluate``.
+
+    Returns:
+        The harness's version (``lm_eval``), and where they enter the digests of a task folder with the task
+        files, functions and data outside it that its tasks name (``include``), of public sets on disk
+        (``data``), and of the commits of sets in the hub's local cache (``hub``).
     """
     names = {name for part in plan_tasks(tasks).values() for name in part}
     parts = {"lm_eval": version("lm_eval")}
-    if (folder := _folder(include)) and names & set(_index(folder)):
-        files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-        parts["include"] = _digest(files)
+    folder = _folder(include)
+    index = task_manager(folder).task_index
+    if folder and (own := names & index.keys()):
+        parts["include"] = digest_of_all(own_files(own, folder, index))
     if data is not None:
-        parts["data"] = _digest(local_files(names, data))
+        parts["data"] = digest_of_all({file.name: file for file in offline.local_files(names, data)})
+    if commits := hub_commits():
+        read = sorted(_hub_sets(names, index, data) & commits.keys())
+        parts |= {"hub": "; ".join(f"{name} {commits[name]}" for name in read)} if read else {}
     return parts
 
 
-def _digest(files: Iterable[Path]) -> str:
-    lines = sorted(f"{path.name} {sha256_of(path)}\n" for path in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def _hub_sets(names: Iterable[str], own: dict[str, Any], data: str | Path | None) -> set[str]:
+    """Return the names on the hub of the sets that tasks read, without those that lie on disk."""
+    found = set()
+    for name in names:
+        key = set_of(name)
+        if name in own or not key or not offline.served(key, data):
+            index = own if name in own else (packaged(key) if key else packaged_tasks()).task_index
+            found |= {index[leaf].cfg.get("dataset_path") for leaf in leaves(name, index) if leaf in index}
+    return found - {None}
 
 
 def load_tasks(
@@ -90,7 +109,7 @@ def load_tasks(
     include: str | Path | None = None,
     data: str | Path | None = None,
     missing: str = "error",
-) -> dict:
+) -> dict[str, Any]:
     """The named tasks, ready to run, as the harness's dict of ``tasks``, ``groups`` and ``group_map``.
 
     The index of packaged tasks (about 10 s) is built only if a name is found neither in the folder nor in
@@ -120,7 +139,7 @@ class Loaded(NamedTuple):
         skipped: {name: why} of what was left out, whole or in part.
     """
 
-    tasks: dict[int | None, dict]
+    tasks: dict[int | None, dict[str, Any]]
     left: list[tuple[str, int | None]]
     skipped: dict[str, str]
 
@@ -144,31 +163,33 @@ def load_plan(
         ValueError: unknown name (near ones are named), data file missing or without items, missing column;
             no data for some names (all are named at once, unless ``missing="skip"``).
     """
-    if missing not in ("error", "skip"):
-        raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
-    from lm_eval.tasks import TaskManager
-
+    one_of(missing, ("error", "skip"), "missing")
+    if data is not None:
+        offline.check_folder(data)
     names = list(dict.fromkeys(name for part in plan.values() for name in part))
-    loaded: dict[int | None, dict] = {}
+    manager = task_manager(_folder(include))
+    own = set(manager.task_index)
+    _place_data(names, manager.task_index)
+    local = {name: found for name in names if name not in own and (found := offline.on_disk(name, data))}
+    sources = {name: manager if name in own else _packaged_or_error(name, own) for name in names}
+    gaps = {name: f"no rows of {', '.join(found.absent)}" for name, found in local.items() if found.absent}
+    loaded: dict[int | None, dict[str, Any]] = {}
     left: list[tuple[str, int | None]] = []
-    with tempfile.TemporaryDirectory() as overlay:
-        own = _offline_files(_folder(include), Path(overlay))
-        parts = write_task_files(names, data, Path(overlay)) if data is not None else {}
-        manager = TaskManager(include_path=overlay, include_defaults=False)
-        known = manager.all_tasks
-        sources = {name: manager if name in known else _packaged_or_error(name, known) for name in names}
-        gaps = {name: f"no rows of {', '.join(absent)}" for name, absent in parts.items() if absent}
-        for shots, name in [(shots, name) for shots, part in plan.items() for name in part]:
-            found, why = _load(sources[name], name, local=name in own or name in parts)
-            why = why or _no_examples(found, shots)
-            if why:
-                gaps[name] = f"{gaps[name]}; {why}" if name in gaps else why
-                continue
-            _check_all_columns(found["tasks"], own)
-            into = loaded.setdefault(shots, {"tasks": {}, "groups": {}, "group_map": {}})
-            for part, entries in found.items():
-                into[part].update(entries)
-            left.append((name, shots))
+    for shots, name in [(shots, name) for shots, part in plan.items() for name in part]:
+        with offline.rows_from_disk(local[name].answers if name in local else {}):
+            tasks, why = _load(sources[name], name, on_disk=name in own or name in local)
+        if name in local:
+            tasks = offline.without(tasks, local[name].absent)
+            why = _no_examples(tasks["tasks"], shots)
+        if why:
+            gaps[name] = f"{gaps[name]}; {why}" if name in gaps else why
+            continue
+        for task in [task for task in tasks["tasks"] if task in own]:
+            _check_columns(task, tasks["tasks"][task])
+        into = loaded.setdefault(shots, {"tasks": {}, "groups": {}, "group_map": {}})
+        for kind, entries in tasks.items():
+            into[kind].update(entries)
+        left.append((name, shots))
     if gaps and (missing == "error" or not left):
         raise ValueError(_what_is_missing(gaps, data))
     return Loaded(loaded, left, gaps)
@@ -185,13 +206,16 @@ def _what_is_missing(gaps: dict[str, str], data: str | Path | None) -> str:
     )
 
 
-def _no_examples(found: dict, shots: int | None) -> str:
+def _no_examples(tasks: dict[str, Any], shots: int | None) -> str:
     """Why few-shot examples cannot be drawn as officially: the split they come from is not on disk."""
-    for task in found["tasks"].values() if shots else ():
-        if file := (task.get_config("metadata") or {}).get("few_shot_file"):
-            return (
-                f"{shots} few-shot examples come from a split that is not there ({file}); n_shot=0 needs none"
-            )
+    for name, task in tasks.items():
+        wanted = (task.get_config("num_fewshot") or 0) if shots is None else shots
+        if wanted and not len(task.sampler.df):
+            key = set_of(name) or name
+            split = task.get_config("fewshot_split") or task.get_config("training_split")
+            file = LOCAL_SETS[key].files.get(split, f"{key}_{split}.jsonl")
+            why = f"{wanted} few-shot examples come from a split that is not there ({file})"
+            return f"{why}; n_shot=0 needs none"
     return ""
 
 
@@ -203,90 +227,42 @@ def _folder(include: str | Path | None) -> Path | None:
         raise ValueError(
             f"include must be a folder of task files (*.yaml), got {str(include)!r}, which is none"
         )
-    if not _index(folder):
+    if not task_manager(folder).task_index:
         raise ValueError(f"include must be a folder of task files, but no *.yaml in {folder} names a task")
     return folder
 
 
-def _index(folder: Path | None) -> dict[str, Any]:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=folder, include_defaults=False).task_index if folder else {}
-
-
-@lru_cache(maxsize=1)
-def _packaged() -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager()
-
-
-@lru_cache(maxsize=32)
-def _packaged_part(packaged: str) -> Any:
-    """The packaged tasks of one folder: no need to index thousands for a name that says where it lies."""
-    import lm_eval.tasks
-    from lm_eval.tasks import TaskManager
-
-    place = Path(lm_eval.tasks.__file__).parent / packaged
-    return TaskManager(include_path=place if place.is_dir() else place.parent, include_defaults=False)
-
-
-def _packaged_or_error(name: str, offline: Iterable[str]) -> Any:
-    known = {*offline, *SUITES}
-    if (key := set_of(name)) and name in (part := _packaged_part(LOCAL_SETS[key].packaged)).all_tasks:
-        return part
+def _packaged_or_error(name: str, own: Iterable[str]) -> Any:
+    """Return a manager that knows a packaged task: that of its folder where its name says which."""
+    known = {*own, *SUITES}
+    if (key := set_of(name)) and name in packaged(key).task_index:
+        return packaged(key)
     if not name.startswith("demo"):  # demo tasks are never packaged: a slip there should not cost 10 s
-        if name in _packaged().all_tasks:
-            return _packaged()
-        known |= set(_packaged().all_tasks)
-    near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.6) or sorted({*offline, *SUITES})
+        if name in packaged_tasks().task_index:
+            return packaged_tasks()
+        known |= set(packaged_tasks().task_index)
+    near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.6) or sorted({*own, *SUITES})
     raise ValueError(f"no task, group or suite is called {name!r}; near: {', '.join(near) or 'none'}")
 
 
-def _offline_files(folder: Path | None, overlay: Path) -> set[str]:
-    """Write, for each task file, one that includes it and names its data absolutely; return the tasks.
+def _place_data(names: Iterable[str], index: dict[str, Any]) -> None:
+    """Give the named tasks of a folder their data files with absolute paths.
 
     The harness resolves relative ``data_files`` against the working directory, so that a task folder works
-    from one place only. The originals stay as they are, and usable by the ``lm_eval`` command line.
+    from one place only. The task files stay as they are, and usable by the ``lm_eval`` command line.
     """
-    names: set[str] = set()
-    for name, entry in _index(folder).items():
-        if entry.yaml_path is None:  # a tag: no file of its own
-            continue
-        config: dict[str, Any] = {"include": str(Path(entry.yaml_path).resolve())}
-        keywords = entry.cfg.get("dataset_kwargs") or {}
-        if "data_files" in keywords:
-            files = _absolute(keywords["data_files"], Path(entry.yaml_path).resolve(), name)
-            config["dataset_kwargs"] = keywords | {"data_files": files}
-        _write_yaml(overlay / f"{len(names)}.yaml", config)
-        names.add(name)
-    return names
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for name in set().union(*(leaves(name, index) for name in names)) & index.keys():
+        path = Path(index[name].yaml_path).resolve()
+        settings = index[name].cfg.get("dataset_kwargs") or {}
+        if "data_files" in settings:
+            files = absolute_files(settings["data_files"], path, name)
+            placed = {"dataset_kwargs": settings | {"data_files": files}}
+            index[name] = replace(index[name], yaml_path=None, cfg=load_yaml(path) | placed)
 
 
-def _write_yaml(path: Path, config: dict[str, Any]) -> None:
-    import yaml
-
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-
-
-def _absolute(files: Any, task_file: Path, task: str) -> Any:
-    if isinstance(files, dict):
-        return {split: _absolute(file, task_file, task) for split, file in files.items()}
-    if isinstance(files, list):
-        return [_absolute(file, task_file, task) for file in files]
-    if "://" in str(files):
-        return files
-    for folder in (*task_file.parents, Path.cwd()):
-        if (found := folder / files).is_file():
-            if not found.read_text(encoding="utf-8").strip():
-                raise ValueError(f"task {task!r}: its data file {found} has no items")
-            return str(found)
-    raise ValueError(
-        f"task {task!r}: its data file {files!r} is neither near {task_file} nor in {Path.cwd()}"
-    )
-
-
-def _load(manager: Any, name: str, *, local: bool) -> tuple[dict, str]:
+def _load(manager: Any, name: str, *, on_disk: bool) -> tuple[dict[str, Any], str]:
     """Load one name, turning the harness's many ways to fail on its data into one line.
 
     Returns:
@@ -305,15 +281,9 @@ def _load(manager: Any, name: str, *, local: bool) -> tuple[dict, str]:
         raise ValueError(f"task {name!r} has no items") from error
     except (OSError, datasets.exceptions.DatasetsError, datasets.exceptions.DatasetGenerationError) as error:
         reason = str(error).splitlines()[0]
-        if not local:
+        if not on_disk:
             return {"tasks": {}}, f"could not be read from the hub: {reason}"
         raise ValueError(f"task {name!r}: its data could not be read ({reason})") from error
-
-
-def _check_all_columns(tasks: dict[str, Any], own: set[str]) -> None:
-    for name, task in tasks.items():
-        if name in own:
-            _check_columns(name, task)
 
 
 def _check_columns(name: str, task: Any) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from math import factorial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from workbench.checks import is_whole, one_of, whole_number
 from workbench.evaluation.evaluate import check_settings, evaluate, suite_length
 from workbench.evaluation.scores import read_items
 from workbench.evaluation.tasks import load_plan, plan_tasks
@@ -41,8 +41,7 @@ class Evaluated(NamedTuple):
         Raises:
             ValueError: there is no such variant.
         """
-        if variant not in (known := list(dict.fromkeys(self.items["variant"]))):
-            raise ValueError(f"variant must be one of {known}, got {variant!r}")
+        one_of(variant, dict.fromkeys(self.items["variant"]), "variant")
         return self.items[self.items["variant"] == variant].drop(columns="variant").reset_index(drop=True)
 
 
@@ -171,10 +170,9 @@ def shot_ablation(
     Raises:
         ValueError: ``shots`` or ``orders`` out of range; and as ``evaluate``.
     """
-    if not len(shots) or any(not isinstance(n, int) or n < 0 for n in shots) or len(set(shots)) < len(shots):
+    if not len(shots) or not all(is_whole(n) and n >= 0 for n in shots) or len(set(shots)) < len(shots):
         raise ValueError(f"shots must be different whole numbers of at least 0, got {list(shots)}")
-    if not isinstance(orders, int) or orders < 1:
-        raise ValueError(f"orders must be a whole number of at least 1, got {orders!r}")
+    whole_number(orders, "orders")
     if given := {"n_shot", "shot_order", "items"} & settings.keys():
         raise ValueError(f"settings must not hold {sorted(given)}: shots and orders say it")
     frames = [
@@ -211,12 +209,9 @@ def seed_ablation(
     Raises:
         ValueError: no variant, or one that stands under two seeds; and as ``evaluate_variants``.
     """
-    every = list(chain.from_iterable(seeds.values() for seeds in variants.values()))
-    names = [variant.name for variant in every]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"variants must be at least one, each under one method and seed, got {names}")
-    scores = evaluate_variants(model, tokenizer, every, tasks, run=run, **settings).scores
-    places = [(v.name, method, seed) for method, seeds in variants.items() for seed, v in seeds.items()]
+    every = [(v, method, seed) for method, seeds in variants.items() for seed, v in seeds.items()]
+    scores = evaluate_variants(model, tokenizer, [v for v, *_ in every], tasks, run=run, **settings).scores
+    places = [(v.name, method, seed) for v, method, seed in every]
     where = pd.DataFrame(places, columns=["variant", "method", "seed"])
     merged = where.merge(scores, on="variant", how="right")
     return merged[["method", "seed", *scores.columns]]

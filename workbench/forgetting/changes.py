@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.checks import checked, whole_number
 from workbench.data.answers import final_answer, same_answer
-from workbench.evaluation.scores import paired_items
+from workbench.evaluation.scores import paired_items, right_or_wrong
 from workbench.forgetting.similarity import embed_texts, paired_responses, response_similarity
 from workbench.statistics import bootstrap_interval, paired_difference, spearman, spearman_interval
 
@@ -24,12 +25,17 @@ FORMS = {
     "boxed": re.compile(r"\\f?boxed\{"),
     "the answer is 7": re.compile(r"\b(?:answer|antwort)\b[^\n]{0,24}?(?:\b(?:is|ist)\b|:|=)", re.I),
 }
+_DESCRIBED = ["length", "base_length", "form", "base_form", "has_answer", "same_answer", "same_text"]
 #: a number, but no sign that it is the answer; no number at all
 BARE, NO_ANSWER = "a last number", "no number"
 
 
 def answer_form(text: str) -> str:
-    """Return how a response states its final answer: a key of ``FORMS``, "a last number" or "no number"."""
+    """Return how a response states its final answer: a key of ``FORMS``, "a last number" or "no number".
+
+    >>> answer_form("So the answer is 7."), answer_form("7 apples"), answer_form("Many apples.")
+    ('the answer is 7', 'a last number', 'no number')
+    """
     if final_answer(text) is None:
         return NO_ANSWER
     return next((form for form, pattern in FORMS.items() if pattern.search(text)), BARE)
@@ -52,6 +58,11 @@ def response_changes(
 
     Raises:
         ValueError: as ``response_similarity``.
+
+    >>> base = pd.DataFrame({"id": [1], "response": ["The answer is 7."]})
+    >>> changes = response_changes(base, {"pruned": base.assign(response="It is 7")})
+    >>> changes[["variant", "length", "form", "same_answer"]].values.tolist()
+    [['base', 4, 'the answer is 7', True], ['pruned', 3, 'a last number', True]]
     """
     base, paired = paired_responses(base, others)
     frames = {base_name: base, **paired}
@@ -63,9 +74,8 @@ def response_changes(
         part["same_text"] = part["response"] == first["response"]
         pairs = zip(part["answer"], first["answer"], strict=True)
         part["same_answer"] = [same_answer(one, other) for one, other in pairs]
-    columns = ["id", "length", "base_length", "form", "base_form", "has_answer", "same_answer", "same_text"]
     rows = pd.concat(parts, names=["variant"]).reset_index("variant")
-    return rows[["variant", *columns, "finished"]].reset_index(drop=True)
+    return rows[["variant", "id", *_DESCRIBED, "finished"]].reset_index(drop=True)
 
 
 def change_summary(changes: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
@@ -77,12 +87,13 @@ def change_summary(changes: pd.DataFrame, *, confidence: float = 0.95, seed: int
 
     Raises:
         ValueError: for missing columns or no rows.
+
+    >>> base = pd.DataFrame({"id": [1, 2], "response": ["It is 7.", "It is 3."]})
+    >>> changes = response_changes(base, {"pruned": base.assign(response=["It is 8.", "It is 3."])})
+    >>> change_summary(changes)[["variant", "length_ratio", "same_answer"]].values.tolist()
+    [['base', 1.0, 1.0], ['pruned', 1.0, 0.5]]
     """
-    needed = ["variant", "length", "base_length", "form", "base_form", "has_answer", "same_answer"]
-    if missing := [name for name in needed if name not in changes]:
-        raise ValueError(f"changes must be a frame of response_changes; missing {missing}")
-    if changes.empty:
-        raise ValueError("changes must hold at least one response, got none")
+    checked(changes, ["variant", *_DESCRIBED, "finished"], "changes")
     rows = []
     for name, part in changes.groupby("variant", sort=False):
         ratio, low, high = _length_ratio(part, confidence, seed)
@@ -115,8 +126,7 @@ def farthest_responses(
     Raises:
         ValueError: as ``response_similarity``; for ``n`` below 1.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be a whole number of at least 1, got {n!r}")
+    whole_number(n, "n")
     base, paired = paired_responses(base, others)
     asked = [name for name in ("instruction", "prompt") if name in base][:1]
     sides = base[["id", *asked, "response"]].rename(columns={"response": "base response"})
@@ -163,33 +173,26 @@ def embedding_map(
     vectors = embed_texts(texts, encoder=encoder, device=device)
     points, shares = principal_plane(vectors)
     names = np.repeat(np.array([*frames], dtype=object), len(base))
-    return pd.DataFrame(
-        {
-            "variant": names,
-            "id": np.tile(base["id"].to_numpy(), len(frames)),
-            "x": points[:, 0],
-            "y": points[:, 1],
-            "x_share": shares[0],
-            "y_share": shares[1],
-        }
-    )
+    place = {"x": points[:, 0], "y": points[:, 1], "x_share": shares[0], "y_share": shares[1]}
+    return pd.DataFrame({"variant": names, "id": np.tile(base["id"].to_numpy(), len(frames)), **place})
 
 
 def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ``[n, 2]`` coordinates on the first two principal directions and their shares of the variance.
 
-    The sign of a direction is free; the one is taken whose largest entry is positive.
+    The sign of a direction is free; scikit-learn takes the one whose largest entry is positive.
+
+    >>> points, shares = principal_plane(np.array([[0.0, 1.0], [3.0, 1.0], [6.0, 1.0]]))
+    >>> points[:, 0].tolist(), shares.tolist()
+    ([-3.0, 0.0, 3.0], [1.0, 0.0])
     """
-    centred = vectors - vectors.mean(axis=0)
-    _, values, directions = np.linalg.svd(centred, full_matrices=False)
-    directions = directions[:2]
-    largest = np.abs(directions).argmax(axis=1)
-    directions = directions * np.where(directions[range(len(directions)), largest] < 0, -1, 1)[:, None]
+    from sklearn.decomposition import PCA
+
     points, shares = np.zeros((len(vectors), 2)), np.zeros(2)
-    total = (values**2).sum()
-    if total > 0:
-        points[:, : len(directions)] = centred @ directions.T
-        shares[: len(directions)] = values[:2] ** 2 / total
+    if np.ptp(vectors, axis=0).any():
+        plane = PCA(n := min(2, *vectors.shape), svd_solver="full")
+        points[:, :n] = plane.fit_transform(vectors)
+        shares[:n] = plane.explained_variance_ratio_
     return points, shares
 
 
@@ -220,7 +223,7 @@ def loss_against_similarity(
     """
     if not others:
         raise ValueError("others must hold at least one variant, got none")
-    pairs = {name: _right_or_wrong(base, items) for name, items in others.items()}
+    pairs = {name: _answered(base, items) for name, items in others.items()}
     sides = {name: _as_responses(frame, "other") for name, frame in pairs.items()}
     first = _as_responses(next(iter(pairs.values())), "base")
     found = response_similarity(first, sides, encoder=encoder, device=device)
@@ -243,6 +246,10 @@ def shift_agreement(losses: pd.DataFrame, *, confidence: float = 0.95, seed: int
 
     Returns:
         n, spearman (1 = the less similar, the more is lost), ci_low, ci_high; NaN for fewer than three rows.
+
+    >>> losses = pd.DataFrame({"similarity": [0.9, 0.5, 0.2], "lost": [0.0, 0.1, 0.3]})
+    >>> round(shift_agreement(losses)["spearman"], 6)
+    1.0
     """
     pair = np.stack([-losses["similarity"].to_numpy(float), losses["lost"].to_numpy(float)])
     low, high = spearman_interval(pair, confidence=confidence, seed=seed)
@@ -277,16 +284,14 @@ def _length_ratio(part: pd.DataFrame, confidence: float, seed: int) -> tuple[flo
     return float(np.average(ratios, weights=base[told])), low, high
 
 
-def _right_or_wrong(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+def _answered(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """Return the paired items of tasks that are right or wrong and whose answers are texts."""
-    pairs = paired_items(base, other)
-    binary = pairs[["base", "other"]].isin([0, 1]).all(axis=1)
+    pairs = right_or_wrong(paired_items(base, other))
     told = (pairs["base_response"].str.strip() != "") | (pairs["other_response"].str.strip() != "")
-    by_task = pairs["task"].astype(str) + " " + pairs["n_shot"].astype(str)
-    fits = binary.groupby(by_task).transform("all") & told.groupby(by_task).transform("any")
-    if not fits.any():
+    pairs = pairs[told.groupby([pairs["task"], pairs["n_shot"]]).transform("any")]
+    if pairs.empty:
         raise ValueError("base must hold a task whose items are right or wrong and have an answer, got none")
-    return pairs[fits].reset_index(drop=True)
+    return pairs.reset_index(drop=True)
 
 
 def _as_responses(pairs: pd.DataFrame, side: str) -> pd.DataFrame:
@@ -300,16 +305,8 @@ def _task_row(part: pd.DataFrame) -> dict[str, Any]:
     right = part[part["base"] == 1]
     pair = np.stack([-right["similarity"].to_numpy(float), 1 - right["other"].to_numpy(float)])
     rho_low, rho_high = spearman_interval(pair)
-    return {
-        "n": len(part),
-        "lost": change["difference"],
-        "lost_low": change["ci_low"],
-        "lost_high": change["ci_high"],
-        "similarity": part["similarity"].mean(),
-        "similarity_low": low,
-        "similarity_high": high,
-        "n_right": len(right),
-        "spearman": float(spearman(*pair)) if len(right) > 2 else np.nan,
-        "rho_low": rho_low,
-        "rho_high": rho_high,
-    }
+    rho = float(spearman(*pair)) if len(right) > 2 else np.nan
+    lost = {"lost": change["difference"], "lost_low": change["ci_low"], "lost_high": change["ci_high"]}
+    near = {"similarity": part["similarity"].mean(), "similarity_low": low, "similarity_high": high}
+    foretold = {"spearman": rho, "rho_low": rho_low, "rho_high": rho_high}
+    return {"n": len(part), **lost, **near, "n_right": len(right), **foretold}

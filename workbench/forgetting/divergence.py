@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from workbench.checks import whole_number
+from workbench.checks import checked, whole_number
 from workbench.distances.sweep import Replay
+from workbench.forgetting.similarity import checked_responses
 from workbench.generation.responses import context_length, end_tokens, token_ids
 from workbench.healing.adapters import as_variant, read_record
 from workbench.models.batches import Batch, make_batches, read_tokens
@@ -47,7 +48,7 @@ def token_divergence(
         model: the whole model; unchanged afterwards.
         tokenizer: its tokenizer.
         responses: the base's: ``id``, ``prompt`` (the final text that was answered), ``response``, and
-            ``finished`` where known; a finished response ends with the end mark, which is compared too.
+            ``finished`` where known; a finished response ends with EOS, which is compared too.
         variants: to compare with the model, such as ``run.variants()``.
         run: the run, or its folder, that the adapters' paths are relative to.
         max_tokens: most tokens in a batch, padding included; fewer where the vocabulary is large.
@@ -95,12 +96,12 @@ def divergence_by_response(tokens: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         ValueError: for missing columns or no rows.
+
+    >>> tokens = pd.DataFrame({"variant": "pruned", "id": 1, "position": [0, 1], "kl": [0.0, 0.5]})
+    >>> divergence_by_response(tokens.assign(same_choice=[True, False]))[["kl", "agrees_for"]].values.tolist()
+    [[0.25, 1.0]]
     """
-    needed = ["variant", "id", "position", "kl", "same_choice"]
-    if missing := [name for name in needed if name not in tokens]:
-        raise ValueError(f"tokens must be a frame of token_divergence; missing {missing}")
-    if tokens.empty:
-        raise ValueError("tokens must hold at least one token, got none")
+    checked(tokens, ["variant", "id", "position", "kl", "same_choice"], "tokens")
     tokens = tokens.sort_values("position", kind="stable")
     agreeing = tokens.groupby(["variant", "id"], sort=False)["same_choice"].cummin().astype(int)
     rows = tokens.assign(agreeing=agreeing).groupby(["variant", "id"], sort=False)
@@ -131,8 +132,8 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 def _tokens(model: Any, tokenizer: Any, responses: pd.DataFrame) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the tokens of prompts and of responses, the end mark of finished ones included."""
-    _check_responses(responses)
+    """Return the tokens of prompts and of responses, the EOS of finished ones included."""
+    checked_responses(responses, "responses", "prompt")
     prompts = token_ids(tokenizer, list(responses["prompt"]))
     ends = end_tokens(model, tokenizer)
     end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else next(iter(ends), None)
@@ -151,20 +152,6 @@ def _tokens(model: Any, tokenizer: Any, responses: pd.DataFrame) -> tuple[list[l
                 f"{len(prompt)} + {len(answer)}"
             )
     return prompts, answers
-
-
-def _check_responses(responses: pd.DataFrame) -> None:
-    if missing := [name for name in ("id", "prompt", "response") if name not in responses]:
-        raise ValueError(f"responses must have the columns id, prompt and response; missing {missing}")
-    if responses.empty:
-        raise ValueError("responses must hold at least one response, got none")
-    if (twice := responses["id"].duplicated()).any():
-        raise ValueError(f"responses must hold each id once, got {responses['id'][twice].iloc[0]!r} twice")
-    texts = responses["response"].map(lambda text: isinstance(text, str))
-    if not texts.all():
-        raise ValueError(
-            f"responses must hold a text for every id, got none for {responses['id'][~texts].iloc[0]!r}"
-        )
 
 
 def _checked_variants(model: nn.Module, variants: Iterable[Variant], run: Any) -> list[Variant]:
@@ -230,15 +217,6 @@ def _one_text(base: Tensor, other: Tensor, targets: Tensor) -> np.ndarray:
 
 def _rows(variant: str, id_: Any, pieces: list[str], found: np.ndarray) -> pd.DataFrame:
     kl, base_logprob, logprob, same = found
-    return pd.DataFrame(
-        {
-            "variant": variant,
-            "id": id_,
-            "position": np.arange(len(pieces)),
-            "token": pieces,
-            "kl": kl,
-            "base_logprob": base_logprob,
-            "logprob": logprob,
-            "same_choice": same.astype(bool),
-        }
-    )
+    place = {"variant": variant, "id": id_, "position": np.arange(len(pieces)), "token": pieces}
+    logprobs = {"base_logprob": base_logprob, "logprob": logprob}
+    return pd.DataFrame({**place, "kl": kl, **logprobs, "same_choice": same.astype(bool)})

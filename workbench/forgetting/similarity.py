@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from workbench.checks import checked
 from workbench.runs.files import sha256_of
 from workbench.statistics import bootstrap_interval
 
@@ -22,6 +24,7 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 # Tokens in a batch, padding included. On a CPU about 1,000 fill the cores and still fit their caches; much
 # larger batches are slower than no batches at all.
 _CPU_BATCH, _GPU_BATCH = 1024, 65536
+_MARKS = ("truncated", "cut_off", "empty")
 
 
 def response_similarity(
@@ -97,26 +100,20 @@ def similarity_summary(
     Returns:
         variant (where given), mean, ci_low, ci_high, median, identical (share of responses at 1), n,
         truncated, cut_off, empty (counts).
+
+    >>> found = pd.DataFrame({"similarity": [1.0, 0.5], "truncated": False, "empty": False})
+    >>> similarity_summary(found)[["mean", "identical", "n"]].values.tolist()
+    [[0.75, 0.5, 2.0]]
     """
     frame = similarities if "variant" in similarities else similarities.assign(variant="")
     rows = []
     for name, part in frame.groupby("variant", sort=False):
         values = part["similarity"].to_numpy()
         low, high = bootstrap_interval(values, confidence=confidence, seed=seed)
-        rows.append(
-            {
-                "variant": name,
-                "mean": values.mean(),
-                "ci_low": low,
-                "ci_high": high,
-                "median": float(np.median(values)),
-                "identical": float((values > 1 - 1e-9).mean()),
-                "n": len(values),
-                "truncated": int(part["truncated"].sum()),
-                "cut_off": int(part["cut_off"].sum()) if "cut_off" in part else 0,
-                "empty": int(part["empty"].sum()),
-            }
-        )
+        mean = {"variant": name, "mean": values.mean(), "ci_low": low, "ci_high": high}
+        shape = {"median": np.median(values), "identical": (values > 1 - 1e-9).mean(), "n": len(values)}
+        marks = {mark: int(part[mark].sum()) if mark in part else 0 for mark in _MARKS}
+        rows.append(mean | shape | marks)
     summary = pd.DataFrame(rows)
     return summary if "variant" in similarities else summary.drop(columns="variant")
 
@@ -139,9 +136,9 @@ def paired_responses(
     others = other if isinstance(other, Mapping) else {"": other}
     if not others:
         raise ValueError("other must hold at least one variant, got an empty mapping")
-    base = _checked(base, "base")
-    named = {name: (name or "other", _checked(frame, name or "other")) for name, frame in others.items()}
-    return base, {name: _paired(base, frame, shown) for name, (shown, frame) in named.items()}
+    base = checked_responses(base, "base")
+    frames = {name: checked_responses(frame, name or "other") for name, frame in others.items()}
+    return base, {name: _paired(base, frame, name or "other") for name, frame in frames.items()}
 
 
 def embed_texts(
@@ -150,12 +147,13 @@ def embed_texts(
     encoder: str | Path | SentenceTransformer = MINILM,
     device: str | None = None,
     progress: bool = False,
-) -> np.ndarray:
+) -> NDArray[np.float64]:
     """Sentence-BERT embeddings: unit length, float64, (texts, dimensions); equal texts are encoded once."""
     if isinstance(texts, str) or not len(texts):
         raise ValueError(f"texts must be a list of at least one text, got {texts!r}")
     codes, distinct = pd.factorize(pd.Series(list(texts), dtype=object))
-    return _encode(load_encoder(encoder, device), list(distinct), progress)[0][codes]
+    vectors, _ = _encode(load_encoder(encoder, device), list(distinct), progress)
+    return np.asarray(vectors[codes], dtype=np.float64)
 
 
 def load_encoder(
@@ -172,7 +170,9 @@ def load_encoder(
 @lru_cache(maxsize=2)
 def _load(encoder: str, device: str | None) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # its functions carry no types
 
     path = str(_minilm()) if encoder in (MINILM, f"sentence-transformers/{MINILM}") else encoder
     bars = logging.is_progress_bar_enabled()
@@ -205,15 +205,13 @@ def _minilm() -> Path:
     return path
 
 
-def _checked(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    if missing := {"id", "response"} - set(frame.columns):
-        raise ValueError(f"{name} must have the columns id and response, {sorted(missing)} missing")
-    if not len(frame):
-        raise ValueError(f"{name} must hold at least one response, got none")
-    if frame["id"].duplicated().any():
-        raise ValueError(
-            f"{name} must hold each id once, got {frame['id'][frame['id'].duplicated()].iloc[0]!r} twice"
-        )
+def checked_responses(frame: pd.DataFrame, name: str, *more: str) -> pd.DataFrame:
+    """Return responses, one text for each id, with the columns ``id``, ``response`` and ``more``.
+
+    Raises:
+        ValueError: a column or a text is missing, an id occurs twice, or there is no row.
+    """
+    checked(frame, ["id", "response", *more], name, unique="id")
     if (absent := ~frame["response"].map(lambda text: isinstance(text, str))).any():
         raise ValueError(
             f"{name} must hold a text for every id, missing for {int(absent.sum())}, "
@@ -243,37 +241,36 @@ def _paired(base: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
     return other
 
 
-def _cut_off(responses: pd.DataFrame) -> np.ndarray:
+def _cut_off(responses: pd.DataFrame) -> NDArray[np.bool_]:
     """Return which responses are known to be stopped by ``max_new_tokens``."""
-    if "finished" not in responses:
-        return np.zeros(len(responses), dtype=bool)
-    return ~responses["finished"].to_numpy(dtype=bool)
+    finished = responses.get("finished", pd.Series(True, index=responses.index))
+    return np.asarray(~finished.astype(bool))
 
 
-def _encode(model: Any, texts: list[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
+def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Unit vectors in float64, and which texts are longer than the model's window."""
     from tqdm.auto import tqdm
 
     window = model.max_seq_length or np.inf
     lengths = np.array([len(tokens) for tokens in _tokens(model, texts)])
     room = _CPU_BATCH if model.device.type == "cpu" else _GPU_BATCH
-    vectors: np.ndarray | None = None
-    with tqdm(
-        total=len(texts), desc="embedding", leave=False, **{} if progress else {"disable": True}
-    ) as bar:
+    order: list[int] = []
+    parts: list[NDArray[np.float32]] = []
+    hidden = {} if progress else {"disable": True}
+    with tqdm(total=len(texts), desc="embedding", leave=False, **hidden) as bar:
         for batch in _batches(np.minimum(lengths, window), room):
             part = [texts[i] for i in batch]
-            encoded = model.encode(part, batch_size=len(part), show_progress_bar=False)
-            vectors = np.empty((len(texts), encoded.shape[1])) if vectors is None else vectors
-            vectors[batch] = encoded
+            parts.append(model.encode(part, batch_size=len(part), show_progress_bar=False))
+            order += batch
             bar.update(len(batch))
-    assert vectors is not None
+    vectors = np.concatenate(parts)[np.argsort(order)].astype(np.float64)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), lengths > window
 
 
 def _tokens(model: Any, texts: list[str]) -> list[list[int]]:
     """Every text's word pieces, not cut at the window."""
-    return model.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
+    ids: list[list[int]] = model.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
+    return ids
 
 
 def _batches(lengths: np.ndarray, room: int) -> Iterator[list[int]]:
