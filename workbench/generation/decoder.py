@@ -2,7 +2,7 @@
 
 ``generate`` launches a thousand small kernels a step from Python: on an H200 a step of an 8B model takes 30
 to 70 ms, whatever the batch, where reading the weights takes 4. Here the step is recorded once and replayed.
-Prompts are laid flush right into the cache, so that all rows write to the same slot.
+Prompts are aligned right in the cache, so that all rows write to the same slot.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from workbench.models.layers import decoder_forward, decoder_layers, unwrap
 MOVING_ROPE = ("dynamic", "longrope")
 #: tokens that go through the prefill at once: bounds its memory
 PREFILL_TOKENS = 65536
-#: steps between looks at whether all rows are finished
-LOOK_EVERY = 8
+#: the decoder's buffers with one row a prompt
+_BY_ROW = ("token", "position", "out", "first", "uniforms", "finished")
+#: steps between checks whether all rows are finished
+CHECK_EVERY = 8
 
 
 class StaticDecoder:
@@ -54,9 +56,8 @@ class StaticDecoder:
     def ready(self) -> Iterator[StaticDecoder]:
         """Return a context in which the model runs with this decoder's attention; undone on leaving."""
         config = decoder_forward(self.model).config
-        before = config._attn_implementation
         with ExitStack() as stack:
-            stack.callback(setattr, config, "_attn_implementation", before)
+            stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
             config._attn_implementation = ATTENTION
             if self.compiled:
                 from torch._inductor import config as inductor
@@ -98,7 +99,7 @@ class StaticDecoder:
         for step in range(max_new_tokens):
             self._show(longest + step)
             self.replay()
-            if step % LOOK_EVERY < LOOK_EVERY - 1:
+            if step % CHECK_EVERY < CHECK_EVERY - 1:
                 continue
             if bool(self.finished.all()):
                 break
@@ -111,7 +112,7 @@ class StaticDecoder:
     def _go_on_without_finished(self, rows: Tensor) -> Tensor:
         """Drop the rows that have ended from all buffers; a captured step could not do without them."""
         going = ~self.finished
-        for name in ("token", "position", "out", "first", "uniforms", "finished"):
+        for name in _BY_ROW:
             setattr(self, name, getattr(self, name)[going])
         for part in self.parts:
             part.keys, part.values = part.keys[going], part.values[going]
@@ -149,7 +150,7 @@ class StaticDecoder:
     def _forget(self) -> None:
         """Let go of buffers and graph, so that their memory is free."""
         self.rows, self.replay = 0, None
-        for name in ("cache", "parts", "token", "position", "step", "out", "finished", "first", "uniforms"):
+        for name in ("cache", "parts", "step", *_BY_ROW):
             self.__dict__.pop(name, None)
 
     def _reset(self, prompts: Sequence[Sequence[int]], longest: int, uniforms: Tensor | None) -> None:
@@ -191,10 +192,9 @@ class StaticDecoder:
 
     def _capture(self) -> None:
         """Record a step once, on CUDA; elsewhere a step runs as it is."""
-        if self.replay is not None:
-            return
         if self.device.type != "cuda":
             self.replay = self._take_step
+        if self.replay is not None:
             return
         state = [self.token, self.position, self.at, self.step, self.out, self.finished]
         before = [tensor.clone() for tensor in state]
@@ -262,7 +262,7 @@ def sampled(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
 def why_not_static(model: Any, slots: int) -> str | None:
     """Say why a model cannot decode with a static cache, None when it can.
 
-    What the configuration shows is looked at first; then two short prompts are decoded and compared with the
+    The configuration is checked first; then two short prompts are decoded and compared with the
     model's own uncached forward pass.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -21,7 +20,8 @@ from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from workbench.healing.config import SCHEDULES, HealingConfig
-from workbench.healing.samples import Plan, collate
+from workbench.healing.launch import sharded
+from workbench.healing.samples import OrderedSamples, collate
 
 LOG_COLUMNS = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds", "tokens_per_second"]
 
@@ -32,7 +32,7 @@ class Diverged(ValueError):
 
 def run_training(
     model: Any,
-    plan: Plan,
+    ordered: OrderedSamples,
     arguments: TrainingArguments,
     on_step: Callable[[dict[str, Any]], None],
     *,
@@ -43,7 +43,7 @@ def run_training(
 
     Args:
         model: inside ``summing_loss``, with an adapter whose parameters require gradients.
-        plan: which samples, in which order.
+        ordered: which samples, in which order.
         arguments: of the Trainer.
         on_step: called after every update with its row of the log, ``steps`` and ``seconds_left``.
         packed: let short samples share a row.
@@ -58,7 +58,14 @@ def run_training(
         Diverged: when loss or gradient is no longer a number; says the step and where the last checkpoint is.
         KeyboardInterrupt: when stopped, after writing a checkpoint; says where.
     """
-    trainer = _ResponseTrainer(model, arguments, plan, on_step, packed, record)
+    trainer = _ResponseTrainer(
+        on_step,
+        record,
+        model=model,
+        args=arguments,
+        data_collator=partial(collate, packed=packed),
+        train_dataset=ordered,
+    )
     with trainer.stopped_politely():
         trainer.train(resume_from_checkpoint=last_checkpoint(str(arguments.output_dir)))
     history = [row for row in trainer.state.log_history if "tokens_per_second" in row]
@@ -72,8 +79,7 @@ def training_arguments(config: HealingConfig, places: int, folder: Path, model: 
         ValueError: when the processes and micro-batches do not make up ``batch_size``.
     """
     steps = -(-places // config.batch_size)
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"  # from main memory onto the GPUs
-    cuda = sharded or next(model.parameters()).is_cuda
+    cuda = sharded() or next(model.parameters()).is_cuda  # FSDP takes weights from main memory onto the GPUs
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -102,11 +108,11 @@ def training_arguments(config: HealingConfig, places: int, folder: Path, model: 
     )
     # several GPUs and no launcher: the Trainer would split batches over them by threads (DataParallel)
     arguments._n_gpu = min(arguments._n_gpu, 1)
-    processes = arguments.world_size
-    if config.batch_size % ((config.micro_batch_size or 1) * processes):
+    processes, least = arguments.world_size, config.micro_batch_size or 1
+    if config.batch_size % (least * processes):
         raise ValueError(
-            f"batch_size must be a multiple of micro-batch x processes = {config.micro_batch_size or 1} x "
-            f"{processes}, got {config.batch_size}"
+            f"batch_size must be a multiple of micro-batch x processes = {least} x {processes}, "
+            f"got {config.batch_size}"
         )
     share = config.batch_size // processes
     set_micro_batch(arguments, config.micro_batch_size or largest_divisor(share, 16), share)
@@ -155,30 +161,21 @@ class _ResponseTrainer(Trainer):
 
     def __init__(
         self,
-        model: Any,
-        arguments: TrainingArguments,
-        plan: Plan,
         on_step: Callable[[dict[str, Any]], None],
-        packed: bool,
         record: Callable[[Path], None],
+        *,
+        train_dataset: OrderedSamples,
+        **options: Any,
     ) -> None:
-        # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation (any
-        # version)
-        super().__init__(
-            model,
-            arguments,
-            partial(collate, packed=packed),
-            plan,
-            compute_loss_func=lambda *_, **__: None,
-            callbacks=None,
-        )
+        # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation
+        super().__init__(train_dataset=train_dataset, compute_loss_func=lambda *_, **__: None, **options)
         self.remove_callback(PrinterCallback)
-        if self.is_fsdp_enabled and arguments.bf16:
+        if self.is_fsdp_enabled and self.args.bf16:
             # accelerate's own would also round the loss and sum gradients in bfloat16
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
-        self.plan, self.on_step, self.record = plan, on_step, record
+        self.ordered, self.on_step, self.record = train_dataset, on_step, record
         self.started = time.perf_counter()
         self.before: dict[str, float] | None = None
         self.pending: list[_Update] = []
@@ -186,7 +183,7 @@ class _ResponseTrainer(Trainer):
         self.stop_asked = False
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.plan)
+        return SequentialSampler(self.ordered)
 
     def compute_loss(
         self,
@@ -243,12 +240,12 @@ class _ResponseTrainer(Trainer):
         loss, norm = update.read()
         self._stop_at_no_number(update.step, loss=loss, grad_norm=norm)
         before = self._before()
-        tokens = int(self.plan.tokens[update.step - 1])
+        tokens = int(self.ordered.tokens[update.step - 1])
         seconds = before["seconds"] + time.perf_counter() - self.started
         past = self.state.log_history[-1] if self.state.log_history else {"tokens": 0, "seconds": 0.0}
         row = {
             "step": update.step,
-            "epoch": self.plan.epoch(update.step),
+            "epoch": self.ordered.epoch(update.step),
             "loss": loss,
             "learning_rate": update.learning_rate,
             "tokens": tokens,
@@ -257,7 +254,7 @@ class _ResponseTrainer(Trainer):
         }
         self.state.log_history.append(row)
         here = (tokens - before["tokens"]) / max(seconds - before["seconds"], 1e-9)
-        left = (int(self.plan.tokens[-1]) - tokens) / here
+        left = (int(self.ordered.tokens[-1]) - tokens) / here
         try:
             self.on_step(row | {"steps": self.state.max_steps, "seconds_left": left})
         except KeyboardInterrupt:
