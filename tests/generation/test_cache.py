@@ -1,4 +1,4 @@
-"""The cache of one layer: prompts aligned right, then one slot a step; attention that refuses what it cannot do."""
+"""The cache of one layer: prompts aligned right, then one slot a step; and the attention over it."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from four_bits import unpacked
+from four_bits import load_quantized, unpacked
 from healed import (
     QUICK,
     logits,
@@ -165,12 +165,13 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
 def test_no_memory_for_one_example_is_said_in_one_line(model, tokenizer, examples, tmp_path):
     hungry = Hungry(model, 0)
     with (
-        pytest.warns(UserWarning, match="micro_batch_size=1,"),
+        pytest.warns(UserWarning, match="out of memory with . examples") as told,
         pytest.raises(ValueError, match=r"out of memory with one example at a time; try gradient_checkpoint"),
     ):
         run(model, tokenizer, examples, tmp_path / "a")
     hungry.handle.remove()
     assert hungry.seen == [8, 4, 2, 1]
+    assert "micro_batch_size=1," in str(told[-1].message)
 
 
 def test_packed_healing_learns_the_same_tokens(model, tokenizer, examples, tmp_path):
@@ -185,6 +186,7 @@ def test_packed_healing_learns_the_same_tokens(model, tokenizer, examples, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # read by torch.compile
 def test_compiled_healing_is_the_same_and_leaves_no_trace(model, tokenizer, examples, tmp_path):
     before, attributes = state(model), set(vars(model))
     config = HealingConfig(**{**QUICK.__dict__, "compiled": False})
@@ -261,6 +263,11 @@ def test_nothing_is_printed(model, tokenizer, examples, tmp_path, capfd, recwarn
     assert printed.out == ""
     assert "heal" in printed.err
     assert "loss=" in printed.err
+
+
+@pytest.fixture
+def quantized(tmp_path):
+    return load_quantized(tmp_path / "model")
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])

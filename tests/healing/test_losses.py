@@ -156,6 +156,7 @@ def test_packed_rows_give_the_loss_of_unpacked_ones_or_are_refused(architecture)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # read by torch.compile
 def test_compiled_it_is_the_same():
     model, weight = frozen("gemma2")
     plain = loss_and_gradient(model, weight, samples())

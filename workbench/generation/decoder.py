@@ -30,6 +30,10 @@ _BY_ROW = ("token", "position", "out", "first", "uniforms", "finished")
 CHECK_EVERY = 8
 
 
+#: tokens of each prompt
+Prompts = Sequence[Sequence[int]]
+
+
 class StaticDecoder:
     """Decodes batches of prompts of one model; what it prepared for a batch serves the next ones.
 
@@ -69,7 +73,7 @@ class StaticDecoder:
 
     @torch.no_grad()
     def __call__(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, uniforms: Tensor | None = None
+        self, prompts: Prompts, max_new_tokens: int, uniforms: Tensor | None = None
     ) -> list[list[int]]:
         """Return the new tokens of each prompt, up to ``max_new_tokens``, filled with ``pad`` after an end.
 
@@ -84,9 +88,7 @@ class StaticDecoder:
             self._forget()
             raise
 
-    def _decoded(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, uniforms: Tensor | None
-    ) -> list[list[int]]:
+    def _decoded(self, prompts: Prompts, max_new_tokens: int, uniforms: Tensor | None) -> list[list[int]]:
         longest = max(map(len, prompts))
         if self.rows < 2 * len(prompts) and len(prompts) < self.rows:
             prompts = [*prompts, *[prompts[-1]] * (self.rows - len(prompts))]  # what is prepared serves
@@ -153,7 +155,7 @@ class StaticDecoder:
         for name in ("cache", "parts", "step", *_BY_ROW):
             self.__dict__.pop(name, None)
 
-    def _reset(self, prompts: Sequence[Sequence[int]], longest: int, uniforms: Tensor | None) -> None:
+    def _reset(self, prompts: Prompts, longest: int, uniforms: Tensor | None) -> None:
         lengths = torch.tensor([len(row) for row in prompts])[:, None]
         # the last token of each prompt is the first step's input
         self.token.copy_(torch.tensor([row[-1] for row in prompts])[:, None])
@@ -166,7 +168,7 @@ class StaticDecoder:
         if uniforms is not None:
             self.uniforms[: len(uniforms), : uniforms.shape[1]] = uniforms.to(self.device)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], longest: int) -> None:
+    def _prefill(self, prompts: Prompts, longest: int) -> None:
         """Fill the cache with all tokens of the prompts but the last, padded on the right: no mask needed."""
         width = longest - 1
         for part in self.parts:
@@ -229,7 +231,8 @@ class StaticDecoder:
             past_key_values=self.cache,
             use_cache=True,
         )
-        return output.logits[:, -1]
+        logits: Tensor = output.logits[:, -1]
+        return logits
 
     def _seen(self) -> Tensor:
         """Say which slots each row sees: a mask, or for the kernel the first and last slot, as four axes."""
@@ -242,8 +245,7 @@ class StaticDecoder:
     def _chosen(self, logits: Tensor) -> Tensor:
         if not self.temperature:
             return logits.argmax(dim=-1, keepdim=True)
-        uniform = self.uniforms.index_select(1, self.step)
-        return sampled(logits, uniform, self.temperature)
+        return sampled(logits, self.uniforms.index_select(1, self.step), self.temperature)
 
 
 def sampled(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
@@ -253,6 +255,9 @@ def sampled(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         logits: ``[row, vocabulary]``.
         uniform: ``[row, 1]`` in [0, 1).
         temperature: above 0.
+
+    >>> sampled(torch.zeros(2, 4), torch.tensor([[0.1], [0.9]]), temperature=1.0).tolist()
+    [[0], [3]]
     """
     below = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
     target = uniform.to(below.device) * below[:, -1:]

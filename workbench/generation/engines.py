@@ -73,12 +73,8 @@ def in_halves(decode: Decode, rows: list[Sequence[int]], uniforms: torch.Tensor 
     half = -(-len(rows) // 2)
     warnings.warn(f"{len(rows)} prompts at once do not fit into memory; going on with {half}", stacklevel=2)
     torch.cuda.empty_cache()
-    parts = (slice(0, half), slice(half, None))
-    return [
-        new
-        for part in parts
-        for new in in_halves(decode, rows[part], None if uniforms is None else uniforms[part])
-    ]
+    shares = (None, None) if uniforms is None else uniforms.split(half)
+    return in_halves(decode, rows[:half], shares[0]) + in_halves(decode, rows[half:], shares[1])
 
 
 class _RowSampler(LogitsProcessor):
@@ -106,4 +102,5 @@ def _generate(
     if uniforms is not None:
         processors.append(_RowSampler(uniforms, temperature, length))
     output = model.generate(input_ids=inputs, attention_mask=mask, logits_processor=processors)
-    return output[:, length:].tolist()
+    new: list[list[int]] = output[:, length:].tolist()
+    return new

@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from workbench.checks import one_of, whole_number
 from workbench.data.texts import fingerprint
+from workbench.generation.decoder import Prompts
 from workbench.generation.engines import ENGINES, Sizes, by_length, decoder_of, in_halves
 from workbench.models.identity import describe_model
 from workbench.runs.journal import Journal
@@ -46,14 +47,10 @@ def chat_prompt(tokenizer: Any, text: str) -> str:
     """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` where there is none."""
     if not getattr(tokenizer, "chat_template", None):
         return PLAIN_PROMPT.replace("{text}", text)
-    # enable_thinking: models that can think aloud first (Qwen3) would fill max_new_tokens with it; others
-    # ignore it
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-    )
+    turns = [{"role": "user", "content": text}]
+    # models that can think aloud first (Qwen3) would fill max_new_tokens with it; others ignore it
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    return str(tokenizer.apply_chat_template(turns, **options))
 
 
 def generate_responses(
@@ -103,17 +100,19 @@ def generate_responses(
     """
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
-    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    journal = None
-    if out is not None:
-        work = {"prompts": fingerprint(list(prompts)), "generation": settings}
-        journal = Journal(out, {"model": describe_model(model), **work}, overwrite=overwrite)
-    options = {"batch_size": batch_size, "progress": progress, "engine": engine, **settings}
-    return pd.DataFrame(map(asdict, journaled_responses(model, tokenizer, ids, journal, **options)))
+    work = {"prompts": fingerprint(list(prompts))}
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "engine": engine}
+    options |= {
+        "overwrite": overwrite,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    return pd.DataFrame(map(asdict, journaled_responses(model, tokenizer, ids, out, work, **options)))
 
 
 def journaled_responses(
-    model: Any, tokenizer: Any, ids: Sequence[Sequence[int]], journal: Journal | None, **options: Any
+    model: Any, tokenizer: Any, ids: Prompts, out: str | Path | None, work: dict[str, Any], **options: Any
 ) -> list[Response]:
     """Return the response to each prompt: from the journal, else generated and added to it batch by batch.
 
@@ -121,9 +120,19 @@ def journaled_responses(
         model: a causal language model.
         tokenizer: its tokenizer.
         ids: tokens of each prompt.
-        journal: of this very work; None to keep nothing.
-        **options: of ``response_batches``.
+        out: the journal; None to keep nothing.
+        work: what beside model and generation settings the journal belongs to.
+        **options: of ``response_batches``, and ``overwrite``: begin ``out`` again when it belongs to other
+            work.
+
+    Raises:
+        ValueError: for an ``out`` of other work.
     """
+    journal, overwrite = None, options.pop("overwrite", False)
+    if out is not None:
+        generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
+        header = {"model": describe_model(model), **work, "generation": generation}
+        journal = Journal(out, header, overwrite=overwrite)
     found = {row["prompt_index"]: Response(**row) for row in journal.rows()} if journal else {}
     with closing(response_batches(model, tokenizer, ids, done=set(found), **options)) as batches:
         for batch in batches:
@@ -163,7 +172,7 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 def response_batches(
     model: Any,
     tokenizer: Any,
-    ids: Sequence[Sequence[int]],
+    ids: Prompts,
     *,
     max_new_tokens: int,
     batch_size: int,
@@ -231,13 +240,13 @@ def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> 
 def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     begin = tokenizer.bos_token
     add = not (begin and prompt.startswith(begin))  # chat templates write it themselves
-    ids = tokenizer(prompt, add_special_tokens=add)["input_ids"]
+    ids: list[int] = tokenizer(prompt, add_special_tokens=add)["input_ids"]
     if add and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
         ids = ids[:-1]  # a tokenizer that closes every text would end the response before it begins
     return ids
 
 
-def _check_room(model: Any, ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
     context = context_length(model)
     if context is None:
         return
@@ -259,13 +268,8 @@ def _some(indices: list[int]) -> str:
 def _settings(model: Any, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
     ends = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=ends or None,
-        pad_token_id=pad,
-    )
+    special = {"eos_token_id": ends or None, "pad_token_id": pad}
+    return GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **special)
 
 
 @contextmanager

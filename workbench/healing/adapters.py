@@ -154,21 +154,15 @@ def lora_targets(model: nn.Module, targets: str | list[str]) -> dict[str, list[s
         prefix = names[id(layer)]
         modules += [f"{prefix}.{name}" for name, module in layer.named_modules() if _is_linear(module)]
         parameters += [f"{prefix}.{name}" for name, weight in layer.named_parameters() if weight.ndim == 3]
-    if isinstance(targets, str):
-        if targets not in ("all-linear", "ffn"):
-            raise ValueError(
-                f"targets must be 'all-linear', 'ffn' or a list of module names, got {targets!r}"
-            )
-        chosen = [name for name in modules if targets == "all-linear" or not _in_attention(name)]
-        return {"target_modules": chosen, "target_parameters": parameters}
     last = sorted({name.rpartition(".")[2] for name in modules})
-    unknown = [name for name in targets if name not in last]
-    if unknown or not targets:
-        raise ValueError(f"targets must be 'all-linear', 'ffn' or some of {', '.join(last)}, got {targets}")
-    return {
-        "target_modules": [name for name in modules if name.rpartition(".")[2] in targets],
-        "target_parameters": [],
-    }
+    named = isinstance(targets, str)
+    if targets not in ("all-linear", "ffn") if named else not targets or not set(targets) <= set(last):
+        raise ValueError(f"targets must be 'all-linear', 'ffn' or some of {', '.join(last)}, got {targets!r}")
+    if not named:
+        chosen = [name for name in modules if name.rpartition(".")[2] in targets]
+        return {"target_modules": chosen, "target_parameters": []}
+    chosen = [name for name in modules if targets == "all-linear" or not _in_attention(name)]
+    return {"target_modules": chosen, "target_parameters": parameters}
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -182,7 +176,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is not an adapter that heal wrote: it has no {RECORD}, which says what layers it fits"
         )
-    return json.loads(record.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return found
 
 
 @contextmanager

@@ -76,16 +76,8 @@ class HealingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        whole = (
-            "rank",
-            "max_steps",
-            "batch_size",
-            "micro_batch_size",
-            "max_length",
-            "save_steps",
-            "loss_chunk",
-        )
-        for name in whole:
+        sizes = ("rank", "max_steps", "batch_size", "micro_batch_size", "max_length", "save_steps")
+        for name in (*sizes, "loss_chunk"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole_number(value, name))
         for name, low, high in (("learning_rate", 0, 10), ("epochs", 0, 1e6), ("dropout", -1e-9, 1)):
@@ -112,6 +104,9 @@ class HealingConfig:
             name: ``sdd``, ``gro`` or ``demo``.
             model: for ``gro``, the hub id of one of the paper's models.
             **changes: fields to set otherwise.
+
+        >>> HealingConfig.preset("gro", model="mistralai/Mistral-7B-v0.1", seed=1).learning_rate
+        3e-06
         """
         length, rate, rank = GRO_MODELS.get(model or "", (2048, 3e-4, 64))
         presets: dict[str, dict[str, Any]] = {

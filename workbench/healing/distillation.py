@@ -28,9 +28,7 @@ from workbench.generation.responses import (
     journaled_responses,
     token_ids,
 )
-from workbench.models.identity import describe_model
 from workbench.models.layers import unwrap
-from workbench.runs.journal import Journal
 
 KEPT_ANSWER, KEPT_OPEN = "same final answer", "passes the quality rules"
 TEMPLATE_FILE = "distillation_template.json"
@@ -131,16 +129,18 @@ def self_distill(
     rows = examples[FIELDS].to_dict("records")
     ids = token_ids(tokenizer, [chat_prompt(tokenizer, rewrite_message(template, row)) for row in rows])
     fits = _that_fit(model, ids, max_new_tokens)
-    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    header = {
-        "model": describe_model(model),
+    work = {
         "template": fingerprint([template.math, template.open, chat_prompt(tokenizer, "{message}")]),
         "data": fingerprint(examples[FIELDS].reset_index(drop=True)),
-        "generation": settings,
     }
-    journal = Journal(out, header, overwrite=overwrite) if out is not None else None
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "engine": engine, **settings}
-    rewrites = journaled_responses(model, tokenizer, [ids[k] for k in fits], journal, **options)
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "engine": engine}
+    options |= {
+        "overwrite": overwrite,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    rewrites = journaled_responses(model, tokenizer, [ids[k] for k in fits], out, work, **options)
     found = dict(zip(fits, rewrites, strict=True))
     return _judged(rows, found, rule, template)
 
@@ -163,6 +163,10 @@ def rewrite_message(template: RewriteTemplate, row: dict[str, Any]) -> str:
 
     Raises:
         ValueError: for a template without ``{instruction}`` or ``{reference}``.
+
+    >>> template = RewriteTemplate(math="Q: {instruction} A: {reference}")
+    >>> rewrite_message(template, {"instruction": "2+2?", "context": "", "reference": "4", "answer": "4"})
+    'Q: 2+2? A: 4'
     """
     text = template.math if row["answer"] else template.open
     missing = [name for name in ("{instruction}", "{reference}") if name not in text]
@@ -189,6 +193,10 @@ def judge(row: dict[str, Any], leaks: tuple[str, ...] = RewriteTemplate.leaks) -
 
     Returns:
         Whether it is kept, and the reason.
+
+    >>> row = {"instruction": "2+2?", "context": "", "reference": "It is 4.", "answer": "4"}
+    >>> judge(row | {"rewrite": "Two and two. The answer is 5.", "finished": True})
+    (False, 'another final answer')
     """
     rewrite = row["rewrite"]
     if not rewrite.strip():
@@ -216,6 +224,10 @@ def kept_shares(distilled: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Frame with reason, kept, n, share (0..1 of all rows), the commonest first.
+
+    >>> rows = pd.DataFrame({"reason": ["empty", "even", "even"], "kept": [False, True, True]})
+    >>> kept_shares(rows)[["reason", "kept", "n"]].to_numpy().tolist()
+    [['even', True, 2], ['empty', False, 1]]
     """
     counts = distilled.groupby(["reason", "kept"], sort=True).size().reset_index(name="n")
     counts["share"] = counts["n"] / len(distilled)
@@ -239,14 +251,14 @@ def _judged(
 ) -> pd.DataFrame:
     judged = []
     for place, row in enumerate(rows):
-        if place in found:
-            row = row | {"rewrite": found[place].response.strip(), "finished": found[place].finished}
-            kept, reason = judge(row, template.leaks) if isinstance(rule, str) else _by_rule(rule, row)
-        else:
+        one = found.get(place)
+        if one is None:
             row, kept, reason = row | {"rewrite": ""}, False, "prompt too long"
-        judged.append(
-            row | {"kept": kept, "reason": reason, "response": row["rewrite" if kept else "reference"]}
-        )
+        else:
+            row = row | {"rewrite": one.response.strip(), "finished": one.finished}
+            kept, reason = judge(row, template.leaks) if isinstance(rule, str) else _by_rule(rule, row)
+        response = row["rewrite"] if kept else row["reference"]
+        judged.append(row | {"kept": kept, "reason": reason, "response": response})
     frame = pd.DataFrame(judged, columns=[*FIELDS, "rewrite", "kept", "reason", "response"])
     if not frame["kept"].any():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in frame["reason"].value_counts().items())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,22 +23,8 @@ from workbench.healing.adapters import RECORD, deprecations_muted, lora_targets,
 from workbench.healing.config import HealingConfig
 from workbench.healing.launch import sharded
 from workbench.healing.losses import summing_loss
-from workbench.healing.samples import (
-    OrderedSamples,
-    Sample,
-    check_packing,
-    digest,
-    read_examples,
-    sequence_limit,
-    training_order,
-)
-from workbench.healing.trainer import (
-    largest_divisor,
-    last_checkpoint,
-    run_training,
-    set_micro_batch,
-    training_arguments,
-)
+from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
+from workbench.healing.trainer import OnStep, last_checkpoint, run_training, training_arguments, within_memory
 from workbench.models.hooks import compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers
@@ -72,7 +56,7 @@ def heal(
     config: HealingConfig | None = None,
     out: str | Path,
     overwrite: bool = False,
-    progress: bool | Callable[[dict[str, Any]], None] = True,
+    progress: bool | OnStep = True,
 ) -> Healed:
     """Train a LoRA adapter on the model as it stands, and leave the model as it was, bit by bit.
 
@@ -116,14 +100,16 @@ def heal(
         check_packing(model)
     unfinished = out.with_name(f"{out.name}.unfinished")
     begun = last_checkpoint(unfinished / "checkpoints") and same_work(unfinished / WORK, work, overwrite)
-    order = _order(samples, config)
-    lora = _lora(model, config)
-    arguments = training_arguments(config, len(order), unfinished / "checkpoints", model)
+    ordered, lora = OrderedSamples(samples, config), _lora(model, config)
+    arguments = training_arguments(config, len(ordered), unfinished / "checkpoints", model)
+    if arguments.world_size > 1:
+        ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
     _begin(unfinished, work, bool(begun), arguments)
     record = {**work, "kept_layers": list(kept_layers(model)), **counts}
-    train = partial(_train, model, lora, samples, order, config, arguments, progress, record)
-    with deprecations_muted(), _same_randomness(model.device), _checkpointing(model, config):
-        log = _within_memory(train, arguments, config)
+    train = partial(_train, model, lora, ordered, config, arguments, progress, record)
+    checkpointing = _checkpointing(model) if config.gradient_checkpointing else nullcontext()
+    with deprecations_muted(), _same_randomness(model.device), checkpointing:
+        log = within_memory(train, arguments)
     with arguments.main_process_first(local=False):
         if arguments.should_save:
             _store(out, unfinished / "checkpoints", log, record)
@@ -155,69 +141,29 @@ def same_work(record: Path, work: dict[str, Any], overwrite: bool) -> bool:
     return not differ
 
 
-def _within_memory(
-    train: Callable[[], pd.DataFrame], arguments: TrainingArguments, config: HealingConfig
-) -> pd.DataFrame:
-    """Train; where the memory is too small for a micro-batch, go on with half of it or a little less."""
-    while True:
-        micro = arguments.per_device_train_batch_size
-        try:
-            return train()
-        except torch.OutOfMemoryError as error:
-            _check_can_shrink(arguments, error)
-        # outside the handler, whose error holds on to the memory
-        set_micro_batch(arguments, largest_divisor(config.batch_size, micro // 2), config.batch_size)
-        warnings.warn(
-            f"out of memory with {micro} examples at a time: healing goes on with micro_batch_size="
-            f"{arguments.per_device_train_batch_size}, and batch_size stays {config.batch_size}",
-            stacklevel=3,
-        )
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
-def _check_can_shrink(arguments: TrainingArguments, error: BaseException) -> None:
-    micro, processes = arguments.per_device_train_batch_size, arguments.world_size
-    ways = "gradient_checkpointing=True, a smaller max_length, or a model loaded with quantization='nf4'"
-    if processes > 1:
-        raise ValueError(
-            f"out of memory with micro_batch_size={micro} in one of {processes} processes; give "
-            f"micro_batch_size={max(1, micro // 2)}, {ways}"
-        ) from error
-    if micro == 1:
-        raise ValueError(f"out of memory with one example at a time; try {ways}") from error
-
-
 def _train(
     model: Any,
     lora: Any,
-    samples: list[Sample],
-    order: list[int],
+    ordered: OrderedSamples,
     config: HealingConfig,
     arguments: TrainingArguments,
-    progress: bool | Callable[[dict[str, Any]], None],
+    progress: bool | OnStep,
     record: dict[str, Any],
 ) -> pd.DataFrame:
     """Train a fresh adapter from the last checkpoint or the beginning."""
     from peft.helpers import disable_input_dtype_casting
 
-    together = arguments.per_device_train_batch_size * arguments.world_size
-    ordered = OrderedSamples(
-        samples, order, config.batch_size, together=together if arguments.world_size > 1 else 1
-    )
     compiled = _compiles(model, int(ordered.tokens[-1]), config)
-    with ExitStack() as stack:
-        # a copy: peft shortens its list of targets
-        peft = stack.enter_context(new_adapter(model, deepcopy(lora), config.seed))
-        stack.enter_context(summing_loss(peft, chunk=config.loss_chunk, compiled=compiled))
+    even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
+    with (
+        new_adapter(model, deepcopy(lora), config.seed) as peft,  # a copy: peft shortens its list of targets
+        summing_loss(peft, chunk=config.loss_chunk, compiled=compiled),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
-        stack.enter_context(disable_input_dtype_casting(peft, active=arguments.bf16))
-        if compiled:
-            even = len({len(sample.ids) for sample in samples}) == 1 and len(order) % together == 0
-            stack.enter_context(compiled_layers(model, dynamic=not even))
-        on_step = stack.enter_context(_reported(progress, arguments.max_steps))
-        write = partial(_write_record, record=record)
-        return run_training(peft, ordered, arguments, on_step, packed=config.packing, record=write)
+        disable_input_dtype_casting(peft, active=arguments.bf16),
+        compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
+        _reported(progress, arguments.max_steps) as on_step,
+    ):
+        return run_training(peft, ordered, arguments, on_step, partial(_write_record, record=record))
 
 
 def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:
@@ -234,12 +180,6 @@ def _compiles(model: Any, n_tokens: int, config: HealingConfig) -> bool:
         return config.compiled
     # forward and backward: twice the work of a pass. On an H200 it took 17 s and made a step 1.38 x as fast
     return compiling_pays(model, 2 * n_tokens) and not sharded() and not config.deterministic
-
-
-def _order(samples: list[Sample], config: HealingConfig) -> list[int]:
-    total = config.max_steps * config.batch_size if config.max_steps else round(config.epochs * len(samples))
-    lengths = [len(sample.ids) for sample in samples]
-    return training_order(lengths, max(total, 1), config.batch_size, config.seed, grouped=not config.packing)
 
 
 def _lora(model: Any, config: HealingConfig) -> Any:
@@ -284,7 +224,7 @@ def _read_log(out: Path) -> pd.DataFrame:
 
 
 @contextmanager
-def _reported(progress: bool | Callable[[dict[str, Any]], None], steps: int) -> Iterator[Callable]:
+def _reported(progress: bool | OnStep, steps: int) -> Iterator[OnStep]:
     """Give what is called after every update: moves a bar, or hands the row on."""
     with tqdm(total=steps, desc="heal", unit="step", disable=progress is not True) as bar:
 
@@ -315,10 +255,7 @@ def _same_randomness(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _checkpointing(model: Any, config: HealingConfig) -> Iterator[None]:
-    if not config.gradient_checkpointing:
-        yield
-        return
+def _checkpointing(model: Any) -> Iterator[None]:
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
     try:

@@ -62,9 +62,8 @@ def plan_training(
     """
     folder, config = Path(folder), config or HealingConfig.preset("sdd")
     frame = isinstance(examples, pd.DataFrame)
-    table: Any = examples if frame else pd.DataFrame({"text": list(examples)})
+    table = checked(examples if frame else pd.DataFrame({"text": list(examples)}), (), "examples")
     columns = ("id", "instruction", "context", response) if frame else ("text",)
-    kept = [name for name in columns if name in checked(table, (), "examples")]
     plan = {
         "model": {"name": model, "revision": revision, "dtype": dtype, "quantization": quantization},
         "layers": list(map(int, layers)),
@@ -73,7 +72,8 @@ def plan_training(
         "out": os.path.relpath(out, folder),
     }
     with atomic_folder(folder) as place:
-        table[kept].to_json(place / EXAMPLES, orient="records", lines=True, force_ascii=False)
+        kept = table[[name for name in columns if name in table]]
+        kept.to_json(place / EXAMPLES, orient="records", lines=True, force_ascii=False)
         (place / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     return folder / PLAN
 
@@ -95,6 +95,11 @@ def launch_command(
 
     Raises:
         ValueError: for numbers below 1, or FSDP without GPUs.
+
+    >>> launch_command("plan.json", processes=4).partition("--")[0]
+    'python -m accelerate.commands.launch '
+    >>> launch_command("plan.json").split()[-5:]
+    ['-m', 'workbench', 'heal', '--plan', 'plan.json']
     """
     whole_number(processes, "processes")
     whole_number(machines, "machines")

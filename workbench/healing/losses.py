@@ -97,7 +97,8 @@ def summed_loss(states: Tensor, targets: Tensor, chunk_loss: ChunkLoss, chunk: i
         chunk_loss: ``loss_and_gradient`` of a head.
         chunk: positions of a chunk at most.
     """
-    return _SummedLoss.apply(states, targets, chunk_loss, chunk)
+    summed: Callable[..., Tensor] = _SummedLoss.apply
+    return summed(states, targets, chunk_loss, chunk)
 
 
 class _SummedLoss(torch.autograd.Function):

@@ -20,6 +20,7 @@ from workbench.checks import checked
 from workbench.data.instructions import user_message
 from workbench.generation.engines import by_length
 from workbench.generation.responses import chat_prompt, context_length, end_tokens, token_ids
+from workbench.healing.config import HealingConfig
 from workbench.models.hooks import inference
 from workbench.models.layers import decoder_forward, unwrap
 
@@ -120,9 +121,7 @@ def text_samples(
         if len(ids) > 1:
             samples.append(Sample(ids[:max_length], 1))
     if not samples:
-        raise ValueError(
-            f"examples must hold texts of at least 2 tokens, got {len(texts)} texts and none such"
-        )
+        raise ValueError(f"examples must hold a text of at least 2 tokens, got none in {len(texts)} texts")
     long = sum(len(sample.ids) == max_length for sample in samples)
     return samples, {"cut": long, "left_out": len(texts) - len(samples)}
 
@@ -132,7 +131,7 @@ def training_order(
 ) -> list[int]:
     """Return which sample to take at each place of the whole training, batch after batch.
 
-    Every sample comes once before any comes again.
+    Over all places every sample comes equally often, or once more than others.
 
     Args:
         lengths: tokens of each sample.
@@ -142,12 +141,12 @@ def training_order(
         grouped: whether a batch holds samples of like length, longest first (little padding), or whichever
             come (for packing).
 
-    >>> training_order([4, 9, 2], total=5, batch_size=2, seed=0)
-    [1, 0, 1, 2, 2]
+    >>> training_order([4, 9, 2, 7], total=4, batch_size=2, seed=1)
+    [0, 2, 1, 3]
     """
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(lengths)) for _ in range(math.ceil(total / len(lengths)))]
-    order = np.concatenate(rounds)[:total].tolist()
+    order: list[int] = np.concatenate(rounds)[:total].tolist()
     if not grouped:
         return order
     places: list[int] = []
@@ -164,27 +163,31 @@ def training_order(
 NO_SAMPLE = Sample([0], 1)
 
 
-class OrderedSamples(Dataset):
+class OrderedSamples(Dataset[tuple[Sample, float]]):
     """The samples in the order of the training, each with the weight of its update."""
 
-    def __init__(
-        self, samples: list[Sample], order: list[int], batch_size: int, *, together: int = 1
-    ) -> None:
-        """Lay out the training.
+    def __init__(self, samples: list[Sample], config: HealingConfig) -> None:
+        """Fix the order of the whole training.
 
         Args:
             samples: what there is to learn.
-            order: of ``training_order``.
-            batch_size: samples an update.
-            together: samples that all processes work on at once; the last update is filled up to a multiple.
+            config: its epochs or steps, batch_size, seed and packing.
         """
-        self.samples, self.order, self.batch_size = samples, order, batch_size
-        self.length = len(order) if together == 1 else -(-len(order) // together) * together
-        lengths = np.array([len(samples[k].ids) for k in order])
-        learned = np.array([samples[k].learned for k in order])
-        starts = range(0, len(order), batch_size)
+        self.samples, self.batch_size, self.packed = samples, config.batch_size, config.packing
+        steps, lengths = config.max_steps, np.array([len(sample.ids) for sample in samples])
+        total = steps * config.batch_size if steps else max(1, round(config.epochs * len(samples)))
+        self.order = training_order(
+            lengths.tolist(), total, config.batch_size, config.seed, grouped=not config.packing
+        )
+        self.length = len(self.order)
+        learned = np.array([samples[k].learned for k in self.order])
+        starts = range(0, len(self.order), config.batch_size)
         self.weights = 1.0 / np.add.reduceat(learned, starts)
-        self.tokens = np.cumsum(np.add.reduceat(lengths, starts))
+        self.tokens = np.cumsum(np.add.reduceat(lengths[self.order], starts))
+
+    def fill_up(self, together: int) -> None:
+        """Fill the last update up to a multiple of the samples that all processes work on at once."""
+        self.length = -(-len(self.order) // together) * together
 
     def __len__(self) -> int:
         return self.length
@@ -192,6 +195,10 @@ class OrderedSamples(Dataset):
     def __getitem__(self, place: int) -> tuple[Sample, float]:
         sample = self.samples[self.order[place]] if place < len(self.order) else NO_SAMPLE
         return sample, float(self.weights[place // self.batch_size])
+
+    def is_even(self, together: int) -> bool:
+        """Return whether every batch of so many samples has the same shape."""
+        return len({len(sample.ids) for sample in self.samples}) == 1 and len(self.order) % together == 0
 
     def epoch(self, step: int) -> float:
         """Return how often every sample was seen, on average, after so many updates."""
@@ -246,19 +253,14 @@ def check_packing(model: Any) -> None:
         ValueError: when a sample's last states differ with another sample before it in its row.
     """
     base = unwrap(model)
+    decoder, device = decoder_forward(base), next(base.parameters()).device
     size = base.config.get_text_config(decoder=True).vocab_size
-    first, second = (torch.arange(a, a + 6) % size for a in (3, 11))
-    rows = [Sample(first.tolist(), 1), Sample(second.tolist(), 1)]
-    device = next(base.parameters()).device
-    decoder = decoder_forward(base)
+    first, second = (torch.arange(start, start + 6, device=device) % size for start in (3, 11))
+    places = torch.arange(6, device=device).repeat(2)
     with inference(base):
-        batch = collate([(Sample(rows[0].ids * 2, 1), 1.0), *((row, 1.0) for row in rows)], packed=True)
-        packed = decoder(
-            input_ids=batch["input_ids"][1:].to(device),
-            position_ids=batch["position_ids"][1:].to(device),
-            use_cache=False,
-        ).last_hidden_state[0, 6:]
-        alone = decoder(input_ids=second[None].to(device), use_cache=False).last_hidden_state[0]
+        both = decoder(input_ids=torch.cat([first, second])[None], position_ids=places[None], use_cache=False)
+        alone = decoder(input_ids=second[None], use_cache=False).last_hidden_state[0]
+    packed = both.last_hidden_state[0, 6:]
     gap = (packed - alone).abs().max() / alone.abs().max()
     if not gap <= (1e-4 if base.dtype == torch.float32 else 0.05):
         raise ValueError(
@@ -281,7 +283,7 @@ def _packed(samples: list[Sample], width: int) -> list[list[Sample]]:
 
 def _checked_rows(examples: pd.DataFrame, response: str) -> list[dict[str, Any]]:
     checked(examples, ["instruction", response], "examples")
-    rows = examples.astype(object).where(examples.notna(), None).to_dict("records")
+    rows: list[dict[str, Any]] = examples.astype(object).where(examples.notna(), None).to_dict("records")
     empty = [row.get("id", k) for k, row in enumerate(rows) if not str(row[response] or "").strip()]
     if empty:
         raise ValueError(f"column {response} must hold a text in every row; row {empty[0]!r} has none")

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -104,7 +104,8 @@ def tune(
     """
     out, config = Path(out), config or HealingConfig.preset("sdd")
     grid = {name: tuple(values) for name, values in (SDD_GRID if grid is None else grid).items()}
-    combinations = _combinations(grid, config, search)
+    one_of(search, ("grid", "tpe"), "search")
+    combinations = _combinations(grid, config)
     np.random.default_rng(seed).shuffle(combinations)
     total = min(n_trials or len(combinations), len(combinations))
     limit = sequence_limit(model, config.max_length)
@@ -123,13 +124,12 @@ def tune(
         with with_adapter(model, healed.adapter):
             return measure()
 
-    with _study(out, search, seed) as study:
+    callbacks = [] if keep_adapters else [partial(_remove_adapter, out)]
+    with _study(out, seed) as study:
         rounds = iter(partial(_left, study, combinations, total), [])
         for left in tqdm(rounds, total=total, desc="tune", disable=not progress):
-            _enqueue(study, left, grid)
-            study.optimize(objective, n_trials=1, catch=(Diverged,))
-            if not keep_adapters:
-                _remove_adapters(study, out)
+            _enqueue(study, left, grid, tries=20 if search == "tpe" else 0)
+            study.optimize(objective, n_trials=1, catch=(Diverged,), callbacks=callbacks)
         trials = _frame(study, list(grid))
     return Tuned(trials, _best(trials, config, list(grid)))
 
@@ -143,7 +143,7 @@ def read_trials(out: str | Path) -> pd.DataFrame:
     if not (Path(out) / STUDY).is_file():
         raise ValueError(f"out must be the folder of a search that tune began, {out} is none")
     grid = json.loads((Path(out) / STUDY).read_text(encoding="utf-8"))["grid"]
-    with _study(Path(out), "grid", 0) as study:
+    with _study(Path(out)) as study:
         return _frame(study, list(grid))
 
 
@@ -151,10 +151,9 @@ def _claimed(trial: Any, grid: Mapping[str, Sequence[Any]], total: int) -> dict[
     """Return a trial's settings; give it up when an earlier one has them, or all trainings are given out."""
     from optuna import TrialPruned
 
-    mine = trial.user_attrs.get("combination")
-    trials = trial.study.get_trials(deepcopy=False)
-    earlier = _taken(one for one in trials if one.number < trial.number)
-    if mine is None or mine in earlier or len(earlier) >= total:
+    names = {one.number: one.user_attrs["combination"] for one in _trainings(trial.study)}
+    earlier = [name for number, name in names.items() if number < trial.number]
+    if trial.user_attrs.get("combination") in (None, *earlier) or len(earlier) >= total:
         raise TrialPruned
     return {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
 
@@ -166,22 +165,18 @@ def _healed(trial: Any, train: Callable[..., Healed], **options: Any) -> Healed:
     except Diverged as error:
         trial.set_user_attr("diverged", str(error))
         raise
-    last, tail = healed.log.iloc[-1], max(1, len(healed.log) // 10)
-    values = (float(healed.log["loss"].tail(tail).mean()), int(last["step"]), int(last["tokens"]))
-    for name, value in zip(_MEASURED, (*values, float(last["seconds"])), strict=True):
-        trial.set_user_attr(name, value)
+    last, tail = healed.log.iloc[-1], healed.log["loss"].tail(max(1, len(healed.log) // 10))
+    numbers = (float(tail.mean()), int(last["step"]), int(last["tokens"]), float(last["seconds"]))
+    trial.set_user_attr("measured", dict(zip(_MEASURED, numbers, strict=True)))
     return healed
 
 
-def _combinations(
-    grid: Mapping[str, Sequence[Any]], config: HealingConfig, search: str
-) -> list[dict[str, Any]]:
+def _combinations(grid: Mapping[str, Sequence[Any]], config: HealingConfig) -> list[dict[str, Any]]:
     unknown = set(grid) - {field.name for field in fields(HealingConfig)}
     if unknown or not grid or not all(grid.values()):
         raise ValueError(
             f"grid must give values for fields of HealingConfig such as {', '.join(SDD_GRID)}; got {grid}"
         )
-    one_of(search, ("grid", "tpe"), "search")
     found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for combination in found:
         replace(config, **combination)  # refuses what cannot be trained with
@@ -199,23 +194,20 @@ def _begin(out: Path, work: dict[str, Any], overwrite: bool) -> None:
 
 
 @contextmanager
-def _study(out: Path, search: str, seed: int) -> Iterator[Any]:
+def _study(out: Path, seed: int = 0) -> Iterator[Any]:
     """Open the study; Optuna logs nothing meanwhile."""
     import optuna
 
-    samplers = {"tpe": optuna.samplers.TPESampler, "grid": optuna.samplers.RandomSampler}
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = f"sqlite:///{out / DATABASE}"
+    alive: dict[str, Any] = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+        warnings.filterwarnings("ignore", "Heartbeat of storage")  # the estimator is asked without a training
         with FileLock(out / ".lock"):  # two workers would make the same tables
-            storage = optuna.storages.RDBStorage(
-                f"sqlite:///{out / DATABASE}",
-                {"connect_args": {"timeout": 60}},
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE,
-            )
-            sampler = samplers[search](seed=seed)
+            storage = optuna.storages.RDBStorage(url, {"connect_args": {"timeout": 60}}, **alive)
+            sampler = optuna.samplers.TPESampler(seed=seed)  # for "tpe"; the queue of a grid asks none
             study = optuna.create_study(
                 storage=storage, study_name="healing", sampler=sampler, load_if_exists=True
             )
@@ -232,25 +224,26 @@ def _left(study: Any, combinations: list[dict[str, Any]], total: int) -> list[di
 
     for _ in range(GRACE // HEARTBEAT + 2):
         fail_stale_trials(study)
-        trials = study.get_trials(deepcopy=False)
-        taken = _taken(trials)
-        if len(taken) < total:
+        trainings = _trainings(study)
+        if len(trainings) < total:
+            taken = {trial.user_attrs["combination"] for trial in trainings}
             return [combination for combination in combinations if _name(combination) not in taken]
-        if not any(trial.state.name == "RUNNING" for trial in trials):
+        if not any(trial.state.name == "RUNNING" for trial in trainings):
             break
         time.sleep(HEARTBEAT)
     return []
 
 
-def _enqueue(study: Any, left: list[dict[str, Any]], grid: Mapping[str, Sequence[Any]]) -> None:
-    """Put the next combination into the study's queue: of the estimator's choice, or the first."""
+def _enqueue(
+    study: Any, left: list[dict[str, Any]], grid: Mapping[str, Sequence[Any]], *, tries: int
+) -> None:
+    """Put the next combination into the study's queue: of the estimator's choice, or the first left."""
     from optuna.distributions import CategoricalDistribution
-    from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
     chosen = left[0]
     kinds = {name: CategoricalDistribution(values) for name, values in grid.items()}
-    for _ in range(20 if isinstance(study.sampler, TPESampler) else 0):
+    for _ in range(tries):
         proposed = study.ask(kinds)
         study.tell(proposed, state=TrialState.FAIL)
         if proposed.params in left:
@@ -259,20 +252,19 @@ def _enqueue(study: Any, left: list[dict[str, Any]], grid: Mapping[str, Sequence
     study.enqueue_trial(chosen, user_attrs={"combination": _name(chosen)})
 
 
-def _counts(trial: Any) -> bool:
-    """Whether a trial is a training that is done or under way, and no proposal, failure or duplicate."""
-    done = trial.state.name in ("COMPLETE", "RUNNING") or "diverged" in trial.user_attrs
-    return done and "combination" in trial.user_attrs
+def _is_training(trial: Any) -> bool:
+    """Whether a trial is a training, done or under way: no proposal, failure or duplicate."""
+    counts = trial.state.name in ("COMPLETE", "RUNNING") or "diverged" in trial.user_attrs
+    return counts and "combination" in trial.user_attrs
 
 
-def _taken(trials: Iterable[Any]) -> set[str]:
-    return {trial.user_attrs["combination"] for trial in trials if _counts(trial)}
+def _trainings(study: Any) -> list[Any]:
+    return list(filter(_is_training, study.get_trials(deepcopy=False)))
 
 
-def _remove_adapters(study: Any, out: Path) -> None:
-    for trial in study.get_trials(deepcopy=False):
-        if _counts(trial) and trial.state.is_finished():
-            shutil.rmtree(_folder(out, trial.params), ignore_errors=True)
+def _remove_adapter(out: Path, study: Any, trial: Any) -> None:
+    if _is_training(trial):
+        shutil.rmtree(_folder(out, trial.params), ignore_errors=True)
 
 
 def _folder(out: Path, params: Mapping[str, Any]) -> Path:
@@ -285,10 +277,10 @@ def _name(params: Mapping[str, Any]) -> str:
 
 def _frame(study: Any, names: list[str]) -> pd.DataFrame:
     rows = []
-    for trial in filter(_counts, study.get_trials(deepcopy=False)):
+    for trial in _trainings(study):
         state = "diverged" if "diverged" in trial.user_attrs else trial.state.name.lower()
         loss = trial.value if trial.state.name == "COMPLETE" else float("nan")
-        measured = {name: trial.user_attrs.get(name, float("nan")) for name in _MEASURED}
+        measured = dict.fromkeys(_MEASURED, float("nan")) | trial.user_attrs.get("measured", {})
         settings = {name: trial.params.get(name) for name in names}
         rows.append({"trial": trial.number, "state": state, **settings, "loss": loss, **measured})
     return pd.DataFrame(rows, columns=["trial", "state", *names, "loss", *_MEASURED])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +25,12 @@ from workbench.healing.config import SCHEDULES, HealingConfig
 from workbench.healing.launch import sharded
 from workbench.healing.samples import OrderedSamples, collate
 
+#: called after every update with its row of the log
+OnStep = Callable[[dict[str, Any]], None]
+#: called with the folder of each checkpoint
+Record = Callable[[Path], None]
 LOG_COLUMNS = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds", "tokens_per_second"]
+_BEGINNING = {"tokens": 0, "seconds": 0.0}
 
 
 class Diverged(ValueError):
@@ -31,13 +38,7 @@ class Diverged(ValueError):
 
 
 def run_training(
-    model: Any,
-    ordered: OrderedSamples,
-    arguments: TrainingArguments,
-    on_step: Callable[[dict[str, Any]], None],
-    *,
-    packed: bool = False,
-    record: Callable[[Path], None] = lambda folder: None,
+    model: Any, ordered: OrderedSamples, arguments: TrainingArguments, on_step: OnStep, record: Record
 ) -> pd.DataFrame:
     """Train the parameters that ask for it, going on from the last whole checkpoint if there is one.
 
@@ -46,7 +47,6 @@ def run_training(
         ordered: which samples, in which order.
         arguments: of the Trainer.
         on_step: called after every update with its row of the log, ``steps`` and ``seconds_left``.
-        packed: let short samples share a row.
         record: called with the folder of each checkpoint, to write beside the adapter what it fits.
 
     Returns:
@@ -58,14 +58,8 @@ def run_training(
         Diverged: when loss or gradient is no longer a number; says the step and where the last checkpoint is.
         KeyboardInterrupt: when stopped, after writing a checkpoint; says where.
     """
-    trainer = _ResponseTrainer(
-        on_step,
-        record,
-        model=model,
-        args=arguments,
-        data_collator=partial(collate, packed=packed),
-        train_dataset=ordered,
-    )
+    options = {"model": model, "args": arguments, "data_collator": partial(collate, packed=ordered.packed)}
+    trainer = _ResponseTrainer(ordered, on_step, record, **options)
     with trainer.stopped_politely():
         trainer.train(resume_from_checkpoint=last_checkpoint(str(arguments.output_dir)))
     history = [row for row in trainer.state.log_history if "tokens_per_second" in row]
@@ -80,17 +74,14 @@ def training_arguments(config: HealingConfig, places: int, folder: Path, model: 
     """
     steps = -(-places // config.batch_size)
     cuda = sharded() or next(model.parameters()).is_cuda  # FSDP takes weights from main memory onto the GPUs
+    same = ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
     arguments = TrainingArguments(
         output_dir=str(folder),
+        **{name: getattr(config, name) for name in same},
         max_steps=steps,
-        learning_rate=config.learning_rate,
         lr_scheduler_type=SCHEDULES[config.schedule],
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
         optim="adamw_torch_fused" if cuda else "adamw_torch",
         bf16=model.dtype == torch.bfloat16,
-        seed=config.seed,
         full_determinism=config.deterministic,
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
@@ -115,19 +106,51 @@ def training_arguments(config: HealingConfig, places: int, folder: Path, model: 
             f"got {config.batch_size}"
         )
     share = config.batch_size // processes
-    set_micro_batch(arguments, config.micro_batch_size or largest_divisor(share, 16), share)
+    _set_micro_batch(arguments, config.micro_batch_size or _largest_divisor(share, 16), share)
     return arguments
 
 
-def set_micro_batch(arguments: TrainingArguments, micro: int, share: int) -> None:
+def _set_micro_batch(arguments: TrainingArguments, micro: int, share: int) -> None:
     """Let a process work on so many samples at once, of its share of an update."""
     arguments.per_device_train_batch_size = micro
     arguments.gradient_accumulation_steps = share // micro
 
 
-def largest_divisor(whole: int, most: int) -> int:
+def _largest_divisor(whole: int, most: int) -> int:
     """Return the largest divisor of ``whole`` up to ``most``."""
     return max(k for k in range(1, most + 1) if whole % k == 0)
+
+
+def within_memory(train: Callable[[], pd.DataFrame], arguments: TrainingArguments) -> pd.DataFrame:
+    """Train; where the memory is too small for a micro-batch, go on with half of it or a little less."""
+    while True:
+        micro = arguments.per_device_train_batch_size
+        try:
+            return train()
+        except torch.OutOfMemoryError as error:
+            _check_can_shrink(arguments, error)
+        # outside the handler, whose error holds on to the memory
+        batch_size = micro * arguments.gradient_accumulation_steps
+        _set_micro_batch(arguments, _largest_divisor(batch_size, micro // 2), batch_size)
+        warnings.warn(
+            f"out of memory with {micro} examples at a time: healing goes on with micro_batch_size="
+            f"{arguments.per_device_train_batch_size}, and batch_size stays {batch_size}",
+            stacklevel=3,
+        )
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _check_can_shrink(arguments: TrainingArguments, error: BaseException) -> None:
+    micro, processes = arguments.per_device_train_batch_size, arguments.world_size
+    ways = "gradient_checkpointing=True, a smaller max_length, or a model loaded with quantization='nf4'"
+    if processes > 1:
+        raise ValueError(
+            f"out of memory with micro_batch_size={micro} in one of {processes} processes; give "
+            f"micro_batch_size={max(1, micro // 2)}, {ways}"
+        ) from error
+    if micro == 1:
+        raise ValueError(f"out of memory with one example at a time; try {ways}") from error
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
@@ -145,12 +168,6 @@ class _Update(NamedTuple):
     values: torch.Tensor  # loss and norm of the gradient, in main memory
     copied: torch.cuda.Event | None
 
-    def read(self) -> tuple[float, float]:
-        if self.copied is not None:
-            self.copied.synchronize()
-        loss, norm = self.values.tolist()
-        return loss, norm
-
 
 class _ResponseTrainer(Trainer):
     """The Trainer with our order, loss and log, and a stop at the first loss that is no number.
@@ -159,25 +176,18 @@ class _ResponseTrainer(Trainer):
     wait for Python at every step.
     """
 
-    def __init__(
-        self,
-        on_step: Callable[[dict[str, Any]], None],
-        record: Callable[[Path], None],
-        *,
-        train_dataset: OrderedSamples,
-        **options: Any,
-    ) -> None:
+    def __init__(self, ordered: OrderedSamples, on_step: OnStep, record: Record, **options: Any) -> None:
         # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation
-        super().__init__(train_dataset=train_dataset, compute_loss_func=lambda *_, **__: None, **options)
+        super().__init__(train_dataset=ordered, compute_loss_func=lambda *_, **__: None, **options)
         self.remove_callback(PrinterCallback)
         if self.is_fsdp_enabled and self.args.bf16:
             # accelerate's own would also round the loss and sum gradients in bfloat16
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
-        self.ordered, self.on_step, self.record = train_dataset, on_step, record
+        self.ordered, self.on_step, self.record = ordered, on_step, record
         self.started = time.perf_counter()
-        self.before: dict[str, float] | None = None
+        self.before = _BEGINNING
         self.pending: list[_Update] = []
         self.last_seen: int | None = None
         self.stop_asked = False
@@ -185,24 +195,17 @@ class _ResponseTrainer(Trainer):
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
         return SequentialSampler(self.ordered)
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
         if self.last_seen is None:
-            self.last_seen = self.state.global_step
+            self.last_seen, self.before = self.state.global_step, self._last_row()
         inputs = dict(inputs)
         weight = inputs.pop("weight")
         # the mean over the learned tokens of the whole update; processes average their gradients, hence
         # times them
-        return model(**inputs) * weight * self.accelerator.num_processes
+        loss: torch.Tensor = model(**inputs) * weight * self.accelerator.num_processes
+        return loss
 
-    def _maybe_log_save_evaluate(
-        self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         step = self.state.global_step
         if self.last_seen is not None and step > self.last_seen:
             self.last_seen = step
@@ -237,12 +240,13 @@ class _ResponseTrainer(Trainer):
 
     def _report(self, update: _Update) -> None:
         """Read an update, stop at no number, remember and tell its row."""
-        loss, norm = update.read()
+        if update.copied is not None:
+            update.copied.synchronize()
+        loss, norm = update.values.tolist()
         self._stop_at_no_number(update.step, loss=loss, grad_norm=norm)
-        before = self._before()
+        before, past = self.before, self._last_row()
         tokens = int(self.ordered.tokens[update.step - 1])
         seconds = before["seconds"] + time.perf_counter() - self.started
-        past = self.state.log_history[-1] if self.state.log_history else {"tokens": 0, "seconds": 0.0}
         row = {
             "step": update.step,
             "epoch": self.ordered.epoch(update.step),
@@ -260,12 +264,9 @@ class _ResponseTrainer(Trainer):
         except KeyboardInterrupt:
             self.stop_asked = True
 
-    def _before(self) -> dict[str, float]:
-        """Return the tokens and seconds that earlier, interrupted calls have worked."""
-        if self.before is None:
-            last = self.state.log_history[-1] if self.state.log_history else {}
-            self.before = {name: last.get(name, 0) for name in ("tokens", "seconds")}
-        return self.before
+    def _last_row(self) -> dict[str, float]:
+        """Return the last row of the log; at the beginning of a call, of those before that were stopped."""
+        return self.state.log_history[-1] if self.state.log_history else _BEGINNING
 
     def _stop_at_no_number(self, step: int, **values: float) -> None:
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
