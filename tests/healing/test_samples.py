@@ -33,7 +33,7 @@ def examples():
 
 
 @pytest.mark.parametrize("template", [True, False])
-def test_the_response_and_its_end_mark_alone_are_learned(model, examples, template):
+def test_the_response_and_its_eos_alone_are_learned(model, examples, template):
     tokenizer = tiny_tokenizer(chat_template=template)
     samples, counts = read_samples(model, tokenizer, examples, "reference", 128)
     assert counts == {"cut": 0, "left_out": 0}
@@ -57,7 +57,7 @@ def test_the_targets_of_a_batch_decode_to_the_responses(model, tokenizer, exampl
     assert (sorted if packed else list)(texts) == (sorted if packed else list)(examples["response"][:6])
 
 
-def test_the_chat_templates_own_end_mark_is_learned_not_the_end_of_text(model, examples):
+def test_the_eos_of_the_chat_template_is_learned_not_that_of_the_tokenizer(model, examples):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|system|>\n")
     model.generation_config.eos_token_id = [1, tokenizer.convert_tokens_to_ids("<|system|>")]
@@ -85,7 +85,7 @@ def test_plain_texts_are_learned_whole(tokenizer):
     assert counts == {"cut": 1, "left_out": 1}
 
 
-def test_the_plan_shows_each_example_once_an_epoch_with_little_padding():
+def test_the_order_has_each_example_once_an_epoch_with_little_padding():
     rng = np.random.default_rng(0)
     lengths = rng.integers(5, 200, 500).tolist()
     order = training_order(lengths, 1000, 16, seed=3)

@@ -95,7 +95,7 @@ def test_the_estimator_also_ends_with_every_combination(model, tokenizer, sets, 
     assert best is not None
 
 
-def test_a_training_that_diverges_is_told_and_the_search_goes_on(model, tokenizer, sets, tmp_path):
+def test_a_training_that_diverges_is_recorded_and_the_search_goes_on(model, tokenizer, sets, tmp_path):
     handle = model.lm_head.register_forward_hook(
         lambda module, args, output: output * float("nan") if broken() else None
     )

@@ -225,7 +225,7 @@ def _read_log(out: Path) -> pd.DataFrame:
 
 @contextmanager
 def _reported(progress: bool | OnStep, steps: int) -> Iterator[OnStep]:
-    """Give what is called after every update: moves a bar, or hands the row on."""
+    """Give the function that is called after every update: it moves a bar, or passes the row on."""
     with tqdm(total=steps, desc="heal", unit="step", disable=progress is not True) as bar:
 
         def on_step(row: dict[str, Any]) -> None:

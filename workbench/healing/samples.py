@@ -142,7 +142,7 @@ def training_order(
             come (for packing).
 
     >>> training_order([4, 9, 2, 7], total=4, batch_size=2, seed=1)
-    [0, 2, 1, 3]
+    [1, 3, 0, 2]
     """
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(lengths)) for _ in range(math.ceil(total / len(lengths)))]

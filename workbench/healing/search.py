@@ -148,12 +148,13 @@ def read_trials(out: str | Path) -> pd.DataFrame:
 
 
 def _claimed(trial: Any, grid: Mapping[str, Sequence[Any]], total: int) -> dict[str, Any]:
-    """Return a trial's settings; give it up when an earlier one has them, or all trainings are given out."""
+    """Return a trial's settings; give it up when another trial has them, or all trainings are given out."""
     from optuna import TrialPruned
 
-    names = {one.number: one.user_attrs["combination"] for one in _trainings(trial.study)}
-    earlier = [name for number, name in names.items() if number < trial.number]
-    if trial.user_attrs.get("combination") in (None, *earlier) or len(earlier) >= total:
+    trainings = _trainings(trial.study)
+    others = [one.user_attrs["combination"] for one in trainings if one.number != trial.number]
+    # two that start at once may both give up: the combination is then left, and taken up again
+    if trial.user_attrs.get("combination") in (None, *others) or len(others) >= total:
         raise TrialPruned
     return {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
 

@@ -34,7 +34,7 @@ _BEGINNING = {"tokens": 0, "seconds": 0.0}
 
 
 class Diverged(ValueError):
-    """Loss or gradient is no longer a number."""
+    """Loss or gradient is not finite."""
 
 
 def run_training(
@@ -55,7 +55,7 @@ def run_training(
         update alone.
 
     Raises:
-        Diverged: when loss or gradient is no longer a number; says the step and where the last checkpoint is.
+        Diverged: when loss or gradient is not finite; says the step and where the last checkpoint is.
         KeyboardInterrupt: when stopped, after writing a checkpoint; says where.
     """
     options = {"model": model, "args": arguments, "data_collator": partial(collate, packed=ordered.packed)}
@@ -161,7 +161,7 @@ def last_checkpoint(folder: str | Path) -> str | None:
 
 
 class _Update(NamedTuple):
-    """What an update left to be read: on a GPU only when the GPU has come so far."""
+    """Loss and gradient norm of an update; on a GPU they can be read once it has computed them."""
 
     step: int
     learning_rate: float
@@ -170,7 +170,7 @@ class _Update(NamedTuple):
 
 
 class _ResponseTrainer(Trainer):
-    """The Trainer with our order, loss and log, and a stop at the first loss that is no number.
+    """The Trainer with our order, loss and log, and an error at the first loss that is not finite.
 
     On a GPU the numbers of an update are read while the next one runs: reading them at once would let the GPU
     wait for Python at every step.
@@ -239,11 +239,11 @@ class _ResponseTrainer(Trainer):
         return _Update(step, rate, copy, event)
 
     def _report(self, update: _Update) -> None:
-        """Read an update, stop at no number, remember and tell its row."""
+        """Read an update, check that its numbers are finite, log its row and pass it on."""
         if update.copied is not None:
             update.copied.synchronize()
         loss, norm = update.values.tolist()
-        self._stop_at_no_number(update.step, loss=loss, grad_norm=norm)
+        self._check_finite(update.step, loss=loss, grad_norm=norm)
         before, past = self.before, self._last_row()
         tokens = int(self.ordered.tokens[update.step - 1])
         seconds = before["seconds"] + time.perf_counter() - self.started
@@ -268,7 +268,7 @@ class _ResponseTrainer(Trainer):
         """Return the last row of the log; at the beginning of a call, of those before that were stopped."""
         return self.state.log_history[-1] if self.state.log_history else _BEGINNING
 
-    def _stop_at_no_number(self, step: int, **values: float) -> None:
+    def _check_finite(self, step: int, **values: float) -> None:
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if wrong:
             checkpoint = last_checkpoint(str(self.args.output_dir)) or "none was written yet"
