@@ -151,12 +151,14 @@ def _claimed(trial: Any, grid: Mapping[str, Sequence[Any]], total: int) -> dict[
     """Return a trial's settings; give it up when another trial has them, or all trainings are given out."""
     from optuna import TrialPruned
 
+    params = {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
+    trial.set_user_attr("combination", _name(params))
     trainings = _trainings(trial.study)
     others = [one.user_attrs["combination"] for one in trainings if one.number != trial.number]
     # two that start at once may both give up: the combination is then left, and taken up again
-    if trial.user_attrs.get("combination") in (None, *others) or len(others) >= total:
+    if _name(params) in others or len(others) >= total:
         raise TrialPruned
-    return {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
+    return params
 
 
 def _healed(trial: Any, train: Callable[..., Healed], **options: Any) -> Healed:
@@ -250,7 +252,7 @@ def _enqueue(
         if proposed.params in left:
             chosen = proposed.params
             break
-    study.enqueue_trial(chosen, user_attrs={"combination": _name(chosen)})
+    study.enqueue_trial(chosen)
 
 
 def _is_training(trial: Any) -> bool:
@@ -282,7 +284,7 @@ def _frame(study: Any, names: list[str]) -> pd.DataFrame:
         state = "diverged" if "diverged" in trial.user_attrs else trial.state.name.lower()
         loss = trial.value if trial.state.name == "COMPLETE" else float("nan")
         measured = dict.fromkeys(_MEASURED, float("nan")) | trial.user_attrs.get("measured", {})
-        settings = {name: trial.params.get(name) for name in names}
+        settings = {name: trial.params[name] for name in names}
         rows.append({"trial": trial.number, "state": state, **settings, "loss": loss, **measured})
     return pd.DataFrame(rows, columns=["trial", "state", *names, "loss", *_MEASURED])
 
