@@ -1,8 +1,9 @@
 """The grid search of SDD A.5 as an Optuna study in a folder: resumable, and any number of workers join it.
 
-The study is a SQLite database. Its queue gives each combination to one worker, which shows with a heartbeat
-that it is alive. The trial of a worker that was killed fails after ``GRACE`` seconds; its combination is then
-tried again, and healing goes on from its checkpoint.
+The study is a SQLite database. A worker claims a combination by beginning its trial, and shows with a
+heartbeat that it is alive; a combination that another worker has is given up. The trial of a worker that was
+killed fails after ``GRACE`` seconds; its combination is then tried again, and healing goes on from its
+checkpoint.
 """
 
 from __future__ import annotations
