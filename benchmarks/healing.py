@@ -31,10 +31,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from workbench.healing.adapters import lora_targets, new_adapter, quiet
+from workbench.healing.adapters import deprecations_muted, lora_targets, new_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
-from workbench.healing.samples import planned_order
+from workbench.healing.samples import training_order
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ class Bench:
         config, shape = self.config, self.shape
         micro = micro or shape.batch
         samples = [self.tokenizer(text)["input_ids"] for text in self.texts]
-        order = planned_order([shape.length] * len(samples), len(samples), shape.batch, config.seed)
+        order = training_order([shape.length] * len(samples), len(samples), shape.batch, config.seed)
         rows = [{"input_ids": torch.tensor(samples[k]), "labels": torch.tensor(samples[k])} for k in order]
         lora = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, task_type="CAUSAL_LM", **self.targets())
         clock = Clock(last=shape.compared if exact else shape.steps)
-        with tempfile.TemporaryDirectory() as folder, peak() as memory, quiet():
+        with tempfile.TemporaryDirectory() as folder, peak() as memory, deprecations_muted():
             options = TrainingArguments(
                 output_dir=folder,
                 per_device_train_batch_size=micro,

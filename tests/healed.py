@@ -50,3 +50,11 @@ def weights(folder):
 def same_weights(one, other):
     a, b = weights(one), weights(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def stop_at(step, error):
+    def on_step(row):
+        if row["step"] == step:
+            raise error
+
+    return on_step

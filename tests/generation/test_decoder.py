@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
-from tiny import CONFIGS, MORE, tiny_model, tiny_tokenizer
+from tiny import CONFIGS, MORE, tiny_model
 
 from workbench.generation.decoder import StaticDecoder, why_not_static
-from workbench.generation.responses import chat_prompt, generate_responses
 from workbench.models.layers import decoder_forward, decoder_layers
 from workbench.pruning.removal import without_layers
 
@@ -133,82 +130,3 @@ def test_responses_end_and_are_padded_after_it():
         place = next((k for k, token in enumerate(wanted) if token in ends), new)
         assert tokens[: place + 1] == wanted[: place + 1]
         assert set(tokens[place + 1 :]) <= {0}
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_both_engines_say_the_same(temperature):
-    model, tokenizer = tiny_model("llama", seed=3), tiny_tokenizer()
-    texts = ["Hello there", "a", "What is the capital of the land?", "x y z"]
-    prompts = [chat_prompt(tokenizer, text) for text in texts]
-    options = {"max_new_tokens": 12, "batch_size": 3, "temperature": temperature, "progress": False}
-    static, plain = (
-        generate_responses(model, tokenizer, prompts, engine=engine, **options)
-        for engine in ("static", "transformers")
-    )
-    assert static.equals(plain)
-    assert static["response"].nunique() == len(texts)
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost():
-    model, tokenizer = tiny_model("llama", seed=3), tiny_tokenizer()
-    prompts = [chat_prompt(tokenizer, "a" * k) for k in range(1, 8)]
-    options = {"max_new_tokens": 6, "batch_size": 7, "progress": False}
-    wanted = generate_responses(model, tokenizer, prompts, **options)
-
-    def refuse(module, args, kwargs):
-        if len(kwargs.get("input_ids", args[0] if args else ())) > 2:
-            raise torch.OutOfMemoryError("no room")
-
-    for engine in ("static", "transformers"):
-        handle = decoder_forward(model).register_forward_pre_hook(refuse, with_kwargs=True)
-        try:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                found = generate_responses(model, tokenizer, prompts, engine=engine, **options)
-        finally:
-            handle.remove()
-        assert str(said[0].message) == "7 prompts at once do not fit into memory; going on with 4"
-        assert found.equals(wanted)
-
-
-@pytest.mark.parametrize(
-    ("engine", "architecture", "message"),
-    [
-        ("fast", "llama", "engine must be one of auto, static, transformers, vllm, got 'fast'"),
-        ("static", "gpt2", "engine='static' cannot run this model: its positions are not rotary"),
-        ("vllm", "llama", "needs vLLM, which is not installed: pip install vllm"),
-    ],
-)
-def test_an_engine_that_cannot_is_refused_in_one_line(engine, architecture, message):
-    model, tokenizer = tiny_model(architecture), tiny_tokenizer()
-    with pytest.raises(ValueError, match=message):
-        generate_responses(model, tokenizer, ["hello"], max_new_tokens=4, engine=engine, progress=False)
-
-
-def test_vllm_runs_only_what_its_folder_holds(tmp_path):
-    from workbench.generation.vllm_engine import _source
-
-    model = tiny_model("llama")
-    model.save_pretrained(tmp_path)
-    from transformers import AutoModelForCausalLM
-
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert _source(loaded)[0] == str(tmp_path)
-    with without_layers(loaded, [1]), pytest.raises(ValueError, match="changed in memory"):
-        _source(loaded)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("size", [16, 64, 128])
-def test_the_kernel_is_attention(size):
-    from workbench.generation.kernel import decode_attention
-
-    numbers = torch.Generator("cuda").manual_seed(0)
-    query = torch.randn(3, 6, 1, size, generator=numbers, device="cuda").bfloat16()
-    keys, values = torch.randn(2, 3, 2, 150, size, generator=numbers, device="cuda").bfloat16()
-    bounds = torch.tensor([[0, 149], [70, 70], [63, 129]], dtype=torch.int32, device="cuda")
-    got = decode_attention(query, keys, values, bounds, size**-0.5).float()
-    for row, (first, last) in enumerate(bounds.tolist()):
-        k, v = (part[row, :, first : last + 1].repeat_interleave(3, 0).float() for part in (keys, values))
-        weights = torch.softmax(query[row].float() @ k.transpose(1, 2) * size**-0.5, dim=-1)
-        assert torch.allclose(got[row, 0], (weights @ v)[:, 0], atol=2e-2)

@@ -69,7 +69,7 @@ def test_batched_responses_equal_greedy_decoding_by_hand(architecture, tokenizer
         assert (row.response, row.n_tokens) == greedy_by_hand(model, tokenizer, prompt, 12)
 
 
-def test_a_response_ends_at_the_models_own_end_mark(tokenizer, prompts):
+def test_a_response_ends_at_the_models_own_eos(tokenizer, prompts):
     model = tiny_model("llama", seed=3)
     long = ask(model, tokenizer, prompts[:1])
     assert not long.loc[0, "finished"]
@@ -147,7 +147,7 @@ def test_no_template_no_pad_token_no_chat_mark(llama):
     assert tokenizer.pad_token is None
 
 
-def test_the_begin_mark_stands_once():
+def test_bos_stands_once():
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = tiny_tokenizer()

@@ -108,7 +108,7 @@ def test_wrong_plans_give_one_line(model_folder, tmp_path, capsys):
     assert main(["heal", "--plan", str(plan)]) == 2
     with pytest.raises(ValueError, match="at least one row"):
         planned(model_folder, tmp_path, [])
-    with pytest.raises(ValueError, match="processes and machines must be at least 1, got 0 and 1"):
+    with pytest.raises(ValueError, match="processes must be a whole number >= 1, got 0"):
         launch_command(plan, processes=0)
     with pytest.raises(ValueError, match="fsdp must be False without GPUs"):
         launch_command(plan, fsdp=True, cpu=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from tiny import CONFIGS, MORE, tiny_model
+from healed import make_examples
+from tiny import CONFIGS, MORE, tiny_model, tiny_tokenizer
 from torch.nn.functional import cross_entropy
 
-from workbench.healing.losses import head_of, summed_loss, summing_loss
-from workbench.healing.samples import Sample, check_packing, collate
+from workbench.healing.losses import Head, head_of, response_loss, summed_loss, summing_loss
+from workbench.healing.losses import loss_and_gradient as chunk_loss
+from workbench.healing.samples import Sample, check_packing, collate, read_samples
 
 #: whose samples see each other in a row: no masks by position, or a state that runs on
 NOT_PACKED = {"opt", "falcon", "bloom", "minimax", "jamba", "rwkv"}
@@ -151,26 +155,50 @@ def test_packed_rows_give_the_loss_of_unpacked_ones_or_are_refused(architecture)
     torch.testing.assert_close(found, gradient, rtol=1e-4, atol=5e-6)
 
 
-def test_packing_loses_no_token_and_makes_no_row_longer():
-    rows = samples(lengths=(30, 3, 11, 19, 8, 2, 27))
-    batch = collate([(sample, 1.0) for sample in rows], packed=True)
-    assert batch["input_ids"].shape == (4, 30)
-    starts = (batch["position_ids"] == 0).sum()
-    assert starts >= len(rows)
-    flat, places = batch["input_ids"].flatten(), batch["position_ids"].flatten()
-    for sample in rows:
-        at = [
-            k
-            for k in range(len(flat))
-            if places[k] == 0 and flat[k : k + len(sample.ids)].tolist() == sample.ids
-        ]
-        assert len(at) == 1
-    assert len(batch["targets"]) == sum(sample.learned for sample in rows)
-
-
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # read by torch.compile
 def test_compiled_it_is_the_same():
     model, weight = frozen("gemma2")
     plain = loss_and_gradient(model, weight, samples())
     compiled = loss_and_gradient(model, weight, samples(), compiled=True)
     torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=2e-6)
+
+
+def test_response_loss_is_the_mean_over_learned_tokens():
+    model, tokenizer = tiny_model("llama", num_hidden_layers=3), tiny_tokenizer()
+    rows = make_examples(24)[16:].reset_index(drop=True)
+    total = count = 0.0
+    for sample in read_samples(model, tokenizer, rows, "response", 128)[0]:
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([sample.ids])).logits[0].log_softmax(-1)
+        for place in range(sample.n_prompt, len(sample.ids)):
+            total -= scores[place - 1, sample.ids[place]].item()
+            count += 1
+    model.train()
+    for batch_size in (1, 3, 100):
+        found = response_loss(model, tokenizer, rows, response="response", batch_size=batch_size)
+        assert found == pytest.approx(total / count, rel=1e-5)
+    assert model.training
+    assert response_loss(model, tokenizer, ["A story.", "Another story of a dog."]) > 0
+    with pytest.raises(ValueError, match=r"needs the columns \['instruction', 'rewrite'\]"):
+        response_loss(model, tokenizer, rows, response="rewrite")
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "linear_cross_entropy"), reason="torch 2.13 brings it")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_chunks_it_is_the_linear_cross_entropy_of_torch(dtype):
+    from torch.nn.functional import linear_cross_entropy
+
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(24, 301, bias=False, dtype=dtype).requires_grad_(False)
+    linear.weight.copy_(torch.randn(301, 24, generator=generator))
+    states = torch.randn(50, 24, generator=generator).to(dtype)
+    targets = torch.randint(301, (50,), generator=generator)
+    ours, theirs = states.clone().requires_grad_(), states.clone().requires_grad_()
+    loss = summed_loss(ours, targets, partial(chunk_loss, Head(linear)), 8)
+    expected = linear_cross_entropy(theirs, linear.weight, targets, reduction="sum")
+    (loss / 50).backward()
+    (expected / 50).backward()
+    close = {"rtol": 1e-6, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    torch.testing.assert_close(loss, expected.float(), **close)
+    torch.testing.assert_close(ours.grad, theirs.grad, **close)

@@ -1,7 +1,7 @@
 """Responses to prompts, in batches.
 
 - ``responses``: prompts in, responses out
-- ``engines``: which way of decoding, and batches that fit
+- ``engines``: which way of decoding, batches by length, halved when out of memory
 - ``decoder``: decoding with a cache of fixed size
 - ``cache``: that cache and the attention over it
 - ``kernel``: the Triton kernel of one decoding step

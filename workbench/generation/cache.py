@@ -51,7 +51,7 @@ class Slots(StaticLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Keep new keys and values; return what attention may look at."""
+        """Keep new keys and values; return what attention may see."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if not self.filling:
@@ -78,25 +78,16 @@ class Slots(StaticLayer):
 
 
 def _attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Attention of the decoder: transformers' own in the prefill, grouped heads in a step."""
-    wanted = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    wanted = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if wanted:
         raise NotExactError(f"its attention has {', '.join(wanted)}")
     if attention_mask is None:
-        return sdpa_attention_forward(
-            module, query, key, value, None, scaling=scaling, dropout=dropout, **kwargs
-        )
+        return sdpa_attention_forward(module, query, key, value, None, **options)
     rows, heads, _, size = query.shape
-    scaling = size**-0.5 if scaling is None else scaling
+    scaling = size**-0.5 if options.get("scaling") is None else options["scaling"]
     if attention_mask.dtype == torch.int32:
         if value.shape[-1] != size:
             raise NotExactError(f"its keys have {size} numbers and its values {value.shape[-1]}")

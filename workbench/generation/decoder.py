@@ -2,7 +2,7 @@
 
 ``generate`` launches a thousand small kernels a step from Python: on an H200 a step of an 8B model takes 30
 to 70 ms, whatever the batch, where reading the weights takes 4. Here the step is recorded once and replayed.
-Prompts are laid flush right into the cache, so that all rows write to the same slot.
+Prompts are aligned right in the cache, so that all rows write to the same slot.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ from workbench.models.layers import decoder_forward, decoder_layers, unwrap
 MOVING_ROPE = ("dynamic", "longrope")
 #: tokens that go through the prefill at once: bounds its memory
 PREFILL_TOKENS = 65536
-#: steps between looks at whether all rows are finished
-LOOK_EVERY = 8
+#: the decoder's buffers with one row a prompt
+_BY_ROW = ("token", "position", "out", "first", "uniforms", "finished")
+#: steps between checks whether all rows are finished
+CHECK_EVERY = 8
+
+
+#: tokens of each prompt
+Prompts = Sequence[Sequence[int]]
 
 
 class StaticDecoder:
@@ -54,9 +60,8 @@ class StaticDecoder:
     def ready(self) -> Iterator[StaticDecoder]:
         """Return a context in which the model runs with this decoder's attention; undone on leaving."""
         config = decoder_forward(self.model).config
-        before = config._attn_implementation
         with ExitStack() as stack:
-            stack.callback(setattr, config, "_attn_implementation", before)
+            stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
             config._attn_implementation = ATTENTION
             if self.compiled:
                 from torch._inductor import config as inductor
@@ -68,7 +73,7 @@ class StaticDecoder:
 
     @torch.no_grad()
     def __call__(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, uniforms: Tensor | None = None
+        self, prompts: Prompts, max_new_tokens: int, uniforms: Tensor | None = None
     ) -> list[list[int]]:
         """Return the new tokens of each prompt, up to ``max_new_tokens``, filled with ``pad`` after an end.
 
@@ -83,9 +88,7 @@ class StaticDecoder:
             self._forget()
             raise
 
-    def _decoded(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, uniforms: Tensor | None
-    ) -> list[list[int]]:
+    def _decoded(self, prompts: Prompts, max_new_tokens: int, uniforms: Tensor | None) -> list[list[int]]:
         longest = max(map(len, prompts))
         if self.rows < 2 * len(prompts) and len(prompts) < self.rows:
             prompts = [*prompts, *[prompts[-1]] * (self.rows - len(prompts))]  # what is prepared serves
@@ -98,7 +101,7 @@ class StaticDecoder:
         for step in range(max_new_tokens):
             self._show(longest + step)
             self.replay()
-            if step % LOOK_EVERY < LOOK_EVERY - 1:
+            if step % CHECK_EVERY < CHECK_EVERY - 1:
                 continue
             if bool(self.finished.all()):
                 break
@@ -111,7 +114,7 @@ class StaticDecoder:
     def _go_on_without_finished(self, rows: Tensor) -> Tensor:
         """Drop the rows that have ended from all buffers; a captured step could not do without them."""
         going = ~self.finished
-        for name in ("token", "position", "out", "first", "uniforms", "finished"):
+        for name in _BY_ROW:
             setattr(self, name, getattr(self, name)[going])
         for part in self.parts:
             part.keys, part.values = part.keys[going], part.values[going]
@@ -149,10 +152,10 @@ class StaticDecoder:
     def _forget(self) -> None:
         """Let go of buffers and graph, so that their memory is free."""
         self.rows, self.replay = 0, None
-        for name in ("cache", "parts", "token", "position", "step", "out", "finished", "first", "uniforms"):
+        for name in ("cache", "parts", "step", *_BY_ROW):
             self.__dict__.pop(name, None)
 
-    def _reset(self, prompts: Sequence[Sequence[int]], longest: int, uniforms: Tensor | None) -> None:
+    def _reset(self, prompts: Prompts, longest: int, uniforms: Tensor | None) -> None:
         lengths = torch.tensor([len(row) for row in prompts])[:, None]
         # the last token of each prompt is the first step's input
         self.token.copy_(torch.tensor([row[-1] for row in prompts])[:, None])
@@ -165,7 +168,7 @@ class StaticDecoder:
         if uniforms is not None:
             self.uniforms[: len(uniforms), : uniforms.shape[1]] = uniforms.to(self.device)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], longest: int) -> None:
+    def _prefill(self, prompts: Prompts, longest: int) -> None:
         """Fill the cache with all tokens of the prompts but the last, padded on the right: no mask needed."""
         width = longest - 1
         for part in self.parts:
@@ -191,10 +194,9 @@ class StaticDecoder:
 
     def _capture(self) -> None:
         """Record a step once, on CUDA; elsewhere a step runs as it is."""
-        if self.replay is not None:
-            return
         if self.device.type != "cuda":
             self.replay = self._take_step
+        if self.replay is not None:
             return
         state = [self.token, self.position, self.at, self.step, self.out, self.finished]
         before = [tensor.clone() for tensor in state]
@@ -229,7 +231,8 @@ class StaticDecoder:
             past_key_values=self.cache,
             use_cache=True,
         )
-        return output.logits[:, -1]
+        logits: Tensor = output.logits[:, -1]
+        return logits
 
     def _seen(self) -> Tensor:
         """Say which slots each row sees: a mask, or for the kernel the first and last slot, as four axes."""
@@ -242,8 +245,7 @@ class StaticDecoder:
     def _chosen(self, logits: Tensor) -> Tensor:
         if not self.temperature:
             return logits.argmax(dim=-1, keepdim=True)
-        uniform = self.uniforms.index_select(1, self.step)
-        return sampled(logits, uniform, self.temperature)
+        return sampled(logits, self.uniforms.index_select(1, self.step), self.temperature)
 
 
 def sampled(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
@@ -253,6 +255,9 @@ def sampled(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         logits: ``[row, vocabulary]``.
         uniform: ``[row, 1]`` in [0, 1).
         temperature: above 0.
+
+    >>> sampled(torch.zeros(2, 4), torch.tensor([[0.1], [0.9]]), temperature=1.0).tolist()
+    [[0], [3]]
     """
     below = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
     target = uniform.to(below.device) * below[:, -1:]
@@ -262,7 +267,7 @@ def sampled(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
 def why_not_static(model: Any, slots: int) -> str | None:
     """Say why a model cannot decode with a static cache, None when it can.
 
-    What the configuration shows is looked at first; then two short prompts are decoded and compared with the
+    The configuration is checked first; then two short prompts are decoded and compared with the
     model's own uncached forward pass.
 
     Args:

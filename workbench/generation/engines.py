@@ -1,4 +1,4 @@
-"""What turns prompts into new tokens: ``generate``, our static cache, or vLLM, behind one call."""
+"""What turns prompts into new tokens, ``generate`` or our static cache, and batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from workbench.generation.decoder import StaticDecoder, sampled, why_not_static
 from workbench.models.hooks import compiling_pays
 
-#: what runs the model: the fastest that is exact for it; our static cache; ``generate``; vLLM
-ENGINES = ("auto", "static", "transformers", "vllm")
-#: tokens, read and written, from which "auto" looks whether a static cache will do
+#: what runs the model: the fastest that is exact for it; our static cache; ``generate``
+ENGINES = ("auto", "static", "transformers")
+#: tokens, read and written, from which "auto" checks whether a static cache will do
 WORTH_PREPARING = 4096
 #: tokens of new responses for a batch of prompts: (prompts, uniforms) -> one list a prompt
 Decode = Callable[[list[Sequence[int]], "torch.Tensor | None"], list[list[int]]]
@@ -32,15 +32,8 @@ class Sizes:
 
 
 @contextmanager
-def decoder_of(engine: str, model: Any, tokenizer: Any, temperature: float, sizes: Sizes) -> Iterator[Decode]:
+def decoder_of(engine: str, model: Any, temperature: float, sizes: Sizes) -> Iterator[Decode]:
     """Give what turns prompts into new tokens, by the engine that was asked for."""
-    settings = model.generation_config
-    if engine == "vllm":
-        from workbench.generation.vllm_engine import vllm_decoder
-
-        with vllm_decoder(model, tokenizer, settings, sizes.longest + sizes.new, temperature) as decode:
-            yield decode
-        return
     little = engine == "auto" and sizes.total < WORTH_PREPARING
     plain = engine == "transformers" or little
     reason = "" if plain else why_not_static(model, sizes.longest + sizes.new)
@@ -51,13 +44,23 @@ def decoder_of(engine: str, model: Any, tokenizer: Any, temperature: float, size
         return
     decoder = StaticDecoder(
         model,
-        ends=settings.eos_token_id or [],
-        pad=settings.pad_token_id,
+        ends=model.generation_config.eos_token_id or [],
+        pad=model.generation_config.pad_token_id,
         temperature=temperature,
         compiled=compiling_pays(model, sizes.total),
     )
     with decoder.ready():
         yield lambda rows, uniforms: decoder(rows, sizes.new, uniforms)
+
+
+def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Return the indices in batches, the longest first: memory peaks at once, and little is padding.
+
+    >>> by_length([3, 9, 5, 9], 3)
+    [[1, 3, 2], [0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def in_halves(decode: Decode, rows: list[Sequence[int]], uniforms: torch.Tensor | None) -> list[list[int]]:
@@ -70,21 +73,15 @@ def in_halves(decode: Decode, rows: list[Sequence[int]], uniforms: torch.Tensor 
     half = -(-len(rows) // 2)
     warnings.warn(f"{len(rows)} prompts at once do not fit into memory; going on with {half}", stacklevel=2)
     torch.cuda.empty_cache()
-    parts = (slice(0, half), slice(half, None))
-    return [
-        new
-        for part in parts
-        for new in in_halves(decode, rows[part], None if uniforms is None else uniforms[part])
-    ]
+    shares = (None, None) if uniforms is None else uniforms.split(half)
+    return in_halves(decode, rows[:half], shares[0]) + in_halves(decode, rows[half:], shares[1])
 
 
 class _RowSampler(LogitsProcessor):
     """Samples each row with uniform numbers of its own, by leaving only the token they choose."""
 
     def __init__(self, uniforms: torch.Tensor, temperature: float, prompt_length: int) -> None:
-        self.uniforms = uniforms
-        self.temperature = temperature
-        self.prompt_length = prompt_length
+        self.uniforms, self.temperature, self.prompt_length = uniforms, temperature, prompt_length
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         step = input_ids.shape[1] - self.prompt_length
@@ -105,4 +102,5 @@ def _generate(
     if uniforms is not None:
         processors.append(_RowSampler(uniforms, temperature, length))
     output = model.generate(input_ids=inputs, attention_mask=mask, logits_processor=processors)
-    return output[:, length:].tolist()
+    new: list[list[int]] = output[:, length:].tolist()
+    return new

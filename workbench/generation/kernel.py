@@ -1,7 +1,7 @@
 """Attention of one new token over a cache of fixed size: a Triton kernel that reads only what counts.
 
 ``scaled_dot_product_attention`` with a mask reads the whole cache and takes 120 us a layer where this takes
-70 (H200, 256 rows, 32 heads on 8, 256 slots of 128). Query heads that share a key head ride as one tile.
+70 (H200, 256 rows, 32 heads on 8, 256 slots of 128). Query heads that share a key head are one tile.
 """
 
 from __future__ import annotations

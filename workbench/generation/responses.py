@@ -15,8 +15,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from workbench.checks import one_of, whole_number
 from workbench.data.texts import fingerprint
-from workbench.generation.engines import ENGINES, Sizes, decoder_of, in_halves
+from workbench.generation.decoder import Prompts
+from workbench.generation.engines import ENGINES, Sizes, by_length, decoder_of, in_halves
 from workbench.models.identity import describe_model
 from workbench.runs.journal import Journal
 
@@ -31,8 +33,8 @@ class Response:
     Attributes:
         prompt_index: place of the prompt in the list that was asked.
         response: the text, special tokens left out.
-        n_tokens: tokens of the response, the end mark not counted.
-        finished: whether the model ended it itself; False when ``max_new_tokens`` cut it off.
+        n_tokens: tokens of the response, EOS not counted.
+        finished: whether it ended with EOS; False when ``max_new_tokens`` cut it off.
     """
 
     prompt_index: int
@@ -45,14 +47,10 @@ def chat_prompt(tokenizer: Any, text: str) -> str:
     """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` where there is none."""
     if not getattr(tokenizer, "chat_template", None):
         return PLAIN_PROMPT.replace("{text}", text)
-    # enable_thinking: models that can think aloud first (Qwen3) would fill max_new_tokens with it; others
-    # ignore it
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-    )
+    turns = [{"role": "user", "content": text}]
+    # models that can think aloud first (Qwen3) would fill max_new_tokens with it; others ignore it
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    return str(tokenizer.apply_chat_template(turns, **options))
 
 
 def generate_responses(
@@ -74,27 +72,27 @@ def generate_responses(
     Greedy by default; in float32 the responses equal those of one prompt at a time. The model's own
     sampling settings (repetition penalty, top-p) are left out, so that greedy is the argmax for every
     model. With a temperature each prompt is sampled with random numbers of its own, so its response does
-    not depend on the batch it rides in.
+    not depend on its batch.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer; needs no pad token.
-        prompts: final texts, from ``chat_prompt`` or plain. A prompt that begins with the tokenizer's
-            begin-of-text mark gets no second one.
+        prompts: final texts, from ``chat_prompt`` or plain. A prompt that begins with BOS gets no second
+            one.
         max_new_tokens: longest response, at least 1.
         batch_size: prompts a batch, at least 1; halved, with a warning, where memory does not suffice.
         progress: show a progress bar.
         temperature: 0 for greedy, above for sampling.
         seed: of the sampling.
-        engine: ``"auto"`` takes ``"static"`` where the model can (see ``decoding.why_not_static``), else
-            ``"transformers"``, that is ``model.generate``. ``"vllm"`` loads the model's folder anew in vLLM.
+        engine: ``"auto"`` takes ``"static"`` where the model can (see ``decoder.why_not_static``), else
+            ``"transformers"``, that is ``model.generate``.
         out: journal that responses are added to batch by batch; a call that was killed goes on from it. It
             belongs to one model, its prompts and settings: with others it is refused, never mixed.
         overwrite: begin ``out`` again when it belongs to other work.
 
     Returns:
-        Frame with prompt_index, response, n_tokens (the end mark not counted), finished (False when cut
-        off), in the order of the prompts.
+        Frame with prompt_index, response, n_tokens (EOS not counted), finished (False when cut off), in the
+        order of the prompts.
 
     Raises:
         ValueError: for no prompts, an empty prompt, prompts that leave no room for the response in the
@@ -102,40 +100,51 @@ def generate_responses(
     """
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
-    found: dict[int, Response] = {}
-    journal = None
+    work = {"prompts": fingerprint(list(prompts))}
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "engine": engine}
+    options |= {
+        "overwrite": overwrite,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    return pd.DataFrame(map(asdict, journaled_responses(model, tokenizer, ids, out, work, **options)))
+
+
+def journaled_responses(
+    model: Any, tokenizer: Any, ids: Prompts, out: str | Path | None, work: dict[str, Any], **options: Any
+) -> list[Response]:
+    """Return the response to each prompt: from the journal, else generated and added to it batch by batch.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        ids: tokens of each prompt.
+        out: the journal; None to keep nothing.
+        work: what beside model and generation settings the journal belongs to.
+        **options: of ``response_batches``, and ``overwrite``: begin ``out`` again when it belongs to other
+            work.
+
+    Raises:
+        ValueError: for an ``out`` of other work.
+    """
+    journal, overwrite = None, options.pop("overwrite", False)
     if out is not None:
-        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        header = {
-            "model": describe_model(model),
-            "prompts": fingerprint(list(prompts)),
-            "generation": settings,
-        }
+        generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
+        header = {"model": describe_model(model), **work, "generation": generation}
         journal = Journal(out, header, overwrite=overwrite)
-        found = {row["prompt_index"]: Response(**row) for row in journal.rows()}
-    batches = response_batches(
-        model,
-        tokenizer,
-        ids,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        progress=progress,
-        temperature=temperature,
-        seed=seed,
-        engine=engine,
-        done=set(found),
-    )
-    with closing(batches):
+    found = {row["prompt_index"]: Response(**row) for row in journal.rows()} if journal else {}
+    with closing(response_batches(model, tokenizer, ids, done=set(found), **options)) as batches:
         for batch in batches:
-            fresh = {one.prompt_index: one for one in batch if one.prompt_index not in found}
-            if journal is not None:
-                journal.append(asdict(one) for one in fresh.values())
-            found |= fresh
-    return pd.DataFrame([asdict(found[index]) for index in range(len(ids))])
+            fresh = [one for one in batch if one.prompt_index not in found]
+            if journal:
+                journal.append([asdict(one) for one in fresh])
+            found |= {one.prompt_index: one for one in fresh}
+    return [found[index] for index in range(len(ids))]
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of each prompt, begin-of-text mark included once, no end mark.
+    """Return the tokens of each prompt, with BOS once where the tokenizer has it, without EOS.
 
     Raises:
         ValueError: for no prompts, or one that is empty.
@@ -163,7 +172,7 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 def response_batches(
     model: Any,
     tokenizer: Any,
-    ids: Sequence[Sequence[int]],
+    ids: Prompts,
     *,
     max_new_tokens: int,
     batch_size: int,
@@ -175,7 +184,7 @@ def response_batches(
 ) -> Generator[list[Response], None, None]:
     """Yield the responses of one batch after the other, longest prompts first.
 
-    Which prompts ride together follows from all of ``ids``, whatever is ``done``: work that goes on after a
+    Which prompts share a batch follows from all of ``ids``, whatever is ``done``: work that goes on after a
     stop computes exactly what it would have computed without one.
 
     Args:
@@ -193,26 +202,20 @@ def response_batches(
     Raises:
         ValueError: for a setting out of range, or an engine that cannot run this model.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    one_of(engine, ENGINES, "engine")
+    whole_number(max_new_tokens, "max_new_tokens")
+    whole_number(batch_size, "batch_size")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be at least 0 (0 for greedy), got {temperature!r}")
-    order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    known = set(done)
-    todo = [batch for batch in batches if not known.issuperset(batch)]
+    known, lengths = set(done), [len(row) for row in ids]
+    todo = [batch for batch in by_length(lengths, batch_size) if not known.issuperset(batch)]
     if not todo:
         return
     settings = _settings(model, tokenizer, max_new_tokens)
-    sizes = Sizes(
-        max(map(len, ids)), max_new_tokens, sum(len(ids[i]) + max_new_tokens for b in todo for i in b)
-    )
+    total = sum(lengths[index] + max_new_tokens for batch in todo for index in batch)
     with (
         _own_settings(model, settings),
-        decoder_of(engine, model, tokenizer, temperature, sizes) as decode,
+        decoder_of(engine, model, temperature, Sizes(max(lengths), max_new_tokens, total)) as decode,
         tqdm(total=sum(map(len, todo)), desc="generate", unit="prompt", disable=not progress) as bar,
     ):
         started, tokens = time.perf_counter(), 0
@@ -237,13 +240,13 @@ def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> 
 def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     begin = tokenizer.bos_token
     add = not (begin and prompt.startswith(begin))  # chat templates write it themselves
-    ids = tokenizer(prompt, add_special_tokens=add)["input_ids"]
+    ids: list[int] = tokenizer(prompt, add_special_tokens=add)["input_ids"]
     if add and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
         ids = ids[:-1]  # a tokenizer that closes every text would end the response before it begins
     return ids
 
 
-def _check_room(model: Any, ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
     context = context_length(model)
     if context is None:
         return
@@ -265,13 +268,8 @@ def _some(indices: list[int]) -> str:
 def _settings(model: Any, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
     ends = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=ends or None,
-        pad_token_id=pad,
-    )
+    special = {"eos_token_id": ends or None, "pad_token_id": pad}
+    return GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **special)
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """Win back what a cut cost: self-data distillation and LoRA.
 
 - ``distillation``: the model rewrites its training data
-- ``samples``: masks, and batches planned by the seed
+- ``samples``: masks, and the order of training
 - ``losses``: the loss of completions, in chunks
 - ``trainer``: the training loop
 - ``heal``: train an adapter, restartable
 - ``adapters``: put on, taken off, merged
 - ``config``: settings of the papers
-- ``search``: the grid search, an Optuna study
+- ``search``: the grid search, an Optuna study in a database
 - ``launch``: plans for several GPUs
 """

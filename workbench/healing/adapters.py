@@ -42,14 +42,9 @@ def with_adapter(model: Any, path: str | Path) -> Iterator[Any]:
 
     Raises:
         ValueError: for a folder that is no healed adapter, an adapter trained on other layers (peft would
-            load it onto the wrong ones without a word), or a model that has an adapter on already.
+            load it onto the wrong ones without a warning), or a model that has an adapter on already.
     """
-    from peft import PeftModel
-
-    _check_fits(model, Path(path))
-    with _restored(model):
-        with quiet(), torch.random.fork_rng([]):  # peft draws first weights before it loads the trained ones
-            wrapper: Any = PeftModel.from_pretrained(model, str(path))
+    with _loaded(model, Path(path)) as wrapper:
         try:
             yield model
         finally:
@@ -98,16 +93,12 @@ def merge_adapter_(model: Any, path: str | Path) -> Any:
     Raises:
         ValueError: as ``with_adapter``; for 4-bit weights, which would be rounded again.
     """
-    from peft import PeftModel
-
-    _check_fits(model, Path(path))
     if getattr(unwrap(model), "is_quantized", False):
         raise ValueError(
             "model must have full weights to be merged into, it is quantized and the sum would be rounded "
             "again; load it with quantization=None, prune_ the same layers and merge, or use with_adapter"
         )
-    with _restored(model), quiet(), torch.random.fork_rng([]):
-        wrapper: Any = PeftModel.from_pretrained(model, str(path))
+    with _loaded(model, Path(path)) as wrapper, deprecations_muted():
         wrapper.merge_and_unload(safe_merge=True)
     return model
 
@@ -131,7 +122,7 @@ def new_adapter(model: Any, config: Any, seed: int) -> Iterator[Any]:
     asked = set(config.target_modules) | {name.rpartition(".")[0] for name in config.target_parameters or ()}
     with _restored(model):
         torch.manual_seed(seed)
-        with quiet():
+        with deprecations_muted():
             wrapper = get_peft_model(model, config)
         try:
             _check_targets(wrapper, asked)
@@ -163,21 +154,15 @@ def lora_targets(model: nn.Module, targets: str | list[str]) -> dict[str, list[s
         prefix = names[id(layer)]
         modules += [f"{prefix}.{name}" for name, module in layer.named_modules() if _is_linear(module)]
         parameters += [f"{prefix}.{name}" for name, weight in layer.named_parameters() if weight.ndim == 3]
-    if isinstance(targets, str):
-        if targets not in ("all-linear", "ffn"):
-            raise ValueError(
-                f"targets must be 'all-linear', 'ffn' or a list of module names, got {targets!r}"
-            )
-        chosen = [name for name in modules if targets == "all-linear" or not _in_attention(name)]
-        return {"target_modules": chosen, "target_parameters": parameters}
     last = sorted({name.rpartition(".")[2] for name in modules})
-    unknown = [name for name in targets if name not in last]
-    if unknown or not targets:
-        raise ValueError(f"targets must be 'all-linear', 'ffn' or some of {', '.join(last)}, got {targets}")
-    return {
-        "target_modules": [name for name in modules if name.rpartition(".")[2] in targets],
-        "target_parameters": [],
-    }
+    named = isinstance(targets, str)
+    if targets not in ("all-linear", "ffn") if named else not targets or not set(targets) <= set(last):
+        raise ValueError(f"targets must be 'all-linear', 'ffn' or some of {', '.join(last)}, got {targets!r}")
+    if not named:
+        chosen = [name for name in modules if name.rpartition(".")[2] in targets]
+        return {"target_modules": chosen, "target_parameters": []}
+    chosen = [name for name in modules if targets == "all-linear" or not _in_attention(name)]
+    return {"target_modules": chosen, "target_parameters": parameters}
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -191,7 +176,21 @@ def read_record(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is not an adapter that heal wrote: it has no {RECORD}, which says what layers it fits"
         )
-    return json.loads(record.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return found
+
+
+@contextmanager
+def _loaded(model: Any, path: Path) -> Iterator[Any]:
+    """Give the peft model with a healed adapter loaded; to be unloaded or merged before leaving."""
+    from peft import PeftModel
+
+    _check_fits(model, path)
+    with _restored(model):
+        # peft draws first weights before it loads the trained ones
+        with deprecations_muted(), torch.random.fork_rng([]):
+            wrapper: Any = PeftModel.from_pretrained(model, str(path))
+        yield wrapper
 
 
 def _check_fits(model: Any, path: Path) -> None:
@@ -228,7 +227,7 @@ def _adapted(model: nn.Module) -> set[str]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def deprecations_muted() -> Iterator[None]:
     """Keep the libraries' notes on their own deprecations off the screen."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
@@ -261,4 +260,4 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _in_attention(name: str) -> bool:
-    return any(mark in part.lower() for part in name.split(".") for mark in _ATTENTION)
+    return any(word in part.lower() for part in name.split(".") for word in _ATTENTION)

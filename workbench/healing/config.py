@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from workbench.checks import one_of, whole_number
+
 #: our name -> the Trainer's
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup", "linear": "linear"}
 #: GRO B.1, by hub id: tokens of a sequence, peak learning rate, LoRA rank
@@ -74,18 +76,14 @@ class HealingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        whole = ("rank", "max_steps", "batch_size", "micro_batch_size", "max_length", "save_steps")
-        for name in (*whole, "loss_chunk"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        sizes = ("rank", "max_steps", "batch_size", "micro_batch_size", "max_length", "save_steps")
+        for name in (*sizes, "loss_chunk"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole_number(value, name))
         for name, low, high in (("learning_rate", 0, 10), ("epochs", 0, 1e6), ("dropout", -1e-9, 1)):
-            if not low < getattr(self, name) < high:
-                raise ValueError(
-                    f"{name} must be between {max(low, 0)} and {high:g}, got {getattr(self, name)!r}"
-                )
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+            if not low < (value := getattr(self, name)) < high:
+                raise ValueError(f"{name} must be between {max(low, 0)} and {high:g}, got {value!r}")
+        one_of(self.schedule, SCHEDULES, "schedule")
         if self.batch_size % (self.micro_batch_size or 1):
             raise ValueError(
                 f"micro_batch_size must divide batch_size={self.batch_size}, got {self.micro_batch_size}"
@@ -106,6 +104,9 @@ class HealingConfig:
             name: ``sdd``, ``gro`` or ``demo``.
             model: for ``gro``, the hub id of one of the paper's models.
             **changes: fields to set otherwise.
+
+        >>> HealingConfig.preset("gro", model="mistralai/Mistral-7B-v0.1", seed=1).learning_rate
+        3e-06
         """
         length, rate, rank = GRO_MODELS.get(model or "", (2048, 3e-4, 64))
         presets: dict[str, dict[str, Any]] = {
@@ -124,8 +125,7 @@ class HealingConfig:
             },
             "demo": {"learning_rate": 3e-3, "epochs": 2.0, "batch_size": 16, "warmup_steps": 4},
         }
-        if name not in presets:
-            raise ValueError(f"preset must be one of {', '.join(presets)}, got {name!r}")
+        one_of(name, presets, "preset")
         unknown = set(changes) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))} is no field of HealingConfig")

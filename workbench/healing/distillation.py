@@ -11,20 +11,24 @@ import json
 import re
 import warnings
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from workbench.checks import checked
 from workbench.data.answers import final_answer, same_answer
 from workbench.data.instructions import FIELDS
 from workbench.data.texts import fingerprint
-from workbench.generation.responses import Response, chat_prompt, context_length, response_batches, token_ids
-from workbench.models.identity import describe_model
+from workbench.generation.responses import (
+    Response,
+    chat_prompt,
+    context_length,
+    journaled_responses,
+    token_ids,
+)
 from workbench.models.layers import unwrap
-from workbench.runs.journal import Journal
 
 KEPT_ANSWER, KEPT_OPEN = "same final answer", "passes the quality rules"
 TEMPLATE_FILE = "distillation_template.json"
@@ -102,7 +106,7 @@ def self_distill(
             quality rules (see ``judge``). Or a function of a row (id, instruction, context, reference,
             answer, rewrite, finished) that returns whether to keep it, or that and a reason.
         template: what the model is asked; None for the model's own (``rewrite_template``).
-        max_new_tokens: longest rewrite; a longer one counts as cut off.
+        max_new_tokens: longest rewrite; a longer one is truncated, with the reason ``cut off``.
         batch_size: prompts a batch.
         temperature: 0 for greedy.
         seed: of the sampling.
@@ -118,23 +122,26 @@ def self_distill(
         ValueError: for no examples, missing columns, ids that are not unique, no prompt that fits the
             context, an ``out`` of other work.
     """
-    _check_examples(examples)
+    checked(examples, FIELDS, "examples", unique="id")
     if rule != "auto" and not callable(rule):
         raise ValueError(f"rule must be 'auto' or a function of a row, got {rule!r}")
     template = template or rewrite_template(model)
     rows = examples[FIELDS].to_dict("records")
     ids = token_ids(tokenizer, [chat_prompt(tokenizer, rewrite_message(template, row)) for row in rows])
     fits = _that_fit(model, ids, max_new_tokens)
-    header = {
-        "model": describe_model(model),
+    work = {
         "template": fingerprint([template.math, template.open, chat_prompt(tokenizer, "{message}")]),
         "data": fingerprint(examples[FIELDS].reset_index(drop=True)),
-        "generation": {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed},
     }
-    journal = Journal(out, header, overwrite=overwrite) if out is not None else None
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    options |= {"temperature": temperature, "seed": seed, "progress": progress, "engine": engine}
-    found = _rewrites(model, tokenizer, {k: ids[k] for k in fits}, journal, options)
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "engine": engine}
+    options |= {
+        "overwrite": overwrite,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    rewrites = journaled_responses(model, tokenizer, [ids[k] for k in fits], out, work, **options)
+    found = dict(zip(fits, rewrites, strict=True))
     return _judged(rows, found, rule, template)
 
 
@@ -156,6 +163,10 @@ def rewrite_message(template: RewriteTemplate, row: dict[str, Any]) -> str:
 
     Raises:
         ValueError: for a template without ``{instruction}`` or ``{reference}``.
+
+    >>> template = RewriteTemplate(math="Q: {instruction} A: {reference}")
+    >>> rewrite_message(template, {"instruction": "2+2?", "context": "", "reference": "4", "answer": "4"})
+    'Q: 2+2? A: 4'
     """
     text = template.math if row["answer"] else template.open
     missing = [name for name in ("{instruction}", "{reference}") if name not in text]
@@ -173,15 +184,19 @@ def judge(row: dict[str, Any], leaks: tuple[str, ...] = RewriteTemplate.leaks) -
     """Say whether a rewrite is kept, and why (SDD 2.2, conditional selection).
 
     A row with an answer keeps the rewrite when its final answer is the same; any other when it does not
-    show the prompt and does not go round in circles. In both cases it must not be empty or cut off
-    (**ours** for maths).
+    show the prompt and does not repeat itself. In both cases it must not be empty or truncated (**ours**
+    for maths).
 
     Args:
-        row: instruction, context, reference, answer, rewrite, and finished (False when it was cut off).
+        row: instruction, context, reference, answer, rewrite, and finished (False when it was truncated).
         leaks: phrases (lower case) that show the prompt, unless the row's own texts have them.
 
     Returns:
         Whether it is kept, and the reason.
+
+    >>> row = {"instruction": "2+2?", "context": "", "reference": "It is 4.", "answer": "4"}
+    >>> judge(row | {"rewrite": "Two and two. The answer is 5.", "finished": True})
+    (False, 'another final answer')
     """
     rewrite = row["rewrite"]
     if not rewrite.strip():
@@ -209,24 +224,14 @@ def kept_shares(distilled: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Frame with reason, kept, n, share (0..1 of all rows), the commonest first.
+
+    >>> rows = pd.DataFrame({"reason": ["empty", "even", "even"], "kept": [False, True, True]})
+    >>> kept_shares(rows)[["reason", "kept", "n"]].to_numpy().tolist()
+    [['even', True, 2], ['empty', False, 1]]
     """
     counts = distilled.groupby(["reason", "kept"], sort=True).size().reset_index(name="n")
     counts["share"] = counts["n"] / len(distilled)
     return counts.sort_values(["n", "reason"], ascending=[False, True], ignore_index=True)
-
-
-def _check_examples(examples: pd.DataFrame) -> None:
-    if not isinstance(examples, pd.DataFrame):
-        raise ValueError(f"examples must be a frame as of load_instructions, got {type(examples).__name__}")
-    missing = [column for column in FIELDS if column not in examples]
-    if missing or examples.empty:
-        what = f"lacks {', '.join(missing)}" if missing else "has no row"
-        raise ValueError(
-            f"examples must have the columns {', '.join(FIELDS)} and at least one row; it {what}"
-        )
-    if not examples["id"].is_unique:
-        twice = examples["id"][examples["id"].duplicated()].iloc[0]
-        raise ValueError(f"examples must have an id of its own for each row, {twice!r} occurs twice")
 
 
 def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int]:
@@ -241,40 +246,17 @@ def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int
     return fits
 
 
-def _rewrites(
-    model: Any,
-    tokenizer: Any,
-    prompts: dict[int, list[int]],
-    journal: Journal | None,
-    options: dict[str, Any],
-) -> dict[int, dict[str, Any]]:
-    """Return the rewrite of each row (its place -> rewrite, finished): from the journal, or generated now."""
-    places = list(prompts)
-    found = {row["row"]: row for row in journal.rows()} if journal else {}
-    done = {k for k, place in enumerate(places) if place in found}
-    with closing(response_batches(model, tokenizer, list(prompts.values()), done=done, **options)) as batches:
-        for batch in batches:
-            fresh = [_journal_row(places, one) for one in batch if one.prompt_index not in done]
-            if journal:
-                journal.append(fresh)
-            found |= {row["row"]: row for row in fresh}
-    return found
-
-
-def _journal_row(places: list[int], one: Response) -> dict[str, Any]:
-    return {"row": places[one.prompt_index], "rewrite": one.response.strip(), "finished": one.finished}
-
-
 def _judged(
-    rows: list[dict[str, Any]], found: dict[int, dict[str, Any]], rule: str | Rule, template: RewriteTemplate
+    rows: list[dict[str, Any]], found: dict[int, Response], rule: str | Rule, template: RewriteTemplate
 ) -> pd.DataFrame:
     judged = []
     for place, row in enumerate(rows):
-        if place in found:
-            row = row | {key: found[place][key] for key in ("rewrite", "finished")}
-            kept, reason = judge(row, template.leaks) if isinstance(rule, str) else _by_rule(rule, row)
-        else:
+        one = found.get(place)
+        if one is None:
             row, kept, reason = row | {"rewrite": ""}, False, "prompt too long"
+        else:
+            row = row | {"rewrite": one.response.strip(), "finished": one.finished}
+            kept, reason = judge(row, template.leaks) if isinstance(rule, str) else _by_rule(rule, row)
         response = row["rewrite"] if kept else row["reference"]
         judged.append(row | {"kept": kept, "reason": reason, "response": response})
     frame = pd.DataFrame(judged, columns=[*FIELDS, "rewrite", "kept", "reason", "response"])
@@ -296,7 +278,7 @@ def _by_rule(rule: Rule, row: dict[str, Any]) -> tuple[bool, str]:
 
 
 def _repetition(text: str) -> float:
-    """Return the share of word 4-grams that occurred before; 0 for texts too short to go round in circles."""
+    """Return the share of word 4-grams that occurred before; 0 for short texts."""
     words = text.lower().split()
     grams = list(zip(*(words[k:] for k in range(4)), strict=False))
     return 1 - len(set(grams)) / len(grams) if len(grams) >= 12 else 0.0

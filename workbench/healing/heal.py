@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import random
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,29 +19,19 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
-from workbench.generation.responses import context_length
-from workbench.healing.adapters import (
-    RECORD,
-    lora_targets,
-    new_adapter,
-    quiet,
-)
+from workbench.healing.adapters import RECORD, deprecations_muted, lora_targets, new_adapter, read_record
 from workbench.healing.config import HealingConfig
+from workbench.healing.launch import sharded
 from workbench.healing.losses import summing_loss
-from workbench.healing.samples import Plan, Sample, check_packing, digest, planned_order, read_examples
-from workbench.healing.trainer import (
-    largest_divisor,
-    last_checkpoint,
-    run_training,
-    set_micro_batch,
-    training_arguments,
-)
+from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
+from workbench.healing.trainer import OnStep, last_checkpoint, run_training, training_arguments, within_memory
 from workbench.models.hooks import compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers
 from workbench.runs.files import atomic_folder, write_text_atomic
 
-LOG, PLAN = "log.jsonl", "plan.json"
+#: beside an adapter, and beside the checkpoints of one that is not finished
+LOG, WORK = "log.jsonl", "work.json"
 
 
 class Healed(NamedTuple):
@@ -73,12 +60,12 @@ def heal(
     config: HealingConfig | None = None,
     out: str | Path,
     overwrite: bool = False,
-    progress: bool | Callable[[dict[str, Any]], None] = True,
+    progress: bool | OnStep = True,
 ) -> Healed:
     """Train a LoRA adapter on the model as it stands, and leave the model as it was, bit by bit.
 
     SFT and self-data distillation are the same call on the same rows: ``response="reference"`` or
-    ``"response"``. Loss counts on the response and its end mark only; plain texts (GRO heals on C4) count
+    ``"response"``. Loss counts on the response and its EOS only; plain texts (GRO heals on C4) count
     whole.
 
     Args:
@@ -95,8 +82,8 @@ def heal(
             ``seconds_left``.
 
     Returns:
-        The adapter's folder and the log. ``log.attrs`` says how many responses were cut or left out for
-        length.
+        The adapter's folder and the log. ``log.attrs`` says how many responses were truncated (``cut``) or
+        left out (``left_out``) for length.
 
     Raises:
         ValueError: for bad examples, a model with an adapter on, an ``out`` of other work, a loss that is
@@ -107,79 +94,80 @@ def heal(
     """
     config = config or HealingConfig.preset("sdd")
     out = Path(out)
-    limit = min(config.max_length or 2048, context_length(model) or 2**31)
+    limit = sequence_limit(model, config.max_length)
     samples, counts = read_examples(model, tokenizer, examples, response, limit)
-    work = {"model": describe_model(model), "data": digest(samples), "config": _what_decides(config)}
-    if _is_done(out, RECORD, work, overwrite):
+    decisive = asdict(replace(config, save_steps=None, loss_chunk=1024, compiled=None))
+    work = {"model": describe_model(model), "data": digest(samples), "config": decisive}
+    if same_work(out / RECORD, work, overwrite):
         return Healed(out, _read_log(out))
     if config.packing:
         check_packing(model)
     unfinished = out.with_name(f"{out.name}.unfinished")
-    begun = last_checkpoint(unfinished / "checkpoints") and _is_done(unfinished, PLAN, work, overwrite)
-    order, lora = _order(samples, config), _lora(model, config)
-    arguments = training_arguments(config, len(order), unfinished / "checkpoints", model)
+    begun = last_checkpoint(unfinished / "checkpoints") and same_work(unfinished / WORK, work, overwrite)
+    ordered, lora = OrderedSamples(samples, config), _lora(model, config)
+    arguments = training_arguments(config, len(ordered), unfinished / "checkpoints", model)
+    if arguments.world_size > 1:
+        ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
     _begin(unfinished, work, bool(begun), arguments)
     record = {**work, "kept_layers": list(kept_layers(model)), **counts}
-    train = partial(_train, model, lora, samples, order, config, arguments, progress, record, out)
-    with quiet(), _same_randomness(model.device), _checkpointing(model, config):
-        log = _within_memory(train, arguments, config)
+    train = partial(_train, model, lora, ordered, config, arguments, progress, record)
+    checkpointing = _checkpointing(model) if config.gradient_checkpointing else nullcontext()
+    with deprecations_muted(), _same_randomness(model.device), checkpointing:
+        log = within_memory(train, arguments)
+    with arguments.main_process_first(local=False):
+        if arguments.should_save:
+            _store(out, unfinished / "checkpoints", log, record)
+            shutil.rmtree(unfinished)
     log.attrs.update(counts)
     return Healed(out, log)
 
 
-def _within_memory(
-    train: Callable[[], pd.DataFrame], arguments: TrainingArguments, config: HealingConfig
-) -> pd.DataFrame:
-    """Train, with smaller micro-batches where the memory is too small."""
-    while True:
-        try:
-            return train()
-        except torch.OutOfMemoryError as error:
-            smaller = _smaller_micro_batch(arguments, config, error)
-        _make_room(arguments, smaller, config)
+def same_work(record: Path, work: dict[str, Any], overwrite: bool) -> bool:
+    """Return whether a folder's record tells of this very work, False where there is no folder.
+
+    Args:
+        record: the file in the folder.
+        work: what decides the result, as plain values.
+        overwrite: whether other work may be lost.
+
+    Raises:
+        ValueError: for other work that must not be lost; names what differs.
+    """
+    if not record.parent.exists():
+        return False
+    found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    differ = [key for key, value in json.loads(json.dumps(work)).items() if found.get(key) != value]
+    if differ and not overwrite:
+        raise ValueError(
+            f"out: {record.parent} was made from another {', another '.join(differ)}; give another out, or "
+            "overwrite=True to begin it again"
+        )
+    return not differ
 
 
 def _train(
     model: Any,
     lora: Any,
-    samples: list[Sample],
-    order: list[int],
+    ordered: OrderedSamples,
     config: HealingConfig,
     arguments: TrainingArguments,
-    progress: bool | Callable[[dict[str, Any]], None],
+    progress: bool | OnStep,
     record: dict[str, Any],
-    out: Path,
 ) -> pd.DataFrame:
-    """Train a fresh adapter from the last checkpoint or the beginning, and store it whole."""
+    """Train a fresh adapter from the last checkpoint or the beginning."""
     from peft.helpers import disable_input_dtype_casting
 
-    together = arguments.per_device_train_batch_size * arguments.world_size
-    plan = Plan(samples, order, config.batch_size, together=together if arguments.world_size > 1 else 1)
-    compiled = _compiles(model, plan, config)
-    with ExitStack() as stack:
-        # a copy: peft shortens its list of targets
-        peft = stack.enter_context(new_adapter(model, deepcopy(lora), config.seed))
-        stack.enter_context(summing_loss(peft, chunk=config.loss_chunk, compiled=compiled))
+    compiled = _compiles(model, int(ordered.tokens[-1]), config)
+    even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
+    with (
+        new_adapter(model, deepcopy(lora), config.seed) as peft,  # a copy: peft shortens its list of targets
+        summing_loss(peft, chunk=config.loss_chunk, compiled=compiled),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
-        stack.enter_context(disable_input_dtype_casting(peft, active=arguments.bf16))
-        if compiled:
-            even = len({len(sample.ids) for sample in samples}) == 1 and len(order) % together == 0
-            stack.enter_context(compiled_layers(model, dynamic=not even))
-        on_step = stack.enter_context(_reported(progress, arguments.max_steps))
-        log = run_training(
-            peft,
-            plan,
-            arguments,
-            on_step,
-            packed=config.packing,
-            record=lambda folder: _write_record(folder, record),
-        )
-    unfinished = Path(str(arguments.output_dir)).parent
-    with arguments.main_process_first(local=False):
-        if arguments.should_save:
-            _store(out, unfinished / "checkpoints", log, record)
-            shutil.rmtree(unfinished)
-    return log
+        disable_input_dtype_casting(peft, active=arguments.bf16),
+        compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
+        _reported(progress, arguments.max_steps) as on_step,
+    ):
+        return run_training(peft, ordered, arguments, on_step, partial(_write_record, record=record))
 
 
 def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:
@@ -188,54 +176,14 @@ def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: Train
         if arguments.should_save:
             if not begun:
                 shutil.rmtree(unfinished, ignore_errors=True)
-            write_text_atomic(unfinished / PLAN, json.dumps(work, indent=1))
+            write_text_atomic(unfinished / WORK, json.dumps(work, indent=1))
 
 
-def _compiles(model: Any, plan: Plan, config: HealingConfig) -> bool:
+def _compiles(model: Any, n_tokens: int, config: HealingConfig) -> bool:
     if config.compiled is not None:
         return config.compiled
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     # forward and backward: twice the work of a pass. On an H200 it took 17 s and made a step 1.38 x as fast
-    pays = compiling_pays(model, 2 * int(plan.tokens[-1]))
-    return pays and not sharded and not config.deterministic
-
-
-def _smaller_micro_batch(arguments: TrainingArguments, config: HealingConfig, error: BaseException) -> int:
-    """Return half the micro-batch or a little less; an error where no smaller one can be."""
-    micro = arguments.per_device_train_batch_size
-    way_out = "gradient_checkpointing=True, a smaller max_length, or a model loaded with quantization='nf4'"
-    if arguments.world_size > 1:
-        raise ValueError(
-            f"out of memory with micro_batch_size={micro} in one of {arguments.world_size} processes; give "
-            f"micro_batch_size={max(1, micro // 2)}, {way_out}"
-        ) from error
-    if micro == 1:
-        raise ValueError(f"out of memory with one example at a time; try {way_out}") from error
-    return largest_divisor(config.batch_size, micro // 2)
-
-
-def _make_room(arguments: TrainingArguments, micro: int, config: HealingConfig) -> None:
-    """Go on with a smaller micro-batch. Called outside the handler, whose error holds on to the memory."""
-    before = arguments.per_device_train_batch_size
-    warnings.warn(
-        f"out of memory with {before} examples at a time: healing goes on with micro_batch_size={micro}, "
-        f"and batch_size stays {config.batch_size}",
-        stacklevel=4,
-    )
-    set_micro_batch(arguments, micro, config.batch_size)
-    gc.collect()
-    torch.cuda.empty_cache()
-
-
-def _what_decides(config: HealingConfig) -> dict[str, Any]:
-    """Return the settings that decide which adapter comes out."""
-    return asdict(replace(config, save_steps=None, loss_chunk=1024, compiled=None))
-
-
-def _order(samples: list[Sample], config: HealingConfig) -> list[int]:
-    total = config.max_steps * config.batch_size if config.max_steps else round(config.epochs * len(samples))
-    lengths = [len(sample.ids) for sample in samples]
-    return planned_order(lengths, max(total, 1), config.batch_size, config.seed, grouped=not config.packing)
+    return compiling_pays(model, 2 * n_tokens) and not sharded() and not config.deterministic
 
 
 def _lora(model: Any, config: HealingConfig) -> Any:
@@ -244,30 +192,16 @@ def _lora(model: Any, config: HealingConfig) -> Any:
     found = lora_targets(model, config.targets)
     if found["target_parameters"] and config.dropout:
         raise ValueError(f"dropout must be 0 for a model whose experts are one tensor, got {config.dropout}")
+    alpha: Any = config.alpha or 2 * config.rank  # peft takes fractions too, its annotation does not
     return LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha or 2 * config.rank,  # type: ignore[arg-type]
+        lora_alpha=alpha,
         lora_dropout=config.dropout,
         target_modules=found["target_modules"],
         target_parameters=found["target_parameters"] or None,
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2
         task_type="CAUSAL_LM",
     )
-
-
-def _is_done(folder: Path, name: str, plan: dict[str, Any], overwrite: bool) -> bool:
-    """Whether a folder holds this very work; an error when it holds other work, which must not be lost."""
-    if not folder.exists():
-        return False
-    record = folder / name
-    found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    differ = [key for key in plan if found.get(key) != json.loads(json.dumps(plan[key]))]
-    if differ and not overwrite:
-        raise ValueError(
-            f"out: {folder} was trained from another {', another '.join(differ)}; give another out, or "
-            "overwrite=True to begin it again"
-        )
-    return not differ
 
 
 def _store(out: Path, checkpoints: Path, log: pd.DataFrame, record: dict[str, Any]) -> None:
@@ -288,22 +222,20 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
 
 def _read_log(out: Path) -> pd.DataFrame:
     lines = (out / LOG).read_text(encoding="utf-8").splitlines()
-    log = pd.DataFrame([json.loads(line) for line in lines])
-    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    log, record = pd.DataFrame(map(json.loads, lines)), read_record(out)
     log.attrs.update({key: record[key] for key in ("cut", "left_out")})
     return log
 
 
 @contextmanager
-def _reported(progress: bool | Callable[[dict[str, Any]], None], steps: int) -> Iterator[Callable]:
-    """Give what is called after every update: moves a bar, or hands the row on."""
+def _reported(progress: bool | OnStep, steps: int) -> Iterator[OnStep]:
+    """Give the function that is called after every update: it moves a bar, or passes the row on."""
     with tqdm(total=steps, desc="heal", unit="step", disable=progress is not True) as bar:
 
         def on_step(row: dict[str, Any]) -> None:
             bar.update(row["step"] - bar.n)
-            bar.set_postfix_str(
-                f"loss={row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s", refresh=False
-            )
+            speed = f"{row['tokens_per_second']:,.0f} tokens/s"
+            bar.set_postfix_str(f"loss={row['loss']:.3f}, {speed}", refresh=False)
             if callable(progress):
                 progress(row)
 
@@ -313,11 +245,8 @@ def _reported(progress: bool | Callable[[dict[str, Any]], None], steps: int) -> 
 @contextmanager
 def _same_randomness(device: torch.device) -> Iterator[None]:
     """Leave the random states and the choice of kernels as they were: the Trainer sets them all."""
-    python, numpy, strict = (
-        random.getstate(),
-        np.random.get_state(),
-        torch.are_deterministic_algorithms_enabled(),
-    )
+    python, numpy = random.getstate(), np.random.get_state()
+    strict = torch.are_deterministic_algorithms_enabled()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -330,10 +259,7 @@ def _same_randomness(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _checkpointing(model: Any, config: HealingConfig) -> Iterator[None]:
-    if not config.gradient_checkpointing:
-        yield
-        return
+def _checkpointing(model: Any) -> Iterator[None]:
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
     try:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.checks import checked, whole_number
 from workbench.healing.config import HealingConfig
 from workbench.runs.files import atomic_folder
 
@@ -61,21 +62,18 @@ def plan_training(
     """
     folder, config = Path(folder), config or HealingConfig.preset("sdd")
     frame = isinstance(examples, pd.DataFrame)
-    table = examples if isinstance(examples, pd.DataFrame) else pd.DataFrame({"text": list(examples)})
-    if table.empty:
-        raise ValueError("examples must hold at least one row, got none")
-    kept = (
-        [name for name in ("id", "instruction", "context", response) if name in table] if frame else ["text"]
-    )
+    table = checked(examples if frame else pd.DataFrame({"text": list(examples)}), (), "examples")
+    columns = ("id", "instruction", "context", response) if frame else ("text",)
     plan = {
         "model": {"name": model, "revision": revision, "dtype": dtype, "quantization": quantization},
-        "layers": [int(layer) for layer in layers],
+        "layers": list(map(int, layers)),
         "response": response if frame else None,
         "config": asdict(config),
         "out": os.path.relpath(out, folder),
     }
     with atomic_folder(folder) as place:
-        table[kept].to_json(place / EXAMPLES, orient="records", lines=True, force_ascii=False)
+        kept = table[[name for name in columns if name in table]]
+        kept.to_json(place / EXAMPLES, orient="records", lines=True, force_ascii=False)
         (place / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     return folder / PLAN
 
@@ -97,9 +95,14 @@ def launch_command(
 
     Raises:
         ValueError: for numbers below 1, or FSDP without GPUs.
+
+    >>> launch_command("plan.json", processes=4).partition("--")[0]
+    'python -m accelerate.commands.launch '
+    >>> launch_command("plan.json").split()[-5:]
+    ['-m', 'workbench', 'heal', '--plan', 'plan.json']
     """
-    if processes < 1 or machines < 1:
-        raise ValueError(f"processes and machines must be at least 1, got {processes} and {machines}")
+    whole_number(processes, "processes")
+    whole_number(machines, "machines")
     if fsdp and cpu:
         raise ValueError("fsdp must be False without GPUs: FSDP spreads weights over GPUs")
     flags: dict[str, str | None] = {"num_processes": str(processes), "num_machines": str(machines)}
@@ -111,6 +114,11 @@ def launch_command(
     written = [part for name, value in flags.items() for part in (f"--{name}", value) if part is not None]
     words = ["python", "-m", "accelerate.commands.launch", *written]
     return shlex.join([*words, "-m", "workbench", "heal", "--plan", os.path.relpath(plan)])
+
+
+def sharded() -> bool:
+    """Return whether accelerate spreads the weights of this process over several GPUs (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def run_plan(plan: str | Path, *, progress: bool = True) -> Any:
@@ -133,23 +141,17 @@ def run_plan(plan: str | Path, *, progress: bool = True) -> Any:
     plan = Path(plan)
     if not plan.is_file():
         raise ValueError(f"plan must be a plan.json that plan_training wrote, there is none at {plan}")
-    told = json.loads(plan.read_text(encoding="utf-8"))
+    planned = json.loads(plan.read_text(encoding="utf-8"))
     examples = pd.read_json(plan.parent / EXAMPLES, orient="records", lines=True, dtype=False)
-    asked = told["model"]
-    model, tokenizer = load_model(
-        asked["name"],
-        revision=asked["revision"],
-        quantization=asked["quantization"],
-        **_place(asked["dtype"]),
-    )
-    with without_layers(model, told["layers"]):
+    model, tokenizer = load_model(**{**planned["model"], **_place(planned["model"]["dtype"])})
+    with without_layers(model, planned["layers"]):
         return heal(
             model,
             tokenizer,
-            examples if told["response"] else examples["text"].tolist(),
-            response=told["response"] or "reference",
-            config=HealingConfig(**told["config"]),
-            out=plan.parent / told["out"],
+            examples if planned["response"] else examples["text"].tolist(),
+            response=planned["response"] or "reference",
+            config=HealingConfig(**planned["config"]),
+            out=plan.parent / planned["out"],
             progress=progress and os.environ.get("RANK", "0") == "0",
         )
 
@@ -160,6 +162,6 @@ def _place(dtype: str | None) -> dict[str, Any]:
 
     if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
         return {"device": "cpu", "dtype": dtype}
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+    if sharded():
         return {"device": "cpu", "dtype": dtype or "bfloat16"}
     return {"device": f"cuda:{os.environ.get('LOCAL_RANK', '0')}", "dtype": dtype}

@@ -2,7 +2,7 @@
 
 With a vocabulary of 128,256, the logits of 8 x 512 tokens and what their cross-entropy keeps for its gradient
 take about 10 GiB. Healing never changes the head, so loss and gradient of a chunk of positions are computed
-in one go and its logits let go before the next chunk.
+at once and its logits are freed before the next chunk.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from workbench.generation.engines import by_length
 from workbench.healing.samples import collate, read_examples
 from workbench.models.hooks import inference, replaced_forwards
 from workbench.models.layers import decoder_forward, unwrap
@@ -96,7 +97,8 @@ def summed_loss(states: Tensor, targets: Tensor, chunk_loss: ChunkLoss, chunk: i
         chunk_loss: ``loss_and_gradient`` of a head.
         chunk: positions of a chunk at most.
     """
-    return _SummedLoss.apply(states, targets, chunk_loss, chunk)
+    summed: Callable[..., Tensor] = _SummedLoss.apply
+    return summed(states, targets, chunk_loss, chunk)
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -146,11 +148,10 @@ def response_loss(
         ValueError: for bad examples, as ``heal``.
     """
     samples, _ = read_examples(model, tokenizer, examples, response, max_length)
-    samples = sorted(samples, key=lambda sample: -len(sample.ids))
     device, total = next(model.parameters()).device, 0.0
     with inference(model), summing_loss(model, chunk=1024):
-        for first in range(0, len(samples), batch_size):
-            batch = collate([(sample, 1.0) for sample in samples[first : first + batch_size]])
+        for indices in by_length([len(sample.ids) for sample in samples], batch_size):
+            batch = collate([(samples[index], 1.0) for index in indices])
             del batch["weight"]
             total += model(**{name: values.to(device) for name, values in batch.items()}).item()
     return total / sum(sample.learned for sample in samples)
@@ -198,7 +199,7 @@ def summing_loss(model: Any, *, chunk: int, compiled: bool = False) -> Iterator[
 
 
 def _given(others: dict[str, Any]) -> dict[str, Any]:
-    """Return what was really given: peft hands on every argument it knows, as None."""
+    """Return the arguments that were given: peft passes every argument it knows, as None."""
     return {name: value for name, value in others.items() if value is not None}
 
 

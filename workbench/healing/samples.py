@@ -1,4 +1,4 @@
-"""What healing trains on: exact masks, and batches planned by the seed before the first step.
+"""What healing trains on: exact masks, and batches that the seed fixes before the first step.
 
 So a training that was killed goes on with the same batches and ends with the same weights.
 """
@@ -16,8 +16,11 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from workbench.checks import checked
 from workbench.data.instructions import user_message
-from workbench.generation.responses import chat_prompt, end_tokens, token_ids
+from workbench.generation.engines import by_length
+from workbench.generation.responses import chat_prompt, context_length, end_tokens, token_ids
+from workbench.healing.config import HealingConfig
 from workbench.models.hooks import inference
 from workbench.models.layers import decoder_forward, unwrap
 
@@ -30,7 +33,7 @@ class Sample:
     """One sequence to train on.
 
     Attributes:
-        ids: prompt, response and end mark as tokens.
+        ids: prompt, response and EOS as tokens.
         n_prompt: how many tokens at the beginning are read but not learned, at least 1.
     """
 
@@ -54,6 +57,11 @@ def read_examples(
     return text_samples(tokenizer, examples, max_length)
 
 
+def sequence_limit(model: Any, max_length: int | None) -> int:
+    """Return how many tokens of an example are read: ``max_length``, 2048 for None, within the context."""
+    return min(max_length or 2048, context_length(model) or 2**31)
+
+
 def digest(samples: list[Sample]) -> str:
     """Return a SHA-256 of the tokens and of what of them is learned."""
     found = hashlib.sha256()
@@ -65,19 +73,19 @@ def digest(samples: list[Sample]) -> str:
 def read_samples(
     model: Any, tokenizer: Any, examples: pd.DataFrame, response: str, max_length: int
 ) -> tuple[list[Sample], dict[str, int]]:
-    """Turn examples into sequences whose response (and end mark) alone is learned.
+    """Turn examples into sequences whose response (and EOS) alone is learned.
 
     The prompt is tokenised by itself, just as generation does, so the boundary is exact.
 
     Args:
-        model: whose end marks close a response.
+        model: whose EOS tokens end a response.
         tokenizer: its tokenizer.
         examples: frame with instruction, the ``response`` column, and maybe context.
         response: the column to learn.
-        max_length: tokens of a sequence at most; a longer response is cut.
+        max_length: tokens of a sequence at most; a longer response is truncated.
 
     Returns:
-        The samples, and how many responses were cut (``cut``) and rows left out (``left_out``) because
+        The samples, and how many responses were truncated (``cut``) and rows left out (``left_out``) because
         their prompt alone fills ``max_length``.
 
     Raises:
@@ -87,8 +95,7 @@ def read_samples(
     messages = [user_message(row["instruction"], row.get("context") or "") for row in rows]
     prompts = token_ids(tokenizer, [chat_prompt(tokenizer, message) for message in messages])
     end = _end_of_turn(tokenizer, end_tokens(model, tokenizer))
-    samples = []
-    cut = 0
+    samples, cut = [], 0
     for prompt, row in zip(prompts, rows, strict=True):
         learned = tokenizer(row[response], add_special_tokens=False)["input_ids"] + end
         if len(prompt) < max_length:
@@ -114,19 +121,17 @@ def text_samples(
         if len(ids) > 1:
             samples.append(Sample(ids[:max_length], 1))
     if not samples:
-        raise ValueError(
-            f"examples must hold texts of at least 2 tokens, got {len(texts)} texts and none such"
-        )
+        raise ValueError(f"examples must hold a text of at least 2 tokens, got none in {len(texts)} texts")
     long = sum(len(sample.ids) == max_length for sample in samples)
     return samples, {"cut": long, "left_out": len(texts) - len(samples)}
 
 
-def planned_order(
+def training_order(
     lengths: Sequence[int], total: int, batch_size: int, seed: int, *, grouped: bool = True
 ) -> list[int]:
     """Return which sample to take at each place of the whole training, batch after batch.
 
-    Every sample comes once before any comes again.
+    Over all places every sample comes equally often, or once more than others.
 
     Args:
         lengths: tokens of each sample.
@@ -135,48 +140,54 @@ def planned_order(
         seed: of the order.
         grouped: whether a batch holds samples of like length, longest first (little padding), or whichever
             come (for packing).
+
+    >>> training_order([4, 9, 2, 7], total=4, batch_size=2, seed=1)
+    [1, 3, 0, 2]
     """
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(lengths)) for _ in range(math.ceil(total / len(lengths)))]
-    order = np.concatenate(rounds)[:total]
+    order: list[int] = np.concatenate(rounds)[:total].tolist()
     if not grouped:
-        return [int(k) for k in order]
-    planned: list[int] = []
+        return order
+    places: list[int] = []
     for first in range(0, total, POOL * batch_size):
-        pool = sorted(order[first : first + POOL * batch_size], key=lambda k: -lengths[k])
-        batches = [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
-        whole = [batch for batch in batches if len(batch) == batch_size]
-        for k in rng.permutation(len(whole)):
-            planned += whole[k]
-        planned += [k for batch in batches if len(batch) < batch_size for k in batch]
-    return [int(k) for k in planned]
+        pool = order[first : first + POOL * batch_size]
+        batches = by_length([lengths[k] for k in pool], batch_size)
+        rest = batches.pop() if len(batches[-1]) < batch_size else []
+        for batch in [*(batches[k] for k in rng.permutation(len(batches))), rest]:
+            places += [pool[k] for k in batch]
+    return places
 
 
 #: in the place of a sample that only fills the last update up for all processes: nothing is learned of it
 NO_SAMPLE = Sample([0], 1)
 
 
-class Plan(Dataset):
+class OrderedSamples(Dataset[tuple[Sample, float]]):
     """The samples in the order of the training, each with the weight of its update."""
 
-    def __init__(
-        self, samples: list[Sample], order: list[int], batch_size: int, *, together: int = 1
-    ) -> None:
-        """Lay out the training.
+    def __init__(self, samples: list[Sample], config: HealingConfig) -> None:
+        """Fix the order of the whole training.
 
         Args:
             samples: what there is to learn.
-            order: of ``planned_order``.
-            batch_size: samples an update.
-            together: samples that all processes work on at once; the last update is filled up to a multiple.
+            config: its epochs or steps, batch_size, seed and packing.
         """
-        self.samples, self.order, self.batch_size = samples, order, batch_size
-        self.length = len(order) if together == 1 else -(-len(order) // together) * together
-        lengths = np.array([len(samples[k].ids) for k in order])
-        learned = np.array([samples[k].learned for k in order])
-        starts = range(0, len(order), batch_size)
+        self.samples, self.batch_size, self.packed = samples, config.batch_size, config.packing
+        steps, lengths = config.max_steps, np.array([len(sample.ids) for sample in samples])
+        total = steps * config.batch_size if steps else max(1, round(config.epochs * len(samples)))
+        self.order = training_order(
+            lengths.tolist(), total, config.batch_size, config.seed, grouped=not config.packing
+        )
+        self.length = len(self.order)
+        learned = np.array([samples[k].learned for k in self.order])
+        starts = range(0, len(self.order), config.batch_size)
         self.weights = 1.0 / np.add.reduceat(learned, starts)
-        self.tokens = np.cumsum(np.add.reduceat(lengths, starts))
+        self.tokens = np.cumsum(np.add.reduceat(lengths[self.order], starts))
+
+    def fill_up(self, together: int) -> None:
+        """Fill the last update up to a multiple of the samples that all processes work on at once."""
+        self.length = -(-len(self.order) // together) * together
 
     def __len__(self) -> int:
         return self.length
@@ -184,6 +195,10 @@ class Plan(Dataset):
     def __getitem__(self, place: int) -> tuple[Sample, float]:
         sample = self.samples[self.order[place]] if place < len(self.order) else NO_SAMPLE
         return sample, float(self.weights[place // self.batch_size])
+
+    def is_even(self, together: int) -> bool:
+        """Return whether every batch of so many samples has the same shape."""
+        return len({len(sample.ids) for sample in self.samples}) == 1 and len(self.order) % together == 0
 
     def epoch(self, step: int) -> float:
         """Return how often every sample was seen, on average, after so many updates."""
@@ -238,19 +253,14 @@ def check_packing(model: Any) -> None:
         ValueError: when a sample's last states differ with another sample before it in its row.
     """
     base = unwrap(model)
+    decoder, device = decoder_forward(base), next(base.parameters()).device
     size = base.config.get_text_config(decoder=True).vocab_size
-    first, second = (torch.arange(a, a + 6) % size for a in (3, 11))
-    rows = [Sample(first.tolist(), 1), Sample(second.tolist(), 1)]
-    device = next(base.parameters()).device
-    decoder = decoder_forward(base)
+    first, second = (torch.arange(start, start + 6, device=device) % size for start in (3, 11))
+    places = torch.arange(6, device=device).repeat(2)
     with inference(base):
-        batch = collate([(Sample(rows[0].ids * 2, 1), 1.0), *((row, 1.0) for row in rows)], packed=True)
-        packed = decoder(
-            input_ids=batch["input_ids"][1:].to(device),
-            position_ids=batch["position_ids"][1:].to(device),
-            use_cache=False,
-        ).last_hidden_state[0, 6:]
-        alone = decoder(input_ids=second[None].to(device), use_cache=False).last_hidden_state[0]
+        both = decoder(input_ids=torch.cat([first, second])[None], position_ids=places[None], use_cache=False)
+        alone = decoder(input_ids=second[None], use_cache=False).last_hidden_state[0]
+    packed = both.last_hidden_state[0, 6:]
     gap = (packed - alone).abs().max() / alone.abs().max()
     if not gap <= (1e-4 if base.dtype == torch.float32 else 0.05):
         raise ValueError(
@@ -272,13 +282,8 @@ def _packed(samples: list[Sample], width: int) -> list[list[Sample]]:
 
 
 def _checked_rows(examples: pd.DataFrame, response: str) -> list[dict[str, Any]]:
-    missing = [column for column in ("instruction", response) if column not in examples]
-    if missing or examples.empty:
-        what = f"it has {', '.join(map(str, examples.columns))}" if missing else "it has no row"
-        raise ValueError(
-            f"examples must have columns instruction and {response}, and at least one row; {what}"
-        )
-    rows = examples.astype(object).where(examples.notna(), None).to_dict("records")
+    checked(examples, ["instruction", response], "examples")
+    rows: list[dict[str, Any]] = examples.astype(object).where(examples.notna(), None).to_dict("records")
     empty = [row.get("id", k) for k, row in enumerate(rows) if not str(row[response] or "").strip()]
     if empty:
         raise ValueError(f"column {response} must hold a text in every row; row {empty[0]!r} has none")
@@ -286,7 +291,7 @@ def _checked_rows(examples: pd.DataFrame, response: str) -> list[dict[str, Any]]
 
 
 def _end_of_turn(tokenizer: Any, ends: list[int]) -> list[int]:
-    """Return the tokens that close a response: what the chat template writes, up to its first end mark."""
+    """Return the tokens that end a response: what the chat template writes, up to its first EOS."""
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if not getattr(tokenizer, "chat_template", None):
         return own

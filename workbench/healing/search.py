@@ -1,7 +1,9 @@
 """The grid search of SDD A.5 as an Optuna study in a folder: resumable, and any number of workers join it.
 
-A worker claims a trial under a lock, and holds a lock of the trial as long as it lives. A trial that says it
-is running while nobody holds its lock was killed: it is tried again, and healing goes on from its checkpoint.
+The study is a SQLite database. A worker claims a combination by beginning its trial, and shows with a
+heartbeat that it is alive; a combination that another worker has is given up. The trial of a worker that was
+killed fails after ``GRACE`` seconds; its combination is then tried again, and healing goes on from its
+checkpoint.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -18,15 +22,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm.auto import tqdm
 
-from workbench.generation.responses import context_length
+from workbench.checks import one_of
 from workbench.healing.adapters import with_adapter
 from workbench.healing.config import HealingConfig
-from workbench.healing.heal import heal
+from workbench.healing.heal import Healed, heal, same_work
 from workbench.healing.losses import response_loss
-from workbench.healing.samples import digest, read_examples
+from workbench.healing.samples import digest, read_examples, sequence_limit
 from workbench.healing.trainer import Diverged
 from workbench.models.identity import describe_model
 from workbench.runs.files import write_text_atomic
@@ -38,7 +42,9 @@ SDD_GRID: dict[str, tuple[Any, ...]] = {
     "learning_rate": (2e-5, 4e-5, 6e-5, 8e-5, 1e-4),
     "batch_size": (8, 16, 32, 64, 128),
 }
-STUDY, NAME = "study.json", "healing"
+STUDY, DATABASE = "study.json", "study.db"
+#: seconds between two heartbeats, and without any until a worker counts as killed
+HEARTBEAT, GRACE = 10, 60
 _MEASURED = ("train_loss", "steps", "tokens", "seconds")
 
 
@@ -101,58 +107,36 @@ def tune(
     Raises:
         ValueError: for a grid that ``HealingConfig`` refuses, an ``out`` of another search, bad examples.
     """
-    config = config or HealingConfig.preset("sdd")
+    out, config = Path(out), config or HealingConfig.preset("sdd")
     grid = {name: tuple(values) for name, values in (SDD_GRID if grid is None else grid).items()}
-    combinations = _combinations(grid, config, search)
+    one_of(search, ("grid", "tpe"), "search")
+    combinations = _combinations(grid, config)
     np.random.default_rng(seed).shuffle(combinations)
-    limit = min(config.max_length or 2048, context_length(model) or 2**31)
-    sets = {"data": examples, "held_out": held_out}
-    work = {name: _digest(model, tokenizer, rows, response, limit) for name, rows in sets.items()}
-    others = {name: value for name, value in asdict(config).items() if name not in grid}
-    whole = {**work, "model": describe_model(model), "config": others, "grid": grid}
-    _check_same(Path(out), whole, overwrite)
-    objective = partial(_held_out_loss, model, tokenizer, examples, held_out, response, config, limit, out)
     total = min(n_trials or len(combinations), len(combinations))
-    with _study(Path(out), search, seed) as study:
-        claimed = iter(lambda: _claim(study, Path(out), combinations, grid, total), None)
-        for trial, lock in tqdm(claimed, total=total, desc="tune", disable=not progress):
-            _run_trial(study, trial, lock, objective)
-            if not keep_adapters:
-                shutil.rmtree(_folder(out, trial), ignore_errors=True)
+    limit = sequence_limit(model, config.max_length)
+    sets = {"data": examples, "held_out": held_out}
+    work = {
+        name: digest(read_examples(model, tokenizer, rows, response, limit)[0]) for name, rows in sets.items()
+    }
+    others = {name: value for name, value in asdict(config).items() if name not in grid}
+    _begin(out, {**work, "model": describe_model(model), "config": others, "grid": grid}, overwrite)
+    train = partial(heal, model, tokenizer, examples, response=response, progress=False)
+    measure = partial(response_loss, model, tokenizer, held_out, response=response, max_length=limit)
+
+    def objective(trial: Any) -> float:
+        params = _claimed(trial, grid, total)
+        healed = _healed(trial, train, config=replace(config, **params), out=_folder(out, params))
+        with with_adapter(model, healed.adapter):
+            return measure()
+
+    callbacks = [] if keep_adapters else [partial(_remove_adapter, out)]
+    with _study(out, seed) as study:
+        rounds = iter(partial(_left, study, combinations, total), [])
+        for left in tqdm(rounds, total=total, desc="tune", disable=not progress):
+            _enqueue(study, left, grid, tries=20 if search == "tpe" else 0)
+            study.optimize(objective, n_trials=1, catch=(Diverged,), callbacks=callbacks)
         trials = _frame(study, list(grid))
     return Tuned(trials, _best(trials, config, list(grid)))
-
-
-def _held_out_loss(
-    model: Any,
-    tokenizer: Any,
-    examples: Any,
-    held_out: Any,
-    response: str,
-    config: HealingConfig,
-    limit: int,
-    out: str | Path,
-    trial: Any,
-) -> float:
-    """Heal as the trial says, and measure."""
-    tried, folder = replace(config, **trial.params), _folder(out, trial)
-    healed = heal(model, tokenizer, examples, response=response, config=tried, out=folder, progress=False)
-    with with_adapter(model, healed.adapter):
-        loss = response_loss(model, tokenizer, held_out, response=response, max_length=limit)
-    for name, value in _measured(healed.log).items():
-        trial.set_user_attr(name, value)
-    return loss
-
-
-def _run_trial(study: Any, trial: Any, lock: FileLock, objective: Callable[[Any], float]) -> None:
-    """Run a claimed trial; one that is stopped stays running, but its lock is free then."""
-    try:
-        study.tell(trial, objective(trial))
-    except Diverged as error:
-        trial.set_user_attr("diverged", str(error))
-        study.tell(trial, state=_state("FAIL"))
-    finally:
-        lock.release()
 
 
 def read_trials(out: str | Path) -> pd.DataFrame:
@@ -164,152 +148,148 @@ def read_trials(out: str | Path) -> pd.DataFrame:
     if not (Path(out) / STUDY).is_file():
         raise ValueError(f"out must be the folder of a search that tune began, {out} is none")
     grid = json.loads((Path(out) / STUDY).read_text(encoding="utf-8"))["grid"]
-    with _study(Path(out), "grid", 0) as study:
+    with _study(Path(out)) as study:
         return _frame(study, list(grid))
 
 
-def _combinations(
-    grid: Mapping[str, Sequence[Any]], config: HealingConfig, search: str
-) -> list[dict[str, Any]]:
+def _claimed(trial: Any, grid: Mapping[str, Sequence[Any]], total: int) -> dict[str, Any]:
+    """Return a trial's settings; give it up when another trial has them, or all trainings are given out."""
+    from optuna import TrialPruned
+
+    params = {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
+    trial.set_user_attr("combination", _name(params))
+    trainings = _trainings(trial.study)
+    others = [one.user_attrs["combination"] for one in trainings if one.number != trial.number]
+    # two that start at once may both give up: the combination is then left, and taken up again
+    if _name(params) in others or len(others) >= total:
+        raise TrialPruned
+    return params
+
+
+def _healed(trial: Any, train: Callable[..., Healed], **options: Any) -> Healed:
+    """Train, and note in the trial what came of it."""
+    try:
+        healed = train(**options)
+    except Diverged as error:
+        trial.set_user_attr("diverged", str(error))
+        raise
+    last, tail = healed.log.iloc[-1], healed.log["loss"].tail(max(1, len(healed.log) // 10))
+    numbers = (float(tail.mean()), int(last["step"]), int(last["tokens"]), float(last["seconds"]))
+    trial.set_user_attr("measured", dict(zip(_MEASURED, numbers, strict=True)))
+    return healed
+
+
+def _combinations(grid: Mapping[str, Sequence[Any]], config: HealingConfig) -> list[dict[str, Any]]:
     unknown = set(grid) - {field.name for field in fields(HealingConfig)}
     if unknown or not grid or not all(grid.values()):
         raise ValueError(
             f"grid must give values for fields of HealingConfig such as {', '.join(SDD_GRID)}; got {grid}"
         )
-    if search not in ("grid", "tpe"):
-        raise ValueError(f"search must be 'grid' or 'tpe', got {search!r}")
     found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for combination in found:
         replace(config, **combination)  # refuses what cannot be trained with
     return found
 
 
-def _digest(model: Any, tokenizer: Any, rows: Any, response: str, limit: int) -> str:
-    return digest(read_examples(model, tokenizer, rows, response, limit)[0])
-
-
-def _check_same(out: Path, work: dict[str, Any], overwrite: bool) -> None:
+def _begin(out: Path, work: dict[str, Any], overwrite: bool) -> None:
     """Refuse a folder with another search, or empty it."""
-    work = json.loads(json.dumps(work))
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
-        found = json.loads((out / STUDY).read_text(encoding="utf-8")) if (out / STUDY).is_file() else work
-        differ = [name for name in work if found.get(name) != work[name]]
-        if differ and not overwrite:
-            raise ValueError(
-                f"out: {out} holds a search with another {', another '.join(differ)}; give another out, or "
-                "overwrite=True to begin again"
-            )
-        if differ:
-            for name in ("trials", "locks"):
-                shutil.rmtree(out / name, ignore_errors=True)
-            (out / "journal.log").unlink(missing_ok=True)
+        if (out / STUDY).is_file() and not same_work(out / STUDY, work, overwrite):
+            shutil.rmtree(out / "trials", ignore_errors=True)
+            (out / DATABASE).unlink(missing_ok=True)
         write_text_atomic(out / STUDY, json.dumps(work, indent=1) + "\n")
 
 
 @contextmanager
-def _study(out: Path, search: str, seed: int) -> Iterator[Any]:
+def _study(out: Path, seed: int = 0) -> Iterator[Any]:
     """Open the study; Optuna logs nothing meanwhile."""
     import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        samplers = {"tpe": optuna.samplers.TPESampler, "grid": optuna.samplers.RandomSampler}
-        sampler = samplers[search](seed=seed)
-        storage = JournalStorage(JournalFileBackend(str(out / "journal.log")))
-        yield optuna.create_study(storage=storage, study_name=NAME, sampler=sampler, load_if_exists=True)
-    finally:
-        optuna.logging.set_verbosity(before)
+    url = f"sqlite:///{out / DATABASE}"
+    alive: dict[str, Any] = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+        warnings.filterwarnings("ignore", "Heartbeat of storage")  # the estimator is asked without a training
+        with FileLock(out / ".lock"):  # two workers would make the same tables
+            storage = optuna.storages.RDBStorage(url, {"connect_args": {"timeout": 60}}, **alive)
+            sampler = optuna.samplers.TPESampler(seed=seed)  # for "tpe"; the queue of a grid asks none
+            study = optuna.create_study(
+                storage=storage, study_name="healing", sampler=sampler, load_if_exists=True
+            )
+        try:
+            yield study
+        finally:
+            storage.engine.dispose()
+            optuna.logging.set_verbosity(before)
 
 
-def _claim(
-    study: Any, out: Path, combinations: list[dict[str, Any]], grid: Mapping[str, Sequence[Any]], total: int
-) -> tuple[Any, FileLock] | None:
-    """Return the next trial with its lock held, None when there is nothing left to do."""
+def _left(study: Any, combinations: list[dict[str, Any]], total: int) -> list[dict[str, Any]]:
+    """Return the combinations to try; waits where a running trial may be that of a killed worker."""
+    from optuna.storages import fail_stale_trials
+
+    for _ in range(GRACE // HEARTBEAT + 2):
+        fail_stale_trials(study)
+        trainings = _trainings(study)
+        if len(trainings) < total:
+            taken = {trial.user_attrs["combination"] for trial in trainings}
+            return [combination for combination in combinations if _name(combination) not in taken]
+        if not any(trial.state.name == "RUNNING" for trial in trainings):
+            break
+        time.sleep(HEARTBEAT)
+    return []
+
+
+def _enqueue(
+    study: Any, left: list[dict[str, Any]], grid: Mapping[str, Sequence[Any]], *, tries: int
+) -> None:
+    """Put the next combination into the study's queue: of the estimator's choice, or the first left."""
     from optuna.distributions import CategoricalDistribution
-
-    kinds = {name: CategoricalDistribution(values) for name, values in grid.items()}
-    with FileLock(out / ".lock"):
-        for trial in study.get_trials(deepcopy=False, states=[_state("RUNNING")]):
-            if not _alive(out, trial.number):
-                study.tell(trial.number, state=_state("FAIL"))
-        taken = [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]
-        done = {_name(trial.params) for trial in taken}
-        left = [combination for combination in combinations if _name(combination) not in done]
-        if not left or len(done) >= total:
-            return None
-        waiting = study.get_trials(deepcopy=False, states=[_state("WAITING")])
-        if not waiting and not _chooses(study, kinds, done):
-            study.enqueue_trial(left[0])
-        trial = study.ask(kinds)
-        lock = FileLock(_lock_file(out, trial.number))
-        lock.acquire()  # released by _run_trial, or by the operating system when this worker is killed
-        return trial, lock
-
-
-def _chooses(study: Any, kinds: dict[str, Any], done: set[str]) -> bool:
-    """Whether the estimator proposed a combination that is not done yet; then it waits to be asked for."""
-    from optuna.samplers import TPESampler
-
-    if not isinstance(study.sampler, TPESampler):
-        return False
-    for _ in range(20):
-        trial = study.ask(kinds)
-        study.tell(trial, state=_state("FAIL"))
-        if _name(trial.params) not in done:
-            study.enqueue_trial(trial.params)
-            return True
-    return False
-
-
-def _alive(out: Path, number: int) -> bool:
-    try:
-        with FileLock(_lock_file(out, number), timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def _counts(trial: Any) -> bool:
-    return trial.state.name in ("COMPLETE", "RUNNING") or "diverged" in trial.user_attrs
-
-
-def _lock_file(out: Path, number: int) -> Path:
-    (out / "locks").mkdir(exist_ok=True)
-    return out / "locks" / str(number)
-
-
-def _state(name: str) -> Any:
     from optuna.trial import TrialState
 
-    return TrialState[name]
+    chosen = left[0]
+    kinds = {name: CategoricalDistribution(values) for name, values in grid.items()}
+    for _ in range(tries):
+        proposed = study.ask(kinds)
+        study.tell(proposed, state=TrialState.FAIL)
+        if proposed.params in left:
+            chosen = proposed.params
+            break
+    study.enqueue_trial(chosen)
+
+
+def _is_training(trial: Any) -> bool:
+    """Whether a trial is a training, done or under way: no proposal, failure or duplicate."""
+    counts = trial.state.name in ("COMPLETE", "RUNNING") or "diverged" in trial.user_attrs
+    return counts and "combination" in trial.user_attrs
+
+
+def _trainings(study: Any) -> list[Any]:
+    return list(filter(_is_training, study.get_trials(deepcopy=False)))
+
+
+def _remove_adapter(out: Path, study: Any, trial: Any) -> None:
+    if _is_training(trial):
+        shutil.rmtree(_folder(out, trial.params), ignore_errors=True)
+
+
+def _folder(out: Path, params: Mapping[str, Any]) -> Path:
+    return out / "trials" / _name(params)
 
 
 def _name(params: Mapping[str, Any]) -> str:
     return "_".join(f"{name}={params[name]}" for name in sorted(params)).replace("/", "-")
 
 
-def _folder(out: str | Path, trial: Any) -> Path:
-    return Path(out) / "trials" / _name(trial.params)
-
-
-def _measured(log: pd.DataFrame) -> dict[str, float]:
-    last = log.iloc[-1]
-    train_loss = float(log["loss"].tail(max(1, len(log) // 10)).mean())
-    values = (train_loss, int(last["step"]), int(last["tokens"]), float(last["seconds"]))
-    return dict(zip(_MEASURED, values, strict=True))
-
-
 def _frame(study: Any, names: list[str]) -> pd.DataFrame:
     rows = []
-    for trial in filter(_counts, study.get_trials(deepcopy=False)):
+    for trial in _trainings(study):
         state = "diverged" if "diverged" in trial.user_attrs else trial.state.name.lower()
         loss = trial.value if trial.state.name == "COMPLETE" else float("nan")
-        measured = {name: trial.user_attrs.get(name, float("nan")) for name in _MEASURED}
-        settings = {name: trial.params.get(name) for name in names}
+        measured = dict.fromkeys(_MEASURED, float("nan")) | trial.user_attrs.get("measured", {})
+        settings = {name: trial.params[name] for name in names}
         rows.append({"trial": trial.number, "state": state, **settings, "loss": loss, **measured})
     return pd.DataFrame(rows, columns=["trial", "state", *names, "loss", *_MEASURED])
 

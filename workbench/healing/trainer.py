@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
-import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,32 +22,31 @@ from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from workbench.healing.config import SCHEDULES, HealingConfig
-from workbench.healing.samples import Plan, collate
+from workbench.healing.launch import sharded
+from workbench.healing.samples import OrderedSamples, collate
 
+#: called after every update with its row of the log
+OnStep = Callable[[dict[str, Any]], None]
+#: called with the folder of each checkpoint
+Record = Callable[[Path], None]
 LOG_COLUMNS = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds", "tokens_per_second"]
+_BEGINNING = {"tokens": 0, "seconds": 0.0}
 
 
 class Diverged(ValueError):
-    """Loss or gradient is no longer a number."""
+    """Loss or gradient is not finite."""
 
 
 def run_training(
-    model: Any,
-    plan: Plan,
-    arguments: TrainingArguments,
-    on_step: Callable[[dict[str, Any]], None],
-    *,
-    packed: bool = False,
-    record: Callable[[Path], None] = lambda folder: None,
+    model: Any, ordered: OrderedSamples, arguments: TrainingArguments, on_step: OnStep, record: Record
 ) -> pd.DataFrame:
     """Train the parameters that ask for it, going on from the last whole checkpoint if there is one.
 
     Args:
         model: inside ``summing_loss``, with an adapter whose parameters require gradients.
-        plan: which samples, in which order.
+        ordered: which samples, in which order.
         arguments: of the Trainer.
         on_step: called after every update with its row of the log, ``steps`` and ``seconds_left``.
-        packed: let short samples share a row.
         record: called with the folder of each checkpoint, to write beside the adapter what it fits.
 
     Returns:
@@ -55,10 +55,11 @@ def run_training(
         update alone.
 
     Raises:
-        Diverged: when loss or gradient is no longer a number; says the step and where the last checkpoint is.
+        Diverged: when loss or gradient is not finite; says the step and where the last checkpoint is.
         KeyboardInterrupt: when stopped, after writing a checkpoint; says where.
     """
-    trainer = _ResponseTrainer(model, arguments, plan, on_step, packed, record)
+    options = {"model": model, "args": arguments, "data_collator": partial(collate, packed=ordered.packed)}
+    trainer = _ResponseTrainer(ordered, on_step, record, **options)
     with trainer.stopped_politely():
         trainer.train(resume_from_checkpoint=last_checkpoint(str(arguments.output_dir)))
     history = [row for row in trainer.state.log_history if "tokens_per_second" in row]
@@ -72,19 +73,15 @@ def training_arguments(config: HealingConfig, places: int, folder: Path, model: 
         ValueError: when the processes and micro-batches do not make up ``batch_size``.
     """
     steps = -(-places // config.batch_size)
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"  # from main memory onto the GPUs
-    cuda = sharded or next(model.parameters()).is_cuda
+    cuda = sharded() or next(model.parameters()).is_cuda  # FSDP takes weights from main memory onto the GPUs
+    same = ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
     arguments = TrainingArguments(
         output_dir=str(folder),
+        **{name: getattr(config, name) for name in same},
         max_steps=steps,
-        learning_rate=config.learning_rate,
         lr_scheduler_type=SCHEDULES[config.schedule],
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
         optim="adamw_torch_fused" if cuda else "adamw_torch",
         bf16=model.dtype == torch.bfloat16,
-        seed=config.seed,
         full_determinism=config.deterministic,
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
@@ -102,26 +99,58 @@ def training_arguments(config: HealingConfig, places: int, folder: Path, model: 
     )
     # several GPUs and no launcher: the Trainer would split batches over them by threads (DataParallel)
     arguments._n_gpu = min(arguments._n_gpu, 1)
-    processes = arguments.world_size
-    if config.batch_size % ((config.micro_batch_size or 1) * processes):
+    processes, least = arguments.world_size, config.micro_batch_size or 1
+    if config.batch_size % (least * processes):
         raise ValueError(
-            f"batch_size must be a multiple of micro-batch x processes = {config.micro_batch_size or 1} x "
-            f"{processes}, got {config.batch_size}"
+            f"batch_size must be a multiple of micro-batch x processes = {least} x {processes}, "
+            f"got {config.batch_size}"
         )
     share = config.batch_size // processes
-    set_micro_batch(arguments, config.micro_batch_size or largest_divisor(share, 16), share)
+    _set_micro_batch(arguments, config.micro_batch_size or _largest_divisor(share, 16), share)
     return arguments
 
 
-def set_micro_batch(arguments: TrainingArguments, micro: int, share: int) -> None:
+def _set_micro_batch(arguments: TrainingArguments, micro: int, share: int) -> None:
     """Let a process work on so many samples at once, of its share of an update."""
     arguments.per_device_train_batch_size = micro
     arguments.gradient_accumulation_steps = share // micro
 
 
-def largest_divisor(whole: int, most: int) -> int:
+def _largest_divisor(whole: int, most: int) -> int:
     """Return the largest divisor of ``whole`` up to ``most``."""
     return max(k for k in range(1, most + 1) if whole % k == 0)
+
+
+def within_memory(train: Callable[[], pd.DataFrame], arguments: TrainingArguments) -> pd.DataFrame:
+    """Train; where the memory is too small for a micro-batch, go on with half of it or a little less."""
+    while True:
+        micro = arguments.per_device_train_batch_size
+        try:
+            return train()
+        except torch.OutOfMemoryError as error:
+            _check_can_shrink(arguments, error)
+        # outside the handler, whose error holds on to the memory
+        batch_size = micro * arguments.gradient_accumulation_steps
+        _set_micro_batch(arguments, _largest_divisor(batch_size, micro // 2), batch_size)
+        warnings.warn(
+            f"out of memory with {micro} examples at a time: healing goes on with micro_batch_size="
+            f"{arguments.per_device_train_batch_size}, and batch_size stays {batch_size}",
+            stacklevel=3,
+        )
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _check_can_shrink(arguments: TrainingArguments, error: BaseException) -> None:
+    micro, processes = arguments.per_device_train_batch_size, arguments.world_size
+    ways = "gradient_checkpointing=True, a smaller max_length, or a model loaded with quantization='nf4'"
+    if processes > 1:
+        raise ValueError(
+            f"out of memory with micro_batch_size={micro} in one of {processes} processes; give "
+            f"micro_batch_size={max(1, micro // 2)}, {ways}"
+        ) from error
+    if micro == 1:
+        raise ValueError(f"out of memory with one example at a time; try {ways}") from error
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
@@ -132,80 +161,51 @@ def last_checkpoint(folder: str | Path) -> str | None:
 
 
 class _Update(NamedTuple):
-    """What an update left to be read: on a GPU only when the GPU has come so far."""
+    """Loss and gradient norm of an update; on a GPU they can be read once it has computed them."""
 
     step: int
     learning_rate: float
     values: torch.Tensor  # loss and norm of the gradient, in main memory
     copied: torch.cuda.Event | None
 
-    def read(self) -> tuple[float, float]:
-        if self.copied is not None:
-            self.copied.synchronize()
-        loss, norm = self.values.tolist()
-        return loss, norm
-
 
 class _ResponseTrainer(Trainer):
-    """The Trainer with our order, loss and log, and a stop at the first loss that is no number.
+    """The Trainer with our order, loss and log, and an error at the first loss that is not finite.
 
     On a GPU the numbers of an update are read while the next one runs: reading them at once would let the GPU
     wait for Python at every step.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        arguments: TrainingArguments,
-        plan: Plan,
-        on_step: Callable[[dict[str, Any]], None],
-        packed: bool,
-        record: Callable[[Path], None],
-    ) -> None:
-        # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation (any
-        # version)
-        super().__init__(
-            model,
-            arguments,
-            partial(collate, packed=packed),
-            plan,
-            compute_loss_func=lambda *_, **__: None,
-            callbacks=None,
-        )
+    def __init__(self, ordered: OrderedSamples, on_step: OnStep, record: Record, **options: Any) -> None:
+        # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation
+        super().__init__(train_dataset=ordered, compute_loss_func=lambda *_, **__: None, **options)
         self.remove_callback(PrinterCallback)
-        if self.is_fsdp_enabled and arguments.bf16:
+        if self.is_fsdp_enabled and self.args.bf16:
             # accelerate's own would also round the loss and sum gradients in bfloat16
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
-        self.plan, self.on_step, self.record = plan, on_step, record
+        self.ordered, self.on_step, self.record = ordered, on_step, record
         self.started = time.perf_counter()
-        self.before: dict[str, float] | None = None
+        self.before = _BEGINNING
         self.pending: list[_Update] = []
         self.last_seen: int | None = None
         self.stop_asked = False
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.plan)
+        return SequentialSampler(self.ordered)
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
         if self.last_seen is None:
-            self.last_seen = self.state.global_step
+            self.last_seen, self.before = self.state.global_step, self._last_row()
         inputs = dict(inputs)
         weight = inputs.pop("weight")
         # the mean over the learned tokens of the whole update; processes average their gradients, hence
         # times them
-        return model(**inputs) * weight * self.accelerator.num_processes
+        loss: torch.Tensor = model(**inputs) * weight * self.accelerator.num_processes
+        return loss
 
-    def _maybe_log_save_evaluate(
-        self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         step = self.state.global_step
         if self.last_seen is not None and step > self.last_seen:
             self.last_seen = step
@@ -239,16 +239,17 @@ class _ResponseTrainer(Trainer):
         return _Update(step, rate, copy, event)
 
     def _report(self, update: _Update) -> None:
-        """Read an update, stop at no number, remember and tell its row."""
-        loss, norm = update.read()
-        self._stop_at_no_number(update.step, loss=loss, grad_norm=norm)
-        before = self._before()
-        tokens = int(self.plan.tokens[update.step - 1])
+        """Read an update, check that its numbers are finite, log its row and pass it on."""
+        if update.copied is not None:
+            update.copied.synchronize()
+        loss, norm = update.values.tolist()
+        self._check_finite(update.step, loss=loss, grad_norm=norm)
+        before, past = self.before, self._last_row()
+        tokens = int(self.ordered.tokens[update.step - 1])
         seconds = before["seconds"] + time.perf_counter() - self.started
-        past = self.state.log_history[-1] if self.state.log_history else {"tokens": 0, "seconds": 0.0}
         row = {
             "step": update.step,
-            "epoch": self.plan.epoch(update.step),
+            "epoch": self.ordered.epoch(update.step),
             "loss": loss,
             "learning_rate": update.learning_rate,
             "tokens": tokens,
@@ -257,20 +258,17 @@ class _ResponseTrainer(Trainer):
         }
         self.state.log_history.append(row)
         here = (tokens - before["tokens"]) / max(seconds - before["seconds"], 1e-9)
-        left = (int(self.plan.tokens[-1]) - tokens) / here
+        left = (int(self.ordered.tokens[-1]) - tokens) / here
         try:
             self.on_step(row | {"steps": self.state.max_steps, "seconds_left": left})
         except KeyboardInterrupt:
             self.stop_asked = True
 
-    def _before(self) -> dict[str, float]:
-        """Return the tokens and seconds that earlier, interrupted calls have worked."""
-        if self.before is None:
-            last = self.state.log_history[-1] if self.state.log_history else {}
-            self.before = {name: last.get(name, 0) for name in ("tokens", "seconds")}
-        return self.before
+    def _last_row(self) -> dict[str, float]:
+        """Return the last row of the log; at the beginning of a call, of those before that were stopped."""
+        return self.state.log_history[-1] if self.state.log_history else _BEGINNING
 
-    def _stop_at_no_number(self, step: int, **values: float) -> None:
+    def _check_finite(self, step: int, **values: float) -> None:
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if wrong:
             checkpoint = last_checkpoint(str(self.args.output_dir)) or "none was written yet"
