@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -371,7 +372,8 @@ def main() -> int:
     sections: dict[str, Callable[[], dict[str, Any]]] = {"speed": bench.speed}
     if options.profile:
         sections |= {"where time goes": bench.where_time_goes, "parts": bench.parts}
-    sections["four bits"] = bench.four_bits
+    if find_spec("bitsandbytes") is not None:  # not every GPU machine has it
+        sections["four bits"] = bench.four_bits
     results, failed = run_sections(sections)
     name = f"healing-{options.shape}-{options.device}"
     config = {"device": options.device, "shape": options.shape, **asdict(shape), **asdict(bench.config)}
