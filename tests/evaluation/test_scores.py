@@ -9,7 +9,16 @@ import sys
 import pandas as pd
 import pytest
 
-from workbench.evaluation.scores import compare_items, flips, headline, paired_items, read_items, recovery
+from workbench.evaluation.scores import (
+    compare_items,
+    flip_examples,
+    flips,
+    headline,
+    paired_items,
+    read_items,
+    recovery,
+    task_categories,
+)
 
 
 def scores(**variants: dict[str, float]) -> pd.DataFrame:
@@ -184,3 +193,18 @@ def test_scores_need_no_torch():
     modules = ", ".join(f"workbench.{room}" for room in rooms)
     code = f"import sys, {modules}; assert not {{'torch', 'lm_eval', 'peft'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_example_of_a_variant_is_of_the_task_where_it_lost_most():
+    base = pd.concat([items([1, 1, 1], task="a"), items([1, 1], task="b")])
+    worse = pd.concat([items([1, 1, 0], task="a"), items([0, 0], task="b")])
+    found = flip_examples(base, {"same": base, "worse": worse})
+    assert found[["variant", "task", "prompt"]].to_numpy().tolist() == [["worse", "b", "Question 0"]]
+    assert (found["base_response"].item(), found["other_response"].item()) == ("yes", "no")
+
+
+def test_categories_hold_each_task_once_and_no_perplexity():
+    table = scores(base={"x": 1.0, "y": 0.5}, other={"x": 0.5, "y": 0.5})
+    table["category"] = table["task"].map({"x": "knowledge", "y": "reasoning"})
+    stories = table.head(1).assign(task="z", metric="word_perplexity", higher_is_better=False)
+    assert task_categories(pd.concat([table, stories])) == {"knowledge": ["x"], "reasoning": ["y"]}

@@ -20,7 +20,13 @@ from transformers import LlamaConfig
 from workbench.evaluation.suites import CATEGORIES
 from workbench.models.costs import parameter_counts
 from workbench.runs.variant import Variant
-from workbench.tables.layouts import direct_iterative_table, iterabre_table, sdd_table, variant_notes
+from workbench.tables.layouts import (
+    direct_iterative_table,
+    iterabre_table,
+    sdd_table,
+    training_table,
+    variant_notes,
+)
 from workbench.tables.markup import to_html, to_latex, to_markdown
 
 LLAMA_8B = LlamaConfig(
@@ -211,3 +217,12 @@ def test_gaps_are_refused():
         direct_iterative_table(full, notes)
     with pytest.raises(ValueError, match="two of 'a', 'wikitext'"):
         iterabre_table(pd.concat([full, full]), notes.assign(layers=1))
+
+
+def test_trainings_are_summed_up_in_the_order_they_ran():
+    log = pd.DataFrame({"step": range(1, 21), "tokens": range(10, 210, 10), "seconds": np.arange(1.0, 21.0)})
+    log["loss"] = 21.0 - log["step"]
+    table = training_table(pd.concat([log.assign(variant="z"), log.head(2).assign(variant="a")]))
+    assert list(table["variant"]) == ["z", "a"] and list(table["steps"]) == [20, 2]
+    assert list(table["tokens/s"]) == [10.0, 10.0]
+    assert list(table["final loss"]) == [(2 + 1) / 2, 19.0]  # the last two of twenty, the last of two
