@@ -48,7 +48,7 @@ def test_a_block_is_told_with_its_interval_and_what_it_saves():
     text = readings.block_reading(distances, 2, 3, savings)
     assert text.startswith("**Layers 2-4**")
     assert numbers(text)[:3] == [round(row[name], 3) for name in ("distance", "ci_low", "ci_high")]
-    assert "24 texts" in text and f"{600_000 / 2_400_000:.2%} of the parameters" in text
+    assert "24 texts" in text and f"{100 * 600_000 / 2_400_000:.2f} % of the parameters" in text
     alone = readings.block_reading(distances.assign(ci_low=np.nan, ci_high=np.nan), 2, 3)
     assert "interval" not in alone and "parameters" not in alone
 
@@ -77,7 +77,7 @@ def test_the_nearest_block_stands_beside_the_least_harmful_one():
 
 def test_blocks_that_cost_the_same_are_all_named():
     looks = pd.DataFrame({"removed": ["3", "0", "5"], "damage": [0.25, 0.5, 0.25]})
-    assert "leaving out **3** and **5** costs least" in readings.looks_reading(looks)
+    assert "leaving out **3** and **5** costs least" in readings.looks_reading(looks, 9)
 
 
 def test_a_look_tells_whether_the_answer_is_the_same():

@@ -27,9 +27,10 @@ _MEASURED = {"trial", "state", "loss", "train_loss", "steps", "tokens", "seconds
 
 def say(text: str) -> None:
     """Show Markdown below the cell of a notebook."""
-    from IPython.display import Markdown, display
+    from IPython import display
 
-    display(Markdown(text))
+    page: Any = display  # its functions have no types
+    page.display(page.Markdown(text))
 
 
 def about(model: Any) -> pd.DataFrame:
@@ -73,8 +74,8 @@ def block_reading(distances: pd.DataFrame, start: int, size: int, savings: pd.Da
     if savings is None:
         return f"{text}."
     saved = _block(savings, start, size)
-    parameters, flops = saved["parameters_saved"], saved["flops_saved"]
-    return f"{text}; {parameters:.2%} of the parameters, {flops:.2%} of the FLOPs of a token."
+    parameters, flops = (_percent(saved[f"{name}_saved"], 2) for name in ("parameters", "flops"))
+    return f"{text}; {parameters} of the parameters, {flops} of the FLOPs of a token."
 
 
 def stability_reading(stability: pd.DataFrame, *, sure: float = 0.9) -> str:
@@ -136,15 +137,16 @@ def look_reading(seen: Mapping[str, Any], n_texts: int) -> str:
     )
 
 
-def looks_reading(looks: pd.DataFrame) -> str:
+def looks_reading(looks: pd.DataFrame, n_texts: int) -> str:
     """Say which of the blocks that were looked at costs least (``BlockPicker.kept`` with ``damage``).
 
-    >>> looks_reading(pd.DataFrame({"removed": ["3", "0"], "damage": [0.5, 0.25]}))
-    'Of 2 blocks, leaving out **0** costs least (3: +0.500, 0: +0.250 nats a token).'
+    >>> looks_reading(pd.DataFrame({"removed": ["3", "0"], "damage": [0.5, 0.25]}), 24)
+    'Of 2 blocks, leaving out **0** costs least (3: +0.500, 0: +0.250 nats a token, on 24 texts).'
     """
     least = looks.loc[looks["damage"] == looks["damage"].min(), "removed"]
     each = ", ".join(f"{row.removed}: {row.damage:+.3f}" for row in _rows(looks))
-    return f"Of {len(looks)} blocks, leaving out {_named(least)} costs least ({each} nats a token)."
+    each += f" nats a token, on {n_texts} texts"
+    return f"Of {len(looks)} blocks, leaving out {_named(least)} costs least ({each})."
 
 
 def distillation_reading(distilled: pd.DataFrame) -> str:
@@ -364,7 +366,8 @@ def _processor(device: Any) -> str:
 
 
 def _rows(frame: pd.DataFrame) -> Iterable[Any]:
-    return frame.itertuples(index=False)
+    rows: Iterable[Any] = frame.itertuples(index=False)
+    return rows
 
 
 def _block(frame: pd.DataFrame, start: int, size: int) -> pd.Series:
