@@ -140,7 +140,7 @@ def test_a_task_keeps_its_score_up_to_the_first_fall():
     depth = pd.DataFrame(rows).assign(task="a_b", metric="acc")
     first = readings.depth_reading(depth).splitlines()[0]
     assert (
-        first == r"- *a\_b* keeps 90 % of its score with up to 1 layers left out; without 3 it scores 0.95."
+        first == r"- *a\_b* keeps 90 % of its score with up to 1 layer left out; without 3 it scores 0.95."
     )
 
 

@@ -265,12 +265,14 @@ def depth_reading(depth: pd.DataFrame, *, share: float = 0.9) -> str:
     rows = headline(depth).query("higher_is_better")
     scores = rows.pivot(index="n_removed", columns="task", values="value")
     keeps = scores.ge(share * scores.loc[0]).cummin()
-    lines = [
-        f"- *{_escaped(task)}* keeps {_percent(share)} of its score with up to "
-        f"{keeps.index[keeps[task]].max()} layers left out; without {scores.index[-1]} it scores "
-        f"{scores[task].iloc[-1]:.2f}."
-        for task in scores
-    ]
+    lines = []
+    for task in scores:
+        most = keeps.index[keeps[task]].max()
+        lines.append(
+            f"- *{_escaped(task)}* keeps {_percent(share)} of its score with up to {most} "
+            f"{'layer' if most == 1 else 'layers'} left out; without {scores.index[-1]} it scores "
+            f"{scores[task].iloc[-1]:.2f}."
+        )
     return "\n".join([*lines, "", _chance(int(rows["n"].min()))])
 
 
