@@ -139,9 +139,7 @@ def test_a_task_keeps_its_score_up_to_the_first_fall():
     rows = {"n_removed": [0, 1, 2, 3], "value": [1.0, 0.9, 0.5, 0.95], "n": 40, "higher_is_better": True}
     depth = pd.DataFrame(rows).assign(task="a_b", metric="acc")
     first = readings.depth_reading(depth).splitlines()[0]
-    assert (
-        first == r"- *a\_b* keeps 90 % of its score with up to 1 layer left out; without 3 it scores 0.95."
-    )
+    assert first == r"- *a\_b* keeps 90 % of its score with up to 1 layer left out; without 3 it scores 0.95."
 
 
 def test_similarities_are_compared_on_the_same_prompts(similarity):
