@@ -28,7 +28,7 @@ _PUBLIC = {
     "distances.stability": "mean_distances pick_stability calibration_ablation",
     "pruning.removal": "without_layers prune_ check_prunable",
     "pruning.saving": "save_pruned",
-    "generation.responses": "generate_responses chat_prompt",
+    "generation.responses": "generate_responses respond chat_prompt",
     "healing.adapters": "with_adapter as_variant merge_adapter_ lora_targets",
     "healing.config": "HealingConfig",
     "healing.distillation": "self_distill RewriteTemplate rewrite_template rewrite_message kept_shares",
@@ -42,7 +42,7 @@ _PUBLIC = {
     "evaluation.perplexity": "perplexity corpus_perplexity",
     "evaluation.scores": (
         "recovery headline read_items paired_items compare_items flips blimp_groups score_spread "
-        "category_scores flip_counts"
+        "category_scores flip_counts flip_examples task_categories"
     ),
     "evaluation.tasks": "task_fingerprint",
     "evaluation.variants": "evaluate_variants Evaluated shot_ablation seed_ablation",
@@ -65,7 +65,12 @@ _PUBLIC = {
     "plots.tokens": "token_view",
     "tables.layouts": (
         "recovery_table summary_table calibration_table variant_notes sdd_table iterabre_table "
-        "direct_iterative_table"
+        "direct_iterative_table training_table"
+    ),
+    "tables.readings": (
+        "say about block_reading stability_reading damage_reading look_reading looks_reading "
+        "distillation_reading tuning_reading summary_reading recovery_reading comparison_reading "
+        "flips_reading depth_reading similarity_reading closest_reading divergence_reading shift_reading"
     ),
     "tables.markup": "text_table to_latex to_markdown to_html",
     "widgets.live": "LiveLoss",

@@ -16,6 +16,7 @@ from workbench.evaluation.scores import (
     category_scores,
     compare_items,
     flip_counts,
+    flip_examples,
     flips,
     headline,
     paired_items,
@@ -23,6 +24,7 @@ from workbench.evaluation.scores import (
     recovery,
     score_intervals,
     score_spread,
+    task_categories,
 )
 from workbench.evaluation.suites import CATEGORIES
 
@@ -298,3 +300,18 @@ def test_a_spread_over_what_is_not_there_is_refused():
         score_spread(frame, "seed")
     with pytest.raises(ValueError, match="each order must have one score"):
         score_spread(frame, "order")
+
+
+def test_the_example_of_a_variant_is_of_the_task_where_it_lost_most():
+    base = pd.concat([items([1, 1, 1], task="a"), items([1, 1], task="b")])
+    worse = pd.concat([items([1, 1, 0], task="a"), items([0, 0], task="b")])
+    found = flip_examples(base, {"same": base, "worse": worse})
+    assert found[["variant", "task", "prompt"]].to_numpy().tolist() == [["worse", "b", "Question 0"]]
+    assert (found["base_response"].item(), found["other_response"].item()) == ("yes", "no")
+
+
+def test_categories_hold_each_task_once_and_no_perplexity():
+    table = scores(base={"x": 1.0, "y": 0.5}, other={"x": 0.5, "y": 0.5})
+    table["category"] = table["task"].map({"x": "knowledge", "y": "reasoning"})
+    stories = table.head(1).assign(task="z", metric="word_perplexity", higher_is_better=False)
+    assert task_categories(pd.concat([table, stories])) == {"knowledge": ["x"], "reasoning": ["y"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
@@ -13,6 +14,7 @@ from workbench.generation.responses import (
     context_length,
     end_tokens,
     generate_responses,
+    respond,
     response_batches,
     token_ids,
 )
@@ -219,3 +221,17 @@ def test_responses_of_another_model_or_prompt_are_never_mixed(llama, tokenizer, 
     with pytest.raises(ValueError, match="another prompts"):
         ask(llama, tokenizer, prompts[1:3], out=out)
     assert len(ask(llama, tokenizer, prompts[1:3], out=out, overwrite=True)) == 2
+
+
+def test_a_frame_is_answered_row_by_row_with_its_context(llama, tokenizer):
+    asked = pd.DataFrame(
+        {"id": ["a", "b"], "instruction": ["a b c", "d e"], "context": ["", "c c"]}, index=[7, 3]
+    )
+    found = respond(llama, tokenizer, asked, max_new_tokens=4, progress=False)
+    prompts = [chat_prompt(tokenizer, text) for text in ("a b c", "c c\nd e")]
+    assert list(found["prompt"]) == prompts and list(found["id"]) == ["a", "b"]
+    wanted = ask(llama, tokenizer, prompts, max_new_tokens=4)
+    assert list(found["response"]) == list(wanted["response"])
+    assert list(found["finished"]) == list(wanted["finished"])
+    plain = respond(llama, tokenizer, asked[["instruction"]], max_new_tokens=4, progress=False)
+    assert plain["prompt"][1] == chat_prompt(tokenizer, "d e")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -13,8 +14,8 @@ from workbench.runs.pages import PLOTLY
 from workbench.runs.run import Run, open_run
 
 NOTEBOOKS = runner.numbered_notebooks()
-
-pytestmark = pytest.mark.slow
+BY_NAME = {"argvalues": NOTEBOOKS, "ids": [path.stem for path in NOTEBOOKS]}
+PLUMBING = r"\b(?:partial|lambda|identity|overwrite|digest|fingerprint|def|class)\b"
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +23,46 @@ def demo_run(tmp_path_factory) -> Run:
     return open_run("demo", root=tmp_path_factory.mktemp("runs"))
 
 
+def sources(path: Path, kind: str) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+@pytest.mark.parametrize("path", **BY_NAME)
+def test_a_page_shows_work_and_no_plumbing(path: Path):
+    code = sources(path, "code")
+    lines = [
+        line for source in code for line in source.split("\n") if line.strip() and line.strip()[0] != "#"
+    ]
+    assert len(lines) <= 160
+    assert max(source.count("\n") + 1 for source in code) <= 45
+    assert not re.search(PLUMBING, "\n".join(code))
+    assert "\n".join(code).count("describe_model") <= 2  # before and after, where a reader is told so
+    assert not re.search(r"from workbench[. ]", "\n".join(code))
+
+
+@pytest.mark.parametrize("path", **BY_NAME)
+def test_a_page_gives_its_question_its_method_and_where_it_ran(path: Path):
+    first, *rest = sources(path, "markdown")
+    assert re.search(r"^\*\*.+\?\*\*$", first, re.MULTILINE), "a question in bold"
+    assert "**Method.**" in first and first.count("$$") == 2
+    assert re.search(r"\]\(https://arxiv\.org/abs/\d{4}\.\d{5}\)[^\n]*(?:section|table|figure)", first)
+    assert re.search(r"\*About \d+ s in all on two CPU cores", first)
+    assert sum("wb.about(model)" in source for source in sources(path, "code")) == 1
+    assert re.search(r"\]\(\d\d_\w+\.ipynb\)", rest[-1]), "what to open next"
+
+
+@pytest.mark.parametrize("path", **BY_NAME)
+def test_links_between_pages_lead_somewhere(path: Path):
+    for target in re.findall(r"\]\((\d\d_\w+\.ipynb)\)", "\n".join(sources(path, "markdown"))):
+        assert (path.parent / target).is_file()
+
+
 def outputs(path: Path) -> list[dict]:
     return [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", ())]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", **BY_NAME)
 def test_it_runs_and_shows_its_figures(path: Path, demo_run: Run):
     (copy,) = runner.run_notebooks([path], demo_run)
     shown = outputs(copy)
@@ -39,6 +75,7 @@ def test_it_runs_and_shows_its_figures(path: Path, demo_run: Run):
     assert copy.with_suffix(".html").is_file()
 
 
+@pytest.mark.slow
 def test_the_summary_compares_the_four_variants(demo_run: Run):
     summary = demo_run.read("summary.csv")
     assert {"variant", "reasoning", "knowledge", "language", "similarity"} <= set(summary.columns)
@@ -46,6 +83,7 @@ def test_the_summary_compares_the_four_variants(demo_run: Run):
     assert summary["similarity"].max() <= 1 + 1e-6
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_no_stage_again(demo_run: Run):
     made = {name: demo_run.provenance(name)["created"] for name in demo_run.files()}
     summary = demo_run.path("summary.csv").read_bytes()
@@ -55,6 +93,7 @@ def test_a_second_run_computes_no_stage_again(demo_run: Run):
     assert demo_run.path("summary.csv").read_bytes() == summary
 
 
+@pytest.mark.slow
 def test_every_result_tells_where_it_came_from(demo_run: Run):
     for name in demo_run.files():
         told = demo_run.provenance(name)

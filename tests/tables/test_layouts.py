@@ -30,6 +30,7 @@ from workbench.tables.layouts import (
     recovery_table,
     sdd_table,
     summary_table,
+    training_table,
     variant_notes,
 )
 from workbench.tables.markup import to_html, to_latex, to_markdown
@@ -330,3 +331,12 @@ def test_the_calibration_table_is_sdd_table_7():
     second = ablation.iloc[1]
     assert f" & {second['removed']} & RedPajama & {second['distance']:.3f} \\\\" in lines
     assert lines.count(r"\midrule") == 2
+
+
+def test_trainings_are_summed_up_in_the_order_they_ran():
+    log = pd.DataFrame({"step": range(1, 21), "tokens": range(10, 210, 10), "seconds": np.arange(1.0, 21.0)})
+    log["loss"] = 21.0 - log["step"]
+    table = training_table(pd.concat([log.assign(variant="z"), log.head(2).assign(variant="a")]))
+    assert list(table["variant"]) == ["z", "a"] and list(table["steps"]) == [20, 2]
+    assert list(table["tokens/s"]) == [10.0, 10.0]
+    assert list(table["final loss"]) == [(2 + 1) / 2, 19.0]  # the last two of twenty, the last of two

@@ -418,6 +418,18 @@ def category_scores(scores: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def task_categories(scores: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the tasks of each category, where higher is better: the ``groups`` of ``summary_table``.
+
+    >>> row = {"task": "gsm8k", "metric": "exact_match", "category": "reasoning", "higher_is_better": True}
+    >>> task_categories(pd.DataFrame([row]))
+    {'reasoning': ['gsm8k']}
+    """
+    rows = headline(scores).query("higher_is_better")
+    tasks = rows.groupby("category", sort=False)["task"]
+    return {str(category): list(dict.fromkeys(these)) for category, these in tasks}
+
+
 def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:
     """Return the 95 % interval of each score, as ``low`` and ``high`` beside the frame's columns.
 
@@ -439,6 +451,25 @@ def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:
         low = low.mask(counted, (centre - half).clip(lower=0))
         high = high.mask(counted, (centre + half).clip(upper=1))
     return scores.assign(low=low, high=high)
+
+
+def flip_examples(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return for each variant one item that it lost, of the task where it lost most, to be read.
+
+    Args:
+        base: the unpruned model's items, from ``read_items``.
+        others: variant -> its items of the same tasks.
+
+    Returns:
+        variant, task, prompt, target, base_response, other_response; no row for a variant that lost none.
+    """
+    parts = []
+    for name, items in others.items():
+        lost = flips(base, items).query("flip == 'right to wrong'")
+        worst = lost[lost["task"] == lost["task"].mode().get(0)]
+        parts.append(worst.head(1).assign(variant=name))
+    columns = ["variant", "task", "prompt", "target", "base_response", "other_response"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
 def flip_counts(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from workbench.checks import one_of, whole_number
+from workbench.data.instructions import user_message
 from workbench.data.texts import fingerprint
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import ENGINES, Sizes, by_length, decoder_of, in_halves
@@ -141,6 +142,29 @@ def journaled_responses(
                 journal.append([asdict(one) for one in fresh])
             found |= {one.prompt_index: one for one in fresh}
     return [found[index] for index in range(len(ids))]
+
+
+def respond(model: Any, tokenizer: Any, asked: pd.DataFrame, **settings: Any) -> pd.DataFrame:
+    """Answer what the rows of a frame ask, as ``generate_responses`` does.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        asked: frame with ``instruction``, and ``context`` where there is one, as of ``load_instructions``.
+        **settings: of ``generate_responses``.
+
+    Returns:
+        The rows of ``asked`` with prompt (the final text), response, n_tokens and finished.
+
+    Raises:
+        ValueError: as ``generate_responses``.
+    """
+    contexts = asked["context"] if "context" in asked else [""] * len(asked)
+    pairs = zip(asked["instruction"], contexts, strict=True)
+    prompts = [chat_prompt(tokenizer, user_message(*pair)) for pair in pairs]
+    found = generate_responses(model, tokenizer, prompts, **settings)
+    rows = asked.reset_index(drop=True).assign(prompt=prompts)
+    return rows.join(found.drop(columns="prompt_index"))
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:

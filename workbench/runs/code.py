@@ -34,7 +34,8 @@ STOREYS = (
     ("generation",),
     ("healing",),
     ("evaluation",),
-    ("forgetting", "tables"),
+    ("forgetting",),
+    ("tables",),
     ("plots",),
     ("widgets",),
 )

@@ -2,4 +2,5 @@
 
 - ``layouts``: which rows and columns
 - ``markup``: LaTeX, Markdown, HTML
+- ``readings``: what a table says, in a sentence of Markdown
 """

@@ -109,6 +109,26 @@ def summary_table(
     return table.rename_axis("variant").reset_index()
 
 
+def training_table(log: pd.DataFrame) -> pd.DataFrame:
+    """Return how each training went: steps, tokens, seconds, tokens a second, and where its loss ended.
+
+    Args:
+        log: rows of ``heal``'s log with a column ``variant``.
+
+    Returns:
+        Frame variant, steps, tokens, seconds, tokens/s, final loss (mean over the last tenth of the steps).
+
+    >>> rows = {"variant": "sft", "step": [1, 2], "tokens": [5, 9], "seconds": [1.0, 2.0], "loss": [2.0, 1.0]}
+    >>> training_table(pd.DataFrame(rows)).to_dict("records")[0]["final loss"]
+    1.0
+    """
+    runs = log.groupby("variant", sort=False)
+    table = runs.agg(steps=("step", "max"), tokens=("tokens", "max"), seconds=("seconds", "max"))
+    table["tokens/s"] = table["tokens"] / table["seconds"]
+    table["final loss"] = runs["loss"].agg(lambda loss: loss.tail(max(1, len(loss) // 10)).mean())
+    return table.reset_index()
+
+
 def calibration_table(ablation: pd.DataFrame) -> pd.DataFrame:
     """Return the frame of ``calibration_ablation`` as SDD table 7 prints it, ready for ``to_latex``.
 
