@@ -18,12 +18,9 @@ from workbench.statistics import bootstrap_interval
 
 #: nats per token; divergences span decades, and those below this are drawn at it
 KL_FLOOR = 1e-4
-# from the most to the least explicit, light to dark, so that they are told apart in grey
-_FORM_COLORS = ("#56b4e9", "#0072b2", "#009e73", "#e69f00", "#5c6370")
-_FORM_PATTERNS = ("", "\\", ".", "/", "x")
 _FORM_STYLES = {
-    form: style.Style(color, pattern_shape=pattern)
-    for form, color, pattern in zip((*FORMS, BARE, NO_ANSWER), _FORM_COLORS, _FORM_PATTERNS, strict=True)
+    form: style.Style(**look)
+    for form, look in zip((*FORMS, BARE, NO_ANSWER), style.LOOK["forms"], strict=True)
 }
 _REFERENCE = {"color": "#8b9199", "width": 1.2, "dash": "dash"}
 
