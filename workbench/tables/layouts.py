@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.checks import checked
-from workbench.evaluation.scores import CATEGORY_ORDER, headline, recovery, score_intervals
+from workbench.evaluation.scores import CATEGORY_ORDER, accuracies, headline, recovery, score_intervals
 from workbench.runs.variant import Variant
 from workbench.statistics import bootstrap_interval
 
@@ -53,9 +53,7 @@ def recovery_table(
     """
     checked(scores, ["variant", "task", "metric", "value"], "scores")
     averages = recovery(scores, base).set_index("variant")
-    rows = headline(scores)
-    if "higher_is_better" in rows:
-        rows = rows[rows["higher_is_better"].astype(bool)]
+    rows = accuracies(scores)
     rows = rows.assign(column=_task_labels(rows))
     table = 100 * rows.pivot(index="variant", columns="column", values="value")
     table = table.loc[averages.index, [*dict.fromkeys(rows["column"])]]
