@@ -33,11 +33,10 @@ def distance_lines(
         ValueError: for missing columns or a size that the frame does not hold.
     """
     frame = checked_blocks(distances, "distance", "distances")
-    wanted = style.sizes_to_draw(frame, sizes)
-    styles = style.size_styles(wanted)
-    rows = frame[frame["size"].isin(wanted)]
+    styles = style.size_styles(style.sizes_to_draw(frame, sizes))
+    rows = frame.assign(size=frame["size"].astype(str))
+    rows = rows[rows["size"].isin(styles)]
     best = least(rows, "distance")
-    rows = rows.assign(size=rows["size"].astype(str))
     hover = f"size %{{fullData.name}}, layers %{{customdata[0]}}<br>{style.DISTANCE} %{{y:.4f}}"
     shown = {"custom_data": "removed", "markers": True, "hover": hover}
     lines = style.draw(px.line, rows, "start", "distance", styles, "size", **shown)
@@ -183,13 +182,12 @@ def _scored_marks(rows: pd.DataFrame, styles: dict[str, style.Style]) -> go.Figu
 def _bands(rows: pd.DataFrame, styles: dict[str, style.Style]) -> list[go.Scatter]:
     """Return the interval of each size as an area."""
     area = {"mode": "lines", "fill": "toself", "opacity": 0.18, "line": {"width": 0}}
+    area |= {"hoverinfo": "skip", "showlegend": False}
     bands = []
     for size, own_style in styles.items():
         part = rows[rows["size"] == size]
         x, y = [*part["start"], *part["start"][::-1]], [*part["ci_high"], *part["ci_low"][::-1]]
-        bands.append(
-            go.Scatter(x=x, y=y, fillcolor=own_style.color, hoverinfo="skip", showlegend=False, **area)
-        )
+        bands.append(go.Scatter(x=x, y=y, fillcolor=own_style.color, **area))
     return bands
 
 
@@ -214,11 +212,10 @@ def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) ->
     lowest = style.DAMAGE_FLOOR if style.DAMAGE_UNIT in label else scores[scores > 0].min()
     line = {"color": "#5c6370", "width": 1.5}
     fill, size = np.where(chosen, "#0072b2", "white"), np.where(chosen, 11, 7)
-    shown = {"mode": "lines+markers", "line": line}
-    shown["marker"] = {"color": fill, "size": size, "opacity": 1, "line": line}
+    marker = {"color": fill, "size": size, "opacity": 1, "line": line}
     hover = f"layer %{{x}}<br>{label} %{{customdata:.4f}}<extra></extra>"
-    y = scores.clip(lower=lowest)
-    panel = go.Scatter(x=scores.index, y=y, customdata=scores, hovertemplate=hover, **shown)
+    shown = {"mode": "lines+markers", "line": line, "marker": marker, "hovertemplate": hover}
+    panel = go.Scatter(x=scores.index, y=scores.clip(lower=lowest), customdata=scores, **shown)
     fig.add_trace(panel, row=row, col=1)
     title = "<br>".join(textwrap.wrap(label, 14))
     fig.update_yaxes(title={"text": title}, **style.log_axis(scores, lowest), row=row, col=1)
