@@ -158,14 +158,10 @@ def _checked_variants(model: nn.Module, variants: Iterable[Variant], run: Any) -
     variants = list(variants.values() if isinstance(variants, Mapping) else variants)
     if not variants:
         raise ValueError("variants must hold at least one variant, got none")
-    if len({variant.name for variant in variants}) < len(variants):
-        raise ValueError(
-            f"variants must have names of their own, got {[variant.name for variant in variants]}"
-        )
+    names = [variant.name for variant in variants]
+    checked(pd.DataFrame({"name": names}), [], "variants", unique="name")
     folder = run.folder if isinstance(run, Run) else Path(run or ".")
-    for variant in variants:
-        if variant.adapter is None:
-            continue
+    for variant in [variant for variant in variants if variant.adapter is not None]:
         trained = read_record(folder / variant.adapter)["kept_layers"]
         left = [layer for layer in kept_layers(model) if layer not in variant.removed]
         if trained != left:

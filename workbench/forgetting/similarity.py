@@ -167,7 +167,9 @@ def load_encoder(
 @lru_cache(maxsize=2)
 def _load(encoder: str, device: str | None) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # its functions carry no types
 
     path = str(_minilm()) if encoder in (MINILM, f"sentence-transformers/{MINILM}") else encoder
     bars = logging.is_progress_bar_enabled()

@@ -135,9 +135,8 @@ def calibration_comparison(
         ValueError: for missing columns, a set that occurs twice in one size, or a size that the frame does
             not hold.
     """
-    best = checked(ablation, ["size", "calibration", "removed", "distance"], "ablation")
-    if best.duplicated(["size", "calibration"]).any():
-        raise ValueError("ablation must hold each calibration set once a size; select one set of rows")
+    columns, keys = ["size", "calibration", "removed", "distance"], ("size", "calibration")
+    best = checked(ablation, columns, "ablation", unique=keys)
     wanted = style.sizes_to_draw(best, sizes, usual=(2, 4, 6, 8, 10))
     best = best[best["size"].isin(wanted)].sort_values("size", kind="stable")
     # a row for each bar, and an empty one between sizes

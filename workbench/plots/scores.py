@@ -53,10 +53,7 @@ def score_vs_fraction(
 
 
 def loss_vs_fraction(
-    scores: pd.DataFrame,
-    *,
-    columns: int = 3,
-    title: str | None = "Loss against the share of layers dropped",
+    scores: pd.DataFrame, *, columns: int = 3, title: str | None = "Loss against the share of layers dropped"
 ) -> go.Figure:
     """Draw the loss divided by log(vocabulary size) against the fraction of layers dropped (GRO figure 3).
 
@@ -163,7 +160,7 @@ def _fraction_panels(
 ) -> go.Figure:
     """Return one panel a task, with a line a series and the line of a guess."""
     frame = score_intervals(frame).assign(panel=_panel_names(frame))
-    _check_once(frame)
+    checked(frame, [], "scores", unique=("series", "panel", "fraction"))
     frame = style.escaped(frame, "series", "panel")
     tasks = frame.drop_duplicates("panel").set_index("panel")["task"]
     most = max(float(frame["fraction"].max()), 0.1)
@@ -237,16 +234,6 @@ def _panel_names(frame: pd.DataFrame) -> pd.Series:
     several = frame.groupby("task")["n_shot"].transform("nunique") > 1
     shots = ", " + frame["n_shot"].astype(str) + "-shot"
     return frame["task"].astype(str) + shots.where(several, "")
-
-
-def _check_once(frame: pd.DataFrame) -> None:
-    twice = frame[frame.duplicated(["series", "panel", "fraction"])]
-    if len(twice):
-        row = twice.iloc[0]
-        raise ValueError(
-            f"each series must have one score a task and fraction; {row['series']!r} has two of "
-            f"{row['task']!r} at {row['fraction']:.3g}; give them series of their own"
-        )
 
 
 def _unit(metric: str) -> str:
