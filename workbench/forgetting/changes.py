@@ -251,16 +251,12 @@ def shift_agreement(losses: pd.DataFrame, *, confidence: float = 0.95, seed: int
 def _described(frame: pd.DataFrame, in_tokens: bool) -> pd.DataFrame:
     texts = frame["response"]
     answers = [final_answer(text) for text in texts]
-    return pd.DataFrame(
-        {
-            "id": frame["id"],
-            "response": texts,
-            "length": frame["n_tokens"] if in_tokens else texts.str.split().str.len(),
-            "form": [answer_form(text) for text in texts],
-            "answer": [answer or "" for answer in answers],
-            "has_answer": [answer is not None for answer in answers],
-            "finished": frame["finished"].astype(bool) if "finished" in frame else True,
-        }
+    return frame[["id", "response"]].assign(
+        length=frame["n_tokens"] if in_tokens else texts.str.split().str.len(),
+        form=[answer_form(text) for text in texts],
+        answer=[answer or "" for answer in answers],
+        has_answer=[answer is not None for answer in answers],
+        finished=frame["finished"].astype(bool) if "finished" in frame else True,
     )
 
 

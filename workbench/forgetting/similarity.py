@@ -219,12 +219,10 @@ def checked_responses(frame: pd.DataFrame, name: str, *more: str) -> pd.DataFram
 
 def _paired(base: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
     """``other`` in the base's order of ids."""
-    ids = set(base["id"])
-    if (unpaired := ids ^ set(other["id"])) != set():
-        example = min(unpaired, key=str)
+    if unpaired := set(base["id"]) ^ set(other["id"]):
         raise ValueError(
             f"{name} must answer the same prompts as base, but {len(unpaired)} ids are in one of them only, "
-            f"such as {example!r}"
+            f"such as {min(unpaired, key=str)!r}"
         )
     other = other.set_index("id").loc[base["id"]].reset_index()
     for column in [name for name in ("prompt", "instruction", "context") if name in base and name in other]:

@@ -67,7 +67,7 @@ def metric_comparison(
     """
     if not metrics:
         raise ValueError("metrics must hold at least one named frame, got none")
-    panels = {_cost_name(name, frame): _layer_scores(name, frame) for name, frame in metrics.items()}
+    panels = dict(_layer_costs(name, frame) for name, frame in metrics.items())
     fig = style.new_panels(title, len(panels), 1, shared_xaxes=True, vertical_spacing=0.06)
     fig.update_layout(height=70 + 0.33 * style.current_template().layout.height * len(panels))
     for row, (name, scores) in enumerate(panels.items(), start=1):
@@ -190,20 +190,19 @@ def _bands(rows: pd.DataFrame, styles: dict[str, style.Style]) -> list[go.Scatte
     return bands
 
 
-def _cost_name(name: str, frame: pd.DataFrame) -> str:
-    """Return what an axis of costs is called, with its unit."""
-    if "damage" in frame and "nats" not in name:
-        return f"{name} {style.DAMAGE_UNIT}"
-    return f"1 − {name}" if "similarity" in frame and not name.startswith("1") else name
+def _layer_costs(name: str, frame: pd.DataFrame) -> tuple[str, pd.Series]:
+    """Return one metric's cost of removing each layer, under the name that an axis gives it, with its unit.
 
-
-def _layer_scores(name: str, frame: pd.DataFrame) -> pd.Series:
-    """Return one metric's cost of removing each layer; similarities near 1 become distances from 1."""
+    Similarities near 1 become distances from 1.
+    """
     costs = removal_cost(frame)
     single = costs[costs["size"] == 1].set_index("start")["cost"].sort_index()
     if single.empty:
         raise ValueError(f"metrics are compared layer by layer, but {name!r} has no block of size 1")
-    return 1 + single if "similarity" in frame else single
+    if "similarity" in frame:
+        return name if name.startswith("1") else f"1 − {name}", 1 + single
+    unit = f" {style.DAMAGE_UNIT}" if "damage" in frame and "nats" not in name else ""
+    return name + unit, single
 
 
 def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) -> None:

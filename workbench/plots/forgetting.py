@@ -244,10 +244,9 @@ def _ratio_marks(summary: pd.DataFrame) -> go.Figure:
 def _correlation(frame: pd.DataFrame) -> str:
     """Return Spearman's correlation of shift and loss as text."""
     found = shift_agreement(frame)
-    text = "too few points to correlate"
-    if np.isfinite(found["spearman"]):
-        text = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}]".format(**found)
-    return f"{text} over {found['n']} points"
+    known = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}] over {n} points"
+    text = known if np.isfinite(found["spearman"]) else "too few points to correlate over {n} points"
+    return text.format(**found)
 
 
 def _loss_marks(trace: go.Scatter) -> None:

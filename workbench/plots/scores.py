@@ -190,12 +190,10 @@ def _series_styles(frame: pd.DataFrame) -> dict[str, style.Style]:
     series = frame.groupby("series", sort=False)
     most, healed = series["fraction"].max(), series["healed"].any()
     styles = style.variant_styles(most.index[most > 0]) or style.variant_styles(most.index)
-    dashes = {True: "solid", False: "dot"}
-    open_ = {"x": "circle", "cross": "circle", "star": "circle"}
-    return {
-        name: replace(one, line_dash=dashes[healed[name]], symbol=open_.get(one.symbol, one.symbol))
-        for name, one in styles.items()
-    }
+    for name, one in styles.items():
+        symbol = "circle" if one.symbol in ("x", "cross", "star") else one.symbol
+        styles[name] = replace(one, line_dash="solid" if healed[name] else "dot", symbol=symbol)
+    return styles
 
 
 def _from_the_whole(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:

@@ -121,8 +121,9 @@ def draw(
     for axis, value in (("x", x), ("y", y)):
         if ends := options.pop(f"error_{axis}", None):
             above, below = f"above {axis}", f"below {axis}"
-            low, high = frame[ends[0]], frame[ends[1]]
-            frame = frame.assign(**{above: high - frame[value], below: frame[value] - low})
+            frame = frame.assign(
+                **{above: frame[ends[1]] - frame[value], below: frame[value] - frame[ends[0]]}
+            )
             options |= {f"error_{axis}": above, f"error_{axis}_minus": below}
     if kind is not px.bar:
         options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
@@ -133,9 +134,9 @@ def draw(
     return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
 
 
-def new_figure(title: str | None, *traces: Any, **layout: Any) -> go.Figure:
+def new_figure(title: str | None, *traces: Any) -> go.Figure:
     """Return a figure of some traces in the current template."""
-    return go.Figure(traces, {"template": current_template(), "title": {"text": title}, **layout})
+    return go.Figure(traces, {"template": current_template(), "title": {"text": title}})
 
 
 def new_panels(title: str | None, rows: int, columns: int, /, **options: Any) -> go.Figure:
