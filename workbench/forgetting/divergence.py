@@ -161,7 +161,9 @@ def _checked_variants(model: nn.Module, variants: Iterable[Variant], run: Any) -
     names = [variant.name for variant in variants]
     checked(pd.DataFrame({"name": names}), [], "variants", unique="name")
     folder = run.folder if isinstance(run, Run) else Path(run or ".")
-    for variant in [variant for variant in variants if variant.adapter is not None]:
+    for variant in variants:
+        if variant.adapter is None:
+            continue
         trained = read_record(folder / variant.adapter)["kept_layers"]
         left = [layer for layer in kept_layers(model) if layer not in variant.removed]
         if trained != left:

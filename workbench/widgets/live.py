@@ -71,16 +71,16 @@ class LiveLoss:
 
     def _show(self, status: str | None = None) -> None:
         from IPython.core.getipython import get_ipython
-        from IPython.display import DisplayHandle
+        from IPython.display import display
 
         self._shown = time.monotonic()
         if get_ipython() is None:
             return
         # the bundle itself: a figure that displays itself knows no place to be updated in
         bundle = self.figure(status)._repr_mimebundle_(include=None, exclude=None)
+        show: Any = display
         if self._handle is None:
-            self._handle = DisplayHandle()
-            self._handle.display(bundle, raw=True)
+            self._handle = show(bundle, raw=True, display_id=True)
         else:
             self._handle.update(bundle, raw=True)
 
