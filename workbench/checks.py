@@ -47,8 +47,10 @@ def one_of(value: Any, allowed: Iterable[Any], name: str) -> Any:
     raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
-def checked(frame: Any, columns: Iterable[str], what: str, *, unique: str | None = None) -> pd.DataFrame:
+def checked(frame: Any, columns: Iterable[str], what: str, *, unique: Iterable[str] = ()) -> pd.DataFrame:
     """Return the frame when it has the columns, at least one row, and each value of ``unique`` once.
+
+    ``unique`` is a column, or several whose values together occur once.
 
     Raises:
         ValueError: naming the missing columns and those that came, or the value that occurs again.
@@ -61,8 +63,11 @@ def checked(frame: Any, columns: Iterable[str], what: str, *, unique: str | None
         raise ValueError(f"{what} needs the columns {columns}; missing {missing}, got {list(frame.columns)}")
     if frame.empty:
         raise ValueError(f"{what} must have at least one row, got an empty frame")
-    if unique is not None and (twice := frame[unique].duplicated()).any():
-        raise ValueError(f"{what} must hold each {unique} once, got {frame[unique][twice].iloc[0]!r} again")
+    keys = [unique] if isinstance(unique, str) else list(unique)
+    if keys and (twice := frame.duplicated(keys)).any():
+        again = tuple(frame.loc[twice, keys].astype(object).iloc[0])
+        each, got = (f"({', '.join(keys)})", again) if len(keys) > 1 else (keys[0], again[0])
+        raise ValueError(f"{what} must hold each {each} once, got {got!r} again")
     return frame
 
 

@@ -72,7 +72,7 @@ def test_the_calibration_figure_shows_the_removed_layers():
         assert [base + 0.5 for base in bar.base] == list(rows["start"])
         assert list(bar.x) == list(rows["size"])
         assert list(bar.text) == list(rows["removed"])
-    with pytest.raises(ValueError, match="once a size"):
+    with pytest.raises(ValueError, match=r"each \(size, calibration\) once, got \(2, 'C4'\) again"):
         plots.calibration_comparison(pd.concat([frame, frame]))
 
 

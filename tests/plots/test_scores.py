@@ -62,7 +62,9 @@ def test_numbers_of_shots_are_panels_of_their_own():
     frame = depth_frame().query("task == 'mmlu'")
     fig = plots.score_vs_fraction(pd.concat([frame, frame.assign(n_shot=0)]))
     assert [note.text for note in fig.layout.annotations] == ["mmlu, 5-shot", "mmlu, 0-shot"]
-    with pytest.raises(ValueError, match=r"'SFT' has two of 'mmlu' at 0\.1; give them series of their own"):
+    with pytest.raises(
+        ValueError, match=r"each \(series, panel, fraction\) once, got \('SFT', 'mmlu', 0\.1\) again"
+    ):
         plots.score_vs_fraction(pd.concat([frame, frame[frame["series"] == "SFT"]]))
     with pytest.raises(ValueError, match="scores where higher is better must have at least one row"):
         plots.score_vs_fraction(depth_frame().query("task == 'texts'"))

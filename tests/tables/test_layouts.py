@@ -232,7 +232,7 @@ def test_gaps_are_refused():
     notes = pd.DataFrame({"variant": ["a", "b"], "model": "m", "approach": "Direct+R", "dropped": 4})
     with pytest.raises(ValueError, match="one 'Direct\\+R' and one 'Iterative\\+R' of 'm' with 4 dropped"):
         direct_iterative_table(full, notes)
-    with pytest.raises(ValueError, match="two of 'a', 'wikitext'"):
+    with pytest.raises(ValueError, match=r"each \(variant, task\) once, got \('a', 'wikitext'\) again"):
         iterabre_table(pd.concat([full, full]), notes.assign(layers=1))
 
 

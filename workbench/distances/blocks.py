@@ -138,11 +138,7 @@ def _block_rows(frame: Any, value: str, what: str) -> pd.DataFrame:
     frame = frame[frame["start"].notna() & frame[value].notna()].astype({"start": "int64", "size": "int64"})
     if frame.empty:
         raise ValueError(f"{what} must hold at least one block with a number in {value!r}, got none")
-    twice = frame[frame.duplicated(["start", "size"])]
-    if len(twice):
-        block = tuple(int(number) for number in twice.iloc[0][["start", "size"]])
-        raise ValueError(f"{what} must hold each (start, size) once, got {block} again; select one set")
-    return frame
+    return checked(frame, [], what, unique=("start", "size"))
 
 
 def layers_in(blocks: pd.DataFrame) -> list[int]:

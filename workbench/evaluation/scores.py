@@ -345,7 +345,7 @@ def _main_metric(task: str, metrics: list[str]) -> str:
     return next((metric for metric in wanted if metric in metrics), metrics[0])
 
 
-def _accuracies(scores: pd.DataFrame) -> pd.DataFrame:
+def accuracies(scores: pd.DataFrame) -> pd.DataFrame:
     """Return one metric a task, and of those the ones where higher is better."""
     scores = headline(scores)
     if "higher_is_better" in scores:
@@ -355,7 +355,7 @@ def _accuracies(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _score_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Variants x tasks; refuses gaps, since an average over other tasks would be a plausible wrong number."""
-    scores = _accuracies(scores)
+    scores = accuracies(scores)
     keys = [key for key in ("task", "n_shot") if key in scores]
     if scores.duplicated(["variant", *keys]).any():
         twice = scores[scores.duplicated(["variant", *keys])].iloc[0]
@@ -395,7 +395,7 @@ def category_scores(scores: pd.DataFrame) -> pd.DataFrame:
     [['knowledge', 0.5, 2]]
     """
     needed = ["variant", "task", "metric", "value", "stderr", "category"]
-    rows = _accuracies(checked(scores, needed, "scores"))
+    rows = accuracies(checked(scores, needed, "scores"))
     if rows.empty:
         raise ValueError("scores must hold at least one score where higher is better, got none")
     rows = score_intervals(rows.assign(category=rows["category"].fillna("").replace("", "other")))

@@ -94,18 +94,13 @@ def change_summary(changes: pd.DataFrame, *, confidence: float = 0.95, seed: int
     [['base', 1.0, 1.0], ['pruned', 1.0, 0.5]]
     """
     checked(changes, ["variant", *_DESCRIBED, "finished"], "changes")
+    changes = changes.assign(same_form=changes["form"] == changes["base_form"])
     rows = []
     for name, part in changes.groupby("variant", sort=False):
         ratio, low, high = _length_ratio(part, confidence, seed)
-        shares = {
-            "has_answer": part["has_answer"].mean(),
-            "same_form": (part["form"] == part["base_form"]).mean(),
-            "same_answer": part["same_answer"].mean(),
-            "same_text": part["same_text"].mean(),
-            "cut_off": 1 - part["finished"].mean(),
-        }
         size = {"n": len(part), "length_ratio": ratio, "ci_low": low, "ci_high": high}
-        rows.append({"variant": name, **size, **shares})
+        shares = part[["has_answer", "same_form", "same_answer", "same_text"]].mean()
+        rows.append({"variant": name, **size, **shares, "cut_off": 1 - part["finished"].mean()})
     return pd.DataFrame(rows)
 
 
@@ -168,13 +163,11 @@ def embedding_map(
         ValueError: as ``response_similarity``.
     """
     base, paired = paired_responses(base, others)
-    frames = {base_name: base, **paired}
-    texts = [text for frame in frames.values() for text in frame["response"]]
-    vectors = embed_texts(texts, encoder=encoder, device=device)
+    frames = {name: frame[["id", "response"]] for name, frame in {base_name: base, **paired}.items()}
+    rows = pd.concat(frames, names=["variant"]).reset_index("variant").reset_index(drop=True)
+    vectors = embed_texts(list(rows.pop("response")), encoder=encoder, device=device)
     points, shares = principal_plane(vectors)
-    names = np.repeat(np.array([*frames], dtype=object), len(base))
-    place = {"x": points[:, 0], "y": points[:, 1], "x_share": shares[0], "y_share": shares[1]}
-    return pd.DataFrame({"variant": names, "id": np.tile(base["id"].to_numpy(), len(frames)), **place})
+    return rows.assign(x=points[:, 0], y=points[:, 1], x_share=shares[0], y_share=shares[1])
 
 
 def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -227,12 +220,10 @@ def loss_against_similarity(
     sides = {name: _as_responses(frame, "other") for name, frame in pairs.items()}
     first = _as_responses(next(iter(pairs.values())), "base")
     found = response_similarity(first, sides, encoder=encoder, device=device)
-    rows = []
-    for name, frame in pairs.items():
-        similarity = found.loc[found["variant"] == name, "similarity"].to_numpy()
-        for task, part in frame.assign(similarity=similarity).groupby("task", sort=False):
-            rows.append({"variant": name, "task": task, **_task_row(part)})
-    return pd.DataFrame(rows)
+    frame = pd.concat(pairs, names=["variant"]).reset_index("variant")
+    frame["similarity"] = found["similarity"].to_numpy()
+    groups = frame.groupby(["variant", "task"], sort=False)
+    return pd.DataFrame([{"variant": name, "task": task, **_task_row(part)} for (name, task), part in groups])
 
 
 def shift_agreement(losses: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -> dict[str, float]:
@@ -260,16 +251,12 @@ def shift_agreement(losses: pd.DataFrame, *, confidence: float = 0.95, seed: int
 def _described(frame: pd.DataFrame, in_tokens: bool) -> pd.DataFrame:
     texts = frame["response"]
     answers = [final_answer(text) for text in texts]
-    return pd.DataFrame(
-        {
-            "id": frame["id"],
-            "response": texts,
-            "length": frame["n_tokens"] if in_tokens else texts.str.split().str.len(),
-            "form": [answer_form(text) for text in texts],
-            "answer": [answer or "" for answer in answers],
-            "has_answer": [answer is not None for answer in answers],
-            "finished": frame["finished"].astype(bool) if "finished" in frame else True,
-        }
+    return frame[["id", "response"]].assign(
+        length=frame["n_tokens"] if in_tokens else texts.str.split().str.len(),
+        form=[answer_form(text) for text in texts],
+        answer=[answer or "" for answer in answers],
+        has_answer=[answer is not None for answer in answers],
+        finished=frame["finished"].astype(bool) if "finished" in frame else True,
     )
 
 
@@ -303,10 +290,9 @@ def _task_row(part: pd.DataFrame) -> dict[str, Any]:
     change = paired_difference(part["other"], part["base"])
     low, high = bootstrap_interval(part["similarity"])
     right = part[part["base"] == 1]
-    pair = np.stack([-right["similarity"].to_numpy(float), 1 - right["other"].to_numpy(float)])
-    rho_low, rho_high = spearman_interval(pair)
-    rho = float(spearman(*pair)) if len(right) > 2 else np.nan
+    turned = shift_agreement(right.assign(lost=1 - right["other"]))
     lost = {"lost": change["difference"], "lost_low": change["ci_low"], "lost_high": change["ci_high"]}
     near = {"similarity": part["similarity"].mean(), "similarity_low": low, "similarity_high": high}
-    foretold = {"spearman": rho, "rho_low": rho_low, "rho_high": rho_high}
-    return {"n": len(part), **lost, **near, "n_right": len(right), **foretold}
+    foretold = {"rho_low": turned["ci_low"], "rho_high": turned["ci_high"]}
+    counts = {"n_right": len(right), "spearman": turned["spearman"]}
+    return {"n": len(part), **lost, **near, **counts, **foretold}

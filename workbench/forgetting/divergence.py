@@ -79,7 +79,7 @@ def token_divergence(
         for variant in variants:
             with as_variant(model, variant, run=run):
                 found = _compared(model, batches, states, starts, bar)
-            frames += [_rows(variant.name, ids[k], pieces[k], found[k]) for k in range(len(ids))]
+            frames += [_rows(variant.name, *one) for one in zip(ids, pieces, found, strict=True)]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -125,8 +125,7 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         if text.endswith("\ufffd") and end < len(ids):
             texts.append("")
             continue
-        own = text[len(done) :] if text.startswith(done) else tokenizer.decode(ids[end - 1 : end])
-        texts.append(own)
+        texts.append(text[len(done) :] if text.startswith(done) else tokenizer.decode(ids[end - 1 : end]))
         done = text
     return texts
 
@@ -159,10 +158,8 @@ def _checked_variants(model: nn.Module, variants: Iterable[Variant], run: Any) -
     variants = list(variants.values() if isinstance(variants, Mapping) else variants)
     if not variants:
         raise ValueError("variants must hold at least one variant, got none")
-    if len({variant.name for variant in variants}) < len(variants):
-        raise ValueError(
-            f"variants must have names of their own, got {[variant.name for variant in variants]}"
-        )
+    names = [variant.name for variant in variants]
+    checked(pd.DataFrame({"name": names}), [], "variants", unique="name")
     folder = run.folder if isinstance(run, Run) else Path(run or ".")
     for variant in variants:
         if variant.adapter is None:
@@ -189,7 +186,7 @@ def _last_states(model: Any, batch: Batch, bar: Any) -> Tensor:
 
 def _compared(
     model: Any, batches: list[Batch], states: list[Tensor], starts: list[int], bar: Any
-) -> dict[int, np.ndarray]:
+) -> list[np.ndarray]:
     """Return ``[4, token]`` for each text: kl, both log-probabilities of its token, same choice."""
     found: dict[int, np.ndarray] = {}
     for batch, base_states in zip(batches, states, strict=True):
@@ -202,7 +199,7 @@ def _compared(
             part = slice(starts[text] - 1, end - 1)  # the logits at t say what comes at t + 1
             found[text] = _one_text(base[row, part], other[row, part], ids[row, starts[text] : end])
         bar.update()
-    return found
+    return [found[text] for text in range(len(starts))]
 
 
 def _one_text(base: Tensor, other: Tensor, targets: Tensor) -> np.ndarray:
@@ -216,7 +213,6 @@ def _one_text(base: Tensor, other: Tensor, targets: Tensor) -> np.ndarray:
 
 
 def _rows(variant: str, id_: Any, pieces: list[str], found: np.ndarray) -> pd.DataFrame:
-    kl, base_logprob, logprob, same = found
     place = {"variant": variant, "id": id_, "position": np.arange(len(pieces)), "token": pieces}
-    logprobs = {"base_logprob": base_logprob, "logprob": logprob}
-    return pd.DataFrame({**place, "kl": kl, **logprobs, "same_choice": same.astype(bool)})
+    measured = dict(zip(("kl", "base_logprob", "logprob", "same_choice"), found, strict=True))
+    return pd.DataFrame({**place, **measured}).astype({"same_choice": bool})

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from workbench.checks import checked
+from workbench.checks import checked, first_line
 from workbench.runs.files import sha256_of
 from workbench.statistics import bootstrap_interval
 
@@ -63,13 +63,10 @@ def response_similarity(
     """
     base, paired = paired_responses(base, other)
     model = load_encoder(encoder, device)
-    codes, texts = pd.factorize(
-        pd.concat([base["response"], *(frame["response"] for frame in paired.values())])
-    )
+    codes, texts = pd.factorize(pd.concat([frame["response"] for frame in (base, *paired.values())]))
     vectors, cut = _encode(model, list(texts), progress)
     blank = np.array([not text.strip() for text in texts])
-    columns = codes.reshape(len(paired) + 1, len(base))
-    first = columns[0]
+    first, *others = codes.reshape(len(paired) + 1, len(base))
     frames = [
         pd.DataFrame(
             {
@@ -81,7 +78,7 @@ def response_similarity(
                 "empty": blank[first] | blank[second],
             }
         )
-        for name, second in zip(paired, columns[1:], strict=True)
+        for name, second in zip(paired, others, strict=True)
     ]
     result = pd.concat(frames, ignore_index=True)
     return result if isinstance(other, Mapping) else result.drop(columns="variant")
@@ -182,7 +179,7 @@ def _load(encoder: str, device: str | None) -> SentenceTransformer:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"encoder must be {MINILM!r}, a folder or a hub name of a Sentence-BERT model, got {encoder!r}: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
     finally:
         if bars:
@@ -222,17 +219,13 @@ def checked_responses(frame: pd.DataFrame, name: str, *more: str) -> pd.DataFram
 
 def _paired(base: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
     """``other`` in the base's order of ids."""
-    ids = set(base["id"])
-    if (unpaired := ids ^ set(other["id"])) != set():
-        example = min(unpaired, key=str)
+    if unpaired := set(base["id"]) ^ set(other["id"]):
         raise ValueError(
             f"{name} must answer the same prompts as base, but {len(unpaired)} ids are in one of them only, "
-            f"such as {example!r}"
+            f"such as {min(unpaired, key=str)!r}"
         )
     other = other.set_index("id").loc[base["id"]].reset_index()
-    for column in ("prompt", "instruction", "context"):
-        if column not in base or column not in other:
-            continue
+    for column in [name for name in ("prompt", "instruction", "context") if name in base and name in other]:
         if (different := base[column] != other[column]).any():
             raise ValueError(
                 f"{name} must answer the same prompts as base, but the {column} differs under "
@@ -252,7 +245,8 @@ def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.fl
     from tqdm.auto import tqdm
 
     window = model.max_seq_length or np.inf
-    lengths = np.array([len(tokens) for tokens in _tokens(model, texts)])
+    pieces = model.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
+    lengths = np.array([len(each) for each in pieces])
     room = _CPU_BATCH if model.device.type == "cpu" else _GPU_BATCH
     order: list[int] = []
     parts: list[NDArray[np.float32]] = []
@@ -265,12 +259,6 @@ def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.fl
             bar.update(len(batch))
     vectors = np.concatenate(parts)[np.argsort(order)].astype(np.float64)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), lengths > window
-
-
-def _tokens(model: Any, texts: list[str]) -> list[list[int]]:
-    """Every text's word pieces, not cut at the window."""
-    ids: list[list[int]] = model.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
-    return ids
 
 
 def _batches(lengths: np.ndarray, room: int) -> Iterator[list[int]]:

@@ -33,11 +33,10 @@ def distance_lines(
         ValueError: for missing columns or a size that the frame does not hold.
     """
     frame = checked_blocks(distances, "distance", "distances")
-    wanted = style.sizes_to_draw(frame, sizes)
-    styles = style.size_styles(wanted)
-    rows = frame[frame["size"].isin(wanted)]
+    styles = style.size_styles(style.sizes_to_draw(frame, sizes))
+    rows = frame.assign(size=frame["size"].astype(str))
+    rows = rows[rows["size"].isin(styles)]
     best = least(rows, "distance")
-    rows = rows.assign(size=rows["size"].astype(str))
     hover = f"size %{{fullData.name}}, layers %{{customdata[0]}}<br>{style.DISTANCE} %{{y:.4f}}"
     shown = {"custom_data": "removed", "markers": True, "hover": hover}
     lines = style.draw(px.line, rows, "start", "distance", styles, "size", **shown)
@@ -68,7 +67,7 @@ def metric_comparison(
     """
     if not metrics:
         raise ValueError("metrics must hold at least one named frame, got none")
-    panels = {_cost_name(name, frame): _layer_scores(name, frame) for name, frame in metrics.items()}
+    panels = dict(_layer_costs(name, frame) for name, frame in metrics.items())
     fig = style.new_panels(title, len(panels), 1, shared_xaxes=True, vertical_spacing=0.06)
     fig.update_layout(height=70 + 0.33 * style.current_template().layout.height * len(panels))
     for row, (name, scores) in enumerate(panels.items(), start=1):
@@ -136,9 +135,8 @@ def calibration_comparison(
         ValueError: for missing columns, a set that occurs twice in one size, or a size that the frame does
             not hold.
     """
-    best = checked(ablation, ["size", "calibration", "removed", "distance"], "ablation")
-    if best.duplicated(["size", "calibration"]).any():
-        raise ValueError("ablation must hold each calibration set once a size; select one set of rows")
+    columns, keys = ["size", "calibration", "removed", "distance"], ("size", "calibration")
+    best = checked(ablation, columns, "ablation", unique=keys)
     wanted = style.sizes_to_draw(best, sizes, usual=(2, 4, 6, 8, 10))
     best = best[best["size"].isin(wanted)].sort_values("size", kind="stable")
     # a row for each bar, and an empty one between sizes
@@ -183,30 +181,28 @@ def _scored_marks(rows: pd.DataFrame, styles: dict[str, style.Style]) -> go.Figu
 def _bands(rows: pd.DataFrame, styles: dict[str, style.Style]) -> list[go.Scatter]:
     """Return the interval of each size as an area."""
     area = {"mode": "lines", "fill": "toself", "opacity": 0.18, "line": {"width": 0}}
+    area |= {"hoverinfo": "skip", "showlegend": False}
     bands = []
     for size, own_style in styles.items():
         part = rows[rows["size"] == size]
         x, y = [*part["start"], *part["start"][::-1]], [*part["ci_high"], *part["ci_low"][::-1]]
-        bands.append(
-            go.Scatter(x=x, y=y, fillcolor=own_style.color, hoverinfo="skip", showlegend=False, **area)
-        )
+        bands.append(go.Scatter(x=x, y=y, fillcolor=own_style.color, **area))
     return bands
 
 
-def _cost_name(name: str, frame: pd.DataFrame) -> str:
-    """Return what an axis of costs is called, with its unit."""
-    if "damage" in frame and "nats" not in name:
-        return f"{name} {style.DAMAGE_UNIT}"
-    return f"1 − {name}" if "similarity" in frame and not name.startswith("1") else name
+def _layer_costs(name: str, frame: pd.DataFrame) -> tuple[str, pd.Series]:
+    """Return one metric's cost of removing each layer, under the name that an axis gives it, with its unit.
 
-
-def _layer_scores(name: str, frame: pd.DataFrame) -> pd.Series:
-    """Return one metric's cost of removing each layer; similarities near 1 become distances from 1."""
+    Similarities near 1 become distances from 1.
+    """
     costs = removal_cost(frame)
     single = costs[costs["size"] == 1].set_index("start")["cost"].sort_index()
     if single.empty:
         raise ValueError(f"metrics are compared layer by layer, but {name!r} has no block of size 1")
-    return 1 + single if "similarity" in frame else single
+    if "similarity" in frame:
+        return name if name.startswith("1") else f"1 − {name}", 1 + single
+    unit = f" {style.DAMAGE_UNIT}" if "damage" in frame and "nats" not in name else ""
+    return name + unit, single
 
 
 def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) -> None:
@@ -214,11 +210,10 @@ def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) ->
     lowest = style.DAMAGE_FLOOR if style.DAMAGE_UNIT in label else scores[scores > 0].min()
     line = {"color": "#5c6370", "width": 1.5}
     fill, size = np.where(chosen, "#0072b2", "white"), np.where(chosen, 11, 7)
-    shown = {"mode": "lines+markers", "line": line}
-    shown["marker"] = {"color": fill, "size": size, "opacity": 1, "line": line}
+    marker = {"color": fill, "size": size, "opacity": 1, "line": line}
     hover = f"layer %{{x}}<br>{label} %{{customdata:.4f}}<extra></extra>"
-    y = scores.clip(lower=lowest)
-    panel = go.Scatter(x=scores.index, y=y, customdata=scores, hovertemplate=hover, **shown)
+    shown = {"mode": "lines+markers", "line": line, "marker": marker, "hovertemplate": hover}
+    panel = go.Scatter(x=scores.index, y=scores.clip(lower=lowest), customdata=scores, **shown)
     fig.add_trace(panel, row=row, col=1)
     title = "<br>".join(textwrap.wrap(label, 14))
     fig.update_yaxes(title={"text": title}, **style.log_axis(scores, lowest), row=row, col=1)

@@ -18,12 +18,9 @@ from workbench.statistics import bootstrap_interval
 
 #: nats per token; divergences span decades, and those below this are drawn at it
 KL_FLOOR = 1e-4
-# from the most to the least explicit, light to dark, so that they are told apart in grey
-_FORM_COLORS = ("#56b4e9", "#0072b2", "#009e73", "#e69f00", "#5c6370")
-_FORM_PATTERNS = ("", "\\", ".", "/", "x")
 _FORM_STYLES = {
-    form: style.Style(color, pattern_shape=pattern)
-    for form, color, pattern in zip((*FORMS, BARE, NO_ANSWER), _FORM_COLORS, _FORM_PATTERNS, strict=True)
+    form: style.Style(**look)
+    for form, look in zip((*FORMS, BARE, NO_ANSWER), style.LOOK["forms"], strict=True)
 }
 _REFERENCE = {"color": "#8b9199", "width": 1.2, "dash": "dash"}
 
@@ -110,7 +107,7 @@ def answer_forms(
     frame = style.escaped(frame, "variant")
     summary = change_summary(frame)
     names = list(summary["variant"])
-    shares = frame.groupby("variant")["form"].value_counts(normalize=True).unstack(fill_value=0).loc[names]
+    shares = pd.crosstab(frame["variant"], frame["form"], normalize="index").loc[names]
     wide = {"column_widths": [0.62, 0.38], "shared_yaxes": True, "horizontal_spacing": 0.08}
     titles = ["form of the answer", "length against the base's"]
     fig = style.new_panels(title, 1, 2, subplot_titles=titles, **wide)
@@ -165,9 +162,9 @@ def similarity_map(
         ValueError: for missing columns, an empty frame, no such base or no other variant.
     """
     frame = checked(points, ["variant", "id", "x", "y", "x_share", "y_share"], "points")
-    names = [name for name in dict.fromkeys(frame["variant"]) if name != base]
-    if len(names) == frame["variant"].nunique() or not names:
-        there = [*dict.fromkeys(frame["variant"])]
+    there = list(frame["variant"].unique())
+    names = [name for name in there if name != base]
+    if len(names) == len(there) or not names:
         raise ValueError(f"points must hold base {base!r} and another variant, got {there}")
     shared = {"shared_xaxes": "all", "shared_yaxes": "all", "horizontal_spacing": 0.03}
     fig = style.new_panels(title, 1, len(names), subplot_titles=[*map(style.plain, names)], **shared)
@@ -247,10 +244,9 @@ def _ratio_marks(summary: pd.DataFrame) -> go.Figure:
 def _correlation(frame: pd.DataFrame) -> str:
     """Return Spearman's correlation of shift and loss as text."""
     found = shift_agreement(frame)
-    text = "too few points to correlate"
-    if np.isfinite(found["spearman"]):
-        text = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}]".format(**found)
-    return f"{text} over {found['n']} points"
+    known = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}] over {n} points"
+    text = known if np.isfinite(found["spearman"]) else "too few points to correlate over {n} points"
+    return text.format(**found)
 
 
 def _loss_marks(trace: go.Scatter) -> None:
@@ -285,20 +281,17 @@ def _spreads(
         weigh: column of weights of the mean, if any.
         drawn_at: where a value lies on the axis.
     """
-    frame = style.escaped(frame.assign(at=drawn_at(frame[value].astype(float))), "variant")
+    # a fixed jitter: the same frame gives the same picture
+    jitter = 0.1 + 0.2 * np.random.default_rng(0).random(len(frame))
+    place, label = pd.factorize(frame["variant"])[0], [f"{one:{number}}{unit}" for one in frame[value]]
+    frame = frame.assign(at=drawn_at(frame[value].astype(float)), place=place, label=label)
+    frame = style.escaped(frame.assign(below=frame["place"] + jitter), "variant")
     styles = style.variant_styles(frame["variant"])
-    places = {name: place for place, name in enumerate(styles)}
     means = _means(frame, value, weigh)
     numbers = means[["mean", "low", "high"]].to_numpy()
     about = [f"mean {mean:{number}} [{low:{number}}, {high:{number}}]" for mean, low, high in numbers]
-    means = means.assign(about=about, place=means["variant"].map(places))
+    means = means.assign(about=about)
     means[["mean", "low", "high"]] = drawn_at(numbers)
-    # a fixed jitter: the same frame gives the same picture
-    jitter = 0.1 + 0.2 * np.random.default_rng(0).random(len(frame))
-    frame = frame.assign(
-        place=frame["variant"].map(places), label=[f"{one:{number}}{unit}" for one in frame[value]]
-    )
-    frame = frame.assign(below=frame["place"] + jitter)
     dots = style.draw(px.scatter, frame, "at", "below", styles, custom_data="label", hover="%{customdata[0]}")
     opacity = float(np.clip(60 * len(styles) / len(frame), 0.15, 0.7))
     dots.update_traces(marker={"size": 4, "opacity": opacity, "symbol": "circle"})
@@ -318,11 +311,11 @@ def _spreads(
 def _means(frame: pd.DataFrame, value: str, weigh: str | None) -> pd.DataFrame:
     """Return the mean of each variant with its interval and the number of its rows."""
     rows = []
-    for name, part in frame.groupby("variant", sort=False):
+    for names, part in frame.groupby(["variant", "place"], sort=False):
         weights = part[weigh] if weigh else None
         interval = bootstrap_interval(part[value], weights=weights)
-        rows.append((name, len(part), np.average(part[value], weights=weights), *interval))
-    return pd.DataFrame(rows, columns=["variant", "n", "mean", "low", "high"])
+        rows.append((*names, len(part), np.average(part[value], weights=weights), *interval))
+    return pd.DataFrame(rows, columns=["variant", "place", "n", "mean", "low", "high"])
 
 
 def _half_violin(rows: pd.DataFrame, own_style: style.Style) -> go.Violin:

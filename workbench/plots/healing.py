@@ -121,8 +121,7 @@ def loss_curve(
     fig = go.Figure([*raw.data, *fig.data], fig.layout)
     fig.update_xaxes(title="optimizer step", rangemode="tozero")
     fig.update_yaxes(title=f"{style.plain(value)} (nats per token)", rangemode="tozero")
-    fig.update_layout(legend_title_text="", hovermode="x unified")
-    return fig.update_layout(showlegend=len(styles) > 1)
+    return fig.update_layout(legend_title_text="", hovermode="x unified", showlegend=len(styles) > 1)
 
 
 def _smoothed(rows: pd.DataFrame, value: str, smooth: int | None) -> pd.DataFrame:

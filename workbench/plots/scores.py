@@ -10,13 +10,15 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from workbench.checks import checked
-from workbench.evaluation.scores import CHANCE, headline, score_intervals
+from workbench.evaluation.scores import CHANCE, accuracies, headline, score_intervals
 from workbench.plots import style
 
 _FRACTION = ["task", "metric", "value", "stderr", "series", "healed", "fraction"]
 _GUESS = "random guess"
-_LOST, _WON = "right to wrong", "wrong to right"
-_TURNED = {_LOST: style.Style("#d55e00", pattern_shape="/"), _WON: style.Style("#0072b2")}
+_TURNED = {
+    "right to wrong": style.Style("#d55e00", pattern_shape="/"),
+    "wrong to right": style.Style("#0072b2"),
+}
 
 
 def score_vs_fraction(
@@ -43,21 +45,15 @@ def score_vs_fraction(
         ValueError: for missing columns, no score where higher is better, or a series that has two scores of a
             task at one fraction.
     """
-    frame = headline(checked(scores, _FRACTION, "scores"))
-    if "higher_is_better" in frame:
-        frame = frame[frame["higher_is_better"].astype(bool)]
+    frame = accuracies(checked(scores, _FRACTION, "scores"))
     frame = checked(frame, _FRACTION, "scores where higher is better")
-    guesses = CHANCE if chance is None else chance
-    fig = _fraction_panels(score_intervals(frame), guesses, columns, title)
+    fig = _fraction_panels(frame, CHANCE if chance is None else chance, columns, title)
     fig.update_yaxes(range=[-0.02, 1.04], tickformat=".0%")
     return fig.update_yaxes(title="score", col=1)
 
 
 def loss_vs_fraction(
-    scores: pd.DataFrame,
-    *,
-    columns: int = 3,
-    title: str | None = "Loss against the share of layers dropped",
+    scores: pd.DataFrame, *, columns: int = 3, title: str | None = "Loss against the share of layers dropped"
 ) -> go.Figure:
     """Draw the loss divided by log(vocabulary size) against the fraction of layers dropped (GRO figure 3).
 
@@ -73,10 +69,9 @@ def loss_vs_fraction(
     frame = checked(scores, _FRACTION, "scores")
     frame = frame[frame["metric"] == "normalized_loss"]
     frame = checked(frame, _FRACTION, "scores with the metric normalized_loss")
-    guesses = dict.fromkeys(frame["task"], 1.0)
-    fig = _fraction_panels(score_intervals(frame), guesses, columns, title)
-    values = pd.concat([frame["value"], pd.Series([1.0])])
-    fig.update_yaxes(**style.log_axis(values, min(0.05, 0.8 * float(frame["value"].min()))))
+    fig = _fraction_panels(frame, dict.fromkeys(frame["task"], 1.0), columns, title)
+    lowest = min(0.05, 0.8 * float(frame["value"].min()))
+    fig.update_yaxes(**style.log_axis(frame["value"].clip(lower=1.0), lowest))
     return fig.update_yaxes(title="loss / log(vocabulary)", col=1)
 
 
@@ -118,10 +113,9 @@ def score_bars(scores: pd.DataFrame, *, title: str | None = "Scores with 95 % in
     tasks = frame.groupby("unit", sort=False)["task"].nunique()
     fig = style.new_panels(title, 1, len(tasks), column_widths=list(tasks + 1), horizontal_spacing=0.09)
     styles = style.variant_styles(frame["variant"])
+    frame = score_intervals(frame)
     for column, unit in enumerate(tasks.index, start=1):
-        style.add_panel(
-            fig, _interval_bars(score_intervals(frame[frame["unit"] == unit]), "task", styles), column
-        )
+        style.add_panel(fig, _interval_bars(frame[frame["unit"] == unit], "task", styles), column)
         share = {"range": [0, 1.02]} if unit == "score" else {}
         fig.update_yaxes(title=unit, rangemode="tozero", col=column, **share)
     fig.update_xaxes(showgrid=False, automargin=True, tickangle=-30)
@@ -142,11 +136,12 @@ def flip_bars(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(flips, ["variant", "task", "n", "right_to_wrong", "wrong_to_right"], "flips")
-    lost = frame.assign(turned=_LOST, count=frame["right_to_wrong"], sign=-1)
-    parts = [lost, frame.assign(turned=_WON, count=frame["wrong_to_right"], sign=1)]
-    rows = style.escaped(pd.concat(parts), "variant", "task")
+    frame = frame.rename(columns=lambda name: name.replace("_", " "))
+    rows = style.escaped(frame, "variant", "task")
+    rows = rows.melt(["variant", "task", "n"], [*_TURNED], "turned", "count")
+    signs = rows["turned"].map({"right to wrong": -1, "wrong to right": 1})
     labels = rows["count"].map(lambda count: f"{count}" if count else "")
-    rows = rows.assign(label=labels, share=rows["sign"] * rows["count"] / rows["n"])
+    rows = rows.assign(label=labels, share=signs * rows["count"] / rows["n"])
     panels = {"facet_col": "variant", "facet_col_spacing": 0.03, "height": 205 + 30 * frame["task"].nunique()}
     hover = "%{y}: %{customdata[0]} of %{customdata[1]} %{fullData.name}"
     shown = {"text": "label", "custom_data": ["count", "n"], "hover": hover, "title": title}
@@ -164,8 +159,8 @@ def _fraction_panels(
     frame: pd.DataFrame, guesses: Mapping[str, float], columns: int, title: str | None
 ) -> go.Figure:
     """Return one panel a task, with a line a series and the line of a guess."""
-    frame = frame.assign(panel=_panel_names(frame))
-    _check_once(frame)
+    frame = score_intervals(frame).assign(panel=_panel_names(frame))
+    checked(frame, [], "scores", unique=("series", "panel", "fraction"))
     frame = style.escaped(frame, "series", "panel")
     tasks = frame.drop_duplicates("panel").set_index("panel")["task"]
     most = max(float(frame["fraction"].max()), 0.1)
@@ -195,12 +190,10 @@ def _series_styles(frame: pd.DataFrame) -> dict[str, style.Style]:
     series = frame.groupby("series", sort=False)
     most, healed = series["fraction"].max(), series["healed"].any()
     styles = style.variant_styles(most.index[most > 0]) or style.variant_styles(most.index)
-    dashes = {True: "solid", False: "dot"}
-    open_ = {"x": "circle", "cross": "circle", "star": "circle"}
-    return {
-        name: replace(one, line_dash=dashes[healed[name]], symbol=open_.get(one.symbol, one.symbol))
-        for name, one in styles.items()
-    }
+    for name, one in styles.items():
+        symbol = "circle" if one.symbol in ("x", "cross", "star") else one.symbol
+        styles[name] = replace(one, line_dash="solid" if healed[name] else "dot", symbol=symbol)
+    return styles
 
 
 def _from_the_whole(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
@@ -239,16 +232,6 @@ def _panel_names(frame: pd.DataFrame) -> pd.Series:
     several = frame.groupby("task")["n_shot"].transform("nunique") > 1
     shots = ", " + frame["n_shot"].astype(str) + "-shot"
     return frame["task"].astype(str) + shots.where(several, "")
-
-
-def _check_once(frame: pd.DataFrame) -> None:
-    twice = frame[frame.duplicated(["series", "panel", "fraction"])]
-    if len(twice):
-        row = twice.iloc[0]
-        raise ValueError(
-            f"each series must have one score a task and fraction; {row['series']!r} has two of "
-            f"{row['task']!r} at {row['fraction']:.3g}; give them series of their own"
-        )
 
 
 def _unit(metric: str) -> str:

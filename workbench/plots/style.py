@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,6 @@ from plotly.subplots import make_subplots
 
 from workbench.checks import one_of
 from workbench.distances.blocks import checked_blocks, parse_layers
-
-_GRID = "#e3e5e8"
 
 #: sequential, even in lightness (so it survives a grey print), safe for the colour-blind; light = near =
 # removable
@@ -44,18 +44,9 @@ class Style:
     pattern_shape: str = ""
 
 
-# Okabe and Ito's colours in an order of changing lightness; yellow is left out, it vanishes on white
-_STYLES = (
-    Style("#5c6370"),
-    Style("#d55e00", "dot", "x", "/"),
-    Style("#e69f00", "dash", "square", "."),
-    Style("#0072b2", "solid", "diamond", "\\"),
-    Style("#009e73", "dashdot", "triangle-up", "x"),
-    Style("#cc79a7", "longdash", "star", "-"),
-    Style("#56b4e9", "longdashdot", "cross", "+"),
-)
-# so that a variant keeps its colour in a figure that leaves the others out
-_USUAL_PLACE = (("distil", 3), ("sft", 2), ("merge", 4), ("unpruned", 0), ("prune", 1), ("base", 0))
+#: the content of ``look.toml``
+LOOK = tomllib.loads(Path(__file__).with_name("look.toml").read_text(encoding="utf-8"))
+_STYLES = [Style(**style) for style in LOOK["variants"]]
 
 
 def last_layer(frame: pd.DataFrame) -> int:
@@ -130,8 +121,9 @@ def draw(
     for axis, value in (("x", x), ("y", y)):
         if ends := options.pop(f"error_{axis}", None):
             above, below = f"above {axis}", f"below {axis}"
-            low, high = frame[ends[0]], frame[ends[1]]
-            frame = frame.assign(**{above: high - frame[value], below: frame[value] - low})
+            frame = frame.assign(
+                **{above: frame[ends[1]] - frame[value], below: frame[value] - frame[ends[0]]}
+            )
             options |= {f"error_{axis}": above, f"error_{axis}_minus": below}
     if kind is not px.bar:
         options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
@@ -142,9 +134,9 @@ def draw(
     return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
 
 
-def new_figure(title: str | None, *traces: Any, **layout: Any) -> go.Figure:
+def new_figure(title: str | None, *traces: Any) -> go.Figure:
     """Return a figure of some traces in the current template."""
-    return go.Figure(traces, {"template": current_template(), "title": {"text": title}, **layout})
+    return go.Figure(traces, {"template": current_template(), "title": {"text": title}})
 
 
 def new_panels(title: str | None, rows: int, columns: int, /, **options: Any) -> go.Figure:
@@ -222,7 +214,7 @@ def variant_styles(names: Iterable[Any]) -> dict[Any, Style]:
     names, styles = [*dict.fromkeys(names)], {}
     free = dict(enumerate(_STYLES))
     for name in names:
-        place = next((place for word, place in _USUAL_PLACE if word in str(name).lower()), None)
+        place = next((place for word, place in LOOK["places"].items() if word in str(name).lower()), None)
         if place in free:
             styles[name] = free.pop(place)
     rest = chain(free.values(), cycle(_STYLES))
@@ -238,33 +230,8 @@ def size_styles(sizes: Iterable[int]) -> dict[str, Style]:
     return {str(size): replace(style, color=color, line_dash="solid") for size, color, style in triples}
 
 
-def _template(font: str, size: int, width: int, height: int) -> go.layout.Template:
-    line = {"showline": True, "linecolor": INK, "linewidth": 1}
-    ticks = {"ticks": "outside", "ticklen": 4, "tickcolor": INK, "gridcolor": _GRID}
-    axis = {**line, **ticks, "zeroline": False, "automargin": True, "title": {"standoff": size}}
-    margin = {"l": 4.5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size}
-    layout = {
-        "font": {"family": font, "size": size, "color": INK},
-        "title": {"font": {"size": size + 3}, "x": 0.01, "xanchor": "left", "xref": "container"},
-        **{"width": width, "height": height, "margin": margin},
-        **{"paper_bgcolor": "white", "plot_bgcolor": "white", "xaxis": axis, "yaxis": axis},
-        "legend": {"bgcolor": "rgba(255,255,255,0.85)", "borderwidth": 0},
-        "hoverlabel": {"align": "left"},
-    }
-    errors = {side: {"color": INK, "thickness": 1.3, "width": 3} for side in ("error_x", "error_y")}
-    pattern = {"fillmode": "overlay", "size": 6}
-    data = {
-        "bar": [{**errors, "marker": {"pattern": pattern}, "cliponaxis": False}],
-        "scatter": [{**errors, "marker": {"size": 8}}],
-    }
-    return go.layout.Template(layout=layout, data=data)
-
-
 #: *screen* for a notebook; *paper* for the text width of a one-column page (6.5 in), 9 pt Times
-TEMPLATES = {
-    "screen": _template("Helvetica, Arial, Liberation Sans, sans-serif", 14, 860, 480),
-    "paper": _template("Times New Roman, Times, Liberation Serif, serif", 12, 624, 340),
-}
+TEMPLATES = {name: go.layout.Template(LOOK["template"]).update(LOOK[name]) for name in ("screen", "paper")}
 _current = "screen"
 
 

@@ -110,7 +110,7 @@ def token_view(
     frame = frame[frame["id"] == id].sort_values("position", kind="stable")
     if frame.empty:
         raise ValueError(f"id must be one of the {tokens['id'].nunique()} in tokens, got {id!r}")
-    there = [*dict.fromkeys(frame["variant"])]
+    there = list(frame["variant"].unique())
     wanted = there if variants is None else list(variants)
     if not wanted or not set(wanted) <= set(there):
         raise ValueError(f"variants must be some of {there}, got {wanted}")
@@ -137,8 +137,8 @@ def _shaded(rows: pd.DataFrame, shade: str, most: float) -> tuple[tuple[tuple[st
 
 
 def _hint(row: Any) -> str:
-    there, then = f"{row.base_logprob:.2f} in the base", f"{row.logprob:.2f} in the variant"
-    return f"{row.token!r}: KL {row.kl:.3f} nats, log-probability {there}, {then}"
+    logprobs = f"{row.base_logprob:.2f} in the base, {row.logprob:.2f} in the variant"
+    return f"{row.token!r}: KL {row.kl:.3f} nats, log-probability {logprobs}"
 
 
 def _labelled(label: str, body: str, *, indent: bool = False) -> str:
@@ -167,9 +167,5 @@ def _latex_token(text: str, share: float) -> str:
     colour = _ORANGE if share > 0 else _BLUE
     red, green, blue = (1 - _DARKEST * abs(share) * (1 - part / 255) for part in colour)
     box = rf"\colorbox[rgb]{{{red:.3f},{green:.3f},{blue:.3f}}}"
-    lines = [rf"{box}{{\strut {_spaced(line)}}}" for line in text.split("\n")]
-    return "\\newline{}".join(lines)
-
-
-def _spaced(text: str) -> str:
-    return latex_text(text).replace(" ", r"\ ")
+    lines = [latex_text(line).replace(" ", r"\ ") for line in text.split("\n")]
+    return "\\newline{}".join(rf"{box}{{\strut {line}}}" for line in lines)

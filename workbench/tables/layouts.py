@@ -9,16 +9,11 @@ import numpy as np
 import pandas as pd
 
 from workbench.checks import checked
-from workbench.evaluation.scores import CATEGORY_ORDER, headline, recovery, score_intervals
+from workbench.evaluation.scores import CATEGORY_ORDER, accuracies, headline, recovery, score_intervals
 from workbench.runs.variant import Variant
 from workbench.statistics import bootstrap_interval
+from workbench.tables.markup import WORDS
 
-#: what the papers call the tasks
-_TASK_NAMES = {
-    **{name: name.upper() for name in ("copa", "mmlu", "piqa", "race")},
-    **{"arc_challenge": "ARC-C", "arc_easy": "ARC-E", "hellaswag": "HellaSwag", "winogrande": "Winogrande"},
-    **{"blimp": "BLiMP", "boolq": "BoolQ", "gsm8k": "GSM8k", "wikitext": "Wiki"},
-}
 #: what SDD table 8 says of a variant
 _NOTES = ["variant", "size", "saved", "left", "method", "dataset"]
 #: ITR reports accuracy for every task but the perplexity, also where the leaderboard takes acc_norm
@@ -53,9 +48,7 @@ def recovery_table(
     """
     checked(scores, ["variant", "task", "metric", "value"], "scores")
     averages = recovery(scores, base).set_index("variant")
-    rows = headline(scores)
-    if "higher_is_better" in rows:
-        rows = rows[rows["higher_is_better"].astype(bool)]
+    rows = accuracies(scores)
     rows = rows.assign(column=_task_labels(rows))
     table = 100 * rows.pivot(index="variant", columns="column", values="value")
     table = table.loc[averages.index, [*dict.fromkeys(rows["column"])]]
@@ -332,7 +325,7 @@ def direct_iterative_table(
 
 def _head(task: str, category: str | None) -> str:
     """Return what the papers call a task; the one without a category is the perplexity."""
-    return "Wiki ↓" if category is None else _TASK_NAMES.get(task, task)
+    return "Wiki ↓" if category is None else WORDS["tasks"].get(task, task)
 
 
 def _in_percent(scores: pd.DataFrame, names: list[Any]) -> tuple[pd.DataFrame, dict[str, str | None]]:
@@ -351,9 +344,7 @@ def _in_percent(scores: pd.DataFrame, names: list[Any]) -> tuple[pd.DataFrame, d
     categories: dict[str, str | None] = dict.fromkeys(perplexities["task"])
     named = accuracies["category"].replace("", "other")
     categories |= dict(zip(accuracies["task"], named, strict=True))
-    if rows.duplicated(["variant", "task"]).any():
-        twice = rows[rows.duplicated(["variant", "task"])].iloc[0]
-        raise ValueError(f"scores must hold one of each, got two of {twice['variant']!r}, {twice['task']!r}")
+    checked(rows, [], "scores of these metrics", unique=("variant", "task"))
     table = rows.pivot(index="variant", columns="task", values="value").reindex(names)[[*categories]]
     if table.isna().any(axis=None):
         name = table.index[table.isna().any(axis=1)][0]

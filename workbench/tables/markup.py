@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import html
 import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-_LATEX = str.maketrans(
-    {sign: "\\" + sign for sign in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "}
-    | {"–": "--", "−": "$-$", "±": r"$\pm$", "≥": r"$\geq$", "ρ": r"$\rho$"}
-    | {"↓": r"$\downarrow$", "↑": r"$\uparrow$"}
-)
+#: the content of ``words.toml``
+WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
+_LATEX = str.maketrans(WORDS["latex"])
 
 
 def to_latex(

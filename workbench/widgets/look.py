@@ -10,7 +10,6 @@ import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -118,11 +117,10 @@ def shared_view(model: nn.Module) -> nn.Module:
 
     Modules, configuration and hooks are copied, parameters and buffers are not.
     """
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    tensors = [*model.parameters(), *model.buffers()]
     # the scales of a bitsandbytes weight
-    states = (getattr(parameter, "quant_state", None) for parameter in model.parameters())
-    shared |= {id(state): state for state in states if state is not None}
-    return copy.deepcopy(model, shared).eval()
+    states = [tensor.quant_state for tensor in tensors if hasattr(tensor, "quant_state")]
+    return copy.deepcopy(model, {id(one): one for one in (*tensors, *states)}).eval()
 
 
 def _answer(model: nn.Module, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:

@@ -96,7 +96,7 @@ class BlockPicker(anywidget.AnyWidget):
         layers = layers_in(frame)
         self._frame = checked(frame[frame["size"] < len(layers)], [], "distances below the size of the model")
         self._blocks = set(zip(self._frame["start"].tolist(), self._frame["size"].tolist(), strict=True))
-        self._savings = None if savings is None else _layer_savings(savings, len(layers))
+        saved = {} if savings is None else _layer_savings(savings, len(layers))
         self._looked: dict[tuple[int, int], dict[str, Any]] = {}
         self._look_at: Look | None = None
         self._auto_when_fast = False
@@ -113,7 +113,7 @@ class BlockPicker(anywidget.AnyWidget):
             _layers=layers,
             _sizes=sizes,
             _cells=_packed(self._frame, layers, sizes),
-            **(self._savings or {}),
+            **saved,
             **widget_options,
         )
         self.on_msg(self._on_message)
@@ -161,8 +161,7 @@ class BlockPicker(anywidget.AnyWidget):
 
     def save(self, run: Any) -> Path:
         """Write ``selection.json`` to a run, from where the next notebooks read it."""
-        path: Path = run.write_json("selection.json", self.selection(), distances=self._frame)
-        return path
+        return Path(run.write_json("selection.json", self.selection(), distances=self._frame))
 
     def look_with(self, look: Look, *, auto: bool | None = None) -> BlockPicker:
         """Give the picker what it computes about a block before that is cut.
@@ -194,10 +193,10 @@ class BlockPicker(anywidget.AnyWidget):
             raise ValueError("look needs something to look with; call look_with(looking(model, ...)) first")
         self._cancel()
         block, cancelled = (self.start, self.size), threading.Event()
-        if block in self._looked:
+        if found := self._looked.get(block):
+            self._look = found
             done: Future[Any] = Future()
-            done.set_result(self._looked[block])
-            self._look = self._looked[block]
+            done.set_result(found)
             return done
         self._look = {"state": "running", "removed": format_layers(self.layers)}
         if self._threads is None:
@@ -222,12 +221,11 @@ class BlockPicker(anywidget.AnyWidget):
     @tr.observe("start", "size")
     def _follow(self, _change: Any) -> None:
         layers = layers_of(self.start, self.size, layers=self._layers)
-        if layers == self.layers:
-            return
-        self._cancel()
-        self.layers = layers
-        if self.auto_look and self._look_at is not None:
-            self.look()
+        if layers != self.layers:
+            self._cancel()
+            self.layers = layers
+            if self.auto_look and self._look_at is not None:
+                self.look()
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         action, start, size = (cast(Any, content.get(name)) for name in ("do", "start", "size"))
@@ -242,8 +240,7 @@ class BlockPicker(anywidget.AnyWidget):
         self, block: tuple[int, int], layers: tuple[int, ...], cancelled: threading.Event
     ) -> Any:
         assert self._look_at is not None
-        began = time.perf_counter()
-        removed = format_layers(layers)
+        began, removed = time.perf_counter(), format_layers(layers)
         try:
             found = self._look_at(layers, cancelled.is_set)
         except Exception as error:
@@ -268,12 +265,10 @@ class BlockPicker(anywidget.AnyWidget):
                 self._look = state
 
     def _cancel(self) -> None:
-        if self._running is None:
+        running, self._running = self._running, None
+        if running is None or running[1].done():
             return
-        cancelled, future = self._running
-        self._running = None
-        if future.done():
-            return
+        cancelled, future = running
         with self._writing:
             cancelled.set()
             self._look = {**self._look, "state": "cancelled"}
@@ -303,13 +298,12 @@ class BlockPicker(anywidget.AnyWidget):
     def _facts(self, start: int, size: int) -> dict[str, Any]:
         """Return what is known of a block: its layers as text, the rest as numbers."""
         row = self._frame[(self._frame["start"] == start) & (self._frame["size"] == size)].iloc[0]
-        facts: dict[str, Any] = {"start": start, "size": size, "removed": row["removed"]}
         numbers = row.reindex(["distance", "ci_low", "ci_high"]).astype(float).dropna()
-        facts |= numbers.to_dict()
-        if self._savings is not None:
-            at = self._layers.index(start)
-            for name, whole in zip(("parameters", "flops"), self._totals, strict=True):
-                facts[f"{name}_saved"] = sum(self._savings[f"_{name}"][at : at + size]) / whole
+        facts = {"start": start, "size": size, "removed": row["removed"], **numbers}
+        at = self._layers.index(start)
+        if self._parameters:
+            facts["parameters_saved"] = sum(self._parameters[at : at + size]) / self._totals[0]
+            facts["flops_saved"] = sum(self._flops[at : at + size]) / self._totals[1]
         return self._with_losses(facts)
 
 
@@ -331,8 +325,4 @@ def _layer_savings(savings: pd.DataFrame, n_layers: int) -> dict[str, Any]:
         raise ValueError(f"{needed}, got {len(single)}; call block_savings(model) without sizes")
     whole = [int(single[name].iloc[0] + single[f"{name}_left"].iloc[0]) for name in ("parameters", "flops")]
     counts = single[["parameters", "flops"]].astype(int)
-    return {
-        "_parameters": counts["parameters"].tolist(),
-        "_flops": counts["flops"].tolist(),
-        "_totals": whole,
-    }
+    return {"_totals": whole, **{f"_{name}": counts[name].tolist() for name in counts}}
