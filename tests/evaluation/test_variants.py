@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from workbench.evaluation import evaluate as module
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.harness import shot_order
-from workbench.evaluation.scores import compare_items, read_items, score_spread
+from workbench.evaluation.items import compare_items, read_items
+from workbench.evaluation.scores import score_spread
 from workbench.evaluation.variants import evaluate_variants, seed_ablation, shot_ablation
 from workbench.healing.adapters import as_variant
 from workbench.healing.config import HealingConfig

@@ -12,7 +12,7 @@ import pandas as pd
 
 from workbench.checks import is_whole, one_of, whole_number
 from workbench.evaluation.evaluate import check_settings, evaluate, suite_length
-from workbench.evaluation.scores import read_items
+from workbench.evaluation.items import read_items
 from workbench.evaluation.tasks import load_plan, plan_tasks
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
