@@ -60,3 +60,5 @@ HEADLINE: dict[str, str] = _TABLES["headline"]
 LOCAL_SETS = {name: LocalSet(**entry) for name, entry in _TABLES["local_sets"].items()}
 #: ITR appendix C: the BLiMP paradigms of each of its 13 groups, without the prefix ``blimp_``.
 BLIMP_GROUPS = {group: tuple(names) for group, names in _TABLES["blimp_groups"].items()}
+#: tasks that the harness cannot import, as its own task files would state them
+TASKS: dict[str, dict[str, Any]] = _TABLES["tasks"]
