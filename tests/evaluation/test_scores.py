@@ -56,7 +56,7 @@ def test_recovery_keeps_the_order_of_the_variants_and_leaves_perplexities_out():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (scores(pruned={"a": 0.5}), "base must be one of the variants"),
+        (scores(pruned={"a": 0.5}), "base must be one of pruned, got 'base'"),
         (scores(base={"a": 0.5, "b": 0.5}, pruned={"a": 0.5}), "'pruned' lacks b"),
         (scores(base={"a": 0.0}, pruned={"a": 0.5}), "scores 0"),
         (pd.concat([scores(base={"a": 0.5})] * 2), "one score a task"),
@@ -140,7 +140,7 @@ def test_a_category_is_the_mean_of_its_tasks_with_independent_errors():
 def test_categories_of_different_tasks_are_refused():
     scores = score_frame().assign(category="reasoning")
     gap = scores[~((scores["variant"] == "pruned") & (scores["task"] == "demo_math"))]
-    with pytest.raises(ValueError, match=r"'pruned' and 'base' differ in \['demo_math'\]"):
+    with pytest.raises(ValueError, match="'pruned' lacks demo_math"):
         category_scores(gap)
     with pytest.raises(ValueError, match="where higher is better"):
         category_scores(scores.assign(higher_is_better=False))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked
+from workbench.checks import checked, one_of
 from workbench.evaluation.suites import BLIMP_GROUPS, HEADLINE
 
 #: the order in which ITR reports its categories
@@ -144,8 +144,7 @@ def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     [1.0, 0.75]
     """
     table = _score_table(scores)
-    if base not in table.index:
-        raise ValueError(f"base must be one of the variants {list(table.index)}, got {base!r}")
+    one_of(base, table.index, "base")
     average = table.mean(axis=1)
     if not average[base] > 0:
         raise ValueError(f"recovery is a share of the base's average, but {base!r} scores {average[base]:g}")
@@ -182,19 +181,16 @@ def _score_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Variants x tasks; refuses gaps, since an average over other tasks would be a plausible wrong number."""
     scores = _accuracies(scores)
     keys = [key for key in ("task", "n_shot") if key in scores]
-    if scores.duplicated(["variant", *keys]).any():
-        twice = scores[scores.duplicated(["variant", *keys])].iloc[0]
-        raise ValueError(
-            f"each variant must have one score a task, got two for {twice['variant']!r}, {twice['task']!r}"
-        )
+    if len(twice := scores[scores.duplicated(["variant", *keys])]):
+        variant, task = twice[["variant", "task"]].iloc[0]
+        raise ValueError(f"each variant must have one score a task, got two for {variant!r}, {task!r}")
     table = scores.pivot(index="variant", columns=keys, values="value")
     table = table.loc[list(dict.fromkeys(scores["variant"]))]
-    if table.isna().any(axis=None):
-        name = table.index[table.isna().any(axis=1)][0]
-        missing = sorted({str(np.atleast_1d(column)[0]) for column in table.columns[table.loc[name].isna()]})
-        raise ValueError(
-            f"every variant must be scored on the same tasks; {name!r} lacks {', '.join(missing)}"
-        )
+    for name, row in table.iterrows():
+        if missing := sorted({str(np.atleast_1d(column)[0]) for column in table.columns[row.isna()]}):
+            raise ValueError(
+                f"every variant must be scored on the same tasks; {name!r} lacks {', '.join(missing)}"
+            )
     return table
 
 
@@ -223,20 +219,15 @@ def category_scores(scores: pd.DataFrame) -> pd.DataFrame:
     rows = _accuracies(checked(scores, needed, "scores"))
     if rows.empty:
         raise ValueError("scores must hold at least one score where higher is better, got none")
+    _score_table(rows)
     rows = score_intervals(rows.assign(category=rows["category"].fillna("").replace("", "other")))
-    _check_same_tasks(rows)
-    names = [*dict.fromkeys(rows["category"])]
-    order = [*(name for name in CATEGORY_ORDER if name in names)]
-    order += [name for name in names if name not in order]
+    order = [*(name for name in CATEGORY_ORDER if name in set(rows["category"])), *rows["category"]]
     parts = rows.groupby(["variant", "category"], sort=False)
     return pd.DataFrame(
         [
-            {
-                "variant": variant,
-                "category": category,
-                **_mean_over_tasks(parts.get_group((variant, category))),
-            }
-            for category in order
+            {"variant": variant, "category": category}
+            | _mean_over_tasks(parts.get_group((variant, category)))
+            for category in dict.fromkeys(order)
             for variant in dict.fromkeys(rows["variant"])
             if (variant, category) in parts.groups
         ]
@@ -273,14 +264,3 @@ def _mean_over_tasks(part: pd.DataFrame) -> dict[str, Any]:
     above = np.linalg.norm(part["high"] - part["value"]) / len(part)
     interval = {"low": np.maximum(value - below, 0), "high": np.minimum(value + above, 1)}
     return {"value": value, **interval, "n_tasks": len(part)}
-
-
-def _check_same_tasks(rows: pd.DataFrame) -> None:
-    tasks = {name: sorted(part["task"]) for name, part in rows.groupby("variant", sort=False)}
-    first = next(iter(tasks))
-    for name, these in tasks.items():
-        if these != tasks[first]:
-            differ = sorted(set(these) ^ set(tasks[first])) or sorted(these)
-            raise ValueError(
-                f"variants must be scored once on the same tasks; {name!r} and {first!r} differ in {differ}"
-            )
