@@ -241,7 +241,7 @@ def test_every_number_and_order_is_one_measurement(long_model, tokenizer, sums):
         ({"shots": (-1,)}, "shots must be different whole numbers"),
         ({"orders": 0}, "orders must be a whole number"),
         ({"n_shot": 3}, r"settings must not hold \['n_shot'\]"),
-        ({"shots": (12,)}, "must be at most 9, its examples, got 12"),
+        ({"shots": (12,)}, "which has 9 examples, must be a whole number from 0 to 9, got 12"),
     ],
 )
 def test_ablations_out_of_range_are_refused(long_model, tokenizer, sums, settings, message):

@@ -61,11 +61,9 @@ def served(key: str, data: str | Path | None) -> bool:
 
 def check_folder(data: str | Path) -> None:
     """Refuse a folder ``data`` that is none, or holds no file of any set, with a ``ValueError``."""
-    known = {file for local in LOCAL_SETS.values() for file in local.files.values()}
-    if not any((Path(data).expanduser() / file).is_file() for file in known):
-        raise ValueError(
-            f"data must be a folder with public sets as jsonl, but {data} holds none of {sorted(known)}"
-        )
+    if not local_files(LOCAL_SETS, data):
+        known = sorted({file for local in LOCAL_SETS.values() for file in local.files.values()})
+        raise ValueError(f"data must be a folder with public sets as jsonl, but {data} holds none of {known}")
 
 
 def on_disk(name: str, data: str | Path | None) -> OnDisk | None:

@@ -93,20 +93,20 @@ def evaluate_variants(
     plan, skipped = _what_is_there(tasks, n_shot, settings)
     from workbench.healing.adapters import as_variant
 
-    scores, items = [], []
+    scores: list[pd.DataFrame] = []
+    items: list[pd.DataFrame] = []
     for variant in variants:
         with as_variant(model, variant, run=run):
             for task, shots in plan:
                 place = f"evaluations/{variant.name}/{_file_name(task, shots)}"
                 measure = partial(evaluate, model, tokenizer, task, n_shot=shots, **settings)
-                found, answered = _kept(
-                    run, place, partial(measure, batch_size=batch_size, progress=progress)
-                )
-                scores.append(found.assign(variant=variant.name))
-                items.append(answered.assign(variant=variant.name))
-    joined = _joined(scores)
-    joined.attrs["skipped"] = skipped
-    return Evaluated(joined, _joined(items))
+                measured = partial(measure, batch_size=batch_size, progress=progress)
+                for kept, frame in zip((scores, items), _kept(run, place, measured), strict=True):
+                    frame.insert(0, "variant", variant.name)
+                    kept.append(frame)
+    found = Evaluated(*(pd.concat(frames, ignore_index=True) for frames in (scores, items)))
+    found.scores.attrs["skipped"] = skipped
+    return found
 
 
 def _what_is_there(
@@ -133,12 +133,6 @@ def _kept(run: Run, place: str, measure: Callable[..., pd.DataFrame]) -> tuple[p
 def _file_name(task: str, shots: int | None) -> str:
     safe = re.sub(r"[^A-Za-z0-9._-]", "-", task)
     return safe if shots is None else f"{safe}-{shots}shot"
-
-
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Stack frames, ``variant`` first."""
-    joined = pd.concat(frames, ignore_index=True)
-    return joined[["variant", *(column for column in joined if column != "variant")]]
 
 
 def shot_ablation(
