@@ -167,7 +167,10 @@ def test_several_numbers_of_examples_are_kept_apart(model, tokenizer, folder, ru
         ({"variants": [Variant("a", "tiny"), Variant("a", "tiny")]}, "with different names"),
         ({"items": "x.jsonl"}, r"settings must be some of limit, .*, got \['items'\]"),
         ({"tasks": ["toy_sums", "toy_sum"]}, "'toy_sum'; near: toy_sums"),
-        ({"tasks": ["toy_choice", "toy_sums"], "n_shot": 10}, "must be at most"),
+        (
+            {"tasks": ["toy_choice", "toy_sums"], "n_shot": 10},
+            "has 6 examples, must be a whole number from 0 to 6",
+        ),
         ({"limit": 0}, "limit must be"),
         ({"missing": "no"}, "missing must be"),
         ({"variants": [Variant("a", "tiny", removed=(2,), adapter="adapters/0")]}, "trained on other layers"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from math import factorial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,20 +92,23 @@ def evaluate_variants(
     plan, skipped = _what_is_there(tasks, n_shot, settings)
     from workbench.healing.adapters import as_variant
 
-    scores: list[pd.DataFrame] = []
-    items: list[pd.DataFrame] = []
+    settings |= {"batch_size": batch_size, "progress": progress}
+    scores, items = [], []
     for variant in variants:
         with as_variant(model, variant, run=run):
             for task, shots in plan:
                 place = f"evaluations/{variant.name}/{_file_name(task, shots)}"
-                measure = partial(evaluate, model, tokenizer, task, n_shot=shots, **settings)
-                measured = partial(measure, batch_size=batch_size, progress=progress)
-                for kept, frame in zip((scores, items), _kept(run, place, measured), strict=True):
-                    frame.insert(0, "variant", variant.name)
-                    kept.append(frame)
-    found = Evaluated(*(pd.concat(frames, ignore_index=True) for frames in (scores, items)))
-    found.scores.attrs["skipped"] = skipped
-    return found
+                stated = settings | {"n_shot": shots, "items": run.path(f"{place}.jsonl")}
+                with run.lock(place):  # scores and items are of the same call
+                    found = run.frame(f"{place}.csv", evaluate, model, tokenizer, task, **stated)
+                    answered = read_items(stated["items"])
+                found.insert(0, "variant", variant.name)
+                answered.insert(0, "variant", variant.name)
+                scores.append(found)
+                items.append(answered)
+    evaluated = Evaluated(pd.concat(scores, ignore_index=True), pd.concat(items, ignore_index=True))
+    evaluated.scores.attrs["skipped"] = skipped
+    return evaluated
 
 
 def _what_is_there(
@@ -121,13 +123,6 @@ def _what_is_there(
     for shots, part in loaded.tasks.items():
         set_shots(part["tasks"], shots, settings.get("seed", 1234), settings.get("shot_order", 0))
     return loaded.left, loaded.skipped
-
-
-def _kept(run: Run, place: str, measure: Callable[..., pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the scores of a task and its items as the run keeps them, both of the same call."""
-    items = run.path(f"{place}.jsonl")
-    with run.lock(place):
-        return run.frame(f"{place}.csv", measure, items=items), read_items(items)
 
 
 def _file_name(task: str, shots: int | None) -> str:
