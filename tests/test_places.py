@@ -88,7 +88,7 @@ def test_the_wheel_holds_every_file_of_the_package(installed: Path) -> None:
         return {path.as_posix() for path in found if "__pycache__" not in path.parts}
 
     assert files(installed / "workbench") == files(PACKAGE)
-    assert {"py.typed", "widgets/static/block_picker.js"} <= files(PACKAGE)
+    assert {"py.typed", "widgets/static/block_picker.js", "evaluation/suites.toml"} <= files(PACKAGE)
 
 
 def test_in_the_checkout_everything_has_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

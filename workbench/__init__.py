@@ -39,11 +39,9 @@ _PUBLIC = {
     "evaluation.contamination": "check_contamination contamination_summary evaluation_prompts",
     "evaluation.depth": "scores_by_depth at_fractions",
     "evaluation.evaluate": "evaluate",
+    "evaluation.items": "read_items paired_items compare_items flips flip_counts flip_examples",
     "evaluation.perplexity": "perplexity corpus_perplexity",
-    "evaluation.scores": (
-        "recovery headline read_items paired_items compare_items flips blimp_groups score_spread "
-        "category_scores flip_counts flip_examples task_categories"
-    ),
+    "evaluation.scores": "recovery headline blimp_groups score_spread category_scores task_categories",
     "evaluation.tasks": "task_fingerprint",
     "evaluation.variants": "evaluate_variants Evaluated shot_ablation seed_ablation",
     "forgetting.changes": (

@@ -10,7 +10,7 @@ from scoring import CHOICE, GENERATE, GROUP, TASKS, TEXTS, rows, write_jsonl
 from tiny import tiny_model, tiny_tokenizer
 
 from workbench.evaluation.evaluate import evaluate
-from workbench.evaluation.scores import read_items
+from workbench.evaluation.items import read_items
 
 
 @pytest.fixture(scope="session")

@@ -138,7 +138,7 @@ def test_batches_do_not_change_scores(scored, model, tokenizer, folder):
         ({"limit": 0}, "limit must be"),
         ({"limit": 2.5}, "limit must be"),
         ({"n_shot": -1}, "n_shot must be"),
-        ({"n_shot": 10}, "'toy_sums' must be at most 9"),
+        ({"n_shot": 10}, "'toy_sums', which has 9 examples, must be a whole number from 0 to 9, got 10"),
         ({"tasks": "toy_texts", "n_shot": 2}, "fixed at 0"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"max_length": 257}, "between 2 and the model's 256"),
@@ -146,8 +146,11 @@ def test_batches_do_not_change_scores(scored, model, tokenizer, folder):
         ({"include": "nowhere"}, "include must be a folder"),
         ({"data": "/"}, "data must be a folder with public sets"),
         ({"missing": "ignore"}, "missing must be one of error, skip"),
-        ({"shot_order": 1}, "shot_order of task 'toy_sums' must be below 1"),
-        ({"shot_order": 2, "n_shot": 2}, "must be below 2, the orders of its 2 few-shot examples, got 2"),
+        (
+            {"shot_order": 1},
+            "shot_order of task 'toy_sums' with 0 examples must be a whole number from 0 to 0",
+        ),
+        ({"shot_order": 2, "n_shot": 2}, "with 2 examples must be a whole number from 0 to 1, got 2"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_any_pass(tokenizer, folder, settings, message):

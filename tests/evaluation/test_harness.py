@@ -14,7 +14,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.harness import shot_order
-from workbench.evaluation.scores import read_items
+from workbench.evaluation.items import read_items
 
 
 def test_rows_are_tidy(scored):

@@ -7,8 +7,8 @@ from scoring import PACKAGED, write_jsonl
 from tiny import tiny_model
 
 from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation.items import read_items
 from workbench.evaluation.longform import rouge
-from workbench.evaluation.scores import read_items
 
 
 def test_qmsum_is_scored_by_rouge_2(tokenizer, tmp_path):

@@ -13,8 +13,9 @@ from scoring import PACKAGED, assert_equal, flat, packaged_task, prompts, read_j
 from tiny import tiny_model
 
 from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation.items import read_items
 from workbench.evaluation.offline import wikitext_pages
-from workbench.evaluation.scores import headline, read_items
+from workbench.evaluation.scores import headline
 from workbench.evaluation.suites import LOCAL_SETS
 from workbench.evaluation.tasks import load_plan, load_tasks
 

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from workbench.evaluation import evaluate as module
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.harness import shot_order
-from workbench.evaluation.scores import compare_items, read_items, score_spread
+from workbench.evaluation.items import compare_items, read_items
+from workbench.evaluation.scores import score_spread
 from workbench.evaluation.variants import evaluate_variants, seed_ablation, shot_ablation
 from workbench.healing.adapters import as_variant
 from workbench.healing.config import HealingConfig
@@ -166,7 +167,10 @@ def test_several_numbers_of_examples_are_kept_apart(model, tokenizer, folder, ru
         ({"variants": [Variant("a", "tiny"), Variant("a", "tiny")]}, "with different names"),
         ({"items": "x.jsonl"}, r"settings must be some of limit, .*, got \['items'\]"),
         ({"tasks": ["toy_sums", "toy_sum"]}, "'toy_sum'; near: toy_sums"),
-        ({"tasks": ["toy_choice", "toy_sums"], "n_shot": 10}, "must be at most"),
+        (
+            {"tasks": ["toy_choice", "toy_sums"], "n_shot": 10},
+            "has 6 examples, must be a whole number from 0 to 6",
+        ),
         ({"limit": 0}, "limit must be"),
         ({"missing": "no"}, "missing must be"),
         ({"variants": [Variant("a", "tiny", removed=(2,), adapter="adapters/0")]}, "trained on other layers"),
@@ -240,7 +244,7 @@ def test_every_number_and_order_is_one_measurement(long_model, tokenizer, sums):
         ({"shots": (-1,)}, "shots must be different whole numbers"),
         ({"orders": 0}, "orders must be a whole number"),
         ({"n_shot": 3}, r"settings must not hold \['n_shot'\]"),
-        ({"shots": (12,)}, "must be at most 9, its examples, got 12"),
+        ({"shots": (12,)}, "which has 9 examples, must be a whole number from 0 to 9, got 12"),
     ],
 )
 def test_ablations_out_of_range_are_refused(long_model, tokenizer, sums, settings, message):

@@ -54,6 +54,8 @@ SHOWING = ["plots/heatmaps.py", "plots/style.py", "tables/markup.py", "widgets/p
         (wb.angular_distances, "models/hooks.py", True),
         (wb.angular_distances, "statistics.py", True),
         (wb.evaluate, "evaluation/harness.py", True),
+        (wb.evaluate, "evaluation/suites.toml", True),
+        (wb.angular_distances, "evaluation/suites.toml", False),
         (wb.evaluate, "pruning/surgery.py", True),
         (wb.token_divergence, "healing/adapters.py", True),
         (wb.summary_table, "evaluation/scores.py", True),

@@ -6,10 +6,11 @@
 - ``tasks``: which questions are asked, and their fingerprint
 - ``dependencies``: the files that a task's scores depend on, by content
 - ``index``: the harness's index of tasks and groups
-- ``suites``: the papers' benchmarks as data
+- ``suites``: the papers' benchmarks as data, in ``suites.toml``
 - ``offline``: public sets from files on disk
 - ``longform``: QMSum, scored by ROUGE
-- ``scores``: what scores say: recovery, paired items
+- ``scores``: what scores say: recovery, categories, spreads
+- ``items``: items compared one by one
 - ``depth``: scores against layers dropped
 - ``variants``: many variants on one copy of the weights, ablations
 - ``contamination``: training prompts in an evaluation set

@@ -119,16 +119,15 @@ def at_fractions(
 
 
 def _layer_sets(blocks: Any, layers: Sequence[int]) -> list[tuple[int, ...]]:
-    if isinstance(blocks, pd.DataFrame):
-        if "removed" in blocks:
-            sets = [tuple(parse_layers(text)) for text in blocks["removed"]]
-        elif {"start", "size"} <= set(blocks.columns):
-            pairs = blocks[["start", "size"]].itertuples(index=False, name=None)
-            sets = [tuple(layers_of(int(start), int(size), layers=layers)) for start, size in pairs]
-        else:
-            raise ValueError(f"blocks must have start and size, or removed; got {list(blocks.columns)}")
-    else:
+    if not isinstance(blocks, pd.DataFrame):
         sets = [tuple(sorted(set(one))) for one in blocks]
+    elif "removed" in blocks:
+        sets = [tuple(parse_layers(text)) for text in blocks["removed"]]
+    elif {"start", "size"} <= set(blocks.columns):
+        pairs = zip(blocks["start"], blocks["size"], strict=True)
+        sets = [tuple(layers_of(int(start), int(size), layers=layers)) for start, size in pairs]
+    else:
+        raise ValueError(f"blocks must have start and size, or removed; got {list(blocks.columns)}")
     if not sets or not all(sets):
         raise ValueError(f"blocks must name at least one layer each, and be at least one, got {blocks!r:.80}")
     return list(dict.fromkeys(sets))
@@ -155,5 +154,4 @@ def _placed(rows: pd.DataFrame, cut: Sequence[int], n_layers: int, series: str, 
         "n_removed": len(cut),
         "fraction": len(cut) / n_layers,
     }
-    rows = rows.assign(**front)
-    return rows[[*front, *(column for column in rows if column not in front)]]
+    return rows.assign(**front)[[*front, *rows.columns.difference([*front], sort=False)]]

@@ -20,12 +20,12 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm.auto import tqdm
 
+from workbench.checks import whole_number
 from workbench.evaluation.offline import set_of
 from workbench.evaluation.suites import CATEGORIES
+from workbench.models.hooks import inference
 
-# What the command line sets. The standard errors that have no formula are bootstrapped here with 1,000
-# resamples.
-_SEEDS = {"python": 0, "numpy": 1234, "torch": 1234}
+# for the standard errors that have no formula
 _RESAMPLES = 1000
 
 
@@ -41,52 +41,48 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
         self.truncated: set[tuple[str, int]] = set()
-        self.bar = tqdm(
-            total=0, desc="evaluation", unit="request", leave=False, **{} if progress else {"disable": True}
-        )
+        quiet = {} if progress else {"disable": True}
+        self.bar = tqdm(total=0, desc="evaluation", unit="request", leave=False, **quiet)
         self.cache_hook = self  # the harness reports each finished request to it
 
     def add_partial(self, *_: Any) -> None:
         """One request is answered."""
         self.bar.update()
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated."""
         self._expect(requests)
-        self._lengths: list[tuple[int, int]] = []
-        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        for request, (context, continuation) in zip(requests, self._lengths, strict=True):
-            self._note(request, context + continuation > self.max_length + 1)
+        answers = super().loglikelihood(requests, disable_tqdm=True)
+        for request, length in zip(requests, self._lengths, strict=True):
+            self._note(request, length > self.max_length + 1)
         return answers
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
-    ) -> list[Any]:
-        self._lengths = [(len(context), len(continuation)) for _, context, continuation in requests]
-        if (longest := max(continuation for _, continuation in self._lengths)) > self.max_length:
+    ) -> Any:
+        self._lengths = [len(context) + len(continuation) for _, context, continuation in requests]
+        if (longest := max(len(continuation) for *_, continuation in requests)) > self.max_length:
             raise ValueError(
                 f"max_length must be at least {longest}, the longest answer in tokens, got {self.max_length}"
             )
-        answers: list[Any] = super()._loglikelihood_tokens(
-            requests, disable_tqdm=True, override_bs=override_bs
-        )
-        return answers
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; a long text is scored window by window, so nothing is truncated."""
         self._expect(requests)
-        answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
-        return answers
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated to leave room for the answer."""
         self._expect(requests)
         for request in requests:
             prompt, settings = request.args
-            room = self.max_length - normalize_gen_kwargs(settings, self.max_gen_toks)["max_gen_toks"]
-            self._note(request, len(self.tok_encode(prompt)) > room)
-        answers: list[str] = super().generate_until(requests, disable_tqdm=True)
-        return answers
+            self._note(request, len(self.tok_encode(prompt)) > self.max_length - self.answer_length(settings))
+        return super().generate_until(requests, disable_tqdm=True)
+
+    def answer_length(self, settings: dict[str, Any] | None) -> int:
+        """Return how many tokens a task generates with these settings."""
+        return int(normalize_gen_kwargs(dict(settings or {}), self.max_gen_toks)["max_gen_toks"])
 
     def _expect(self, requests: list[Any]) -> None:
         self.bar.total += len(requests)
@@ -102,9 +98,9 @@ def run_tasks(
 ) -> tuple[dict[str, Any], set[tuple[str, int]]]:
     """The harness's own results of loaded tasks with every sample, and the truncated (task, item) pairs."""
     lm.truncated.clear()
-    random.seed(_SEEDS["python"])
-    np.random.seed(_SEEDS["numpy"])
-    torch.manual_seed(_SEEDS["torch"])
+    random.seed(0)  # as the command line sets them
+    np.random.seed(1234)
+    torch.manual_seed(1234)
     results = run_harness(
         lm,
         tasks,
@@ -125,9 +121,7 @@ def check_lengths(lm: InMemory, tasks: dict[str, Any]) -> None:
     for name, task in tasks.items():
         if task.OUTPUT_TYPE != "generate_until":
             continue
-        settings = dict(task.config.generation_kwargs or {})
-        answer = normalize_gen_kwargs(settings, lm.max_gen_toks)["max_gen_toks"]
-        if answer >= lm.max_length:
+        if (answer := lm.answer_length(task.config.generation_kwargs)) >= lm.max_length:
             raise ValueError(
                 f"max_length must be above the {answer} tokens that task {name!r} generates, "
                 f"got {lm.max_length}"
@@ -154,15 +148,10 @@ def set_shots(tasks: dict[str, Any], n_shot: int | None, seed: int, order: int =
                 f"n_shot of task {name!r} is fixed at 0, got {n_shot}; ask for it apart, without n_shot"
             )
         shots = fixed or 0 if n_shot is None else n_shot
-        if shots > (available := len(task.sampler.df) if hasattr(task, "sampler") else 0):
-            raise ValueError(
-                f"n_shot of task {name!r} must be at most {available}, its examples, got {shots}"
-            )
-        if order >= (orders := math.factorial(shots)):
-            raise ValueError(
-                f"shot_order of task {name!r} must be below {orders}, the orders of its {shots} few-shot "
-                f"examples, got {order}"
-            )
+        available = len(task.sampler.df) if hasattr(task, "sampler") else 0
+        whole_number(shots, f"n_shot of task {name!r}, which has {available} examples,", 0, available)
+        orders = math.factorial(shots)
+        whole_number(order, f"shot_order of task {name!r} with {shots} examples", 0, orders - 1)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(seed)
         if order:
@@ -200,8 +189,7 @@ def score_rows(
         # the harness leaves the number out for groups of groups
         shots = max((results["n-shot"].get(task) or 0 for task in under), default=0)
         for metric, filter_name in _metrics(values):
-            error = values.get(f"{metric}_stderr,{filter_name}", "N/A")
-            if error == "N/A":
+            if (error := values.get(f"{metric}_stderr,{filter_name}", "N/A")) == "N/A":
                 error = _perplexity_error(metric, results["samples"].get(name, []))
             rows.append(
                 {
@@ -241,9 +229,8 @@ def _perplexity_error(metric: str, samples: list[dict[str, Any]]) -> float:
     pairs = [sample[metric] for sample in samples if isinstance(sample.get(metric), tuple)]
     if not pairs:
         return math.nan
-    ratio, error = ratio_of_sums(
-        -np.array([total for total, _ in pairs]), np.array([units for _, units in pairs])
-    )
+    totals, units = np.array(pairs).T
+    ratio, error = ratio_of_sums(-totals, units)
     return error / math.log(2) if metric == "bits_per_byte" else math.exp(ratio) * error
 
 
@@ -269,10 +256,8 @@ def item_lines(results: dict[str, Any], tasks: dict[str, Any], truncated: set[tu
                 score = value[0] / value[1] if isinstance(value, tuple) else float(value)
                 entry["scores"][_metric_name(metric, sample["filter"])] = score
         for item, entry in entries.items():
-            where = {"task": name, "n_shot": results["n-shot"].get(name, 0), "item": item}
-            lines.append(
-                json.dumps(where | entry | {"truncated": (name, item) in truncated}, ensure_ascii=False)
-            )
+            entry = {"task": name, "n_shot": results["n-shot"].get(name, 0), "item": item} | entry
+            lines.append(json.dumps(entry | {"truncated": (name, item) in truncated}, ensure_ascii=False))
     return lines
 
 
@@ -301,17 +286,14 @@ def ratio_of_sums(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
 @contextmanager
 def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
     """Put back what the harness sets: the model's modes, the tokenizer's padding, the random generators."""
-    modes = {module: module.training for module in model.modules()}
     settings = {name: getattr(tokenizer, name) for name in ("padding_side", "truncation_side", "pad_token")}
     python, legacy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with inference(model), torch.random.fork_rng():
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(legacy)
-            for module, training in modes.items():
-                module.training = training
             for name, value in settings.items():
                 if getattr(tokenizer, name) != value:
                     setattr(tokenizer, name, value)

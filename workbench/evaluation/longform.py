@@ -17,6 +17,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from workbench.evaluation.suites import TASKS
+
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
@@ -48,16 +50,4 @@ def _scorer() -> Any:
 
 
 #: the task ``scrolls_qmsum`` as the harness's task files state theirs, zero-shot
-QMSUM: dict[str, Any] = {
-    "task": "scrolls_qmsum",
-    "dataset_path": "tau/scrolls",
-    "dataset_name": "qmsum",
-    "validation_split": "validation",
-    "output_type": "generate_until",
-    "num_fewshot": 0,
-    "doc_to_text": "{{text}}\n\nQuestion: {{question}}\nAnswer:",
-    "doc_to_target": "{{outputs | join(', ')}}",
-    "generation_kwargs": {"until": ["\n"], "do_sample": False},
-    "process_results": rouge_of,
-    "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in _ROUGE],
-}
+QMSUM = {**TASKS["scrolls_qmsum"], "process_results": rouge_of}

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from workbench.data.sources import read_rows
-from workbench.evaluation.dependencies import digest_of, digest_of_all, named_files
+from workbench.evaluation.dependencies import digest_of_all, named_files
 from workbench.evaluation.index import leaves, packaged
 from workbench.evaluation.suites import LOCAL_SETS, LocalSet
+from workbench.runs.content import content_of
 
 #: (dataset_path, dataset_name) as a task file names its data -> the splits, by name
 Answers = Mapping[tuple[str, str | None], Mapping[str, Any]]
@@ -60,11 +61,9 @@ def served(key: str, data: str | Path | None) -> bool:
 
 def check_folder(data: str | Path) -> None:
     """Refuse a folder ``data`` that is none, or holds no file of any set, with a ``ValueError``."""
-    known = {file for local in LOCAL_SETS.values() for file in local.files.values()}
-    if not any((Path(data).expanduser() / file).is_file() for file in known):
-        raise ValueError(
-            f"data must be a folder with public sets as jsonl, but {data} holds none of {sorted(known)}"
-        )
+    if not local_files(LOCAL_SETS, data):
+        known = sorted({file for local in LOCAL_SETS.values() for file in local.files.values()})
+        raise ValueError(f"data must be a folder with public sets as jsonl, but {data} holds none of {known}")
 
 
 def on_disk(name: str, data: str | Path | None) -> OnDisk | None:
@@ -80,16 +79,15 @@ def on_disk(name: str, data: str | Path | None) -> OnDisk | None:
     if name not in index or (not local.part and name != key):
         return None
     path = folder / local.files[local.needed]
-    if not (parts := _rows(str(path), digest_of(path), key)):
+    if not (parts := _rows(str(path), content_of(path), key)):
         raise ValueError(f"{path} has no items")
     tasks = [task for task in index if leaves(task, index) == {task}] if local.part else [key]
     sources = {task: (index[task].cfg["dataset_path"], index[task].cfg.get("dataset_name")) for task in tasks}
-    here = {task for task, (_, part) in sources.items() if not local.part or part in parts}
+    part_of = {task: part if local.part else "" for task, (_, part) in sources.items()}
+    here = {task for task, part in part_of.items() if part in parts}
     # a task without rows is built on those of another, and taken out by ``without``
     answers = {
-        sources[task]: Splits(
-            key, folder, sources[task if task in here else min(here)][1] if local.part else ""
-        )
+        sources[task]: Splits(key, folder, part_of[task if task in here else min(here)])
         for task in (tasks if here else ())
     }
     under = leaves(name, index)
@@ -122,22 +120,18 @@ class Splits(dict[str, Any]):
     """The splits of one task as data sets, read when they are asked for; empty where there is no file."""
 
     def __init__(self, key: str, folder: Path, part: str) -> None:
-        self.read = partial(_split, key, folder, part)
+        self.key, self.folder, self.part = key, folder, part
 
     def __missing__(self, split: str) -> Any:
-        self[split] = self.read(split)
+        from datasets import Dataset
+
+        local = LOCAL_SETS[self.key]
+        path = self.folder / local.files.get(split, "")
+        rows = _rows(str(path), content_of(path), self.key).get(self.part, []) if path.is_file() else []
+        if split == local.needed and not rows:
+            raise ValueError(f"{path} has no items for {self.part or self.key!r}")
+        self[split] = Dataset.from_list(rows)
         return self[split]
-
-
-def _split(key: str, folder: Path, part: str, split: str) -> Any:
-    from datasets import Dataset
-
-    local = LOCAL_SETS[key]
-    path = folder / local.files.get(split, "")
-    rows = _rows(str(path), digest_of(path), key).get(part, []) if path.is_file() else []
-    if split == local.needed and not rows:
-        raise ValueError(f"{path} has no items for {part or key!r}")
-    return Dataset.from_list(rows)
 
 
 @contextmanager

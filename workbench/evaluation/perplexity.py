@@ -140,21 +140,29 @@ def perplexity(
     Raises:
         ValueError: no text, a text with fewer than two tokens, or a setting out of range.
     """
-    texts = _checked_texts(texts)
+    if isinstance(texts, str) or not len(texts):
+        raise ValueError(
+            f"texts must be a list of at least one text, got {type(texts).__name__} of {len(texts)}"
+        )
     check_settings(model, None, batch_size, max_length)
+    from lm_eval.api.instance import Instance
+
     from workbench.evaluation.harness import InMemory, quiet, ratio_of_sums, untouched
 
     with untouched(model, tokenizer), quiet():
         lm = InMemory(model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
         with lm.bar:
             losses, tokens = _token_losses(model, tokenizer, texts, lm.max_length, batch_size)
-            requests = _rolling_requests(task, texts) if words else []
-            word_losses = -np.array(lm.loglikelihood_rolling(requests)) if words else None
-    loss = ratio_of_sums(losses, tokens)
-    values = loss_values(model, *loss) | {"token_perplexity": _exponential(*loss)}
-    if word_losses is not None:
-        lengths = np.array([len(re.split(r"\s+", text)) for text in texts])
-        values["word_perplexity"] = _exponential(*ratio_of_sums(word_losses, lengths))
+            loss = ratio_of_sums(losses, tokens)
+            values = loss_values(model, *loss) | {"token_perplexity": _exponential(*loss)}
+            if words:
+                requests = [
+                    Instance("loglikelihood_rolling", {}, (text,), 0, (task, number, 1))
+                    for number, text in enumerate(texts)
+                ]
+                word_losses = -np.array(lm.loglikelihood_rolling(requests))
+                lengths = np.array([len(re.split(r"\s+", text)) for text in texts])
+                values["word_perplexity"] = _exponential(*ratio_of_sums(word_losses, lengths))
     return loss_rows(task, values, len(texts))
 
 
@@ -180,49 +188,34 @@ def _exponential(value: float, error: float) -> tuple[float, float]:
     return math.exp(value), math.exp(value) * error
 
 
-def _checked_texts(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str) or not len(texts):
-        raise ValueError(
-            f"texts must be a list of at least one text, got {type(texts).__name__} of {len(texts)}"
-        )
-    return list(texts)
-
-
-def _rolling_requests(task: str, texts: list[str]) -> list[Any]:
-    from lm_eval.api.instance import Instance
-
-    return [
-        Instance("loglikelihood_rolling", {}, (text,), 0, metadata=(task, number, 1))
-        for number, text in enumerate(texts)
-    ]
-
-
 def _token_losses(
-    model: Any, tokenizer: Any, texts: list[str], max_length: int, batch_size: int
+    model: Any, tokenizer: Any, texts: Sequence[str], max_length: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Summed loss in nats and number of predicted tokens, of each text."""
     import torch
-    from torch.nn.utils.rnn import pad_sequence
+    from torch.nn.functional import cross_entropy
 
-    windows = []
-    for number, tokens in enumerate(tokenizer(texts)["input_ids"]):
+    from workbench.models.batches import Batch, each_text, make_batches
+
+    windows, text_of = [], []
+    for number, tokens in enumerate(tokenizer(list(texts))["input_ids"]):
         if len(tokens) < 2:
             raise ValueError(f"texts[{number}] must have at least 2 tokens to predict one, got {len(tokens)}")
-        starts = range(0, len(tokens) - 1, max_length)
-        windows += [(number, tokens[start : start + max_length + 1]) for start in starts]
-    windows.sort(key=lambda window: -len(window[1]))
-    losses, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
-    for start in range(0, len(windows), batch_size):
-        batch = windows[start : start + batch_size]
-        rows = [torch.tensor(tokens) for _, tokens in batch]
-        padded = pad_sequence(rows, batch_first=True).to(model.device)
-        mask = pad_sequence([torch.ones_like(row[1:]) for row in rows], batch_first=True)
-        with torch.no_grad():
-            logits = model(input_ids=padded[:, :-1], attention_mask=mask.to(model.device)).logits
-        for (number, tokens), row, targets in zip(batch, logits, padded[:, 1:], strict=True):
-            length = len(tokens) - 1
-            losses[number] += torch.nn.functional.cross_entropy(
-                row[:length].float(), targets[:length], reduction="sum"
-            ).item()
-            counts[number] += length
-    return losses, counts
+        for start in range(0, len(tokens) - 1, max_length):
+            windows.append(torch.tensor(tokens[start : start + max_length + 1]))
+            text_of.append(number)
+
+    def losses_of(batch: Batch) -> torch.Tensor:
+        ids, mask = batch.on_device_of(model)
+        logits = model(input_ids=ids[:, :-1], attention_mask=mask[:, 1:].long()).logits
+        wanted = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
+        sums = [
+            cross_entropy(row.float(), targets, reduction="sum")
+            for row, targets in zip(logits, wanted, strict=True)
+        ]
+        return torch.stack(sums)
+
+    batches = make_batches(windows, batch_size=batch_size)
+    losses = each_text(model, batches, losses_of, title="loss", progress=False)
+    predicted = [len(window) - 1 for window in windows]
+    return np.bincount(text_of, losses.cpu()), np.bincount(text_of, predicted).astype(int)

@@ -1,44 +1,24 @@
-"""What scores say: one metric a task, average recovery, items compared one by one. Frames only, no model."""
+"""What scores say: one metric a task, average recovery, categories, spreads. Frames only, no model."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked
-from workbench.evaluation.suites import BLIMP_GROUPS
-from workbench.statistics import paired_difference
+from workbench.checks import checked, one_of
+from workbench.evaluation.suites import BLIMP_GROUPS, HEADLINE
 
 #: the order in which ITR reports its categories
 CATEGORY_ORDER = ("reasoning", "language", "knowledge", "multilingual")
-#: Score of a uniform guess. Exact where all items have as many choices; ARC has a few with three or five.
-CHANCE = {
-    **dict.fromkeys(("mmlu", "arc_challenge", "arc_easy", "hellaswag", "race", "demo_choice"), 0.25),
-    **dict.fromkeys(("boolq", "copa", "piqa", "winogrande", "blimp", "xwinograd", "xstorycloze"), 0.5),
-    **dict.fromkeys(("demo_yes_no", "demo_pairs", "demo_german_pairs"), 0.5),
-    "xnli": 1 / 3,
-    **dict.fromkeys(("gsm8k", "demo_math", "demo_facts", "demo_german_facts"), 0.0),
-}
 _Z = 1.959964  # 95 % of a normal distribution
 
-#: The metric that papers report for a task; another task is shown by the first of ``_PREFERRED`` it has.
-HEADLINE = {
-    "arc_challenge": "acc_norm",
-    "hellaswag": "acc_norm",
-    "gsm8k": "exact_match,strict-match",
-    "scrolls_qmsum": "rouge2",
-    "demo_math": "exact_match,flexible-extract",  # a healed model may state the right answer in another form
-}
+#: metrics that stand for a task without one in ``HEADLINE``: the first of these that it has
 _PREFERRED = (
     *("exact_match", "acc", "exact_match,strict-match", "acc_norm"),
     *("word_perplexity", "token_perplexity"),
 )
-_ITEM = ["task", "n_shot", "item"]
 
 
 def headline(scores: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +38,7 @@ def headline(scores: pd.DataFrame) -> pd.DataFrame:
     """
     if "parent" in scores:
         scores = scores[scores["parent"].isna() | (scores["parent"] == "")]
-    return _one_metric(scores).reset_index(drop=True)
+    return one_metric(scores).reset_index(drop=True)
 
 
 def blimp_groups(scores: pd.DataFrame) -> pd.DataFrame:
@@ -164,8 +144,7 @@ def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     [1.0, 0.75]
     """
     table = _score_table(scores)
-    if base not in table.index:
-        raise ValueError(f"base must be one of the variants {list(table.index)}, got {base!r}")
+    one_of(base, table.index, "base")
     average = table.mean(axis=1)
     if not average[base] > 0:
         raise ValueError(f"recovery is a share of the base's average, but {base!r} scores {average[base]:g}")
@@ -173,162 +152,7 @@ def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     return found.reset_index()
 
 
-def read_items(path: str | Path) -> pd.DataFrame:
-    """Every item's result, as ``evaluate(..., items=path)`` wrote it: one row an item and metric.
-
-    Returns:
-        task, n_shot, item, metric, value, prompt, target, response, truncated. ``item`` is the item's number
-        in its task. The harness takes perplexities from sums over all items; there ``value`` is the item's
-        own mean log-likelihood in nats a unit (word, byte).
-
-    Raises:
-        ValueError: the file does not exist.
-    """
-    if not (path := Path(path)).is_file():
-        raise ValueError(
-            f"path must be a file that evaluate(..., items=path) wrote, got {path}: no such file"
-        )
-    entries = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
-    rows = [
-        {**entry, "metric": metric, "value": value}
-        for entry in entries
-        for metric, value in entry.pop("scores").items()
-    ]
-    columns = [*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
-    """Two variants' results side by side, item by item: what paired intervals and tests are computed on.
-
-    Args:
-        base: items of one variant, from ``read_items``.
-        other: items of another, of the same tasks.
-        metric: which metric; None takes the one that stands for each task (see ``headline``).
-
-    Returns:
-        task, n_shot, item, base, other (the two values), prompt, target, base_response, other_response.
-
-    Raises:
-        ValueError: the frames do not hold the same items with the same prompts.
-
-    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
-    >>> base = base.assign(prompt="?", target="yes", response="yes")
-    >>> paired_items(base, base.assign(value=[0, 0]))[["item", "base", "other"]].values.tolist()
-    [[0, 1, 0], [1, 0, 0]]
-    """
-    base, other = (_one_metric(frame, metric).set_index(_ITEM).sort_index() for frame in (base, other))
-    if not base.index.equals(other.index) or (base["prompt"] != other["prompt"]).any():
-        common = base.index.intersection(other.index)
-        same = int((base.loc[common, "prompt"] == other.loc[common, "prompt"]).sum())
-        raise ValueError(
-            "base and other must hold the same items with the same prompts, "
-            f"got {len(base)} and {len(other)} items, {same} of them the same; "
-            "evaluate both variants with equal tasks, limit, n_shot and seed"
-        )
-    sides = {"base": base, "other": other}
-    values = {side: frame["value"] for side, frame in sides.items()}
-    responses = {f"{side}_response": frame["response"] for side, frame in sides.items()}
-    return pd.DataFrame(
-        values | {"prompt": base["prompt"], "target": base["target"]} | responses
-    ).reset_index()
-
-
-def compare_items(
-    base: pd.DataFrame,
-    other: pd.DataFrame,
-    *,
-    metric: str | None = None,
-    scores: pd.DataFrame | None = None,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Two variants compared task by task on the same items: difference, interval, exact test.
-
-    Args:
-        base: items of one variant, from ``read_items``.
-        other: items of another, of the same tasks.
-        metric: which metric; None takes the one that stands for each task (see ``headline``).
-        scores: rows of ``evaluate`` for these items; the tasks of a group are then compared together, under
-            the group's name, all items alike (MMLU as one row and not 57). None keeps them apart.
-        confidence: coverage of the bootstrap interval over items.
-        seed: of the resampling.
-
-    Returns:
-        task, n_shot, and ``workbench.statistics.paired_difference``: n, difference (mean of other - base),
-        ci_low, ci_high, higher and lower (items that other gets better, worse), ties, p_value (exact;
-        McNemar's test for right or wrong). One row a task; p-values are not corrected for the number of
-        tasks.
-
-    Raises:
-        ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks.
-
-    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": range(4), "value": [1, 1, 1, 0]})
-    >>> base = base.assign(prompt="?", target="yes", response="yes")
-    >>> compare_items(base, base.assign(value=[0, 0, 1, 0]))[["n", "difference", "p_value"]].values.tolist()
-    [[4.0, -0.5, 0.5]]
-    """
-    pairs = paired_items(base, other, metric=metric)
-    if scores is not None:
-        pairs["task"] = pairs["task"].map(_roots(scores))
-    return pd.DataFrame(
-        [
-            {"task": task, "n_shot": n_shot}
-            | paired_difference(rows["base"], rows["other"], confidence=confidence, seed=seed)
-            for (task, n_shot), rows in pairs.groupby(["task", "n_shot"], sort=False)
-        ]
-    )
-
-
-def _roots(scores: pd.DataFrame) -> Callable[[str], str]:
-    """Return a function from a task to the topmost group in whose score it is counted."""
-    parents = dict(zip(scores["task"], scores["parent"].fillna(""), strict=True))
-
-    def root(task: str) -> str:
-        if task not in parents:
-            raise ValueError(f"scores must hold every task of the items, {task!r} is not among them")
-        return root(parents[task]) if parents[task] else task
-
-    return root
-
-
-def flips(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
-    """The items that one variant gets right and the other wrong.
-
-    Args:
-        base: items of one variant, from ``read_items``.
-        other: items of another, of the same tasks.
-        metric: a metric that is 1 for right and 0 for wrong; None takes each task's own (see ``headline``),
-            and leaves out tasks whose metric is not of that kind.
-
-    Returns:
-        task, n_shot, item, flip ("right to wrong" or "wrong to right"), prompt, target, base_response,
-        other_response.
-
-    Raises:
-        ValueError: the frames do not hold the same items, or none of them is right or wrong.
-
-    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
-    >>> base = base.assign(prompt="?", target="yes", response="yes")
-    >>> flips(base, base.assign(value=[0, 0]))[["item", "flip"]].values.tolist()
-    [[0, 'right to wrong']]
-    """
-    pairs = paired_items(base, other, metric=metric)
-    pairs = right_or_wrong(pairs).reset_index(drop=True)
-    if pairs.empty:
-        raise ValueError("base and other must hold a metric that is 0 or 1 for every item, got none")
-    pairs = pairs[pairs["base"] != pairs["other"]].reset_index(drop=True)
-    pairs.insert(len(_ITEM), "flip", np.where(pairs["base"] == 1, "right to wrong", "wrong to right"))
-    return pairs.drop(columns=["base", "other"])
-
-
-def right_or_wrong(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the pairs of tasks whose every item is 0 or 1: a perplexity is neither right nor wrong."""
-    binary = pairs[["base", "other"]].isin([0, 1]).all(axis=1)
-    return pairs[binary.groupby([pairs["task"], pairs["n_shot"]]).transform("all")]
-
-
-def _one_metric(frame: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
+def one_metric(frame: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
     """The rows of one metric; by default the one that stands for the row's task."""
     if "metric" not in frame:
         return frame
@@ -357,19 +181,16 @@ def _score_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Variants x tasks; refuses gaps, since an average over other tasks would be a plausible wrong number."""
     scores = accuracies(scores)
     keys = [key for key in ("task", "n_shot") if key in scores]
-    if scores.duplicated(["variant", *keys]).any():
-        twice = scores[scores.duplicated(["variant", *keys])].iloc[0]
-        raise ValueError(
-            f"each variant must have one score a task, got two for {twice['variant']!r}, {twice['task']!r}"
-        )
+    if len(twice := scores[scores.duplicated(["variant", *keys])]):
+        variant, task = twice[["variant", "task"]].iloc[0]
+        raise ValueError(f"each variant must have one score a task, got two for {variant!r}, {task!r}")
     table = scores.pivot(index="variant", columns=keys, values="value")
     table = table.loc[list(dict.fromkeys(scores["variant"]))]
-    if table.isna().any(axis=None):
-        name = table.index[table.isna().any(axis=1)][0]
-        missing = sorted({str(np.atleast_1d(column)[0]) for column in table.columns[table.loc[name].isna()]})
-        raise ValueError(
-            f"every variant must be scored on the same tasks; {name!r} lacks {', '.join(missing)}"
-        )
+    for name, row in table.iterrows():
+        if missing := sorted({str(np.atleast_1d(column)[0]) for column in table.columns[row.isna()]}):
+            raise ValueError(
+                f"every variant must be scored on the same tasks; {name!r} lacks {', '.join(missing)}"
+            )
     return table
 
 
@@ -398,20 +219,15 @@ def category_scores(scores: pd.DataFrame) -> pd.DataFrame:
     rows = accuracies(checked(scores, needed, "scores"))
     if rows.empty:
         raise ValueError("scores must hold at least one score where higher is better, got none")
+    _score_table(rows)
     rows = score_intervals(rows.assign(category=rows["category"].fillna("").replace("", "other")))
-    _check_same_tasks(rows)
-    names = [*dict.fromkeys(rows["category"])]
-    order = [*(name for name in CATEGORY_ORDER if name in names)]
-    order += [name for name in names if name not in order]
+    order = [*(name for name in CATEGORY_ORDER if name in set(rows["category"])), *rows["category"]]
     parts = rows.groupby(["variant", "category"], sort=False)
     return pd.DataFrame(
         [
-            {
-                "variant": variant,
-                "category": category,
-                **_mean_over_tasks(parts.get_group((variant, category))),
-            }
-            for category in order
+            {"variant": variant, "category": category}
+            | _mean_over_tasks(parts.get_group((variant, category)))
+            for category in dict.fromkeys(order)
             for variant in dict.fromkeys(rows["variant"])
             if (variant, category) in parts.groups
         ]
@@ -453,58 +269,6 @@ def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(low=low, high=high)
 
 
-def flip_examples(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return for each variant one item that it lost, of the task where it lost most, to be read.
-
-    Args:
-        base: the unpruned model's items, from ``read_items``.
-        others: variant -> its items of the same tasks.
-
-    Returns:
-        variant, task, prompt, target, base_response, other_response; no row for a variant that lost none.
-    """
-    parts = []
-    for name, items in others.items():
-        lost = flips(base, items).query("flip == 'right to wrong'")
-        worst = lost[lost["task"] == lost["task"].mode().get(0)]
-        parts.append(worst.head(1).assign(variant=name))
-    columns = ["variant", "task", "prompt", "target", "base_response", "other_response"]
-    return pd.concat(parts, ignore_index=True)[columns]
-
-
-def flip_counts(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Count the items of each task that a variant turned from right to wrong, and from wrong to right.
-
-    Args:
-        base: the unpruned model's items, from ``read_items``.
-        others: variant -> its items of the same tasks; tasks enter whose items are right or wrong.
-
-    Returns:
-        variant, task, n (items), right_to_wrong, wrong_to_right; also where nothing turned.
-
-    Raises:
-        ValueError: no variant, different items, or no task whose items are right or wrong.
-
-    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
-    >>> base = base.assign(prompt="?", target="yes", response="yes")
-    >>> flip_counts(base, {"pruned": base.assign(value=[0, 0])}).values.tolist()
-    [['pruned', 'a', 2, 1, 0]]
-    """
-    if not others:
-        raise ValueError("others must hold at least one variant, got none")
-    frames = []
-    for name, items in others.items():
-        pairs = right_or_wrong(paired_items(base, items))
-        change = pairs["other"] - pairs["base"]
-        turned = pairs.assign(variant=name, right_to_wrong=change < 0, wrong_to_right=change > 0)
-        counts = {flip: (flip, "sum") for flip in ("right_to_wrong", "wrong_to_right")}
-        frames.append(turned.groupby(["variant", "task"], sort=False).agg(n=("item", "size"), **counts))
-    found = pd.concat(frames).reset_index()
-    if found.empty:
-        raise ValueError("base must hold a task whose items are right or wrong, got none")
-    return found
-
-
 def _mean_over_tasks(part: pd.DataFrame) -> dict[str, Any]:
     """Return the mean over tasks; each side of its interval adds up the tasks' own sides in squares."""
     value = part["value"].mean()
@@ -512,14 +276,3 @@ def _mean_over_tasks(part: pd.DataFrame) -> dict[str, Any]:
     above = np.linalg.norm(part["high"] - part["value"]) / len(part)
     interval = {"low": np.maximum(value - below, 0), "high": np.minimum(value + above, 1)}
     return {"value": value, **interval, "n_tasks": len(part)}
-
-
-def _check_same_tasks(rows: pd.DataFrame) -> None:
-    tasks = {name: sorted(part["task"]) for name, part in rows.groupby("variant", sort=False)}
-    first = next(iter(tasks))
-    for name, these in tasks.items():
-        if these != tasks[first]:
-            differ = sorted(set(these) ^ set(tasks[first])) or sorted(these)
-            raise ValueError(
-                f"variants must be scored once on the same tasks; {name!r} and {first!r} differ in {differ}"
-            )

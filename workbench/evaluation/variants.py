@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from math import factorial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +11,7 @@ import pandas as pd
 
 from workbench.checks import is_whole, one_of, whole_number
 from workbench.evaluation.evaluate import check_settings, evaluate, suite_length
-from workbench.evaluation.scores import read_items
+from workbench.evaluation.items import read_items
 from workbench.evaluation.tasks import load_plan, plan_tasks
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
@@ -93,20 +92,23 @@ def evaluate_variants(
     plan, skipped = _what_is_there(tasks, n_shot, settings)
     from workbench.healing.adapters import as_variant
 
+    settings |= {"batch_size": batch_size, "progress": progress}
     scores, items = [], []
     for variant in variants:
         with as_variant(model, variant, run=run):
             for task, shots in plan:
                 place = f"evaluations/{variant.name}/{_file_name(task, shots)}"
-                measure = partial(evaluate, model, tokenizer, task, n_shot=shots, **settings)
-                found, answered = _kept(
-                    run, place, partial(measure, batch_size=batch_size, progress=progress)
-                )
-                scores.append(found.assign(variant=variant.name))
-                items.append(answered.assign(variant=variant.name))
-    joined = _joined(scores)
-    joined.attrs["skipped"] = skipped
-    return Evaluated(joined, _joined(items))
+                stated = settings | {"n_shot": shots, "items": run.path(f"{place}.jsonl")}
+                with run.lock(place):  # scores and items are of the same call
+                    found = run.frame(f"{place}.csv", evaluate, model, tokenizer, task, **stated)
+                    answered = read_items(stated["items"])
+                found.insert(0, "variant", variant.name)
+                answered.insert(0, "variant", variant.name)
+                scores.append(found)
+                items.append(answered)
+    evaluated = Evaluated(pd.concat(scores, ignore_index=True), pd.concat(items, ignore_index=True))
+    evaluated.scores.attrs["skipped"] = skipped
+    return evaluated
 
 
 def _what_is_there(
@@ -123,22 +125,9 @@ def _what_is_there(
     return loaded.left, loaded.skipped
 
 
-def _kept(run: Run, place: str, measure: Callable[..., pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the scores of a task and its items as the run keeps them, both of the same call."""
-    items = run.path(f"{place}.jsonl")
-    with run.lock(place):
-        return run.frame(f"{place}.csv", measure, items=items), read_items(items)
-
-
 def _file_name(task: str, shots: int | None) -> str:
     safe = re.sub(r"[^A-Za-z0-9._-]", "-", task)
     return safe if shots is None else f"{safe}-{shots}shot"
-
-
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Stack frames, ``variant`` first."""
-    joined = pd.concat(frames, ignore_index=True)
-    return joined[["variant", *(column for column in joined if column != "variant")]]
 
 
 def shot_ablation(

@@ -15,7 +15,7 @@ import pandas as pd
 
 from workbench.checks import checked, whole_number
 from workbench.data.answers import final_answer, same_answer
-from workbench.evaluation.scores import paired_items, right_or_wrong
+from workbench.evaluation.items import paired_items, right_or_wrong
 from workbench.forgetting.similarity import embed_texts, paired_responses, response_similarity
 from workbench.statistics import bootstrap_interval, paired_difference, spearman, spearman_interval
 

@@ -10,7 +10,8 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from workbench.checks import checked
-from workbench.evaluation.scores import CHANCE, accuracies, headline, score_intervals
+from workbench.evaluation.scores import accuracies, headline, score_intervals
+from workbench.evaluation.suites import CHANCE
 from workbench.plots import style
 
 _FRACTION = ["task", "metric", "value", "stderr", "series", "healed", "fraction"]

@@ -227,4 +227,7 @@ def _room_digest(room: str) -> str:
 
 
 def _sources(room: Path) -> Iterator[Path]:
-    yield from sorted(room.glob("*.py")) if room.is_dir() else [room.with_suffix(".py")]
+    """Yield a room's code, and the tables that it reads."""
+    yield from (
+        sorted([*room.glob("*.py"), *room.glob("*.toml")]) if room.is_dir() else [room.with_suffix(".py")]
+    )

@@ -1,0 +1,222 @@
+"""Items compared one by one: what each variant answered, paired by item. Frames only, no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from workbench.evaluation.scores import one_metric
+from workbench.statistics import paired_difference
+
+_ITEM = ["task", "n_shot", "item"]
+
+
+def read_items(path: str | Path) -> pd.DataFrame:
+    """Every item's result, as ``evaluate(..., items=path)`` wrote it: one row an item and metric.
+
+    Returns:
+        task, n_shot, item, metric, value, prompt, target, response, truncated. ``item`` is the item's number
+        in its task. The harness takes perplexities from sums over all items; there ``value`` is the item's
+        own mean log-likelihood in nats a unit (word, byte).
+
+    Raises:
+        ValueError: the file does not exist.
+    """
+    if not (path := Path(path)).is_file():
+        raise ValueError(
+            f"path must be a file that evaluate(..., items=path) wrote, got {path}: no such file"
+        )
+    entries = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+    rows = [
+        {**entry, "metric": metric, "value": value}
+        for entry in entries
+        for metric, value in entry.pop("scores").items()
+    ]
+    columns = [*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
+    """Two variants' results side by side, item by item: what paired intervals and tests are computed on.
+
+    Args:
+        base: items of one variant, from ``read_items``.
+        other: items of another, of the same tasks.
+        metric: which metric; None takes the one that stands for each task (see ``headline``).
+
+    Returns:
+        task, n_shot, item, base, other (the two values), prompt, target, base_response, other_response.
+
+    Raises:
+        ValueError: the frames do not hold the same items with the same prompts.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> paired_items(base, base.assign(value=[0, 0]))[["item", "base", "other"]].values.tolist()
+    [[0, 1, 0], [1, 0, 0]]
+    """
+    base, other = (one_metric(frame, metric).set_index(_ITEM).sort_index() for frame in (base, other))
+    if not base.index.equals(other.index) or (base["prompt"] != other["prompt"]).any():
+        common = base.index.intersection(other.index)
+        same = int((base.loc[common, "prompt"] == other.loc[common, "prompt"]).sum())
+        raise ValueError(
+            "base and other must hold the same items with the same prompts, "
+            f"got {len(base)} and {len(other)} items, {same} of them the same; "
+            "evaluate both variants with equal tasks, limit, n_shot and seed"
+        )
+    sides = {"base": base, "other": other}
+    values = {side: frame["value"] for side, frame in sides.items()}
+    responses = {f"{side}_response": frame["response"] for side, frame in sides.items()}
+    return pd.DataFrame(
+        values | {"prompt": base["prompt"], "target": base["target"]} | responses
+    ).reset_index()
+
+
+def compare_items(
+    base: pd.DataFrame,
+    other: pd.DataFrame,
+    *,
+    metric: str | None = None,
+    scores: pd.DataFrame | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Two variants compared task by task on the same items: difference, interval, exact test.
+
+    Args:
+        base: items of one variant, from ``read_items``.
+        other: items of another, of the same tasks.
+        metric: which metric; None takes the one that stands for each task (see ``headline``).
+        scores: rows of ``evaluate`` for these items; the tasks of a group are then compared together, under
+            the group's name, all items alike (MMLU as one row and not 57). None keeps them apart.
+        confidence: coverage of the bootstrap interval over items.
+        seed: of the resampling.
+
+    Returns:
+        task, n_shot, and ``workbench.statistics.paired_difference``: n, difference (mean of other - base),
+        ci_low, ci_high, higher and lower (items that other gets better, worse), ties, p_value (exact;
+        McNemar's test for right or wrong). One row a task; p-values are not corrected for the number of
+        tasks.
+
+    Raises:
+        ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": range(4), "value": [1, 1, 1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> compare_items(base, base.assign(value=[0, 0, 1, 0]))[["n", "difference", "p_value"]].values.tolist()
+    [[4.0, -0.5, 0.5]]
+    """
+    pairs = paired_items(base, other, metric=metric)
+    if scores is not None:
+        pairs["task"] = pairs["task"].map(_roots(scores))
+    return pd.DataFrame(
+        [
+            {"task": task, "n_shot": n_shot}
+            | paired_difference(rows["base"], rows["other"], confidence=confidence, seed=seed)
+            for (task, n_shot), rows in pairs.groupby(["task", "n_shot"], sort=False)
+        ]
+    )
+
+
+def _roots(scores: pd.DataFrame) -> Callable[[str], str]:
+    """Return a function from a task to the topmost group in whose score it is counted."""
+    parents = dict(zip(scores["task"], scores["parent"].fillna(""), strict=True))
+
+    def root(task: str) -> str:
+        if task not in parents:
+            raise ValueError(f"scores must hold every task of the items, {task!r} is not among them")
+        return root(parents[task]) if parents[task] else task
+
+    return root
+
+
+def flips(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
+    """The items that one variant gets right and the other wrong.
+
+    Args:
+        base: items of one variant, from ``read_items``.
+        other: items of another, of the same tasks.
+        metric: a metric that is 1 for right and 0 for wrong; None takes each task's own (see ``headline``),
+            and leaves out tasks whose metric is not of that kind.
+
+    Returns:
+        task, n_shot, item, flip ("right to wrong" or "wrong to right"), prompt, target, base_response,
+        other_response.
+
+    Raises:
+        ValueError: the frames do not hold the same items, or none of them is right or wrong.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> flips(base, base.assign(value=[0, 0]))[["item", "flip"]].values.tolist()
+    [[0, 'right to wrong']]
+    """
+    pairs = paired_items(base, other, metric=metric)
+    pairs = right_or_wrong(pairs).reset_index(drop=True)
+    if pairs.empty:
+        raise ValueError("base and other must hold a metric that is 0 or 1 for every item, got none")
+    pairs = pairs[pairs["base"] != pairs["other"]].reset_index(drop=True)
+    pairs.insert(len(_ITEM), "flip", np.where(pairs["base"] == 1, "right to wrong", "wrong to right"))
+    return pairs.drop(columns=["base", "other"])
+
+
+def right_or_wrong(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs of tasks whose every item is 0 or 1: a perplexity is neither right nor wrong."""
+    binary = pairs[["base", "other"]].isin([0, 1]).all(axis=1)
+    return pairs[binary.groupby([pairs["task"], pairs["n_shot"]]).transform("all")]
+
+
+def flip_examples(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return for each variant one item that it lost, of the task where it lost most, to be read.
+
+    Args:
+        base: the unpruned model's items, from ``read_items``.
+        others: variant -> its items of the same tasks.
+
+    Returns:
+        variant, task, prompt, target, base_response, other_response; no row for a variant that lost none.
+    """
+    parts = []
+    for name, items in others.items():
+        lost = flips(base, items).query("flip == 'right to wrong'")
+        worst = lost[lost["task"] == lost["task"].mode().get(0)]
+        parts.append(worst.head(1).assign(variant=name))
+    columns = ["variant", "task", "prompt", "target", "base_response", "other_response"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def flip_counts(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Count the items of each task that a variant turned from right to wrong, and from wrong to right.
+
+    Args:
+        base: the unpruned model's items, from ``read_items``.
+        others: variant -> its items of the same tasks; tasks enter whose items are right or wrong.
+
+    Returns:
+        variant, task, n (items), right_to_wrong, wrong_to_right; also where nothing turned.
+
+    Raises:
+        ValueError: no variant, different items, or no task whose items are right or wrong.
+
+    >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
+    >>> base = base.assign(prompt="?", target="yes", response="yes")
+    >>> flip_counts(base, {"pruned": base.assign(value=[0, 0])}).values.tolist()
+    [['pruned', 'a', 2, 1, 0]]
+    """
+    if not others:
+        raise ValueError("others must hold at least one variant, got none")
+    frames = []
+    for name, items in others.items():
+        pairs = right_or_wrong(paired_items(base, items))
+        change = pairs["other"] - pairs["base"]
+        turned = pairs.assign(variant=name, right_to_wrong=change < 0, wrong_to_right=change > 0)
+        counts = {flip: (flip, "sum") for flip in ("right_to_wrong", "wrong_to_right")}
+        frames.append(turned.groupby(["variant", "task"], sort=False).agg(n=("item", "size"), **counts))
+    found = pd.concat(frames).reset_index()
+    if found.empty:
+        raise ValueError("base must hold a task whose items are right or wrong, got none")
+    return found
