@@ -14,7 +14,6 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
-from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -24,6 +23,7 @@ from workbench.digests import digest
 from workbench.places import PACKAGE
 from workbench.runs.content import identity
 from workbench.runs.files import sha256_of
+from workbench.runs.provenance import installed_version
 
 #: the package from the ground up; a stage of one storey depends on its own room and all storeys below
 STOREYS = (
@@ -180,17 +180,16 @@ def _held(cell: Any) -> Any:
 
 def _names(code: CodeType) -> tuple[set[str], set[str]]:
     """Return the global names that code loads, its inner functions included, and the attributes."""
-    loaded: tuple[set[str], set[str]] = (set(), set())
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            loaded[0].add(step.argval)
-        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            loaded[1].add(step.argval)
+    steps = [step for inner in _with_inner(code) for step in dis.get_instructions(inner)]
+    names = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return names, {step.argval for step in steps if step.opname in ("LOAD_ATTR", "LOAD_METHOD")}
+
+
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            for names, more in zip(loaded, _names(constant), strict=True):
-                names |= more
-    return loaded
+            yield from _with_inner(constant)
 
 
 def _code_parts(code: CodeType) -> list[Any]:
@@ -208,22 +207,13 @@ def _with_lower(rooms: set[str]) -> set[str]:
 
 
 def _version(library: str) -> str | None:
-    return _installed_version(metadata.version, library)
-
-
-@functools.lru_cache
-def _installed_version(version: Callable[[str], str], library: str) -> str | None:
-    try:
-        return version(library).partition("+")[0]  # not which build, such as +cpu or +cu130
-    except metadata.PackageNotFoundError:
-        return None
+    version = installed_version(library)
+    return version and version.partition("+")[0]  # not which build, such as +cpu or +cu130
 
 
 @functools.lru_cache
 def _room_digest(room: str) -> str:
     """Return the digest of a room's sources as they were when first asked for, which is what runs."""
-    return digest([[path.name, sha256_of(path)] for path in _sources(PACKAGE / room)])
-
-
-def _sources(room: Path) -> Iterator[Path]:
-    yield from sorted(room.glob("*.py")) if room.is_dir() else [room.with_suffix(".py")]
+    place = PACKAGE / room
+    sources = [*place.glob("*.py"), *place.glob("*.toml")] if place.is_dir() else [place.with_suffix(".py")]
+    return digest([[path.name, sha256_of(path)] for path in sorted(sources)])
