@@ -17,17 +17,7 @@ from workbench.places import demo_path
 FIELDS = ["id", "instruction", "context", "reference", "answer"]
 DEMO_INSTRUCTIONS = ("demo-math", "demo-open", "demo-math-test")
 # set -> field -> column, for sets that are recognised by their columns: the first whose columns are all there
-KNOWN_COLUMNS: dict[str, dict[str, str]] = {
-    "workbench": {name: name for name in FIELDS},
-    "openmathinstruct": {
-        "instruction": "question",
-        "reference": "generated_solution",
-        "answer": "expected_answer",
-    },
-    "gsm8k": {"instruction": "question", "reference": "answer"},
-    "dolly": {"instruction": "instruction", "context": "context", "reference": "response"},
-    "alpaca": {"instruction": "instruction", "context": "input", "reference": "output"},
-}
+KNOWN_COLUMNS: dict[str, dict[str, str]] = sources.TABLES["columns"]
 
 
 def load_instructions(

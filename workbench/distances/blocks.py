@@ -102,9 +102,7 @@ def best_blocks(distances: pd.DataFrame, sizes: Iterable[int] | None = None) -> 
     """
     value, frame = block_metric(distances)
     chosen = sizes_in(frame, sizes)
-    ordered = frame.sort_values(["size", value, "start"], kind="stable")
-    best = ordered.groupby("size", sort=True).head(1)
-    best = best[best["size"].isin(chosen)].reset_index(drop=True)
+    best = least(frame[frame["size"].isin(chosen)], value)
     named = ["strategy", "size", "start", "removed"]
     rest = [column for column in best if column not in named]
     result = best.assign(strategy="best", removed=_as_text(best, layers_in(frame)))[[*named, *rest]]

@@ -61,10 +61,8 @@ def load_model(
     model = _model(source, str(name), config, kind, place, quantization, options)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model._source = {
-        "id": short_name(name),
-        "revision": getattr(model.config, "_commit_hash", None) or revision,
-    }
+    commit = getattr(model.config, "_commit_hash", None)
+    model._source = {"id": short_name(name), "revision": commit or revision}
     return model.eval(), tokenizer
 
 

@@ -45,6 +45,8 @@ LIBRARIES = {
     "evaluation": ("lm-eval",),
     "forgetting": ("sentence-transformers",),
 }
+#: endings of what computes in a room: its code, and the tables and texts beside it
+_SOURCES = (".py", ".toml", ".md")
 _OWN = FunctionType | ModuleType | type
 _PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALLED = tuple({os.path.realpath(sysconfig.get_path(place)) + os.sep for place in _PLACES})
@@ -115,11 +117,10 @@ class _Reached:
 
     def _function(self, name: str, function: FunctionType) -> None:
         self.code[name] = digest(_code_parts(function.__code__))
-        globals_, attributes = _names(function.__code__)
+        names, attributes = _names(function.__code__)
+        around = function.__globals__
         self.rooms |= {workbench._MODULE_OF[inner].partition(".")[0] for inner in attributes & _FACE}
-        self._all(
-            name, {inner: function.__globals__[inner] for inner in globals_ & function.__globals__.keys()}
-        )
+        self._all(name, {inner: around[inner] for inner in names & around.keys()})
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         self._all(name, {inner: _held(cell) for inner, cell in cells})
         self._all(name, dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {}))
@@ -215,5 +216,5 @@ def _version(library: str) -> str | None:
 def _room_digest(room: str) -> str:
     """Return the digest of a room's sources as they were when first asked for, which is what runs."""
     place = PACKAGE / room
-    sources = [*place.glob("*.py"), *place.glob("*.toml")] if place.is_dir() else [place.with_suffix(".py")]
-    return digest([[path.name, sha256_of(path)] for path in sorted(sources)])
+    found = sorted(place.iterdir()) if place.is_dir() else [place.with_suffix(".py")]
+    return digest([[path.name, sha256_of(path)] for path in found if path.suffix in _SOURCES])

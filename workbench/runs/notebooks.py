@@ -234,13 +234,8 @@ def _kernel_settings(run: Run, name: str, folder: str) -> Config:
         "TQDM_DISABLE": "1",  # of bars that are text; widgets are dropped afterwards
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return Config(
-        KernelManager={
-            "environment": environment,
-            "transport": "ipc" if sockets else "tcp",
-            "connection_file": str(Path(folder) / "kernel.json"),
-        }
-    )
+    talk = {"transport": "ipc" if sockets else "tcp", "connection_file": str(Path(folder) / "kernel.json")}
+    return Config(KernelManager={"environment": environment, **talk})
 
 
 class _ThisPython(AsyncKernelManager):

@@ -156,13 +156,14 @@ class Run:
 
     def variants(self) -> list[Variant]:
         """Return every variant of the run, oldest first."""
-        names = _results_in(self.folder / "variants")
-        names.sort(key=lambda name: (self.provenance(f"variants/{name}")["created"], name))
-        return [self.variant(name.removesuffix(".json")) for name in names]
+        names = [name for name in self.files() if name.startswith("variants/")]
+        names.sort(key=lambda name: (self.provenance(name)["created"], name))
+        return [self.variant(name.removeprefix("variants/").removesuffix(".json")) for name in names]
 
     def files(self) -> list[str]:
         """Return the names of the results that this run holds, sorted."""
-        return _results_in(self.folder)
+        sidecars = self.folder.rglob("[!.]*.meta.json")
+        return sorted(s.relative_to(self.folder).as_posix().removesuffix(".meta.json") for s in sidecars)
 
     def digest(self, name: str) -> str:
         """Return the SHA-256 of a file or folder of this run, "" for none."""
@@ -216,15 +217,13 @@ class Run:
     def _stored(self, name: str) -> tuple[dict[str, Any], bytes]:
         if found := self._load(name):
             return found
-        state = f"{name} is not in run {self.name!r} ({self.folder})"
+        what = f"{name} is not in run {self.name!r} ({self.folder})"
         if self.path(name).is_file():
-            state = (
-                f"{name} in run {self.name!r} was altered or not finished since its provenance was written"
-            )
+            what = f"{name} in run {self.name!r} was altered or not finished since its provenance was written"
         writer = notebook_that_writes(name)
         way_out = f"run notebook {writer} for this run" if writer else "no notebook writes it"
         there = ", ".join(self.files()) or "nothing"
-        raise ValueError(f"{state}; {way_out}. There now: {there}")
+        raise ValueError(f"{what}; {way_out}. There now: {there}")
 
     def _still_holds(self, meta: Mapping[str, Any], key: Key, products: Iterable[str]) -> bool:
         made = meta.get("makes", {})
@@ -287,11 +286,6 @@ def notebook_that_writes(name: str) -> str | None:
         if any(call.search("".join(cell["source"])) for cell in cells):
             return path.stem
     return None
-
-
-def _results_in(folder: Path) -> list[str]:
-    sidecars = folder.rglob("[!.]*.meta.json") if folder.is_dir() else ()
-    return sorted(s.relative_to(folder).as_posix().removesuffix(".meta.json") for s in sidecars)
 
 
 def _begun(path: Path) -> Path:
