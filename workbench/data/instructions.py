@@ -69,9 +69,8 @@ def load_instructions(
         skipped.append(row["id"])
         return None
 
-    found = sources.sample(
-        _source(label, columns), usable, name=label, n=n, seed=seed, split=split, location=location
-    )
+    source = _source(label, columns)
+    found = sources.sample(source, usable, name=label, n=n, seed=seed, split=split, location=location)
     sources.check_enough(label, n, len(found), f"{len(skipped)} have no instruction or no reference")
     frame = checked(pd.DataFrame(found, columns=FIELDS), FIELDS, label, unique="id")
     frame.attrs["source"] = {"name": label, "n": len(frame), "seed": seed, "skipped": len(skipped)}

@@ -208,13 +208,9 @@ def layer_set_frame(
     """
     place = (lambda layer: layer) if present is None else list(present).index
     ordered = [sorted(int(layer) for layer in layers) for layers in layer_sets]
-    starts = [
-        layers[0] if place(layers[-1]) - place(layers[0]) < len(layers) else pd.NA for layers in ordered
-    ]
-    frame = pd.DataFrame(
-        {"start": pd.array(starts, dtype="Int64"), "size": [len(layers) for layers in ordered]}
-    )
-    frame["removed"] = [format_layers(layers) for layers in ordered]
+    starts = [one[0] if place(one[-1]) - place(one[0]) < len(one) else pd.NA for one in ordered]
+    frame = pd.DataFrame({"start": pd.array(starts, dtype="Int64"), "size": [*map(len, ordered)]})
+    frame["removed"] = [*map(format_layers, ordered)]
     return frame if frame["start"].hasnans else frame.astype({"start": "int64"})
 
 

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from workbench.evaluation.index import leaves
-from workbench.runs.files import sha256_of
-
-
-def digest_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file, computed once for as long as the file system says it is the same file."""
-    state = Path(path).stat()
-    return _digest(str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+from workbench.runs.content import content_of, files_below
 
 
 def digest_of_all(files: Mapping[str, str | Path]) -> str:
     """Return the SHA-256 of several files' labels and contents; where they lie does not count."""
-    lines = sorted(f"{label} {digest_of(file)}\n" for label, file in files.items())
+    lines = sorted(f"{label} {content_of(file)}\n" for label, file in files.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-@lru_cache(maxsize=4096)
-def _digest(path: str, *_state: int) -> str:
-    return sha256_of(path)
 
 
 def own_files(names: set[str], folder: Path, index: Mapping[str, Any]) -> dict[str, Path]:
@@ -53,20 +40,13 @@ def _named_by(task: str, path: Path, cfg: dict[str, Any]) -> Iterator[Path]:
     yield from (file for file in files if file.is_file())
     for place in (cfg.get("dataset_path"), settings.get("data_dir")):
         if place and (folder := Path(place).expanduser()).is_dir():
-            yield from sorted(_files_under(folder))
+            yield from _files_under(folder)
 
 
-def _files_under(place: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of folders that are linked into it."""
-    seen = set()
-    for root, folders, files in os.walk(place, followlinks=True):
-        seen.add(os.path.realpath(root))
-        folders[:] = [
-            name
-            for name in folders
-            if name != "__pycache__" and os.path.realpath(Path(root, name)) not in seen
-        ]
-        yield from (path for name in files if (path := Path(root, name)).is_file())
+def _files_under(place: Path) -> list[Path]:
+    """Return the files of a folder and of folders that are linked into it."""
+    found = files_below(place)
+    return [file for file in found if "__pycache__" not in file.relative_to(place).parts]
 
 
 def _task_files(path: Path) -> Iterator[Path]:

@@ -15,9 +15,10 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from workbench.data.sources import read_rows
-from workbench.evaluation.dependencies import digest_of, digest_of_all, named_files
+from workbench.evaluation.dependencies import digest_of_all, named_files
 from workbench.evaluation.index import leaves, packaged
 from workbench.evaluation.suites import LOCAL_SETS, LocalSet
+from workbench.runs.content import content_of
 
 #: (dataset_path, dataset_name) as a task file names its data -> the splits, by name
 Answers = Mapping[tuple[str, str | None], Mapping[str, Any]]
@@ -80,7 +81,7 @@ def on_disk(name: str, data: str | Path | None) -> OnDisk | None:
     if name not in index or (not local.part and name != key):
         return None
     path = folder / local.files[local.needed]
-    if not (parts := _rows(str(path), digest_of(path), key)):
+    if not (parts := _rows(str(path), content_of(path), key)):
         raise ValueError(f"{path} has no items")
     tasks = [task for task in index if leaves(task, index) == {task}] if local.part else [key]
     sources = {task: (index[task].cfg["dataset_path"], index[task].cfg.get("dataset_name")) for task in tasks}
@@ -134,7 +135,7 @@ def _split(key: str, folder: Path, part: str, split: str) -> Any:
 
     local = LOCAL_SETS[key]
     path = folder / local.files.get(split, "")
-    rows = _rows(str(path), digest_of(path), key).get(part, []) if path.is_file() else []
+    rows = _rows(str(path), content_of(path), key).get(part, []) if path.is_file() else []
     if split == local.needed and not rows:
         raise ValueError(f"{path} has no items for {part or key!r}")
     return Dataset.from_list(rows)
