@@ -56,6 +56,7 @@ SHOWING = ["plots/heatmaps.py", "plots/style.py", "tables/markup.py", "widgets/p
         (wb.angular_distances, "statistics.py", True),
         (wb.evaluate, "evaluation/harness.py", True),
         (wb.evaluate, "pruning/surgery.py", True),
+        (wb.evaluate, "data/sources.toml", True),
         (wb.token_divergence, "healing/adapters.py", True),
         (wb.summary_table, "evaluation/scores.py", True),
         (wb.summary_table, "plots/scores.py", False),

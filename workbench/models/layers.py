@@ -83,5 +83,5 @@ def kept_layers(model: nn.Module) -> tuple[int, ...]:
 
 
 def _lists_of(module: nn.Module, depth: int) -> list[tuple[nn.Module, str]]:
-    lists = [pair for pair in module.named_children() if isinstance(pair[1], nn.ModuleList)]
-    return [(module, name) for name, child in lists if len(child) == depth]
+    lists = {name: child for name, child in module.named_children() if isinstance(child, nn.ModuleList)}
+    return [(module, name) for name, child in lists.items() if len(child) == depth]
