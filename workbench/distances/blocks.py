@@ -64,6 +64,15 @@ def format_layers(layers: Iterable[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
+def block_text(start: int, size: int, layers: Sequence[int] | None = None) -> str:
+    """Return the layers that a block removes as text.
+
+    >>> block_text(24, 2)
+    '24-25'
+    """
+    return format_layers(layers_of(start, size, layers=layers))
+
+
 def parse_layers(text: str) -> Layers:
     """Return the layers that ``format_layers`` wrote.
 
@@ -216,7 +225,7 @@ def layer_set_frame(
 
 def _as_text(blocks: pd.DataFrame, layers: Sequence[int] | None) -> list[str]:
     pairs = zip(blocks["start"], blocks["size"], strict=True)
-    return [format_layers(layers_of(start, size, layers=layers)) for start, size in pairs]
+    return [block_text(start, size, layers) for start, size in pairs]
 
 
 def least(blocks: pd.DataFrame, value: str) -> pd.DataFrame:

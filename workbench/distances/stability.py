@@ -12,10 +12,9 @@ from workbench.checks import checked
 from workbench.distances.blocks import (
     best_blocks,
     block_metric,
+    block_text,
     checked_sizes,
-    format_layers,
     layers_in,
-    layers_of,
     sizes_in,
 )
 from workbench.statistics import bootstrap_interval, resample_counts
@@ -89,7 +88,7 @@ def pick_stability(
         best = int(angle.mean(axis=0).argmin())
         picks = np.bincount((counts @ angle).argmin(axis=1), minlength=len(starts)) / len(counts)
         others = np.where(np.arange(len(starts)) == best, 0.0, picks)
-        removed = format_layers(layers_of(starts[best], size, layers=layers))
+        removed = block_text(starts[best], size, layers)
         stability = float(picks[best]) if len(values) > 1 else np.nan
         runner_up = int(starts[others.argmax()]) if others.any() and len(values) > 1 else pd.NA
         distance = float(angle[:, best].mean())

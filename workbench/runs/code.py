@@ -119,7 +119,8 @@ class _Reached:
         self.code[name] = digest(_code_parts(function.__code__))
         names, attributes = _names(function.__code__)
         around = function.__globals__
-        self.rooms |= {workbench._MODULE_OF[inner].partition(".")[0] for inner in attributes & _FACE}
+        public = attributes & workbench._MODULE_OF.keys()
+        self.rooms |= {workbench._MODULE_OF[inner].partition(".")[0] for inner in public}
         self._all(name, {inner: around[inner] for inner in names & around.keys()})
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         self._all(name, {inner: _held(cell) for inner, cell in cells})
@@ -167,9 +168,6 @@ class _Reached:
 
 def _module_of(value: Any) -> str:
     return str(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or "")
-
-
-_FACE = frozenset(workbench._MODULE_OF)
 
 
 def _held(cell: Any) -> Any:

@@ -131,14 +131,14 @@ def _readable(dtype: str) -> Any:
     return str if dtype == "str" else dtype
 
 
-def check_ending(name: str) -> None:
-    """Raise ValueError for a name that is not of a frame's file."""
+def check_file(name: str) -> None:
+    """Raise ValueError for a name that is not that of a frame's file."""
     if not name.endswith((".csv", ".jsonl")):
         raise ValueError(f"name must end in .csv (numbers) or .jsonl (texts), got {name!r}")
 
 
 def _check_frame(name: str, frame: pd.DataFrame) -> None:
-    check_ending(name)
+    check_file(name)
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"{name} must be given a pandas DataFrame, got {type(frame).__name__}")
     if not all(isinstance(column, str) for column in frame.columns) or not frame.columns.is_unique:

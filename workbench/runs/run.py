@@ -24,13 +24,7 @@ from filelock import FileLock, Timeout
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
 from workbench.runs.content import content_of, identity
-from workbench.runs.files import (
-    check_ending,
-    decode_frame,
-    encode_frame,
-    write_bytes_atomic,
-    write_text_atomic,
-)
+from workbench.runs.files import check_file, decode_frame, encode_frame, write_bytes_atomic, write_text_atomic
 from workbench.runs.keys import Key, stage_key
 from workbench.runs.provenance import environment
 from workbench.runs.variant import Variant, _check_name, _check_path
@@ -85,7 +79,7 @@ class Run:
             TypeError: for arguments that the function does not take.
         """
         self.path(name)
-        check_ending(name)
+        check_file(name)
         key = stage_key(function, arguments, settings, self.folder)
         outputs = {setting: self._inside(path) for setting, path in key.outputs.items()}
         products = [*makes, *filter(None, outputs.values())]
@@ -114,7 +108,7 @@ class Run:
         Raises:
             ValueError: when it is missing (says which notebook writes it and what is there), or was altered.
         """
-        check_ending(name)
+        check_file(name)
         meta, data = self._stored(name)
         return decode_frame(name, data, meta["schema"])
 
