@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from workbench.checks import first_line
 from workbench.models.costs import parameter_counts
+from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, unwrap
 from workbench.runs.files import atomic_folder
@@ -170,13 +171,10 @@ def _batch(tokenizer: Any, base: Any) -> dict[str, Tensor]:
     return {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
 
 
-@torch.no_grad()
 def _logits(model: Any, batch: dict[str, Tensor], cached: bool) -> Tensor:
     """Return the logits of every real token."""
-    training = model.training
-    model.eval()
-    logits = outputs(model, "logits", cached=cached, **batch)
-    model.train(training)
+    with inference(model):
+        logits = outputs(model, "logits", cached=cached, **batch)
     return logits[batch["attention_mask"].bool()].float()
 
 
