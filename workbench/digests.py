@@ -6,10 +6,10 @@ No torch is imported here: whoever holds a tensor has it loaded already.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import secrets
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from xxhash import xxh3_128_digest
@@ -61,10 +61,12 @@ def weights_digest(model: Any) -> str:
     for name, tensor in tensors.items():
         whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         whole.update(_sums_once(tensor, looks[name]))
-        if scales := getattr(
-            tensor, "quant_state", None
-        ):  # of bitsandbytes: the packed weights are half of it
-            whole.update(b"".join(_sums(value) for _, value in sorted(_tensors_in(scales.as_dict()))))
+        if scales := getattr(tensor, "quant_state", None):
+            # of bitsandbytes: the packed weights are half of it
+            held = sorted(
+                (name, value) for name, value in scales.as_dict().items() if hasattr(value, "data_ptr")
+            )
+            whole.update(b"".join(_sums(value) for _, value in held))
     return whole.hexdigest()
 
 
@@ -108,9 +110,7 @@ def _settings(model: Any) -> dict[str, Any]:
         "class": type(model).__name__,
         "config": _told(config.to_dict()) if hasattr(config, "to_dict") else None,
         "generation": _told(generation.to_dict()) if generation is not None else None,
-        "modules": [
-            entry for entry in map(_module_state, *zip(*model.named_modules(), strict=True)) if entry
-        ],
+        "modules": [*filter(None, itertools.starmap(_module_state, model.named_modules()))],
     }
 
 
@@ -123,12 +123,8 @@ def _module_state(name: str, module: Any) -> list[Any]:
     state: list[Any] = []
     if hasattr(module, "scaling") and hasattr(module, "active_adapters"):
         scaling = sorted((adapter, float(value)) for adapter, value in module.scaling.items())
-        state += [
-            list(module.active_adapters),
-            module.disable_adapters,
-            list(module.merged_adapters),
-            scaling,
-        ]
+        merged = list(module.merged_adapters)
+        state += [list(module.active_adapters), module.disable_adapters, merged, scaling]
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     state += [[getattr(hook, "__qualname__", type(hook).__qualname__), _code(hook)] for hook in hooks]
     return [name, *state] if state else []
@@ -210,9 +206,3 @@ def _sampled(torch: Any, tensor: Any) -> Any:
     made = torch.Generator().manual_seed(tensor.numel())
     places = torch.randint(tensor.numel(), (min(_SAMPLED, tensor.numel()),), generator=made)
     return flat[places.to(flat.device)].contiguous().view(torch.uint8)
-
-
-def _tensors_in(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if hasattr(value, "data_ptr"):
-            yield name, value

@@ -7,17 +7,18 @@ from scoring import CHOICE, rows, write_jsonl
 
 from workbench.evaluation.dependencies import absolute_files, digest_of_all, own_files
 from workbench.evaluation.index import task_manager
+from workbench.runs.content import content_of
 
 
 def test_a_digest_follows_the_content_and_the_label(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("1", encoding="utf-8")
     two.write_text("2", encoding="utf-8")
-    assert digest_of_all({"": one}) != digest_of_all({"": two})
+    assert content_of(one) != content_of(two)
     assert digest_of_all({"a": one, "b": two}) == digest_of_all({"b": two, "a": one})
     assert digest_of_all({"a": one, "b": two}) != digest_of_all({"a": two, "b": one})
     one.write_text("2", encoding="utf-8")
-    assert digest_of_all({"": one}) == digest_of_all({"": two})
+    assert content_of(one) == content_of(two)
 
 
 def test_files_in_and_outside_the_folder_are_named_once(tmp_path):

@@ -141,7 +141,7 @@ def test_an_adapter_does_not_count() -> None:
 
 @pytest.mark.parametrize("sizes", [0, 7, [2, 9], -1])
 def test_sizes_out_of_range(sizes: Any) -> None:
-    with pytest.raises(ValueError, match="sizes must be between 1 and 6 for a model of 7 layers, got"):
+    with pytest.raises(ValueError, match="sizes must be a whole number from 1 to 6, got"):
         block_savings(tiny_config("llama"), sizes)
 
 

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -57,6 +58,7 @@ SHOWING = ["plots/heatmaps.py", "plots/style.py", "tables/markup.py", "widgets/p
         (wb.evaluate, "evaluation/suites.toml", True),
         (wb.angular_distances, "evaluation/suites.toml", False),
         (wb.evaluate, "pruning/surgery.py", True),
+        (wb.evaluate, "data/sources.toml", True),
         (wb.token_divergence, "healing/adapters.py", True),
         (wb.summary_table, "evaluation/scores.py", True),
         (wb.summary_table, "plots/scores.py", False),
@@ -214,12 +216,12 @@ def test_a_stage_that_reads_from_the_run_behind_its_back_is_refused(run: Run):
     ],
 )
 def test_the_version_of_a_library_counts_where_it_computes(monkeypatch, function, library, counts):
-    before, known = code.code_of(function), code.metadata.version
-    monkeypatch.setattr(code.metadata, "version", lambda name: "9.9.9" if name == library else known(name))
+    before, known = code.code_of(function), metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "9.9.9" if name == library else known(name))
     assert (code.code_of(function) != before) == counts
 
 
 def test_which_build_of_torch_does_not_count(monkeypatch):
-    before, known = code.code_of(wb.angular_distances), code.metadata.version
-    monkeypatch.setattr(code.metadata, "version", lambda name: known(name).partition("+")[0] + "+cu130")
+    before, known = code.code_of(wb.angular_distances), metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: known(name).partition("+")[0] + "+cu130")
     assert code.code_of(wb.angular_distances) == before

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from workbench.runs.content import content_of, files_below, identity
+from workbench.runs.files import write_text_atomic
 
 FRAME = pd.DataFrame({"x": [0.1, np.nan], "n": [1, 2], "text": ["a", None], "layers": [[1], [2, 3]]})
 
@@ -106,12 +107,52 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path, monkeypatch):
     assert content_of(file) != first
 
 
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """Return a folder with a file, a sub-folder and a link to a folder elsewhere."""
+    for name in ("adapter/weights", "adapter/part/config", "elsewhere/more/weights"):
+        write_text_atomic(tmp_path / name, name)
+    (tmp_path / "adapter" / "linked").symlink_to(tmp_path / "elsewhere")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("name", ["weights", "part/config", "linked/more/weights"])
+def test_a_digest_sees_every_file(adapter: Path, name: str):
+    before = content_of(adapter)
+    assert content_of(adapter) == before
+    text = (adapter / name).read_text()
+    (adapter / name).write_text("other")
+    assert content_of(adapter) != before
+    (adapter / name).write_text(text)
+    assert content_of(adapter) == before
+    (adapter / name).rename(adapter / "renamed")
+    assert content_of(adapter) != before
+
+
+def test_a_digest_is_that_of_a_folder_without_links(adapter: Path, tmp_path: Path):
+    import shutil
+
+    shutil.copytree(adapter, tmp_path / "copied")
+    assert content_of(tmp_path / "copied") == content_of(adapter)
+    (adapter / "linked").unlink()
+    assert content_of(tmp_path / "copied") != content_of(adapter)
+
+
+def test_links_in_a_circle_end(adapter: Path):
+    (adapter / "part" / "up").symlink_to(adapter)
+    (adapter / "itself").symlink_to(adapter / "itself")
+    (adapter / "linked" / "more" / "back").symlink_to(adapter / "part")
+    before = content_of(adapter)
+    (adapter / "linked" / "more" / "weights").write_text("other")
+    assert content_of(adapter) != before
+
+
 def test_files_below_a_folder_are_found_once_also_behind_links(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "file").touch()
     (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "gone").symlink_to(tmp_path / "nothing")
-    assert files_below(tmp_path / "a") == [tmp_path / "a" / "b" / "file"]
+    assert list(files_below(tmp_path / "a")) == [tmp_path / "a" / "b" / "file"]
 
 
 @pytest.mark.parametrize("value", [object(), iter([1]), open, np.array([object()])])

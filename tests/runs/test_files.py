@@ -127,46 +127,6 @@ def test_an_atomic_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
 
 
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    """Return a folder with a file, a sub-folder and a link to a folder elsewhere."""
-    for name in ("adapter/weights", "adapter/part/config", "elsewhere/more/weights"):
-        write_text_atomic(tmp_path / name, name)
-    (tmp_path / "adapter" / "linked").symlink_to(tmp_path / "elsewhere")
-    return tmp_path / "adapter"
-
-
-@pytest.mark.parametrize("name", ["weights", "part/config", "linked/more/weights"])
-def test_a_digest_sees_every_file(adapter: Path, name: str):
-    before = sha256_of(adapter)
-    assert sha256_of(adapter) == before
-    text = (adapter / name).read_text()
-    (adapter / name).write_text("other")
-    assert sha256_of(adapter) != before
-    (adapter / name).write_text(text)
-    assert sha256_of(adapter) == before
-    (adapter / name).rename(adapter / "renamed")
-    assert sha256_of(adapter) != before
-
-
-def test_a_digest_is_that_of_a_folder_without_links(adapter: Path, tmp_path: Path):
-    import shutil
-
-    shutil.copytree(adapter, tmp_path / "copied")
-    assert sha256_of(tmp_path / "copied") == sha256_of(adapter)
-    (adapter / "linked").unlink()
-    assert sha256_of(tmp_path / "copied") != sha256_of(adapter)
-
-
-def test_links_in_a_circle_end(adapter: Path):
-    (adapter / "part" / "up").symlink_to(adapter)
-    (adapter / "itself").symlink_to(adapter / "itself")
-    (adapter / "linked" / "more" / "back").symlink_to(adapter / "part")
-    before = sha256_of(adapter)
-    (adapter / "linked" / "more" / "weights").write_text("other")
-    assert sha256_of(adapter) != before
-
-
 def test_the_digest_of_a_file_is_the_usual_one(tmp_path: Path):
     path = write_bytes_atomic(tmp_path / "x", b"abc")
     assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

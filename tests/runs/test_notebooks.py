@@ -23,8 +23,8 @@ OPEN = """import pandas as pd
 import plotly.graph_objects as go
 from workbench.runs.run import open_run
 run = open_run(run_name)"""
-FIRST = 'run.frame("one.csv", lambda: pd.DataFrame({"row": range(rows)}), rows=rows)'
-SECOND = 'one = run.read("one.csv")\nrun.frame("summary.csv", lambda: one * 2, one=one)'
+FIRST = 'run.frame("one.csv", lambda rows: pd.DataFrame({"row": range(rows)}), rows=rows)'
+SECOND = 'one = run.read("one.csv")\nrun.frame("summary.csv", lambda one: one * 2, one=one)'
 FIGURE = 'go.Figure(go.Bar(x=["<b>a</b>", "b"], y=[1, 2]), {"title": "A bar <script>"})'
 
 
@@ -93,7 +93,7 @@ def test_a_replaced_data_file_is_read_again(go, run: Run, folder: Path, tmp_path
     """The file is named in a list, and its time and size stay the same."""
     data = tmp_path / "texts.txt"
     data.write_text("one")
-    read = 'run.frame("one.csv", lambda: frame, texts=frame)'
+    read = 'run.frame("one.csv", lambda texts: texts, texts=frame)'
     frame = "frame = pd.DataFrame({'text': [open(path).read() for path in files]})"
     write(folder / "00_first.ipynb", PARAMETERS + "\nfiles = []", OPEN, frame, read)
     go("00", files=[str(data)])

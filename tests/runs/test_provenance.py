@@ -25,8 +25,6 @@ def test_a_notebook_is_named_as_the_command(monkeypatch):
 
 def test_a_library_that_is_not_there_is_said_to_be_missing(monkeypatch):
     monkeypatch.setattr(provenance, "_LIBRARIES", ("torch", "no-such-library"))
-    provenance.library_versions.cache_clear()
     versions = provenance.library_versions()
-    provenance.library_versions.cache_clear()
     assert versions["no-such-library"] == "not installed"
     assert versions["torch"][0].isdigit()

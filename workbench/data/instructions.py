@@ -17,17 +17,7 @@ from workbench.places import demo_path
 FIELDS = ["id", "instruction", "context", "reference", "answer"]
 DEMO_INSTRUCTIONS = ("demo-math", "demo-open", "demo-math-test")
 # set -> field -> column, for sets that are recognised by their columns: the first whose columns are all there
-KNOWN_COLUMNS: dict[str, dict[str, str]] = {
-    "workbench": {name: name for name in FIELDS},
-    "openmathinstruct": {
-        "instruction": "question",
-        "reference": "generated_solution",
-        "answer": "expected_answer",
-    },
-    "gsm8k": {"instruction": "question", "reference": "answer"},
-    "dolly": {"instruction": "instruction", "context": "context", "reference": "response"},
-    "alpaca": {"instruction": "instruction", "context": "input", "reference": "output"},
-}
+KNOWN_COLUMNS: dict[str, dict[str, str]] = sources.TABLES["columns"]
 
 
 def load_instructions(
@@ -79,9 +69,8 @@ def load_instructions(
         skipped.append(row["id"])
         return None
 
-    found = sources.sample(
-        _source(label, columns), usable, name=label, n=n, seed=seed, split=split, location=location
-    )
+    source = _source(label, columns)
+    found = sources.sample(source, usable, name=label, n=n, seed=seed, split=split, location=location)
     sources.check_enough(label, n, len(found), f"{len(skipped)} have no instruction or no reference")
     frame = checked(pd.DataFrame(found, columns=FIELDS), FIELDS, label, unique="id")
     frame.attrs["source"] = {"name": label, "n": len(frame), "seed": seed, "skipped": len(skipped)}

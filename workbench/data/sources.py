@@ -11,6 +11,7 @@ import difflib
 import gzip
 import itertools
 import json
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,30 +46,17 @@ class HubSet:
     licence: str = ""
 
 
-# The RedPajama sample still comes with a loading script, which datasets >= 4 refuses: so its files are read
-# by path, and the domains drawn in proportion to their size in MB, the corpus's own mixture by tokens.
-_REDPAJAMA = {"arxiv": 93.4, "book": 111.0, "c4": 866.0}
-_REDPAJAMA |= {"cc_2019-30": 689.0, "cc_2020-05": 836.0, "cc_2021-04": 802.0, "cc_2022-05": 737.0}
-_REDPAJAMA |= {"cc_2023-06": 857.0, "github": 222.0, "stackexchange": 80.5, "wikipedia": 119.0}
-_REDPAJAMA_FILES = tuple((f"{domain}_sample.jsonl", size) for domain, size in _REDPAJAMA.items())
-_REDPAJAMA_REPO = "togethercomputer/RedPajama-Data-1T-Sample"
-_OPENMATH_FILES = (("correct_solutions/{split}.jsonl", 1.0),)
-_EACH = "that of each source"
-CORPORA = {
-    "c4": HubSet("allenai/c4", "en", whole=False, licence="ODC-BY"),
-    "redpajama": HubSet(_REDPAJAMA_REPO, files=_REDPAJAMA_FILES, whole=False, licence=_EACH),
-    "slimpajama": HubSet("DKYoon/SlimPajama-6B", whole=False, licence=_EACH),
-    "wikitext2": HubSet("Salesforce/wikitext", "wikitext-2-raw-v1", licence="CC BY-SA 3.0"),
-}
-INSTRUCTION_SETS = {
-    "gsm8k": HubSet("openai/gsm8k", "main", licence="MIT"),
-    "alpaca": HubSet("tatsu-lab/alpaca", licence="CC BY-NC 4.0"),
-    "alpaca-cleaned": HubSet("yahma/alpaca-cleaned", licence="CC BY 4.0"),
-    "dolly": HubSet("databricks/databricks-dolly-15k", licence="CC BY-SA 3.0"),
-    "openmathinstruct": HubSet(
-        "nvidia/OpenMathInstruct-1", files=_OPENMATH_FILES, whole=False, licence="NVIDIA"
-    ),
-}
+#: what `sources.toml` says: public sets by name, and forms of instruction sets
+TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+
+
+def _hub_sets(kind: str) -> dict[str, HubSet]:
+    files = {name: tuple(told.get("files", {}).items()) for name, told in TABLES[kind].items()}
+    return {name: HubSet(**{**told, "files": files[name]}) for name, told in TABLES[kind].items()}
+
+
+CORPORA = _hub_sets("corpora")
+INSTRUCTION_SETS = _hub_sets("instructions")
 
 
 def read_rows(path: str | Path) -> list[Any]:

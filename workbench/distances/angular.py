@@ -93,16 +93,8 @@ def angular_distances(
         ValueError: for no texts, an empty text, ``max_length``, ``batch_size`` or ``position`` out of range
             (all before the first forward pass), or a state that is zero or not finite.
     """
-    angles = block_angles(
-        model,
-        tokenizer,
-        texts,
-        max_length=max_length,
-        batch_size=batch_size,
-        position=position,
-        compiled=compiled,
-        progress=progress,
-    )
+    reading: dict[str, Any] = {"max_length": max_length, "batch_size": batch_size, "position": position}
+    angles = block_angles(model, tokenizer, texts, **reading, compiled=compiled, progress=progress)
     return mean_distances(angles, confidence=confidence, seed=seed)
 
 

@@ -64,6 +64,15 @@ def format_layers(layers: Iterable[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
+def block_text(start: int, size: int, layers: Sequence[int] | None = None) -> str:
+    """Return the layers that a block removes as text.
+
+    >>> block_text(24, 2)
+    '24-25'
+    """
+    return format_layers(layers_of(start, size, layers=layers))
+
+
 def parse_layers(text: str) -> Layers:
     """Return the layers that ``format_layers`` wrote.
 
@@ -102,9 +111,7 @@ def best_blocks(distances: pd.DataFrame, sizes: Iterable[int] | None = None) -> 
     """
     value, frame = block_metric(distances)
     chosen = sizes_in(frame, sizes)
-    ordered = frame.sort_values(["size", value, "start"], kind="stable")
-    best = ordered.groupby("size", sort=True).head(1)
-    best = best[best["size"].isin(chosen)].reset_index(drop=True)
+    best = least(frame[frame["size"].isin(chosen)], value)
     named = ["strategy", "size", "start", "removed"]
     rest = [column for column in best if column not in named]
     result = best.assign(strategy="best", removed=_as_text(best, layers_in(frame)))[[*named, *rest]]
@@ -206,19 +213,15 @@ def layer_set_frame(
     """
     place = (lambda layer: layer) if present is None else list(present).index
     ordered = [sorted(int(layer) for layer in layers) for layers in layer_sets]
-    starts = [
-        layers[0] if place(layers[-1]) - place(layers[0]) < len(layers) else pd.NA for layers in ordered
-    ]
-    frame = pd.DataFrame(
-        {"start": pd.array(starts, dtype="Int64"), "size": [len(layers) for layers in ordered]}
-    )
-    frame["removed"] = [format_layers(layers) for layers in ordered]
+    starts = [one[0] if place(one[-1]) - place(one[0]) < len(one) else pd.NA for one in ordered]
+    frame = pd.DataFrame({"start": pd.array(starts, dtype="Int64"), "size": [*map(len, ordered)]})
+    frame["removed"] = [*map(format_layers, ordered)]
     return frame if frame["start"].hasnans else frame.astype({"start": "int64"})
 
 
 def _as_text(blocks: pd.DataFrame, layers: Sequence[int] | None) -> list[str]:
     pairs = zip(blocks["start"], blocks["size"], strict=True)
-    return [format_layers(layers_of(start, size, layers=layers)) for start, size in pairs]
+    return [block_text(start, size, layers) for start, size in pairs]
 
 
 def least(blocks: pd.DataFrame, value: str) -> pd.DataFrame:

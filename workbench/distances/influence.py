@@ -61,10 +61,8 @@ def block_influence(
     lengths = np.array([len(ids) for ids in tokens])
     low, high = bootstrap_interval(1 - means, weights=lengths, confidence=confidence, seed=seed)
     influence = 1 - lengths @ means / lengths.sum()
-    frame = pd.DataFrame(
-        {"layer": kept_layers(model), "influence": influence, "ci_low": low, "ci_high": high}
-    )
-    frame = frame.assign(n_texts=len(tokens), n_tokens=lengths.sum())
+    frame = pd.DataFrame({"layer": kept_layers(model), "influence": influence})
+    frame = frame.assign(ci_low=low, ci_high=high, n_texts=len(tokens), n_tokens=lengths.sum())
     frame.attrs = measured_on(model, tokens, measure="block influence", max_length=max_length)
     return frame
 

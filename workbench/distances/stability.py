@@ -12,10 +12,9 @@ from workbench.checks import checked
 from workbench.distances.blocks import (
     best_blocks,
     block_metric,
+    block_text,
     checked_sizes,
-    format_layers,
     layers_in,
-    layers_of,
     sizes_in,
 )
 from workbench.statistics import bootstrap_interval, resample_counts
@@ -89,18 +88,13 @@ def pick_stability(
         best = int(angle.mean(axis=0).argmin())
         picks = np.bincount((counts @ angle).argmin(axis=1), minlength=len(starts)) / len(counts)
         others = np.where(np.arange(len(starts)) == best, 0.0, picks)
-        rows.append(
-            {
-                "size": size,
-                "start": int(starts[best]),
-                "removed": format_layers(layers_of(starts[best], size, layers=layers)),
-                "distance": float(angle[:, best].mean()),
-                "stability": float(picks[best]) if len(values) > 1 else np.nan,
-                "runner_up": int(starts[others.argmax()]) if others.any() and len(values) > 1 else pd.NA,
-                "n_texts": len(values),
-            }
-        )
-    return pd.DataFrame(rows).astype({"runner_up": "Int64"})
+        removed = block_text(starts[best], size, layers)
+        stability = float(picks[best]) if len(values) > 1 else np.nan
+        runner_up = int(starts[others.argmax()]) if others.any() and len(values) > 1 else pd.NA
+        distance = float(angle[:, best].mean())
+        rows.append((size, int(starts[best]), removed, distance, stability, runner_up, len(values)))
+    columns = ["size", "start", "removed", "distance", "stability", "runner_up", "n_texts"]
+    return pd.DataFrame(rows, columns=columns).astype({"runner_up": "Int64"})
 
 
 def calibration_ablation(

@@ -13,14 +13,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.checks import is_whole, whole_number
-from workbench.distances.blocks import (
-    Layers,
-    best_blocks,
-    block_metric,
-    checked_sizes,
-    layer_set_frame,
-    layers_in,
-)
+from workbench.distances.blocks import best_blocks, block_metric, checked_sizes, layer_set_frame, layers_in
 from workbench.statistics import removal_cost
 
 
@@ -98,7 +91,7 @@ def random_layers(
 
 
 def greedy_layers(
-    score: pd.DataFrame | Callable[[Layers], pd.DataFrame],
+    score: pd.DataFrame | Callable[[tuple[int, ...]], pd.DataFrame],
     sizes: Iterable[int],
     *,
     strategy: str | None = None,

@@ -42,8 +42,10 @@ def _named_by(task: str, path: Path, cfg: dict[str, Any]) -> Iterator[Path]:
             yield from _files_under(folder)
 
 
-def _files_under(folder: Path) -> list[Path]:
-    return [file for file in files_below(folder) if "__pycache__" not in file.parts]
+def _files_under(place: Path) -> list[Path]:
+    """Return the files of a folder and of folders that are linked into it."""
+    found = files_below(place)
+    return [file for file in found if "__pycache__" not in file.relative_to(place).parts]
 
 
 def _task_files(path: Path) -> Iterator[Path]:

@@ -12,12 +12,8 @@ from workbench.checks import first_line
 from workbench.places import demo_path
 
 _TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "tekken.json",
+    *("tokenizer.json", "tokenizer.model", "vocab.json"),
+    *("vocab.txt", "spiece.model", "tekken.json"),
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _SECONDS_FOR_THE_HUB = 10

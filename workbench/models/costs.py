@@ -99,13 +99,8 @@ def block_savings(
 
 
 def _sizes(sizes: int | Iterable[int] | None, depth: int) -> list[int]:
-    chosen = range(1, depth) if sizes is None else [sizes] if isinstance(sizes, int) else list(sizes)
-    for size in chosen:
-        if not 1 <= size < depth:
-            raise ValueError(
-                f"sizes must be between 1 and {depth - 1} for a model of {depth} layers, got {size}"
-            )
-    return [int(size) for size in chosen]
+    chosen = range(1, depth) if sizes is None else [sizes] if isinstance(sizes, int) else sizes
+    return [whole_number(size, "sizes", most=depth - 1) for size in chosen]
 
 
 def _context(config: Any, context: int | None) -> int:

@@ -7,11 +7,7 @@ from typing import Any
 from torch import nn
 
 from workbench.digests import model_digests
-from workbench.models.layers import (
-    kept_layers,
-    number_of_layers,
-    unwrap,
-)
+from workbench.models.layers import kept_layers, number_of_layers, unwrap
 from workbench.places import short_name
 
 
@@ -27,11 +23,9 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         first 16 hex digits of each digest).
     """
     base = unwrap(model)
-    source = getattr(base, "_source", None) or {
-        "id": short_name(base.config._name_or_path or type(base).__name__)
-    }
+    source = getattr(base, "_source", {})
     return {
-        "id": source["id"],
+        "id": source.get("id") or short_name(base.config._name_or_path or type(base).__name__),
         "revision": source.get("revision"),
         "architecture": type(base).__name__,
         "dtype": str(base.dtype).removeprefix("torch."),

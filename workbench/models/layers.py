@@ -35,9 +35,7 @@ def layer_container(model: nn.Module) -> tuple[Any, str]:
         raise ValueError(f"model must be a transformers model, got {type(base).__name__}")
     depth = base.config.get_text_config(decoder=True).num_hidden_layers
     decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
-    found = _lists_of(decoder, depth) or [
-        pair for child in base.modules() for pair in _lists_of(child, depth)
-    ]
+    found = _lists_of(decoder, depth) or [pair for part in base.modules() for pair in _lists_of(part, depth)]
     if len(found) != 1:
         raise ValueError(
             f"model must be a decoder whose layers are one list as long as its configuration says "
@@ -85,7 +83,5 @@ def kept_layers(model: nn.Module) -> tuple[int, ...]:
 
 
 def _lists_of(module: nn.Module, depth: int) -> list[tuple[nn.Module, str]]:
-    children = module.named_children()
-    return [
-        (module, name) for name, child in children if isinstance(child, nn.ModuleList) and len(child) == depth
-    ]
+    lists = {name: child for name, child in module.named_children() if isinstance(child, nn.ModuleList)}
+    return [(module, name) for name, child in lists.items() if len(child) == depth]

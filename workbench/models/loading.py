@@ -58,13 +58,14 @@ def load_model(
         options["revision"] = revision
     config = _config(source, str(name), options)
     tokenizer = _tokenizer(source, str(name), config, options)
-    model = _model(source, str(name), config, kind, place, quantization, options)
+    options |= {"config": config, "dtype": kind}
+    if quantization:
+        options["quantization_config"] = _nf4(kind)
+    model = _model(source, str(name), place, options)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model._source = {
-        "id": short_name(name),
-        "revision": getattr(model.config, "_commit_hash", None) or revision,
-    }
+    commit = getattr(model.config, "_commit_hash", None)
+    model._source = {"id": short_name(name), "revision": commit or revision}
     return model.eval(), tokenizer
 
 
@@ -132,31 +133,20 @@ def _tokenizer(source: str, name: str, config: Any, options: dict[str, Any]) -> 
     return tokenizer
 
 
-def _model(
-    source: str,
-    name: str,
-    config: Any,
-    dtype: torch.dtype,
-    place: torch.device,
-    quantization: str | None,
-    options: dict[str, Any],
-) -> Any:
+def _model(source: str, name: str, place: torch.device, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    config = options["config"]
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     text = remote or type(config) in AutoModelForCausalLM._model_mapping
     loader: Any = AutoModelForCausalLM if text else AutoModelForImageTextToText
-    options = options | {"config": config, "dtype": dtype}
-    if quantization:
-        options["quantization_config"] = _nf4(dtype)
-    on_load = place.type == "cuda" or quantization is not None
+    options = options | {"use_safetensors": True, "output_loading_info": True}
+    on_load = place.type == "cuda" or "quantization_config" in options
     if on_load:
         # straight onto the GPU, without a whole copy in main memory first
         options["device_map"] = {"": place}
     try:
-        model, report = loader.from_pretrained(
-            source, use_safetensors=True, output_loading_info=True, **options
-        )
+        model, report = loader.from_pretrained(source, **options)
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"name {name!r}: its weights are not all there, or not whole: {first_line(error)}; "
@@ -190,12 +180,8 @@ def _nf4(dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     config: Any = BitsAndBytesConfig
-    return config(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    return config(**settings, bnb_4bit_compute_dtype=dtype)
 
 
 def _check_report(name: str, report: dict[str, Any], depth: int) -> None:

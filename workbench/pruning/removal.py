@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from workbench.distances.blocks import format_layers
 from workbench.models.layers import kept_layers, layer_container, unwrap
 from workbench.pruning.saving import TOLERANCES, outputs
-from workbench.pruning.surgery import Change, changes_for
+from workbench.pruning.surgery import ABSENT, Change, changes_for
 
 #: architectures for which the tests hold that a cut is exact; others are tried out at every cut
 VERIFIED = {"bloom", "falcon", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral"}
 VERIFIED |= {"olmo2", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3"}
 _PROBE = 8
 _FOR_A_WHILE = "_layers_left_out"
-_ABSENT = object()
 
 
 @contextmanager
@@ -153,12 +152,12 @@ def _applied(changes: list[Change]) -> Iterator[None]:
 
 
 def _before(changes: list[Change]) -> list[Change]:
-    return [(place, key, place.get(key, _ABSENT)) for place, key, _ in reversed(changes)]
+    return [(place, key, place.get(key, ABSENT)) for place, key, _ in reversed(changes)]
 
 
 def _put(changes: list[Change]) -> None:
     for place, key, value in changes:
-        if value is _ABSENT:
+        if value is ABSENT:
             place.pop(key, None)
         else:
             place[key] = value

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from workbench.checks import first_line
 from workbench.models.costs import parameter_counts
+from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, unwrap
 from workbench.runs.files import atomic_folder
@@ -19,6 +20,7 @@ from workbench.runs.provenance import library_versions
 
 #: file that says how a folder came about; a folder without it is never replaced
 RECORD = "pruning.json"
+_CARD = Path(__file__).with_name("card.md")
 _TEXTS = [
     "The river runs past the old mill, where 12 boats wait for 3 more. How many are there in the evening?",
     "Ein kurzer Satz, 1 + 1 = 2.",
@@ -169,13 +171,10 @@ def _batch(tokenizer: Any, base: Any) -> dict[str, Tensor]:
     return {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
 
 
-@torch.no_grad()
 def _logits(model: Any, batch: dict[str, Tensor], cached: bool) -> Tensor:
     """Return the logits of every real token."""
-    training = model.training
-    model.eval()
-    logits = outputs(model, "logits", cached=cached, **batch)
-    model.train(training)
+    with inference(model):
+        logits = outputs(model, "logits", cached=cached, **batch)
     return logits[batch["attention_mask"].bool()].float()
 
 
@@ -218,27 +217,6 @@ def _record(base: Any, check: dict[str, Any]) -> dict[str, Any]:
 
 
 def _card(name: str, record: dict[str, Any]) -> str:
-    removed, original = record["removed_layers"], record["original_layers"]
-    difference = record["reload_check"]["largest_logit_difference_in_std"]
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [layer-pruning]
----
-# {name}
-
-{record["base_model"]} (revision {record["base_revision"] or "not recorded"})
-without {len(removed)} of its {original} decoder layers. Removed, numbered from 0: {removed}.
-{record["parameters"]:,} parameters are left. Removing changed no other weight.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-```
-
-`config.json` keeps the original indices of the layers as `kept_layers`; `{RECORD}` has the rest.
-After saving, the folder was reloaded in this way: every weight was the same, bit by bit, and logits differed
-by at most {difference:.2g} standard deviations. The licence of the original model applies.
-"""
+    told = {**record, "name": name, "file": RECORD, "count": len(record["removed_layers"])}
+    told["revision"] = record["base_revision"] or "not recorded"
+    return _CARD.read_text(encoding="utf-8").format(**told)

@@ -30,7 +30,8 @@ _POSITIONAL += ("moe_layer_start_index", "attn_layer_period", "attn_layer_offset
 _POSITIONAL += ("expert_layer_offset", "full_attention_interval", "hybrid_override_pattern", *_INDEX_LISTS)
 
 _OURS = ("kept_layers", "original_num_hidden_layers")
-_ABSENT = object()
+#: stands for an entry that a dictionary does not have
+ABSENT = object()
 
 Change = tuple[dict[str, Any], str, Any]  # in this dictionary, this key gets this value
 
@@ -185,7 +186,7 @@ class _Uninitialised(TorchFunctionMode):
 def _difference(before: dict[str, Any], after: dict[str, Any]) -> str | None:
     """Say in words where two signatures differ, nearest the top of the module first."""
     paths = {*before, *after}
-    other = [path for path in paths if before.get(path, _ABSENT) != after.get(path, _ABSENT)]
+    other = [path for path in paths if before.get(path, ABSENT) != after.get(path, ABSENT)]
     if not other:
         return None
     path = min(other, key=lambda path: (path.count("."), not path.endswith(".kind"), path))
@@ -224,7 +225,7 @@ def _config_changes(model: Any, config: Any, new: Any) -> list[Change]:
     objects: list[Any] = [getattr(module, "config", None) for module in model.modules()]
     objects.append(model.config.get_text_config(decoder=True))
     same = [c for c in objects if type(c) is type(config) and c.num_hidden_layers == config.num_hidden_layers]
-    entries = {key: value for key, value in vars(new).items() if vars(config).get(key, _ABSENT) != value}
+    entries = {key: value for key, value in vars(new).items() if vars(config).get(key, ABSENT) != value}
     live = {id(one): vars(one) for one in same}.values()
     return [(one, key, entries[key]) for one in live for key in entries if key in one or key in _OURS]
 
@@ -239,5 +240,5 @@ def _setting_changes(live: nn.Module, whole: nn.Module, rebuilt: nn.Module, skip
             old = _settings(before[path])
             new = _settings(after[path]).items()
             live_ones = vars(module)
-            changes += [(live_ones, k, v) for k, v in new if old.get(k, _ABSENT) != v and k in live_ones]
+            changes += [(live_ones, k, v) for k, v in new if old.get(k, ABSENT) != v and k in live_ones]
     return changes

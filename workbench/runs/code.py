@@ -14,7 +14,6 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
-from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -24,6 +23,7 @@ from workbench.digests import digest
 from workbench.places import PACKAGE
 from workbench.runs.content import identity
 from workbench.runs.files import sha256_of
+from workbench.runs.provenance import installed_version
 
 #: the package from the ground up; a stage of one storey depends on its own room and all storeys below
 STOREYS = (
@@ -46,6 +46,8 @@ LIBRARIES = {
     "evaluation": ("lm-eval",),
     "forgetting": ("sentence-transformers",),
 }
+#: endings of what computes in a room: its code, and the tables and texts beside it
+_SOURCES = (".py", ".toml", ".md")
 _OWN = FunctionType | ModuleType | type
 _PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALLED = tuple({os.path.realpath(sysconfig.get_path(place)) + os.sep for place in _PLACES})
@@ -116,11 +118,11 @@ class _Reached:
 
     def _function(self, name: str, function: FunctionType) -> None:
         self.code[name] = digest(_code_parts(function.__code__))
-        globals_, attributes = _names(function.__code__)
-        self.rooms |= {workbench._MODULE_OF[inner].partition(".")[0] for inner in attributes & _FACE}
-        self._all(
-            name, {inner: function.__globals__[inner] for inner in globals_ & function.__globals__.keys()}
-        )
+        names, attributes = _names(function.__code__)
+        around = function.__globals__
+        public = attributes & workbench._MODULE_OF.keys()
+        self.rooms |= {workbench._MODULE_OF[inner].partition(".")[0] for inner in public}
+        self._all(name, {inner: around[inner] for inner in names & around.keys()})
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         self._all(name, {inner: _held(cell) for inner, cell in cells})
         self._all(name, dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {}))
@@ -169,9 +171,6 @@ def _module_of(value: Any) -> str:
     return str(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or "")
 
 
-_FACE = frozenset(workbench._MODULE_OF)
-
-
 def _held(cell: Any) -> Any:
     try:
         return cell.cell_contents
@@ -181,17 +180,16 @@ def _held(cell: Any) -> Any:
 
 def _names(code: CodeType) -> tuple[set[str], set[str]]:
     """Return the global names that code loads, its inner functions included, and the attributes."""
-    loaded: tuple[set[str], set[str]] = (set(), set())
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            loaded[0].add(step.argval)
-        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            loaded[1].add(step.argval)
+    steps = [step for inner in _with_inner(code) for step in dis.get_instructions(inner)]
+    names = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return names, {step.argval for step in steps if step.opname in ("LOAD_ATTR", "LOAD_METHOD")}
+
+
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            for names, more in zip(loaded, _names(constant), strict=True):
-                names |= more
-    return loaded
+            yield from _with_inner(constant)
 
 
 def _code_parts(code: CodeType) -> list[Any]:
@@ -209,25 +207,13 @@ def _with_lower(rooms: set[str]) -> set[str]:
 
 
 def _version(library: str) -> str | None:
-    return _installed_version(metadata.version, library)
-
-
-@functools.lru_cache
-def _installed_version(version: Callable[[str], str], library: str) -> str | None:
-    try:
-        return version(library).partition("+")[0]  # not which build, such as +cpu or +cu130
-    except metadata.PackageNotFoundError:
-        return None
+    version = installed_version(library)
+    return version and version.partition("+")[0]  # not which build, such as +cpu or +cu130
 
 
 @functools.lru_cache
 def _room_digest(room: str) -> str:
     """Return the digest of a room's sources as they were when first asked for, which is what runs."""
-    return digest([[path.name, sha256_of(path)] for path in _sources(PACKAGE / room)])
-
-
-def _sources(room: Path) -> Iterator[Path]:
-    """Yield a room's code, and the tables that it reads."""
-    yield from (
-        sorted([*room.glob("*.py"), *room.glob("*.toml")]) if room.is_dir() else [room.with_suffix(".py")]
-    )
+    place = PACKAGE / room
+    found = sorted(place.iterdir()) if place.is_dir() else [place.with_suffix(".py")]
+    return digest([[path.name, sha256_of(path)] for path in found if path.suffix in _SOURCES])

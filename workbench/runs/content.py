@@ -6,7 +6,8 @@ import functools
 import hashlib
 import json
 import os
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,14 @@ def content_of(path: str | Path) -> str:
     return _file_digest(str(path.resolve()), told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino)
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Return every file of a folder, sorted, also behind links to folders, each folder once."""
-    found, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [path for name in files if (path := Path(place, name)).is_file()]
-    return sorted(found)
+def files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yield every file below a folder in order, also behind links, but for a link to a folder above it."""
+    here = folder.resolve()
+    for path in () if here in above else sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from files_below(path, above | {here})
+        elif path.is_file():
+            yield path
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -123,11 +122,11 @@ def _without_places(value: Any) -> Any:
 
 def _variant(variant: Variant, folder: Path | None) -> dict[str, Any]:
     """Return a variant by what it is: the adapter by content, without the note for readers."""
-    told: dict[str, Any] = {field.name: getattr(variant, field.name) for field in fields(variant)}
+    told = {**asdict(variant), "removed": list(variant.removed)}
     del told["note"]
     if folder and variant.adapter and (folder / variant.adapter).exists():
         told["adapter"] = content_of(folder / variant.adapter)
-    return told | {"removed": list(variant.removed)}
+    return told
 
 
 def _of_a_library(value: Any, name: str, folder: Path | None) -> Any:

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-# before pandas 3.1 the default reader rounds the last digit of a float
-_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2])
-_EXACT_FLOATS: dict[str, Any] = {"float_precision": "round_trip"} if _PANDAS < (3, 1) else {}
+_EXACT: dict[str, Any] = {"keep_default_na": False, "skip_blank_lines": False}
+if tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1):
+    _EXACT["float_precision"] = "round_trip"  # the default reader rounds the last digit of a float
 _MISSING_MARKS = ("", "NA", "<missing>", "<no value>")
 
 
@@ -70,18 +69,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files with their names, as 64 hex digits.
-
-    What a link leads to counts like what lies there itself.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for file in _files_in(path):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
-    return digest.hexdigest()
+    """Return the SHA-256 of a file as 64 hex digits; see ``content_of`` for folders."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def encode_frame(name: str, frame: pd.DataFrame) -> tuple[bytes, dict[str, Any]]:
@@ -123,34 +113,13 @@ def decode_frame(name: str, data: bytes, schema: dict[str, Any]) -> pd.DataFrame
     """Read a frame back from the bytes and the schema of ``encode_frame``."""
     dtypes = {column: _readable(dtype) for column, dtype in schema["columns"].items()}
     if name.endswith(".csv"):
-        frame = pd.read_csv(
-            io.BytesIO(data),
-            dtype=dtypes,
-            na_values=[schema["missing"]],
-            keep_default_na=False,
-            **_EXACT_FLOATS,
-            skip_blank_lines=False,
-        )
+        frame = pd.read_csv(io.BytesIO(data), dtype=dtypes, na_values=[schema["missing"]], **_EXACT)
     else:
         rows = [json.loads(line) for line in data.decode("utf-8").split("\n") if line]
-        series = {
-            column: pd.Series([row[column] for row in rows], dtype=dtype) for column, dtype in dtypes.items()
-        }
-        frame = pd.DataFrame(series)
+        columns = {name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in dtypes.items()}
+        frame = pd.DataFrame(columns)
     frame.attrs.update(schema["attrs"])
     return frame
-
-
-def _files_in(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Give every file below a folder in order; a link back to a folder above it is not followed."""
-    here = folder.resolve()
-    if here in above:
-        return
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from _files_in(path, above | {here})
-        elif path.is_file():
-            yield path
 
 
 def _temporary_sibling(path: Path) -> Path:
@@ -162,9 +131,14 @@ def _readable(dtype: str) -> Any:
     return str if dtype == "str" else dtype
 
 
-def _check_frame(name: str, frame: pd.DataFrame) -> None:
+def check_file(name: str) -> None:
+    """Raise ValueError for a name that is not that of a frame's file."""
     if not name.endswith((".csv", ".jsonl")):
         raise ValueError(f"name must end in .csv (numbers) or .jsonl (texts), got {name!r}")
+
+
+def _check_frame(name: str, frame: pd.DataFrame) -> None:
+    check_file(name)
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"{name} must be given a pandas DataFrame, got {type(frame).__name__}")
     if not all(isinstance(column, str) for column in frame.columns) or not frame.columns.is_unique:
@@ -194,20 +168,13 @@ def _unused_mark(name: str, frame: pd.DataFrame, texts: set[str]) -> str:
 
 
 def _json_lines(name: str, frame: pd.DataFrame) -> bytes:
-    columns = {column: _plain_values(frame[column]) for column in frame.columns}
+    cells = frame.astype(object).where(frame.notna(), None)
+    columns = {column: cells[column].tolist() for column in frame.columns}
     rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
     try:
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
     except TypeError as error:
         raise ValueError(f"{name} can hold texts, numbers, lists and dicts of them: {error}") from error
-
-
-def _plain_values(series: pd.Series) -> list[Any]:
-    return [None if _is_missing(value) else value for value in series.astype(object).tolist()]
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float | np.floating) and np.isnan(value))
 
 
 def _check_round_trip(name: str, frame: pd.DataFrame, data: bytes, schema: dict[str, Any]) -> None:

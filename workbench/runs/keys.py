@@ -95,14 +95,10 @@ def stage_key(
         inputs["reads"] = identity(what(**{name: given[name] for name in asked}), "reads", folder)
     for name, value in given.items():
         if name not in NEUTRAL | OUTPUTS | instead_of:
-            inputs[name] = _argument(value, name, folder)
+            own_code = callable(value) and hasattr(value, "__code__")
+            inputs[name] = code_of(value, folder) if own_code else identity(value, name, folder)
     outputs = {name: Path(given[name]) for name in sorted(OUTPUTS) if given.get(name) is not None}
     return Key(inputs, code_of(function, folder), outputs)
-
-
-def _argument(value: Any, name: str, folder: Path | None) -> Any:
-    plain_function = callable(value) and hasattr(value, "__code__")
-    return code_of(value, folder) if plain_function else identity(value, name, folder)
 
 
 def _by_name(

@@ -58,15 +58,14 @@ def numbered_notebooks(names: Iterable[str] = (), *, folder: str | Path | None =
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise ValueError(f"{folder} must hold notebooks named NN_topic.ipynb, found none")
-    stems = {name: Path(name).stem for name in names}
-    chosen = {
-        name: [path for path in found if stem in (path.stem, path.stem[:2])] for name, stem in stems.items()
-    }
-    for name, paths in chosen.items():
-        if not paths:
+    chosen: set[Path] = set()
+    for name in names:
+        named = {path for path in found if Path(name).stem in (path.stem, path.stem[:2])}
+        if not named:
             known = ", ".join(path.stem for path in found)
             raise ValueError(f"notebook must be one of {known} in {folder}, or its number, got {name!r}")
-    return sorted({path for paths in chosen.values() for path in paths}) or found
+        chosen |= named
+    return sorted(chosen) or found
 
 
 def run_notebooks(
@@ -191,8 +190,9 @@ def _assigned(path: Path, notebook: NotebookNode) -> set[str]:
         raise ValueError(f"the parameters cell of {path.name} must be plain Python: {error}") from error
     names = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
     if RUN_PARAMETER not in names:
-        told = f"must assign {RUN_PARAMETER}, it has {sorted(names)}"
-        raise ValueError(f"the parameters cell of {path.name} {told}")
+        raise ValueError(
+            f"the parameters cell of {path.name} must assign {RUN_PARAMETER}, it has {sorted(names)}"
+        )
     return names
 
 
@@ -234,13 +234,8 @@ def _kernel_settings(run: Run, name: str, folder: str) -> Config:
         "TQDM_DISABLE": "1",  # of bars that are text; widgets are dropped afterwards
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return Config(
-        KernelManager={
-            "environment": environment,
-            "transport": "ipc" if sockets else "tcp",
-            "connection_file": str(Path(folder) / "kernel.json"),
-        }
-    )
+    talk = {"transport": "ipc" if sockets else "tcp", "connection_file": str(Path(folder) / "kernel.json")}
+    return Config(KernelManager={"environment": environment, **talk})
 
 
 class _ThisPython(AsyncKernelManager):

@@ -20,15 +20,6 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 #: plotly itself, one file beside all pages of a run
 SCRIPT = "plotly.min.js"
 
-# nbconvert's page without the scripts it would fetch for features that no notebook here uses
-_TEMPLATE = f"""
-{{%- extends 'lab/index.html.j2' -%}}
-{{%- block html_head_js_requirejs -%}}<script src="{SCRIPT}"></script>{{%- endblock -%}}
-{{%- block html_head_js_mathjax -%}}{{%- endblock -%}}
-{{%- block html_head_js_mermaidjs -%}}{{%- endblock -%}}
-"""
-
-
 # $$a block$$ or $inline$; "$5 and $6" is none, since a formula ends right before its sign
 _FORMULA = re.compile(
     r"\$\$(?P<block>.+?)\$\$|(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$\n]*[^\s$\\])?)\$(?![\w$])", re.DOTALL
@@ -76,7 +67,7 @@ def write_page(notebook: NotebookNode, path: Path) -> None:
     other notebooks lead to their pages.
     """
     import plotly.io as pio
-    from jinja2 import DictLoader
+    from jinja2 import FileSystemLoader
     from nbconvert import HTMLExporter
     from plotly.offline import get_plotlyjs
 
@@ -86,9 +77,8 @@ def write_page(notebook: NotebookNode, path: Path) -> None:
             figure = _drawing(bundle)
             bundle.clear()
             bundle["text/html"] = pio.to_html(figure, include_plotlyjs=False, full_html=False, validate=False)
-    exporter = HTMLExporter(
-        template_file="offline.html.j2", extra_loaders=[DictLoader({"offline.html.j2": _TEMPLATE})]
-    )
+    here = FileSystemLoader(Path(__file__).parent)
+    exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=[here])
     for cell in page.cells:
         if cell.cell_type == "markdown":
             cell.source = _with_drawn_formulas(cell.source)

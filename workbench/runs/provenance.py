@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,18 +17,8 @@ from typing import Any
 import workbench
 from workbench.places import PACKAGE
 
-_LIBRARIES = (
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "lm-eval",
-    "sentence-transformers",
-    "numpy",
-    "pandas",
-    "plotly",
-)
+_LIBRARIES: tuple[str, ...] = ("torch", "transformers", "peft", "accelerate", "datasets", "lm-eval")
+_LIBRARIES += ("sentence-transformers", "numpy", "pandas", "plotly")
 
 
 def environment() -> dict[str, Any]:
@@ -44,16 +35,23 @@ def environment() -> dict[str, Any]:
     }
 
 
-@functools.lru_cache
 def library_versions() -> dict[str, str]:
     """Return the installed versions of the libraries that results depend on, without importing them."""
-    installed = {"workbench": workbench.__version__}
-    for name in _LIBRARIES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    installed = {name: installed_version(name) or "not installed" for name in _LIBRARIES}
+    return {"workbench": workbench.__version__, **installed}
+
+
+def installed_version(library: str) -> str | None:
+    """Return the version of an installed library, None for one that is not there; each is asked once."""
+    return _asked_version(metadata.version, library)
+
+
+@functools.lru_cache
+def _asked_version(version: Callable[[str], str], library: str) -> str | None:
+    try:
+        return version(library)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def command() -> str:

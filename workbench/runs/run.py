@@ -24,12 +24,7 @@ from filelock import FileLock, Timeout
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
 from workbench.runs.content import content_of, identity
-from workbench.runs.files import (
-    decode_frame,
-    encode_frame,
-    write_bytes_atomic,
-    write_text_atomic,
-)
+from workbench.runs.files import check_file, decode_frame, encode_frame, write_bytes_atomic, write_text_atomic
 from workbench.runs.keys import Key, stage_key
 from workbench.runs.provenance import environment
 from workbench.runs.variant import Variant, _check_name, _check_path
@@ -84,7 +79,7 @@ class Run:
             TypeError: for arguments that the function does not take.
         """
         self.path(name)
-        _check_ending(name)
+        check_file(name)
         key = stage_key(function, arguments, settings, self.folder)
         outputs = {setting: self._inside(path) for setting, path in key.outputs.items()}
         products = [*makes, *filter(None, outputs.values())]
@@ -113,7 +108,7 @@ class Run:
         Raises:
             ValueError: when it is missing (says which notebook writes it and what is there), or was altered.
         """
-        _check_ending(name)
+        check_file(name)
         meta, data = self._stored(name)
         return decode_frame(name, data, meta["schema"])
 
@@ -150,17 +145,19 @@ class Run:
         if not self.path(f"variants/{name}.json").is_file():
             known = [variant.name for variant in self.variants()]
             raise ValueError(f"variant must be one of {known} in run {self.name!r}, got {name!r}")
-        return self._variant(name)
+        stored = self.read_json(f"variants/{name}.json")
+        return Variant(**{**stored, "removed": tuple(stored["removed"])})
 
     def variants(self) -> list[Variant]:
         """Return every variant of the run, oldest first."""
-        names = _results_in(self.folder / "variants")
-        names.sort(key=lambda name: (self.provenance(f"variants/{name}")["created"], name))
-        return [self._variant(name.removesuffix(".json")) for name in names]
+        names = [name for name in self.files() if name.startswith("variants/")]
+        names.sort(key=lambda name: (self.provenance(name)["created"], name))
+        return [self.variant(name.removeprefix("variants/").removesuffix(".json")) for name in names]
 
     def files(self) -> list[str]:
         """Return the names of the results that this run holds, sorted."""
-        return _results_in(self.folder)
+        sidecars = self.folder.rglob("[!.]*.meta.json")
+        return sorted(s.relative_to(self.folder).as_posix().removesuffix(".meta.json") for s in sidecars)
 
     def digest(self, name: str) -> str:
         """Return the SHA-256 of a file or folder of this run, "" for none."""
@@ -183,20 +180,11 @@ class Run:
         finally:
             lock.release()
 
-    def _variant(self, name: str) -> Variant:
-        stored = self.read_json(f"variants/{name}.json")
-        return Variant(**{**stored, "removed": tuple(stored["removed"])})
-
     def _store(self, name: str, data: bytes, meta: Mapping[str, Any]) -> Path:
         """Write file, then sidecar, under the run's lock; after a kill in between their SHA-256 disagrees."""
-        parts = {"inputs": meta["inputs"], "code": meta.get("code")}
-        sidecar = {
-            "file": name,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "fingerprint": digest(parts),
-            **meta,
-            **environment(),
-        }
+        fingerprint = digest({"inputs": meta["inputs"], "code": meta.get("code")})
+        own = {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "fingerprint": fingerprint}
+        sidecar = {**own, **meta, **environment()}
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock", timeout=60):
             path = write_bytes_atomic(self.path(name), data)
@@ -221,22 +209,15 @@ class Run:
         return (meta, data) if whole and meta["sha256"] == hashlib.sha256(data).hexdigest() else None
 
     def _stored(self, name: str) -> tuple[dict[str, Any], bytes]:
-        found = self._load(name)
-        if found is None:
-            raise ValueError(self._why_not(name))
-        return found
-
-    def _why_not(self, name: str) -> str:
+        if found := self._load(name):
+            return found
+        what = f"{name} is not in run {self.name!r} ({self.folder})"
         if self.path(name).is_file():
-            state = (
-                f"{name} in run {self.name!r} was altered or not finished since its provenance was written"
-            )
-        else:
-            state = f"{name} is not in run {self.name!r} ({self.folder})"
+            what = f"{name} in run {self.name!r} was altered or not finished since its provenance was written"
         writer = notebook_that_writes(name)
         way_out = f"run notebook {writer} for this run" if writer else "no notebook writes it"
         there = ", ".join(self.files()) or "nothing"
-        return f"{state}; {way_out}. There now: {there}"
+        raise ValueError(f"{what}; {way_out}. There now: {there}")
 
     def _still_holds(self, meta: Mapping[str, Any], key: Key, products: Iterable[str]) -> bool:
         made = meta.get("makes", {})
@@ -251,18 +232,12 @@ class Run:
     def _begin(self, name: str, key: Key, stored: Mapping[str, Any], out: str | None) -> None:
         """Note what is being made, and move aside what was made under the same name from other inputs."""
         begun = _begun(self.path(name))
-        owner = (
-            begun.read_text()
-            if begun.is_file()
-            else stored.get("fingerprint")
-            if stored.get("makes")
-            else None
-        )
+        owner = stored.get("fingerprint") if stored.get("makes") else None
+        if begun.is_file():
+            owner = begun.read_text()
         if stored and owner != key.fingerprint:
-            print(
-                f"{name}: computed again; another {', '.join(key.changed(dict(stored))) or 'file'}",
-                flush=True,
-            )
+            changed = ", ".join(key.changed(dict(stored))) or "file"
+            print(f"{name}: computed again; another {changed}", flush=True)
         if out and owner not in (None, key.fingerprint):
             self._set_aside(out)
         write_text_atomic(begun, key.fingerprint)
@@ -270,16 +245,12 @@ class Run:
     def _set_aside(self, product: str) -> None:
         """Give a file or folder of other inputs another name, with what an unfinished call left beside it."""
         path = self.path(product)
-        number = next(n for n in count(1) if not path.with_name(f"{path.name}.before-{n}").exists())
+        names = (f"{path.name}.before-{number}" for number in count(1))
+        kept = next(name for name in names if not path.with_name(name).exists())
         for there in (path, path.with_name(f"{path.name}.unfinished")):
             if there.exists():
-                os.replace(
-                    there, path.with_name(there.name.replace(path.name, f"{path.name}.before-{number}"))
-                )
-                print(
-                    f"{product} was made from other inputs; it is kept as {path.name}.before-{number}",
-                    flush=True,
-                )
+                os.replace(there, path.with_name(there.name.replace(path.name, kept)))
+                print(f"{product} was made from other inputs; it is kept as {kept}", flush=True)
 
     def _made(self, name: str, product: str) -> str:
         if not self.path(product).exists():
@@ -311,19 +282,9 @@ def notebook_that_writes(name: str) -> str | None:
     return None
 
 
-def _results_in(folder: Path) -> list[str]:
-    sidecars = folder.rglob("[!.]*.meta.json") if folder.is_dir() else ()
-    return sorted(s.relative_to(folder).as_posix().removesuffix(".meta.json") for s in sidecars)
-
-
 def _begun(path: Path) -> Path:
     return path.with_name(f".{path.name}.begun")
 
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".meta.json")
-
-
-def _check_ending(name: str) -> None:
-    if not name.endswith((".csv", ".jsonl")):
-        raise ValueError(f"name must end in .csv (numbers) or .jsonl (texts), got {name!r}")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")
-_ALLOWED = (
-    "letters, digits, '.', '_', '-', '+', '=', beginning with a letter or digit, at most 100 characters"
-)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}(?<!\.)")
+_ALLOWED = "letters, digits and . _ - + =, beginning with a letter or digit, at most 100 characters"
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,10 @@ class Variant:
 
 
 def _check_name(what: str, name: str) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith("."):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"{what} must be {_ALLOWED}, got {name!r}")
 
 
 def _check_path(what: str, name: str) -> None:
-    parts = name.split("/") if isinstance(name, str) else [name]
-    if not all(isinstance(part, str) and _NAME.fullmatch(part) and not part.endswith(".") for part in parts):
+    if not isinstance(name, str) or not all(map(_NAME.fullmatch, name.split("/"))):
         raise ValueError(f"{what} must be a path inside the run, each part of {_ALLOWED}; got {name!r}")
