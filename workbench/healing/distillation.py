@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from workbench.models.layers import unwrap
 
 KEPT_ANSWER, KEPT_OPEN = "same final answer", "passes the quality rules"
 TEMPLATE_FILE = "distillation_template.json"
+_TEXTS = tomllib.loads(Path(__file__).with_name("rewriting.toml").read_text(encoding="utf-8"))
 Rule = Callable[[dict[str, Any]], "bool | tuple[bool, str]"]
 
 
@@ -49,29 +51,9 @@ class RewriteTemplate:
         leaks: phrases (lower case) that show the prompt in an open response, unless the row itself has them.
     """
 
-    math: str = (
-        "Below is a math problem with a reference solution. Using the reference as a guide, write the "
-        "solution in your own words, step by step. Do not mention the reference. "
-        'End with a line "The answer is" and the final answer.\n\n'
-        "Context: {context}\nProblem: {instruction}\n\nReference solution: {reference}"
-    )
-    open: str = (
-        "Below is an instruction with a reference answer. Using the reference as a guide, write your own "
-        "response to the instruction, in your own words. Do not mention the reference; give the response "
-        "only.\n\nContext: {context}\nInstruction: {instruction}\n\nReference answer: {reference}"
-    )
-    leaks: tuple[str, ...] = (
-        "reference answer",
-        "reference solution",
-        "reference response",
-        "the reference",
-        "given reference",
-        "my response",
-        "my own words",
-        "your own words",
-        "### instruction",
-        "### response",
-    )
+    math: str = _TEXTS["math"]
+    open: str = _TEXTS["open"]
+    leaks: tuple[str, ...] = tuple(_TEXTS["leaks"])
 
 
 def self_distill(

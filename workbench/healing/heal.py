@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from workbench.healing.samples import OrderedSamples, check_packing, digest, rea
 from workbench.healing.trainer import OnStep, last_checkpoint, run_training, training_arguments, within_memory
 from workbench.models.hooks import compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
-from workbench.models.layers import kept_layers
+from workbench.models.layers import kept_layers, unwrap
 from workbench.runs.files import atomic_folder, write_text_atomic
 
 #: beside an adapter, and beside the checkpoints of one that is not finished
@@ -96,8 +95,7 @@ def heal(
     out = Path(out)
     limit = sequence_limit(model, config.max_length)
     samples, counts = read_examples(model, tokenizer, examples, response, limit)
-    decisive = asdict(replace(config, save_steps=None, loss_chunk=1024, compiled=None))
-    work = {"model": describe_model(model), "data": digest(samples), "config": decisive}
+    work = {"model": describe_model(model), "data": digest(samples), "config": config.deciding()}
     if same_work(out / RECORD, work, overwrite):
         return Healed(out, _read_log(out))
     if config.packing:
@@ -109,7 +107,8 @@ def heal(
     if arguments.world_size > 1:
         ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
     _begin(unfinished, work, bool(begun), arguments)
-    record = {**work, "kept_layers": list(kept_layers(model)), **counts}
+    quantized = bool(getattr(unwrap(model), "is_quantized", False))
+    record = {**work, "kept_layers": list(kept_layers(model)), "quantized": quantized, **counts}
     train = partial(_train, model, lora, ordered, config, arguments, progress, record)
     checkpointing = _checkpointing(model) if config.gradient_checkpointing else nullcontext()
     with deprecations_muted(), _same_randomness(model.device), checkpointing:

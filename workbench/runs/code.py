@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -225,5 +225,6 @@ def _room_digest(room: str) -> str:
     return digest([[path.name, sha256_of(path)] for path in _sources(PACKAGE / room)])
 
 
-def _sources(room: Path) -> Iterator[Path]:
-    yield from sorted(room.glob("*.py")) if room.is_dir() else [room.with_suffix(".py")]
+def _sources(room: Path) -> list[Path]:
+    """Return the files of a room, tables of data beside the code included, or its one file."""
+    return sorted([*room.glob("*.py"), *room.glob("*.toml")]) or [room.with_suffix(".py")]
