@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,21 +21,22 @@ WORTH_PREPARING = 4096
 Decode = Callable[[list[Sequence[int]], "torch.Tensor | None"], list[list[int]]]
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Of the work: tokens of the longest prompt and response, and of all together at most."""
-
-    longest: int
-    new: int
-    total: int
-
-
 @contextmanager
-def decoder_of(engine: str, model: Any, temperature: float, sizes: Sizes) -> Iterator[Decode]:
-    """Give what turns prompts into new tokens, by the engine that was asked for."""
-    little = engine == "auto" and sizes.total < WORTH_PREPARING
-    plain = engine == "transformers" or little
-    reason = "" if plain else why_not_static(model, sizes.longest + sizes.new)
+def decoder_of(
+    engine: str, model: Any, temperature: float, *, longest: int, new: int, total: int
+) -> Iterator[Decode]:
+    """Give what turns prompts into new tokens, by the engine that was asked for.
+
+    Args:
+        engine: one of ``ENGINES``.
+        model: a causal language model.
+        temperature: 0 for greedy.
+        longest: tokens of the longest prompt.
+        new: tokens of the longest response.
+        total: tokens of all prompts and responses at most.
+    """
+    plain = engine == "transformers" or (engine == "auto" and total < WORTH_PREPARING)
+    reason = "" if plain else why_not_static(model, longest + new)
     if engine == "static" and reason:
         raise ValueError(f"engine='static' cannot run this model: {reason}; take 'transformers' or 'auto'")
     if reason is not None:
@@ -47,10 +47,10 @@ def decoder_of(engine: str, model: Any, temperature: float, sizes: Sizes) -> Ite
         ends=model.generation_config.eos_token_id or [],
         pad=model.generation_config.pad_token_id,
         temperature=temperature,
-        compiled=compiling_pays(model, sizes.total),
+        compiled=compiling_pays(model, total),
     )
     with decoder.ready():
-        yield lambda rows, uniforms: decoder(rows, sizes.new, uniforms)
+        yield lambda rows, uniforms: decoder(rows, new, uniforms)
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

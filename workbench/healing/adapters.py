@@ -260,14 +260,11 @@ def _adapted(model: nn.Module) -> set[str]:
 @contextmanager
 def deprecations_muted() -> Iterator[None]:
     """Keep the libraries' notes on their own deprecations off the screen."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(before)
+    with ExitStack() as stack:
+        stack.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
+        transformers_logging.set_verbosity_error()
+        stack.enter_context(warnings.catch_warnings(action="ignore", category=FutureWarning))
+        yield
 
 
 @contextmanager

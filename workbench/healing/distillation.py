@@ -115,16 +115,10 @@ def self_distill(
         "template": fingerprint([template.math, template.open, chat_prompt(tokenizer, "{message}")]),
         "data": fingerprint(examples[FIELDS].reset_index(drop=True)),
     }
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "engine": engine}
-    options |= {
-        "overwrite": overwrite,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "seed": seed,
-    }
+    options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
+    options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     rewrites = journaled_responses(model, tokenizer, [ids[k] for k in fits], out, work, **options)
-    found = dict(zip(fits, rewrites, strict=True))
-    return _judged(rows, found, rule, template)
+    return _judged(rows, dict(zip(fits, rewrites, strict=True)), rule, template)
 
 
 def rewrite_template(model: Any = None) -> RewriteTemplate:
