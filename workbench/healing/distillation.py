@@ -13,6 +13,7 @@ import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,8 @@ def self_distill(
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
     options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     rewrites = journaled_responses(model, tokenizer, [ids[k] for k in fits], out, work, **options)
-    return _judged(rows, dict(zip(fits, rewrites, strict=True)), rule, template)
+    verdict = partial(judge, leaks=template.leaks) if isinstance(rule, str) else rule
+    return _judged(rows, dict(zip(fits, rewrites, strict=True)), verdict)
 
 
 def rewrite_template(model: Any = None) -> RewriteTemplate:
@@ -222,9 +224,7 @@ def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int
     return fits
 
 
-def _judged(
-    rows: list[dict[str, Any]], found: dict[int, Response], rule: str | Rule, template: RewriteTemplate
-) -> pd.DataFrame:
+def _judged(rows: list[dict[str, Any]], found: dict[int, Response], rule: Rule) -> pd.DataFrame:
     judged = []
     for place, row in enumerate(rows):
         one = found.get(place)
@@ -232,7 +232,7 @@ def _judged(
             row, kept, reason = row | {"rewrite": ""}, False, "prompt too long"
         else:
             row = row | {"rewrite": one.response.strip(), "finished": one.finished}
-            kept, reason = judge(row, template.leaks) if isinstance(rule, str) else _by_rule(rule, row)
+            kept, reason = _by_rule(rule, row)
         response = row["rewrite"] if kept else row["reference"]
         judged.append(row | {"kept": kept, "reason": reason, "response": response})
     frame = pd.DataFrame(judged, columns=[*FIELDS, "rewrite", "kept", "reason", "response"])
