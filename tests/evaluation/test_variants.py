@@ -136,8 +136,13 @@ def test_what_was_measured_is_read_and_what_changed_is_measured_again(
     assert set(again(limit=None).scores["n"]) == {7}
     with torch.no_grad():
         model.lm_head.weight.mul_(1.5)
+    with pytest.raises(ValueError, match="trained on other weights"):
+        again(limit=None)
+    assert calls == TASKS  # the pruned one alone: adapters belong to the weights they were trained on
+    for seed in (0, 1):
+        heal_one(model, tokenizer, run, seed)
     again(limit=None)
-    assert calls == TASKS * 3
+    assert calls == TASKS * 2
     os.remove(run.path("evaluations/pruned/toy_sums.jsonl"))
     again(limit=None)
     assert calls == ["toy_sums"]

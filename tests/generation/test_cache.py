@@ -14,8 +14,7 @@ def states(*shape, seed=0):
 
 def test_prompts_are_moved_along_and_a_step_fills_the_next_slot():
     at = torch.tensor([3])
-    part = Slots(6, at, [0, 6])
-    part.begin(2)
+    part = Slots(2, 6, at, [0, 6])
     keys, values = states(2, 3, 3, 4), states(2, 3, 3, 5, seed=1)
     shift = torch.tensor([0, 2])  # the second prompt has one token, padded on the right
     part.fill(0, (torch.arange(3) - shift[:, None]) % 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from tiny import tiny_config, tiny_model, tiny_tokenizer
 from workbench.healing.adapters import as_variant, lora_targets, merge_adapter_, read_record, with_adapter
 from workbench.healing.config import HealingConfig
 from workbench.models.identity import describe_model
+from workbench.models.loading import load_model
 from workbench.pruning.removal import prune_, without_layers
 from workbench.pruning.saving import save_pruned
 from workbench.runs.variant import Variant
@@ -114,6 +116,60 @@ def test_a_variant_is_seen_without_a_copy(model, tokenizer, examples, run_folder
     with pytest.raises(ValueError, match="give run="), as_variant(model, healed):
         pass
     assert torch.equal(logits(model), before)
+
+
+def test_a_model_loaded_under_another_name_than_the_variants_is_refused(model, tokenizer, tmp_path):
+    for name in ("one", "other"):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    loaded, _ = load_model(tmp_path / "one", device="cpu")
+    with as_variant(loaded, Variant("base", str(tmp_path / "one"))):
+        logits(loaded)
+    refused = pytest.raises(ValueError, match=r"'base' is of the model '\S+other', .* loaded as '\S+one'")
+    with refused as error, as_variant(loaded, Variant("base", str(tmp_path / "other"))):
+        pass
+    assert "\n" not in str(error.value)
+    demo, _ = load_model("demo", device="cpu")
+    with as_variant(demo, Variant("cut", "demo", removed=(3,))):
+        logits(demo)
+
+
+def test_an_adapter_of_other_weights_is_refused_as_a_variant(model, tokenizer, examples, tmp_path):
+    with without_layers(model, [2, 3]):
+        adapter, _ = run(model, tokenizer, examples, tmp_path / "a")
+    healed = Variant("healed", "tiny", removed=(2, 3), adapter="a")
+    with as_variant(model, healed, run=tmp_path):
+        logits(model)
+    other = tiny_model("llama", seed=1)
+    before = logits(other)
+    refused = pytest.raises(ValueError, match="trained on other weights than the model has")
+    with refused as error, as_variant(other, healed, run=tmp_path):
+        pass
+    assert "\n" not in str(error.value)
+    assert torch.equal(logits(other), before)
+    refused = pytest.raises(ValueError, match="no adapter on")
+    twice = as_variant(model, Variant("twice", "tiny", adapter="a"), run=tmp_path)
+    with without_layers(model, [2, 3]), with_adapter(model, adapter), refused, twice:
+        pass
+
+
+@pytest.mark.parametrize("change", ["dtype", "quantized", "no digest", "offloaded"])
+def test_weights_that_cannot_be_compared_are_not(change, model, tokenizer, examples, tmp_path):
+    adapter, _ = run(model, tokenizer, examples, tmp_path / "a")
+    record = read_record(adapter)
+    assert record["quantized"] is False
+    record["model"]["weights"] = "0" * 16
+    if change == "dtype":  # as trained on a GPU
+        record["model"]["dtype"] = "bfloat16"
+    elif change == "quantized":
+        record["quantized"] = True
+    elif change == "no digest":
+        del record["model"]["weights"]
+    else:
+        record["model"]["weights"] = "offloaded-012345"
+    (adapter / "healing.json").write_text(json.dumps(record))
+    with as_variant(model, Variant("healed", "tiny", adapter="a"), run=tmp_path):
+        logits(model)
 
 
 def test_an_adapter_of_another_pruning_is_refused(model, tokenizer, examples, tmp_path):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from workbench.healing.config import HealingConfig
 from workbench.runs.content import content_of, files_below, identity
 from workbench.runs.files import write_text_atomic
 
@@ -44,6 +45,14 @@ class Settings:
 )
 def test_plain_values(value, held):
     assert identity(value) == held
+
+
+def test_a_dataclass_counts_by_what_it_says_decides():
+    config = HealingConfig(rank=4)
+    same = HealingConfig(rank=4, compiled=True, loss_chunk=7, save_steps=3)
+    assert identity({"config": same}) == identity({"config": config}) == {"config": config.deciding()}
+    assert identity(HealingConfig(rank=5)) != identity(config)
+    assert identity(HealingConfig(rank=4, targets=["q_proj"])) != identity(config)
 
 
 @pytest.mark.parametrize(

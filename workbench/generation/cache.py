@@ -26,16 +26,11 @@ class Slots(StaticLayer):
     keys: Tensor
     values: Tensor
 
-    def __init__(self, slots: int, at: Tensor, shown: list[int]) -> None:
+    def __init__(self, rows: int, slots: int, at: Tensor, shown: list[int]) -> None:
         super().__init__(max_cache_len=slots)
-        self.at, self.shown = at, shown
-        self.filling = False
-        self.start = self.all_rows = 0
+        self.all_rows, self.at, self.shown = rows, at, shown
+        self.filling, self.start = False, 0
         self.index: Tensor | None = None
-
-    def begin(self, rows: int) -> None:
-        """Make ready for a batch of so many rows."""
-        self.all_rows, self.filling = rows, False
 
     def fill(self, start: int, index: Tensor | None) -> None:
         """Take prompts next: of the rows from ``start`` on, each moved along its slots by ``index``."""

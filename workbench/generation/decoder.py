@@ -141,7 +141,7 @@ class StaticDecoder:
         self.cache = StaticCache(config=self.model.config, max_cache_len=self.slots)
         self.at = torch.zeros(1, **new)  # the slot that the next token goes to
         self.shown = [0, self.slots]
-        self.parts = [Slots(self.slots, self.at, self.shown) for _ in self.layers]
+        self.parts = [Slots(rows, self.slots, self.at, self.shown) for _ in self.layers]
         self.cache.layers = list(self.parts)
         self.token, self.position = torch.zeros(rows, 1, **new), torch.zeros(rows, 1, **new)
         self.step, self.out = torch.zeros(1, **new), torch.zeros(rows, room, **new)
@@ -171,8 +171,6 @@ class StaticDecoder:
     def _prefill(self, prompts: Prompts, longest: int) -> None:
         """Fill the cache with all tokens of the prompts but the last, padded on the right: no mask needed."""
         width = longest - 1
-        for part in self.parts:
-            part.begin(self.rows)
         if not width:
             return
         together = max(1, PREFILL_TOKENS // width)
@@ -224,14 +222,8 @@ class StaticDecoder:
 
     def _logits(self) -> Tensor:
         """Return the logits ``[row, vocabulary]`` after the current token, which enters the cache."""
-        output = self.model(
-            input_ids=self.token,
-            attention_mask=self._seen(),
-            position_ids=self.position,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        logits: Tensor = output.logits[:, -1]
+        inputs = {"input_ids": self.token, "attention_mask": self._seen(), "position_ids": self.position}
+        logits: Tensor = self.model(**inputs, past_key_values=self.cache, use_cache=True).logits[:, -1]
         return logits
 
     def _seen(self) -> Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessorList
 
 from workbench.generation.decoder import StaticDecoder, sampled, why_not_static
 from workbench.models.hooks import compiling_pays
@@ -22,21 +21,22 @@ WORTH_PREPARING = 4096
 Decode = Callable[[list[Sequence[int]], "torch.Tensor | None"], list[list[int]]]
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Of the work: tokens of the longest prompt and response, and of all together at most."""
-
-    longest: int
-    new: int
-    total: int
-
-
 @contextmanager
-def decoder_of(engine: str, model: Any, temperature: float, sizes: Sizes) -> Iterator[Decode]:
-    """Give what turns prompts into new tokens, by the engine that was asked for."""
-    little = engine == "auto" and sizes.total < WORTH_PREPARING
-    plain = engine == "transformers" or little
-    reason = "" if plain else why_not_static(model, sizes.longest + sizes.new)
+def decoder_of(
+    engine: str, model: Any, temperature: float, *, longest: int, new: int, total: int
+) -> Iterator[Decode]:
+    """Give what turns prompts into new tokens, by the engine that was asked for.
+
+    Args:
+        engine: one of ``ENGINES``.
+        model: a causal language model.
+        temperature: 0 for greedy.
+        longest: tokens of the longest prompt.
+        new: tokens of the longest response.
+        total: tokens of all prompts and responses at most.
+    """
+    plain = engine == "transformers" or (engine == "auto" and total < WORTH_PREPARING)
+    reason = "" if plain else why_not_static(model, longest + new)
     if engine == "static" and reason:
         raise ValueError(f"engine='static' cannot run this model: {reason}; take 'transformers' or 'auto'")
     if reason is not None:
@@ -47,10 +47,10 @@ def decoder_of(engine: str, model: Any, temperature: float, sizes: Sizes) -> Ite
         ends=model.generation_config.eos_token_id or [],
         pad=model.generation_config.pad_token_id,
         temperature=temperature,
-        compiled=compiling_pays(model, sizes.total),
+        compiled=compiling_pays(model, total),
     )
     with decoder.ready():
-        yield lambda rows, uniforms: decoder(rows, sizes.new, uniforms)
+        yield lambda rows, uniforms: decoder(rows, new, uniforms)
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -77,18 +77,6 @@ def in_halves(decode: Decode, rows: list[Sequence[int]], uniforms: torch.Tensor 
     return in_halves(decode, rows[:half], shares[0]) + in_halves(decode, rows[half:], shares[1])
 
 
-class _RowSampler(LogitsProcessor):
-    """Samples each row with uniform numbers of its own, by leaving only the token they choose."""
-
-    def __init__(self, uniforms: torch.Tensor, temperature: float, prompt_length: int) -> None:
-        self.uniforms, self.temperature, self.prompt_length = uniforms, temperature, prompt_length
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = input_ids.shape[1] - self.prompt_length
-        chosen = sampled(scores, self.uniforms[:, step : step + 1], self.temperature)
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
-
-
 @torch.no_grad()
 def _generate(
     model: Any, rows: list[Sequence[int]], temperature: float, uniforms: torch.Tensor | None
@@ -98,9 +86,15 @@ def _generate(
     pad = model.generation_config.pad_token_id
     inputs = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows], device=model.device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    processors = LogitsProcessorList()
-    if uniforms is not None:
-        processors.append(_RowSampler(uniforms, temperature, length))
+
+    def only_chosen(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Leave only the token that each row's own uniform number chooses."""
+        assert uniforms is not None
+        step = input_ids.shape[1] - length
+        chosen = sampled(scores, uniforms[:, step : step + 1], temperature)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+
+    processors = LogitsProcessorList([] if uniforms is None else [only_chosen])
     output = model.generate(input_ids=inputs, attention_mask=mask, logits_processor=processors)
     new: list[list[int]] = output[:, length:].tolist()
     return new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from workbench.checks import one_of, whole_number
 from workbench.data.instructions import user_message
 from workbench.data.texts import fingerprint
 from workbench.generation.decoder import Prompts
-from workbench.generation.engines import ENGINES, Sizes, by_length, decoder_of, in_halves
+from workbench.generation.engines import ENGINES, by_length, decoder_of, in_halves
 from workbench.models.identity import describe_model
 from workbench.runs.journal import Journal
 
@@ -102,13 +102,8 @@ def generate_responses(
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
     work = {"prompts": fingerprint(list(prompts))}
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "engine": engine}
-    options |= {
-        "overwrite": overwrite,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "seed": seed,
-    }
+    options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
+    options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     return pd.DataFrame(map(asdict, journaled_responses(model, tokenizer, ids, out, work, **options)))
 
 
@@ -129,12 +124,12 @@ def journaled_responses(
     Raises:
         ValueError: for an ``out`` of other work.
     """
-    journal, overwrite = None, options.pop("overwrite", False)
+    journal, found, overwrite = None, {}, options.pop("overwrite", False)
     if out is not None:
         generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
         header = {"model": describe_model(model), **work, "generation": generation}
         journal = Journal(out, header, overwrite=overwrite)
-    found = {row["prompt_index"]: Response(**row) for row in journal.rows()} if journal else {}
+        found = {row["prompt_index"]: Response(**row) for row in journal.rows()}
     with closing(response_batches(model, tokenizer, ids, done=set(found), **options)) as batches:
         for batch in batches:
             fresh = [one for one in batch if one.prompt_index not in found]
@@ -237,9 +232,10 @@ def response_batches(
         return
     settings = _settings(model, tokenizer, max_new_tokens)
     total = sum(lengths[index] + max_new_tokens for batch in todo for index in batch)
+    sizes = {"longest": max(lengths), "new": max_new_tokens, "total": total}
     with (
         _own_settings(model, settings),
-        decoder_of(engine, model, temperature, Sizes(max(lengths), max_new_tokens, total)) as decode,
+        decoder_of(engine, model, temperature, **sizes) as decode,
         tqdm(total=sum(map(len, todo)), desc="generate", unit="prompt", disable=not progress) as bar,
     ):
         started, tokens = time.perf_counter(), 0
@@ -271,12 +267,9 @@ def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
-    context = context_length(model)
-    if context is None:
-        return
-    long = [i for i, row in enumerate(ids) if len(row) + max_new_tokens > context]
-    if long:
-        longest = max(map(len, ids))
+    context, longest = context_length(model), max(map(len, ids))
+    if context is not None and longest + max_new_tokens > context:
+        long = [i for i, row in enumerate(ids) if len(row) + max_new_tokens > context]
         raise ValueError(
             f"prompts {_some(long)} leave no room for max_new_tokens={max_new_tokens} in the context of "
             f"{context} tokens (the longest prompt has {longest}); "
@@ -299,14 +292,12 @@ def _settings(model: Any, tokenizer: Any, max_new_tokens: int) -> GenerationConf
 @contextmanager
 def _own_settings(model: Any, settings: GenerationConfig) -> Iterator[None]:
     """Let the model generate by these settings alone: generate() fills gaps from the model's own."""
-    before, training = model.generation_config, model.training
-    model.generation_config = settings
-    model.eval()
-    try:
+    with ExitStack() as stack:
+        stack.callback(setattr, model, "generation_config", model.generation_config)
+        stack.callback(model.train, model.training)
+        model.generation_config = settings
+        model.eval()
         yield
-    finally:
-        model.generation_config = before
-        model.train(training)
 
 
 def _uniforms(indices: list[int], seed: int, max_new_tokens: int) -> torch.Tensor:

@@ -17,8 +17,10 @@ import torch
 from torch import nn
 from transformers import logging as transformers_logging
 
+from workbench.models.identity import describe_model
 from workbench.models.layers import decoder_layers, kept_layers, unwrap
 from workbench.models.loading import keep_trainable
+from workbench.places import short_name
 from workbench.pruning.removal import without_layers
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
@@ -66,8 +68,10 @@ def as_variant(model: Any, variant: Variant, *, run: Run | str | Path | None = N
         The same model.
 
     Raises:
-        ValueError: as ``without_layers`` and ``with_adapter``; for an adapter without ``run``.
+        ValueError: as ``without_layers`` and ``with_adapter``; for an adapter without ``run``, a model that
+            ``load_model`` loaded under another name, or an adapter that was trained on other weights.
     """
+    _check_name(model, variant)
     with ExitStack() as stack:
         stack.enter_context(without_layers(model, variant.removed))
         if variant.adapter is not None:
@@ -75,8 +79,9 @@ def as_variant(model: Any, variant: Variant, *, run: Run | str | Path | None = N
                 raise ValueError(
                     f"variant {variant.name!r} has adapter {variant.adapter!r}; give run= the run it is in"
                 )
-            folder = run.folder if isinstance(run, Run) else Path(run or ".")
-            stack.enter_context(with_adapter(model, folder / variant.adapter))
+            adapter = (run.folder if isinstance(run, Run) else Path(run or ".")) / variant.adapter
+            _check_weights(model, adapter)
+            stack.enter_context(with_adapter(model, adapter))
         yield model
 
 
@@ -203,6 +208,32 @@ def _check_fits(model: Any, path: Path) -> None:
         )
 
 
+def _check_name(model: Any, variant: Variant) -> None:
+    loaded = getattr(unwrap(model), "_source", {}).get("id")
+    if loaded not in (None, short_name(variant.model)):
+        raise ValueError(
+            f"variant {variant.name!r} is of the model {variant.model!r}, the model given was loaded as "
+            f"{loaded!r}; load {variant.model!r}, or make the variant with model={loaded!r}"
+        )
+
+
+def _check_weights(model: Any, path: Path) -> None:
+    """Refuse an adapter of other weights, where its record can be compared with the model."""
+    _check_bare(model)
+    record, quantized = read_record(path), getattr(unwrap(model), "is_quantized", False)
+    trained, here = record.get("model", {}), describe_model(model)
+    # another type rounds the weights otherwise; the digest of offloaded weights is one of their load alone
+    alike = all(trained.get(name) == here[name] for name in ("dtype", "kept_layers"))
+    alike = alike and record.get("quantized", quantized) == quantized
+    digests = {trained.get("weights", here["weights"]), here["weights"]}
+    if alike and len(digests) > 1 and not any(digest.startswith("offloaded") for digest in digests):
+        raise ValueError(
+            f"adapter {path} was trained on other weights than the model has: on {trained['weights']} of "
+            f"{trained.get('id')!r}, the model has {here['weights']} ({here['id']!r}); load the model it was "
+            "trained on, or heal this one"
+        )
+
+
 def _check_bare(model: Any) -> None:
     if _adapted(unwrap(model)):
         raise ValueError("model must have no adapter on, it has one; leave its with_adapter first")
@@ -229,14 +260,11 @@ def _adapted(model: nn.Module) -> set[str]:
 @contextmanager
 def deprecations_muted() -> Iterator[None]:
     """Keep the libraries' notes on their own deprecations off the screen."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(before)
+    with ExitStack() as stack:
+        stack.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
+        transformers_logging.set_verbosity_error()
+        stack.enter_context(warnings.catch_warnings(action="ignore", category=FutureWarning))
+        yield
 
 
 @contextmanager

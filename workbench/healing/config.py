@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from workbench.checks import one_of, whole_number
 
 #: our name -> the Trainer's
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup", "linear": "linear"}
-#: GRO B.1, by hub id: tokens of a sequence, peak learning rate, LoRA rank
-GRO_MODELS = {
-    "meta-llama/Llama-2-7b-hf": (2048, 3e-4, 2),
-    "meta-llama/Llama-2-13b-hf": (4096, 3e-4, 64),
-    "meta-llama/Llama-2-70b-hf": (4096, 3e-5, 8),
-    "mistralai/Mistral-7B-v0.1": (2048, 3e-6, 4),
-    "microsoft/phi-2": (2048, 2e-4, 64),
-    "Qwen/Qwen-7B": (2048, 3e-4, 64),
-    "Qwen/Qwen-14B": (4096, 3e-4, 64),
-}
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -108,25 +101,20 @@ class HealingConfig:
         >>> HealingConfig.preset("gro", model="mistralai/Mistral-7B-v0.1", seed=1).learning_rate
         3e-06
         """
-        length, rate, rank = GRO_MODELS.get(model or "", (2048, 3e-4, 64))
-        presets: dict[str, dict[str, Any]] = {
-            "sdd": {},
-            "gro": {
-                "rank": rank,
-                "alpha": rank,
-                "dropout": 0.05,
-                "targets": "ffn",
-                "learning_rate": rate,
-                "max_steps": 5000,
-                "batch_size": 16,
-                "max_length": length,
-                "warmup_steps": 100,
-                "deterministic": True,
-            },
-            "demo": {"learning_rate": 3e-3, "epochs": 2.0, "batch_size": 16, "warmup_steps": 4},
-        }
+        presets = tomllib.loads((_HERE / "presets.toml").read_text(encoding="utf-8"))
         one_of(name, presets, "preset")
         unknown = set(changes) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))} is no field of HealingConfig")
-        return cls(**(presets[name] | changes))
+        of_model = {}
+        if name == "gro" and model is not None:
+            of_model = tomllib.loads((_HERE / "gro_models.toml").read_text(encoding="utf-8")).get(model, {})
+        return cls(**(presets[name] | of_model | changes))
+
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that decide which adapter comes out: those of memory and speed by default.
+
+        >>> HealingConfig(compiled=True, save_steps=5).deciding() == HealingConfig().deciding()
+        True
+        """
+        return asdict(replace(self, save_steps=None, loss_chunk=1024, compiled=None))

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from workbench.models.layers import unwrap
 
 KEPT_ANSWER, KEPT_OPEN = "same final answer", "passes the quality rules"
 TEMPLATE_FILE = "distillation_template.json"
+_TEXTS = tomllib.loads(Path(__file__).with_name("rewriting.toml").read_text(encoding="utf-8"))
 Rule = Callable[[dict[str, Any]], "bool | tuple[bool, str]"]
 
 
@@ -49,29 +52,9 @@ class RewriteTemplate:
         leaks: phrases (lower case) that show the prompt in an open response, unless the row itself has them.
     """
 
-    math: str = (
-        "Below is a math problem with a reference solution. Using the reference as a guide, write the "
-        "solution in your own words, step by step. Do not mention the reference. "
-        'End with a line "The answer is" and the final answer.\n\n'
-        "Context: {context}\nProblem: {instruction}\n\nReference solution: {reference}"
-    )
-    open: str = (
-        "Below is an instruction with a reference answer. Using the reference as a guide, write your own "
-        "response to the instruction, in your own words. Do not mention the reference; give the response "
-        "only.\n\nContext: {context}\nInstruction: {instruction}\n\nReference answer: {reference}"
-    )
-    leaks: tuple[str, ...] = (
-        "reference answer",
-        "reference solution",
-        "reference response",
-        "the reference",
-        "given reference",
-        "my response",
-        "my own words",
-        "your own words",
-        "### instruction",
-        "### response",
-    )
+    math: str = _TEXTS["math"]
+    open: str = _TEXTS["open"]
+    leaks: tuple[str, ...] = tuple(_TEXTS["leaks"])
 
 
 def self_distill(
@@ -133,16 +116,11 @@ def self_distill(
         "template": fingerprint([template.math, template.open, chat_prompt(tokenizer, "{message}")]),
         "data": fingerprint(examples[FIELDS].reset_index(drop=True)),
     }
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "engine": engine}
-    options |= {
-        "overwrite": overwrite,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "seed": seed,
-    }
+    options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
+    options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     rewrites = journaled_responses(model, tokenizer, [ids[k] for k in fits], out, work, **options)
-    found = dict(zip(fits, rewrites, strict=True))
-    return _judged(rows, found, rule, template)
+    verdict = partial(judge, leaks=template.leaks) if isinstance(rule, str) else rule
+    return _judged(rows, dict(zip(fits, rewrites, strict=True)), verdict)
 
 
 def rewrite_template(model: Any = None) -> RewriteTemplate:
@@ -246,9 +224,7 @@ def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int
     return fits
 
 
-def _judged(
-    rows: list[dict[str, Any]], found: dict[int, Response], rule: str | Rule, template: RewriteTemplate
-) -> pd.DataFrame:
+def _judged(rows: list[dict[str, Any]], found: dict[int, Response], rule: Rule) -> pd.DataFrame:
     judged = []
     for place, row in enumerate(rows):
         one = found.get(place)
@@ -256,7 +232,7 @@ def _judged(
             row, kept, reason = row | {"rewrite": ""}, False, "prompt too long"
         else:
             row = row | {"rewrite": one.response.strip(), "finished": one.finished}
-            kept, reason = judge(row, template.leaks) if isinstance(rule, str) else _by_rule(rule, row)
+            kept, reason = _by_rule(rule, row)
         response = row["rewrite"] if kept else row["reference"]
         judged.append(row | {"kept": kept, "reason": reason, "response": response})
     frame = pd.DataFrame(judged, columns=[*FIELDS, "rewrite", "kept", "reason", "response"])

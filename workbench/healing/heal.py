@@ -6,9 +6,8 @@ import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from peft import LoraConfig
+from peft.helpers import disable_input_dtype_casting
 from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
@@ -27,7 +28,7 @@ from workbench.healing.samples import OrderedSamples, check_packing, digest, rea
 from workbench.healing.trainer import OnStep, last_checkpoint, run_training, training_arguments, within_memory
 from workbench.models.hooks import compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
-from workbench.models.layers import kept_layers
+from workbench.models.layers import kept_layers, unwrap
 from workbench.runs.files import atomic_folder, write_text_atomic
 
 #: beside an adapter, and beside the checkpoints of one that is not finished
@@ -96,8 +97,7 @@ def heal(
     out = Path(out)
     limit = sequence_limit(model, config.max_length)
     samples, counts = read_examples(model, tokenizer, examples, response, limit)
-    decisive = asdict(replace(config, save_steps=None, loss_chunk=1024, compiled=None))
-    work = {"model": describe_model(model), "data": digest(samples), "config": decisive}
+    work = {"model": describe_model(model), "data": digest(samples), "config": config.deciding()}
     if same_work(out / RECORD, work, overwrite):
         return Healed(out, _read_log(out))
     if config.packing:
@@ -109,7 +109,8 @@ def heal(
     if arguments.world_size > 1:
         ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
     _begin(unfinished, work, bool(begun), arguments)
-    record = {**work, "kept_layers": list(kept_layers(model)), **counts}
+    quantized = bool(getattr(unwrap(model), "is_quantized", False))
+    record = {**work, "kept_layers": list(kept_layers(model)), "quantized": quantized, **counts}
     train = partial(_train, model, lora, ordered, config, arguments, progress, record)
     checkpointing = _checkpointing(model) if config.gradient_checkpointing else nullcontext()
     with deprecations_muted(), _same_randomness(model.device), checkpointing:
@@ -155,8 +156,6 @@ def _train(
     record: dict[str, Any],
 ) -> pd.DataFrame:
     """Train a fresh adapter from the last checkpoint or the beginning."""
-    from peft.helpers import disable_input_dtype_casting
-
     compiled = _compiles(model, int(ordered.tokens[-1]), config)
     even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
     with (
@@ -187,8 +186,6 @@ def _compiles(model: Any, n_tokens: int, config: HealingConfig) -> bool:
 
 
 def _lora(model: Any, config: HealingConfig) -> Any:
-    from peft import LoraConfig
-
     found = lora_targets(model, config.targets)
     if found["target_parameters"] and config.dropout:
         raise ValueError(f"dropout must be 0 for a model whose experts are one tensor, got {config.dropout}")
@@ -245,17 +242,15 @@ def _reported(progress: bool | OnStep, steps: int) -> Iterator[OnStep]:
 @contextmanager
 def _same_randomness(device: torch.device) -> Iterator[None]:
     """Leave the random states and the choice of kernels as they were: the Trainer sets them all."""
-    python, numpy = random.getstate(), np.random.get_state()
-    strict = torch.are_deterministic_algorithms_enabled()
-    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.use_deterministic_algorithms(strict)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+    cudnn: Any = torch.backends.cudnn
+    with ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+        for name in ("deterministic", "benchmark"):
+            stack.callback(setattr, cudnn, name, getattr(cudnn, name))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        yield
 
 
 @contextmanager

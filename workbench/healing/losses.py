@@ -182,28 +182,18 @@ def summing_loss(model: Any, *, chunk: int, compiled: bool = False) -> Iterator[
     if compiled:
         chunk_loss = torch.compile(chunk_loss, dynamic=True)
 
-    def in_chunks(input_ids: Tensor, positions: Tensor, targets: Tensor, **others: Any) -> Tensor:
-        hidden = decoder(input_ids=input_ids, use_cache=False, **_given(others)).last_hidden_state
-        states = hidden.flatten(0, 1).index_select(0, positions)
-        return summed_loss(states, targets, chunk_loss, chunk)
+    def loss(input_ids: Tensor, positions: Tensor, targets: Tensor, **others: Any) -> Tensor:
+        # peft passes every argument it knows, as None
+        given = {name: value for name, value in others.items() if value is not None}
+        given |= {"input_ids": input_ids, "use_cache": False}
+        if head is not None:
+            states = decoder(**given).last_hidden_state.flatten(0, 1).index_select(0, positions)
+            return summed_loss(states, targets, chunk_loss, chunk)
+        if base.config.model_type == "gemma3" and hasattr(base.config, "vision_config"):
+            # refuses to train without them; elsewhere (GPT-2) they would be added to the embedding
+            given["token_type_ids"] = torch.zeros_like(input_ids)
+        logits = own(**given).logits.flatten(0, 1).index_select(0, positions)
+        return cross_entropy(logits.float(), targets, reduction="sum")
 
-    def at_once(input_ids: Tensor, positions: Tensor, targets: Tensor, **others: Any) -> Tensor:
-        if _wants_token_types(base):
-            others["token_type_ids"] = torch.zeros_like(input_ids)
-        logits = own(input_ids=input_ids, use_cache=False, **_given(others)).logits
-        chosen = logits.flatten(0, 1).index_select(0, positions).float()
-        return cross_entropy(chosen, targets, reduction="sum")
-
-    with replaced_forwards([base], lambda _: at_once if head is None else in_chunks):
+    with replaced_forwards([base], lambda _: loss):
         yield
-
-
-def _given(others: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that were given: peft passes every argument it knows, as None."""
-    return {name: value for name, value in others.items() if value is not None}
-
-
-def _wants_token_types(base: Any) -> bool:
-    # Gemma 3 with vision refuses to train without them; elsewhere (GPT-2) they would be added to the
-    # embedding
-    return base.config.model_type == "gemma3" and hasattr(base.config, "vision_config")

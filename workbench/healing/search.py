@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import optuna
 import pandas as pd
 from filelock import FileLock
 from tqdm.auto import tqdm
@@ -154,15 +155,13 @@ def read_trials(out: str | Path) -> pd.DataFrame:
 
 def _claimed(trial: Any, grid: Mapping[str, Sequence[Any]], total: int) -> dict[str, Any]:
     """Return a trial's settings; give it up when another trial has them, or all trainings are given out."""
-    from optuna import TrialPruned
-
     params = {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
     trial.set_user_attr("combination", _name(params))
     trainings = _trainings(trial.study)
     others = [one.user_attrs["combination"] for one in trainings if one.number != trial.number]
     # two that start at once may both give up: the combination is then left, and taken up again
     if _name(params) in others or len(others) >= total:
-        raise TrialPruned
+        raise optuna.TrialPruned
     return params
 
 
@@ -204,8 +203,6 @@ def _begin(out: Path, work: dict[str, Any], overwrite: bool) -> None:
 @contextmanager
 def _study(out: Path, seed: int = 0) -> Iterator[Any]:
     """Open the study; Optuna logs nothing meanwhile."""
-    import optuna
-
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = f"sqlite:///{out / DATABASE}"
@@ -228,10 +225,8 @@ def _study(out: Path, seed: int = 0) -> Iterator[Any]:
 
 def _left(study: Any, combinations: list[dict[str, Any]], total: int) -> list[dict[str, Any]]:
     """Return the combinations to try; waits where a running trial may be that of a killed worker."""
-    from optuna.storages import fail_stale_trials
-
     for _ in range(GRACE // HEARTBEAT + 2):
-        fail_stale_trials(study)
+        optuna.storages.fail_stale_trials(study)
         trainings = _trainings(study)
         if len(trainings) < total:
             taken = {trial.user_attrs["combination"] for trial in trainings}
@@ -246,14 +241,11 @@ def _enqueue(
     study: Any, left: list[dict[str, Any]], grid: Mapping[str, Sequence[Any]], *, tries: int
 ) -> None:
     """Put the next combination into the study's queue: of the estimator's choice, or the first left."""
-    from optuna.distributions import CategoricalDistribution
-    from optuna.trial import TrialState
-
     chosen = left[0]
-    kinds = {name: CategoricalDistribution(values) for name, values in grid.items()}
+    kinds = {name: optuna.distributions.CategoricalDistribution(values) for name, values in grid.items()}
     for _ in range(tries):
         proposed = study.ask(kinds)
-        study.tell(proposed, state=TrialState.FAIL)
+        study.tell(proposed, state=optuna.trial.TrialState.FAIL)
         if proposed.params in left:
             chosen = proposed.params
             break

@@ -105,20 +105,15 @@ def training_arguments(config: HealingConfig, places: int, folder: Path, model: 
             f"batch_size must be a multiple of micro-batch x processes = {least} x {processes}, "
             f"got {config.batch_size}"
         )
-    share = config.batch_size // processes
-    _set_micro_batch(arguments, config.micro_batch_size or _largest_divisor(share, 16), share)
+    _set_micro_batch(arguments, config.micro_batch_size or 16, config.batch_size // processes)
     return arguments
 
 
-def _set_micro_batch(arguments: TrainingArguments, micro: int, share: int) -> None:
-    """Let a process work on so many samples at once, of its share of an update."""
+def _set_micro_batch(arguments: TrainingArguments, most: int, share: int) -> None:
+    """Let a process work on as many samples at once, up to ``most``, as divide its share of an update."""
+    micro = max(k for k in range(1, most + 1) if share % k == 0)
     arguments.per_device_train_batch_size = micro
     arguments.gradient_accumulation_steps = share // micro
-
-
-def _largest_divisor(whole: int, most: int) -> int:
-    """Return the largest divisor of ``whole`` up to ``most``."""
-    return max(k for k in range(1, most + 1) if whole % k == 0)
 
 
 def within_memory(train: Callable[[], pd.DataFrame], arguments: TrainingArguments) -> pd.DataFrame:
@@ -131,7 +126,7 @@ def within_memory(train: Callable[[], pd.DataFrame], arguments: TrainingArgument
             _check_can_shrink(arguments, error)
         # outside the handler, whose error holds on to the memory
         batch_size = micro * arguments.gradient_accumulation_steps
-        _set_micro_batch(arguments, _largest_divisor(batch_size, micro // 2), batch_size)
+        _set_micro_batch(arguments, micro // 2, batch_size)
         warnings.warn(
             f"out of memory with {micro} examples at a time: healing goes on with micro_batch_size="
             f"{arguments.per_device_train_batch_size}, and batch_size stays {batch_size}",

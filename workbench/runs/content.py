@@ -25,7 +25,8 @@ def identity(value: Any, name: str = "value", folder: Path | None = None) -> Any
     """Return what a value holds as plain JSON values; what is long becomes its size and SHA-256.
 
     A path counts by its last part and by what lies there, so that a folder may move. Frames count with their
-    ``attrs``; models and tokenizers to the last weight and setting.
+    ``attrs``; models and tokenizers to the last weight and setting. A dataclass with a method ``deciding``
+    counts by the dict that it returns, any other by its fields.
 
     Args:
         value: text, number, path, list, dict, set, dataclass, array, frame, tensor, model or tokenizer.
@@ -47,7 +48,7 @@ def identity(value: Any, name: str = "value", folder: Path | None = None) -> Any
     if isinstance(value, Variant):
         return _variant(value, folder)
     if is_dataclass(value) and not isinstance(value, type):
-        return identity({field.name: getattr(value, field.name) for field in fields(value)}, name, folder)
+        return identity(_held(value), name, folder)
     if isinstance(value, dict):
         return {str(key): identity(item, f"{name}[{key!r}]", folder) for key, item in value.items()}
     if isinstance(value, set | frozenset):
@@ -94,6 +95,12 @@ def _text_or_file(value: str | Path) -> Any:
     except (OSError, ValueError, RuntimeError):  # no name of a file after all
         return text
     return path.name if isinstance(value, Path) and path.is_absolute() else text
+
+
+def _held(record: Any) -> dict[str, Any]:
+    if hasattr(record, "deciding"):
+        return dict(record.deciding())
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _frame(frame: pd.DataFrame) -> dict[str, Any]:
