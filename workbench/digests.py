@@ -5,6 +5,7 @@ No torch is imported here: whoever holds a tensor has it loaded already.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -40,9 +41,12 @@ def model_digests(model: Any) -> dict[str, str]:
 
     Returns:
         ``weights``: every element of every parameter and buffer, by its name, adapters included.
-        ``settings``: configuration, generation settings, which adapters act and how strongly, forward hooks.
+        ``settings``: configuration, generation settings, which adapters act and how strongly.
+        ``hooks``: the forward hooks on its modules, where there are any.
     """
-    return {"weights": weights_digest(model), "settings": digest(_settings(model))}
+    hooks = [*filter(None, itertools.starmap(_hooks, model.named_modules()))]
+    found = {"weights": weights_digest(model), "settings": digest(_settings(model))}
+    return found | {"hooks": digest(hooks)} if hooks else found
 
 
 def weights_digest(model: Any) -> str:
@@ -110,7 +114,7 @@ def _settings(model: Any) -> dict[str, Any]:
         "class": type(model).__name__,
         "config": _told(config.to_dict()) if hasattr(config, "to_dict") else None,
         "generation": _told(generation.to_dict()) if generation is not None else None,
-        "modules": [*filter(None, itertools.starmap(_module_state, model.named_modules()))],
+        "adapters": [*filter(None, itertools.starmap(_adapters, model.named_modules()))],
     }
 
 
@@ -118,16 +122,19 @@ def _told(config: dict[str, Any]) -> dict[str, Any]:
     return {key: repr(value) for key, value in config.items() if key not in _NOT_COMPUTED}
 
 
-def _module_state(name: str, module: Any) -> list[Any]:
-    """Return what acts in a module besides its tensors: adapters with their strength, and forward hooks."""
-    state: list[Any] = []
-    if hasattr(module, "scaling") and hasattr(module, "active_adapters"):
-        scaling = sorted((adapter, float(value)) for adapter, value in module.scaling.items())
-        merged = list(module.merged_adapters)
-        state += [list(module.active_adapters), module.disable_adapters, merged, scaling]
+def _adapters(name: str, module: Any) -> list[Any]:
+    """Return which adapters act in a module, and how strongly."""
+    if not (hasattr(module, "scaling") and hasattr(module, "active_adapters")):
+        return []
+    scaling = sorted((adapter, float(value)) for adapter, value in module.scaling.items())
+    merged = list(module.merged_adapters)
+    return [name, list(module.active_adapters), module.disable_adapters, merged, scaling]
+
+
+def _hooks(name: str, module: Any) -> list[Any]:
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    state += [[getattr(hook, "__qualname__", type(hook).__qualname__), _code(hook)] for hook in hooks]
-    return [name, *state] if state else []
+    told = [[getattr(hook, "__qualname__", type(hook).__qualname__), _code(hook)] for hook in hooks]
+    return [name, *told] if told else []
 
 
 def _code(function: Any) -> str:
@@ -202,7 +209,11 @@ def _samples(tensors: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _sampled(torch: Any, tensor: Any) -> Any:
-    flat = tensor.detach().reshape(-1)
-    made = torch.Generator().manual_seed(tensor.numel())
-    places = torch.randint(tensor.numel(), (min(_SAMPLED, tensor.numel()),), generator=made)
-    return flat[places.to(flat.device)].contiguous().view(torch.uint8)
+    places = _places(torch, tensor.numel(), tensor.device)
+    return tensor.detach().reshape(-1)[places].contiguous().view(torch.uint8)
+
+
+@functools.lru_cache(maxsize=1024)
+def _places(torch: Any, elements: int, device: Any) -> Any:
+    made = torch.Generator().manual_seed(elements)
+    return torch.randint(elements, (min(_SAMPLED, elements),), generator=made).to(device)

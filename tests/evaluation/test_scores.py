@@ -11,9 +11,9 @@ import pytest
 from frames import score_frame
 
 from workbench.evaluation.scores import (
+    average_recovery,
     category_scores,
     headline,
-    recovery,
     score_intervals,
     score_spread,
     task_categories,
@@ -38,7 +38,7 @@ def test_recovery_gives_the_papers_numbers():
         base={"arc_challenge": 58.70, "gsm8k": 63.15, "mmlu": 67.40},
         distilled={"arc_challenge": 50.00, "gsm8k": 66.64, "mmlu": 64.96},
     )
-    result = recovery(table).set_index("variant")
+    result = average_recovery(table).set_index("variant")
     assert result.loc["base", "average"] == pytest.approx(63.08, abs=0.005)
     assert result.loc["distilled", "average"] == pytest.approx(60.53, abs=0.005)
     assert result.loc["distilled", "recovery"] == pytest.approx(0.9596, abs=0.00005)
@@ -55,7 +55,7 @@ def test_recovery_keeps_the_order_of_the_variants_and_leaves_perplexities_out():
             for variant, value in (("pruned", 900.0), ("base", 4.0))
         ]
     )
-    result = recovery(pd.concat([table, worse], ignore_index=True))
+    result = average_recovery(pd.concat([table, worse], ignore_index=True))
     assert list(result["variant"]) == ["pruned", "base"]
     assert list(result["recovery"]) == pytest.approx([0.5, 1])
 
@@ -71,7 +71,7 @@ def test_recovery_keeps_the_order_of_the_variants_and_leaves_perplexities_out():
 )
 def test_recovery_refuses_what_would_give_a_plausible_wrong_number(table, message):
     with pytest.raises(ValueError, match=message):
-        recovery(table)
+        average_recovery(table)
 
 
 def test_headline_takes_the_metric_that_papers_report_and_no_part_of_a_group_twice():

@@ -121,7 +121,7 @@ def score_spread(scores: pd.DataFrame, over: str) -> pd.DataFrame:
     return repeated.agg(mean="mean", std="std", low="min", high="max", n="count").reset_index()
 
 
-def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
+def average_recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     """Average score of each variant and its share of the base's average (SDD table 8, "Avg. Recovery").
 
     Only scores where higher is better enter (accuracies, exact match), one metric a task; perplexities do
@@ -140,7 +140,7 @@ def recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
             base's average is 0.
 
     >>> scores = pd.DataFrame({"variant": ["base", "pruned"], "task": "a", "value": [0.8, 0.6]})
-    >>> recovery(scores.assign(metric="acc"))["recovery"].round(2).tolist()
+    >>> average_recovery(scores.assign(metric="acc"))["recovery"].round(2).tolist()
     [1.0, 0.75]
     """
     table = _score_table(scores)

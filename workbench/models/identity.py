@@ -24,6 +24,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     """
     base = unwrap(model)
     source = getattr(base, "_source", {})
+    digests = model_digests(base)
     return {
         "id": source.get("id") or short_name(base.config._name_or_path or type(base).__name__),
         "revision": source.get("revision"),
@@ -31,5 +32,6 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         "dtype": str(base.dtype).removeprefix("torch."),
         "n_layers": number_of_layers(base),
         "kept_layers": list(kept_layers(base)),
-        **{name: whole[:16] for name, whole in model_digests(base).items()},
+        "weights": digests["weights"][:16],
+        "settings": digests["settings"][:16],
     }

@@ -231,10 +231,14 @@ class Run:
 
     def _begin(self, name: str, key: Key, stored: Mapping[str, Any], out: str | None) -> None:
         """Note what is being made, and move aside what was made under the same name from other inputs."""
-        begun = _begun(self.path(name))
-        owner = stored.get("fingerprint") if stored.get("makes") else None
+        begun, owner = (
+            _begun(self.path(name)),
+            None,
+        )  # of what lies at ``out``; None: made elsewhere, by a plan
         if begun.is_file():
             owner = begun.read_text()
+        elif out and stored and stored.get("makes", {}).get(out) == self.digest(out):
+            owner = stored["fingerprint"]
         if stored and owner != key.fingerprint:
             changed = ", ".join(key.changed(dict(stored))) or "file"
             print(f"{name}: computed again; another {changed}", flush=True)

@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 
 from workbench.checks import checked
-from workbench.evaluation.scores import CATEGORY_ORDER, accuracies, headline, recovery, score_intervals
+from workbench.evaluation.scores import (
+    CATEGORY_ORDER,
+    accuracies,
+    average_recovery,
+    headline,
+    score_intervals,
+)
 from workbench.runs.variant import Variant
 from workbench.statistics import bootstrap_interval
 from workbench.tables.markup import WORDS
@@ -47,7 +53,7 @@ def recovery_table(
     [100.0, 50.0]
     """
     checked(scores, ["variant", "task", "metric", "value"], "scores")
-    averages = recovery(scores, base).set_index("variant")
+    averages = average_recovery(scores, base).set_index("variant")
     rows = accuracies(scores)
     rows = rows.assign(column=_task_labels(rows))
     table = 100 * rows.pivot(index="variant", columns="column", values="value")

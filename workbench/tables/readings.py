@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.distances.blocks import best_blocks, checked_blocks
-from workbench.evaluation.scores import category_scores, headline, recovery
+from workbench.evaluation.scores import average_recovery, category_scores, headline
 from workbench.forgetting.changes import shift_agreement
 from workbench.runs.provenance import library_versions
 from workbench.statistics import paired_difference
@@ -213,7 +213,7 @@ def recovery_reading(scores: pd.DataFrame, *, base: str = "base") -> str:
     by_category = category_scores(scores).pivot(index="variant", columns="category", values="value")
     lost = (by_category.loc[base] - by_category.drop(base)).round(12)
     lines = []
-    for row in _rows(recovery(scores, base).query("variant != @base")):
+    for row in _rows(average_recovery(scores, base).query("variant != @base")):
         of_variant = lost.loc[row.variant]
         most = _named(of_variant.index[of_variant == of_variant.max()], mark="*")
         where = f"most in {most} ({-of_variant.max():+.3f})" if of_variant.max() > 0 else "in no category"
