@@ -41,7 +41,9 @@ _PUBLIC = {
     "evaluation.evaluate": "evaluate",
     "evaluation.items": "read_items paired_items compare_items flips flip_counts flip_examples",
     "evaluation.perplexity": "perplexity corpus_perplexity",
-    "evaluation.scores": "average_recovery headline blimp_groups score_spread category_scores task_categories",
+    "evaluation.scores": (
+        "average_recovery headline blimp_groups score_spread category_scores task_categories"
+    ),
     "evaluation.tasks": "task_fingerprint",
     "evaluation.variants": "evaluate_variants Evaluated shot_ablation seed_ablation",
     "forgetting.changes": (
