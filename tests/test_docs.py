@@ -20,7 +20,7 @@ import pytest
 from live_lab import FLAGS, find_chromium
 
 import workbench
-from workbench.runs.pages import PLOTLY, offline_page
+from workbench.runs.pages import PLOTLY, write_page
 
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -61,7 +61,7 @@ def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shown = nbformat.v4.new_output("display_data", {PLOTLY: drawing, "image/png": PICTURE})
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("figure", outputs=[shown])])
     nbformat.write(notebook, notebooks / "00_start_here.ipynb")
-    (notebooks / "00_start_here.html").write_text(offline_page(notebook, "00_start_here"), encoding="utf-8")
+    write_page(notebook, notebooks / "00_start_here.html")
     build(root, folder / "runs", folder / "site")
     return folder / "site"
 
@@ -201,3 +201,10 @@ def test_pages_opened_from_disk_ask_the_network_for_nothing_and_can_be_searched(
         browser.close()
     assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
     assert not wrong
+
+
+def test_doctests_are_examples_on_the_page_and_no_quotations(site):
+    text = (site / "api" / "data.html").read_text()
+    assert "Examples:" in text
+    for page in (site / "api").glob("*.html"):
+        assert "<blockquote>" not in page.read_text(), page.name

@@ -18,8 +18,8 @@ from workbench.runs.run import Run, open_run
 
 PARAMETERS = 'run_name = "demo"\nrows = 3\nmodel_name = "demo"'
 OPEN = "import pandas as pd\nfrom workbench.runs.run import open_run\nrun = open_run(run_name)"
-FIRST = 'run.frame("one.csv", lambda: pd.DataFrame({"row": range(rows)}), rows=rows)'
-SECOND = 'one = run.read("one.csv")\nrun.frame("summary.csv", lambda: one * 2, one=one)'
+FIRST = 'run.frame("one.csv", lambda rows: pd.DataFrame({"row": range(rows)}), rows=rows)'
+SECOND = 'one = run.read("one.csv")\nrun.frame("summary.csv", lambda one: one * 2, one=one)'
 WAIT = """import os, time, pathlib
 pathlib.Path(run.folder / "started").write_text(str(os.getpid()))
 time.sleep(100)"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 from workbench.runs import provenance
@@ -20,7 +21,8 @@ def test_a_notebook_is_named_as_the_command(monkeypatch):
     monkeypatch.setenv("JPY_SESSION_NAME", "/somewhere/05_evaluation.ipynb")
     assert provenance.command() == "notebook 05_evaluation.ipynb"
     monkeypatch.delenv("JPY_SESSION_NAME")
-    assert "pytest" in provenance.command()
+    monkeypatch.setattr(sys, "argv", ["train.py", "--name", "two words"])
+    assert provenance.command() == "train.py --name 'two words'"
 
 
 def test_a_library_that_is_not_there_is_said_to_be_missing(monkeypatch):
