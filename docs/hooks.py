@@ -22,6 +22,7 @@ from mkdocs.structure.files import File, Files
 
 import workbench
 from workbench.places import runs_folder
+from workbench.runs.pages import SCRIPT
 
 ROOT = Path(__file__).resolve().parents[1]
 #: files of the checkout that are pages, and folders that have one
@@ -38,9 +39,6 @@ FOLDERS = {"notebooks": "notebooks.md", "benchmarks": "records.md", "benchmarks/
 NOT_EXECUTED = "The notebooks are not executed in this checkout yet: run `make demo`, then `make docs`."
 _FENCES = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r'(\]\(|(?:src|href)=")([^)#"\s]+)')
-_FETCHED = re.compile(
-    r'<script[^>]*\bsrc="(?:https?:)?//[^>]*>\s*</script>|<link[^>]*\bhref="(?:https?:)?//[^>]*>'
-)
 
 log = logging.getLogger("mkdocs.hooks.pages")
 
@@ -208,7 +206,9 @@ def notebook_files() -> dict[str, str | bytes]:
         title, question = _title(source)
         text += f"## {title} {{#{source.stem}}}\n\n{question}\n\n"
         if page := executed.get(source.stem):
-            made[f"notebooks/{page.name}"] = _FETCHED.sub("", page.read_text(encoding="utf-8"))
+            made[f"notebooks/{page.name}"] = page.read_text(encoding="utf-8")
+            if (script := page.with_name(SCRIPT)).is_file():
+                made[f"notebooks/{SCRIPT}"] = script.read_bytes()
             drawn = {f"notebooks/{page.stem}-{n}.png": png for n, png in enumerate(pictures(page), start=1)}
             text += f"[The executed notebook](notebooks/{page.name})\n\n"
             text += "".join(f"![Figure of {title}]({name})\n\n" for name in drawn)
