@@ -90,7 +90,8 @@ def main() -> int:
     sections = {"identity": lambda: identity(model), "served": lambda: served(model)}
     results, failed = run_sections(sections)
     name = f"store-{options.shape}-{options.device}"
-    print(write_record(name, options.out, dtype=str(kind), **results))
+    config = {"device": options.device, "shape": options.shape, "dtype": str(kind), **SHAPES[options.shape]}
+    print(write_record(name, options.out, config=config, results=results))
     print(pd.json_normalize(results).T.to_string(header=False))
     return int(bool(failed))
 

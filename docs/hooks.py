@@ -154,7 +154,7 @@ def figures(results: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any
     if isinstance(results, dict):
         for name, value in results.items():
             yield from figures(value, (*path, name))
-    elif path[-1] != "case" and results is not None:
+    elif path and path[-1] != "case" and results is not None:
         yield " / ".join(path), results
 
 
