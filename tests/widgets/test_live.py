@@ -72,3 +72,21 @@ def test_in_a_notebook_it_is_one_figure_that_ends_whole(run):
     assert [trace["name"] for trace in figure["data"]] == ["sft", "distilled"]
     assert [numbers(trace["x"]) for trace in figure["data"]] == [[1, 2, 3, 4, 5]] * 2
     assert "subtitle" not in figure["layout"]["title"]
+
+
+class Drawn:
+    """What a notebook asks a figure for."""
+
+    def _repr_mimebundle_(self, **_):
+        return {"text/plain": "the loss"}
+
+
+def test_drawing_takes_a_twentieth_of_the_time_at_most(monkeypatch, capsys):
+    drawn, clock = [], iter(range(1000))  # every look at the clock is a second later
+    monkeypatch.setattr("workbench.widgets.live.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("IPython.core.getipython.get_ipython", object)
+    monkeypatch.setattr(LiveLoss, "figure", lambda self, status: drawn.append(status) or Drawn())
+    see = LiveLoss(every=0.5).watch("pruned-sft")
+    for row in rows(10):  # a row a second; drawing takes one, so the next is drawn twenty seconds later
+        see(row)
+    assert len(drawn) == 1

@@ -24,13 +24,13 @@ class LiveLoss:
         """Begin without a line.
 
         Args:
-            every: seconds between two updates at least.
+            every: seconds between two updates at least; more where drawing takes over a twentieth of that.
             title: of the figure.
         """
         self.every, self.title = every, title
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self._handle: Any = None
-        self._shown = float("-inf")
+        self._shown, self._pause = float("-inf"), every
 
     def watch(self, name: str) -> Callable[[dict[str, Any]], None]:
         """Return what ``heal`` is to call with each row of its log."""
@@ -40,7 +40,7 @@ class LiveLoss:
             while rows and rows[-1]["step"] >= row["step"]:  # it went back to a checkpoint
                 rows.pop()
             rows.append(row)
-            if time.monotonic() - self._shown >= self.every:
+            if time.monotonic() - self._shown >= self._pause:
                 self._show(_status(name, row))
 
         return see
@@ -83,6 +83,7 @@ class LiveLoss:
             self._handle = show(bundle, raw=True, display_id=True)
         else:
             self._handle.update(bundle, raw=True)
+        self._pause = max(self.every, 20 * (time.monotonic() - self._shown))  # the training comes first
 
 
 def _status(name: str, row: dict[str, Any]) -> str:
