@@ -64,14 +64,18 @@ _PUBLIC = {
     "plots.style": "use_template",
     "plots.tokens": "token_view",
     "tables.layouts": (
-        "recovery_table summary_table calibration_table variant_notes sdd_table iterabre_table "
-        "direct_iterative_table training_table"
+        "recovery_table summary_table calibration_table variant_notes sdd_table training_table"
     ),
+    "tables.iterabre": "iterabre_table direct_iterative_table",
     "tables.readings": (
-        "say about block_reading stability_reading damage_reading look_reading looks_reading "
-        "distillation_reading tuning_reading summary_reading recovery_reading comparison_reading "
-        "flips_reading depth_reading similarity_reading closest_reading divergence_reading shift_reading"
+        "about block_reading stability_reading damage_reading look_reading looks_reading "
+        "distillation_reading tuning_reading"
     ),
+    "tables.findings": (
+        "summary_reading recovery_reading comparison_reading flips_reading depth_reading "
+        "similarity_reading closest_reading divergence_reading shift_reading"
+    ),
+    "tables.sentences": "say",
     "tables.markup": "text_table to_latex to_markdown to_html",
     "widgets.live": "LiveLoss",
     "widgets.look": "looking",
