@@ -3,8 +3,8 @@
     python benchmarks/kills.py --kills 20     # two CPU cores: about 15 minutes
 
 Each stage runs in a process that is forked from one with the demo model loaded, and ends by SIGKILL, SIGINT
-or SIGTERM in turn. What counts: every row and every adapter is the one of the run that was never stopped, to the
-bit, and nothing hidden is left behind.
+or SIGTERM in turn. Every row and every adapter must be those of the run that was never stopped, to the bit,
+and nothing hidden may be left behind.
 """
 
 from __future__ import annotations
