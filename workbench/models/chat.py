@@ -92,7 +92,9 @@ def chat_ids(
     return ids if _has_template(tokenizer) or template else _around(tokenizer)[0] + ids
 
 
-def text_ids(tokenizer: Any, text: str, *, begin: bool = True, control: bool | None = None) -> list[int]:
+def text_ids(
+    tokenizer: Any, text: str, *, begin: bool = True, end: bool = True, control: bool | None = None
+) -> list[int]:
     """Return a text as tokens, with the begin mark once.
 
     Args:
@@ -100,6 +102,7 @@ def text_ids(tokenizer: Any, text: str, *, begin: bool = True, control: bool | N
         text: plain, or written by a chat template: such a text begins with a control token, or as the
             tokenizer's template begins a chat, and gets no begin mark beside what it has.
         begin: with the marks that the tokenizer puts around a text.
+        end: with those behind it too.
         control: whether a control token spelled in the text is one; None: in a text written by a chat
             template only.
     """
@@ -108,7 +111,8 @@ def text_ids(tokenizer: Any, text: str, *, begin: bool = True, control: bool | N
     lead, tail = _around(tokenizer) if begin and not written else ([], [])
     alive = written if control is None else control
     plain = alive or not _spelled(text, controls)
-    return lead + (_encoded(tokenizer, text) if plain else _as_text(tokenizer, text, controls)) + tail
+    ids = _encoded(tokenizer, text) if plain else _as_text(tokenizer, text, controls)
+    return lead + ids + (tail if end else [])
 
 
 def _checked(turns: Sequence[Turn]) -> list[dict[str, str]]:
