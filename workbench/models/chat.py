@@ -170,19 +170,29 @@ def _probes(tokenizer: Any) -> tuple[str, ...]:
 
 def _controls(tokenizer: Any) -> re.Pattern[str]:
     """Return what finds the control tokens: the special ones, and others that the template writes."""
-    source = "\0".join([_source(tokenizer), *_probes(tokenizer)]) if _has_template(tokenizer) else ""
-    special, found = set(tokenizer.all_special_tokens), {}
-    for token in tokenizer.added_tokens_decoder.values():
-        text = token.content.strip()
-        written = token.special or text in special or (text in source and re.search(r"[^\w\s]", text))
-        if written and len(text) > 1 and not _THOUGHT_MARK.fullmatch(text):
-            found[text] = r"\s*" * token.lstrip + re.escape(text) + r"\s*" * token.rstrip
-    return re.compile("|".join(found[text] for text in sorted(found, key=len, reverse=True)) or "(?!)", re.I)
+    tokens = tokenizer.added_tokens_decoder.values()
+    added = tuple((token.content, token.special, token.lstrip, token.rstrip) for token in tokens)
+    source = _source(tokenizer) if _has_template(tokenizer) else ""
+    return _pattern(added, source, _special_marks(tokenizer))
+
+
+@lru_cache(maxsize=32)
+def _pattern(added: tuple[tuple[str, bool, bool, bool], ...], source: str, marks: str) -> re.Pattern[str]:
+    written = "\0".join([source, *(_probed(source, marks) if source else ())])
+    named, found = json.loads(marks).values(), {}
+    for content, special, left, right in added:
+        text = content.strip()
+        control = special or content in named or (text in written and re.search(r"[^\w\s]", text))
+        if control and len(text) > 1 and not _THOUGHT_MARK.fullmatch(text):
+            found[text] = r"\s*" * left + re.escape(text) + r"\s*" * right
+    return re.compile("|".join(found[text] for text in sorted(found, key=len, reverse=True)) or "(?!)")
 
 
 def _spelled(text: str, controls: re.Pattern[str]) -> bool:
     """Return whether a text may spell a control token, also once it is normalised."""
-    return bool(controls.search(text) or controls.search(unicodedata.normalize("NFKC", text)))
+    if controls.search(text):
+        return True
+    return not text.isascii() and controls.search(unicodedata.normalize("NFKC", text)) is not None
 
 
 def _marked(text: str, controls: re.Pattern[str]) -> str:
@@ -210,7 +220,7 @@ def _encoded(tokenizer: Any, text: str, **options: Any) -> list[int]:
 def _marked_ids(tokenizer: Any, text: str, controls: re.Pattern[str]) -> list[int]:
     """Tokenise a rendered chat; between two control tokens of the template, what holds a mark is text."""
     ids, run, before = [], "", ""
-    for place, piece in enumerate(re.split(f"({controls.pattern})", text, flags=re.I)):
+    for place, piece in enumerate(re.split(f"({controls.pattern})", text)):
         if _MARK in piece:
             ids += _encoded(tokenizer, run)
             ids += _behind(tokenizer, before, piece.replace(_MARK, ""), controls)
