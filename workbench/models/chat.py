@@ -237,8 +237,11 @@ def _behind(tokenizer: Any, before: str, text: str, controls: re.Pattern[str]) -
     lead = _encoded(tokenizer, before)
     if not before or _encoded(tokenizer, f"{before}a")[len(lead) :] == _encoded(tokenizer, "a"):
         return alone
-    line, found = _encoded(tokenizer, "\n"), _as_text(tokenizer, f"\n{text}", controls)
-    return found[len(line) :] if found[: len(line)] == line else alone
+    for anchor in ("\n", "a", "."):
+        first, both = _encoded(tokenizer, anchor), _as_text(tokenizer, f"{anchor}{text}", controls)
+        if first and both[: len(first)] == first and tokenizer.unk_token_id not in first:
+            return both[len(first) :]
+    return alone
 
 
 def _as_text(tokenizer: Any, text: str, controls: re.Pattern[str]) -> list[int]:
@@ -247,13 +250,10 @@ def _as_text(tokenizer: Any, text: str, controls: re.Pattern[str]) -> list[int]:
     added = tokenizer.added_tokens_decoder
     if not any(token in added and controls.fullmatch(added[token].content) for token in ids):
         return ids
-    # tokens that are added but not special are found even so: between their letters there is none
-    apart = controls.sub(lambda match: _MARK.join(match[0]), text).split(_MARK)
-    first, *others = apart
-    ids = _encoded(tokenizer, first) if first else []
-    for piece in others:
-        ids += _behind(tokenizer, "\n", piece, re.compile("(?!)"))
-    return ids
+    # some are found even so, those that are added but not special: not where they are in two
+    first, *others = _marked(text.replace(_MARK, ""), controls).split(_MARK)
+    none = re.compile("(?!)")
+    return [*_encoded(tokenizer, first), *(i for one in others for i in _behind(tokenizer, "a", one, none))]
 
 
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
