@@ -23,6 +23,8 @@ from workbench.checks import first_line, whole_number
 from workbench.data.files import ENDINGS
 from workbench.data.files import read_rows as read_rows
 
+#: how long the hub may take to say that it is there
+SECONDS_FOR_THE_HUB = 10
 #: of a large set, rows that are permuted at once, so that no more of them are in memory
 PAGE = 1024
 
@@ -241,11 +243,18 @@ def numbered(rows: Sequence[Any], draw: Draw, in_order: bool) -> Iterator[tuple[
 def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None) -> Source:
     """Open a hub set or its local copy: as one stream, or as one a file."""
     from datasets import load_dataset_builder
+    from huggingface_hub import HfApi
 
-    root = str(Path(location).expanduser()) if location is not None else f"hf://datasets/{source.repo}"
     if source.files and split != "train" and "{split}" not in source.files[0][0]:
         raise ValueError(f"split must be 'train' for {name}, got {split!r}")
     try:
+        if location is not None:
+            root = repository = str(Path(location).expanduser())
+            found = re.search(r"/snapshots/([0-9a-f]{40})\b", root)
+            commit = found and found[1]
+        else:  # asked once and briefly: left alone, the library retries for half a minute
+            commit = HfApi().dataset_info(source.repo, timeout=SECONDS_FOR_THE_HUB).sha
+            root, repository = f"hf://datasets/{source.repo}@{commit}", source.repo
         if source.files:
             paths = [f"{root}/{file.format(split=split)}" for file, _ in source.files]
             # as lines of text: RedPajama's rows differ in their columns, which the json reader refuses
@@ -253,18 +262,16 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
             opened = [builder.as_streaming_dataset(split="train") for builder in builders]
             streams = [(json.loads(row["text"]) for row in rows) for rows in opened]
         else:
-            repository = source.repo if location is None else root
-            builders = [load_dataset_builder(repository, source.config)]
-            streams = [builders[0].as_streaming_dataset(split=split)]
+            builder = load_dataset_builder(repository, source.config, revision=commit)
+            streams = [builder.as_streaming_dataset(split=split)]
         rows = [*streams[0]] if source.whole else None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the classes differ between releases of the client; each means "not there"
         raise ValueError(
             f"{name} could not be opened at {location or f'the hub ({source.repo})'}: {first_line(error)}. "
             "Without a network give location= a local copy of the repository, or name a file"
         ) from error
     weights = [weight for _, weight in source.files] or [1.0]
-    revision = re.search(r"(?:@|/snapshots/)([0-9a-f]{40})\b", f"{root} {builders[0].config.data_files}")
-    return Source(name, rows, tuple(zip(streams, weights, strict=True)), revision and revision[1])
+    return Source(name, rows, tuple(zip(streams, weights, strict=True)), commit)
 
 
 def _shuffled_pages(rows: Iterator[Any], page: int, rng: np.random.Generator) -> Iterator[tuple[int, Any]]:
