@@ -134,7 +134,10 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     history = row.get("history")
     if not isinstance(history, list | tuple):
-        history = json.loads(field_text(row, "history") or "[]")
+        try:
+            history = json.loads(field_text(row, "history") or "[]")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"history of row {row.get('id', '?')} must be turns as JSON: {error}") from error
     texts = [field_text(row, name) for name in ("instruction", "context")]
     message = user_message(*texts, form=field_text(row, "form") or FORM)
     return [*history, {"role": "user", "content": message}]

@@ -148,7 +148,9 @@ def journaled_responses(
     return [found[index] for index in range(len(ids))]
 
 
-def respond(model: Any, tokenizer: Any, asked: pd.DataFrame, **settings: Any) -> pd.DataFrame:
+def respond(
+    model: Any, tokenizer: Any, asked: pd.DataFrame, *, max_new_tokens: int | None = 256, **settings: Any
+) -> pd.DataFrame:
     """Answer what the rows of a frame ask, as ``generate_responses`` does.
 
     What the rows say is text, also where it spells a control token of the tokenizer.
@@ -158,8 +160,8 @@ def respond(model: Any, tokenizer: Any, asked: pd.DataFrame, **settings: Any) ->
         tokenizer: its tokenizer.
         asked: frame with ``instruction``, and ``context`` and ``history`` where there are any, as of
             ``load_instructions``.
-        **settings: of ``generate_responses``; ``max_new_tokens=None`` takes ``response_room`` of the column
-            ``reference``.
+        max_new_tokens: longest response; None for ``response_room`` of the column ``reference``.
+        **settings: of ``generate_responses``.
 
     Returns:
         The rows of ``asked`` with prompt (the final text), response, n_tokens and finished.
@@ -167,14 +169,14 @@ def respond(model: Any, tokenizer: Any, asked: pd.DataFrame, **settings: Any) ->
     Raises:
         ValueError: as ``generate_responses``, or for a field that is no text.
     """
-    columns = ["instruction", "reference"] if settings.get("max_new_tokens", 0) is None else ["instruction"]
+    columns = ["instruction"] if max_new_tokens is not None else ["instruction", "reference"]
     rows = checked(asked, columns, "asked").reset_index(drop=True)
     turns = [conversation(row) for row in rows.to_dict("records")]
     ids = [chat_ids(tokenizer, one) for one in turns]
-    if len(columns) > 1:
-        room = response_room(model, tokenizer, rows["reference"], longest_prompt=max(map(len, ids)))
-        settings["max_new_tokens"] = room
-    found = generate_responses(model, tokenizer, ids, **settings)
+    if max_new_tokens is None:
+        longest = max(map(len, ids))
+        max_new_tokens = response_room(model, tokenizer, list(rows["reference"]), longest_prompt=longest)
+    found = generate_responses(model, tokenizer, ids, max_new_tokens=max_new_tokens, **settings)
     rows = rows.assign(prompt=[render_chat(tokenizer, one) for one in turns])
     return rows.join(found.drop(columns="prompt_index"))
 
