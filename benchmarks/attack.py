@@ -175,6 +175,8 @@ FINE: dict[tuple[str, str, str], str] = {
     ("*", "seed", str(2**70)): "NumPy takes seeds of any size",
     ("*", "sizes", "[]"): "no size, no row",
     ("*", "removed", "None"): "nothing removed",
+    ("user_message", "context", "'3'"): "a context may be a number in words",
+    ("render_chat", "template", "'text'"): "a template without anything to fill in is one",
 }
 
 

@@ -134,6 +134,8 @@ def test_a_missing_context_is_none_and_what_is_no_text_is_named(missing):
         with pytest.raises(ValueError, match=f"column {name} must hold texts, got 5 in row r-1"):
             conversation(row | {name: 5})
     assert field_text(pd.Series({"a": "x"}), "a") == "x"
+    with pytest.raises(ValueError, match="instruction must hold a text, row r-1 has none"):
+        conversation(row | {"instruction": " "})
     with pytest.raises(ValueError, match="history of row r-1 must be turns as JSON"):
         conversation(row | {"history": "Hi"})
 

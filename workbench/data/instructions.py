@@ -139,6 +139,8 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"history of row {row.get('id', '?')} must be turns as JSON: {error}") from error
     texts = [field_text(row, name) for name in ("instruction", "context")]
+    if not texts[0].strip():
+        raise ValueError(f"instruction must hold a text, row {row.get('id', '?')} has none")
     message = user_message(*texts, form=field_text(row, "form") or FORM)
     return [*history, {"role": "user", "content": message}]
 

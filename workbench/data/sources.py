@@ -177,12 +177,16 @@ def open_source(
         if draw.n is None and not found.whole:
             raise ValueError(f"n must be a number for {label}, which is too large to be read whole; got None")
         return _open_hub(label, found, split, location)
-    if label in files:
-        return Source(label, [row for file in files[label] for row in read_rows(file)])
-    if hub and not (label.endswith(ENDINGS) or path.exists()):
+    if hub and not (label in files or label.endswith(ENDINGS) or path.exists()):
         return _open_hub(label, hub, split, location)
-    check_file(label, [*files, *known], other)
-    return Source(label, read_rows(path))
+    if label not in files:
+        check_file(label, [*files, *known], other)
+    if split != "train" or location is not None:
+        raise ValueError(
+            f"split and location are for sets of the hub, {label} is none; got split={split!r}, "
+            f"location={location!r}"
+        )
+    return Source(label, [row for file in files.get(label, [path]) for row in read_rows(file)])
 
 
 def check_enough(name: str, draw: Draw, found: int, why: str) -> None:
