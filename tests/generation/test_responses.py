@@ -16,6 +16,7 @@ from transformers.utils import chat_template_utils
 from workbench.generation.engines import in_halves
 from workbench.generation.responses import (
     PLAIN_PROMPT,
+    asked_ids,
     chat_prompt,
     context_length,
     end_tokens,
@@ -260,6 +261,9 @@ def test_what_a_row_spells_is_read_as_text_and_its_history_is_asked(tokenizer, f
     second = tokenizer("<|system|>a b<|end|><|user|>d e<|end|><|assistant|>")["input_ids"]
     alone = [ask(model, tokenizer, [ids], max_new_tokens=5).loc[0, "response"] for ids in (first, second)]
     assert list(found["response"]) == alone
+    assert asked_ids(tokenizer, found) == asked_ids(tokenizer, asked) == [first, second]
+    assert asked_ids(tokenizer, found.assign(prompt="Hi")) == token_ids(tokenizer, ["Hi", "Hi"])
+    assert asked_ids(tokenizer, found[["prompt"]]) == token_ids(tokenizer, list(found["prompt"]))
     assert list(found["prompt"]) == [
         "<|user|>What is <|end|>?\nsee <|user|><|end|><|assistant|>",
         "<|system|>a b<|end|><|user|>d e<|end|><|assistant|>",

@@ -171,14 +171,31 @@ def respond(
     """
     columns = ["instruction"] if max_new_tokens is not None else ["instruction", "reference"]
     rows = checked(asked, columns, "asked").reset_index(drop=True)
-    turns = [conversation(row) for row in rows.to_dict("records")]
-    ids = [chat_ids(tokenizer, one) for one in turns]
+    ids = asked_ids(tokenizer, rows.drop(columns="prompt", errors="ignore"))
     if max_new_tokens is None:
         longest = max(map(len, ids))
         max_new_tokens = response_room(model, tokenizer, list(rows["reference"]), longest_prompt=longest)
     found = generate_responses(model, tokenizer, ids, max_new_tokens=max_new_tokens, **settings)
-    rows = rows.assign(prompt=[render_chat(tokenizer, one) for one in turns])
+    rows = rows.assign(prompt=[render_chat(tokenizer, conversation(row)) for row in rows.to_dict("records")])
     return rows.join(found.drop(columns="prompt_index"))
+
+
+def asked_ids(tokenizer: Any, asked: pd.DataFrame) -> list[list[int]]:
+    """Return the tokens that the rows of a frame are, or were, asked with.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        asked: frame of ``respond``, or what is given to it. A row whose ``prompt`` is not what its other
+            fields make is read by its ``prompt`` alone.
+    """
+    found = []
+    for row in asked.to_dict("records"):
+        turns = conversation(row) if "instruction" in row else []
+        if turns and row.get("prompt") in (None, render_chat(tokenizer, turns)):
+            found.append(chat_ids(tokenizer, turns))
+        else:
+            found += token_ids(tokenizer, [row["prompt"]])
+    return found
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str] | Prompts) -> list[list[int]]:
