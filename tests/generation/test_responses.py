@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
-from transformers import BatchEncoding
 from transformers.utils import chat_template_utils
 
 from workbench.generation.engines import in_halves
@@ -23,7 +22,6 @@ from workbench.generation.responses import (
     generate_responses,
     respond,
     response_batches,
-    response_room,
     token_ids,
 )
 
@@ -278,34 +276,6 @@ def test_prompts_may_be_tokens(llama, tokenizer, prompts):
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"prompt": "Hi"},
-        pd.DataFrame({"prompt": ["Hi"]}),
-        BatchEncoding({"input_ids": [[5]], "attention_mask": [[1]]}),
-        torch.tensor([[5, 6]]),
-        "Hi",
-        b"Hi",
-        None,
-        (text for text in ["Hi"]),
-        [],
-        pd.Series([], dtype=str),
-    ],
-    ids=lambda wrong: type(wrong).__name__,
-)
-def test_what_is_no_list_of_prompts_is_refused(llama, tokenizer, wrong):
-    with pytest.raises(ValueError, match="prompts must be a list of at least one text") as error:
-        ask(llama, tokenizer, wrong)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("wrong", ["", " \n", None, 5, [], [1.5], ["Hi"], [True], "half \ud800"])
-def test_a_prompt_that_is_none_is_named_by_its_number(llama, tokenizer, wrong):
-    with pytest.raises(ValueError, match=r"number 1 is|prompt 1 must be text"):
-        ask(llama, tokenizer, ["Hi", wrong])
-
-
-@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"max_new_tokens": "8"}, "max_new_tokens must be"),
@@ -353,23 +323,3 @@ def test_a_journal_goes_on_after_midnight(llama, tmp_path, monkeypatch):
     monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
     pd.testing.assert_frame_equal(asked(), today)
     assert (tmp_path / "a.jsonl").read_bytes() == written
-
-
-def test_a_system_prompt_opens_the_chat(tokenizer):
-    assert chat_prompt(tokenizer, "Hi", system="Be brief.") == (
-        "<|system|>Be brief.<|end|><|user|>Hi<|end|><|assistant|>"
-    )
-
-
-def test_there_is_room_for_nearly_every_answer_of_the_kind(llama, tokenizer):
-    references = ["a b c d"] * 98 + ["a " * 50] * 2
-    longest = len(tokenizer(references[-1])["input_ids"])
-    room = response_room(llama, tokenizer, references)
-    assert 1.5 * longest + 32 <= room < 1.5 * longest + 48 and room % 16 == 0
-    assert response_room(llama, tokenizer, ["a " * 9000]) == context_length(llama)
-    assert response_room(llama, tokenizer, ["a " * 9000], longest_prompt=100) == context_length(llama) - 100
-    asked = pd.DataFrame({"instruction": ["Hi", "a b"], "reference": ["x", "y " * 9]})
-    chosen = respond(llama, tokenizer, asked, max_new_tokens=None, progress=False)
-    told = response_room(llama, tokenizer, asked["reference"])
-    expected = respond(llama, tokenizer, asked, max_new_tokens=told, progress=False)
-    pd.testing.assert_frame_equal(chosen, expected)
