@@ -24,7 +24,7 @@ EXTRAS = ["history", "form"]
 #: how instruction and context make up the user's message
 FORM = "{instruction}\n{context}"
 DEMO_INSTRUCTIONS = ("demo-math", "demo-open", "demo-math-test")
-# set -> field -> column, for sets that are recognised by their columns: the first whose columns are all there
+# set -> field -> column, for sets that are recognised by instruction and reference: the first that has both
 KNOWN_COLUMNS: dict[str, dict[str, str]] = sources.TABLES["columns"]
 #: fields that ``columns`` may map, beside those of the frame
 CHAT_FIELDS = ("messages", "system", "history")
@@ -210,10 +210,9 @@ def _tidy(
 
 def _known_columns(raw: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the columns of the form that a row has, none for a chat."""
-    for known, mapping in KNOWN_COLUMNS.items():
-        needed = ("instruction", "reference") if known == "workbench" else mapping.values()
-        if all(column in raw for column in needed):
-            return mapping
+    for mapping in KNOWN_COLUMNS.values():
+        if mapping["instruction"] in raw and mapping["reference"] in raw:
+            return {"context": "context", **mapping}
     if chat_turns(raw) is not None:
         return {}
     raise ValueError(

@@ -177,7 +177,7 @@ def open_source(
         if draw.n is None and not found.whole:
             raise ValueError(f"n must be a number for {label}, which is too large to be read whole; got None")
         return _open_hub(label, found, split, location)
-    if hub and not (label in files or label.endswith(ENDINGS) or path.exists()):
+    if hub and not (label in files or label.lower().endswith(ENDINGS) or path.exists()):
         return _open_hub(label, hub, split, location)
     if label not in files:
         check_file(label, [*files, *known], other)
