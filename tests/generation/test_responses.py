@@ -24,6 +24,7 @@ from workbench.generation.responses import (
     response_batches,
     token_ids,
 )
+from workbench.healing.distillation import self_distill
 
 TEXTS = [
     "Hello there",
@@ -307,13 +308,19 @@ def test_a_pad_token_without_an_embedding_pads(llama, prompts, engine):
 def test_a_journal_goes_on_after_midnight(llama, tmp_path, monkeypatch):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "<|system|>{{ strftime_now('%d %b %Y') }}<|end|>" + tokenizer.chat_template
+    rows = pd.DataFrame({"id": ["a", "b"], "instruction": ["a b", "c"], "reference": ["d", "e"]})
+    rows[["context", "answer"]] = ""
+    options = {"max_new_tokens": 5, "progress": False}
 
-    def asked():
-        return ask(
-            llama, tokenizer, [chat_prompt(tokenizer, text) for text in TEXTS], out=tmp_path / "a.jsonl"
+    def made():
+        prompts = [chat_prompt(tokenizer, text) for text in TEXTS]
+        return (
+            ask(llama, tokenizer, prompts, out=tmp_path / "a.jsonl"),
+            respond(llama, tokenizer, rows, out=tmp_path / "b.jsonl", **options),
+            self_distill(llama, tokenizer, rows, out=tmp_path / "c.jsonl", rule=lambda row: True, **options),
         )
 
-    today, written = asked(), (tmp_path / "a.jsonl").read_bytes()
+    today, written = made(), [path.read_bytes() for path in sorted(tmp_path.iterdir())]
 
     class Tomorrow(datetime.datetime):
         @classmethod
@@ -321,5 +328,7 @@ def test_a_journal_goes_on_after_midnight(llama, tmp_path, monkeypatch):
             return cls(2031, 5, 6)
 
     monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
-    pd.testing.assert_frame_equal(asked(), today)
-    assert (tmp_path / "a.jsonl").read_bytes() == written
+    assert "2031" in tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    for now, before in zip(made(), today, strict=True):
+        pd.testing.assert_frame_equal(now, before)
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == written
