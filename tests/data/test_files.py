@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from folders import write_jsonl
 
-from workbench.data.files import ENDINGS, read_rows
+from workbench.data.files import ENDINGS, at_home, read_rows
 from workbench.data.texts import load_texts
 
 
@@ -126,4 +127,6 @@ def test_the_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}])
     assert read_rows("~/a.jsonl") == [{"text": "x"}] and load_texts("~/a.jsonl", n=None) == ["x"]
-    assert len(ENDINGS) == len(set(ENDINGS))
+    with pytest.raises(ValueError, match="no such file"):
+        load_texts("~nobody-at-all/a.jsonl")
+    assert at_home("a/b") == Path("a/b") and len(ENDINGS) == len(set(ENDINGS))

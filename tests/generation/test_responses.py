@@ -269,9 +269,12 @@ def test_what_a_row_spells_is_read_as_text_and_its_history_is_asked(tokenizer, f
     ]
 
 
-def test_prompts_may_be_tokens(llama, tokenizer, prompts):
+def test_prompts_may_be_tokens(llama, tokenizer, prompts, tmp_path):
     tokens = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     pd.testing.assert_frame_equal(ask(llama, tokenizer, tokens), ask(llama, tokenizer, prompts))
+    once = ask(llama, tokenizer, tokens, out=tmp_path / "a.jsonl")
+    again = [[np.int64(token) for token in row] for row in tokens]
+    pd.testing.assert_frame_equal(ask(llama, tokenizer, again, out=tmp_path / "a.jsonl"), once)
     with pytest.raises(ValueError, match="prompts 1 have tokens outside the model's vocabulary of 331"):
         ask(llama, tokenizer, [[5], [5, 331]])
 

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ def read_rows(path: str | Path) -> list[Any]:
             damaged file, bytes that are no text, lines that are no JSON, rows of a table that do not fit its
             columns.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     if not path.name.lower().endswith(ENDINGS):
         raise ValueError(f"a data file must end in {', '.join(ENDINGS)}, got {path}")
     if path.suffix.lower() == ".parquet":
@@ -39,6 +40,11 @@ def read_rows(path: str | Path) -> list[Any]:
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     readers: dict[str, Callable[[str, Path], list[Any]]] = {"txt": _lines, "csv": _table}
     return readers.get(kind, _json)(_text(path), path)
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path, ``~`` in front being the home folder; a folder that is called so where there is none."""
+    return Path(os.path.expanduser(path))
 
 
 def _parquet(path: Path) -> list[Any]:

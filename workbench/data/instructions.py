@@ -15,6 +15,7 @@ from workbench.checks import checked
 from workbench.data import sources
 from workbench.data.answers import final_answer
 from workbench.data.chats import alpaca_history, asked_and_answered, chat_turns, joined
+from workbench.data.files import at_home
 from workbench.data.sources import INSTRUCTION_SETS, Draw, HubSet, open_source
 from workbench.places import demo_path
 
@@ -85,7 +86,7 @@ def load_instructions(
     draw = Draw(n, seed, skip)
     source = _opened(name, draw, columns, split, location)
     label = source.name
-    prefix = Path(label).name.split(".")[0] if Path(label).expanduser().is_file() else label
+    prefix = Path(label).name.split(".")[0] if at_home(label).is_file() else label
     seen: Counter[str] = Counter()
 
     def usable(index: int, raw: Any) -> dict[str, str] | None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from workbench.checks import first_line, whole_number
-from workbench.data.files import ENDINGS
+from workbench.data.files import ENDINGS, at_home
 from workbench.data.files import read_rows as read_rows
 
 #: how long the hub may take to say that it is there
@@ -172,7 +172,7 @@ def open_source(
     if not isinstance(name, str | Path):
         raise ValueError(f"name must be text or a path, got {type(name).__name__}")
     label = str(name)
-    path = Path(label).expanduser()
+    path = at_home(label)
     if found := known.get(label):
         if draw.n is None and not found.whole:
             raise ValueError(f"n must be a number for {label}, which is too large to be read whole; got None")
@@ -201,7 +201,7 @@ def check_enough(name: str, draw: Draw, found: int, why: str) -> None:
 
 def check_file(name: str, names: Iterable[str], other: str) -> None:
     """Raise ValueError, with the names that are near, unless a name that none of these is a file."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.is_file():
         return
     near = difflib.get_close_matches(name.lower(), [*names], n=3, cutoff=0.5)
@@ -253,7 +253,7 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
         raise ValueError(f"split must be 'train' for {name}, got {split!r}")
     try:
         if location is not None:
-            root = repository = str(Path(location).expanduser())
+            root = repository = str(at_home(location))
             found = re.search(r"/snapshots/([0-9a-f]{40})\b", root)
             commit = found and found[1]
         else:  # asked once and briefly: left alone, the library retries for half a minute

@@ -98,7 +98,8 @@ def generate_responses(
     whole_number(seed, "seed", 0)
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
-    work = {"prompts": fingerprint(list(prompts))}
+    asked = [one if isinstance(one, str) else row for one, row in zip(prompts, ids, strict=True)]
+    work = {"prompts": fingerprint(asked)}
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
     options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     return pd.DataFrame(map(asdict, journaled_responses(model, tokenizer, ids, out, work, **options)))
