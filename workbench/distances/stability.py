@@ -205,7 +205,8 @@ def _resampled(unit: np.ndarray, text: np.ndarray, over: str | None, n: int, see
         taken = np.zeros((n, len(text)))
         np.put_along_axis(taken, cut, 1.0, axis=1)
         share = drawn[:, unit] * taken
-    return share / share.sum(axis=1, keepdims=True)
+    weights: np.ndarray = share / share.sum(axis=1, keepdims=True)
+    return weights
 
 
 def _place(picks: pd.DataFrame, size: int, starts: np.ndarray) -> int:
