@@ -15,6 +15,7 @@ from workbench.models.costs import parameter_counts
 from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, unwrap
+from workbench.pruning.spellings import spell_both_ways
 from workbench.runs.files import atomic_folder
 from workbench.runs.provenance import library_versions
 
@@ -58,6 +59,7 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
     with atomic_folder(path) as folder:
         _write_weights(base, folder)
         tokenizer.save_pretrained(folder)
+        spell_both_ways(folder)
         check = _check_reload(base, tokenizer, folder)
         record = _record(base, check)
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
