@@ -23,16 +23,23 @@ COMPILE_FROM = 3e16
 
 def state_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the residual state among the arguments of a decoder layer."""
-    state: Tensor = args[0] if args else kwargs["hidden_states"]
-    return state
+    return _one_stream(args[0] if args else kwargs["hidden_states"])
 
 
 def state_out(output: Any) -> Tensor:
-    """Return the residual state from the output of a decoder layer: a bare tensor, or the first of a tuple.
+    """Return the residual state from the output of a decoder layer: a bare tensor, or the first of several.
 
     ``output[0]`` alone would silently take the first *row* of the bare tensor that most layers return.
     """
-    state: Tensor = output[0] if isinstance(output, tuple) else output
+    return _one_stream(output[0] if isinstance(output, tuple | list) else output)
+
+
+def _one_stream(state: Tensor) -> Tensor:
+    if state.ndim != 3:
+        raise ValueError(
+            "model must hand one state [row, token, width] from layer to layer, got one of shape "
+            f"{list(state.shape)}; layers with several streams (Gemma3n, DeepSeek-V4) cannot be measured"
+        )
     return state
 
 
@@ -62,13 +69,22 @@ def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterat
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode without gradients; every module's own mode comes back."""
+    """Run the model in evaluation mode without gradients; every module's own mode comes back.
+
+    A mixture of experts gives no logits of its routers meanwhile: they need layers that all run.
+    """
     training = [module for module in model.modules() if module.training]
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    asked = [entries for c in configs if (entries := getattr(c, "__dict__", {})).get("output_router_logits")]
     model.eval()
     try:
+        for entries in asked:
+            entries["output_router_logits"] = False
         with torch.no_grad():
             yield
     finally:
+        for entries in asked:
+            entries["output_router_logits"] = True
         for module in training:
             module.training = True
 

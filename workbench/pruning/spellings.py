@@ -7,6 +7,7 @@ its defaults, a base of 10,000, and computes another function without a word. So
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ def spell_both_ways(folder: Path, *, trust_remote_code: bool = False) -> None:
     text = file.read_text(encoding="utf-8")
     before = _read(folder, trust_remote_code)
     _write(file, _with_old_names(json.loads(text)))
-    after = _read(folder, trust_remote_code)
+    try:
+        with warnings.catch_warnings(action="error"):  # of a name that the architecture never had
+            after = _read(folder, trust_remote_code)
+    except FutureWarning:
+        after = {}
     if any(after.get(key) != value for key, value in before.items()):
         file.write_text(text, encoding="utf-8")
     if (folder / "tokenizer.json").is_file():
