@@ -176,12 +176,8 @@ def _model(source: str, name: str, place: torch.device, options: dict[str, Any])
     config = options["config"]
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     loader: Any = AutoModelForCausalLM if remote and options["trust_remote_code"] else auto_class(config)
-    # with other shapes to be reported, as missing weights are, and not drawn at random
-    options = options | {
-        "use_safetensors": True,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,
-    }
+    options = options | {"use_safetensors": True, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True  # they are in the report, and refused below
     on_load = place.type == "cuda" or "quantization_config" in options
     if on_load:
         # straight onto the GPU, without a whole copy in main memory first
@@ -234,7 +230,10 @@ def _container(name: str, model: nn.Module) -> tuple[str, int]:
 
 def _check_report(name: str, report: dict[str, Any], path: str, depth: int) -> None:
     """Refuse weights that would be random, and layers beyond the configuration, which would be left out."""
-    wrong = {str(key) for part in ("missing_keys", "mismatched_keys") for key in report.get(part) or ()}
+    wrong = {str(key) for key in report.get("missing_keys") or ()}
+    wrong |= {
+        f"{key} {[*found]}, not {[*asked]}" for key, found, asked in report.get("mismatched_keys") or ()
+    }
     if wrong:
         raise ValueError(
             f"name {name!r}: {len(wrong)} weights that the configuration asks for are missing or of another "
