@@ -157,7 +157,8 @@ def check_decoder_only(config: Any, name: str) -> None:
     from transformers.models.auto import modeling_auto as auto
 
     kind = config.model_type
-    remote, text = is_remote(config), config.get_text_config(decoder=True)
+    depth: Any = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    remote = is_remote(config)
     architectures = config.architectures or []
     architectures = [architectures] if isinstance(architectures, str) else architectures
     known = {*auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
@@ -169,7 +170,7 @@ def check_decoder_only(config: Any, name: str) -> None:
         what = f"no language model that transformers knows (model_type {kind!r})"
     elif not remote and not _has_language_head(architectures):
         what = f"a {architectures[0]}, which has no language-model head"
-    elif not is_whole(depth := getattr(text, "num_hidden_layers", None)) or depth < 1:
+    elif not is_whole(depth) or depth < 1:
         raise ValueError(f"name {name!r}: num_hidden_layers must be a whole number >= 1, got {depth!r}")
     else:
         return

@@ -145,7 +145,7 @@ def _as_its_file_says(tokenizer: Any, source: str, options: dict[str, Any]) -> A
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     where = {"revision": options["revision"], "_raise_exceptions_for_missing_entries": False}
     file = None if is_remote(tokenizer) else cached_file(source, "tokenizer.json", **where)

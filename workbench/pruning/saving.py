@@ -14,7 +14,7 @@ from workbench.models.checkpoints import auto_class, is_remote, told
 from workbench.models.costs import parameter_counts
 from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
-from workbench.models.layers import kept_layers, unwrap
+from workbench.models.layers import kept_layers, layer_container, unwrap
 from workbench.pruning.spellings import spell_both_ways
 from workbench.runs.files import atomic_folder
 from workbench.runs.provenance import library_versions
@@ -52,6 +52,8 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
         ValueError: for a folder with other content, a model that cannot be saved as it stands, and a reload
             that gives another function.
     """
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path must be text or a path, got {type(path).__name__}")
     path = Path(path).expanduser()
     base = unwrap(model)
     _check_folder(path)
@@ -80,6 +82,9 @@ def _check_folder(path: Path) -> None:
 
 
 def _check_savable(model: nn.Module, base: Any) -> None:
+    layer_container(base)
+    if base.get_output_embeddings() is None:
+        raise ValueError(f"model must be a language model with its head, got {type(base).__name__}")
     tuned = next((name for name, module in base.named_modules() if hasattr(module, "base_layer")), None)
     if tuned or (model is not base and hasattr(model, "peft_config")):
         raise ValueError(

@@ -16,7 +16,7 @@ _OWN_NAMES = dict.fromkeys(("gpt_neox", "gpt_neox_japanese"), ("rotary_emb_base"
 _OWN_NAMES["modernbert-decoder"] = ("global_rope_theta", "local_rope_theta")
 _NOT_SCALING = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
 #: model types for which transformers 4 wants the kind of scaling under `type`; all others take `rope_type`
-_UNDER_TYPE = ("olmo", "olmo2", "phi3", "phi4_multimodal", "phimoe", "chameleon", "fuyu")
+_UNDER_TYPE: tuple[str, ...] = ("olmo", "olmo2", "phi3", "phi4_multimodal", "phimoe", "chameleon", "fuyu")
 _UNDER_TYPE += ("hunyuan_v1_dense", "hunyuan_v1_moe")
 _FAST = "PreTrainedTokenizerFast"
 

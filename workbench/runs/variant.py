@@ -35,11 +35,11 @@ class Variant:
     def __post_init__(self) -> None:
         """Check the name and bring ``removed`` into one form."""
         _check_name("variant name", self.name)
-        layers = self.removed if isinstance(self.removed, Iterable) else [self.removed]
-        layers = [layer if is_whole(layer) else -1 for layer in layers]
+        given = list(self.removed) if isinstance(self.removed, Iterable) else [None]
+        layers = [int(layer) if is_whole(layer) else -1 for layer in given]
         if any(layer < 0 for layer in layers) or len(set(layers)) < len(layers):
             raise ValueError(f"removed must be different layer indices >= 0, got {self.removed!r}")
-        object.__setattr__(self, "removed", tuple(sorted(map(int, layers))))
+        object.__setattr__(self, "removed", tuple(sorted(layers)))
         if self.adapter is not None:
             _check_path("adapter", self.adapter)
 
