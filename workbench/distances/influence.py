@@ -16,7 +16,6 @@ from workbench.distances.sweep import Form, Replay, check_shared, positions_of
 from workbench.models.batches import Batch, each_text, first_of, make_batches, measured_on, read_tokens
 from workbench.models.hooks import check_finite, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
-from workbench.models.probes import checked_state
 from workbench.statistics import bootstrap_interval, checked_interval
 
 
@@ -151,7 +150,6 @@ def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:
     last: list[Tensor] = []
 
     def see(number: int, state: Tensor) -> None:
-        checked_state(model, state)
         if number:
             real = torch.where(mask, _cosine(last.pop().to(state.device), state).to(ids.device), 0)
             means.append(real.double().sum(dim=1) / mask.sum(dim=1))

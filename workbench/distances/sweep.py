@@ -22,7 +22,7 @@ from workbench.checks import first_line
 from workbench.distances.blocks import format_layers
 from workbench.models.hooks import inference, replaced_forwards, state_in, state_out, watch_states
 from workbench.models.layers import decoder_forward, decoder_layers, kept_layers, unwrap
-from workbench.models.probes import PROBE, checked_state, input_device, rounding
+from workbench.models.probes import PROBE, input_device, rounding
 
 #: how a layer gives its output: None for a bare tensor, else its kind and how many values it holds
 Form = tuple[type, int] | None
@@ -241,7 +241,7 @@ def _plain_pass(model: nn.Module, ids: Tensor, last: Any = None) -> tuple[list[T
         forms.append((type(output), len(output)) if isinstance(output, tuple | list) else None)
 
     def see(number: int, state: Tensor) -> None:
-        states[:] = [checked_state(model, state)]
+        states[:] = [state]
 
     handles = [layer.register_forward_hook(form) for layer in layers]
     try:
@@ -264,10 +264,7 @@ def _normed(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def _logits(model: nn.Module, ids: Tensor) -> Tensor:
-    config = unwrap(model).config.get_text_config(decoder=True)
-    # the routers of layers that only hand over a state have no logits
-    quiet = {"output_router_logits": False} if getattr(config, "output_router_logits", False) else {}
-    logits: Tensor = model(input_ids=ids, use_cache=False, **quiet).logits
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits
 
 
