@@ -80,3 +80,5 @@ def test_weights_that_wait_elsewhere_take_their_input_where_they_run():
     tokens = read_tokens(offloaded, tiny_tokenizer(), ["one two", "three"], 8)
     ids, mask = make_batches(tokens, batch_size=2)[0].on_device_of(offloaded)
     assert ids.device.type == mask.device.type == "cpu"
+    with pytest.raises(ValueError, match="must have its weights in memory or offloaded by accelerate"):
+        input_device(tiny_model("llama").to("meta"))

@@ -18,11 +18,17 @@ _felt: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
 def input_device(model: Any) -> Any:
-    """Return where the model takes its input: where it runs, for weights that wait on the CPU or on disk."""
+    """Return where the model takes its input: where it runs, for weights that wait on the CPU or on disk.
+
+    Raises:
+        ValueError: for weights that are nowhere.
+    """
     if model.device.type != "meta":
         return model.device
     runs_on = [getattr(getattr(m, "_hf_hook", None), "execution_device", None) for m in model.modules()]
-    return next((device for device in runs_on if device is not None), "cpu")
+    if not (known := [device for device in runs_on if device is not None]):
+        raise ValueError("model must have its weights in memory or offloaded by accelerate, they are on meta")
+    return known[0]
 
 
 def rotary_limits(model: nn.Module) -> list[int]:
