@@ -10,6 +10,7 @@ the model's own pass, before any measure counts on it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,9 @@ from workbench.models.probes import PROBE, input_device, rounding
 Form = tuple[type, int] | None
 Removal = tuple[int, ...]
 
+#: in place of an axis: a container that layers may write into, so every call gets a copy of its own, and what
+#: one layer leaves in it for another is missed (which ``check_shared`` then notices)
+FRESH = -1
 #: states that may wait between layers, as a multiple of the tokens that one layer call may see
 HELD = 32
 
@@ -269,14 +273,13 @@ def _logits(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def _row_axis(seen: dict[tuple[int, int], int | None], once: Any, twice: Any) -> int | None:
-    """Return the axis along which an argument follows the number of rows; None when it does not."""
+    """Return the axis along which an argument follows the number of rows; None when it does not, or FRESH."""
     if not isinstance(once, Tensor):
-        # what a layer can write into would carry one candidate's values over to the next
-        if (once is not twice and once != twice) or not isinstance(once, Hashable):
+        if once is not twice and once != twice:
             kind = type(once).__name__
             other = "; load it with attn_implementation='sdpa'" if kind == "BlockMask" else ""
             raise ValueError(f"its layers take a {kind}{other}")
-        return None
+        return None if isinstance(once, Hashable) else FRESH
     if (id(once), id(twice)) not in seen:
         axes = [i for i, (a, b) in enumerate(zip(once.shape, twice.shape, strict=True)) if a != b]
         axis = axes[0] if axes else None
@@ -287,6 +290,8 @@ def _row_axis(seen: dict[tuple[int, int], int | None], once: Any, twice: Any) ->
 
 
 def _repeat(value: Any, axis: int | None, *, times: int) -> Any:
+    if axis == FRESH:
+        return copy.copy(value)
     if axis is None or times == 1:
         return value
     if value.shape[axis] == 1:  # no copy: attention masks are large
