@@ -60,7 +60,7 @@ def block_influence(
     means = cosines.cpu().numpy()
     check_finite("residual states", means)
     lengths = np.array([len(ids) for ids in tokens])
-    units: dict[str, Any] = {"weights": lengths, "groups": first_of(tokens)}
+    units: dict[str, Any] = {"weights": lengths, "groups": first_of(tokens), "bounds": (0.0, 2.0)}
     low, high = bootstrap_interval(1 - means, **units, confidence=confidence, seed=seed)
     influence = 1 - lengths @ means / lengths.sum()
     frame = pd.DataFrame({"layer": kept_layers(model), "influence": influence})
@@ -136,7 +136,7 @@ def removal_similarity(
     check_finite("residual states", values)
     frame = pd.DataFrame({"layer": [kept_layers(model)[layer] for layer in left]})
     drawn: dict[str, Any] = {"groups": first_of(tokens), "confidence": confidence, "seed": seed}
-    frame = frame.assign(**mean_and_spread("similarity", values, **drawn))
+    frame = frame.assign(**mean_and_spread("similarity", values, bounds=(-1.0, 1.0), **drawn))
     settings = {"max_length": max_length, "final_norm": final_norm, "removed": sorted(map(int, removed))}
     settings["interval"] = "of each layer by itself, over texts"
     frame.attrs = measured_on(model, tokens, tokenizer=tokenizer, measure="removal similarity", **settings)
