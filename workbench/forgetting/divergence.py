@@ -68,7 +68,7 @@ def token_divergence(
     whole = read_tokens(model, None, [a + b for a, b in zip(prompts, answers, strict=True)], 10**9)
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
     room = max(1, min(whole_number(max_tokens, "max_tokens"), LOGITS // vocabulary))
-    batches = make_batches(whole, max_tokens=room)
+    batches = make_batches(whole, max_tokens=room, model=model)
     starts = [len(prompt) for prompt in prompts]
     ids, pieces = list(responses["id"]), [token_texts(tokenizer, answer) for answer in answers]
     frames = []
@@ -170,7 +170,7 @@ def _last_states(model: Any, batch: Batch, bar: Any) -> Tensor:
     kept: list[Tensor] = []
     last = number_of_layers(model)
     with watch_states(model, lambda number, state: kept.append(state.cpu()) if number == last else None):
-        decoder_forward(model)(input_ids=batch.ids.to(model.device), use_cache=False)
+        decoder_forward(model)(input_ids=batch.on_device_of(model)[0], use_cache=False)
     bar.update()
     return kept[0]
 

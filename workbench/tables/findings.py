@@ -116,10 +116,10 @@ def similarity_reading(similarity: pd.DataFrame) -> str:
     Args:
         similarity: of ``response_similarity`` for several variants; with a column ``prompts``, by its sets.
 
-    >>> values = {"variant": ["a", "a", "b", "b"], "id": [0, 1, 0, 1], "similarity": [0.9, 0.8, 0.5, 0.4]}
+    >>> values = {"variant": ["a", "a", "b", "b"], "id": [0, 1, 0, 1], "similarity": [0.9, 0.8, 0.5, 0.3]}
     >>> print(similarity_reading(pd.DataFrame(values)))  # doctest: +NORMALIZE_WHITESPACE
-    - closest to the unpruned model **a** (mean 0.850), farthest **b** (mean 0.450); on the same 2 prompts
-    they differ by 0.400 (95 % interval 0.400 to 0.400).
+    - closest to the unpruned model **a** (mean 0.850), farthest **b** (mean 0.400); on the same 2 prompts
+    they differ by 0.450 (95 % interval -0.185 to 1.085), so the order may be chance.
     """
     sets = similarity.groupby("prompts", sort=False) if "prompts" in similarity else [("", similarity)]
     lines = []
