@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 from workbench.data.quantities import (
@@ -17,6 +19,7 @@ from workbench.data.quantities import (
     GLUED_UNIT,
     SCALES,
     SIGN,
+    SMALL,
     clean,
     other_readings,
     parse_number,
@@ -24,7 +27,6 @@ from workbench.data.quantities import (
     plain_latex,
     same_answer,
     same_number,
-    without_markup,
 )
 
 __all__ = [
@@ -35,57 +37,63 @@ __all__ = [
     "without_calculator_marks",
     "without_thoughts",
 ]
-_LONGEST, _TAIL = 20_000, 600  # characters from the end that are looked at; of a statement
 
+_LONGEST, _TAIL = 20_000, 600  # characters from the end that are looked at; of a statement
+_LISTS = tomllib.loads(Path(__file__).with_name("answers.toml").read_text(encoding="utf-8"))
+_WORDS = {name: f"(?:{'|'.join(words)})" for name, words in _LISTS.items() if name != "numbers"}
 _THOUGHT = r"(?:think|thinking|thought|reasoning)>"
-_ANSWER = r"(?:answer|antwort|result|solution|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ)"
-_IS = r"(?:is|are|was|be|equals|comes to|ist|lautet|est|es|é|è)(?![\w'’])"
 _STATEMENT = re.compile(
-    rf"(?<!to )(?<!can )\b{_ANSWER}\b(?!\s+(?:choices|options|the|this)\b)(?:[^\n:=.]{{0,40}}?\b{_IS}\s*:?|[^\n:=.,]{{0,24}}?[:=：])"
-    r"|(?:答案|答え|答)(?:应该)?\s*(?:是|为|は|[:：=])",
+    rf"(?<!to )(?<!can )\b{_WORDS['answer']}\b(?!\s+(?:choices|options|the|this)\b)"
+    rf"(?:[^\n:=.]{{0,40}}?\b{_WORDS['is']}(?![\w'’])\s*:?|[^\n:=.,]{{0,24}}?[:=：])"
+    r"|(?:答案|答え|答|정답|답)(?:应该|并|不)*\s*(?:是|为|は|은|[:：=])[:：]?",
     re.I,
 )
-_HEADING = re.compile(r"^\W*(?:the )?(?:final )?(?:answer|antwort)\W*\n+", re.I | re.M)
-_RUN_ON = re.compile(
-    r"\n\s*(?:[#*]+\s*)?(?:(?:new |next )?(?:question|problem|instruction|exercise|human|user|q|frage)\s*\d*\s*:"
+_DENIED = re.compile(r"\b(?:not|cannot|never|no|nicht)\b|不", re.I)  # "the answer cannot be 5"
+_HEADING = re.compile(r"^\W{0,20}(?:the )?(?:final )?(?:answer|antwort)\W{0,20}\n", re.I | re.M)
+_STEP = re.compile(r"\s*(?:step\b|conclusion|\d+[.):])", re.I)  # as a heading
+_NEXT_TASK = re.compile(
+    rf"\n\s{{0,9}}(?:[#*]{{1,9}}\s{{0,9}})?(?:(?:(?:new|next) )?{_WORDS['next_task']}\s?\d{{0,9}}\s?:"
     r"|<\|?(?:user|im_start))",
     re.I,
 )
-_GOODBYE = re.compile(
-    r"(?<!\w)(?:let me know|(?:i )?hope (?:this|that|it) helps|feel free to|is there anything|do you have any|"
-    r"would you like|if you (?:have any|need|would like|want|'d like)[^\n.!?]*(?:help|question|more|clarif|let me))",
-    re.I,
-)
-_TAKEN_BACK = re.compile(
-    r"\b(?:wait\b|correction\b|that(?:'s| is) (?:wrong|incorrect|not right)|scratch that|i made a mistake)|[,.;] no, ", re.I
-)
+_GOODBYE = re.compile(rf"(?<!\w){_WORDS['goodbye']}", re.I)
+_TAKEN_BACK = re.compile(rf"\b{_WORDS['taken_back']}\b|[.!;,]\s+(?:actually\b|no, )", re.I)
 _SENTENCE_END = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?<!\bvs)(?<!\bapprox)[.!?](?=[\s)*\"”]|$)|[。！？\n]")
 _ABBREVIATION = re.compile(r"\b(Rs|[Nn]o|[Nn]r)\.\s*(?=[-$]?\d)")  # its full stop ends no sentence
-_BREAK = re.compile(r"[,;:](?=\s)|\s[-—]\s|\s\(|\s(?:because|since|as|which|so|i\.e\.|thus|or|if|when|for)\s", re.I)
+_BREAK = re.compile(rf"[,;:](?=\s)|\s[-—]\s|\s\(|\s{_WORDS['explained']}\s", re.I)
 _NOT_YET = re.compile(
-    r"\b(?:not|never|cannot|either|neither|between|(?:more|less|fewer|greater|larger|smaller) than|(?:half|third|"
-    r"quarter)s? of|twice|double)\b(?:\s+(?:be|equal to|necessarily|exactly|just))*\s*\W{0,3}$",
-    re.I,
+    rf"\b{_WORDS['not_yet']}\b(?:\s+(?:be|equal to|necessarily|exactly|just))*\s*\W{{0,3}}$", re.I
 )
-_ASIDE = re.compile(  # the number after these words says when, where or for how many
-    r"\b(?:in|for|per|after|every|over|within|with|from|at|on|during|than|through|(?:out )?of the|out of|step|day|week|"
-    r"all|each of|among|between)\s+(?:(?:the|a|all|next|first|last|each|other|these|those|his|her|their|its|both)\s+)*$",
-    re.I,
-)
+_ASIDE = re.compile(rf"\b{_WORDS['aside']}\s+(?:{_WORDS['aside_more']}\s+)*$", re.I)
 _CLAUSE = re.compile(r"[,;](?=\s)|\b(?:so|which|thus|therefore|hence)\b", re.I)
 _REASON = re.compile(r"\s(?:because|since)\s", re.I)
-_OPERATOR = r"(?:[-+*/×÷^x]|\\times|\\cdot|\\div|plus|minus|times)"
-_SCALE = rf"(?:\s+(?:{'|'.join(SCALES)})\b)*"
-_LETTER = r"[^\W\u3040-\u30ff\u4e00-\u9fff]"  # Chinese and Japanese put no space beside a number
+_SYMBOL = r"(?:[-+*/×÷^]|\\times|\\cdot|\\div|% of\b)"
+_OPERATOR = rf"\b{_WORDS['operator']}\b"
+_COMPARED = r"(?:[<>≤≥≠]|\\(?:le|ge|lt|gt|ne)q?\b)"
+_OPERAND = r"(?:\d|sqrt|\\?pi\b|[b-z]\b)"
+_LETTER = r"[^\W\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"  # East Asian scripts put no space beside a number
 _IN_TEXT = re.compile(
-    rf"(?<!{_LETTER})(?<![.,/:^√])(?<![\^_]\()(?<!sqrt\()(?:(?<![\w)\]])(?:[-+]|\b(?:minus|negative)\s))?(?:{CURRENCY}\s?)?[-+]?"
+    rf"(?<!{_LETTER})(?<!\d:)(?<![.,/^√±|])(?<![\^_]\()(?<!sqrt\()"
+    rf"(?:(?<![\w)\]])(?:[-+]|\b(?:minus|negative)\s))?(?:{CURRENCY}\s?)?[-+]?"
     rf"(?:\d+\s+\(?\d+\)?/\(?\d+\)?|\(?{DIGITS}\)?/\(?{DIGITS}\)?|{DIGITS}(?:[eE][-+]?\d+)?)"
-    rf"(?:[kKM]\b|[mb]n\b|{GLUED_UNIT})?(?!{_LETTER}|\(|[.,:]\d|\s?\^){_SCALE}\s?%?"
+    rf"(?:[kKM]\b|[mb]n\b|{GLUED_UNIT})?(?!{_LETTER}|\(|[.,:]\d|\s?\^)"
+    rf"(?:\s+(?:{'|'.join(SCALES)})\b)*(?:\s?%)?"
 )
-_MORE = re.compile(r"\s*(?:squared|cubed|factorial|or (?:more|less|fewer|so)|and a half)\b", re.I)
-_LIST = re.compile(rf"\s*(?:,|(?:\w+\s*)?,?\s*(?:and|or|to|&)|-)\s*{SIGN}?\s*{CURRENCY}?\s*{DIGITS}", re.I)
-_YES_NO = re.compile(r"(yes|no|true|false|ja|nein|oui|non|sí|si)(?=$|[,.;:!]|\s[-—(]|\s(?:because|since|as)\b)", re.I)
-_CHOICE = re.compile(r"(?:option|choice|letter)?\s*\(?([A-J])(?=\)?[,;]|\)?\s(?:because|since|as)\b)")
+_NUMBER_WORD = rf"(?:{'|'.join([*SMALL, *SCALES])})"
+_SPELLED = re.compile(rf"(?:\ban?\s)?\b(?:{_NUMBER_WORD}\b(?:\s?-?(?:and\s)?)?)+", re.I)
+_MORE = re.compile(
+    r"\s*(?:(?:squared|cubed|factorial|or (?:more|less|fewer|so))\b|in \d{1,3}\b(?!\s+\w))", re.I
+)
+_LIST = re.compile(  # after a number: another that counts as much
+    r"\s*(?:,|(?:\w+\s*)?,?\s*(?:\b(?:and|or|to)\b|&)(?:\s+(?:maybe|perhaps|even))?|-)"
+    rf"\s*{SIGN}?\s*{CURRENCY}?\s*(?:{DIGITS}|{_NUMBER_WORD}\b)(?!\s+(?:in|of|from|for|more|less|each|is|are|were)\b)",
+    re.I,
+)
+_YES_NO = re.compile(rf"({_WORDS['yes_no']})(?=$|[,.;:!]|\s[-—(]|\s(?:because|since|as)\b)", re.I)
+_CHOICE = re.compile(
+    r"(?:option|choice|letter)?\s*\(?([A-J])(?=\)?[,;](?!\s*\(?[A-J]\b)|\)?\s(?:because|since|as)\b)"
+)
+Number = tuple[int, int, str]  # start, end and text of a number in running text
 
 
 def final_answer(text: Any) -> str | None:
@@ -111,7 +119,7 @@ def final_answer(text: Any) -> str | None:
         return None
     shown = without_thoughts(str(text))[-_LONGEST:]
     shown = _until_new_question(plain_characters(without_calculator_marks(shown)))
-    return _first_found(shown, _after_marks, _boxed, _after_statement, _last_number)
+    return _first_found(shown, _after_marks, _boxed, _after_statement, _last_number, _without_digits)
 
 
 def without_calculator_marks(text: str) -> str:
@@ -136,7 +144,7 @@ def _first_found(text: str, *finders: Any) -> str | None:
 
 def _until_new_question(text: str) -> str:
     """Cut the text where a model went on with the next question, its own answered."""
-    for match, _ in zip(_RUN_ON.finditer(text), range(3), strict=False):
+    for match, _ in zip(_NEXT_TASK.finditer(text), range(3), strict=False):
         head = text[: match.start()]
         if _first_found(head, _after_marks, _boxed, _after_statement):
             return head
@@ -145,16 +153,16 @@ def _until_new_question(text: str) -> str:
 
 def _after_marks(text: str) -> str | None:
     """Return what follows the last ``####`` that is no heading: a number, or the words of the last line."""
-    marks = [line for line in re.findall(r"####+[ \t]*([^\n#]*)", text) if line.strip()]
-    for line in reversed(marks[-20:]):
-        mark = clean(line)
-        unit = re.findall(r"[^\W\d_]+", mark)
-        if parse_number(mark) is not None and (len(unit) < 4 and (not unit or unit[0].islower() or mark[0] in "$R")):
-            return mark
-    last = text.rstrip().rpartition("\n")[2].strip()
-    said = last.rpartition("####")[2].strip() if "####" in last else ""
-    heading = _STATEMENT.search(said) or _HEADING.match(f"{said}\n") or re.match(r"step\b|conclusion|\d+[.):]", said, re.I)
-    return clean(said) if said and not heading else None
+    for found in list(re.finditer(r"(?<!#)#{4,}[ \t]*([^\n#]+)", text))[:-20:-1]:
+        mark = clean(found[1])
+        if (
+            re.fullmatch(r"[^A-Za-z]*|(?:\$|Rs)?[^A-Za-z]*(?:[a-z]\S*\s*){,3}", mark)
+            and parse_number(mark) is not None
+        ):
+            return None if _TAKEN_BACK.search(text, found.end()) else mark
+    _, mark, said = text.rstrip().rpartition("\n")[2].rpartition("####")
+    heading = _STATEMENT.search(said) or _HEADING.match(f"{said}\n") or _STEP.match(said)
+    return clean(said) if mark and not heading else None
 
 
 def _boxed(text: str) -> str | None:
@@ -162,12 +170,16 @@ def _boxed(text: str) -> str | None:
     boxes = _boxes(text)
     if not boxes:
         return None
-    start, _, said = boxes[-1]
-    if len(boxes) > 1 and re.fullmatch(r"[\s$,.*]*(?:or|and|,)[\s$*]*", text[boxes[-2][1] : start]):
+    start, end, said = boxes[-1]
+    if _TAKEN_BACK.search(text, end):
+        return None
+    if len(boxes) > 1 and re.fullmatch(r"[\s$,.*]{0,9}(?:or|and|,)[\s$*]{0,9}", text[boxes[-2][1] : start]):
         return f"{boxes[-2][2]} or {said}"
     if _NOT_YET.search(text[max(0, start - 40) : start]):
         return f"not {said}"
     words = plain_latex(said)
+    if worked_out := re.fullmatch(r"(?:[\d\s.,+*/()×·^-]|\\times|\\cdot|\\div)+=([^=]+)", words):
+        return clean(worked_out[1])
     return (_after_statement(words) if _STATEMENT.search(words) else None) or clean(said)
 
 
@@ -190,7 +202,7 @@ def _after_statement(text: str) -> str | None:
     heads = [match for pattern in (_STATEMENT, _HEADING) for match in pattern.finditer(text)]
     for head in sorted(heads, key=lambda match: match.end())[:-6:-1]:
         tail = text[head.end() : head.end() + _TAIL].lstrip(" *_:")
-        if re.search(r"\b(?:not|cannot|never)\b", head.group(), re.I):
+        if _DENIED.search(head.group()):
             return f"not {clean(tail)}"
         if tail.strip():
             line = _ABBREVIATION.sub(r"\1 ", tail.lstrip().partition("\n")[0])
@@ -203,16 +215,16 @@ def _stated(sentence: str) -> str | None:
     said = clean(sentence)
     if _says_one_thing(said):
         return said
-    lead = _BREAK.split(said)[0]
-    if _says_one_thing(lead) and not _LIST.match(said[len(lead) :]):
-        return lead
     one, *others = re.split(r",?\s+or\s+", said)
     if others and all(_says_one_thing(part) and same_answer(one, part) for part in others):
         return one
+    lead = _BREAK.split(said)[0]
+    if _says_one_thing(lead):
+        return said if _goes_on(said[len(lead) :]) else lead
     for pattern in (_YES_NO, _CHOICE):
         if match := pattern.match(said):
             return match[1]
-    plain = plain_latex(said)
+    plain = _plain(said)
     if "=" in plain:
         return _stated(plain.rpartition("=")[2])
     numbers = _numbers(plain)
@@ -220,6 +232,11 @@ def _stated(sentence: str) -> str | None:
     if not numbers or _left_open(plain, first):
         return said or None
     return _main(plain, first)
+
+
+def _goes_on(rest: str) -> bool:
+    """Whether what follows a number makes another of it: "or 6", "or more", "squared", "in 4"."""
+    return bool(_LIST.match(rest) or _MORE.match(rest))
 
 
 def _says_one_thing(text: str) -> bool:
@@ -230,7 +247,7 @@ def _last_number(text: str) -> str | None:
     """Return the number of the last sentence that has one; None where that leaves it open."""
     if match := _GOODBYE.search(text, max(0, len(text) - _TAIL)):
         text = text[: match.start()] if re.search(r"\d", text[: match.start()]) else text
-    text = plain_latex(text[-4 * _TAIL :])
+    text = _plain(text[-4 * _TAIL :])
     numbers = _numbers(text)
     if not numbers:
         return None
@@ -239,13 +256,30 @@ def _last_number(text: str) -> str | None:
     if (reason := _REASON.search(sentence)) and _numbers(sentence[: reason.start()]):
         sentence = sentence[: reason.start()]
     numbers = _numbers(sentence)
-    compound = [match.group() for match in COMPOUND.finditer(sentence) if other_readings(match.group())]
+    told = [match.group() for match in COMPOUND.finditer(sentence[-_TAIL:])]
+    compound = [quantity for quantity in told if other_readings(quantity)]
     if compound or _left_open(sentence, numbers):
         return compound[-1] if compound else None
     return _main(sentence, numbers)
 
 
-def _numbers(text: str) -> list[tuple[int, int, str]]:
+def _without_digits(text: str) -> str | None:
+    """Return the answer of a text without a number in digits: yes, B, or the last number in words."""
+    if re.search(r"\d", text):
+        return None
+    if match := _YES_NO.match(text.strip(" *_\n")) or re.fullmatch(r"\W*([A-J])\W*", text):
+        return match[1]
+    found = list(_SPELLED.finditer(text[-_TAIL:]))
+    words = clean(found[-1].group()) if found else ""
+    return words if words.lower() != "one" and parse_number(words) is not None else None
+
+
+def _plain(text: str) -> str:
+    """Return running text without LaTeX, dollar signs of formulas, and space between minus and number."""
+    return re.sub(r"(?<=[=(:])[ \t]*-[ \t]+(?=\d)", " -", re.sub(r"\$(?!\s?[-.\d])", "", plain_latex(text)))
+
+
+def _numbers(text: str) -> list[Number]:
     """Return start, end and text of the numbers in running text; a minus after a number is an operation."""
     found = []
     for match in _IN_TEXT.finditer(text):
@@ -257,17 +291,20 @@ def _numbers(text: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def _left_open(text: str, numbers: list[tuple[int, int, str]]) -> bool:
+def _left_open(text: str, numbers: list[Number]) -> bool:
     """Whether the last number is one of several, denied, or part of a sum that is not worked out."""
     start, end, found = numbers[-1]
     before, after = text[max(0, start - 60) : start], text[end : end + 60]
-    several = re.search(rf"{DIGITS}(?:\s+\w+)?\s*,?\s*\b(?:or|to|and)\s*\W?$", before) or _LIST.match(after)
-    sum_ = re.search(rf"[\w)]\s*{_OPERATOR}\s*$", before) or re.match(rf"\s*{_OPERATOR}\s*\(?\d", after)
+    several = re.search(rf"{DIGITS}(?:\s+\w+)?\s*,?\s*\b(?:or|to|and)\s*(?:\w\s*=\s*)?\W?$", before)
+    sum_ = re.search(rf"[\w)]\s*{_SYMBOL}\s*$|\d\s*{_OPERATOR}\s*$|{_COMPARED}\s*$", before) or re.match(
+        rf"\s*(?:(?:{_SYMBOL}|{_OPERATOR})\s*\(?{_OPERAND}|{_COMPARED})", after
+    )
+    odds = re.search(r"\d\s+in\s*$", before) and not re.match(r"\s+\w", after)  # 1 in 4
     operand = re.match(SIGN, found) and re.search(r"[\d)\]]\s*$", before)
-    return bool(several or sum_ or operand or _NOT_YET.search(before) or _MORE.match(after))
+    return bool(several or odds or sum_ or operand or _NOT_YET.search(before)) or _goes_on(after)
 
 
-def _main(text: str, numbers: list[tuple[int, int, str]]) -> str:
+def _main(text: str, numbers: list[Number]) -> str:
     """Return the number that a sentence comes to: not one said in passing ("72 clips in 2 months").
 
     Of several clauses the last with such a number counts; in it what follows the last equals sign, else the
@@ -278,7 +315,7 @@ def _main(text: str, numbers: list[tuple[int, int, str]]) -> str:
         inside = [number for number in numbers if begin <= number[0] < end]
         equals = text.rfind("=", begin, end)
         results = [found for start, _, found in inside if start >= equals >= begin]
-        stands_alone = [found for start, _, found in inside if not _ASIDE.search(text[max(0, start - 60) : start])]
+        stands_alone = [found for start, _, found in inside if not _ASIDE.search(text[:start], start - 60)]
         if results or stands_alone:
             return results[0] if results else stands_alone[-1]
     return numbers[-1][2]

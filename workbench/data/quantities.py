@@ -7,15 +7,19 @@ exponent beyond 400, is none and is compared as text.
 from __future__ import annotations
 
 import re
+import tomllib
 import unicodedata
 from fractions import Fraction
 from numbers import Real
+from pathlib import Path
 
+WORDS = tomllib.loads(Path(__file__).with_name("answers.toml").read_text(encoding="utf-8"))["numbers"]
 _LONGEST = 400  # characters of a text that may say one number
 _DIGITS_MOST, _EXPONENT_MOST = 100, 400
 #: 1,080.50 | 10,00,000 | 1 080 and 1'080 | 1.080,50 and 1.080.500 | 1080.5 | .5
 DIGITS = (
-    r"(?:\d{1,3}(?:\.\d{3})+,\d{1,2}(?![\d,])|\d{1,3}(?:\.\d{3}){2,}(?![\d.,])|\d{1,3}(?: \d{3})+,\d{1,2}(?![\d,])"
+    r"(?:\d{1,3}(?:\.\d{3})+,\d{1,2}(?![\d,])|\d{1,3}(?:\.\d{3}){2,}(?![\d.,])"
+    r"|\d{1,3}(?: \d{3})+,\d{1,2}(?![\d,])"
     r"|(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?:[ '’]\d{3})+)(?!,?\d)(?:\.\d+)?"
     r"|\d+(?:\.\d+)?|\.\d+)"
 )
@@ -25,30 +29,23 @@ _ATOM = rf"\(?\s*(?P<NAMEsign>[-+]?)\s*(?P<NAME>{DIGITS})(?:\s*\))?"
 _NUMBER = re.compile(
     rf"(?P<sign>{SIGN}?)\s*(?P<currency>{CURRENCY}?)\s*(?P<sign2>[-+]?)\s*"
     rf"(?:(?P<whole>\d+)\s+(?:and\s+)?(?=\(?\d+\)?\s*/))?"
-    rf"{_ATOM.replace('NAME', 'top')}(?:[eE](?P<power>[-+]?\d+))?(?:\s*/\s*{_ATOM.replace('NAME', 'bottom')})?(?P<unit>.*)",
+    rf"{_ATOM.replace('NAME', 'top')}(?:[eE](?P<power>[-+]?\d+))?"
+    rf"(?:\s*/\s*{_ATOM.replace('NAME', 'bottom')})?(?P<unit>.*)",
     re.DOTALL | re.IGNORECASE,
 )
 # glued to a number these are units; any other letter there ("3x", "2ab") may be algebra
-GLUED_UNIT = (
-    r"(?:%|°\s?[CF]?|[€$£¥₹¢]|(?:[cm]m|[kmM]?[gLl]|km|min|h|hrs?|s|m|am|pm|st|nd|rd|th|ft|in|lbs?|oz|mph|[GM]B)\b)"
-)
+GLUED_UNIT = r"(?:%|°\s?[CF]?|[€$£¥₹¢]"
+GLUED_UNIT += r"|(?:[cm]m|[kmM]?[gLl]|km|min|h|hrs?|s|m|am|pm|st|nd|rd|th|ft|in|lbs?|oz|mph|[GM]B)\b)"
 _GLUED_SCALE = {"k": 10**3, "K": 10**3, "M": 10**6, "mn": 10**6, "bn": 10**9, "B": 10**9, "m": 10**6}
-SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-_ONES += " seventeen eighteen nineteen"
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-SMALL = {word: k for k, word in enumerate(_ONES.split())} | {w: 20 + 10 * k for k, w in enumerate(_TENS.split())}
-_PARTS = "half third quarter fifth sixth seventh eighth ninth tenth"
-_PART = {word: k for k, word in enumerate(_PARTS.split(), 2)} | {"fourth": 4, "hundredth": 100}
+SCALES: dict[str, int] = WORDS["scales"]
+SMALL = {word: k for k, word in enumerate(WORDS["ones"])}
+SMALL |= {word: 20 + 10 * k for k, word in enumerate(WORDS["tens"])}
+_PART = {word: k for k, word in enumerate(WORDS["parts"], 2)} | {"fourth": 4, "hundredth": 100}
 _PART |= {f"{word}s": part for word, part in _PART.items()} | {"halves": 2}
 _COINS = {"quarter", "quarters", "half", "halves"}  # "5 quarters" are coins, "three quarters" are not
-_NO_UNIT = {*SMALL, "or", "not", "plus", "minus", "squared", "cubed", "factorial", "wait", "pi", "π", "x", "y", "i"}
-_NO_UNIT -= {"one"}
+_NO_UNIT = {*WORDS["no_unit"], *SMALL} - {"one"}
 _LEAD = re.compile(
-    r"^(?:(?:is|are|about|approximately|approx\.?|around|roughly|nearly|almost|exactly|precisely|only|just|simply"
-    r"|equal to|equals|a total of|the number|no\.|nr\.|at least|at most|[=≈~:])\s*)+(?=\S)"
-    r"|^[A-Za-z]\w{0,2}\s*(?:=|\\in\b|∈)\s*",
-    re.I,
+    rf"^(?:(?:{'|'.join(WORDS['lead'])})\s*)+(?=\S)|^[A-Za-z]\w{{0,2}}\s*(?:=|\\in\b|∈)\s*", re.I
 )
 _VULGAR = {c: " " + unicodedata.normalize("NFKC", c).replace("⁄", "/") for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 _CHARACTERS = str.maketrans(
@@ -58,7 +55,7 @@ _CHARACTERS = str.maketrans(
     | _VULGAR
 )
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_POWER = r"\s*(?:\^|\*\*)\s*[({]?\s*([-+]?\d+)\s*[)}]?"
+_POWER = r"\s*(?:\^|\*\*)\s*[({]?\s*([-+]?\d+)(?:\s*[)}])?"
 _LATEX = (
     (r"(?<!\\)\\(?:[,!;: ]|(?:left|right|displaystyle|quad|qquad)(?![A-Za-z]))", ""),
     (r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 "),
@@ -70,25 +67,18 @@ _LATEX = (
     (r"([_^])\s*\{([^{}]*)\}", r"\1(\2)"),
     (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" (\1)/(\2)"),
     (r"\\[dt]?frac\s*(\d)\s*(\d)", r" \1/\2"),
+    (r"\\pm(?![A-Za-z])", "±"),
     (r"\\([$%#&])", r"\1"),
     (r"\\[()\[\]]", ""),
 )
 _LATEX_PATTERNS = tuple((re.compile(pattern), replacement) for pattern, replacement in _LATEX)
-# units of one kind in their smallest; a quantity may be told in several of them
-_KINDS = (
-    {"second": 1, "sec": 1, "s": 1, "minute": 60, "min": 60, "hour": 3600, "hr": 3600, "h": 3600}
-    | {"day": 86_400, "week": 604_800},
-    {"month": 1, "year": 12},
-    {"cent": 1, "dollar": 100, "euro": 100},
-    {"inch": 1, "inche": 1, "in": 1, "foot": 12, "feet": 12, "ft": 12, "yard": 36},
-    {"ounce": 1, "oz": 1, "pound": 16, "lb": 16},
-    {"cm": 1, "centimeter": 1, "m": 100, "meter": 100},
-    {"gram": 1, "g": 1, "kg": 1000, "kilogram": 1000},
+_KINDS: list[dict[str, int]] = WORDS["kinds"]
+_MEASURE = (
+    rf"({DIGITS})\s*({'|'.join(sorted({u for kind in _KINDS for u in kind}, key=len, reverse=True))})s?\b\.?"
 )
-_MEASURE = rf"({DIGITS})\s*({'|'.join(sorted({u for kind in _KINDS for u in kind}, key=len, reverse=True))})s?\b\.?"
 #: "5 hours and 30 minutes"
 COMPOUND = re.compile(rf"{_MEASURE}(?:,?\s*(?:and\s+)?{_MEASURE})+", re.I)
-_CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s))\s*(\S.*)", re.DOTALL)
+_CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s))\s*(?!(?:and|or)\b)([\w$(\\-].*)", re.DOTALL)
 
 
 def parse_number(value: str | int | float | None) -> Fraction | None:
@@ -99,13 +89,15 @@ def parse_number(value: str | int | float | None) -> Fraction | None:
     (``3 x 10^8``), "5 million", "$1.5M", number words ("a hundred and five", "two dozen", "none"), "about",
     units ("72 clips", "5cm", "5 cm^2"), and a percent sign, which is read as a unit (50 % = 50).
 
-    >>> parse_number("$1,080.50"), parse_number("1 1/2 cups"), parse_number("3x"), parse_number("minus twelve")
+    >>> parse_number("$1,080.50"), parse_number("1 1/2 cup"), parse_number("3x"), parse_number("minus twelve")
     (Fraction(2161, 2), Fraction(3, 2), None, Fraction(-12, 1))
     """
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, Real):
-        return Fraction(value if isinstance(value, int) else str(value)) if abs(value) < float("inf") else None
+        return (
+            Fraction(value if isinstance(value, int) else str(value)) if abs(value) < float("inf") else None
+        )
     if len(value) > _LONGEST:
         return None
     text = without_markup(value)
@@ -145,7 +137,7 @@ def same_answer(a: str | None, b: str | None) -> bool:
     first, second = other_readings(a), other_readings(b)
     if bool(first) != bool(second):
         plain = b if first else a
-        return any(_agree(reading, plain) for reading in first or second)
+        return any(_agree(reading, plain) for reading in first or second) or _squeezed(a) == _squeezed(b)
     if first and first == second and not isinstance(first[0], str):
         return parse_number(a) is None and parse_number(b) is None
     if parse_number(a) is not None and parse_number(b) is not None:
@@ -185,8 +177,8 @@ def plain_characters(text: str) -> str:
 def plain_latex(text: str) -> str:
     r"""Return the text without the LaTeX of numbers: fractions, powers of ten, spaces, units, dollar signs.
 
-    >>> plain_latex(r"1\\frac{1}{2}\\text{ cups}"), plain_latex(r"3 \\times 10^{8}")
-    ('1 (1)/(2)  cups ', '3e8')
+    >>> plain_latex(r"1\frac{1}{2}"), plain_latex(r"3 \times 10^{8}\text{ m}")
+    ('1 (1)/(2)', '3e8  m ')
     """
     for pattern, replacement in _LATEX_PATTERNS:
         text = pattern.sub(replacement, text)
@@ -199,7 +191,7 @@ def clean(text: str) -> str:
 
 
 def without_markup(text: str) -> str:
-    """Take off what stands around a number and does not change it: LaTeX, Markdown, "about", "x =", brackets."""
+    """Take off what does not change a number: LaTeX, Markdown, "about", "x =", brackets."""
     text = clean(plain_characters(text))
     if len(text) > 1 and text[0] == text[-1] == "$":
         text = text.strip("$")
@@ -217,7 +209,9 @@ def _of_digits(match: re.Match[str]) -> Fraction | None:
     whole, top, bottom = map(_exact, parts)
     if bottom == 0:
         return None
-    value = _with_unit(whole + top * Fraction(10) ** int(power) / bottom, match["unit"], bool(match["currency"]))
+    value = _with_unit(
+        whole + top * Fraction(10) ** int(power) / bottom, match["unit"], bool(match["currency"])
+    )
     signs = [match["sign"].lower(), match["sign2"], match["topsign"], match["bottomsign"]]
     negative = sum(sign in ("-", "minus", "negative") for sign in signs) % 2
     return -value if value is not None and negative else value
@@ -231,7 +225,7 @@ def _with_unit(value: Fraction, unit: str, currency: bool) -> Fraction | None:
     elif found := re.match(GLUED_UNIT, unit):
         unit = unit[found.end() :]
     unit = re.sub(r"^(?=-[A-Za-z])|(?<=[A-Za-z])\s*\^\s*\(?[23]\)?", " ", unit)
-    if (unit and not unit[0].isspace() and unit[0] not in ".,;!)") or re.search(r"[\d=<>+*\\^{}]", unit):
+    if (unit and not unit[0].isspace() and unit[0] not in ".,;)") or re.search(r"[\d=<>+*\\^{}]", unit):
         return None
     words = _words(unit)
     if words and words[0] in _PART and words[0] not in _COINS:
@@ -245,7 +239,7 @@ def _of_words(text: str) -> Fraction | None:
     if words and words[0] in ("minus", "negative"):
         value = _of_words(" ".join(words[1:]))
         return None if value is None else -value
-    if words[:1] in (["none"], ["nothing"]):
+    if words and words[0] in WORDS["none"]:
         return Fraction(0) if len(words) < 4 else None
     value, rest = _cardinal(words)
     if words[:1] == ["half"]:
@@ -262,7 +256,9 @@ def _cardinal(words: list[str]) -> tuple[Fraction | None, list[str]]:
     total, group, k = 0, 0, 0
     for k, word in enumerate([*words, ""]):
         after = words[k + 1] if k + 1 < len(words) else ""
-        if word in SMALL and (group % 100 == 0 or (group % 100 >= 20 and group % 10 == 0 and SMALL[word] < 10)):
+        if word in SMALL and (
+            group % 100 == 0 or (group % 100 >= 20 and group % 10 == 0 and SMALL[word] < 10)
+        ):
             group += SMALL[word]
         elif word in ("a", "an") and k == 0 and after in SCALES:
             group = 1
@@ -320,7 +316,9 @@ def _words(text: str) -> list[str]:
 
 def _squeezed(text: str) -> str:
     r"""Return an answer that is no number as it is compared: \sqrt3 as sqrt(3), \frac{\pi}{4} as pi/4."""
+    if len(text) > 10 * _LONGEST:
+        return "".join(text.split()).casefold()
     text = re.sub(r"^(?:option|choice|letter)\s+(?=\(?[A-J]\)?\W*$)", "", without_markup(text), flags=re.I)
     text = re.sub(r"\s+", "", text.replace("\\", "").replace("π", "pi"))
     text = re.sub(r"[{}]", "", re.sub(r"\((\w+)\)", r"\1", text))
-    return text.strip(".,;:!?$").casefold()
+    return re.sub(r"(?<!\d)!+$", "", text.strip(".,;:?$")).casefold()  # 5! is no 5
