@@ -109,7 +109,7 @@ def test_right_solutions_of_real_problems_are_kept_in_every_form_and_wrong_ones_
     assert sum(bare) >= 0.97 * len(rows)
 
 
-# --- thoughts, and inputs that no model should write ---------------------------------------------------------
+# --- thoughts, and inputs that no model should write --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,12 @@ def test_thoughts_are_taken_off(text, said):
 
 
 PIECES = [
-    *["9", "1,", "111,", "- ", "<<1", "answer ", "answer is ", "\\boxed{", "\\frac{1}{", "{", "}", "####", "#### ", "####1\n"],
-    *["\n#", "\x00", "\ud800", "1e9", "(", ")", "$", "5 or ", "not ", "\nQ: 1\n", "half a ", "one hundred and ", "5 hours "],
-    *["10^", "√", "<think>", "</think>", "=", "1=1 ", "1/", "1.", "B) ", "\\text{", "\\sqrt{", "x = ", "let me know ", "wait, "],
-    *["½", "。", "答案是", "5-", "5 x ", "minus ", "\n", "*", " ", "\t", "_", "\\", "about ", "the answer is 5 "],
-]  # fmt: skip
+    *["9", "1,", "111,", "- ", "<<1", "answer ", "answer is ", "\\boxed{", "\\frac{1}{", "{", "}"],
+    *["####", "#### ", "####1\n", "\n#", "\x00", "\ud800", "1e9", "(", ")", "$", "5 or ", "not "],
+    *["\nQ: 1\n", "half a ", "5 hours ", "one hundred and ", "10^", "√", "<think>", "</think>", "="],
+    *["1=1 ", "1/", "1.", "B) ", "\\text{", "\\sqrt{", "x = ", "let me know ", "wait, ", "½", "。"],
+    *["答案是", "5-", "5 x ", "minus ", "\n", "*", " ", "\t", "_", "\\", "about ", "the answer is 5 "],
+]
 
 
 def test_no_text_is_too_long_or_too_odd_to_be_judged():

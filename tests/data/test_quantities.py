@@ -172,6 +172,7 @@ def test_a_number_survives_every_way_of_writing_it():
         grouped = f"{abs(whole):,}.{cents:02d}"
         for written in (
             sign + text, sign + grouped, f"{sign}${grouped}", f"{sign}{grouped.replace(',', chr(0x202F))}",
-            f"\u2212{text}" if sign else f"+{text}", f"about {sign}{text} apples", f"${sign}{text}$", f"({sign}{text})",
+            f"\u2212{text}" if sign else f"+{text}", f"about {sign}{text} apples", f"${sign}{text}$",
+            f"({sign}{text})",
         ):  # fmt: skip
             assert parse_number(written) == value, written
