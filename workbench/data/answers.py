@@ -65,27 +65,32 @@ _NOT_YET = re.compile(
     rf"\b{_WORDS['not_yet']}\b(?:\s+(?:be|equal to|necessarily|exactly|just))*\s*\W{{0,3}}$", re.I
 )
 _ASIDE = re.compile(rf"\b{_WORDS['aside']}\s+(?:{_WORDS['aside_more']}\s+)*$", re.I)
+_LABEL = re.compile(rf"\b{_WORDS['label']}\s+#?$", re.I)
 _CLAUSE = re.compile(r"[,;](?=\s)|\b(?:so|which|thus|therefore|hence)\b", re.I)
+_IN_ALL = re.compile(r"\b(?:total|altogether|in all)\b", re.I)
 _REASON = re.compile(r"\s(?:because|since)\s", re.I)
-_SYMBOL = r"(?:[-+*/×÷^]|\\times|\\cdot|\\div|% of\b)"
+_SYMBOL = r"(?:[-+*/×÷^±]|\\times|\\cdot|\\div|% of\b)"
 _OPERATOR = rf"\b{_WORDS['operator']}\b"
 _COMPARED = r"(?:[<>≤≥≠]|\\(?:le|ge|lt|gt|ne)q?\b)"
 _OPERAND = r"(?:\d|sqrt|\\?pi\b|[b-z]\b)"
+_SUM = re.compile(rf"\s*(?:(?:{_SYMBOL}|{_OPERATOR})\s*\(?{_OPERAND}|{_COMPARED})")
 _LETTER = r"[^\W\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"  # East Asian scripts put no space beside a number
 _IN_TEXT = re.compile(
-    rf"(?<!{_LETTER})(?<!\d:)(?<![.,/^√±|])(?<![\^_]\()(?<!sqrt\()"
-    rf"(?:(?<![\w)\]])(?:[-+]|\b(?:minus|negative)\s))?(?:{CURRENCY}\s?)?[-+]?"
+    rf"(?<!{_LETTER})(?<!\d:)(?<![.,/^√±|])(?<![\^_]\()(?<!\w\()"
+    rf"(?:(?<![\w)\]])(?:[-+]|(?=[a-z]){SIGN}\s))?(?:{CURRENCY}\s?)?[-+]?"
     rf"(?:\d+\s+\(?\d+\)?/\(?\d+\)?|\(?{DIGITS}\)?/\(?{DIGITS}\)?|{DIGITS}(?:[eE][-+]?\d+)?)"
     rf"(?:[kKM]\b|[mb]n\b|{GLUED_UNIT})?(?!{_LETTER}|\(|[.,:]\d|\s?\^)"
     rf"(?:\s+(?:{'|'.join(SCALES)})\b)*(?:\s?%)?"
 )
-_NUMBER_WORD = rf"(?:{'|'.join([*SMALL, *SCALES])})"
+_NUMBER_WORD = rf"(?:{'|'.join([*SMALL, *SCALES, 'none'])})"
 _SPELLED = re.compile(rf"(?:\ban?\s)?\b(?:{_NUMBER_WORD}\b(?:\s?-?(?:and\s)?)?)+", re.I)
-_MORE = re.compile(
-    r"\s*(?:(?:squared|cubed|factorial|or (?:more|less|fewer|so))\b|in \d{1,3}\b(?!\s+\w))", re.I
+_MORE = re.compile(  # after a number: it is not all
+    r"\s*(?:(?:squared|cubed|factorial|or (?:more|less|fewer|so)|if|(?:more|less|fewer) than \d+)\b"
+    r"|in \d{1,3}\b(?!\s+\w))",
+    re.I,
 )
 _LIST = re.compile(  # after a number: another that counts as much
-    r"\s*(?:,|(?:\w+\s*)?,?\s*(?:\b(?:and|or|to)\b|&)(?:\s+(?:maybe|perhaps|even))?|-)"
+    rf"\s*(?:,|(?:\w+\s*)?,?\s*(?:\b(?:and|to|{_WORDS['either']})\b|&)(?:\s+(?:maybe|perhaps|even))?|-)"
     rf"\s*{SIGN}?\s*{CURRENCY}?\s*(?:{DIGITS}|{_NUMBER_WORD}\b)(?!\s+(?:in|of|from|for|more|less|each|is|are|were)\b)",
     re.I,
 )
@@ -220,7 +225,9 @@ def _stated(sentence: str) -> str | None:
         return one
     lead = _BREAK.split(said)[0]
     if _says_one_thing(lead):
-        return said if _goes_on(said[len(lead) :]) else lead
+        rest = said[len(lead) :]
+        breakdown = _IN_ALL.search(lead) and re.match(r",\s*\d", rest)  # "12 in total, 5 red and 7 green"
+        return lead if breakdown or not _goes_on(rest) else said
     for pattern in (_YES_NO, _CHOICE):
         if match := pattern.match(said):
             return match[1]
@@ -236,7 +243,7 @@ def _stated(sentence: str) -> str | None:
 
 def _goes_on(rest: str) -> bool:
     """Whether what follows a number makes another of it: "or 6", "or more", "squared", "in 4"."""
-    return bool(_LIST.match(rest) or _MORE.match(rest))
+    return bool(_LIST.match(rest) or _MORE.match(rest) or _SUM.match(rest))
 
 
 def _says_one_thing(text: str) -> bool:
@@ -252,6 +259,8 @@ def _last_number(text: str) -> str | None:
     if not numbers:
         return None
     begin = max((match.end() for match in _SENTENCE_END.finditer(text, 0, numbers[-1][0])), default=0)
+    if (end := _SENTENCE_END.search(text, numbers[-1][1])) and end.group() == "?":
+        return None  # asked, not said
     sentence = text[begin:]
     if (reason := _REASON.search(sentence)) and _numbers(sentence[: reason.start()]):
         sentence = sentence[: reason.start()]
@@ -276,6 +285,7 @@ def _without_digits(text: str) -> str | None:
 
 def _plain(text: str) -> str:
     """Return running text without LaTeX, dollar signs of formulas, and space between minus and number."""
+    text = re.sub(r"n['’]t\b", " not", text)
     return re.sub(r"(?<=[=(:])[ \t]*-[ \t]+(?=\d)", " -", re.sub(r"\$(?!\s?[-.\d])", "", plain_latex(text)))
 
 
@@ -283,6 +293,8 @@ def _numbers(text: str) -> list[Number]:
     """Return start, end and text of the numbers in running text; a minus after a number is an operation."""
     found = []
     for match in _IN_TEXT.finditer(text):
+        if _LABEL.search(text[max(0, match.start() - 12) : match.start()]) or _listed(text, match):
+            continue
         number = match.group().strip().strip("()")
         before = text[max(0, match.start() - 8) : match.start()].rstrip()
         if before and (before[-1].isdigit() or before[-1] in ")]"):
@@ -291,14 +303,20 @@ def _numbers(text: str) -> list[Number]:
     return found
 
 
+def _listed(text: str, match: re.Match[str]) -> bool:
+    """Whether a number begins a line as an item of a list does: "2. Multiply"."""
+    begins = text[: match.start()].rpartition("\n")[2].strip(" *#-") == ""
+    return begins and re.match(r"[.)]\**[ \t]+[^\W\d]", text[match.end() :]) is not None
+
+
 def _left_open(text: str, numbers: list[Number]) -> bool:
     """Whether the last number is one of several, denied, or part of a sum that is not worked out."""
     start, end, found = numbers[-1]
     before, after = text[max(0, start - 60) : start], text[end : end + 60]
-    several = re.search(rf"{DIGITS}(?:\s+\w+)?\s*,?\s*\b(?:or|to|and)\s*(?:\w\s*=\s*)?\W?$", before)
-    sum_ = re.search(rf"[\w)]\s*{_SYMBOL}\s*$|\d\s*{_OPERATOR}\s*$|{_COMPARED}\s*$", before) or re.match(
-        rf"\s*(?:(?:{_SYMBOL}|{_OPERATOR})\s*\(?{_OPERAND}|{_COMPARED})", after
+    several = re.search(
+        rf"{DIGITS}(?:\s+\w+)?\s*,?\s*\b(?:to|and|{_WORDS['either']})\s*(?:\w\s*=\s*)?\W?$", before
     )
+    sum_ = re.search(rf"[\w)]\s*{_SYMBOL}\s*$|\d\s*{_OPERATOR}\s*$|{_COMPARED}\s*$", before)
     odds = re.search(r"\d\s+in\s*$", before) and not re.match(r"\s+\w", after)  # 1 in 4
     operand = re.match(SIGN, found) and re.search(r"[\d)\]]\s*$", before)
     return bool(several or odds or sum_ or operand or _NOT_YET.search(before)) or _goes_on(after)

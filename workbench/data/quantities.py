@@ -10,7 +10,6 @@ import re
 import tomllib
 import unicodedata
 from fractions import Fraction
-from numbers import Real
 from pathlib import Path
 
 WORDS = tomllib.loads(Path(__file__).with_name("answers.toml").read_text(encoding="utf-8"))["numbers"]
@@ -24,7 +23,7 @@ DIGITS = (
     r"|\d+(?:\.\d+)?|\.\d+)"
 )
 CURRENCY = r"(?:(?:US|CA|AU|A|C)?[$€£¥₹]|\b(?:Rs|USD|EUR|GBP|INR)\b\.?)"
-SIGN = r"(?:[-+]|\b(?:minus|negative)\b)"
+SIGN = r"(?:[-+]|\b(?:minus|negative|menos|moins|meno)\b)"
 _ATOM = rf"\(?\s*(?P<NAMEsign>[-+]?)\s*(?P<NAME>{DIGITS})(?:\s*\))?"
 _NUMBER = re.compile(
     rf"(?P<sign>{SIGN}?)\s*(?P<currency>{CURRENCY}?)\s*(?P<sign2>[-+]?)\s*"
@@ -52,6 +51,7 @@ _CHARACTERS = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
     | dict.fromkeys("−–‒﹣－", "-")
     | dict.fromkeys("\u00a0\u202f\u2009\u3000", " ")
+    | {"⁄": "/"}
     | _VULGAR
 )
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -94,7 +94,7 @@ def parse_number(value: str | int | float | None) -> Fraction | None:
     """
     if value is None or isinstance(value, bool):
         return None
-    if isinstance(value, Real):
+    if not isinstance(value, str):
         return (
             Fraction(value if isinstance(value, int) else str(value)) if abs(value) < float("inf") else None
         )
@@ -213,7 +213,7 @@ def _of_digits(match: re.Match[str]) -> Fraction | None:
         whole + top * Fraction(10) ** int(power) / bottom, match["unit"], bool(match["currency"])
     )
     signs = [match["sign"].lower(), match["sign2"], match["topsign"], match["bottomsign"]]
-    negative = sum(sign in ("-", "minus", "negative") for sign in signs) % 2
+    negative = sum(sign not in ("", "+", None) for sign in signs) % 2
     return -value if value is not None and negative else value
 
 
@@ -225,7 +225,7 @@ def _with_unit(value: Fraction, unit: str, currency: bool) -> Fraction | None:
     elif found := re.match(GLUED_UNIT, unit):
         unit = unit[found.end() :]
     unit = re.sub(r"^(?=-[A-Za-z])|(?<=[A-Za-z])\s*\^\s*\(?[23]\)?", " ", unit)
-    if (unit and not unit[0].isspace() and unit[0] not in ".,;)") or re.search(r"[\d=<>+*\\^{}]", unit):
+    if not re.match(r"[\s.,;)]|/[A-Za-z]|$", unit) or re.search(r"[\d=<>+*\\^{}]", unit):
         return None
     words = _words(unit)
     if words and words[0] in _PART and words[0] not in _COINS:
@@ -275,8 +275,8 @@ def _scaled(value: Fraction, words: list[str]) -> Fraction | None:
     """Return a number with the words after it: "and a half", "million"; None when they are no unit."""
     if words[:1] == ["and"] and (part := _of_words(" ".join(words[1:3]))) is not None and 0 < part < 1:
         value, words = value + part, words[3 if words[1] != "half" else 2 :]
-    while words and words[0] in SCALES:
-        value, words = value * SCALES[words[0]], words[1:]
+    while words and words[0].removesuffix("s") in SCALES:
+        value, words = value * SCALES[words[0].removesuffix("s")], words[1:]
         tail, rest = _cardinal(words[1:] if words[:1] == ["and"] else words)
         if tail is not None and tail < 1000:
             value, words = value + tail, rest
@@ -291,7 +291,7 @@ def _compound(text: str) -> list[Fraction]:
     kind = next((kind for kind in _KINDS if all(unit in kind for _, unit in parts)), None)
     if kind is None:
         return []
-    total = sum(number * kind[unit] for number, unit in parts)
+    total = sum((number * kind[unit] for number, unit in parts), Fraction(0))
     return [total / kind[unit] for _, unit in parts]
 
 
