@@ -194,7 +194,7 @@ def kept_shares(distilled: pd.DataFrame) -> pd.DataFrame:
 
 def _texts(examples: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of the examples, all fields but the id texts."""
-    rows = examples[FIELDS].to_dict("records")
+    rows: list[dict[str, Any]] = examples[FIELDS].to_dict("records")
     for row in rows:
         for field in FIELDS[1:]:
             if not isinstance(row[field], str):

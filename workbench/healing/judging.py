@@ -13,7 +13,8 @@ KEPT_ANSWER, KEPT_OPEN = "same final answer", "passes the quality rules"
 KEPT_SAME = "same text as the reference"
 _TEXTS = tomllib.loads(Path(__file__).with_name("rewriting.toml").read_text(encoding="utf-8"))
 LEAKS: tuple[str, ...] = tuple(_TEXTS["leaks"])
-_REFUSALS: tuple[str, ...] = tuple(_TEXTS["refusals"])
+_PART = {part: f"(?:{'|'.join(words)})" for part, words in _TEXTS["refusal"].items()}
+_REFUSAL = re.compile(r"{begin}\s*{middle}\s+{not}\s+{do}\b".format(**_PART))
 _CLOSING = re.compile(r"(?:^|\s)####[ \t]*([^\n#]+?)\s*$")  # of a reference as in GSM8K
 _STATES = re.compile(
     r"\W*(?:####|(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final )?answer\b).{1,60}", re.I
@@ -89,7 +90,7 @@ def _flaw(row: dict[str, Any], leaks: tuple[str, ...]) -> str | None:
     own = f"{row['instruction']} {row['context']} {row['reference']}".lower().replace("’", "'")
     if any(phrase in said and phrase not in own for phrase in leaks):
         return "shows the prompt"
-    if said.lstrip(' *"').startswith(_REFUSALS) and not any(phrase in own for phrase in _REFUSALS):
+    if _REFUSAL.match(said.lstrip(' *"')) and not _REFUSAL.search(own):
         return "refuses to answer"
     if _repetition(said) > max(0.5, _repetition(row["reference"])):
         return "repeats itself"
