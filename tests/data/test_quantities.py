@@ -160,6 +160,7 @@ def test_numbers_themselves_are_numbers_of_any_size():
 
     assert parse_number(10**5000) == 10**5000 and parse_number(np.int64(7)) == 7
     assert parse_number(np.float64("nan")) is None
+    assert same_answer(0, "zero") and not same_answer(5, "6") and not same_answer(None, 0)
 
 
 def test_a_number_survives_every_way_of_writing_it():

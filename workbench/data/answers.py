@@ -60,12 +60,15 @@ _GOODBYE = re.compile(rf"(?<!\w){_WORDS['goodbye']}", re.I)
 _TAKEN_BACK = re.compile(rf"\b{_WORDS['taken_back']}\b|[.!;,]\s+(?:actually\b|no, )", re.I)
 _SENTENCE_END = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?<!\bvs)(?<!\bapprox)[.!?](?=[\s)*\"”]|$)|[。！？\n]")
 _ABBREVIATION = re.compile(r"\b(Rs|[Nn]o|[Nn]r)\.\s*(?=[-$]?\d)")  # its full stop ends no sentence
-_BREAK = re.compile(rf"[,;:](?=\s)|\s[-—]\s|\s\(|\s{_WORDS['explained']}\s", re.I)
+_BREAK = re.compile(rf"[,;:](?=\s)|\s*(?:≈|\\approx)|\s[-—]\s|\s\(|\s{_WORDS['explained']}\s", re.I)
 _NOT_YET = re.compile(
     rf"\b{_WORDS['not_yet']}\b(?:\s+(?:be|equal to|necessarily|exactly|just))*\s*\W{{0,3}}$", re.I
 )
-_ASIDE = re.compile(rf"\b{_WORDS['aside']}\s+(?:{_WORDS['aside_more']}\s+)*$", re.I)
+_ASIDE = re.compile(rf"(?:\b{_WORDS['aside']}\s+(?:{_WORDS['aside_more']}\s+)*|(?:[≈~]|\\approx)\s*)$", re.I)
 _LABEL = re.compile(rf"\b{_WORDS['label']}\s+#?$", re.I)
+_THAN = re.compile(  # after a number: it is a difference
+    r"\s*(?:\w+\s+)?(?:more|less|fewer|older|younger|taller|shorter|longer|higher|lower|bigger|smaller) than\b"
+)
 _CLAUSE = re.compile(r"[,;](?=\s)|\b(?:so|which|thus|therefore|hence)\b", re.I)
 _IN_ALL = re.compile(r"\b(?:total|altogether|in all)\b", re.I)
 _REASON = re.compile(r"\s(?:because|since)\s", re.I)
@@ -122,7 +125,7 @@ def final_answer(text: Any) -> str | None:
     """
     if text is None or (isinstance(text, float) and math.isnan(text)):
         return None
-    shown = without_thoughts(str(text))[-_LONGEST:]
+    shown = re.sub(r"(?:<\|\w{1,30}\|>|</s>)\s*$", "", without_thoughts(str(text))[-_LONGEST:])
     shown = _until_new_question(plain_characters(without_calculator_marks(shown)))
     return _first_found(shown, _after_marks, _boxed, _after_statement, _last_number, _without_digits)
 
@@ -166,7 +169,7 @@ def _after_marks(text: str) -> str | None:
         ):
             return None if _TAKEN_BACK.search(text, found.end()) else mark
     _, mark, said = text.rstrip().rpartition("\n")[2].rpartition("####")
-    heading = _STATEMENT.search(said) or _HEADING.match(f"{said}\n") or _STEP.match(said)
+    heading = _STATEMENT.search(said) or _HEADING.match(f"{said}\n") or _STEP.match(said) or "boxed" in said
     return clean(said) if mark and not heading else None
 
 
@@ -185,7 +188,10 @@ def _boxed(text: str) -> str | None:
     words = plain_latex(said)
     if worked_out := re.fullmatch(r"(?:[\d\s.,+*/()×·^-]|\\times|\\cdot|\\div)+=([^=]+)", words):
         return clean(worked_out[1])
-    return (_after_statement(words) if _STATEMENT.search(words) else None) or clean(said)
+    if _STATEMENT.search(words):
+        return _after_statement(words)
+    mixed = re.search(r"\\text\s*\{[^{}]*\}", said) and not re.fullmatch(r"\\text\s*\{[^{}]*\}", said)
+    return _stated(words) if mixed else clean(said)
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
@@ -322,6 +328,13 @@ def _left_open(text: str, numbers: list[Number]) -> bool:
     return bool(several or odds or sum_ or operand or _NOT_YET.search(before)) or _goes_on(after)
 
 
+def _in_passing(text: str, start: int, end: int) -> bool:
+    """Whether a number only says when, for how many, about how much or by how much more."""
+    before = text[:start]
+    inside = before.rfind("(") > before.rfind(")") and text[start : start + 1] != "("
+    return inside or bool(_ASIDE.search(before, start - 60) or _THAN.match(text, end))
+
+
 def _main(text: str, numbers: list[Number]) -> str:
     """Return the number that a sentence comes to: not one said in passing ("72 clips in 2 months").
 
@@ -333,7 +346,7 @@ def _main(text: str, numbers: list[Number]) -> str:
         inside = [number for number in numbers if begin <= number[0] < end]
         equals = text.rfind("=", begin, end)
         results = [found for start, _, found in inside if start >= equals >= begin]
-        stands_alone = [found for start, _, found in inside if not _ASIDE.search(text[:start], start - 60)]
+        stands_alone = [found for start, stop, found in inside if not _in_passing(text, start, stop)]
         if results or stands_alone:
             return results[0] if results else stands_alone[-1]
     return numbers[-1][2]

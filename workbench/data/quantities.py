@@ -121,7 +121,7 @@ def same_number(a: str | int | float | None, b: str | int | float | None) -> boo
     return first == second or (longest >= 6 and round(first, longest) == round(second, longest))
 
 
-def same_answer(a: str | None, b: str | None) -> bool:
+def same_answer(a: str | int | float | None, b: str | int | float | None) -> bool:
     """Whether two final answers agree: as numbers where both are, else as texts but for case and spaces.
 
     Some say two things, and agree with either: "25%" with 25 and 0.25, "5 hours and 30 minutes" with 5.5 and
@@ -130,8 +130,9 @@ def same_answer(a: str | None, b: str | None) -> bool:
     >>> same_answer("5 hours and 30 minutes", "330 minutes"), same_answer(r"\\frac{\\pi}{4}", r"\\pi/4")
     (True, True)
     """
-    if not a or not b:
+    if a in (None, "") or b in (None, ""):
         return False
+    a, b = str(a), str(b)
     if same_number(a, b):
         return True
     first, second = other_readings(a), other_readings(b)
@@ -291,8 +292,11 @@ def _compound(text: str) -> list[Fraction]:
     kind = next((kind for kind in _KINDS if all(unit in kind for _, unit in parts)), None)
     if kind is None:
         return []
+    sizes = [kind[unit] for _, unit in parts]
+    if sizes != sorted(set(sizes), reverse=True):
+        return []  # "12 years, 4 years"
     total = sum((number * kind[unit] for number, unit in parts), Fraction(0))
-    return [total / kind[unit] for _, unit in parts]
+    return [total / size for size in sizes]
 
 
 def _agree(reading: Fraction | str, plain: str) -> bool:
