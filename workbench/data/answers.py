@@ -1,25 +1,16 @@
 """Final answers: found where a reader would find them in a response (no torch).
 
-How answers are read as numbers and compared is in ``quantities.py``.
+What a single sentence states is in ``statements.py``, how answers are read as numbers in ``quantities.py``.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-import tomllib
-from pathlib import Path
 from typing import Any
 
 from workbench.data.quantities import (
     COMPOUND,
-    CURRENCY,
-    DIGITS,
-    GLUED_UNIT,
-    SCALES,
-    SIGN,
-    SMALL,
     clean,
     other_readings,
     parse_number,
@@ -27,6 +18,17 @@ from workbench.data.quantities import (
     plain_latex,
     same_answer,
     same_number,
+)
+from workbench.data.statements import (
+    NOT_YET,
+    NUMBER_WORD,
+    WORDS,
+    YES_NO,
+    left_open,
+    main_number,
+    numbers_in,
+    plain_text,
+    stated,
 )
 
 __all__ = [
@@ -39,12 +41,10 @@ __all__ = [
 ]
 
 _LONGEST, _TAIL = 20_000, 600  # characters from the end that are looked at; of a statement
-_LISTS = tomllib.loads(Path(__file__).with_name("answers.toml").read_text(encoding="utf-8"))
-_WORDS = {name: f"(?:{'|'.join(words)})" for name, words in _LISTS.items() if name != "numbers"}
 _THOUGHT = r"(?:think|thinking|thought|reasoning)>"
 _STATEMENT = re.compile(
-    rf"(?<!to )(?<!can )\b{_WORDS['answer']}\b(?!\s+(?:choices|options|the|this)\b)"
-    rf"(?:[^\n:=.]{{0,40}}?\b{_WORDS['is']}(?![\w'’])\s*:?|[^\n:=.,]{{0,24}}?[:=：])"
+    rf"(?<!to )(?<!can )\b{WORDS['answer']}\b(?!\s+(?:choices|options|the|this)\b)"
+    rf"(?:[^\n:=.]{{0,40}}?\b{WORDS['is']}(?![\w'’])\s*:?|[^\n:=.,]{{0,24}}?[:=：])"
     r"|(?:答案|答え|答|정답|답)(?:应该|并|不)*\s*(?:是|为|は|은|[:：=])[:：]?",
     re.I,
 )
@@ -52,56 +52,16 @@ _DENIED = re.compile(r"\b(?:not|cannot|never|no|nicht)\b|不", re.I)  # "the ans
 _HEADING = re.compile(r"^\W{0,20}(?:the )?(?:final )?(?:answer|antwort)\W{0,20}\n", re.I | re.M)
 _STEP = re.compile(r"\s*(?:step\b|conclusion|\d+[.):])", re.I)  # as a heading
 _NEXT_TASK = re.compile(
-    rf"\n\s{{0,9}}(?:[#*]{{1,9}}\s{{0,9}})?(?:(?:(?:new|next) )?{_WORDS['next_task']}\s?\d{{0,9}}\s?:"
+    rf"\n\s{{0,9}}(?:[#*]{{1,9}}\s{{0,9}})?(?:(?:(?:new|next) )?{WORDS['next_task']}\s?\d{{0,9}}\s?:"
     r"|<\|?(?:user|im_start))",
     re.I,
 )
-_GOODBYE = re.compile(rf"(?<!\w){_WORDS['goodbye']}", re.I)
-_TAKEN_BACK = re.compile(rf"\b{_WORDS['taken_back']}\b|[.!;,]\s+(?:actually\b|no, )", re.I)
+_GOODBYE = re.compile(rf"(?<!\w){WORDS['goodbye']}", re.I)
+_TAKEN_BACK = re.compile(rf"\b{WORDS['taken_back']}\b|[.!;,]\s+(?:actually\b|no, )", re.I)
 _SENTENCE_END = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?<!\bvs)(?<!\bapprox)[.!?](?=[\s)*\"”]|$)|[。！？\n]")
 _ABBREVIATION = re.compile(r"\b(Rs|[Nn]o|[Nn]r)\.\s*(?=[-$]?\d)")  # its full stop ends no sentence
-_BREAK = re.compile(rf"[,;:](?=\s)|\s*(?:≈|\\approx)|\s[-—]\s|\s\(|\s{_WORDS['explained']}\s", re.I)
-_NOT_YET = re.compile(
-    rf"\b{_WORDS['not_yet']}\b(?:\s+(?:be|equal to|necessarily|exactly|just))*\s*\W{{0,3}}$", re.I
-)
-_ASIDE = re.compile(rf"(?:\b{_WORDS['aside']}\s+(?:{_WORDS['aside_more']}\s+)*|(?:[≈~]|\\approx)\s*)$", re.I)
-_LABEL = re.compile(rf"\b{_WORDS['label']}\s+#?$", re.I)
-_THAN = re.compile(  # after a number: it is a difference
-    r"\s*(?:\w+\s+)?(?:more|less|fewer|older|younger|taller|shorter|longer|higher|lower|bigger|smaller) than\b"
-)
-_CLAUSE = re.compile(r"[,;](?=\s)|\b(?:so|which|thus|therefore|hence)\b", re.I)
-_IN_ALL = re.compile(r"\b(?:total|altogether|in all)\b", re.I)
 _REASON = re.compile(r"\s(?:because|since)\s", re.I)
-_SYMBOL = r"(?:[-+*/×÷^±]|\\times|\\cdot|\\div|% of\b)"
-_OPERATOR = rf"\b{_WORDS['operator']}\b"
-_COMPARED = r"(?:[<>≤≥≠]|\\(?:le|ge|lt|gt|ne)q?\b)"
-_OPERAND = r"(?:\d|sqrt|\\?pi\b|[b-z]\b)"
-_SUM = re.compile(rf"\s*(?:(?:{_SYMBOL}|{_OPERATOR})\s*\(?{_OPERAND}|{_COMPARED})")
-_LETTER = r"[^\W\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"  # East Asian scripts put no space beside a number
-_IN_TEXT = re.compile(
-    rf"(?<!{_LETTER})(?<!\d:)(?<![.,/^√±|])(?<![\^_]\()(?<!\w\()"
-    rf"(?:(?<![\w)\]])(?:[-+]|(?=[a-z]){SIGN}\s))?(?:{CURRENCY}\s?)?[-+]?"
-    rf"(?:\d+\s+\(?\d+\)?/\(?\d+\)?|\(?{DIGITS}\)?/\(?{DIGITS}\)?|{DIGITS}(?:[eE][-+]?\d+)?)"
-    rf"(?:[kKM]\b|[mb]n\b|{GLUED_UNIT})?(?!{_LETTER}|\(|[.,:]\d|\s?\^)"
-    rf"(?:\s+(?:{'|'.join(SCALES)})\b)*(?:\s?%)?"
-)
-_NUMBER_WORD = rf"(?:{'|'.join([*SMALL, *SCALES, 'none'])})"
-_SPELLED = re.compile(rf"(?:\ban?\s)?\b(?:{_NUMBER_WORD}\b(?:\s?-?(?:and\s)?)?)+", re.I)
-_MORE = re.compile(  # after a number: it is not all
-    r"\s*(?:(?:squared|cubed|factorial|or (?:more|less|fewer|so)|if|(?:more|less|fewer) than \d+)\b"
-    r"|in \d{1,3}\b(?!\s+\w))",
-    re.I,
-)
-_LIST = re.compile(  # after a number: another that counts as much
-    rf"\s*(?:,|(?:\w+\s*)?,?\s*(?:\b(?:and|to|{_WORDS['either']})\b|&)(?:\s+(?:maybe|perhaps|even))?|-)"
-    rf"\s*{SIGN}?\s*{CURRENCY}?\s*(?:{DIGITS}|{_NUMBER_WORD}\b)(?!\s+(?:in|of|from|for|more|less|each|is|are|were)\b)",
-    re.I,
-)
-_YES_NO = re.compile(rf"({_WORDS['yes_no']})(?=$|[,.;:!]|\s[-—(]|\s(?:because|since|as)\b)", re.I)
-_CHOICE = re.compile(
-    r"(?:option|choice|letter)?\s*\(?([A-J])(?=\)?[,;](?!\s*\(?[A-J]\b)|\)?\s(?:because|since|as)\b)"
-)
-Number = tuple[int, int, str]  # start, end and text of a number in running text
+_SPELLED = re.compile(rf"(?:\ban?\s)?\b(?:{NUMBER_WORD}\b(?:\s?-?(?:and\s)?)?)+", re.I)
 
 
 def final_answer(text: Any) -> str | None:
@@ -183,7 +143,7 @@ def _boxed(text: str) -> str | None:
         return None
     if len(boxes) > 1 and re.fullmatch(r"[\s$,.*]{0,9}(?:or|and|,)[\s$*]{0,9}", text[boxes[-2][1] : start]):
         return f"{boxes[-2][2]} or {said}"
-    if _NOT_YET.search(text[max(0, start - 40) : start]):
+    if NOT_YET.search(text[max(0, start - 40) : start]):
         return f"not {said}"
     words = plain_latex(said)
     if worked_out := re.fullmatch(r"(?:[\d\s.,+*/()×·^-]|\\times|\\cdot|\\div)+=([^=]+)", words):
@@ -191,7 +151,7 @@ def _boxed(text: str) -> str | None:
     if _STATEMENT.search(words):
         return _after_statement(words)
     mixed = re.search(r"\\text\s*\{[^{}]*\}", said) and not re.fullmatch(r"\\text\s*\{[^{}]*\}", said)
-    return _stated(words) if mixed else clean(said)
+    return stated(words) if mixed else clean(said)
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
@@ -217,136 +177,38 @@ def _after_statement(text: str) -> str | None:
             return f"not {clean(tail)}"
         if tail.strip():
             line = _ABBREVIATION.sub(r"\1 ", tail.lstrip().partition("\n")[0])
-            return clean(line) if _TAKEN_BACK.search(tail) else _stated(_SENTENCE_END.split(line)[0])
+            return clean(line) if _TAKEN_BACK.search(tail) else stated(_SENTENCE_END.split(line)[0])
     return None
-
-
-def _stated(sentence: str) -> str | None:
-    """Return the answer of a statement; the whole of it where it leaves the answer open."""
-    said = clean(sentence)
-    if _says_one_thing(said):
-        return said
-    one, *others = re.split(r",?\s+or\s+", said)
-    if others and all(_says_one_thing(part) and same_answer(one, part) for part in others):
-        return one
-    lead = _BREAK.split(said)[0]
-    if _says_one_thing(lead):
-        rest = said[len(lead) :]
-        breakdown = _IN_ALL.search(lead) and re.match(r",\s*\d", rest)  # "12 in total, 5 red and 7 green"
-        return lead if breakdown or not _goes_on(rest) else said
-    for pattern in (_YES_NO, _CHOICE):
-        if match := pattern.match(said):
-            return match[1]
-    plain = _plain(said)
-    if "=" in plain:
-        return _stated(plain.rpartition("=")[2])
-    numbers = _numbers(plain)
-    first = numbers[:1] if numbers and numbers[0][0] == 0 else numbers
-    if not numbers or _left_open(plain, first):
-        return said or None
-    return _main(plain, first)
-
-
-def _goes_on(rest: str) -> bool:
-    """Whether what follows a number makes another of it: "or 6", "or more", "squared", "in 4"."""
-    return bool(_LIST.match(rest) or _MORE.match(rest) or _SUM.match(rest))
-
-
-def _says_one_thing(text: str) -> bool:
-    return parse_number(text) is not None or bool(other_readings(text))
 
 
 def _last_number(text: str) -> str | None:
     """Return the number of the last sentence that has one; None where that leaves it open."""
     if match := _GOODBYE.search(text, max(0, len(text) - _TAIL)):
         text = text[: match.start()] if re.search(r"\d", text[: match.start()]) else text
-    text = _plain(text[-4 * _TAIL :])
-    numbers = _numbers(text)
+    text = plain_text(text[-4 * _TAIL :])
+    numbers = numbers_in(text)
     if not numbers:
         return None
     begin = max((match.end() for match in _SENTENCE_END.finditer(text, 0, numbers[-1][0])), default=0)
     if (end := _SENTENCE_END.search(text, numbers[-1][1])) and end.group() == "?":
         return None  # asked, not said
     sentence = text[begin:]
-    if (reason := _REASON.search(sentence)) and _numbers(sentence[: reason.start()]):
+    if (reason := _REASON.search(sentence)) and numbers_in(sentence[: reason.start()]):
         sentence = sentence[: reason.start()]
-    numbers = _numbers(sentence)
+    numbers = numbers_in(sentence)
     told = [match.group() for match in COMPOUND.finditer(sentence[-_TAIL:])]
     compound = [quantity for quantity in told if other_readings(quantity)]
-    if compound or _left_open(sentence, numbers):
+    if compound or left_open(sentence, numbers):
         return compound[-1] if compound else None
-    return _main(sentence, numbers)
+    return main_number(sentence, numbers)
 
 
 def _without_digits(text: str) -> str | None:
     """Return the answer of a text without a number in digits: yes, B, or the last number in words."""
     if re.search(r"\d", text):
         return None
-    if match := _YES_NO.match(text.strip(" *_\n")) or re.fullmatch(r"\W*([A-J])\W*", text):
+    if match := YES_NO.match(text.strip(" *_\n")) or re.fullmatch(r"\W*([A-J])\W*", text):
         return match[1]
     found = list(_SPELLED.finditer(text[-_TAIL:]))
     words = clean(found[-1].group()) if found else ""
     return words if words.lower() != "one" and parse_number(words) is not None else None
-
-
-def _plain(text: str) -> str:
-    """Return running text without LaTeX, dollar signs of formulas, and space between minus and number."""
-    text = re.sub(r"n['’]t\b", " not", text)
-    return re.sub(r"(?<=[=(:])[ \t]*-[ \t]+(?=\d)", " -", re.sub(r"\$(?!\s?[-.\d])", "", plain_latex(text)))
-
-
-def _numbers(text: str) -> list[Number]:
-    """Return start, end and text of the numbers in running text; a minus after a number is an operation."""
-    found = []
-    for match in _IN_TEXT.finditer(text):
-        if _LABEL.search(text[max(0, match.start() - 12) : match.start()]) or _listed(text, match):
-            continue
-        number = match.group().strip().strip("()")
-        before = text[max(0, match.start() - 8) : match.start()].rstrip()
-        if before and (before[-1].isdigit() or before[-1] in ")]"):
-            number = number.lstrip("-+ ")
-        found.append((match.start(), match.end(), number))
-    return found
-
-
-def _listed(text: str, match: re.Match[str]) -> bool:
-    """Whether a number begins a line as an item of a list does: "2. Multiply"."""
-    begins = text[: match.start()].rpartition("\n")[2].strip(" *#-") == ""
-    return begins and re.match(r"[.)]\**[ \t]+[^\W\d]", text[match.end() :]) is not None
-
-
-def _left_open(text: str, numbers: list[Number]) -> bool:
-    """Whether the last number is one of several, denied, or part of a sum that is not worked out."""
-    start, end, found = numbers[-1]
-    before, after = text[max(0, start - 60) : start], text[end : end + 60]
-    several = re.search(
-        rf"{DIGITS}(?:\s+\w+)?\s*,?\s*\b(?:to|and|{_WORDS['either']})\s*(?:\w\s*=\s*)?\W?$", before
-    )
-    sum_ = re.search(rf"[\w)]\s*{_SYMBOL}\s*$|\d\s*{_OPERATOR}\s*$|{_COMPARED}\s*$", before)
-    odds = re.search(r"\d\s+in\s*$", before) and not re.match(r"\s+\w", after)  # 1 in 4
-    operand = re.match(SIGN, found) and re.search(r"[\d)\]]\s*$", before)
-    return bool(several or odds or sum_ or operand or _NOT_YET.search(before)) or _goes_on(after)
-
-
-def _in_passing(text: str, start: int, end: int) -> bool:
-    """Whether a number only says when, for how many, about how much or by how much more."""
-    before = text[:start]
-    inside = before.rfind("(") > before.rfind(")") and text[start : start + 1] != "("
-    return inside or bool(_ASIDE.search(before, start - 60) or _THAN.match(text, end))
-
-
-def _main(text: str, numbers: list[Number]) -> str:
-    """Return the number that a sentence comes to: not one said in passing ("72 clips in 2 months").
-
-    Of several clauses the last with such a number counts; in it what follows the last equals sign, else the
-    last number.
-    """
-    begins = [0, *(match.end() for match in _CLAUSE.finditer(text)), len(text)]
-    for begin, end in reversed(list(itertools.pairwise(begins))):
-        inside = [number for number in numbers if begin <= number[0] < end]
-        equals = text.rfind("=", begin, end)
-        results = [found for start, _, found in inside if start >= equals >= begin]
-        stands_alone = [found for start, stop, found in inside if not _in_passing(text, start, stop)]
-        if results or stands_alone:
-            return results[0] if results else stands_alone[-1]
-    return numbers[-1][2]
