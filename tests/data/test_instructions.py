@@ -21,7 +21,7 @@ def test_instruction_sets_are_read_from_their_repositories(tmp_path):
     )
     frame = load_instructions("gsm8k", n=3, location=gsm)
     assert frame.loc[0, ["instruction", "context", "answer"]].tolist() == ["How many?", "", "2"]
-    assert "<<1+1=2>>" in frame.loc[0, "reference"]
+    assert frame.loc[0, "reference"] == "She has 2.\n#### 2"  # without <<1+1=2>>
     alpaca = tmp_path / "alpaca"
     alpaca.mkdir()
     rows = [{"output": f"o{i}", "input": "" if i % 2 else "in", "instruction": f"do {i}"} for i in range(6)]

@@ -12,6 +12,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from workbench.data.instructions import FIELDS, load_instructions
 from workbench.generation.responses import chat_prompt, generate_responses
+from workbench.healing import distillation
 from workbench.healing.distillation import (
     RewriteTemplate,
     kept_shares,
@@ -360,7 +361,8 @@ def test_kept_rewrites_share_the_closing_line_of_their_references(model, tokeniz
             "same final answer",
         ),
         ("<think>The answer is 7", False, "", "cut off"),
-        ("The answer is 7", True, "", "cut off"),
+        # the prompt closes the thought that the template opens, so this is no thought
+        ("Three and four. The answer is 7.", True, "Three and four. The answer is 7.", "same final answer"),
     ],
 )
 def test_thoughts_never_stay_in_a_response(model, monkeypatch, text, opened, rewrite, reason):
@@ -375,6 +377,34 @@ def test_thoughts_never_stay_in_a_response(model, monkeypatch, text, opened, rew
         frame = said(model, tokenizer, monkeypatch, text, rows)
     assert frame.loc[0, ["rewrite", "reason"]].tolist() == [rewrite, reason]
     assert "think" not in frame.loc[0, "response"]
+
+
+def test_system_and_earlier_turns_are_shown_to_the_rewriter_and_kept(model, tokenizer, monkeypatch):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "And of France?"}]
+    turns.append({"role": "assistant", "content": "Paris."})
+    row = {
+        "id": "a",
+        "instruction": "And of Spain?",
+        "context": float("nan"),
+        "reference": "Madrid.",
+        "answer": "",
+    }
+    rows = pd.DataFrame([row | {"history": json.dumps(turns)}])
+    asked = []
+    take = distillation.responses.journaled_responses
+
+    def kept(model, tokenizer, ids, *rest, **options):
+        asked.extend(ids)
+        return take(model, tokenizer, ids, *rest, **options)
+
+    monkeypatch.setattr(distillation.responses, "journaled_responses", kept)
+    frame = distill(model, tokenizer, rows)
+    text = tokenizer.decode(asked[0])
+    assert [text.count(part) for part in ("Be brief.", "And of France?", "Paris.", "And of Spain?")] == [
+        1
+    ] * 4
+    assert "nan" not in text
+    assert json.loads(frame.loc[0, "history"]) == turns
 
 
 def test_a_rule_that_fails_is_said_before_anything_is_generated(model, tokenizer, examples, monkeypatch):
@@ -399,9 +429,9 @@ def test_a_rule_that_fails_is_said_before_anything_is_generated(model, tokenizer
         (
             lambda frame: frame.assign(instruction=float("nan")),
             {},
-            r"hold texts, got instruction nan in row 'row-0'",
+            "instruction must hold a text, row row-0 has none",
         ),
-        (lambda frame: frame.assign(answer=5), {}, r"hold texts, got answer 5 in row 'row-0'"),
+        (lambda frame: frame.assign(answer=5), {}, "column answer must hold texts, got 5 in row row-0"),
     ],
 )
 def test_bad_examples_give_one_clear_line(model, tokenizer, examples, spoil, options, words):

@@ -13,7 +13,7 @@ import pandas as pd
 
 from workbench.checks import checked
 from workbench.data import sources
-from workbench.data.answers import final_answer
+from workbench.data.answers import final_answer, without_calculator_marks
 from workbench.data.chats import alpaca_history, asked_and_answered, chat_turns, joined
 from workbench.data.files import at_home
 from workbench.data.sources import INSTRUCTION_SETS, Draw, HubSet, open_source
@@ -29,6 +29,8 @@ DEMO_INSTRUCTIONS = ("demo-math", "demo-open", "demo-math-test")
 KNOWN_COLUMNS: dict[str, dict[str, str]] = sources.TABLES["columns"]
 #: fields that ``columns`` may map, beside those of the frame
 CHAT_FIELDS = ("messages", "system", "history")
+#: how a reference of GSM8K ends
+_STATED = re.compile(r"####[ \t]*[^\n#]+\s*$")
 #: what annotators wrote where there is no context
 _NO_CONTEXT = re.compile(
     r"\W*(no[\s_-]*(additional[\s_-]*)?(input|context)([\s_-]*(is[\s_-]*)?(provided|required|needed|given|"
@@ -74,8 +76,9 @@ def load_instructions(
         Frame with id, instruction, context, reference, answer, all texts; ``context`` and ``answer`` are
         ``""`` where there is none, also where the set says so in words ("No input", "N/A"). ``answer`` is the
         final answer of the reference: GSM8K's ``#### n``, OpenMathInstruct's ``expected_answer``. The
-        reference keeps its calculator marks. Only where a row has some, ``history`` holds the system and
-        earlier turns as JSON; only where a set has its own, ``form`` that of ``user_message``.
+        reference has no calculator marks (``<<48/2=24>>``), which no model should learn. Only where a row has
+        some, ``history`` holds the system and earlier turns as JSON; only where a set has its own, ``form``
+        that of ``user_message``.
         ``attrs["source"]`` says where the rows came from (``revision`` of a hub set), how many without an
         instruction or a reference were passed over, and how many occur again (``duplicates``).
 
@@ -200,7 +203,8 @@ def _tidy(
     for field in [*FIELDS, "form"]:
         column = mapping.get(field, "form" if field == "form" else "")
         values[field] = sources.as_text(values.get(field, raw.get(column)), f"{column or field} of {where}")
-    if not mapping.get("answer") and "####" in values["reference"]:
+    values["reference"] = without_calculator_marks(values["reference"])
+    if not mapping.get("answer") and _STATED.search(values["reference"]):
         values["answer"] = final_answer(values["reference"]) or ""
     if _NO_CONTEXT.fullmatch(values["context"]):
         values["context"] = ""

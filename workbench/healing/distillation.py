@@ -22,11 +22,12 @@ import pandas as pd
 
 from workbench.checks import checked
 from workbench.data.answers import without_thoughts
-from workbench.data.instructions import FIELDS
+from workbench.data.instructions import EXTRAS, FIELDS, conversation, field_text
 from workbench.data.texts import fingerprint
 from workbench.generation import responses
 from workbench.generation.responses import Response, chat_prompt
 from workbench.healing.judging import LEAKS, closing_words, judge, with_closing
+from workbench.models.chat import chat_ids, render_chat
 from workbench.models.identity import describe_model
 from workbench.models.layers import layer_container, unwrap
 from workbench.runs.journal import Journal
@@ -105,9 +106,10 @@ def self_distill(
         any_model: also let a model rewrite that lacks layers or has an adapter on.
 
     Returns:
-        Frame with id, instruction, context, reference, answer, rewrite, kept, reason, response, in the
-        order of the examples; ``response`` is the rewrite where kept (with the reference's closing line, see
-        above), else the reference. ``attrs["closing"]``: how many responses were given such a line.
+        Frame with id, instruction, context, reference, answer, history and form where the examples have
+        them, rewrite, kept, reason, response, in the order of the examples; ``response`` is the rewrite where
+        kept (with the reference's closing line, see above), else the reference. ``attrs["closing"]``: how
+        many responses were given such a line.
 
     Raises:
         ValueError: for no examples, missing columns, fields that are no texts, ids that are not unique, a
@@ -116,16 +118,22 @@ def self_distill(
     """
     checked(examples, FIELDS, "examples", unique="id")
     template = template or rewrite_template(model)
-    rows = _texts(examples)
+    fields = [*FIELDS, *(name for name in EXTRAS if name in examples)]
+    rows = [
+        {"id": row["id"]} | {name: field_text(row, name) for name in fields[1:]}
+        for row in examples.to_dict("records")
+    ]
     verdict = _checked_rule(rule, rows[0], template)
     if not any_model:
         _check_whole(model)
-    prompts = [chat_prompt(tokenizer, rewrite_message(template, row)) for row in rows]
-    ids = responses.token_ids(tokenizer, prompts)
+    asked = [
+        [*conversation(row)[:-1], {"role": "user", "content": rewrite_message(template, row)}] for row in rows
+    ]
+    ids = [chat_ids(tokenizer, turns) for turns in asked]
     fits = _that_fit(model, ids, max_new_tokens)
     work = {
         "template": fingerprint([template.math, template.open, chat_prompt(tokenizer, "{message}")]),
-        "data": fingerprint(examples[FIELDS].reset_index(drop=True)),
+        "data": fingerprint(pd.DataFrame(rows, columns=fields)),
     }
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if out is not None and Path(out).is_file():
@@ -135,7 +143,7 @@ def self_distill(
     found = responses.journaled_responses(
         model, tokenizer, [ids[k] for k in fits], out, work, **options, **generation
     )
-    said = {k: _said(one, prompts[k]) for k, one in zip(fits, found, strict=True)}
+    said = {k: _said(one, render_chat(tokenizer, asked[k])) for k, one in zip(fits, found, strict=True)}
     return _judged(rows, said, verdict, template)
 
 
@@ -190,16 +198,6 @@ def kept_shares(distilled: pd.DataFrame) -> pd.DataFrame:
     counts = distilled.groupby(["reason", "kept"]).size().reset_index(name="n")
     counts = counts.assign(share=counts["n"] / len(distilled))
     return counts.sort_values(["n", "reason"], ascending=[False, True], ignore_index=True)
-
-
-def _texts(examples: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of the examples, all fields but the id texts."""
-    rows: list[dict[str, Any]] = examples[FIELDS].to_dict("records")
-    for row in rows:
-        for field in FIELDS[1:]:
-            if not isinstance(row[field], str):
-                raise ValueError(f"examples must hold texts, got {field} {row[field]!r} in row {row['id']!r}")
-    return rows
 
 
 def _checked_rule(rule: str | Rule, row: dict[str, Any], template: RewriteTemplate) -> Rule:
@@ -300,7 +298,9 @@ def _judged(
             response = with_closing(response, row)
             closed += response != row["rewrite"]
         judged.append(row | {"kept": kept, "reason": reason, "response": response})
-    frame = pd.DataFrame(judged, columns=[*FIELDS, "rewrite", "kept", "reason", "response"])
+    frame = pd.DataFrame(
+        judged, columns=[*(name for name in rows[0]), "rewrite", "kept", "reason", "response"]
+    )
     frame.attrs["closing"] = closed
     if not frame["kept"].any():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in frame["reason"].value_counts().items())
