@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.express as px
@@ -35,7 +37,8 @@ def tuning_figure(trials: pd.DataFrame, *, title: str | None = "Held-out loss ov
     checked(frame, ["loss"], "trials with a loss")
     after = list(frame.columns).index("state") + 1
     settings = list(frame.columns[after : list(frame.columns).index("loss")])
-    points = frame.melt(["trial", "loss"], settings, "setting").sort_values("value", kind="stable")
+    parts = [frame[["trial", "loss"]].assign(setting=name, value=frame[name]) for name in settings]
+    points = pd.concat([part.sort_values("value", kind="stable") for part in parts], ignore_index=True)
     best = points[points["trial"] == frame.loc[frame["loss"].idxmin(), "trial"]]
     least = points.groupby(["setting", "value"], as_index=False)["loss"].min()
     marks = dict(zip(_MARKS, (least, points, best), strict=True))
@@ -50,14 +53,17 @@ def tuning_figure(trials: pd.DataFrame, *, title: str | None = "Held-out loss ov
     fig.update_traces(selector={"name": "best"}, marker=star, hoverinfo="skip")
     fig.update_xaxes(matches=None, type="category", tickangle=0, title="", showgrid=False)
     for axis, setting in zip(fig.select_xaxes(), settings, strict=True):
-        ticks = [_tick(value) for value in sorted(frame[setting].unique())]
+        ticks = [_tick(value) for value in frame[setting].sort_values().unique()]
         axis.update(title=style.plain(setting.replace("_", " ")), categoryarray=ticks)
     fig.update_yaxes(title="held-out loss (nats per token)", col=1)
     fig.layout.annotations = ()  # the axes say it
     return style.legend_above(fig)
 
 
-def _tick(value: float) -> str:
+def _tick(value: Any) -> str:
+    """Return a setting as a tick: numbers short, texts as they stand, nothing as the word for it."""
+    if isinstance(value, str) or pd.isna(value):
+        return style.plain(value) if isinstance(value, str) else "None"
     return np.format_float_scientific(value, trim="-", exp_digits=1) if 0 < value < 1e-3 else f"{value:g}"
 
 
