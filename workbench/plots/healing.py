@@ -99,11 +99,11 @@ def loss_curve(
     smooth: int | None = None,
     title: str | None = "Healing: training loss",
 ) -> go.Figure:
-    """Draw the loss against the training step, one line a variant.
+    """Draw the loss against the training step, one line a variant, and marks where it was held out.
 
     Args:
         log: ``step``, the ``value`` column, and ``variant`` where several runs are compared (logs of
-            ``heal``).
+            ``heal``); where it has ``held_out_loss``, that is drawn with the loss, in the steps that have it.
         value: column to draw; rows without a number in it are left out.
         smooth: steps of a centred running mean drawn over the raw line; None means a twentieth of the steps,
             1 draws the raw line alone.
@@ -112,7 +112,7 @@ def loss_curve(
     Raises:
         ValueError: for missing columns or no number to draw.
     """
-    frame = checked(log, ["step", value], "log")
+    whole = frame = checked(log, ["step", value], "log")
     frame = frame[frame[value].notna()]
     checked(frame, ["step", value], f"log rows with a number in {value!r}")
     frame = style.escaped(frame.assign(variant=frame.get("variant", value)), "variant")
@@ -122,10 +122,27 @@ def loss_curve(
     fig.update_traces(line_width=2.2, hoverinfo=None)
     raw = style.draw(px.line, rows[rows["smoothed"]], "step", value, styles)
     raw.update_traces(line={"width": 1, "dash": "solid"}, opacity=0.35, showlegend=False)
-    fig = go.Figure([*raw.data, *fig.data], fig.layout)
+    held_out = _held_out_marks(whole, value, styles)
+    fig = go.Figure([*raw.data, *fig.data, *held_out], fig.layout)
     fig.update_xaxes(title="optimizer step", rangemode="tozero")
     fig.update_yaxes(title=f"{style.plain(value)} (nats per token)", rangemode="tozero")
-    return fig.update_layout(legend_title_text="", hovermode="x unified", showlegend=len(styles) > 1)
+    return fig.update_layout(
+        legend_title_text="", hovermode="x unified", showlegend=len(styles) > 1 or bool(held_out)
+    )
+
+
+def _held_out_marks(log: pd.DataFrame, value: str, styles: dict[str, style.Style]) -> list[go.Scatter]:
+    """Return the held-out losses beside the training's, in the colours of its lines."""
+    if value != "loss" or "held_out_loss" not in log or log["held_out_loss"].isna().all():
+        return []
+    rows = log[log["held_out_loss"].notna()].sort_values("step", kind="stable")
+    rows = style.escaped(rows.assign(variant=rows.get("variant", value)), "variant")
+    fig = style.draw(px.line, rows, "step", "held_out_loss", styles, markers=True, hover="%{y:.4f}")
+    mark = {"size": 9, "symbol": "diamond", "line": {"width": 1, "color": "white"}}
+    fig.update_traces(marker=mark, line={"width": 1.2, "dash": "dot"}, showlegend=True, hoverinfo=None)
+    one = len(styles) == 1
+    fig.for_each_trace(lambda trace: trace.update(name="held out" if one else f"{trace.name}, held out"))
+    return list(fig.data)
 
 
 def _smoothed(rows: pd.DataFrame, value: str, smooth: int | None) -> pd.DataFrame:
