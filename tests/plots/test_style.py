@@ -105,3 +105,15 @@ def test_what_a_frame_lacks_is_named(name):
         getattr(plots, name)(pd.DataFrame({"nonsense": [1]}))
     with pytest.raises(ValueError, match="at least one row"):
         getattr(plots, name)(FIGURES[name][0]().head(0))
+
+
+@pytest.mark.parametrize("template", ["screen", "paper"])
+def test_every_figure_carries_its_own_size_in_what_is_saved(distances, damage, kept, log, template):
+    style.use_template(template)
+    wanted = style.current_template().layout
+    made = every_figure(distances, damage, kept, log)
+    made |= {name: getattr(plots, name)(make()) for name, (make, _) in FIGURES.items()}
+    for name, fig in made.items():
+        saved = json.loads(fig.to_json())["layout"]
+        assert saved["width"] == wanted.width, name
+        assert saved["height"] >= 0.4 * wanted.height, name
