@@ -55,7 +55,7 @@ def checked_adapter(path: str | Path, layers: Sequence[int] | None = None) -> li
     """
     path = Path(path)
     known = layers is None or (path / RECORD).is_file()
-    record = read_record(path) if known else {"kept_layers": layers}
+    record: dict[str, Any] = read_record(path) if known else {"kept_layers": layers}
     if not (path / WEIGHTS).is_file():
         raise ValueError(f"{path} has no {WEIGHTS}; an adapter's weights are read from safetensors only")
     settings = _read(path / SETTINGS)

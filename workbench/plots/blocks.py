@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -246,7 +247,7 @@ def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) ->
     symbol = np.where(drawn > scores, "triangle-down", "circle")
     marker = {"color": fill, "size": size, "symbol": symbol, "opacity": 1, "line": line}
     hover = f"layer %{{x}}<br>{label} %{{customdata:.4f}}<extra></extra>"
-    shown = {"mode": "lines+markers", "line": line, "marker": marker, "hovertemplate": hover}
+    shown: dict[str, Any] = {"mode": "lines+markers", "line": line, "marker": marker, "hovertemplate": hover}
     shown |= {"customdata": scores, "meta": {"y": scores.tolist()}, "cliponaxis": False}
     fig.add_trace(go.Scatter(x=scores.index, y=drawn, **shown), row=row, col=1)
     axis = {} if positive.empty else style.log_axis(scores, floor, None if damage else "≤ 0")
