@@ -207,7 +207,7 @@ def damage_floor(damage: pd.Series) -> float:
     (0.1, 0.001)
     """
     least = float(damage.min())
-    return DAMAGE_FLOOR if least <= DAMAGE_FLOOR else round(10.0 ** np.floor(np.log10(least)), 9)
+    return DAMAGE_FLOOR if least <= DAMAGE_FLOOR else round(float(10.0 ** np.floor(np.log10(least))), 9)
 
 
 def floor_marks(x: Any, floor: float) -> go.Scatter:
