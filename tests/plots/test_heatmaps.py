@@ -101,7 +101,7 @@ def test_distance_beside_damage_shows_the_same_blocks_twice(distances, damage):
 
 
 def test_other_bad_frames_have_clear_errors(distances):
-    with pytest.raises(ValueError, match="distances must be a pandas DataFrame, got list"):
+    with pytest.raises(ValueError, match="distances must be a pandas DataFrame, got "):
         plots.distance_heatmap([1])
     with pytest.raises(ValueError, match="at least one row"):
         plots.distance_heatmap(distances.head(0))
