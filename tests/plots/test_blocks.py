@@ -81,7 +81,7 @@ def test_the_calibration_figure_shows_the_removed_layers():
 def test_metrics_without_single_layers_are_refused(distances):
     with pytest.raises(ValueError, match="no block of size 1"):
         plots.metric_comparison({"distance": distances[distances["size"] == 2]})
-    with pytest.raises(ValueError, match="metrics must (be|hold) "):
+    with pytest.raises(ValueError, match=r"metrics must (be|hold) "):
         plots.metric_comparison({})
 
 
