@@ -20,6 +20,7 @@ _PUBLIC = {
     "models.layers": "decoder_layers number_of_layers kept_layers",
     "models.loading": "load_model",
     "data.answers": "final_answer",
+    "data.export": "export_chat",
     "data.quantities": "same_number",
     "data.instructions": "load_instructions user_message conversation",
     "data.texts": "load_texts fingerprint",

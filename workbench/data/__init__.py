@@ -5,5 +5,8 @@
 - ``sources``: rows of local files and hub sets, sampled
 - ``files``: rows of a local file, whatever its form
 - ``chats``: rows that hold a whole chat
-- ``answers``: final answers, found and compared
+- ``export``: conversations for other trainers
+- ``answers``: where in a response its final answer stands
+- ``statements``: which number a sentence comes to
+- ``quantities``: numbers as people write them
 """

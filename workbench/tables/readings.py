@@ -19,7 +19,7 @@ from workbench.runs.provenance import library_versions
 from workbench.tables.sentences import each_row, escaped, interval, named, percent
 
 #: columns of a search's trials that are no settings
-_MEASURED = {"trial", "state", "loss", "train_loss", "steps", "tokens", "seconds"}
+_MEASURED = {"trial", "state", "loss", "train_loss", "steps", "tokens", "seconds", "error"}
 
 
 def about(model: Any) -> pd.DataFrame:
