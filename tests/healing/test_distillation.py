@@ -398,7 +398,7 @@ def test_system_and_earlier_turns_are_shown_to_the_rewriter_and_kept(model, toke
         return take(model, tokenizer, ids, *rest, **options)
 
     monkeypatch.setattr(distillation.responses, "journaled_responses", kept)
-    frame = distill(model, tokenizer, rows)
+    frame = self_distill(model, tokenizer, rows, rule=lambda row: True, max_new_tokens=4, progress=False)
     text = tokenizer.decode(asked[0])
     assert [text.count(part) for part in ("Be brief.", "And of France?", "Paris.", "And of Spain?")] == [
         1
