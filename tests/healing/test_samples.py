@@ -13,8 +13,22 @@ from healed import (
 )
 from tiny import tiny_model, tiny_tokenizer
 
+from workbench.data.instructions import load_instructions
 from workbench.generation.responses import PLAIN_PROMPT, chat_prompt
-from workbench.healing.samples import Sample, collate, read_samples, text_samples, training_order
+from workbench.healing.adapters import with_adapter
+from workbench.healing.config import HealingConfig
+from workbench.healing.losses import response_loss
+from workbench.healing.samples import (
+    NO_SAMPLE,
+    OrderedSamples,
+    Sample,
+    collate,
+    digest,
+    read_samples,
+    text_samples,
+    training_order,
+)
+from workbench.pruning.removal import without_layers
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +97,107 @@ def test_plain_texts_are_learned_whole(tokenizer):
     assert tokenizer.decode(samples[0].ids) == texts[0]
     assert len(samples[1].ids) == 50
     assert counts == {"cut": 1, "left_out": 1}
+
+
+SHAPES = [
+    (n, batch, epochs)
+    for n in (1, 2, 3, 5, 8, 16, 33, 48, 65, 100, 127, 300)
+    for batch in (1, 2, 3, 4, 8, 16, 64)
+    for epochs in (1, 2, 3, 5)
+]
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_every_epoch_is_a_permutation_and_no_update_holds_an_example_twice(grouped):
+    rng = np.random.default_rng(0)
+    for n, batch, epochs in SHAPES:
+        lengths = rng.integers(3, 12, n).tolist()  # many of the same length, as copies of one are
+        order = training_order(lengths, n * epochs, batch, seed=n, grouped=grouped)
+        for start in range(0, n * epochs, n):
+            assert sorted(order[start : start + n]) == list(range(n)), (n, batch, epochs)
+        most = max(max(Counter(order[k : k + batch]).values()) for k in range(0, n * epochs, batch))
+        assert most == 1 if n >= batch else most <= -(-batch // n) + 1, (n, batch, epochs)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_part_of_an_epoch_is_drawn_at_random_and_holds_no_example_twice(grouped):
+    seen = Counter()
+    for seed in range(200):
+        order = training_order(list(range(20)), 27, 6, seed, grouped=grouped)
+        assert sorted(order[:20]) == list(range(20))
+        assert len(set(order[20:])) == 7
+        assert all(len(set(order[k : k + 6])) == len(order[k : k + 6]) for k in range(0, 27, 6))
+        seen.update(order[20:])
+    # 200 x 7 of 20: 70 each; neither short nor long ones are preferred
+    assert len(seen) == 20
+    assert 40 < min(seen.values()) <= max(seen.values()) < 105
+
+
+@pytest.mark.parametrize(
+    "options", [{"epochs": 2.6}, {"max_steps": 7}, {"epochs": 3, "packing": True}, {"max_steps": 1}]
+)
+def test_what_the_trainer_is_given_are_those_epochs(options):
+    made = samples(lengths=[3 + k * 7 % 11 for k in range(21)])
+    config = HealingConfig(batch_size=8, seed=3, **options)
+    ordered = OrderedSamples(made, config)
+    ordered.fill_up(8)
+    given = [made.index(sample) for sample, _ in map(ordered.__getitem__, range(len(ordered.order)))]
+    assert all(ordered[place][0] is NO_SAMPLE for place in range(len(ordered.order), len(ordered)))
+    total = 8 * config.max_steps if config.max_steps else round(21 * config.epochs)
+    assert len(given) == total
+    for start in range(0, total, 8):
+        update = given[start : start + 8]
+        assert len(set(update)) == len(update)
+        assert Counter(update) == Counter(ordered.order[start : start + 8])
+    for start in range(0, total, 21):
+        epoch = ordered.order[start : start + 21]
+        assert len(set(epoch)) == len(epoch)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_references_and_rewrites_of_the_same_rows_are_learned_in_the_same_order(model, packing):
+    rng = np.random.default_rng(0)
+    examples = make_examples(60)
+    examples["response"] = ["word " * int(n) for n in rng.integers(1, 30, 60)]
+    examples["instruction"] += [" Why?" * int(n) for n in rng.integers(0, 9, 60)]
+    config = HealingConfig(batch_size=8, epochs=3, packing=packing)
+    both = []
+    for column in ("reference", "response"):
+        made, _ = read_samples(model, tiny_tokenizer(), examples, column, 128)
+        both.append(OrderedSamples(made, config))
+    assert [len(s.ids) for s in both[0].samples] != [len(s.ids) for s in both[1].samples]
+    assert both[0].order == both[1].order
+    for start in range(0, 180, 8):
+        assert Counter(both[0].places[start : start + 8]) == Counter(both[1].places[start : start + 8])
+
+
+def test_another_order_is_another_training(model, examples):
+    changed = examples.assign(reference=examples["reference"] + " and so it is")
+    read = [read_samples(model, tiny_tokenizer(), rows, "response", 128)[0] for rows in (examples, changed)]
+    assert [sample.ids for sample in read[0]] == [sample.ids for sample in read[1]]
+    assert digest(read[0]) != digest(read[1])
+
+
+def learned_after(order, monkeypatch, demo_model, rows, held_out, out):
+    model, tokenizer = demo_model
+    monkeypatch.setattr("workbench.healing.samples.training_order", order)
+    config = HealingConfig(rank=4, epochs=4, batch_size=16, learning_rate=3e-3, max_length=96)
+    with without_layers(model, [7, 8]):
+        adapter, _ = run(model, tokenizer, rows, out, config=config)
+        with with_adapter(model, adapter):
+            return response_loss(model, tokenizer, held_out, max_length=96)
+
+
+@pytest.mark.slow
+def test_grouping_by_length_learns_as_much_as_random_updates(demo_model, monkeypatch, tmp_path):
+    rows = load_instructions("demo-math", n=72, seed=0)
+    options = (monkeypatch, demo_model, rows[:40], rows[40:])
+    grouped = learned_after(training_order, *options, tmp_path / "grouped")
+    random = learned_after(
+        lambda *given, **_: training_order(*given, grouped=False), *options, tmp_path / "random"
+    )
+    # with four epochs sorted together, copies of a sample share an update: 1.4 times the loss
+    assert grouped == pytest.approx(random, rel=0.12)
 
 
 def test_the_order_has_each_example_once_an_epoch_with_little_padding():

@@ -26,7 +26,8 @@ class HealingConfig:
         learning_rate: the peak.
         epochs: how often every example is seen; may be a fraction. Not used when ``max_steps`` is given.
         max_steps: number of updates, or None.
-        batch_size: examples an update, over all processes and accumulated micro-batches.
+        batch_size: examples an update, over all processes and accumulated micro-batches. Where an epoch ends
+            inside an update, the next epoch fills it up; only the last update of all can be smaller.
         micro_batch_size: examples that are in memory at once; None for the largest divisor of
             ``batch_size`` up to 16.
         max_length: tokens of an example at most; None for 2048, or the model's context where that is shorter.

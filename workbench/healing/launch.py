@@ -63,7 +63,8 @@ def plan_training(
     folder, config = Path(folder), config or HealingConfig.preset("sdd")
     frame = isinstance(examples, pd.DataFrame)
     table = checked(examples if frame else pd.DataFrame({"text": list(examples)}), (), "examples")
-    columns = ("id", "instruction", "context", response) if frame else ("text",)
+    # the reference decides the order of training, whichever column is learned
+    columns = dict.fromkeys(("id", "instruction", "context", "reference", response)) if frame else ("text",)
     plan = {
         "model": {"name": model, "revision": revision, "dtype": dtype, "quantization": quantization},
         "layers": list(map(int, layers)),

@@ -6,7 +6,6 @@ So a training that was killed goes on with the same batches and ends with the sa
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from workbench.healing.config import HealingConfig
 from workbench.models.hooks import inference
 from workbench.models.layers import decoder_forward, unwrap
 
-#: batches whose examples are sorted by length together: little padding, and the order still random
+#: updates whose examples are sorted by length together: little padding, and the order still random
 POOL = 32
 
 
@@ -36,10 +35,13 @@ class Sample:
     Attributes:
         ids: prompt, response and EOS as tokens.
         n_prompt: how many tokens at the beginning are read but not learned, at least 1.
+        size: what orders it: the tokens of its prompt and reference, whichever column is learned; so that
+            SFT and self-distilled data of the same rows are seen in the same order.
     """
 
     ids: list[int]
     n_prompt: int
+    size: int = 0
 
     @property
     def learned(self) -> int:
@@ -64,10 +66,11 @@ def sequence_limit(model: Any, max_length: int | None) -> int:
 
 
 def digest(samples: list[Sample]) -> str:
-    """Return a SHA-256 of the tokens and of what of them is learned."""
+    """Return a SHA-256 of the tokens, of what of them is learned, and of what decides their order."""
     found = hashlib.sha256()
     for sample in samples:
-        found.update(np.array([len(sample.ids), sample.n_prompt, *sample.ids], dtype=np.int64).tobytes())
+        head = (len(sample.ids), sample.n_prompt, sample.size)
+        found.update(np.array([*head, *sample.ids], dtype=np.int64).tobytes())
     return found.hexdigest()
 
 
@@ -81,7 +84,8 @@ def read_samples(
     Args:
         model: whose EOS tokens end a response.
         tokenizer: its tokenizer.
-        examples: frame with instruction, the ``response`` column, and maybe context.
+        examples: frame with instruction, the ``response`` column, and maybe context. A column reference,
+            where there is one, decides the order of training (``Sample.size``), whatever is learned.
         response: the column to learn.
         max_length: tokens of a sequence at most; a longer response is truncated.
 
@@ -96,12 +100,14 @@ def read_samples(
     messages = [user_message(row["instruction"], row.get("context") or "") for row in rows]
     prompts = token_ids(tokenizer, [chat_prompt(tokenizer, message) for message in messages])
     end = _end_of_turn(tokenizer, end_tokens(model, tokenizer))
+    learned = _tokens(tokenizer, rows, response)
+    written = _tokens(tokenizer, rows, "reference") if "reference" in examples else learned
     samples, cut = [], 0
-    for prompt, row in zip(prompts, rows, strict=True):
-        learned = tokenizer(row[response], add_special_tokens=False)["input_ids"] + end
+    for prompt, said, reference in zip(prompts, learned, written, strict=True):
         if len(prompt) < max_length:
-            cut += len(prompt) + len(learned) > max_length
-            samples.append(Sample((prompt + learned)[:max_length], len(prompt)))
+            cut += len(prompt + said + end) > max_length
+            size = min(len(prompt + reference), max_length)
+            samples.append(Sample((prompt + said + end)[:max_length], len(prompt), size))
     if not samples:
         raise ValueError(
             f"no prompt fits max_length={max_length}: the shortest has {min(map(len, prompts))} tokens and "
@@ -120,7 +126,7 @@ def text_samples(
             raise ValueError(f"examples must be texts that are not empty; number {index} is {text!r}")
         ids = tokenizer(text)["input_ids"]
         if len(ids) > 1:
-            samples.append(Sample(ids[:max_length], 1))
+            samples.append(Sample(ids[:max_length], 1, min(len(ids), max_length)))
     if not samples:
         raise ValueError(f"examples must hold a text of at least 2 tokens, got none in {len(texts)} texts")
     long = sum(len(sample.ids) == max_length for sample in samples)
@@ -130,34 +136,47 @@ def text_samples(
 def training_order(
     lengths: Sequence[int], total: int, batch_size: int, seed: int, *, grouped: bool = True
 ) -> list[int]:
-    """Return which sample to take at each place of the whole training, batch after batch.
+    """Return which sample to take at each place of the whole training, update after update.
 
-    Over all places every sample comes equally often, or once more than others.
+    Each epoch is planned by itself: places ``e * n`` to ``(e + 1) * n`` hold every one of the n samples once.
+    Every update but the last of the training is full: where an epoch ends inside one, the next epoch fills it
+    up with samples that it does not hold yet, so that none counts twice in an update unless ``batch_size`` is
+    above n. A last part of an epoch is drawn at random.
 
     Args:
-        lengths: tokens of each sample.
+        lengths: of each sample, for ``grouped``. They must not depend on what is compared: give those of
+            prompt and reference for two trainings on the same rows, and both see the same order.
         total: places to fill, over all epochs.
         batch_size: samples an update.
         seed: of the order.
-        grouped: whether a batch holds samples of like length, longest first (little padding), or whichever
-            come (for packing).
+        grouped: whether an update holds samples of like length (little padding), or whichever come (for
+            packing). Lengths are sorted inside an epoch only, ``POOL`` updates together.
 
-    >>> training_order([4, 9, 2, 7], total=4, batch_size=2, seed=1)
-    [1, 3, 0, 2]
+    >>> training_order([4, 9, 2, 7], total=6, batch_size=2, seed=1)
+    [1, 3, 0, 2, 1, 0]
     """
     rng = np.random.default_rng(seed)
-    rounds = [rng.permutation(len(lengths)) for _ in range(math.ceil(total / len(lengths)))]
-    order: list[int] = np.concatenate(rounds)[:total].tolist()
-    if not grouped:
-        return order
+    order: list[int] = []
+    while len(order) < total:
+        begun = order[len(order) // batch_size * batch_size :]
+        free, size = -len(order) % batch_size, min(len(lengths), total - len(order))
+        drawn = rng.permutation(len(lengths)).tolist()
+        first = sorted(drawn, key=set(begun).__contains__)[: min(free, size)]
+        taken = set(first)
+        others = [k for k in drawn if k not in taken][: size - len(first)]
+        order += first + (_grouped(others, lengths, batch_size, rng) if grouped else others)
+    return order
+
+
+def _grouped(drawn: list[int], lengths: Sequence[int], batch_size: int, rng: Any) -> list[int]:
+    """Return the same samples, those of like length in one batch; a last short batch is left as drawn."""
     places: list[int] = []
-    for first in range(0, total, POOL * batch_size):
-        pool = order[first : first + POOL * batch_size]
+    whole = len(drawn) // batch_size * batch_size
+    for start in range(0, whole, POOL * batch_size):
+        pool = drawn[start : min(start + POOL * batch_size, whole)]
         batches = by_length([lengths[k] for k in pool], batch_size)
-        rest = batches.pop() if len(batches[-1]) < batch_size else []
-        for batch in [*(batches[k] for k in rng.permutation(len(batches))), rest]:
-            places += [pool[k] for k in batch]
-    return places
+        places += [pool[k] for batch in rng.permutation(len(batches)) for k in batches[batch]]
+    return places + drawn[whole:]
 
 
 #: in the place of a sample that only fills the last update up for all processes: nothing is learned of it
@@ -165,7 +184,13 @@ NO_SAMPLE = Sample([0], 1)
 
 
 class OrderedSamples(Dataset[tuple[Sample, float]]):
-    """The samples in the order of the training, each with the weight of its update."""
+    """The samples in the order of the training, each with the weight of its update.
+
+    Attributes:
+        order: which sample is learned at each place (``training_order``), the same for every column of the
+            same rows.
+        places: the same with each update's samples longest first, as they lie in its micro-batches.
+    """
 
     def __init__(self, samples: list[Sample], config: HealingConfig) -> None:
         """Fix the order of the whole training.
@@ -175,16 +200,18 @@ class OrderedSamples(Dataset[tuple[Sample, float]]):
             config: its epochs or steps, batch_size, seed and packing.
         """
         self.samples, self.batch_size, self.packed = samples, config.batch_size, config.packing
-        steps, lengths = config.max_steps, np.array([len(sample.ids) for sample in samples])
-        total = steps * config.batch_size if steps else max(1, round(config.epochs * len(samples)))
+        steps, batch, grouped = config.max_steps, config.batch_size, not config.packing
+        total = steps * batch if steps else max(1, round(config.epochs * len(samples)))
         self.order = training_order(
-            lengths.tolist(), total, config.batch_size, config.seed, grouped=not config.packing
+            [sample.size for sample in samples], total, batch, config.seed, grouped=grouped
         )
-        self.length = len(self.order)
-        learned = np.array([samples[k].learned for k in self.order])
-        starts = range(0, len(self.order), config.batch_size)
-        self.weights = 1.0 / np.add.reduceat(learned, starts)
-        self.tokens = np.cumsum(np.add.reduceat(lengths[self.order], starts))
+        self.length = total
+        updates = [self.order[start : start + batch] for start in range(0, total, batch)]
+        self.weights = [1.0 / sum(samples[k].learned for k in update) for update in updates]
+        self.tokens = np.cumsum([sum(len(samples[k].ids) for k in update) for update in updates])
+        if grouped:  # an update is one sum: how its samples lie in micro-batches is a matter of padding alone
+            updates = [sorted(update, key=lambda k: -len(samples[k].ids)) for update in updates]
+        self.places = [k for update in updates for k in update]
 
     def fill_up(self, together: int) -> None:
         """Fill the last update up to a multiple of the samples that all processes work on at once."""
@@ -194,8 +221,8 @@ class OrderedSamples(Dataset[tuple[Sample, float]]):
         return self.length
 
     def __getitem__(self, place: int) -> tuple[Sample, float]:
-        sample = self.samples[self.order[place]] if place < len(self.order) else NO_SAMPLE
-        return sample, float(self.weights[place // self.batch_size])
+        sample = self.samples[self.places[place]] if place < len(self.places) else NO_SAMPLE
+        return sample, self.weights[place // self.batch_size]
 
     def is_even(self, together: int) -> bool:
         """Return whether every batch of so many samples has the same shape."""
@@ -288,6 +315,12 @@ def _checked_rows(examples: pd.DataFrame, response: str) -> list[dict[str, Any]]
     if empty:
         raise ValueError(f"column {response} must hold a text in every row; row {empty[0]!r} has none")
     return rows
+
+
+def _tokens(tokenizer: Any, rows: list[dict[str, Any]], column: str) -> list[list[int]]:
+    texts = [row[column] if isinstance(row[column], str) else "" for row in rows]
+    found: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return found
 
 
 def _end_of_turn(tokenizer: Any, ends: list[int]) -> list[int]:
