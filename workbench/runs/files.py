@@ -161,10 +161,9 @@ def _unused_mark(name: str, frame: pd.DataFrame, texts: set[str]) -> str:
     """Return a mark for missing values that no cell of the frame holds as text."""
     # one column of empty cells would be empty lines, which no CSV reader can tell from the end of the file
     marks = _MISSING_MARKS if frame.shape[1] > 1 else _MISSING_MARKS[1:]
-    for mark in marks:
-        if mark not in texts:
-            return mark
-    raise ValueError(f"{name}: the texts use every mark for a missing value {marks}; store it as .jsonl")
+    if not (unused := [mark for mark in marks if mark not in texts]):
+        raise ValueError(f"{name}: the texts use every mark for a missing value {marks}; store it as .jsonl")
+    return unused[0]
 
 
 def _json_lines(name: str, frame: pd.DataFrame) -> bytes:

@@ -185,10 +185,10 @@ def _assigned(path: Path, notebook: NotebookNode) -> set[str]:
     if len(cells) != 1:
         raise ValueError(f"{path.name} must have exactly one cell tagged 'parameters', found {len(cells)}")
     try:
-        nodes = [node for node in ast.walk(ast.parse(cells[0])) if isinstance(node, ast.Name)]
+        nodes = list(ast.walk(ast.parse(cells[0])))
     except SyntaxError as error:
         raise ValueError(f"the parameters cell of {path.name} must be plain Python: {error}") from error
-    names = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     if RUN_PARAMETER not in names:
         raise ValueError(
             f"the parameters cell of {path.name} must assign {RUN_PARAMETER}, it has {sorted(names)}"

@@ -211,13 +211,12 @@ class Run:
     def _stored(self, name: str) -> tuple[dict[str, Any], bytes]:
         if found := self._load(name):
             return found
-        what = f"{name} is not in run {self.name!r} ({self.folder})"
+        what = f"is not in run {self.name!r} ({self.folder})"
         if self.path(name).is_file():
-            what = f"{name} in run {self.name!r} was altered or not finished since its provenance was written"
+            what = f"in run {self.name!r} was altered or not finished since its provenance was written"
         writer = notebook_that_writes(name)
         way_out = f"run notebook {writer} for this run" if writer else "no notebook writes it"
-        there = ", ".join(self.files()) or "nothing"
-        raise ValueError(f"{what}; {way_out}. There now: {there}")
+        raise ValueError(f"{name} {what}; {way_out}. There now: {', '.join(self.files()) or 'nothing'}")
 
     def _still_holds(self, meta: Mapping[str, Any], key: Key, products: Iterable[str]) -> bool:
         made = meta.get("makes", {})
@@ -231,10 +230,8 @@ class Run:
 
     def _begin(self, name: str, key: Key, stored: Mapping[str, Any], out: str | None) -> None:
         """Note what is being made, and move aside what was made under the same name from other inputs."""
-        begun, owner = (
-            _begun(self.path(name)),
-            None,
-        )  # of what lies at ``out``; None: made elsewhere, by a plan
+        begun = _begun(self.path(name))
+        owner = None  # of what lies at ``out``; None: made elsewhere, by a plan
         if begun.is_file():
             owner = begun.read_text()
         elif out and stored and stored.get("makes", {}).get(out) == self.digest(out):
