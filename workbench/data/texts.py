@@ -76,10 +76,12 @@ def load_texts(
     if n is not None:
         whole_number(n, "n")
     long_enough = _length_check(min_length, tokenizer)
-    if not isinstance(name, str | Path):
-        return _from_list(name, n, seed, long_enough)
-    label = str(name)
-    source = CORPORA.get(label) or _local_texts(label)
+    if isinstance(name, str | Path):
+        label = str(name)
+        source = CORPORA.get(label) or _local_texts(label)
+    else:
+        label, source = "list", _checked_list(name)
+        n = None if n is None or n >= sum(map(long_enough, source)) else n  # all of them keep their order
     seen: Counter[str] = Counter()
 
     def usable(_: int, row: Any) -> str | None:
@@ -114,19 +116,14 @@ def _length_check(min_length: int, tokenizer: Any) -> Callable[[str], bool]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= min_length
 
 
-def _from_list(texts: Iterable[Any], n: int | None, seed: int, long_enough: Callable[[str], bool]) -> Texts:
+def _checked_list(texts: Iterable[Any]) -> list[str]:
     rows = list(texts)
     for index, text in enumerate(rows):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
                 f"texts must be strings that are not empty; number {index} of the list is {text!r}"
             )
-    fit = [text for text in rows if long_enough(text)]
-    sources.check_enough("the list", None, len(fit), f"{len(rows) - len(fit)} too short")
-    n = None if n is None or n >= len(fit) else n  # all of them stay in their order
-    result = Texts(sources.sample(fit, lambda _, text: text, name="the list", n=n, seed=seed))
-    result.source = {"name": "list", "n": len(result), "seed": seed, "too_short": len(rows) - len(fit)}
-    return result
+    return rows
 
 
 def _local_texts(label: str) -> list[Any]:

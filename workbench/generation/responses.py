@@ -20,11 +20,10 @@ from workbench.data.instructions import user_message
 from workbench.data.texts import fingerprint
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import ENGINES, by_length, decoder_of, in_halves
+from workbench.models.chat import render_chat, text_ids
 from workbench.models.identity import describe_model
+from workbench.models.templates import PLAIN_PROMPT as PLAIN_PROMPT
 from workbench.runs.journal import Journal
-
-#: for a tokenizer without a chat template
-PLAIN_PROMPT = "### Instruction:\n{text}\n\n### Response:\n"
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,8 @@ class Response:
 
 
 def chat_prompt(tokenizer: Any, text: str) -> str:
-    """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` where there is none."""
-    if not getattr(tokenizer, "chat_template", None):
-        return PLAIN_PROMPT.replace("{text}", text)
-    turns = [{"role": "user", "content": text}]
-    # models that can think aloud first (Qwen3) would fill max_new_tokens with it; others ignore it
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    return str(tokenizer.apply_chat_template(turns, **options))
+    """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` without one."""
+    return render_chat(tokenizer, [{"role": "user", "content": text}])
 
 
 def generate_responses(
@@ -173,7 +167,8 @@ def token_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     empty = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, str) or not prompt.strip()]
     if empty:
         raise ValueError(f"prompts must be texts that are not empty; {_some(empty)} of {len(prompts)} are")
-    return [_prompt_ids(tokenizer, prompt) for prompt in prompts]
+    # a tokenizer that closes every text would end the response before it begins
+    return [text_ids(tokenizer, prompt, end=False, control=True) for prompt in prompts]
 
 
 def context_length(model: Any) -> int | None:
@@ -255,15 +250,6 @@ def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> 
     kept = tokens[:end]
     text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Response(index, text, len(kept), end is not None)
-
-
-def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    begin = tokenizer.bos_token
-    add = not (begin and prompt.startswith(begin))  # chat templates write it themselves
-    ids: list[int] = tokenizer(prompt, add_special_tokens=add)["input_ids"]
-    if add and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
-        ids = ids[:-1]  # a tokenizer that closes every text would end the response before it begins
-    return ids
 
 
 def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
