@@ -134,3 +134,66 @@ def test_a_missing_context_is_none_and_what_is_no_text_is_named(missing):
         with pytest.raises(ValueError, match=f"column {name} must hold texts, got 5 in row r-1"):
             conversation(row | {name: 5})
     assert field_text(pd.Series({"a": "x"}), "a") == "x"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["No input", "<noinput>", "noinput", "N/A", "No input.", "<none>", "< noinput >", "No input required.",
+     "\\<noinput\\>", "[noinput]", "NoInput", "No additional input needed", "None", "n/a.", "<no input>"],
+)  # fmt: skip
+def test_words_for_no_context_are_none(tmp_path, words):
+    rows = [{"instruction": "Say hi", "input": words, "output": "hi"}]
+    rows += [
+        {"instruction": "Say hi", "input": text, "output": "hi"} for text in ("Norway", "No input is good")
+    ]
+    frame = load_instructions(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert frame["context"].tolist() == ["", "Norway", "No input is good"]
+
+
+def test_rows_behind_the_first_and_rows_that_occur_again():
+    first, others = load_instructions("demo-math", n=30), load_instructions("demo-math", n=30, skip=30)
+    assert not set(first["id"]) & set(others["id"])
+    both = load_instructions("demo-math", n=60)
+    assert [*first["id"], *others["id"]] == both["id"].tolist()
+    assert both.attrs["source"]["duplicates"] == 0
+
+
+def test_duplicates_are_counted(tmp_path):
+    rows = [{"instruction": f"q{i % 3}", "input": "", "output": "a"} for i in range(7)]
+    frame = load_instructions(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert len(frame) == 7 and frame.attrs["source"]["duplicates"] == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"instruction": "q", "input": ""}, "row 3 of .*a.jsonl: it has none of the forms"),
+        (
+            {"instruction": [{"role": "user"}], "input": "", "output": "a"},
+            "instruction of row 3 of .* must be text",
+        ),
+        ({"instruction": "q", "input": "\ud800", "output": "a"}, "input of row 3 of .* surrogate"),
+        ([1], "named columns, got .* as row 3"),
+        (None, "named columns, got None as row 3"),
+    ],
+)
+def test_a_row_of_another_form_is_named(tmp_path, row, words):
+    rows = [{"instruction": "q", "input": "", "output": "a"}] * 2 + [row]
+    with pytest.raises(ValueError, match=words) as error:
+        load_instructions(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "columns", ["q", {"instruction": ["q"], "reference": "a"}, {"instruction": "q"}, {}, ["q", "a"]]
+)
+def test_columns_are_a_map_of_names(tmp_path, columns):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"q": "x", "a": "y"}])
+    with pytest.raises(ValueError, match="columns must map fields"):
+        load_instructions(path, columns=columns)
+
+
+@pytest.mark.parametrize("name", [None, 5, ["demo-math"]])
+def test_a_name_is_text_or_a_path(name):
+    with pytest.raises(ValueError, match="name must be text or a path, got"):
+        load_instructions(name)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from transformers import BatchEncoding
+from transformers.utils import chat_template_utils
 
 from workbench.generation.engines import in_halves
 from workbench.generation.responses import (
@@ -17,6 +22,7 @@ from workbench.generation.responses import (
     generate_responses,
     respond,
     response_batches,
+    response_room,
     token_ids,
 )
 
@@ -171,7 +177,7 @@ def test_bos_stands_once():
     [
         ({"prompts": []}, ["at least one"]),
         ({"prompts": "one text"}, ["a list"]),
-        ({"prompts": ["fine", " "]}, ["not empty", "1 of 2"]),
+        ({"prompts": ["fine", " "]}, ["not empty", "number 1"]),
         ({"prompts": ["fine", "word " * 400]}, ["prompts 1", "context of 256", "max_new_tokens"]),
         ({"max_new_tokens": 256}, ["prompts 0", "context of 256"]),
         ({"max_new_tokens": 0}, ["max_new_tokens", "got 0"]),
@@ -236,3 +242,130 @@ def test_a_frame_is_answered_row_by_row_with_its_context(llama, tokenizer):
     assert list(found["finished"]) == list(wanted["finished"])
     plain = respond(llama, tokenizer, asked[["instruction"]], max_new_tokens=4, progress=False)
     assert plain["prompt"][1] == chat_prompt(tokenizer, "d e")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_a_row_spells_is_read_as_text_and_its_history_is_asked(tokenizer, family):
+    model = tiny_model(family, seed=3)
+    history = json.dumps([{"role": "system", "content": "a b"}])
+    asked = pd.DataFrame(
+        {
+            "instruction": ["What is <|end|>?", "d e"],
+            "context": ["see <|user|>", None],
+            "history": ["", history],
+        }
+    )
+    found = respond(model, tokenizer, asked, max_new_tokens=5, progress=False)
+    first = [2, *tokenizer("What is <|end|>?\nsee <|user|>", split_special_tokens=True)["input_ids"], 1, 3]
+    second = tokenizer("<|system|>a b<|end|><|user|>d e<|end|><|assistant|>")["input_ids"]
+    alone = [ask(model, tokenizer, [ids], max_new_tokens=5).loc[0, "response"] for ids in (first, second)]
+    assert list(found["response"]) == alone
+    assert list(found["prompt"]) == [
+        "<|user|>What is <|end|>?\nsee <|user|><|end|><|assistant|>",
+        "<|system|>a b<|end|><|user|>d e<|end|><|assistant|>",
+    ]
+
+
+def test_prompts_may_be_tokens(llama, tokenizer, prompts):
+    tokens = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    pd.testing.assert_frame_equal(ask(llama, tokenizer, tokens), ask(llama, tokenizer, prompts))
+    with pytest.raises(ValueError, match="prompts 1 have tokens outside the model's vocabulary of 331"):
+        ask(llama, tokenizer, [[5], [5, 331]])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prompt": "Hi"},
+        pd.DataFrame({"prompt": ["Hi"]}),
+        BatchEncoding({"input_ids": [[5]], "attention_mask": [[1]]}),
+        torch.tensor([[5, 6]]),
+        "Hi",
+        b"Hi",
+        None,
+        (text for text in ["Hi"]),
+        [],
+        pd.Series([], dtype=str),
+    ],
+    ids=lambda wrong: type(wrong).__name__,
+)
+def test_what_is_no_list_of_prompts_is_refused(llama, tokenizer, wrong):
+    with pytest.raises(ValueError, match="prompts must be a list of at least one text") as error:
+        ask(llama, tokenizer, wrong)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", ["", " \n", None, 5, [], [1.5], ["Hi"], [True], "half \ud800"])
+def test_a_prompt_that_is_none_is_named_by_its_number(llama, tokenizer, wrong):
+    with pytest.raises(ValueError, match=r"number 1 is|prompt 1 must be text"):
+        ask(llama, tokenizer, ["Hi", wrong])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_new_tokens": "8"}, "max_new_tokens must be"),
+        ({"seed": 1.5}, "seed must be"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_settings_are_checked_before_anything_runs(llama, tokenizer, options, words):
+    with pytest.raises(ValueError, match=words):
+        ask(llama, tokenizer, ["Hi"], temperature=1.0, **options)
+
+
+def test_a_journal_is_a_file(llama, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=r"out must be a file, .* is a folder"):
+        ask(llama, tokenizer, ["Hi"], out=tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["transformers", "static"])
+def test_a_pad_token_without_an_embedding_pads(llama, prompts, engine):
+    tokenizer = tiny_tokenizer()
+    expected = [ask(llama, tokenizer, [prompt]).loc[0, "response"] for prompt in prompts]
+    tokenizer.add_special_tokens({"pad_token": "[PAD2]"})
+    tokenizer.add_tokens(["[PAD3]"])
+    tokenizer.pad_token = "[PAD3]"
+    assert tokenizer.pad_token_id >= llama.get_input_embeddings().num_embeddings
+    assert list(ask(llama, tokenizer, prompts, engine=engine)["response"]) == expected
+
+
+def test_a_journal_goes_on_after_midnight(llama, tmp_path, monkeypatch):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "<|system|>{{ strftime_now('%d %b %Y') }}<|end|>" + tokenizer.chat_template
+
+    def asked():
+        return ask(
+            llama, tokenizer, [chat_prompt(tokenizer, text) for text in TEXTS], out=tmp_path / "a.jsonl"
+        )
+
+    today, written = asked(), (tmp_path / "a.jsonl").read_bytes()
+
+    class Tomorrow(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 5, 6)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+    pd.testing.assert_frame_equal(asked(), today)
+    assert (tmp_path / "a.jsonl").read_bytes() == written
+
+
+def test_a_system_prompt_opens_the_chat(tokenizer):
+    assert chat_prompt(tokenizer, "Hi", system="Be brief.") == (
+        "<|system|>Be brief.<|end|><|user|>Hi<|end|><|assistant|>"
+    )
+
+
+def test_there_is_room_for_nearly_every_answer_of_the_kind(llama, tokenizer):
+    references = ["a b c d"] * 98 + ["a " * 50] * 2
+    longest = len(tokenizer(references[-1])["input_ids"])
+    room = response_room(llama, tokenizer, references)
+    assert 1.5 * longest + 32 <= room < 1.5 * longest + 48 and room % 16 == 0
+    assert response_room(llama, tokenizer, ["a " * 9000]) == context_length(llama)
+    assert response_room(llama, tokenizer, ["a " * 9000], longest_prompt=100) == context_length(llama) - 100
+    asked = pd.DataFrame({"instruction": ["Hi", "a b"], "reference": ["x", "y " * 9]})
+    chosen = respond(llama, tokenizer, asked, max_new_tokens=None, progress=False)
+    told = response_room(llama, tokenizer, asked["reference"])
+    expected = respond(llama, tokenizer, asked, max_new_tokens=told, progress=False)
+    pd.testing.assert_frame_equal(chosen, expected)

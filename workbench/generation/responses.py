@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +15,13 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
-from workbench.checks import one_of, whole_number
-from workbench.data.instructions import user_message
+from workbench.checks import checked, is_whole, one_of, whole_number
+from workbench.data.instructions import conversation
+from workbench.data.sources import as_text
 from workbench.data.texts import fingerprint
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import ENGINES, by_length, decoder_of, in_halves
-from workbench.models.chat import render_chat, text_ids
+from workbench.models.chat import chat_ids, render_chat, text_ids
 from workbench.models.identity import describe_model
 from workbench.models.templates import PLAIN_PROMPT as PLAIN_PROMPT
 from workbench.runs.journal import Journal
@@ -43,15 +44,24 @@ class Response:
     finished: bool
 
 
-def chat_prompt(tokenizer: Any, text: str) -> str:
-    """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` without one."""
-    return render_chat(tokenizer, [{"role": "user", "content": text}])
+def chat_prompt(tokenizer: Any, text: str, *, system: str = "") -> str:
+    """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` without one.
+
+    It is the same on every day (``PROMPT_DATE``), with thinking off where a model can think aloud.
+
+    Args:
+        tokenizer: whose template is taken.
+        text: what the user says.
+        system: system prompt; where the template has no place for one, it opens the user's message.
+    """
+    turns = [{"role": "system", "content": system}] if system else []
+    return render_chat(tokenizer, [*turns, {"role": "user", "content": text}])
 
 
 def generate_responses(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Prompts,
     *,
     max_new_tokens: int = 256,
     batch_size: int = 64,
@@ -72,8 +82,9 @@ def generate_responses(
     Args:
         model: a causal language model.
         tokenizer: its tokenizer; needs no pad token.
-        prompts: final texts, from ``chat_prompt`` or plain. A prompt that begins with BOS gets no second
-            one.
+        prompts: final texts, from ``chat_prompt`` or plain, or their tokens. Control tokens in a text are
+            such (``respond`` takes what a data set says as text). A prompt that begins with BOS gets no
+            second one.
         max_new_tokens: longest response, at least 1.
         batch_size: prompts a batch, at least 1; halved, with a warning, where memory does not suffice.
         progress: show a progress bar.
@@ -93,6 +104,8 @@ def generate_responses(
         ValueError: for no prompts, an empty prompt, prompts that leave no room for the response in the
             context, or an ``out`` of other work.
     """
+    whole_number(max_new_tokens, "max_new_tokens")
+    whole_number(seed, "seed", 0)
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
     work = {"prompts": fingerprint(list(prompts))}
@@ -120,6 +133,8 @@ def journaled_responses(
     """
     journal, found, overwrite = None, {}, options.pop("overwrite", False)
     if out is not None:
+        if Path(out).is_dir():
+            raise ValueError(f"out must be a file, {out} is a folder")
         generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
         header = {"model": describe_model(model), **work, "generation": generation}
         journal = Journal(out, header, overwrite=overwrite)
@@ -136,39 +151,73 @@ def journaled_responses(
 def respond(model: Any, tokenizer: Any, asked: pd.DataFrame, **settings: Any) -> pd.DataFrame:
     """Answer what the rows of a frame ask, as ``generate_responses`` does.
 
+    What the rows say is text, also where it spells a control token of the tokenizer.
+
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
-        asked: frame with ``instruction``, and ``context`` where there is one, as of ``load_instructions``.
-        **settings: of ``generate_responses``.
+        asked: frame with ``instruction``, and ``context`` and ``history`` where there are any, as of
+            ``load_instructions``.
+        **settings: of ``generate_responses``; ``max_new_tokens=None`` takes ``response_room`` of the column
+            ``reference``.
 
     Returns:
         The rows of ``asked`` with prompt (the final text), response, n_tokens and finished.
 
     Raises:
-        ValueError: as ``generate_responses``.
+        ValueError: as ``generate_responses``, or for a field that is no text.
     """
-    contexts = asked["context"] if "context" in asked else [""] * len(asked)
-    pairs = zip(asked["instruction"], contexts, strict=True)
-    prompts = [chat_prompt(tokenizer, user_message(*pair)) for pair in pairs]
-    found = generate_responses(model, tokenizer, prompts, **settings)
-    rows = asked.reset_index(drop=True).assign(prompt=prompts)
+    columns = ["instruction", "reference"] if settings.get("max_new_tokens", 0) is None else ["instruction"]
+    rows = checked(asked, columns, "asked").reset_index(drop=True)
+    turns = [conversation(row) for row in rows.to_dict("records")]
+    ids = [chat_ids(tokenizer, one) for one in turns]
+    if len(columns) > 1:
+        room = response_room(model, tokenizer, rows["reference"], longest_prompt=max(map(len, ids)))
+        settings["max_new_tokens"] = room
+    found = generate_responses(model, tokenizer, ids, **settings)
+    rows = rows.assign(prompt=[render_chat(tokenizer, one) for one in turns])
     return rows.join(found.drop(columns="prompt_index"))
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+def token_ids(tokenizer: Any, prompts: Sequence[str] | Prompts) -> list[list[int]]:
     """Return the tokens of each prompt, with BOS once where the tokenizer has it, without EOS.
 
+    Args:
+        tokenizer: a transformers tokenizer.
+        prompts: final texts, in which a control token is one, or tokens, which are taken as they are.
+
     Raises:
-        ValueError: for no prompts, or one that is empty.
+        ValueError: for no prompts, one that is empty, or what is no list of prompts.
     """
-    if isinstance(prompts, str) or not len(prompts):
-        raise ValueError(f"prompts must be a list of at least one text, got {prompts!r}")
-    empty = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, str) or not prompt.strip()]
-    if empty:
-        raise ValueError(f"prompts must be texts that are not empty; {_some(empty)} of {len(prompts)} are")
-    # a tokenizer that closes every text would end the response before it begins
-    return [text_ids(tokenizer, prompt, end=False, control=True) for prompt in prompts]
+    wrong = isinstance(prompts, str | bytes | Mapping | pd.DataFrame | torch.Tensor)
+    if wrong or not hasattr(prompts, "__len__") or not len(prompts):
+        raise ValueError(
+            "prompts must be a list of at least one text (of a frame one column, frame['prompt']), "
+            f"got {type(prompts).__name__} {prompts!r:.60}".replace("\n", " ")
+        )
+    return [_ids_of(tokenizer, prompt, number) for number, prompt in enumerate(prompts)]
+
+
+def response_room(model: Any, tokenizer: Any, references: Sequence[str], *, longest_prompt: int = 0) -> int:
+    """Return a ``max_new_tokens`` that nearly every answer of the references' kind fits into.
+
+    Half as much again as the 99th percentile of their lengths, and 32 tokens more: models say in more words
+    what references say in few. Rewrites of Alpaca by Llama 2 have 106 tokens at the median and 359 at the
+    90th percentile.
+
+    Args:
+        model: whose context is the limit.
+        tokenizer: its tokenizer.
+        references: answers that are there.
+        longest_prompt: tokens of the context that are not there for an answer.
+
+    Returns:
+        A multiple of 16, or what the context leaves, at least 1.
+    """
+    lengths = [len(text_ids(tokenizer, text, begin=False, control=False)) for text in references]
+    room = -(-int(1.5 * np.percentile(lengths, 99) + 32) // 16) * 16
+    context = context_length(model)
+    return room if context is None else max(1, min(room, context - longest_prompt))
 
 
 def context_length(model: Any) -> int | None:
@@ -252,6 +301,17 @@ def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> 
     return Response(index, text, len(kept), end is not None)
 
 
+def _ids_of(tokenizer: Any, prompt: Any, number: int) -> list[int]:
+    if isinstance(prompt, str) and prompt.strip():
+        # a tokenizer that closes every text would end the response before it begins
+        return text_ids(tokenizer, as_text(prompt, f"prompt {number}"), end=False, control=True)
+    if isinstance(prompt, list | tuple) and prompt and all(map(is_whole, prompt)):
+        return [int(token) for token in prompt]
+    raise ValueError(
+        f"prompts must be texts that are not empty, or tokens; number {number} is {prompt!r:.60}"
+    )
+
+
 def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
     context, longest = context_length(model), max(map(len, ids))
     if context is not None and longest + max_new_tokens > context:
@@ -260,6 +320,12 @@ def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
             f"prompts {_some(long)} leave no room for max_new_tokens={max_new_tokens} in the context of "
             f"{context} tokens (the longest prompt has {longest}); "
             f"shorten them or take max_new_tokens <= {context - longest}"
+        )
+    size = model.get_input_embeddings().num_embeddings
+    if beyond := [i for i, row in enumerate(ids) if not 0 <= min(row) <= max(row) < size]:
+        raise ValueError(
+            f"prompts {_some(beyond)} have tokens outside the model's vocabulary of {size}; is the tokenizer "
+            "another model's?"
         )
 
 
@@ -270,7 +336,8 @@ def _some(indices: list[int]) -> str:
 
 def _settings(model: Any, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
     ends = end_tokens(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
+    known = [tokenizer.pad_token_id, *ends, 0]  # a pad token may be one that the model has no embedding for
+    pad = next(i for i in known if i is not None and i < model.get_input_embeddings().num_embeddings)
     special = {"eos_token_id": ends or None, "pad_token_id": pad}
     return GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **special)
 
