@@ -19,6 +19,7 @@ _PUBLIC = {
     "models.layers": "decoder_layers number_of_layers kept_layers",
     "models.loading": "load_model",
     "data.answers": "final_answer same_number",
+    "data.export": "export_chat",
     "data.instructions": "load_instructions user_message conversation",
     "data.texts": "load_texts fingerprint",
     "distances.angular": "angular_distances block_angles",

@@ -5,5 +5,6 @@
 - ``sources``: rows of local files and hub sets, sampled
 - ``files``: rows of a local file, whatever its form
 - ``chats``: rows that hold a whole chat
+- ``export``: conversations for other trainers
 - ``answers``: final answers, found and compared
 """

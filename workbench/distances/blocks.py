@@ -150,13 +150,18 @@ def _block_rows(frame: Any, value: str, what: str) -> pd.DataFrame:
 
 def layers_in(blocks: pd.DataFrame) -> list[int]:
     """Return the model's layers: from the frame's provenance, else the starts of its blocks of size 1."""
-    model = blocks.attrs.get("model")
-    if isinstance(model, dict) and model.get("kept_layers"):
-        return sorted(int(layer) for layer in model["kept_layers"])
+    if layers_are_known(blocks):
+        return sorted(int(layer) for layer in blocks.attrs["model"]["kept_layers"])
     single = blocks.loc[blocks["size"] == 1, "start"]
     if len(single):
         return sorted(int(layer) for layer in single.unique())
     return list(range(int((blocks["start"] + blocks["size"]).max())))
+
+
+def layers_are_known(blocks: pd.DataFrame) -> bool:
+    """Return whether the frame's provenance names the model's layers, also where rows were taken out."""
+    model = blocks.attrs.get("model")
+    return isinstance(model, dict) and bool(model.get("kept_layers"))
 
 
 def sizes_in(blocks: pd.DataFrame, sizes: Iterable[int] | None) -> list[int]:
@@ -189,11 +194,14 @@ def checked_sizes(sizes: Iterable[int] | None, n_layers: int) -> list[int]:
 def removed_by(frame: pd.DataFrame) -> list[str]:
     """Return the layers that each block removes, as the papers print them.
 
-    A model that was pruned before has gaps between its layers; the blocks of size 1 name those that it has.
-    A frame of chosen blocks may not hold all of these: there, the blocks are read as runs without gaps.
+    A model that was pruned before has gaps between its layers; the frame's provenance names those that it
+    has, or else its blocks of size 1. A frame of chosen blocks without provenance may not hold all of these:
+    there, the blocks are read as runs without gaps.
     """
     if "removed" in frame:
         return [str(text) for text in frame["removed"]]
+    if layers_are_known(frame):
+        return _as_text(frame, layers_in(frame))
     single = frame.loc[frame["size"] == 1, "start"]
     whole = set(frame["start"]) <= set(single) and len(frame) >= frame["size"].max()
     return _as_text(frame, layers_in(frame) if whole else None)

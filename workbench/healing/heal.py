@@ -244,7 +244,8 @@ def _lora(model: Any, config: HealingConfig) -> Any:
         lora_dropout=config.dropout,
         use_dora=config.dora,
         use_rslora=config.rslora,
-        **{name: names or None for name, names in found.items()},
+        target_modules=found["target_modules"],
+        target_parameters=found["target_parameters"] or None,
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2
         task_type="CAUSAL_LM",
     )

@@ -104,7 +104,8 @@ class _ResponseTrainer(Trainer):
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
         self.ordered, self.on_step, self.record, self.validation = ordered, on_step, record, validation
-        self.started, self.first = time.perf_counter(), (0.0, None)
+        self.started = time.perf_counter()
+        self.first: tuple[float, Any] = (0.0, None)
         self.before = _BEGINNING
         self.pending: list[_Update] = []
         self.last_seen: int | None = None
@@ -196,7 +197,7 @@ class _ResponseTrainer(Trainer):
         except KeyboardInterrupt:
             self.stop_asked = True
 
-    def _seconds(self, done: float | torch.cuda.Event) -> float:
+    def _seconds(self, done: Any) -> float:
         """Return the seconds from the beginning of the training until the device was done with an update."""
         offset, first = self.first
         if not isinstance(done, float):

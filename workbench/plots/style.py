@@ -126,7 +126,7 @@ def draw(
     if kind is not px.bar:
         options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
     options["category_orders"] = {by: [*styles], **options.get("category_orders", {})}
-    fig = kind(frame, x=x, y=y, template=current_template(), **options)
+    fig = kind(frame, x=x, y=y, template=current_template(), **{**_size(), **options})
     if hover is None:
         return fig.update_traces(hovertemplate=None, hoverinfo="skip")
     return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
@@ -134,13 +134,18 @@ def draw(
 
 def new_figure(title: str | None, *traces: Any) -> go.Figure:
     """Return a figure of some traces in the current template."""
-    return go.Figure(traces, {"template": current_template(), "title": {"text": title}})
+    return go.Figure(traces, {"template": current_template(), "title": {"text": title}, **_size()})
 
 
 def new_panels(title: str | None, rows: int, columns: int, /, **options: Any) -> go.Figure:
     """Return an empty figure of several panels in the current template."""
     fig = make_subplots(rows, columns, **options)
-    return fig.update_layout(template=current_template(), title={"text": title})
+    return fig.update_layout(template=current_template(), title={"text": title}, **_size())
+
+
+def _size() -> dict[str, float]:
+    """Return width and height, which JupyterLab takes from a figure itself and never from its template."""
+    return {side: current_template().layout[side] for side in ("width", "height")}
 
 
 def add_panel(fig: go.Figure, drawn: go.Figure, column: int) -> None:
@@ -173,14 +178,43 @@ def layer_axis(n_layers: int, *, ticks: int = 20) -> dict[str, Any]:
     return {"tickmode": "linear", "tick0": 0, "dtick": step, "showgrid": False}
 
 
-def log_axis(values: pd.Series, lowest: float = DAMAGE_FLOOR) -> dict[str, Any]:
-    """Return a log axis from ``lowest`` up, ticked at decades, or at 1, 2, 5 where it spans less than two."""
+def log_axis(values: pd.Series, lowest: float = DAMAGE_FLOOR, end: str | None = None) -> dict[str, Any]:
+    """Return a log axis from ``lowest`` up, ticked at decades, or at 1, 2, 5 where it spans less than two.
+
+    Args:
+        values: what is drawn on it.
+        lowest: its lower end; what is less lies at it.
+        end: what the tick at the lower end says where something lies there that is less; None says so by its
+            number.
+    """
     low, high = np.log10(lowest), np.log10(max(values.max(), 10 * lowest))
     steps = (1, 2, 5) if high - low < 2 else (1,)
     ticks = [step * 10.0**decade for decade in range(int(low) - 1, int(high) + 2) for step in steps]
+    texts = {tick: f"{tick:g}" for tick in ticks if tick >= lowest}
+    if (values < lowest).any():
+        texts = {lowest: end or f"≤ {lowest:g}"} | {
+            tick: texts[tick] for tick in texts if tick > 1.5 * lowest
+        }
     room = 0.06 * (high - low)
-    labels = {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    labels = {"tickvals": [*texts], "ticktext": [*texts.values()]}
     return {"type": "log", "range": [low - room, high + room], **labels}
+
+
+def damage_floor(damage: pd.Series) -> float:
+    """Return where a log axis of damage begins: at 0.001 nats, or at the decade below the least that is more.
+
+    >>> damage_floor(pd.Series([0.2, 3.0])), damage_floor(pd.Series([-0.1, 3.0]))
+    (0.1, 0.001)
+    """
+    least = float(damage.min())
+    return DAMAGE_FLOOR if least <= DAMAGE_FLOOR else round(10.0 ** np.floor(np.log10(least)), 9)
+
+
+def floor_marks(x: Any, floor: float) -> go.Scatter:
+    """Return marks over the points that lie at the end of a log axis because they are less."""
+    marker = {"symbol": "triangle-down-open", "size": 14, "line": {"color": INK, "width": 1.2}}
+    shown = {"mode": "markers", "marker": {**marker, "color": INK}, "hoverinfo": "skip", "cliponaxis": False}
+    return go.Scatter(x=list(x), y=[floor] * len(x), name=f"less than {floor:g}", showlegend=True, **shown)
 
 
 def best_marks(x: Any, y: Any, *, size: float, fill: str = "white") -> go.Scatter:

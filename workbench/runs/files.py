@@ -74,6 +74,16 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def spreadsheet_text(value: Any) -> Any:
+    """Return a cell for people: a text that a spreadsheet would run as a formula has an apostrophe before it.
+
+    >>> [spreadsheet_text(value) for value in ("=1+1", " @x", "-5 apples", "plain", -5)]
+    ["'=1+1", "' @x", "'-5 apples", 'plain', -5]
+    """
+    runs = isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
+    return f"'{value}" if runs or (isinstance(value, str) and value[:1] in ("\t", "\r")) else value
+
+
 def encode_frame(name: str, frame: pd.DataFrame) -> tuple[bytes, dict[str, Any]]:
     """Turn a frame into the bytes of a ``.csv`` or ``.jsonl`` file and the schema to read them back exactly.
 

@@ -22,7 +22,7 @@ from workbench.runs.provenance import library_versions
 from workbench.statistics import paired_difference
 
 #: columns of a search's trials that are no settings
-_MEASURED = {"trial", "state", "loss", "train_loss", "steps", "tokens", "seconds"}
+_MEASURED = {"trial", "state", "loss", "train_loss", "steps", "tokens", "seconds", "error"}
 
 
 def say(text: str) -> None:
