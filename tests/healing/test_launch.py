@@ -145,7 +145,7 @@ def test_a_plan_sees_the_rows_in_the_order_that_the_call_sees_them(model_folder,
     plan = planned(model_folder, tmp_path, examples, response="response", layers=[])
     run_plan(plan, progress=False)
     model, tokenizer = load_model(str(model_folder))
-    out, stop = tmp_path / "adapters/a", stop_at(1, RuntimeError)
+    out, stop = plan.parent / "adapter", stop_at(1, RuntimeError)
     heal(model, tokenizer, examples, response="response", config=CONFIG, out=out, progress=stop)
     with pytest.raises(ValueError, match="another data"):
         heal(

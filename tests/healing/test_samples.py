@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from healed import (
@@ -12,6 +14,7 @@ from healed import (
     run,
 )
 from tiny import tiny_model, tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from workbench.data.instructions import load_instructions
 from workbench.generation.responses import PLAIN_PROMPT, chat_prompt
@@ -28,6 +31,7 @@ from workbench.healing.samples import (
     text_samples,
     training_order,
 )
+from workbench.models.chat import render_chat
 from workbench.pruning.removal import without_layers
 
 
@@ -165,6 +169,119 @@ def test_grouping_by_length_learns_as_much_as_random_updates(demo_model, monkeyp
     )
     # with four epochs sorted together, copies of a sample share an update: 1.4 times the loss
     assert grouped == pytest.approx(random, rel=0.12)
+
+
+def marked_tokenizer(*, begin=True, template=None):
+    """Return a tokenizer that puts a begin mark in front of every text, as Llama's does."""
+    tokenizer = tiny_tokenizer(chat_template=template is not None)
+    tokenizer.bos_token = "<|system|>"
+    number = tokenizer.bos_token_id
+    if begin:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<|system|> $A", special_tokens=[("<|system|>", number)]
+        )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("concatenate", [True, False])
+def test_a_text_has_its_begin_mark_once(concatenate):
+    tokenizer = marked_tokenizer()
+    texts = ["A story.", "<|system|>A story.", "<|system|> Another <|system|>"]
+    made, _ = text_samples(tokenizer, texts, 64, concatenate=concatenate)
+    rows = [sample.ids for sample in made]
+    if concatenate:
+        (whole,) = rows
+        ends = [k + 1 for k, token in enumerate(whole) if token == tokenizer.eos_token_id]
+        assert len(ends) == 3
+        rows = [whole[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    assert [ids[:2].count(tokenizer.bos_token_id) for ids in rows] == [1, 1, 1]
+    assert rows[0] == rows[1]
+
+
+def test_texts_one_behind_the_other_fill_rows_and_lose_no_token(tokenizer):
+    texts = ["A story about a dog.", "x", "word " * 100, "It ends with its own mark.<|end|>"]
+    made, counts = text_samples(tokenizer, texts, 50, concatenate=True)
+    assert counts == {"cut": 0, "left_out": 0}
+    assert [len(sample.ids) for sample in made[:-1]] == [50] * (len(made) - 1)
+    assert all(sample.n_prompt == 1 and sample.size == len(sample.ids) for sample in made)
+    whole = [token for sample in made for token in sample.ids]
+    expected = [[*tokenizer(text.removesuffix("<|end|>"))["input_ids"], 1] for text in texts[:3]]
+    assert whole[: len(sum(expected, []))] == sum(expected, [])
+    assert tokenizer.decode(whole).startswith("A story about a dog.<|end|>x<|end|>word word")
+
+
+@pytest.mark.parametrize("template", [True, False])
+@pytest.mark.parametrize("column", ["reference", "instruction", "context"])
+def test_words_of_a_row_that_spell_a_control_token_are_text(model, template, column):
+    tokenizer = tiny_tokenizer(chat_template=template)
+    examples = make_examples(3)
+    examples[column] = [f"The mark <|end|> closes a turn of <|user|> {i}.<|end|>" for i in range(3)]
+    plain = make_examples(3)
+    controls = [tokenizer.convert_tokens_to_ids(name) for name in ("<|end|>", "<|user|>", "<|assistant|>")]
+    both = [read_samples(model, tokenizer, rows, "reference", 200)[0] for rows in (examples, plain)]
+    for marked, bare in zip(*both, strict=True):
+        assert [marked.ids.count(k) for k in controls] == [bare.ids.count(k) for k in controls]
+        assert marked.ids[marked.n_prompt :].count(1) == 1
+        assert marked.ids[-1] == 1
+    told = tokenizer.decode(both[0][1].ids)
+    assert told.count("The mark <|end|> closes a turn of <|user|> 1.<|end|>") == 1
+
+
+THINKING = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+)
+ASKED = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>"
+    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [THINKING, ASKED])
+def test_a_thought_that_the_template_opens_is_closed_before_the_response(model, template, examples):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    made, _ = read_samples(model, tokenizer, examples, "reference", 200)
+    for sample, row in zip(made, examples.itertuples(), strict=True):
+        prompt = tokenizer.decode(sample.ids[: sample.n_prompt])
+        assert prompt.endswith("<|assistant|><think>\n\n</think>\n\n")
+        message = f"{row.instruction}\n{row.context}" if row.context else row.instruction
+        assert prompt == render_chat(tokenizer, [{"role": "user", "content": message}])
+        assert tokenizer.decode(sample.ids[sample.n_prompt :]) == f"{row.reference}<|end|>"
+
+
+def test_the_turns_before_are_read_and_not_learned(model, tokenizer):
+    history = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Anna."},
+    ]
+    examples = make_examples(2).assign(history=[history, json.dumps(history)], context="")
+    for sample in read_samples(model, tokenizer, examples, "reference", 200)[0]:
+        prompt = tokenizer.decode(sample.ids[: sample.n_prompt])
+        assert prompt.startswith(
+            "<|system|>Be brief.<|end|><|user|>Who?<|end|><|assistant|>Anna.<|end|><|user|>"
+        )
+        assert sample.ids[sample.n_prompt :].count(1) == 1
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, ""])
+def test_a_context_that_is_missing_is_none(model, tokenizer, missing):
+    examples = make_examples(3)
+    expected = read_samples(model, tokenizer, examples.assign(context=""), "reference", 128)[0]
+    found = read_samples(model, tokenizer, examples.assign(context=[missing] * 3), "reference", 128)[0]
+    assert digest(found) == digest(expected)
+
+
+@pytest.mark.parametrize("value", [5, 2.5, True, ["a"], {"a": 1}])
+@pytest.mark.parametrize("column", ["reference", "instruction", "context"])
+def test_what_is_no_text_is_refused_by_column_and_row(model, tokenizer, value, column):
+    examples = make_examples(3)
+    examples[column] = pd.Series([examples[column][0], value, examples[column][2]], dtype=object)
+    with pytest.raises(ValueError, match=f"column {column} must hold texts, got .* in row row-1"):
+        read_samples(model, tokenizer, examples, "reference", 128)
 
 
 def samples(seed=0, lengths=(9, 4, 12, 5, 3)):
