@@ -206,8 +206,8 @@ def test_texts_one_behind_the_other_fill_rows_and_lose_no_token(tokenizer):
     assert [len(sample.ids) for sample in made[:-1]] == [50] * (len(made) - 1)
     assert all(sample.n_prompt == 1 and sample.size == len(sample.ids) for sample in made)
     whole = [token for sample in made for token in sample.ids]
-    expected = [[*tokenizer(text.removesuffix("<|end|>"))["input_ids"], 1] for text in texts[:3]]
-    assert whole[: len(sum(expected, []))] == sum(expected, [])
+    expected = [token for text in texts[:3] for token in [*tokenizer(text)["input_ids"], 1]]
+    assert whole[: len(expected)] == expected
     assert tokenizer.decode(whole).startswith("A story about a dog.<|end|>x<|end|>word word")
 
 

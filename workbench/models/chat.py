@@ -170,6 +170,15 @@ def _probes(tokenizer: Any) -> tuple[str, ...]:
 
 def _controls(tokenizer: Any) -> re.Pattern[str]:
     """Return what finds the control tokens: the special ones, and others that the template writes."""
+    # made once for a tokenizer as it is: a vocabulary can reserve hundreds of them
+    mark = (len(tokenizer), getattr(tokenizer, "chat_template", None), _special_marks(tokenizer))
+    if getattr(tokenizer, "_controls_of", (None,))[0] != mark:
+        tokenizer._controls_of = (mark, _made_controls(tokenizer))
+    found: re.Pattern[str] = tokenizer._controls_of[1]
+    return found
+
+
+def _made_controls(tokenizer: Any) -> re.Pattern[str]:
     source = "\0".join([_source(tokenizer), *_probes(tokenizer)]) if _has_template(tokenizer) else ""
     special, found = set(tokenizer.all_special_tokens), {}
     for token in tokenizer.added_tokens_decoder.values():
