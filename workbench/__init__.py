@@ -7,6 +7,7 @@ Every public name below is importable from ``workbench`` itself. The modules beh
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import isfunction
 from typing import Any
 
 __version__ = "0.2.0"
@@ -66,14 +67,18 @@ _PUBLIC = {
     "plots.style": "use_template",
     "plots.tokens": "token_view",
     "tables.layouts": (
-        "recovery_table summary_table calibration_table variant_notes sdd_table iterabre_table "
-        "direct_iterative_table training_table"
+        "recovery_table summary_table calibration_table variant_notes sdd_table training_table"
     ),
+    "tables.iterabre": "iterabre_table direct_iterative_table",
     "tables.readings": (
-        "say about block_reading stability_reading damage_reading look_reading looks_reading "
-        "distillation_reading tuning_reading summary_reading recovery_reading comparison_reading "
-        "flips_reading depth_reading similarity_reading closest_reading divergence_reading shift_reading"
+        "about block_reading stability_reading damage_reading look_reading looks_reading "
+        "distillation_reading tuning_reading"
     ),
+    "tables.findings": (
+        "summary_reading recovery_reading comparison_reading flips_reading depth_reading "
+        "similarity_reading closest_reading divergence_reading shift_reading"
+    ),
+    "tables.sentences": "say",
     "tables.markup": "text_table to_latex to_markdown to_html",
     "widgets.live": "LiveLoss",
     "widgets.look": "looking",
@@ -92,6 +97,8 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'workbench' has no attribute {name!r}")
     value = getattr(import_module(f"workbench.{_MODULE_OF[name]}"), name)
+    if isfunction(value):
+        value = import_module("workbench.arguments").looked_at(value)
     globals()[name] = value
     return value
 

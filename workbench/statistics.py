@@ -120,16 +120,15 @@ def paired_difference(
     >>> result["difference"], result["lower"], result["p_value"]
     (-0.75, 3, 0.25)
     """
-    one, two = (_finite(name, v) for name, v in (("first", first), ("second", second)))
+    one, two = _finite("first", first), _finite("second", second)
     if len(one) != len(two):
         raise ValueError(f"first and second must hold one value for each item, got {len(one)} and {len(two)}")
     change = two - one
     low, high = bootstrap_interval(change, confidence=confidence, n_resamples=n_resamples, seed=seed)
     higher, lower = int((change > 0).sum()), int((change < 0).sum())
     p_value = float(binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0
-    mean = {"n": len(change), "difference": float(change.mean()), "ci_low": low, "ci_high": high}
-    signs = {"higher": higher, "lower": lower, "ties": len(change) - higher - lower}
-    return mean | signs | {"p_value": p_value}
+    found = {"n": len(change), "difference": float(change.mean()), "ci_low": low, "ci_high": high}
+    return found | {"higher": higher, "lower": lower, "ties": int((change == 0).sum()), "p_value": p_value}
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64] | float:

@@ -84,7 +84,7 @@ def block_damage(
     rises = losses[:, 1:] - losses[:, :1]
     low, high = bootstrap_interval(rises, weights=predicted, confidence=confidence, seed=seed)
     frame = layer_set_frame(asked, kept).assign(base_loss=base_loss, loss=loss)
-    frame = frame.assign(damage=frame["loss"] - base_loss, ci_low=low, ci_high=high)
+    frame = frame.assign(damage=loss - base_loss, ci_low=low, ci_high=high)
     frame = frame.assign(n_texts=len(tokens), n_tokens=predicted.sum())
     frame.attrs = measured_on(model, tokens, measure="block damage", max_length=max_length)
     return frame
@@ -95,7 +95,7 @@ def _layer_sets(kept: Sequence[int], blocks: Any, sizes: Any, layer_sets: Any) -
     asked = [] if blocks is None else _blocks_in(kept, blocks)
     for size in [] if sizes is None else checked_sizes(sizes, len(kept)):
         asked += [tuple(kept[first : first + size]) for first in range(len(kept) - size + 1)]
-    for layers in [] if layer_sets is None else layer_sets:
+    for layers in layer_sets or ():
         if not isinstance(layers, Iterable) or not (chosen := tuple(sorted(set(layers)))):
             raise ValueError(f"layer_sets must hold sets of layers such as (3, 9), got {layers!r}")
         asked.append(chosen)
@@ -108,14 +108,12 @@ def _blocks_in(kept: Sequence[int], blocks: Any) -> list[tuple[int, ...]]:
     if isinstance(blocks, pd.DataFrame) and "removed" in blocks:
         return [parse_layers(text) for text in blocks["removed"]]
     if isinstance(blocks, pd.DataFrame):
-        checked(blocks, ["start", "size"], "blocks")
-        blocks = blocks[["start", "size"]].itertuples(index=False, name=None)
+        blocks = checked(blocks, ["start", "size"], "blocks")[["start", "size"]].to_numpy().tolist()
     pairs = list(blocks)
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(
-                f"blocks must be (start, size) pairs or a frame with start and size, got {pair!r}"
-            )
+            allowed = "(start, size) pairs or a frame with start and size"
+            raise ValueError(f"blocks must be {allowed}, got {pair!r}")
     return [layers_of(start, size, layers=kept) for start, size in pairs]
 
 

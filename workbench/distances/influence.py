@@ -120,7 +120,11 @@ def removal_similarity(
     removed = list(removed)
     tokens = read_tokens(model, tokenizer, texts, max_length)
     batches = make_batches(tokens, max_tokens=max_tokens)
-    left, candidates = _candidates(model, removed)
+    gone = positions_of(model, removed)
+    left = [layer for layer in range(number_of_layers(model)) if layer not in gone]
+    if len(left) < 2:
+        raise ValueError(f"removed must leave at least two layers to choose from, got {len(gone)} removed")
+    candidates = [tuple(sorted((*gone, layer))) for layer in left]
     measure = partial(_similarities, model, candidates, final_norm, max_tokens)
     values = each_text(model, batches, measure, title="removal similarity", progress=progress).numpy()
     check_finite("residual states", values)
@@ -131,15 +135,6 @@ def removal_similarity(
     return frame
 
 
-def _candidates(model: nn.Module, removed: Iterable[int]) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Return the layers still there, as positions, and what to leave out to try each of them."""
-    gone = positions_of(model, removed)
-    left = [layer for layer in range(number_of_layers(model)) if layer not in gone]
-    if len(left) < 2:
-        raise ValueError(f"removed must leave at least two layers to choose from, got {len(gone)} removed")
-    return left, [tuple(sorted((*gone, layer))) for layer in left]
-
-
 def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:
     """Return each text's mean over real tokens of ``cos(h[l], h[l+1])``: ``[row, layer]`` in float64."""
     ids, mask = batch.on_device_of(model)
@@ -148,9 +143,8 @@ def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:
 
     def see(number: int, state: Tensor) -> None:
         if number:
-            cosine = _cosine(last.pop().to(state.device), state)
-            real = torch.where(mask.to(state.device), cosine, 0)
-            means.append((real.double().sum(dim=1) / mask.sum(dim=1).to(state.device)).to(ids.device))
+            real = torch.where(mask, _cosine(last.pop().to(state.device), state).to(ids.device), 0)
+            means.append(real.double().sum(dim=1) / mask.sum(dim=1))
         last.append(state)
 
     with watch_states(model, see):

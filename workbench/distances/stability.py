@@ -120,13 +120,14 @@ def calibration_ablation(
     """
     if not distances:
         raise ValueError("distances must hold at least one named frame of angular_distances, got none")
-    layers = {name: tuple(layers_in(block_metric(frame)[1])) for name, frame in distances.items()}
-    if len(set(layers.values())) > 1:
+    layers = {name: layers_in(block_metric(frame)[1]) for name, frame in distances.items()}
+    first = next(iter(layers.values()))
+    if any(other != first for other in layers.values()):
         counts = {name: len(numbers) for name, numbers in layers.items()}
         raise ValueError(
             f"distances must all come from one model, got sets over different layers: {counts} layers"
         )
-    asked = checked_sizes(sizes, len(next(iter(layers.values()))))
+    asked = checked_sizes(sizes, len(first))
     parts = [best_blocks(frame, asked).assign(calibration=name) for name, frame in distances.items()]
     for part in parts:
         part.attrs = {}  # each set has its own provenance; the table's own is the sets' names

@@ -223,9 +223,8 @@ def _merged(packs: list[Pack], room: int) -> list[Pack]:
     merged: list[Pack] = []
     for pack in packs:
         if merged and len(merged[-1].removals) + len(pack.removals) <= room:
-            device = merged[-1].states.device
-            states = torch.cat([merged[-1].states, pack.states.to(device)])
-            merged[-1] = Pack(merged[-1].removals + pack.removals, states)
-        else:
-            merged.append(pack)
+            last = merged.pop()
+            states = torch.cat([last.states, pack.states.to(last.states.device)])
+            pack = Pack(last.removals + pack.removals, states)
+        merged.append(pack)
     return merged

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from workbench.checks import whole_number
@@ -70,9 +71,9 @@ def read_tokens(model: nn.Module, tokenizer: Any, texts: Any, max_length: int) -
         )
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
     for number, ids in enumerate(tokens):
-        if ids.min() < 0 or ids.max() >= vocabulary:
-            worst = int(ids.max() if ids.max() >= vocabulary else ids.min())
-            raise ValueError(f"token ids must be between 0 and {vocabulary - 1}, text {number} has {worst}")
+        if len(outside := ids[(ids < 0) | (ids >= vocabulary)]):
+            allowed = f"between 0 and {vocabulary - 1}"
+            raise ValueError(f"token ids must be {allowed}, text {number} has {outside[0]}")
     return [ids[:max_length] for ids in tokens]
 
 
@@ -93,15 +94,14 @@ def make_batches(
     order = sorted(range(len(tokens)), key=lambda number: -len(tokens[number]))
     if max_tokens is None:
         most = whole_number(batch_size, "batch_size")
-        groups = [part.tolist() for part in np.array_split(np.array(order), -(-len(order) // most))]
+        groups = [part.tolist() for part in np.array_split(order, -(-len(order) // most))]
     else:
         whole_number(max_tokens, "max_tokens")
         groups = []
         for number in order:
-            if groups and (len(groups[-1]) + 1) * len(tokens[groups[-1][0]]) <= max_tokens:
-                groups[-1].append(number)
-            else:
-                groups.append([number])
+            if not groups or (len(groups[-1]) + 1) * len(tokens[groups[-1][0]]) > max_tokens:
+                groups.append([])
+            groups[-1].append(number)
     return [_padded(tokens, group) for group in groups]
 
 
@@ -168,9 +168,7 @@ def _tokens_of(tokenizer: Any, text: Any, number: int) -> Tensor:
 
 
 def _padded(tokens: Sequence[Tensor], group: list[int]) -> Batch:
-    lengths = torch.tensor([len(tokens[number]) for number in group])
-    ids = torch.zeros(len(group), int(lengths.max()), dtype=torch.long)
-    for row, number in enumerate(group):
-        ids[row] = tokens[number][-1]  # never read, so any token pads; a pad token would raise warnings
-        ids[row, : lengths[row]] = tokens[number]
-    return Batch(group, ids, torch.arange(ids.shape[1]) < lengths[:, None])
+    ids = pad_sequence([tokens[number] for number in group], batch_first=True, padding_value=-1)
+    mask = ids >= 0
+    # what pads is never read, so any token will do; a pad token would raise warnings
+    return Batch(group, torch.where(mask, ids, ids[:, :1]), mask)

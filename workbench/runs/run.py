@@ -11,20 +11,27 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
 from workbench.runs.content import content_of, identity
-from workbench.runs.files import check_file, decode_frame, encode_frame, write_bytes_atomic, write_text_atomic
+from workbench.runs.files import (
+    check_file,
+    decode_frame,
+    encode_frame,
+    locked,
+    write_bytes_atomic,
+    write_text_atomic,
+)
 from workbench.runs.keys import Key, stage_key
 from workbench.runs.provenance import environment
 from workbench.runs.variant import Variant, _check_name, _check_path
@@ -164,21 +171,9 @@ class Run:
         path = self.path(name)
         return content_of(path) if path.exists() else ""
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold a result of this run alone: another process that wants it waits, and says so in one line."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"{name}: another process is at it; waiting for it to finish", flush=True)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self.path(name), name)
 
     def _store(self, name: str, data: bytes, meta: Mapping[str, Any]) -> Path:
         """Write file, then sidecar, under the run's lock; after a kill in between their SHA-256 disagrees."""
