@@ -24,14 +24,16 @@ def tokenizer():
 
 @pytest.fixture
 def model():
-    return tiny_model("llama")
+    return tiny_model("llama", num_hidden_layers=3)
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
     """Return the folder of a finished adapter; copy it before changing anything."""
     out = tmp_path_factory.mktemp("healed") / "a"
-    return run(tiny_model("llama"), tiny_tokenizer(), make_examples(), out, config=ONE).adapter
+    return run(
+        tiny_model("llama", num_hidden_layers=3), tiny_tokenizer(), make_examples(), out, config=ONE
+    ).adapter
 
 
 def contents(folder):
@@ -106,6 +108,27 @@ def test_no_path_and_files_in_the_way_are_refused_in_one_line(model, tokenizer, 
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_kill_while_unfinished_work_is_deleted_leaves_a_folder_of_heal_s(
+    model, tokenizer, tmp_path, monkeypatch
+):
+    out, deleted, remove = tmp_path / "a", [], shutil.rmtree
+
+    def killed(path, **options):
+        remove(path, **options)
+        deleted.append(path)
+        if out.exists():
+            raise MemoryError
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(MemoryError):
+        run(model, tokenizer, make_examples(), out, config=ONE)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert (out.with_name("a.unfinished") / "work.json").is_file()
+    run(model, tokenizer, make_examples(), out, config=ONE, progress=stop_at(1, RuntimeError))
+    run(model, tokenizer, make_examples(), out, config=ONE, response="response", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_an_empty_folder_and_a_link_to_one_are_filled(model, tokenizer, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -131,7 +154,7 @@ def test_a_damaged_adapter_is_not_done(damage, model, tokenizer, adapter, tmp_pa
 
 def in_type(dtype, seed=0, **options):
     """Return the model as it is read in a type from one checkpoint in bfloat16."""
-    return tiny_model("llama", seed=seed, **options).to(torch.bfloat16).to(dtype)
+    return tiny_model("llama", seed=seed, num_hidden_layers=3, **options).to(torch.bfloat16).to(dtype)
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
@@ -168,7 +191,7 @@ def test_weights_have_one_digest_in_both_types():
     assert values_digest(rounded) == digest
     assert values_digest(rounded.to(torch.float32)) == digest
     with torch.no_grad():
-        plain.model.layers[3].mlp.up_proj.weight[0, 0] += 0.1
+        plain.model.layers[2].mlp.up_proj.weight[0, 0] += 0.1
     assert values_digest(plain) != digest
 
 

@@ -27,7 +27,7 @@ def tokenizer():
 
 @pytest.fixture
 def model():
-    return tiny_model("llama")
+    return tiny_model("llama", num_hidden_layers=3)
 
 
 def measured(log):
@@ -36,7 +36,7 @@ def measured(log):
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 def test_the_held_out_loss_is_that_of_the_adapter_and_changes_no_training(architecture, tokenizer, tmp_path):
-    model, examples = tiny_model(architecture), make_examples()
+    model, examples = tiny_model(architecture, num_hidden_layers=3), make_examples()
     config = HealingConfig(**{**QUICK.__dict__, "dropout": 0.1})
     plain = run(model, tokenizer, examples, tmp_path / "plain", config=config)
     found = run(model, tokenizer, examples, tmp_path / "a", config=config, held_out=HELD, evaluate_every=2)
@@ -67,7 +67,7 @@ def test_without_a_number_of_updates_it_is_measured_once_an_epoch(model, tokeniz
 def overfitting(model, tokenizer, out, **options):
     """Learn one response by heart at a rate that spoils the others."""
     config = HealingConfig(
-        rank=8, learning_rate=3e-2, max_steps=8, batch_size=4, max_length=128, save_steps=100
+        rank=8, learning_rate=3e-2, max_steps=8, batch_size=4, max_length=128, save_steps=1
     )
     rows = make_examples(4).assign(reference="dog fox dog fox")
     return run(model, tokenizer, rows, out, config=config, held_out=HELD, evaluate_every=1, **options)

@@ -50,6 +50,12 @@ def unfinished_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.unfinished")
 
 
+def clear(unfinished: Path) -> None:
+    """Delete a folder of unfinished work; what marks it as heal's goes last, in case of a kill."""
+    for folder in (unfinished / CHECKPOINTS, unfinished):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def is_done(out: Path, work: dict[str, Any], model: Any, *, overwrite: bool) -> bool:
     """Return whether a folder holds the whole adapter of this very work, in whatever type it was trained.
 

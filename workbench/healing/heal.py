@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -28,6 +27,7 @@ from workbench.healing.folders import (
     CHECKPOINTS,
     WORK,
     adapter_folder,
+    clear,
     is_done,
     last_checkpoint,
     log_attributes,
@@ -160,7 +160,7 @@ def heal(
         if arguments.should_save:
             kept = unfinished / CHECKPOINTS / f"checkpoint-{record.get('kept_step', len(log))}"
             store(out, kept, log, record)
-            shutil.rmtree(unfinished)
+            clear(unfinished)
     log.attrs.update(log_attributes(record))
     return Healed(out, log)
 
@@ -220,7 +220,7 @@ def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: Train
     with arguments.main_process_first(local=False):
         if arguments.should_save:
             if not begun:
-                shutil.rmtree(unfinished, ignore_errors=True)
+                clear(unfinished)
             write_text_atomic(unfinished / WORK, json.dumps(work, indent=1))
 
 
