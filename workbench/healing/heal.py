@@ -42,7 +42,7 @@ from workbench.healing.losses import summing_loss
 from workbench.healing.records import write_record
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
 from workbench.healing.trainer import OnStep, run_training
-from workbench.healing.validation import HELD_OUT, Validation, kept_step, read_validation
+from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_validation
 from workbench.models.hooks import compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, unwrap
@@ -126,6 +126,7 @@ def heal(
             error names its folder, which ``with_adapter`` takes like a finished one.
     """
     config = _checked_config(config)
+    check_asked(held_out, evaluate_every, keep, patience)
     out = adapter_folder(out)
     unfinished = unfinished_folder(out)
     limit = sequence_limit(model, config.max_length)
@@ -145,7 +146,7 @@ def heal(
     arguments = training_arguments(config, len(ordered), unfinished / CHECKPOINTS, model, trackers)
     if arguments.world_size > 1:
         ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
-    _warn_of_cuts(counts, limit)
+    _warn_of_cuts(counts, limit, len(examples))
     _begin(unfinished, work, bool(begun), arguments)
     quantized = bool(getattr(unwrap(model), "is_quantized", False))
     record = {**work, "values": values_digest(model), "kept_layers": list(kept_layers(model))}
@@ -182,11 +183,13 @@ def _read_back(out: Path, here: dict[str, Any]) -> pd.DataFrame:
     return log
 
 
-def _warn_of_cuts(counts: dict[str, int], limit: int) -> None:
-    told = {"truncated": counts["cut"], "left out, their prompt alone being as long": counts["left_out"]}
-    if any(told.values()):
-        words = ", ".join(f"{number} {what}" for what, number in told.items() if number)
-        warnings.warn(f"examples longer than max_length={limit} tokens: {words}", stacklevel=3)
+def _warn_of_cuts(counts: dict[str, int], limit: int, rows: int) -> None:
+    if any(counts.values()):
+        warnings.warn(
+            f"of {rows} examples {counts['cut']} are cut at max_length={limit} tokens, so that their end is not "
+            f"learned, and {counts['left_out']} are left out, as nothing to learn is left of them",
+            stacklevel=3,
+        )
 
 
 def _train(

@@ -70,6 +70,17 @@ def kept_step(log: pd.DataFrame, keep: str) -> int:
     return int(log["step"].loc[log[HELD_OUT].idxmin()] if keep == "best" else log["step"].iloc[-1])
 
 
+def check_asked(held_out: Any, every: int | None, keep: str, patience: int | None) -> None:
+    """Refuse settings that are none, or that need held-out examples where there are none."""
+    one_of(keep, ("last", "best"), "keep")
+    for value, name in ((every, "evaluate_every"), (patience, "patience")):
+        if value is not None:
+            whole_number(value, name)
+    given = {"keep='best'": keep == "best", "patience": patience, "evaluate_every": every}
+    if held_out is None and (needs := [name for name, value in given.items() if value]):
+        raise ValueError(f"{needs[0]} needs held_out, the examples to measure the loss on")
+
+
 def read_validation(
     model: Any,
     tokenizer: Any,
@@ -86,17 +97,9 @@ def read_validation(
     """Return what ``heal`` measures on held-out examples.
 
     Raises:
-        ValueError: for bad settings, settings without held-out examples, bad examples, or held-out ones that
-            are all among those learned.
+        ValueError: for bad held-out examples, or when all are among those learned.
     """
-    one_of(keep, ("last", "best"), "keep")
-    for value, name in ((every, "evaluate_every"), (patience, "patience")):
-        if value is not None:
-            whole_number(value, name)
     if held_out is None:
-        given = {"keep='best'": keep == "best", "patience": patience, "evaluate_every": every}
-        if needs := [name for name, value in given.items() if value]:
-            raise ValueError(f"{needs[0]} needs held_out, the examples to measure the loss on")
         return Validation([])
     if isinstance(held_out, pd.DataFrame) == isinstance(examples, pd.DataFrame):
         check_apart(examples, held_out)
