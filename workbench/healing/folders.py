@@ -116,7 +116,8 @@ def values_digest(model: Any) -> str:
     if any(parameter.is_meta for parameter in base.parameters()):
         return "offloaded"
     weights = {name: tensor_digest(value.to(torch.bfloat16)) for name, value in base.named_parameters()}
-    return digest({"weights": weights, "settings": _without_types(base.config.to_dict())})[:16]
+    # what differs from the defaults: another version of transformers has other entries
+    return digest({"weights": weights, "settings": _without_types(base.config.to_diff_dict())})[:16]
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
@@ -184,9 +185,11 @@ def _read(record: Path) -> dict[str, Any]:
 def _same_model(found: dict[str, Any], here: dict[str, Any], model: Any) -> bool:
     told = found.get("model") or {}
     same = all(told.get(name) == here[name] for name in ("architecture", "n_layers", "kept_layers"))
-    if told.get("dtype") == here["dtype"]:  # the name may be another: a folder that was moved
-        return same and all(told.get(name) == here[name] for name in ("weights", "settings"))
-    return same and model is not None and found.get("values", "") == values_digest(model) != "offloaded"
+    # the name may be another: a folder that was moved
+    equal = all(told.get(name) == here[name] for name in ("dtype", "weights", "settings"))
+    return same and (
+        equal or (model is not None and found.get("values") == values_digest(model) != "offloaded")
+    )
 
 
 def _without_types(config: Any) -> Any:

@@ -91,7 +91,9 @@ def heal(
     Args:
         model: the pruned model, or the whole one inside ``without_layers``.
         tokenizer: its tokenizer.
-        examples: frame with instruction, context and the response column, or a list of texts.
+        examples: frame with instruction, the response column, and where there are any context and history
+            (earlier turns); or a list of texts, which are put one behind the other into full rows unless
+            ``config.concatenate`` is False.
         response: the column to learn: the set's own ``reference`` (SFT), or the ``response`` of
             ``self_distill``.
         config: None for ``HealingConfig.preset("sdd")``.
@@ -186,8 +188,8 @@ def _read_back(out: Path, here: dict[str, Any]) -> pd.DataFrame:
 def _warn_of_cuts(counts: dict[str, int], limit: int, rows: int) -> None:
     if any(counts.values()):
         warnings.warn(
-            f"of {rows} examples {counts['cut']} are cut at max_length={limit} tokens, so that their end is not "
-            f"learned, and {counts['left_out']} are left out, as nothing to learn is left of them",
+            f"of {rows} examples {counts['cut']} are cut at max_length={limit} tokens, so that their end is "
+            f"not learned, and {counts['left_out']} are left out, as nothing to learn is left of them",
             stacklevel=3,
         )
 
