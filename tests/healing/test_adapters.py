@@ -345,6 +345,30 @@ def test_an_adapter_of_another_trainer_is_taken_by_the_users_word(architecture, 
     assert torch.equal(logits(model), whole)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "LoRA matrices alone, it also has modules_to_save"),
+        ({"trainable_token_indices": [1, 2]}, "LoRA matrices alone, it also has trainable_token_indices"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "embeddings or the head cannot be merged where"),
+        ({"bias": "all"}, "must be a LoRA adapter with bias 'none'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")  # peft, when the adapter is made
+def test_an_adapter_that_changes_more_than_linear_layers_is_never_put_on_half(settings, words, plain_adapter):
+    model = tiny_model("llama-tied", num_hidden_layers=3)
+    before, whole, attributes = state(model), logits(model), set(vars(model))
+    folder, _ = plain_adapter(model, **settings)
+    with pytest.raises(ValueError, match=words) as error:
+        merge_adapter_(model, folder, layers=[0, 1, 2])
+    assert "\n" not in str(error.value)
+    if "embed_tokens" not in str(settings):
+        with pytest.raises(ValueError, match=words), with_adapter(model, folder, layers=[0, 1, 2]):
+            pass
+    assert same_state(model, before) and torch.equal(logits(model), whole)
+    assert set(vars(model)) == attributes
+
+
 @pytest.mark.parametrize("moment", ["half of the layers wrapped", "half of the layers merged", "loading"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_stopped_in_the_middle_the_model_is_as_before(moment, error, plain_adapter, monkeypatch):

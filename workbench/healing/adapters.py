@@ -113,7 +113,11 @@ def merge_adapter_(model: Any, path: str | Path, *, layers: Sequence[int] | None
         )
     kept = _weights_kept(model, after_errors_only=True)
     with kept, _loaded(model, Path(path), layers) as wrapper, deprecations_muted():
-        wrapper.merge_and_unload(safe_merge=True)
+        _check_not_tied(model)
+        try:
+            wrapper.merge_and_unload(safe_merge=True)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"adapter {path} cannot be merged: {first_line(error)}") from error
     return model
 
 
@@ -192,7 +196,7 @@ def _loaded(model: Any, path: Path, layers: Sequence[int] | None) -> Iterator[An
     with _restored(model):
         # peft draws first weights before it loads the trained ones, and only warns of tensors that it lacks
         with deprecations_muted(), warnings.catch_warnings(), torch.random.fork_rng([]):
-            warnings.filterwarnings("ignore", "Found missing adapter keys")
+            warnings.filterwarnings("ignore", "Found missing adapter keys|Model has `tie_word_embeddings")
             try:
                 wrapper: Any = PeftModel.from_pretrained(model, str(path))
             except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -202,19 +206,36 @@ def _loaded(model: Any, path: Path, layers: Sequence[int] | None) -> Iterator[An
 
 
 def _check_tensors(wrapper: Any, path: Path) -> None:
-    """Refuse an adapter whose file holds other tensors than the model has now, or numbers that are none."""
+    """Refuse an adapter whose file holds other tensors than the model now has, or numbers that are none."""
     from peft.utils.save_and_load import get_peft_model_state_dict
     from safetensors import safe_open
 
     with safe_open(path / WEIGHTS, framework="pt") as file:
         names = set(file.keys())
-    embeddings = any("embed" in name or "lm_head" in name for name in names)
-    there = get_peft_model_state_dict(wrapper, save_embedding_layers=embeddings)
+    if whole := sorted(name for name in names if "lora_" not in name):
+        raise ValueError(
+            f"adapter {path} must hold LoRA matrices alone, it has {whole[0]}, a whole weight of the "
+            "model; train without modules_to_save and without saving embeddings"
+        )
+    there = get_peft_model_state_dict(wrapper, save_embedding_layers=False)
     if differ := sorted(names ^ there.keys()):
         what = "lacks" if differ[0] in there else "has, and no layer of the model takes,"
         raise ValueError(f"adapter {path} does not fit: it {what} {differ[0]} ({len(differ)} such tensors)")
     if bad := [name for name, tensor in there.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(f"adapter {path} must hold finite numbers, {bad[0]} does not")
+
+
+def _check_not_tied(model: Any) -> None:
+    """Refuse to merge into a matrix that is embedding and head in one: both would change."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    adapted = any(isinstance(end, BaseTunerLayer) for end in ends)
+    if adapted and model.config.get_text_config().tie_word_embeddings:
+        raise ValueError(
+            "an adapter of the embeddings or the head cannot be merged where they are one matrix; use "
+            "with_adapter"
+        )
 
 
 def _check_name(model: Any, variant: Variant) -> None:

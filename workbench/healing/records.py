@@ -55,13 +55,15 @@ def checked_adapter(path: str | Path, layers: Sequence[int] | None = None) -> li
     """
     path = Path(path)
     known = layers is None or (path / RECORD).is_file()
-    record = read_record(path) if known else {"kept_layers": layers}
+    record: dict[str, Any] = read_record(path) if known else {"kept_layers": layers}
     if not (path / WEIGHTS).is_file():
         raise ValueError(f"{path} has no {WEIGHTS}; an adapter's weights are read from safetensors only")
     settings = _read(path / SETTINGS)
     if settings.get("peft_type") != "LORA" or settings.get("bias", "none") != "none":
         kind, bias = settings.get("peft_type"), settings.get("bias")
         raise ValueError(f"{path} must be a LoRA adapter with bias 'none', it is {kind!r} with bias {bias!r}")
+    if more := [name for name in ("modules_to_save", "trainable_token_indices") if settings.get(name)]:
+        raise ValueError(f"{path} must hold LoRA matrices alone, it also has {more[0]}={settings[more[0]]}")
     told, found = record.get("sha256"), adapter_digests(path)
     if told is not None and (altered := [name for name in found if told.get(name) != found[name]]):
         raise ValueError(f"{path / altered[0]} was altered since the adapter was written; heal again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,8 @@ def metric_comparison(
     fig.update_layout(height=70 + 0.33 * style.current_template().layout.height * len(panels))
     for row, (name, scores) in enumerate(panels.items(), start=1):
         _add_layer_panel(fig, row, style.plain(name), scores)
-    fig.update_xaxes(**style.layer_axis(max(int(scores.index.max()) + 1 for scores in panels.values())))
+    n_layers = max(int(scores.index.max()) + 1 for scores in panels.values())
+    fig.update_xaxes(range=[-0.5, n_layers - 0.5], **style.layer_axis(n_layers))
     return fig.update_xaxes(title="removed layer", row=len(panels), col=1).update_layout(showlegend=False)
 
 
@@ -153,11 +155,13 @@ def calibration_comparison(
     layers = rows["removed"].map(parse_layers)
     first, last = layers.str[0], layers.str[-1]
     rows = rows.assign(length=last - first + 1, first=first - 0.5)
-    shown = {"base": "first", "text": "removed", "hover": "%{fullData.name}<br>layers %{text}"}
-    bars = style.draw(px.bar, rows, "length", "row", styles, "calibration", orientation="h", **shown)
-    style.add_panel(fig, bars.update_traces(width=0.8, textposition="outside"), 1)
-    style.add_panel(fig, _scored_marks(rows, styles), 2)
     n_layers = n_layers or style.last_layer(best) + 1
+    shown = {"base": "first", "text": "removed", "orientation": "h"}
+    hover = "%{fullData.name}<br>layers %{text}"
+    bars = style.draw(px.bar, rows, "length", "row", styles, "calibration", hover=hover, **shown)
+    style.add_panel(fig, bars.update_traces(width=0.8, textposition="none"), 1)
+    style.add_panel(fig, _layer_labels(rows, last, n_layers), 1)
+    style.add_panel(fig, _scored_marks(rows, styles), 2)
     fig.update_xaxes(style.layer_axis(n_layers), col=1)
     fig.update_xaxes(title="removed layers", range=[-0.5, n_layers - 0.5], col=1)
     far = float(best.get("ci_high", best["distance"]).max())
@@ -168,6 +172,16 @@ def calibration_comparison(
     fig.update_yaxes(title="block size", col=1)
     height = (12 + 1.6 * (len(best) + len(wanted))) * style.current_template().layout.font.size
     return fig.update_layout(height=height, barmode="overlay")
+
+
+def _layer_labels(rows: pd.DataFrame, last: pd.Series, n_layers: int) -> go.Figure:
+    """Return the names of the layers behind their bars; before those that end where the axis does."""
+    deep = last > 0.8 * n_layers
+    x = rows["first"].where(deep, last + 0.5)
+    sides = np.where(deep, "middle left", "middle right")
+    texts = [f" {text} " for text in rows["removed"]]
+    shown = {"mode": "text", "textposition": sides, "hoverinfo": "skip", "showlegend": False}
+    return go.Figure(go.Scatter(x=x, y=rows["row"], text=texts, cliponaxis=False, **shown))
 
 
 def _agreement_legend(fig: go.Figure, entries: int) -> go.Figure:
@@ -233,7 +247,7 @@ def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) ->
     symbol = np.where(drawn > scores, "triangle-down", "circle")
     marker = {"color": fill, "size": size, "symbol": symbol, "opacity": 1, "line": line}
     hover = f"layer %{{x}}<br>{label} %{{customdata:.4f}}<extra></extra>"
-    shown = {"mode": "lines+markers", "line": line, "marker": marker, "hovertemplate": hover}
+    shown: dict[str, Any] = {"mode": "lines+markers", "line": line, "marker": marker, "hovertemplate": hover}
     shown |= {"customdata": scores, "meta": {"y": scores.tolist()}, "cliponaxis": False}
     fig.add_trace(go.Scatter(x=scores.index, y=drawn, **shown), row=row, col=1)
     axis = {} if positive.empty else style.log_axis(scores, floor, None if damage else "≤ 0")

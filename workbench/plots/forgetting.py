@@ -87,7 +87,7 @@ def similarity_pairs(
     fig = go.Figure([links, *fig.data], fig.layout)
     fig.update_xaxes(title=f"prompt, ordered by the similarity of {style.plain(order)}", showgrid=False)
     lowest = min(0.0, float(rows["value"].min()))
-    fig.update_yaxes(title="similarity to the unpruned model's response", range=[lowest - 0.02, 1.03])
+    fig.update_yaxes(title="similarity to the<br>unpruned model's response", range=[lowest - 0.02, 1.03])
     return style.legend_above(fig)
 
 
@@ -121,7 +121,7 @@ def answer_forms(
     fig.update_xaxes(title="times as long", range=[0, 1.12 * longest], col=2)
     fig.update_yaxes(autorange="reversed", showgrid=False, ticks="")
     fig.update_layout(height=190 + 42 * len(names), barmode="stack", bargap=0.35)
-    return style.legend_below(fig).update_layout(legend_traceorder="normal")
+    return style.legend_below(fig).update_layout(legend_traceorder="normal", margin_t=84 if title else 40)
 
 
 def divergence_distribution(

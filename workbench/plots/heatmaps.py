@@ -12,7 +12,6 @@ from workbench.distances.blocks import checked_blocks, least
 from workbench.plots import style
 
 _ABOVE = {"x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"}
-_MOST_TICKS = 20
 
 
 def distance_heatmap(
@@ -187,7 +186,8 @@ def _heatmap_axes(fig: go.Figure, frame: pd.DataFrame, *, ticks: int = 20) -> go
     fig.update_xaxes(title="first removed layer", range=[-0.5, n_layers - 0.5])
     fig.update_xaxes(style.layer_axis(n_layers, ticks=ticks))
     low, high = min(rows.values()), max(rows.values())
-    step = -(-len(rows) // _MOST_TICKS)
+    layout = style.current_template().layout
+    step = int(np.ceil(len(rows) * 1.4 * layout.font.size / (layout.height - 120)))
     labels = {"tickvals": list(rows.values())[::step], "ticktext": [f"{size}" for size in rows][::step]}
     fig.update_yaxes(range=[low - 0.5, high + 0.5], **{"showgrid": False, **labels})
     return fig.update_layout(yaxis_title="block size (layers removed)")

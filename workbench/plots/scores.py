@@ -183,7 +183,7 @@ def _fraction_panels(
     fig.update_xaxes(range=span, tickformat=".0%", title="", showticklabels=True)
     fig.update_xaxes(title="layers dropped", row=1)
     height = 110 + down * (0.55 * style.current_template().layout.height)
-    return style.legend_below(style.facet_titles(fig).update_layout(height=height, margin={"t": 70}))
+    return style.legend_below(style.facet_titles(fig).update_layout(height=height))
 
 
 def _series_styles(frame: pd.DataFrame) -> dict[str, style.Style]:

@@ -158,7 +158,8 @@ def add_panel(fig: go.Figure, drawn: go.Figure, column: int) -> None:
 
 def facet_titles(fig: go.Figure) -> go.Figure:
     """Title each panel of ``plotly.express`` by its name alone, without the name of the column."""
-    return fig.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
+    fig.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
+    return fig.update_layout(margin={"t": 70 if fig.layout.title.text else 40})
 
 
 def legend_above(fig: go.Figure) -> go.Figure:
@@ -207,7 +208,7 @@ def damage_floor(damage: pd.Series) -> float:
     (0.1, 0.001)
     """
     least = float(damage.min())
-    return DAMAGE_FLOOR if least <= DAMAGE_FLOOR else round(10.0 ** np.floor(np.log10(least)), 9)
+    return DAMAGE_FLOOR if least <= DAMAGE_FLOOR else round(float(10.0 ** np.floor(np.log10(least))), 9)
 
 
 def floor_marks(x: Any, floor: float) -> go.Scatter:

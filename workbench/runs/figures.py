@@ -138,9 +138,10 @@ def _images(fig: go.Figure, names: list[str], scale: float) -> tuple[dict[str, b
                 drawn[name] = renderer.image(figure, name, size)
                 break
             except _LOST:
-                _renderer.cache_clear()
                 if again:
-                    _renderer(os.environ.get("BROWSER_PATH")).problem = _DIED
+                    renderer.problem = _DIED
+                else:
+                    _renderer.cache_clear()
     return drawn, None if len(drawn) == len(names) else _DIED
 
 

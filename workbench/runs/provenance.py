@@ -26,7 +26,7 @@ _SECRET_NAME = re.compile(
     r"(?i)(?:^|[-_./])(?:\w*?token|\w*?secret|pass(?:word|wd|phrase)?|pwd|\w*?key|auth(?:orization)?|bearer|credentials?)$"
 )
 _SECRET = re.compile(
-    r"(?:hf|sk|pk|rk|gh[pousr]|github_pat|glpat|xox[abprs]|AKIA|ASIA|AIza|wandb_v1|nvapi)[-_]?[\w-]{8,}"
+    r"(?<![A-Za-z0-9])(?:hf|sk|pk|rk|gh[pousr]|github_pat|glpat|xox[abprs]|AKIA|ASIA|AIza|wandb_v1|nvapi)[-_]?[\w-]{8,}"
     r"|eyJ[\w-]{8,}\.[\w.-]+|(?<=://)[^/\s@]+(?=@)|(?i:(?<=bearer )\S+)"
 )
 
