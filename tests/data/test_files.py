@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from folders import write_jsonl
 
-from workbench.data.files import ENDINGS, read_rows
+from workbench.data.files import ENDINGS, at_home, read_rows
 from workbench.data.texts import load_texts
 
 
@@ -93,6 +94,7 @@ def test_rows_are_found_however_the_json_is_laid_out(tmp_path, name, written):
         ("a.csv", b"text,n\nx,1\ny\n", r"line 3 of .*a\.csv does not fit its columns, which are text, n"),
         ("a.csv", b"text,n\nx,1,2\n", "line 2 of .* does not fit its columns"),
         ("a.csv", b'text\n"never closed\n', r"a\.csv is not CSV"),
+        ("a.csv", b"text,text\nx,y\n", "must name each column once, got 'text' again"),
         ("a.docx", b"x", r"a data file must end in \.jsonl.*a\.docx"),
     ],
 )
@@ -102,6 +104,12 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, name, data, words):
         with pytest.raises(ValueError, match=words) as error:
             read(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+def test_endings_may_be_in_capitals(tmp_path):
+    for name, data in (("a.JSONL", b'{"text": "x"}'), ("a.CSV", b"text\nx\n"), ("a.Txt", b"x\n")):
+        (tmp_path / name).write_bytes(data)
+        assert load_texts(tmp_path / name, n=None) == ["x"]
 
 
 def test_values_of_parquet_are_plain(tmp_path):
@@ -119,4 +127,6 @@ def test_the_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}])
     assert read_rows("~/a.jsonl") == [{"text": "x"}] and load_texts("~/a.jsonl", n=None) == ["x"]
-    assert len(ENDINGS) == len(set(ENDINGS))
+    with pytest.raises(ValueError, match="no such file"):
+        load_texts("~nobody-at-all/a.jsonl")
+    assert at_home("a/b") == Path("a/b") and len(ENDINGS) == len(set(ENDINGS))

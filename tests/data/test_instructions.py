@@ -134,6 +134,10 @@ def test_a_missing_context_is_none_and_what_is_no_text_is_named(missing):
         with pytest.raises(ValueError, match=f"column {name} must hold texts, got 5 in row r-1"):
             conversation(row | {name: 5})
     assert field_text(pd.Series({"a": "x"}), "a") == "x"
+    with pytest.raises(ValueError, match="instruction must hold a text, row r-1 has none"):
+        conversation(row | {"instruction": " "})
+    with pytest.raises(ValueError, match="history of row r-1 must be turns as JSON"):
+        conversation(row | {"history": "Hi"})
 
 
 @pytest.mark.parametrize(
@@ -197,3 +201,16 @@ def test_columns_are_a_map_of_names(tmp_path, columns):
 def test_a_name_is_text_or_a_path(name):
     with pytest.raises(ValueError, match="name must be text or a path, got"):
         load_instructions(name)
+
+
+def test_a_context_is_taken_wherever_it_stands_and_may_be_missing(tmp_path):
+    rows = {
+        "gsm8k": {"question": "Who?", "answer": "Anna.", "context": "A tale."},
+        "dolly": {"instruction": "Who?", "response": "Anna.", "context": "A tale."},
+        "alpaca": {"instruction": "Who?", "output": "Anna.", "input": "A tale."},
+    }
+    for name, row in rows.items():
+        frame = load_instructions(write_jsonl(tmp_path / f"{name}.jsonl", [row]))
+        assert frame.loc[0, ["instruction", "context", "reference"]].tolist() == ["Who?", "A tale.", "Anna."]
+        bare = {key: value for key, value in row.items() if value != "A tale."}
+        assert load_instructions(write_jsonl(tmp_path / "b.jsonl", [bare])).loc[0, "context"] == ""

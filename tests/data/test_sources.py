@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
+from types import SimpleNamespace
 
+import datasets
+import huggingface_hub
 import pandas as pd
 import pytest
 from folders import write_jsonl
 
-from workbench.data.sources import CORPORA, PAGE, Draw, Source, as_text, check_enough, check_file, numbered
+from workbench.data.sources import (
+    CORPORA,
+    PAGE,
+    SECONDS_FOR_THE_HUB,
+    Draw,
+    Source,
+    as_text,
+    check_enough,
+    check_file,
+    numbered,
+)
 from workbench.data.texts import load_texts
 
 
@@ -140,6 +157,41 @@ def test_the_commit_of_a_hub_set_is_told(tmp_path):
     c4_copy(folder, shards=1, rows=9)
     assert load_texts("c4", n=2, location=folder).source["revision"] == commit
     assert load_texts(["a", "b"]).source["revision"] is None
+
+
+def test_the_hub_is_asked_once_and_its_commit_is_what_is_read(monkeypatch, tmp_path):
+    asked, opened = [], []
+    commit = "0123456789" * 4
+
+    def told(api, repo, *, timeout):
+        asked.append((repo, timeout))
+        return SimpleNamespace(sha=commit)
+
+    def local(name, config=None, *, revision=None, **options):
+        opened.append((name, revision, *options.values()))
+        return real(str(tmp_path), config)
+
+    real = datasets.load_dataset_builder
+    c4_copy(tmp_path, shards=1, rows=9)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", told)
+    monkeypatch.setattr(datasets, "load_dataset_builder", local)
+    assert load_texts("c4", n=2).source["revision"] == commit
+    assert asked == [("allenai/c4", SECONDS_FOR_THE_HUB)] and opened == [("allenai/c4", commit)]
+
+
+def test_a_hub_that_is_not_there_is_found_out_at_once(root):
+    code = "from workbench.data.texts import load_texts\nload_texts('c4')"
+    there = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"), "0")
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | there | {"HF_ENDPOINT": "http://127.0.0.1:9"},  # a port where nobody answers
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert "c4 could not be opened at the hub (allenai/c4)" in done.stderr.splitlines()[-1]
+    assert "Retrying" not in done.stderr and time.monotonic() - began < 60
 
 
 def test_redpajama_mixes_its_domains_in_proportion(tmp_path):

@@ -80,6 +80,8 @@ def test_the_demo_corpora_are_there():
         ({"name": "demo", "min_length": "5"}, ["min_length must be", "'5'"]),
         ({"name": "demo", "min_length": -5}, ["min_length must be", "-5"]),
         ({"name": "demo", "skip": 1.5}, ["skip must be", "1.5"]),
+        ({"name": "demo", "split": "test"}, ["split and location are for sets of the hub", "'test'"]),
+        ({"name": "demo", "location": "here"}, ["split and location", "'here'"]),
         ({"name": "c4", "n": None}, ["n must be a number", "c4"]),
         ({"name": "redpajama", "split": "validation"}, ["split must be 'train'"]),
         ({"name": "c4"}, ["allenai/c4", "location="]),

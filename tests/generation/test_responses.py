@@ -10,21 +10,21 @@ import pandas as pd
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
-from transformers import BatchEncoding
 from transformers.utils import chat_template_utils
 
 from workbench.generation.engines import in_halves
 from workbench.generation.responses import (
     PLAIN_PROMPT,
+    asked_ids,
     chat_prompt,
     context_length,
     end_tokens,
     generate_responses,
     respond,
     response_batches,
-    response_room,
     token_ids,
 )
+from workbench.healing.distillation import self_distill
 
 TEXTS = [
     "Hello there",
@@ -260,45 +260,23 @@ def test_what_a_row_spells_is_read_as_text_and_its_history_is_asked(tokenizer, f
     second = tokenizer("<|system|>a b<|end|><|user|>d e<|end|><|assistant|>")["input_ids"]
     alone = [ask(model, tokenizer, [ids], max_new_tokens=5).loc[0, "response"] for ids in (first, second)]
     assert list(found["response"]) == alone
+    assert asked_ids(tokenizer, found) == asked_ids(tokenizer, asked) == [first, second]
+    assert asked_ids(tokenizer, found.assign(prompt="Hi")) == token_ids(tokenizer, ["Hi", "Hi"])
+    assert asked_ids(tokenizer, found[["prompt"]]) == token_ids(tokenizer, list(found["prompt"]))
     assert list(found["prompt"]) == [
         "<|user|>What is <|end|>?\nsee <|user|><|end|><|assistant|>",
         "<|system|>a b<|end|><|user|>d e<|end|><|assistant|>",
     ]
 
 
-def test_prompts_may_be_tokens(llama, tokenizer, prompts):
+def test_prompts_may_be_tokens(llama, tokenizer, prompts, tmp_path):
     tokens = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     pd.testing.assert_frame_equal(ask(llama, tokenizer, tokens), ask(llama, tokenizer, prompts))
+    once = ask(llama, tokenizer, tokens, out=tmp_path / "a.jsonl")
+    again = [[np.int64(token) for token in row] for row in tokens]
+    pd.testing.assert_frame_equal(ask(llama, tokenizer, again, out=tmp_path / "a.jsonl"), once)
     with pytest.raises(ValueError, match="prompts 1 have tokens outside the model's vocabulary of 331"):
         ask(llama, tokenizer, [[5], [5, 331]])
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"prompt": "Hi"},
-        pd.DataFrame({"prompt": ["Hi"]}),
-        BatchEncoding({"input_ids": [[5]], "attention_mask": [[1]]}),
-        torch.tensor([[5, 6]]),
-        "Hi",
-        b"Hi",
-        None,
-        (text for text in ["Hi"]),
-        [],
-        pd.Series([], dtype=str),
-    ],
-    ids=lambda wrong: type(wrong).__name__,
-)
-def test_what_is_no_list_of_prompts_is_refused(llama, tokenizer, wrong):
-    with pytest.raises(ValueError, match="prompts must be a list of at least one text") as error:
-        ask(llama, tokenizer, wrong)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("wrong", ["", " \n", None, 5, [], [1.5], ["Hi"], [True], "half \ud800"])
-def test_a_prompt_that_is_none_is_named_by_its_number(llama, tokenizer, wrong):
-    with pytest.raises(ValueError, match=r"number 1 is|prompt 1 must be text"):
-        ask(llama, tokenizer, ["Hi", wrong])
 
 
 @pytest.mark.parametrize(
@@ -333,13 +311,19 @@ def test_a_pad_token_without_an_embedding_pads(llama, prompts, engine):
 def test_a_journal_goes_on_after_midnight(llama, tmp_path, monkeypatch):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "<|system|>{{ strftime_now('%d %b %Y') }}<|end|>" + tokenizer.chat_template
+    rows = pd.DataFrame({"id": ["a", "b"], "instruction": ["a b", "c"], "reference": ["d", "e"]})
+    rows[["context", "answer"]] = ""
+    options = {"max_new_tokens": 5, "progress": False}
 
-    def asked():
-        return ask(
-            llama, tokenizer, [chat_prompt(tokenizer, text) for text in TEXTS], out=tmp_path / "a.jsonl"
+    def made():
+        prompts = [chat_prompt(tokenizer, text) for text in TEXTS]
+        return (
+            ask(llama, tokenizer, prompts, out=tmp_path / "a.jsonl"),
+            respond(llama, tokenizer, rows, out=tmp_path / "b.jsonl", **options),
+            self_distill(llama, tokenizer, rows, out=tmp_path / "c.jsonl", rule=lambda row: True, **options),
         )
 
-    today, written = asked(), (tmp_path / "a.jsonl").read_bytes()
+    today, written = made(), [path.read_bytes() for path in sorted(tmp_path.iterdir())]
 
     class Tomorrow(datetime.datetime):
         @classmethod
@@ -347,25 +331,7 @@ def test_a_journal_goes_on_after_midnight(llama, tmp_path, monkeypatch):
             return cls(2031, 5, 6)
 
     monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
-    pd.testing.assert_frame_equal(asked(), today)
-    assert (tmp_path / "a.jsonl").read_bytes() == written
-
-
-def test_a_system_prompt_opens_the_chat(tokenizer):
-    assert chat_prompt(tokenizer, "Hi", system="Be brief.") == (
-        "<|system|>Be brief.<|end|><|user|>Hi<|end|><|assistant|>"
-    )
-
-
-def test_there_is_room_for_nearly_every_answer_of_the_kind(llama, tokenizer):
-    references = ["a b c d"] * 98 + ["a " * 50] * 2
-    longest = len(tokenizer(references[-1])["input_ids"])
-    room = response_room(llama, tokenizer, references)
-    assert 1.5 * longest + 32 <= room < 1.5 * longest + 48 and room % 16 == 0
-    assert response_room(llama, tokenizer, ["a " * 9000]) == context_length(llama)
-    assert response_room(llama, tokenizer, ["a " * 9000], longest_prompt=100) == context_length(llama) - 100
-    asked = pd.DataFrame({"instruction": ["Hi", "a b"], "reference": ["x", "y " * 9]})
-    chosen = respond(llama, tokenizer, asked, max_new_tokens=None, progress=False)
-    told = response_room(llama, tokenizer, asked["reference"])
-    expected = respond(llama, tokenizer, asked, max_new_tokens=told, progress=False)
-    pd.testing.assert_frame_equal(chosen, expected)
+    assert "2031" in tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    for now, before in zip(made(), today, strict=True):
+        pd.testing.assert_frame_equal(now, before)
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == written

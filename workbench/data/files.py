@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -31,14 +32,19 @@ def read_rows(path: str | Path) -> list[Any]:
             damaged file, bytes that are no text, lines that are no JSON, rows of a table that do not fit its
             columns.
     """
-    path = Path(path).expanduser()
-    if not path.name.endswith(ENDINGS):
+    path = at_home(path)
+    if not path.name.lower().endswith(ENDINGS):
         raise ValueError(f"a data file must end in {', '.join(ENDINGS)}, got {path}")
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return _parquet(path)
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     readers: dict[str, Callable[[str, Path], list[Any]]] = {"txt": _lines, "csv": _table}
     return readers.get(kind, _json)(_text(path), path)
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path, ``~`` in front being the home folder; a folder that is called so where there is none."""
+    return Path(os.path.expanduser(path))
 
 
 def _parquet(path: Path) -> list[Any]:
@@ -54,7 +60,7 @@ def _parquet(path: Path) -> list[Any]:
 
 def _text(path: Path) -> str:
     data = path.read_bytes()
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
@@ -79,13 +85,14 @@ def _lines(text: str, path: Path) -> list[str]:
 def _table(text: str, path: Path) -> list[dict[str, str]]:
     csv.field_size_limit(2**31 - 1)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    rows = []
+    rows, names = [], list(reader.fieldnames or ())
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{path} must name each column once, got {twice!r} again")
     try:
         for row in reader:
             if None in row or None in row.values():
-                names = ", ".join(reader.fieldnames or ())
                 raise ValueError(
-                    f"line {reader.line_num} of {path} does not fit its columns, which are {names}"
+                    f"line {reader.line_num} of {path} does not fit its columns, which are {', '.join(names)}"
                 )
             rows.append(row)
     except csv.Error as error:
@@ -97,7 +104,7 @@ def _json(text: str, path: Path) -> list[Any]:
     """Read one JSON value, or one a line where the first line is one by itself."""
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     first = lines[0][1].strip() if lines else ""
-    opens = first.startswith("[") or first == "{" or ".jsonl" not in path.name
+    opens = first.startswith("[") or first == "{" or ".jsonl" not in path.name.lower()
     if (len(lines) == 1 and opens) or (opens and not _is_json(first)):
         return _rows_of(_parsed(text, path, 1), path)
     return [_parsed(line, path, number) for number, line in lines]

@@ -15,6 +15,7 @@ from workbench.checks import checked
 from workbench.data import sources
 from workbench.data.answers import final_answer
 from workbench.data.chats import alpaca_history, asked_and_answered, chat_turns, joined
+from workbench.data.files import at_home
 from workbench.data.sources import INSTRUCTION_SETS, Draw, HubSet, open_source
 from workbench.places import demo_path
 
@@ -24,7 +25,7 @@ EXTRAS = ["history", "form"]
 #: how instruction and context make up the user's message
 FORM = "{instruction}\n{context}"
 DEMO_INSTRUCTIONS = ("demo-math", "demo-open", "demo-math-test")
-# set -> field -> column, for sets that are recognised by their columns: the first whose columns are all there
+# set -> field -> column, for sets that are recognised by instruction and reference: the first that has both
 KNOWN_COLUMNS: dict[str, dict[str, str]] = sources.TABLES["columns"]
 #: fields that ``columns`` may map, beside those of the frame
 CHAT_FIELDS = ("messages", "system", "history")
@@ -85,7 +86,7 @@ def load_instructions(
     draw = Draw(n, seed, skip)
     source = _opened(name, draw, columns, split, location)
     label = source.name
-    prefix = Path(label).name.split(".")[0] if Path(label).expanduser().is_file() else label
+    prefix = Path(label).name.split(".")[0] if at_home(label).is_file() else label
     seen: Counter[str] = Counter()
 
     def usable(index: int, raw: Any) -> dict[str, str] | None:
@@ -134,8 +135,13 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     history = row.get("history")
     if not isinstance(history, list | tuple):
-        history = json.loads(field_text(row, "history") or "[]")
+        try:
+            history = json.loads(field_text(row, "history") or "[]")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"history of row {row.get('id', '?')} must be turns as JSON: {error}") from error
     texts = [field_text(row, name) for name in ("instruction", "context")]
+    if not texts[0].strip():
+        raise ValueError(f"instruction must hold a text, row {row.get('id', '?')} has none")
     message = user_message(*texts, form=field_text(row, "form") or FORM)
     return [*history, {"role": "user", "content": message}]
 
@@ -205,10 +211,9 @@ def _tidy(
 
 def _known_columns(raw: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the columns of the form that a row has, none for a chat."""
-    for known, mapping in KNOWN_COLUMNS.items():
-        needed = ("instruction", "reference") if known == "workbench" else mapping.values()
-        if all(column in raw for column in needed):
-            return mapping
+    for mapping in KNOWN_COLUMNS.values():
+        if mapping["instruction"] in raw and mapping["reference"] in raw:
+            return {"context": "context", **mapping}
     if chat_turns(raw) is not None:
         return {}
     raise ValueError(

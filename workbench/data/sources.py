@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from workbench.checks import first_line, whole_number
-from workbench.data.files import ENDINGS
+from workbench.data.files import ENDINGS, at_home
 from workbench.data.files import read_rows as read_rows
 
+#: how long the hub may take to say that it is there
+SECONDS_FOR_THE_HUB = 10
 #: of a large set, rows that are permuted at once, so that no more of them are in memory
 PAGE = 1024
 
@@ -170,17 +172,21 @@ def open_source(
     if not isinstance(name, str | Path):
         raise ValueError(f"name must be text or a path, got {type(name).__name__}")
     label = str(name)
-    path = Path(label).expanduser()
+    path = at_home(label)
     if found := known.get(label):
         if draw.n is None and not found.whole:
             raise ValueError(f"n must be a number for {label}, which is too large to be read whole; got None")
         return _open_hub(label, found, split, location)
-    if label in files:
-        return Source(label, [row for file in files[label] for row in read_rows(file)])
-    if hub and not (label.endswith(ENDINGS) or path.exists()):
+    if hub and not (label in files or label.lower().endswith(ENDINGS) or path.exists()):
         return _open_hub(label, hub, split, location)
-    check_file(label, [*files, *known], other)
-    return Source(label, read_rows(path))
+    if label not in files:
+        check_file(label, [*files, *known], other)
+    if split != "train" or location is not None:
+        raise ValueError(
+            f"split and location are for sets of the hub, {label} is none; got split={split!r}, "
+            f"location={location!r}"
+        )
+    return Source(label, [row for file in files.get(label, [path]) for row in read_rows(file)])
 
 
 def check_enough(name: str, draw: Draw, found: int, why: str) -> None:
@@ -195,7 +201,7 @@ def check_enough(name: str, draw: Draw, found: int, why: str) -> None:
 
 def check_file(name: str, names: Iterable[str], other: str) -> None:
     """Raise ValueError, with the names that are near, unless a name that none of these is a file."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.is_file():
         return
     near = difflib.get_close_matches(name.lower(), [*names], n=3, cutoff=0.5)
@@ -241,11 +247,18 @@ def numbered(rows: Sequence[Any], draw: Draw, in_order: bool) -> Iterator[tuple[
 def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None) -> Source:
     """Open a hub set or its local copy: as one stream, or as one a file."""
     from datasets import load_dataset_builder
+    from huggingface_hub import HfApi
 
-    root = str(Path(location).expanduser()) if location is not None else f"hf://datasets/{source.repo}"
     if source.files and split != "train" and "{split}" not in source.files[0][0]:
         raise ValueError(f"split must be 'train' for {name}, got {split!r}")
     try:
+        if location is not None:
+            root = repository = str(at_home(location))
+            found = re.search(r"/snapshots/([0-9a-f]{40})\b", root)
+            commit = found and found[1]
+        else:  # asked once and briefly: left alone, the library retries for half a minute
+            commit = HfApi().dataset_info(source.repo, timeout=SECONDS_FOR_THE_HUB).sha
+            root, repository = f"hf://datasets/{source.repo}@{commit}", source.repo
         if source.files:
             paths = [f"{root}/{file.format(split=split)}" for file, _ in source.files]
             # as lines of text: RedPajama's rows differ in their columns, which the json reader refuses
@@ -253,18 +266,16 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
             opened = [builder.as_streaming_dataset(split="train") for builder in builders]
             streams = [(json.loads(row["text"]) for row in rows) for rows in opened]
         else:
-            repository = source.repo if location is None else root
-            builders = [load_dataset_builder(repository, source.config)]
-            streams = [builders[0].as_streaming_dataset(split=split)]
+            builder = load_dataset_builder(repository, source.config, revision=commit)
+            streams = [builder.as_streaming_dataset(split=split)]
         rows = [*streams[0]] if source.whole else None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the classes differ between releases of the client; each means "not there"
         raise ValueError(
             f"{name} could not be opened at {location or f'the hub ({source.repo})'}: {first_line(error)}. "
             "Without a network give location= a local copy of the repository, or name a file"
         ) from error
     weights = [weight for _, weight in source.files] or [1.0]
-    revision = re.search(r"(?:@|/snapshots/)([0-9a-f]{40})\b", f"{root} {builders[0].config.data_files}")
-    return Source(name, rows, tuple(zip(streams, weights, strict=True)), revision and revision[1])
+    return Source(name, rows, tuple(zip(streams, weights, strict=True)), commit)
 
 
 def _shuffled_pages(rows: Iterator[Any], page: int, rng: np.random.Generator) -> Iterator[tuple[int, Any]]:

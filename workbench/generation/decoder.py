@@ -180,8 +180,9 @@ class StaticDecoder:
             shift = torch.tensor([longest - len(row) for row in rows], device=self.device)
             ids = torch.tensor([[*row[:-1], *[self.pad] * (longest - len(row))] for row in rows])
             index = (torch.arange(width, device=self.device) - shift[:, None]) % width
+            uneven = any(len(row) != longest for row in rows)
             for part in self.parts:
-                part.fill(start, index if shift.any() else None)
+                part.fill(start, index if uneven else None)
             decoder_forward(self.model)(
                 input_ids=ids.to(self.device), past_key_values=self.cache, use_cache=True
             )

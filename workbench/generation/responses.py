@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +15,17 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
-from workbench.checks import checked, is_whole, one_of, whole_number
+from workbench.checks import checked, one_of, whole_number
 from workbench.data.instructions import conversation
-from workbench.data.sources import as_text
 from workbench.data.texts import fingerprint
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import ENGINES, by_length, decoder_of, in_halves
-from workbench.models.chat import chat_ids, render_chat, text_ids
+from workbench.generation.prompts import asked_ids, response_room
+from workbench.generation.prompts import chat_prompt as chat_prompt
+from workbench.generation.prompts import context_length as context_length
+from workbench.generation.prompts import end_tokens as end_tokens
+from workbench.generation.prompts import token_ids as token_ids
+from workbench.models.chat import render_chat
 from workbench.models.identity import describe_model
 from workbench.models.templates import PLAIN_PROMPT as PLAIN_PROMPT
 from workbench.runs.journal import Journal
@@ -42,20 +46,6 @@ class Response:
     response: str
     n_tokens: int
     finished: bool
-
-
-def chat_prompt(tokenizer: Any, text: str, *, system: str = "") -> str:
-    """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` without one.
-
-    It is the same on every day (``PROMPT_DATE``), with thinking off where a model can think aloud.
-
-    Args:
-        tokenizer: whose template is taken.
-        text: what the user says.
-        system: system prompt; where the template has no place for one, it opens the user's message.
-    """
-    turns = [{"role": "system", "content": system}] if system else []
-    return render_chat(tokenizer, [*turns, {"role": "user", "content": text}])
 
 
 def generate_responses(
@@ -108,7 +98,8 @@ def generate_responses(
     whole_number(seed, "seed", 0)
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
-    work = {"prompts": fingerprint(list(prompts))}
+    asked = [one if isinstance(one, str) else row for one, row in zip(prompts, ids, strict=True)]
+    work = {"prompts": fingerprint(asked)}
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
     options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     return pd.DataFrame(map(asdict, journaled_responses(model, tokenizer, ids, out, work, **options)))
@@ -148,7 +139,9 @@ def journaled_responses(
     return [found[index] for index in range(len(ids))]
 
 
-def respond(model: Any, tokenizer: Any, asked: pd.DataFrame, **settings: Any) -> pd.DataFrame:
+def respond(
+    model: Any, tokenizer: Any, asked: pd.DataFrame, *, max_new_tokens: int | None = 256, **settings: Any
+) -> pd.DataFrame:
     """Answer what the rows of a frame ask, as ``generate_responses`` does.
 
     What the rows say is text, also where it spells a control token of the tokenizer.
@@ -158,8 +151,8 @@ def respond(model: Any, tokenizer: Any, asked: pd.DataFrame, **settings: Any) ->
         tokenizer: its tokenizer.
         asked: frame with ``instruction``, and ``context`` and ``history`` where there are any, as of
             ``load_instructions``.
-        **settings: of ``generate_responses``; ``max_new_tokens=None`` takes ``response_room`` of the column
-            ``reference``.
+        max_new_tokens: longest response; None for ``response_room`` of the column ``reference``.
+        **settings: of ``generate_responses``.
 
     Returns:
         The rows of ``asked`` with prompt (the final text), response, n_tokens and finished.
@@ -167,69 +160,15 @@ def respond(model: Any, tokenizer: Any, asked: pd.DataFrame, **settings: Any) ->
     Raises:
         ValueError: as ``generate_responses``, or for a field that is no text.
     """
-    columns = ["instruction", "reference"] if settings.get("max_new_tokens", 0) is None else ["instruction"]
+    columns = ["instruction"] if max_new_tokens is not None else ["instruction", "reference"]
     rows = checked(asked, columns, "asked").reset_index(drop=True)
-    turns = [conversation(row) for row in rows.to_dict("records")]
-    ids = [chat_ids(tokenizer, one) for one in turns]
-    if len(columns) > 1:
-        room = response_room(model, tokenizer, rows["reference"], longest_prompt=max(map(len, ids)))
-        settings["max_new_tokens"] = room
-    found = generate_responses(model, tokenizer, ids, **settings)
-    rows = rows.assign(prompt=[render_chat(tokenizer, one) for one in turns])
+    ids = asked_ids(tokenizer, rows.drop(columns="prompt", errors="ignore"))
+    if max_new_tokens is None:
+        longest = max(map(len, ids))
+        max_new_tokens = response_room(model, tokenizer, list(rows["reference"]), longest_prompt=longest)
+    found = generate_responses(model, tokenizer, ids, max_new_tokens=max_new_tokens, **settings)
+    rows = rows.assign(prompt=[render_chat(tokenizer, conversation(row)) for row in rows.to_dict("records")])
     return rows.join(found.drop(columns="prompt_index"))
-
-
-def token_ids(tokenizer: Any, prompts: Sequence[str] | Prompts) -> list[list[int]]:
-    """Return the tokens of each prompt, with BOS once where the tokenizer has it, without EOS.
-
-    Args:
-        tokenizer: a transformers tokenizer.
-        prompts: final texts, in which a control token is one, or tokens, which are taken as they are.
-
-    Raises:
-        ValueError: for no prompts, one that is empty, or what is no list of prompts.
-    """
-    wrong = isinstance(prompts, str | bytes | Mapping | pd.DataFrame | torch.Tensor)
-    if wrong or not hasattr(prompts, "__len__") or not len(prompts):
-        raise ValueError(
-            "prompts must be a list of at least one text (of a frame one column, frame['prompt']), "
-            f"got {type(prompts).__name__} {prompts!r:.60}".replace("\n", " ")
-        )
-    return [_ids_of(tokenizer, prompt, number) for number, prompt in enumerate(prompts)]
-
-
-def response_room(model: Any, tokenizer: Any, references: Sequence[str], *, longest_prompt: int = 0) -> int:
-    """Return a ``max_new_tokens`` that nearly every answer of the references' kind fits into.
-
-    Half as much again as the 99th percentile of their lengths, and 32 tokens more: models say in more words
-    what references say in few. Rewrites of Alpaca by Llama 2 have 106 tokens at the median and 359 at the
-    90th percentile.
-
-    Args:
-        model: whose context is the limit.
-        tokenizer: its tokenizer.
-        references: answers that are there.
-        longest_prompt: tokens of the context that are not there for an answer.
-
-    Returns:
-        A multiple of 16, or what the context leaves, at least 1.
-    """
-    lengths = [len(text_ids(tokenizer, text, begin=False, control=False)) for text in references]
-    room = -(-int(1.5 * np.percentile(lengths, 99) + 32) // 16) * 16
-    context = context_length(model)
-    return room if context is None else max(1, min(room, context - longest_prompt))
-
-
-def context_length(model: Any) -> int | None:
-    """Return how many tokens the model has positions for, None when its configuration sets no limit."""
-    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-
-
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Return the ids that end a response: those of the model's generation settings and the tokenizer's."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    ids = own if isinstance(own, list) else [own]
-    return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
 
 
 def response_batches(
@@ -299,17 +238,6 @@ def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> 
     kept = tokens[:end]
     text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Response(index, text, len(kept), end is not None)
-
-
-def _ids_of(tokenizer: Any, prompt: Any, number: int) -> list[int]:
-    if isinstance(prompt, str) and prompt.strip():
-        # a tokenizer that closes every text would end the response before it begins
-        return text_ids(tokenizer, as_text(prompt, f"prompt {number}"), end=False, control=True)
-    if isinstance(prompt, list | tuple) and prompt and all(map(is_whole, prompt)):
-        return [int(token) for token in prompt]
-    raise ValueError(
-        f"prompts must be texts that are not empty, or tokens; number {number} is {prompt!r:.60}"
-    )
 
 
 def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from workbench.checks import checked
 from workbench.data.instructions import conversation, field_text
-from workbench.generation.responses import context_length, end_tokens
+from workbench.generation.prompts import context_length, end_tokens
 from workbench.healing.config import HealingConfig
 from workbench.healing.order import training_order as training_order
 from workbench.models.chat import chat_ids, render_chat, text_ids

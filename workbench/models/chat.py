@@ -170,28 +170,29 @@ def _probes(tokenizer: Any) -> tuple[str, ...]:
 
 def _controls(tokenizer: Any) -> re.Pattern[str]:
     """Return what finds the control tokens: the special ones, and others that the template writes."""
-    # made once for a tokenizer as it is: a vocabulary can reserve hundreds of them
-    mark = (len(tokenizer), getattr(tokenizer, "chat_template", None), _special_marks(tokenizer))
-    if getattr(tokenizer, "_controls_of", (None,))[0] != mark:
-        tokenizer._controls_of = (mark, _made_controls(tokenizer))
-    found: re.Pattern[str] = tokenizer._controls_of[1]
-    return found
+    tokens = tokenizer.added_tokens_decoder.values()
+    added = tuple((token.content, token.special, token.lstrip, token.rstrip) for token in tokens)
+    source = _source(tokenizer) if _has_template(tokenizer) else ""
+    return _pattern(added, source, _special_marks(tokenizer))
 
 
-def _made_controls(tokenizer: Any) -> re.Pattern[str]:
-    source = "\0".join([_source(tokenizer), *_probes(tokenizer)]) if _has_template(tokenizer) else ""
-    special, found = set(tokenizer.all_special_tokens), {}
-    for token in tokenizer.added_tokens_decoder.values():
-        text = token.content.strip()
-        written = token.special or text in special or (text in source and re.search(r"[^\w\s]", text))
-        if written and len(text) > 1 and not _THOUGHT_MARK.fullmatch(text):
-            found[text] = r"\s*" * token.lstrip + re.escape(text) + r"\s*" * token.rstrip
-    return re.compile("|".join(found[text] for text in sorted(found, key=len, reverse=True)) or "(?!)", re.I)
+@lru_cache(maxsize=32)
+def _pattern(added: tuple[tuple[str, bool, bool, bool], ...], source: str, marks: str) -> re.Pattern[str]:
+    written = "\0".join([source, *(_probed(source, marks) if source else ())])
+    named, found = json.loads(marks).values(), {}
+    for content, special, left, right in added:
+        text = content.strip()
+        control = special or content in named or (text in written and re.search(r"[^\w\s]", text))
+        if control and len(text) > 1 and not _THOUGHT_MARK.fullmatch(text):
+            found[text] = r"\s*" * left + re.escape(text) + r"\s*" * right
+    return re.compile("|".join(found[text] for text in sorted(found, key=len, reverse=True)) or "(?!)")
 
 
 def _spelled(text: str, controls: re.Pattern[str]) -> bool:
     """Return whether a text may spell a control token, also once it is normalised."""
-    return bool(controls.search(text) or controls.search(unicodedata.normalize("NFKC", text)))
+    if controls.search(text):
+        return True
+    return not text.isascii() and controls.search(unicodedata.normalize("NFKC", text)) is not None
 
 
 def _marked(text: str, controls: re.Pattern[str]) -> str:
@@ -219,7 +220,7 @@ def _encoded(tokenizer: Any, text: str, **options: Any) -> list[int]:
 def _marked_ids(tokenizer: Any, text: str, controls: re.Pattern[str]) -> list[int]:
     """Tokenise a rendered chat; between two control tokens of the template, what holds a mark is text."""
     ids, run, before = [], "", ""
-    for place, piece in enumerate(re.split(f"({controls.pattern})", text, flags=re.I)):
+    for place, piece in enumerate(re.split(f"({controls.pattern})", text)):
         if _MARK in piece:
             ids += _encoded(tokenizer, run)
             ids += _behind(tokenizer, before, piece.replace(_MARK, ""), controls)
@@ -236,8 +237,11 @@ def _behind(tokenizer: Any, before: str, text: str, controls: re.Pattern[str]) -
     lead = _encoded(tokenizer, before)
     if not before or _encoded(tokenizer, f"{before}a")[len(lead) :] == _encoded(tokenizer, "a"):
         return alone
-    line, found = _encoded(tokenizer, "\n"), _as_text(tokenizer, f"\n{text}", controls)
-    return found[len(line) :] if found[: len(line)] == line else alone
+    for anchor in ("\n", "a", "."):
+        first, both = _encoded(tokenizer, anchor), _as_text(tokenizer, f"{anchor}{text}", controls)
+        if first and both[: len(first)] == first and tokenizer.unk_token_id not in first:
+            return both[len(first) :]
+    return alone
 
 
 def _as_text(tokenizer: Any, text: str, controls: re.Pattern[str]) -> list[int]:
@@ -246,13 +250,10 @@ def _as_text(tokenizer: Any, text: str, controls: re.Pattern[str]) -> list[int]:
     added = tokenizer.added_tokens_decoder
     if not any(token in added and controls.fullmatch(added[token].content) for token in ids):
         return ids
-    # tokens that are added but not special are found even so: between their letters there is none
-    apart = controls.sub(lambda match: _MARK.join(match[0]), text).split(_MARK)
-    first, *others = apart
-    ids = _encoded(tokenizer, first) if first else []
-    for piece in others:
-        ids += _behind(tokenizer, "\n", piece, re.compile("(?!)"))
-    return ids
+    # some are found even so, those that are added but not special: not where they are in two
+    first, *others = _marked(text.replace(_MARK, ""), controls).split(_MARK)
+    none = re.compile("(?!)")
+    return [*_encoded(tokenizer, first), *(i for one in others for i in _behind(tokenizer, "a", one, none))]
 
 
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
