@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -26,9 +27,9 @@ from healed import (
 )
 from tiny import tiny_model, tiny_tokenizer
 
-from workbench.healing.adapters import with_adapter
+from workbench.healing.adapters import merge_adapter_, with_adapter
 from workbench.healing.config import HealingConfig
-from workbench.pruning.removal import without_layers
+from workbench.pruning.removal import prune_, without_layers
 
 
 @pytest.fixture(scope="module")
@@ -205,13 +206,14 @@ def test_compiled_healing_is_the_same_and_leaves_no_trace(model, tokenizer, exam
 def test_healing_on_plain_texts_is_the_same_call(model, tokenizer, tmp_path):
     texts = [f"Story {i}. " + "The dog went home. " * (i % 4 + 1) for i in range(12)]
     config = HealingConfig.preset(
-        "gro", max_steps=3, batch_size=4, max_length=40, rank=4, alpha=4, warmup_steps=1
+        "gro", max_steps=3, batch_size=4, max_length=40, rank=4, learning_rate=3e-4, warmup_steps=1
     )
     before = torch.are_deterministic_algorithms_enabled()
     adapter, log = run(model, tokenizer, texts, tmp_path / "a", config=config)
     assert len(log) == 3
     assert torch.are_deterministic_algorithms_enabled() == before
     assert all("mlp" in name for name in weights(adapter))
+    assert (log["tokens"].diff().iloc[1:] == 4 * 40).all()  # every row is full
 
 
 @pytest.mark.parametrize(
@@ -225,6 +227,24 @@ def test_healing_on_plain_texts_is_the_same_call(model, tokenizer, tmp_path):
         ({"examples": make_examples(3).assign(reference=["a", "", "b"])}, "'row-1' has none"),
         ({"config": HealingConfig(max_length=4)}, "no prompt fits max_length=4"),
         ({"config": HealingConfig(targets=["w9"])}, "targets must be"),
+        ({"config": {"rank": 4}}, "config must be a HealingConfig, got dict"),
+        ({"config": HealingConfig(max_steps=4, warmup_steps=4)}, "warmup_steps must be below the 4 updates"),
+        ({"config": HealingConfig(epochs=1e-3)}, "epochs=0.001 of 3 examples is not one"),
+        ({"examples": make_examples(3).assign(reference=[5, 2, 7])}, "column reference.*got 5 in row row-0"),
+        ({"examples": make_examples(3).assign(instruction=[1, 2, 3])}, "column instruction.*in row row-0"),
+        (
+            {"examples": make_examples(3).assign(context=[None, 2.5, ""])},
+            "column context.*got 2.5 in row row-1",
+        ),
+        ({"report_to": "diary"}, "report_to .* must be one of"),
+        ({"keep": "best"}, "keep='best' needs held_out"),
+        ({"patience": 2}, "patience needs held_out"),
+        ({"evaluate_every": 2}, "evaluate_every needs held_out"),
+        ({"keep": "least", "held_out": make_examples(5)}, "keep must be one of last, best, got 'least'"),
+        ({"patience": 0, "held_out": make_examples(5)}, "patience must be a whole number"),
+        ({"evaluate_every": 1.5, "held_out": make_examples(5)}, "evaluate_every must be a whole number"),
+        ({"held_out": make_examples(2)}, "held_out must hold other examples.*2 of 2 are among them"),
+        ({"held_out": make_examples(5).assign(reference="")[3:]}, "held_out: column reference must hold"),
     ],
 )
 def test_bad_input_gives_one_clear_line(model, tokenizer, tmp_path, change, words):
@@ -249,6 +269,55 @@ def test_gradient_checkpointing_changes_memory_not_losses(model, tokenizer, exam
     saved = run(model, tokenizer, examples, tmp_path / "b", config=config).log
     np.testing.assert_allclose(plain["loss"], saved["loss"], rtol=1e-6)
     assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["dora", "rslora"])
+def test_other_kinds_of_lora_are_trained_put_on_and_merged_exactly(architecture, kind, tokenizer, tmp_path):
+    examples, model = make_examples(), tiny_model(architecture)
+    config = HealingConfig(**{**QUICK.__dict__, "max_steps": 3, "alpha": 6, kind: True})
+    before, bare = state(model), logits(model)
+    with without_layers(model, [2, 3]):
+        adapter, _ = run(model, tokenizer, examples, tmp_path / "a", config=config)
+        with with_adapter(model, adapter):
+            healed = logits(model)
+    assert torch.equal(logits(model), bare)
+    assert same_state(model, before)
+    told = json.loads((adapter / "adapter_config.json").read_text())
+    assert [told["use_dora"], told["use_rslora"]] == [kind == "dora", kind == "rslora"]
+    prune_(model, [2, 3])
+    assert not torch.allclose(logits(model), healed, atol=1e-3)
+    merge_adapter_(model, adapter)
+    torch.testing.assert_close(logits(model), healed, rtol=1e-4, atol=1e-4)
+
+
+def test_rslora_scales_by_the_root_of_the_rank(model, tokenizer, examples, tmp_path):
+    # the first updates are alike when alpha / sqrt(4) is what alpha / 4 was
+    plain = HealingConfig(**{**QUICK.__dict__, "alpha": 8})
+    stable = HealingConfig(**{**QUICK.__dict__, "alpha": 4, "rslora": True})
+    logs = [run(model, tokenizer, examples, tmp_path / str(c.rslora), config=c).log for c in (plain, stable)]
+    np.testing.assert_allclose(logs[0]["loss"], logs[1]["loss"], rtol=1e-6)
+
+
+def test_the_model_s_settings_are_as_before(model, tokenizer, examples, tmp_path):
+    assert model.config.use_cache
+    run(
+        model, tokenizer, examples, tmp_path / "a", config=HealingConfig(**{**QUICK.__dict__, "max_steps": 1})
+    )
+    assert model.config.use_cache
+    assert model(torch.tensor([[5, 6]])).past_key_values is not None
+
+
+def test_a_stopped_training_goes_on_with_less_memory(model, tokenizer, examples, tmp_path):
+    config = HealingConfig(**{**QUICK.__dict__, "micro_batch_size": 4})
+    whole = run(model, tokenizer, examples, tmp_path / "whole", config=config)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tokenizer, examples, tmp_path / "a", config=config, progress=stop_at(2, KeyboardInterrupt))
+    other = {"micro_batch_size": 2, "gradient_checkpointing": True, "save_steps": 1}
+    less, steps = HealingConfig(**{**QUICK.__dict__, **other}), []
+    found = run(model, tokenizer, examples, tmp_path / "a", config=less, progress=steps.append)
+    assert steps[0]["step"] == 3
+    np.testing.assert_allclose(found.log["loss"], whole.log["loss"], rtol=1e-4)
 
 
 def test_nothing_is_printed(model, tokenizer, examples, tmp_path, capfd, recwarn):

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from healed import make_examples
+from healed import make_examples, stop_at
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
 
@@ -136,6 +136,21 @@ def test_a_model_named_from_here_is_found_from_elsewhere_and_read_back(model_fol
     done = run_plan(words[-1], progress=False)
     read = heal(model, tokenizer, TEXTS, config=SHORT, out=done.adapter, progress=pytest.fail)
     assert len(read.log) == 2
+
+
+def test_a_plan_sees_the_rows_in_the_order_that_the_call_sees_them(model_folder, tmp_path):
+    examples = make_examples().assign(
+        reference=[f"{k * 7 % 20} words" + " more" * (k * 7 % 20) for k in range(20)]
+    )
+    plan = planned(model_folder, tmp_path, examples, response="response", layers=[])
+    run_plan(plan, progress=False)
+    model, tokenizer = load_model(str(model_folder))
+    out, stop = plan.parent / "adapter", stop_at(1, RuntimeError)
+    heal(model, tokenizer, examples, response="response", config=CONFIG, out=out, progress=stop)
+    with pytest.raises(ValueError, match="another data"):
+        heal(
+            model, tokenizer, examples.drop(columns="reference"), response="response", config=CONFIG, out=out
+        )
 
 
 def test_wrong_plans_give_one_line(model_folder, tmp_path, capsys):

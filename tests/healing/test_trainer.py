@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +21,12 @@ from healed import (
 )
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from workbench.healing.adapters import with_adapter
 from workbench.healing.config import HealingConfig
+from workbench.healing.folders import last_checkpoint
 from workbench.healing.samples import read_samples
 from workbench.healing.trainer import LOG_COLUMNS
 from workbench.pruning.removal import without_layers
@@ -90,6 +97,73 @@ def test_healing_learns_and_the_log_says_how(model, tokenizer, examples, tmp_pat
     assert log["tokens"].iloc[-1] == 12 * sum(lengths)
     assert log["seconds"].is_monotonic_increasing
     assert adapter == tmp_path / "a"
+
+
+def test_the_learning_rate_of_a_row_is_the_one_that_made_its_update(model, tokenizer, examples, tmp_path):
+    settings = {"rank": 4, "learning_rate": 8e-3, "max_steps": 6, "batch_size": 8, "max_length": 128}
+    config = HealingConfig(**settings, warmup_steps=2, schedule="linear")
+    log = run(model, tokenizer, examples, tmp_path / "a", config=config).log
+    np.testing.assert_allclose(log["learning_rate"], [0, 4e-3, 8e-3, 6e-3, 4e-3, 2e-3])
+    # and so it is in fact: with a rate of 0 nothing is learned by the first update
+    rate = replace(config, warmup_steps=0, max_steps=2)
+    log = run(model, tokenizer, examples, tmp_path / "b", config=rate).log
+    np.testing.assert_allclose(log["learning_rate"], [8e-3, 4e-3])
+
+
+def test_the_log_counts_no_more_seconds_than_have_passed(model, tokenizer, examples, tmp_path):
+    began = time.perf_counter()
+    log = run(model, tokenizer, examples, tmp_path / "a", progress=lambda row: time.sleep(0.05)).log
+    passed = time.perf_counter() - began
+    assert 0.05 * (len(log) - 1) <= log["seconds"].iloc[-1] <= passed
+    spent = log["tokens"].diff().fillna(log["tokens"]) / log["tokens_per_second"]
+    assert spent.sum() == pytest.approx(log["seconds"].iloc[-1])
+    assert log["tokens"].iloc[-1] / passed <= log["tokens"].iloc[-1] / log["seconds"].iloc[-1]
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"]
+)
+@pytest.mark.parametrize("torn", [True, False])
+def test_a_checkpoint_with_a_part_missing_or_torn_is_passed_over(tmp_path, checkpoints, name, torn):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(checkpoints, folder)
+    newest = Path(last_checkpoint(folder))
+    part = newest / name
+    if torn and name.endswith("safetensors"):
+        part = newest / "trainer_state.json"
+    if torn:
+        part.write_bytes(part.read_bytes()[:-20])
+    else:
+        part.unlink()
+    assert last_checkpoint(folder) not in (None, str(newest))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    out = tmp_path_factory.mktemp("stopped") / "a"
+    with pytest.raises(RuntimeError):
+        run(tiny_model("llama"), tiny_tokenizer(), make_examples(), out, progress=stop_at(5, RuntimeError))
+    return out.with_name("a.unfinished") / "checkpoints"
+
+
+def test_trackers_get_every_row_under_its_step(model, tokenizer, examples, tmp_path, monkeypatch):
+    seen = []
+
+    class Diary(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            seen.append((state.global_step, logs))
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Diary)
+    monkeypatch.setattr(
+        "workbench.healing.arguments.get_available_reporting_integrations", lambda: ["tensorboard"]
+    )
+    held_out = make_examples(26)[20:]
+    log = run(model, tokenizer, examples, tmp_path / "a", held_out=held_out, report_to="tensorboard").log
+    rows = [(step, told) for step, told in seen if "tokens_per_second" in told]
+    assert [step for step, _ in rows] == log["step"].tolist()
+    assert [told["loss"] for _, told in rows] == log["loss"].tolist()
+    measured = [told["held_out_loss"] for _, told in rows if "held_out_loss" in told]
+    assert measured == log["held_out_loss"].dropna().tolist()
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(model, tokenizer, examples, tmp_path):

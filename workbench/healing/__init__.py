@@ -1,9 +1,13 @@
 """Win back what a cut cost: self-data distillation and LoRA.
 
 - ``distillation``: the model rewrites its training data
-- ``samples``: masks, and the order of training
+- ``samples``: what of an example is learned
+- ``order``: when each is seen
 - ``losses``: the loss of completions, in chunks
 - ``trainer``: the training loop
+- ``arguments``: what the Trainer is told
+- ``validation``: held-out loss while it trains
+- ``folders``: what is its own, and what is done
 - ``heal``: train an adapter, restartable
 - ``adapters``: put on, taken off, merged
 - ``records``: an adapter's folder, whole and unaltered

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,28 @@ from workbench.checks import one_of, whole_number
 
 #: our name -> the Trainer's
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup", "linear": "linear"}
+#: what GRO B.1 sets otherwise for some models
+OF_MODEL = ("rank", "learning_rate", "max_length")
 _HERE = Path(__file__).parent
+#: whole numbers: least and most; None is allowed for those that are None by default
+_WHOLE: dict[str, tuple[int, int | None]] = {
+    **dict.fromkeys(("rank", "max_steps", "batch_size", "micro_batch_size", "max_length"), (1, None)),
+    **dict.fromkeys(("save_steps", "loss_chunk"), (1, None)),
+    "warmup_steps": (0, None),
+    "seed": (0, 2**32 - 1),
+}
+#: numbers: least, whether it is allowed itself, and what they stay below
+_NUMBERS = {
+    "learning_rate": (0.0, False, 10.0),
+    "epochs": (0.0, False, 1e6),
+    "dropout": (0.0, True, 1.0),
+    "weight_decay": (0.0, True, math.inf),
+    "max_grad_norm": (0.0, True, math.inf),
+}
+
+
+class _AsRank(float):
+    """An alpha that equals the rank, and follows it where the rank is changed."""
 
 
 @dataclass(frozen=True)
@@ -20,17 +45,21 @@ class HealingConfig:
 
     Attributes:
         rank: of the LoRA matrices.
-        alpha: LoRA's scale is ``alpha / rank``; None for twice the rank.
+        alpha: LoRA's scale is ``alpha / rank``; None for twice the rank, ``"rank"`` for the rank itself, also
+            where ``replace`` or a grid changes the rank.
         dropout: of the adapter's input, 0..1.
         targets: ``"all-linear"``, ``"ffn"`` or a list of module names (see ``lora_targets``).
+        dora: learn the length of each output direction apart (DoRA).
+        rslora: scale by ``alpha / sqrt(rank)`` instead (rank-stabilised LoRA).
         learning_rate: the peak.
         epochs: how often every example is seen; may be a fraction. Not used when ``max_steps`` is given.
         max_steps: number of updates, or None.
-        batch_size: examples an update, over all processes and accumulated micro-batches.
+        batch_size: examples an update, over all processes and accumulated micro-batches. Where an epoch ends
+            inside an update, the next epoch fills it up; only the last update of all can be smaller.
         micro_batch_size: examples that are in memory at once; None for the largest divisor of
             ``batch_size`` up to 16.
         max_length: tokens of an example at most; None for 2048, or the model's context where that is shorter.
-        warmup_steps: updates in which the learning rate rises to its peak.
+        warmup_steps: updates in which the learning rate rises from 0 to its peak; fewer than there are.
         schedule: after that ``"cosine"`` or ``"linear"`` to zero, or ``"constant"``.
         weight_decay: of AdamW.
         max_grad_norm: gradients are cut to this norm; 0 for never.
@@ -40,13 +69,18 @@ class HealingConfig:
         save_steps: updates between checkpoints; None for ten over the whole training.
         packing: batches in random order whose short samples share a row without seeing each other, instead
             of batches of samples of like length. Refused where the model cannot keep them apart exactly.
+        concatenate: of plain texts: one behind the other, each ended by its EOS, cut into rows of
+            ``max_length`` tokens; False for a row a text, truncated.
         loss_chunk: positions whose logits are in memory at once.
         compiled: compile the layers one by one; None for where it pays (a GPU and minutes of work, and not
             with ``deterministic``).
+
+    Raises:
+        ValueError: for a name that is no field, and a value that cannot be trained with.
     """
 
     rank: int = 8
-    alpha: float | None = None
+    alpha: float | str | None = None
     dropout: float = 0.0
     targets: str | list[str] = "all-linear"
     learning_rate: float = 1e-4
@@ -66,17 +100,23 @@ class HealingConfig:
     packing: bool = False
     loss_chunk: int = 1024
     compiled: bool | None = None
+    dora: bool = False
+    rslora: bool = False
+    concatenate: bool = True
+
+    def __new__(cls, *_: Any, **settings: Any) -> HealingConfig:
+        """Refuse a name that is no field (also for ``dataclasses.replace``)."""
+        if unknown := ", ".join(sorted(settings.keys() - cls.__dataclass_fields__.keys())):
+            raise ValueError(f"{unknown} is no field of HealingConfig: {', '.join(cls.__dataclass_fields__)}")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        sizes = ("rank", "max_steps", "batch_size", "micro_batch_size", "max_length", "save_steps")
-        for name in (*sizes, "loss_chunk"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, whole_number(value, name))
-        for name, low, high in (("learning_rate", 0, 10), ("epochs", 0, 1e6), ("dropout", -1e-9, 1)):
-            if not low < (value := getattr(self, name)) < high:
-                raise ValueError(f"{name} must be between {max(low, 0)} and {high:g}, got {value!r}")
-        one_of(self.schedule, SCHEDULES, "schedule")
+        for name, value in vars(self).items():
+            if value is not None or type(self).__dataclass_fields__[name].default is not None:
+                object.__setattr__(self, name, _checked(name, value))
+        if self.alpha == "rank" or isinstance(self.alpha, _AsRank):
+            object.__setattr__(self, "alpha", _AsRank(self.rank))
         if self.batch_size % (self.micro_batch_size or 1):
             raise ValueError(
                 f"micro_batch_size must divide batch_size={self.batch_size}, got {self.micro_batch_size}"
@@ -88,27 +128,28 @@ class HealingConfig:
 
         ``sdd`` (A.5): rank 8, 5 epochs, batch 64, learning rate 1e-4; targets, scale and schedule are not
         stated, so **ours**: all linear layers, alpha = 2 x rank, cosine. ``gro`` (B.1): FFN layers, alpha =
-        rank, dropout 0.05, 5000 updates of 16 texts of 2048 tokens, cosine with 100 warm-up steps, full
-        determinism; rank 64 and 3e-4 unless ``model`` is one that the paper lists otherwise; load the model
-        with ``quantization="nf4"`` as the paper does. ``demo``: heals the demo model in about a minute on
-        two cores.
+        rank, dropout 0.05, 5000 updates of 16 rows of 2048 tokens of C4, cosine with 100 warm-up steps, full
+        determinism; rank 64 and 3e-4 unless ``model`` is one that the paper lists otherwise. The paper
+        trains on 4-bit weights: load the model with ``quantization="nf4"``. It truncated each text and
+        counts 16 x 5000 x ``max_length`` tokens, which only full rows hold, so ours are (``concatenate``).
+        ``demo``: heals the demo model in about a minute on two cores.
 
         Args:
             name: ``sdd``, ``gro`` or ``demo``.
-            model: for ``gro``, the hub id of one of the paper's models.
+            model: for ``gro``: the hub id of one of the paper's models, or the path of a folder named so. Of
+                another model, its rank, learning rate and length are a guess, with a warning.
             **changes: fields to set otherwise.
+
+        Raises:
+            ValueError: for an unknown name or field; for ``gro`` without ``model``, where rank, learning
+                rate and length are not all given either.
 
         >>> HealingConfig.preset("gro", model="mistralai/Mistral-7B-v0.1", seed=1).learning_rate
         3e-06
         """
         presets = tomllib.loads((_HERE / "presets.toml").read_text(encoding="utf-8"))
         one_of(name, presets, "preset")
-        unknown = set(changes) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"{', '.join(sorted(unknown))} is no field of HealingConfig")
-        of_model = {}
-        if name == "gro" and model is not None:
-            of_model = tomllib.loads((_HERE / "gro_models.toml").read_text(encoding="utf-8")).get(model, {})
+        of_model = _of_model(model, changes) if name == "gro" else {}
         return cls(**(presets[name] | of_model | changes))
 
     def deciding(self) -> dict[str, Any]:
@@ -117,4 +158,63 @@ class HealingConfig:
         >>> HealingConfig(compiled=True, save_steps=5).deciding() == HealingConfig().deciding()
         True
         """
-        return asdict(replace(self, save_steps=None, loss_chunk=1024, compiled=None))
+        neutral = ("save_steps", "loss_chunk", "compiled", "micro_batch_size")
+        neutral += ("gradient_checkpointing", "deterministic", *(("epochs",) if self.max_steps else ()))
+        return asdict(replace(self, **{name: getattr(HealingConfig, name) for name in neutral}))
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return the value of a field as its own type."""
+    if name in _WHOLE:
+        return whole_number(value, name, *_WHOLE[name])
+    if name in _NUMBERS:
+        return _number(value, name, *_NUMBERS[name])
+    if name == "alpha":
+        return value if value == "rank" or isinstance(value, _AsRank) else _number(value, name, 0.0, False)
+    if name == "schedule":
+        return one_of(value, SCHEDULES, name)
+    if name == "targets":
+        return _checked_targets(value)
+    if type(value).__name__ not in ("bool", "bool_"):  # of Python or numpy
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def _number(value: Any, name: str, least: float, inclusive: bool, below: float = math.inf) -> float:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if number and (least < value < below or (inclusive and value == least)):
+        return float(value)
+    allowed = f"at least {least:g}" if inclusive else f"above {least:g}"
+    also = ", or 'rank'" if name == "alpha" else ""
+    below_too = f" and below {below:g}" if below < math.inf else " and finite"
+    raise ValueError(f"{name} must be a number {allowed}{below_too}{also}, got {value!r}")
+
+
+def _checked_targets(value: Any) -> str | list[str]:
+    if isinstance(value, str) and value in ("all-linear", "ffn"):
+        return value
+    names = [] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"targets must be 'all-linear', 'ffn' or a list of module names, got {value!r}")
+    return names
+
+
+def _of_model(model: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return what GRO B.1 sets for a model, found by its hub id or the last part of it."""
+    listed = tomllib.loads((_HERE / "gro_models.toml").read_text(encoding="utf-8"))
+    left = ", ".join(name for name in OF_MODEL if name not in changes)
+    if model is None and left:
+        raise ValueError(
+            f"preset 'gro' sets {left} by the model: give model=, one of {', '.join(listed)} (or another, "
+            f"for the paper's commonest values), or give {left}"
+        )
+    wanted = str(model).rstrip("/").rpartition("/")[2].lower()
+    for name, settings in listed.items():
+        if wanted == name.rpartition("/")[2].lower():
+            return dict(settings)
+    if left:
+        warnings.warn(
+            f"preset 'gro': the paper (B.1) does not list {model!r}, so {left} are its commonest values",
+            stacklevel=3,
+        )
+    return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
@@ -20,19 +20,33 @@ from peft.helpers import disable_input_dtype_casting
 from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
-from workbench.healing.adapters import RECORD, deprecations_muted, lora_targets, new_adapter, read_record
+from workbench.healing.adapters import deprecations_muted, lora_targets, new_adapter
+from workbench.healing.arguments import training_arguments, within_memory
 from workbench.healing.config import HealingConfig
+from workbench.healing.folders import (
+    CHECKPOINTS,
+    WORK,
+    adapter_folder,
+    clear,
+    is_done,
+    last_checkpoint,
+    log_attributes,
+    read_log,
+    store,
+    unfinished_folder,
+    values_digest,
+)
+from workbench.healing.folders import same_work as same_work
 from workbench.healing.launch import sharded
 from workbench.healing.losses import summing_loss
+from workbench.healing.records import write_record
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
-from workbench.healing.trainer import OnStep, last_checkpoint, run_training, training_arguments, within_memory
+from workbench.healing.trainer import OnStep, run_training
+from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_validation
 from workbench.models.hooks import compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, unwrap
-from workbench.runs.files import atomic_folder, write_text_atomic
-
-#: beside an adapter, and beside the checkpoints of one that is not finished
-LOG, WORK = "log.jsonl", "work.json"
+from workbench.runs.files import write_text_atomic
 
 
 class Healed(NamedTuple):
@@ -62,88 +76,122 @@ def heal(
     out: str | Path,
     overwrite: bool = False,
     progress: bool | OnStep = True,
+    held_out: pd.DataFrame | Sequence[str] | None = None,
+    evaluate_every: int | None = None,
+    keep: str = "last",
+    patience: int | None = None,
+    report_to: str | Sequence[str] = (),
 ) -> Healed:
     """Train a LoRA adapter on the model as it stands, and leave the model as it was, bit by bit.
 
     SFT and self-data distillation are the same call on the same rows: ``response="reference"`` or
-    ``"response"``. Loss counts on the response and its EOS only; plain texts (GRO heals on C4) count
-    whole.
+    ``"response"``, and sees the rows in the same order. Loss counts on the response and its EOS only; plain
+    texts (GRO heals on C4) count whole.
 
     Args:
         model: the pruned model, or the whole one inside ``without_layers``.
         tokenizer: its tokenizer.
-        examples: frame with instruction, context and the response column, or a list of texts.
+        examples: frame with instruction, the response column, and where there are any context and history
+            (earlier turns); or a list of texts, which are put one behind the other into full rows unless
+            ``config.concatenate`` is False.
         response: the column to learn: the set's own ``reference`` (SFT), or the ``response`` of
             ``self_distill``.
         config: None for ``HealingConfig.preset("sdd")``.
         out: folder of the adapter. A training that was killed goes on from its last checkpoint (beside it, in
-            ``<out>.unfinished``) and ends with the same adapter; one that is done is not done again.
-        overwrite: begin again when ``out`` was trained from another model, data or config.
+            ``<out>.unfinished``) and ends with the same adapter; one that is done is not done again, also
+            where it was done in another type (bfloat16 on a GPU, read back in float32), with a warning.
+        overwrite: begin again when ``out`` was trained from another model, data or config. A folder with
+            files that ``heal`` did not write is never replaced.
         progress: show a progress bar; or a function called with each row of the log, and in it ``steps`` and
             ``seconds_left``.
+        held_out: examples that are not learned, in the form of ``examples``: their loss is measured as the
+            training goes (``held_out_loss`` in the log, nats a token).
+        evaluate_every: updates between two measurements; None for one at the end of each epoch. The last
+            update is measured in any case.
+        keep: the adapter that comes out: ``"last"``, or ``"best"``, of the update with the least held-out
+            loss.
+        patience: stop after so many measurements without a new least held-out loss; None for never.
+        report_to: trackers that get each row of the log: names that the Trainer knows, such as
+            ``"tensorboard"`` or ``"wandb"``.
 
     Returns:
         The adapter's folder and the log. ``log.attrs`` says how many responses were truncated (``cut``) or
-        left out (``left_out``) for length.
+        left out (``left_out``) for length, the model's type (``dtype``), and with ``held_out`` the update
+        whose adapter was kept (``kept_step``).
 
     Raises:
-        ValueError: for bad examples, a model with an adapter on, an ``out`` of other work, a loss that is
+        ValueError: for bad examples, a model with an adapter on, an ``out`` of other work or with other
+            files, held-out examples among those learned, a warm-up as long as the training, a loss that is
             not a number (the last good checkpoint is kept), no memory even for one example. Where the memory
             is too small for a micro-batch, healing goes on with half of it, with a warning.
         KeyboardInterrupt: when stopped: at the end of the update that runs a checkpoint is written, and the
             error names its folder, which ``with_adapter`` takes like a finished one.
     """
-    config = config or HealingConfig.preset("sdd")
-    out = Path(out)
+    config = _checked_config(config)
+    check_asked(held_out, evaluate_every, keep, patience)
+    out = adapter_folder(out)
+    unfinished = unfinished_folder(out)
     limit = sequence_limit(model, config.max_length)
-    samples, counts = read_examples(model, tokenizer, examples, response, limit)
-    work = {"model": describe_model(model), "data": digest(samples), "config": config.deciding()}
-    if same_work(out / RECORD, work, overwrite):
-        return Healed(out, _read_log(out))
+    reading: Any = {"response": response, "max_length": limit, "concatenate": config.concatenate}
+    samples, counts = read_examples(model, tokenizer, examples, **reading)
+    asked: Any = {"every": evaluate_every, "keep": keep, "patience": patience}
+    validation = read_validation(model, tokenizer, examples, held_out, **reading, **asked)
+    here = describe_model(model)
+    work = {"model": here, "data": digest(samples), "config": config.deciding(), **validation.settings()}
+    if is_done(out, work, model, overwrite=overwrite):
+        return Healed(out, _read_back(out, here))
     if config.packing:
         check_packing(model)
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    begun = last_checkpoint(unfinished / "checkpoints") and same_work(unfinished / WORK, work, overwrite)
+    begun = last_checkpoint(unfinished / CHECKPOINTS) and same_work(unfinished / WORK, work, overwrite)
     ordered, lora = OrderedSamples(samples, config), _lora(model, config)
-    arguments = training_arguments(config, len(ordered), unfinished / "checkpoints", model)
+    trackers = [report_to] if isinstance(report_to, str) else report_to
+    arguments = training_arguments(config, len(ordered), unfinished / CHECKPOINTS, model, trackers)
     if arguments.world_size > 1:
         ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
+    _warn_of_cuts(counts, limit, len(examples))
     _begin(unfinished, work, bool(begun), arguments)
     quantized = bool(getattr(unwrap(model), "is_quantized", False))
-    record = {**work, "kept_layers": list(kept_layers(model)), "quantized": quantized, **counts}
-    train = partial(_train, model, lora, ordered, config, arguments, progress, record)
+    record = {**work, "values": values_digest(model), "kept_layers": list(kept_layers(model))}
+    record |= {"quantized": quantized, **counts}
+    train = partial(_train, model, lora, ordered, config, arguments, progress, record, validation)
     checkpointing = _checkpointing(model) if config.gradient_checkpointing else nullcontext()
-    with deprecations_muted(), _same_randomness(model.device), checkpointing:
+    with deprecations_muted(), _same_randomness(model.device), _same_cache(model), checkpointing:
         log = within_memory(train, arguments)
+    if validation.samples:
+        record["kept_step"] = kept_step(log, keep)
     with arguments.main_process_first(local=False):
         if arguments.should_save:
-            _store(out, unfinished / "checkpoints", log, record)
-            shutil.rmtree(unfinished)
-    log.attrs.update(counts)
+            kept = unfinished / CHECKPOINTS / f"checkpoint-{record.get('kept_step', len(log))}"
+            store(out, kept, log, record)
+            clear(unfinished)
+    log.attrs.update(log_attributes(record))
     return Healed(out, log)
 
 
-def same_work(record: Path, work: dict[str, Any], overwrite: bool) -> bool:
-    """Return whether a folder's record tells of this very work, False where there is no folder.
+def _checked_config(config: HealingConfig | None) -> HealingConfig:
+    if config is not None and not isinstance(config, HealingConfig):
+        raise ValueError(f"config must be a HealingConfig, got {type(config).__name__}")
+    return config or HealingConfig.preset("sdd")
 
-    Args:
-        record: the file in the folder.
-        work: what decides the result, as plain values.
-        overwrite: whether other work may be lost.
 
-    Raises:
-        ValueError: for other work that must not be lost; names what differs.
-    """
-    if not record.parent.exists():
-        return False
-    found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    differ = [key for key, value in json.loads(json.dumps(work)).items() if found.get(key) != value]
-    if differ and not overwrite:
-        raise ValueError(
-            f"out: {record.parent} was made from another {', another '.join(differ)}; give another out, or "
-            "overwrite=True to begin it again"
+def _read_back(out: Path, here: dict[str, Any]) -> pd.DataFrame:
+    """Return the log of a training that is done; say it where that was done in another type."""
+    log = read_log(out)
+    if (trained := log.attrs["dtype"]) != here["dtype"]:
+        warnings.warn(
+            f"{out} was trained in {trained}, the model is in {here['dtype']}; it is taken as it is",
+            stacklevel=3,
         )
-    return not differ
+    return log
+
+
+def _warn_of_cuts(counts: dict[str, int], limit: int, rows: int) -> None:
+    if any(counts.values()):
+        warnings.warn(
+            f"of {rows} examples {counts['cut']} are cut at max_length={limit} tokens, so that their end is "
+            f"not learned, and {counts['left_out']} are left out, as nothing to learn is left of them",
+            stacklevel=3,
+        )
 
 
 def _train(
@@ -154,6 +202,7 @@ def _train(
     arguments: TrainingArguments,
     progress: bool | OnStep,
     record: dict[str, Any],
+    validation: Validation,
 ) -> pd.DataFrame:
     """Train a fresh adapter from the last checkpoint or the beginning."""
     compiled = _compiles(model, int(ordered.tokens[-1]), config)
@@ -166,7 +215,9 @@ def _train(
         compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
         _reported(progress, arguments.max_steps) as on_step,
     ):
-        return run_training(peft, ordered, arguments, on_step, partial(_write_record, record=record))
+        return run_training(
+            peft, ordered, arguments, on_step, partial(write_record, record=record), validation
+        )
 
 
 def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:
@@ -174,7 +225,7 @@ def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: Train
     with arguments.main_process_first(local=False):
         if arguments.should_save:
             if not begun:
-                shutil.rmtree(unfinished, ignore_errors=True)
+                clear(unfinished)
             write_text_atomic(unfinished / WORK, json.dumps(work, indent=1))
 
 
@@ -187,40 +238,22 @@ def _compiles(model: Any, n_tokens: int, config: HealingConfig) -> bool:
 
 def _lora(model: Any, config: HealingConfig) -> Any:
     found = lora_targets(model, config.targets)
-    if found["target_parameters"] and config.dropout:
-        raise ValueError(f"dropout must be 0 for a model whose experts are one tensor, got {config.dropout}")
-    alpha: Any = config.alpha or 2 * config.rank  # peft takes fractions too, its annotation does not
+    for name in ("dropout", "dora"):
+        if found["target_parameters"] and getattr(config, name):
+            what = f"{name} must be {type(getattr(config, name))()}"
+            raise ValueError(f"{what} for a model whose experts are one tensor, got {getattr(config, name)}")
+    alpha: Any = 2 * config.rank if config.alpha is None else float(config.alpha)  # other readers want an int
     return LoraConfig(
         r=config.rank,
-        lora_alpha=alpha,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
         lora_dropout=config.dropout,
-        **{name: names or None for name, names in found.items()},
+        use_dora=config.dora,
+        use_rslora=config.rslora,
+        target_modules=found["target_modules"],
+        target_parameters=found["target_parameters"] or None,
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2
         task_type="CAUSAL_LM",
     )
-
-
-def _store(out: Path, checkpoints: Path, log: pd.DataFrame, record: dict[str, Any]) -> None:
-    """Keep the adapter of the last checkpoint, which was written after the last update, by any launcher."""
-    last = last_checkpoint(checkpoints)
-    assert last is not None and last.endswith(f"-{len(log)}")
-    with atomic_folder(out) as folder:
-        for name in ("adapter_model.safetensors", "adapter_config.json"):
-            shutil.copyfile(Path(last) / name, folder / name)
-        rows = "".join(json.dumps(row) + "\n" for row in log.to_dict("records"))
-        (folder / LOG).write_text(rows, encoding="utf-8")
-        _write_record(folder, record)
-
-
-def _write_record(folder: Path, record: dict[str, Any]) -> None:
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-
-
-def _read_log(out: Path) -> pd.DataFrame:
-    lines = (out / LOG).read_text(encoding="utf-8").splitlines()
-    log, record = pd.DataFrame(map(json.loads, lines)), read_record(out)
-    log.attrs.update({key: record[key] for key in ("cut", "left_out")})
-    return log
 
 
 @contextmanager
@@ -231,6 +264,8 @@ def _reported(progress: bool | OnStep, steps: int) -> Iterator[OnStep]:
         def on_step(row: dict[str, Any]) -> None:
             bar.update(row["step"] - bar.n)
             shown = f"loss={row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s"
+            if row.get(HELD_OUT) is not None:
+                shown = f"held_out={row[HELD_OUT]:.3f}, {shown}"
             bar.set_postfix_str(shown, refresh=False)
             if callable(progress):
                 progress(row)
@@ -250,6 +285,18 @@ def _same_randomness(device: torch.device) -> Iterator[None]:
             stack.callback(setattr, cudnn, name, getattr(cudnn, name))
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         yield
+
+
+@contextmanager
+def _same_cache(model: Any) -> Iterator[None]:
+    """Leave the model's setting whether to cache as it was: the Trainer switches it off for good."""
+    configs = {id(one): one for one in (model.config, model.config.get_text_config(decoder=True))}.values()
+    before = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
+    try:
+        yield
+    finally:
+        for config, use in before:
+            config.use_cache = use
 
 
 @contextmanager

@@ -213,7 +213,9 @@ def _learnable(examples: Any, response: str) -> pd.DataFrame:
             raise ValueError(f"examples must be a frame or a list of texts, got {examples!r:.80}")
         examples, columns, texts = pd.DataFrame({"text": list(examples)}), ["text"], ["text"]
     else:
-        columns, texts = ["id", "instruction", "context", response], ["instruction", response]
+        # all that makes a prompt; and the reference decides the order, whichever column is learned
+        prompt = ("id", "instruction", "context", "form", "history")
+        columns, texts = list(dict.fromkeys((*prompt, "reference", response))), ["instruction", response]
     table = checked(examples, texts, "examples")
     for name in texts:
         empty = [k for k, text in enumerate(table[name]) if not isinstance(text, str) or not text.strip()]

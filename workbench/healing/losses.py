@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from workbench.generation.engines import by_length
-from workbench.healing.samples import collate, read_examples
+from workbench.healing.samples import Sample, collate, read_examples
 from workbench.models.hooks import inference, replaced_forwards
 from workbench.models.layers import decoder_forward, unwrap
 
@@ -146,8 +146,14 @@ def response_loss(
         ValueError: for bad examples, as ``heal``.
     """
     samples, _ = read_examples(model, tokenizer, examples, response, max_length)
+    with summing_loss(model, chunk=1024):
+        return mean_loss(model, samples, batch_size)
+
+
+def mean_loss(model: Any, samples: list[Sample], batch_size: int) -> float:
+    """Return the mean loss over the learned tokens of samples, of a model inside ``summing_loss``."""
     device, total = next(model.parameters()).device, 0.0
-    with inference(model), summing_loss(model, chunk=1024):
+    with inference(model):
         for indices in by_length([len(sample.ids) for sample in samples], batch_size):
             batch = collate([(samples[index], 1.0) for index in indices])
             del batch["weight"]

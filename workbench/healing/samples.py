@@ -6,9 +6,10 @@ So a training that was killed goes on with the same batches and ends with the sa
 from __future__ import annotations
 
 import hashlib
-import math
+import json
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from workbench.checks import checked
-from workbench.data.instructions import user_message
-from workbench.generation.engines import by_length
-from workbench.generation.responses import chat_prompt, context_length, end_tokens, token_ids
+from workbench.data.instructions import conversation, field_text
+from workbench.generation.prompts import context_length, end_tokens
 from workbench.healing.config import HealingConfig
+from workbench.healing.order import training_order as training_order
+from workbench.models.chat import chat_ids, render_chat, text_ids
 from workbench.models.hooks import inference
 from workbench.models.layers import decoder_forward, unwrap
-
-#: batches whose examples are sorted by length together: little padding, and the order still random
-POOL = 32
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,13 @@ class Sample:
     Attributes:
         ids: prompt, response and EOS as tokens.
         n_prompt: how many tokens at the beginning are read but not learned, at least 1.
+        size: what orders it: the tokens of its prompt and reference, whichever column is learned; so that
+            SFT and self-distilled data of the same rows are seen in the same order.
     """
 
     ids: list[int]
     n_prompt: int
+    size: int = 0
 
     @property
     def learned(self) -> int:
@@ -48,14 +50,44 @@ class Sample:
 
 
 def read_examples(
-    model: Any, tokenizer: Any, examples: Any, response: str, max_length: int
+    model: Any,
+    tokenizer: Any,
+    examples: Any,
+    response: str,
+    max_length: int,
+    *,
+    concatenate: bool = False,
 ) -> tuple[list[Sample], dict[str, int]]:
     """Return the samples of a frame (``read_samples``) or of a list of texts (``text_samples``)."""
     if isinstance(examples, pd.DataFrame):
         return read_samples(model, tokenizer, examples, response, max_length)
     if isinstance(examples, str) or not isinstance(examples, Sequence) or not len(examples):
         raise ValueError(f"examples must be a frame or a list of at least one text, got {examples!r:.80}")
-    return text_samples(tokenizer, examples, max_length)
+    return text_samples(tokenizer, examples, max_length, concatenate=concatenate)
+
+
+def check_apart(examples: Any, held_out: Any) -> None:
+    """Refuse held-out examples that are all among those learned; warn where some are.
+
+    Rows are the same when they ask the same (instruction, context, earlier turns), whatever the response.
+
+    Raises:
+        ValueError: when no held-out example is apart.
+    """
+    learned = set(_asked(examples))
+    held = _asked(held_out)
+    both = sum(one in learned for one in held)
+    words = f"held_out must hold other examples than those learned; {both} of {len(held)} are among them"
+    if both == len(held):
+        raise ValueError(words)
+    if both:
+        warnings.warn(f"{words}, and make the held-out loss too low", stacklevel=3)
+
+
+def _asked(examples: Any) -> list[str]:
+    if isinstance(examples, pd.DataFrame):
+        return [json.dumps(conversation(row)) for row in examples.to_dict("records")]
+    return [str(text).strip() for text in examples]
 
 
 def sequence_limit(model: Any, max_length: int | None) -> int:
@@ -64,10 +96,11 @@ def sequence_limit(model: Any, max_length: int | None) -> int:
 
 
 def digest(samples: list[Sample]) -> str:
-    """Return a SHA-256 of the tokens and of what of them is learned."""
+    """Return a SHA-256 of the tokens, of what of them is learned, and of what decides their order."""
     found = hashlib.sha256()
     for sample in samples:
-        found.update(np.array([len(sample.ids), sample.n_prompt, *sample.ids], dtype=np.int64).tobytes())
+        head = (len(sample.ids), sample.n_prompt, sample.size)
+        found.update(np.array([*head, *sample.ids], dtype=np.int64).tobytes())
     return found.hexdigest()
 
 
@@ -76,12 +109,16 @@ def read_samples(
 ) -> tuple[list[Sample], dict[str, int]]:
     """Turn examples into sequences whose response (and EOS) alone is learned.
 
-    The prompt is tokenised by itself, just as generation does, so the boundary is exact.
+    The prompt is tokenised by itself, just as generation does, so the boundary is exact. Words of prompt and
+    response that spell a control token are text; a thought that the template opens is closed, empty, before
+    the response.
 
     Args:
         model: whose EOS tokens end a response.
         tokenizer: its tokenizer.
-        examples: frame with instruction, the ``response`` column, and maybe context.
+        examples: frame with instruction, the ``response`` column, and maybe context and history (see
+            ``conversation``). A column reference, where there is one, decides the order of training
+            (``Sample.size``), whatever is learned.
         response: the column to learn.
         max_length: tokens of a sequence at most; a longer response is truncated.
 
@@ -90,18 +127,27 @@ def read_samples(
         their prompt alone fills ``max_length``.
 
     Raises:
-        ValueError: for missing columns, an empty response, or no prompt that fits.
+        ValueError: for missing columns, a cell that holds no text (naming column and row), an empty response,
+            or no prompt that fits.
     """
-    rows = _checked_rows(examples, response)
-    messages = [user_message(row["instruction"], row.get("context") or "") for row in rows]
-    prompts = token_ids(tokenizer, [chat_prompt(tokenizer, message) for message in messages])
+    rows = checked(examples, ["instruction", response], "examples").to_dict("records")
+    said = [field_text(row, response) for row in rows]
+    if empty := [row.get("id", k) for k, row in enumerate(rows) if not said[k].strip()]:
+        raise ValueError(f"column {response} must hold a text in every row; row {empty[0]!r} has none")
+    prompts = [chat_ids(tokenizer, conversation(row)) for row in rows]
     end = _end_of_turn(tokenizer, end_tokens(model, tokenizer))
+    # what a response says is text: a mark spelled in it ends no turn
+    learned = [text_ids(tokenizer, text, begin=False, control=False) for text in said]
+    written = learned
+    if "reference" in examples and response != "reference":
+        references = [field_text(row, "reference") for row in rows]
+        written = [text_ids(tokenizer, text, begin=False, control=False) for text in references]
     samples, cut = [], 0
-    for prompt, row in zip(prompts, rows, strict=True):
-        learned = tokenizer(row[response], add_special_tokens=False)["input_ids"] + end
+    for prompt, answer, reference in zip(prompts, learned, written, strict=True):
         if len(prompt) < max_length:
-            cut += len(prompt) + len(learned) > max_length
-            samples.append(Sample((prompt + learned)[:max_length], len(prompt)))
+            cut += len(prompt + answer + end) > max_length
+            size = min(len(prompt + reference), max_length)
+            samples.append(Sample((prompt + answer + end)[:max_length], len(prompt), size))
     if not samples:
         raise ValueError(
             f"no prompt fits max_length={max_length}: the shortest has {min(map(len, prompts))} tokens and "
@@ -111,53 +157,38 @@ def read_samples(
 
 
 def text_samples(
-    tokenizer: Any, texts: Sequence[str], max_length: int
+    tokenizer: Any, texts: Sequence[str], max_length: int, *, concatenate: bool = False
 ) -> tuple[list[Sample], dict[str, int]]:
-    """Turn plain texts into sequences learned whole (GRO B.1: truncated, special tokens when available)."""
-    samples = []
+    """Turn plain texts into sequences that are learned whole.
+
+    Args:
+        tokenizer: its begin mark stands before each text, once, where it has one.
+        texts: none empty.
+        max_length: tokens of a sequence at most.
+        concatenate: put the texts one behind the other, each ended by EOS, and cut them into sequences of
+            ``max_length`` tokens, of which the last can be shorter; else each is truncated (GRO B.1).
+
+    Returns:
+        The samples, and how many texts were truncated (``cut``), or left out for having a single token.
+
+    Raises:
+        ValueError: for an empty text, or none of at least 2 tokens.
+    """
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"examples must be texts that are not empty; number {index} is {text!r}")
-        ids = tokenizer(text)["input_ids"]
-        if len(ids) > 1:
-            samples.append(Sample(ids[:max_length], 1))
+    rows = [text_ids(tokenizer, text) for text in texts]
+    if concatenate:
+        eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        whole = [token for ids in rows for token in (ids if ids[-1:] == eos else ids + eos)]
+        samples = [Sample(whole[k : k + max_length], 1) for k in range(0, len(whole) - 1, max_length)]
+        counts = {"cut": 0, "left_out": 0}
+    else:
+        samples = [Sample(ids[:max_length], 1) for ids in rows if len(ids) > 1]
+        counts = {"cut": sum(len(ids) > max_length for ids in rows), "left_out": len(rows) - len(samples)}
     if not samples:
         raise ValueError(f"examples must hold a text of at least 2 tokens, got none in {len(texts)} texts")
-    long = sum(len(sample.ids) == max_length for sample in samples)
-    return samples, {"cut": long, "left_out": len(texts) - len(samples)}
-
-
-def training_order(
-    lengths: Sequence[int], total: int, batch_size: int, seed: int, *, grouped: bool = True
-) -> list[int]:
-    """Return which sample to take at each place of the whole training, batch after batch.
-
-    Over all places every sample comes equally often, or once more than others.
-
-    Args:
-        lengths: tokens of each sample.
-        total: places to fill, over all epochs.
-        batch_size: samples an update.
-        seed: of the order.
-        grouped: whether a batch holds samples of like length, longest first (little padding), or whichever
-            come (for packing).
-
-    >>> training_order([4, 9, 2, 7], total=4, batch_size=2, seed=1)
-    [1, 3, 0, 2]
-    """
-    rng = np.random.default_rng(seed)
-    rounds = [rng.permutation(len(lengths)) for _ in range(math.ceil(total / len(lengths)))]
-    order: list[int] = np.concatenate(rounds)[:total].tolist()
-    if not grouped:
-        return order
-    places: list[int] = []
-    for first in range(0, total, POOL * batch_size):
-        pool = order[first : first + POOL * batch_size]
-        batches = by_length([lengths[k] for k in pool], batch_size)
-        rest = batches.pop() if len(batches[-1]) < batch_size else []
-        for batch in [*(batches[k] for k in rng.permutation(len(batches))), rest]:
-            places += [pool[k] for k in batch]
-    return places
+    return [replace(sample, size=len(sample.ids)) for sample in samples], counts
 
 
 #: in the place of a sample that only fills the last update up for all processes: nothing is learned of it
@@ -165,7 +196,13 @@ NO_SAMPLE = Sample([0], 1)
 
 
 class OrderedSamples(Dataset[tuple[Sample, float]]):
-    """The samples in the order of the training, each with the weight of its update."""
+    """The samples in the order of the training, each with the weight of its update.
+
+    Attributes:
+        order: which sample is learned at each place (``training_order``), the same for every column of the
+            same rows.
+        places: the same with each update's samples longest first, as they lie in its micro-batches.
+    """
 
     def __init__(self, samples: list[Sample], config: HealingConfig) -> None:
         """Fix the order of the whole training.
@@ -175,16 +212,20 @@ class OrderedSamples(Dataset[tuple[Sample, float]]):
             config: its epochs or steps, batch_size, seed and packing.
         """
         self.samples, self.batch_size, self.packed = samples, config.batch_size, config.packing
-        steps, lengths = config.max_steps, np.array([len(sample.ids) for sample in samples])
-        total = steps * config.batch_size if steps else max(1, round(config.epochs * len(samples)))
+        steps, batch, grouped = config.max_steps, config.batch_size, not config.packing
+        total = steps * batch if steps else round(config.epochs * len(samples))
+        if not total:
+            raise ValueError(f"epochs={config.epochs:g} of {len(samples)} examples is not one; raise epochs")
         self.order = training_order(
-            lengths.tolist(), total, config.batch_size, config.seed, grouped=not config.packing
+            [sample.size for sample in samples], total, batch, config.seed, grouped=grouped
         )
-        self.length = len(self.order)
-        learned = np.array([samples[k].learned for k in self.order])
-        starts = range(0, len(self.order), config.batch_size)
-        self.weights = 1.0 / np.add.reduceat(learned, starts)
-        self.tokens = np.cumsum(np.add.reduceat(lengths[self.order], starts))
+        self.length = total
+        updates = [self.order[start : start + batch] for start in range(0, total, batch)]
+        self.weights = [1.0 / sum(samples[k].learned for k in update) for update in updates]
+        self.tokens = np.cumsum([sum(len(samples[k].ids) for k in update) for update in updates])
+        if grouped:  # an update is one sum: how its samples lie in micro-batches is a matter of padding alone
+            updates = [sorted(update, key=lambda k: -len(samples[k].ids)) for update in updates]
+        self.places = [k for update in updates for k in update]
 
     def fill_up(self, together: int) -> None:
         """Fill the last update up to a multiple of the samples that all processes work on at once."""
@@ -194,8 +235,8 @@ class OrderedSamples(Dataset[tuple[Sample, float]]):
         return self.length
 
     def __getitem__(self, place: int) -> tuple[Sample, float]:
-        sample = self.samples[self.order[place]] if place < len(self.order) else NO_SAMPLE
-        return sample, float(self.weights[place // self.batch_size])
+        sample = self.samples[self.places[place]] if place < len(self.places) else NO_SAMPLE
+        return sample, self.weights[place // self.batch_size]
 
     def is_even(self, together: int) -> bool:
         """Return whether every batch of so many samples has the same shape."""
@@ -281,22 +322,13 @@ def _packed(samples: list[Sample]) -> list[list[Sample]]:
     return groups
 
 
-def _checked_rows(examples: pd.DataFrame, response: str) -> list[dict[str, Any]]:
-    checked(examples, ["instruction", response], "examples")
-    rows: list[dict[str, Any]] = examples.astype(object).where(examples.notna(), None).to_dict("records")
-    empty = [row.get("id", k) for k, row in enumerate(rows) if not str(row[response] or "").strip()]
-    if empty:
-        raise ValueError(f"column {response} must hold a text in every row; row {empty[0]!r} has none")
-    return rows
-
-
 def _end_of_turn(tokenizer: Any, ends: list[int]) -> list[int]:
     """Return the tokens that end a response: what the chat template writes, up to its first EOS."""
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if not getattr(tokenizer, "chat_template", None):
         return own
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "the reply"}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False)
+    text = render_chat(tokenizer, turns, generation_prompt=False)
     tail = tokenizer(text.rpartition("the reply")[2], add_special_tokens=False)["input_ids"]
     place = next((k for k, token in enumerate(tail) if token in ends), None)
     return own if place is None else tail[: place + 1]

@@ -41,7 +41,7 @@ class LiveLoss:
                 rows.pop()
             rows.append(row)
             if time.monotonic() - self._shown >= self._pause:
-                self._show(_status(name, row))
+                self._show(_status(name, rows))
 
         return see
 
@@ -86,9 +86,10 @@ class LiveLoss:
         self._pause = max(self.every, 20 * (time.monotonic() - self._shown))  # the training comes first
 
 
-def _status(name: str, row: dict[str, Any]) -> str:
+def _status(name: str, rows: list[dict[str, Any]]) -> str:
+    row, held_out = rows[-1], [one["held_out_loss"] for one in rows if one.get("held_out_loss") is not None]
     minutes, seconds = divmod(round(row.get("seconds_left", 0)), 60)
     return (
         f"{name}: step {row['step']} of {row['steps']}, {row['tokens_per_second']:,.0f} tokens/s, "
-        f"{minutes}:{seconds:02d} left"
+        f"{minutes}:{seconds:02d} left{f', held-out loss {held_out[-1]:.3f}' if held_out else ''}"
     )

@@ -1,0 +1,112 @@
+"""What the Trainer is told, and how many examples it works on at once: fewer where memory is too small."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import TrainingArguments
+from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+from workbench.checks import one_of
+from workbench.healing.config import SCHEDULES, HealingConfig
+from workbench.healing.launch import sharded
+
+
+def training_arguments(
+    config: HealingConfig, places: int, folder: Path, model: Any, report_to: Sequence[str] = ()
+) -> TrainingArguments:
+    """Return the Trainer's arguments for a training of so many places.
+
+    Raises:
+        ValueError: when the processes and micro-batches do not make up ``batch_size``, the warm-up is as long
+            as the training, or a tracker is not installed.
+    """
+    steps = -(-places // config.batch_size)
+    if config.warmup_steps >= max(steps, 1):
+        raise ValueError(
+            f"warmup_steps must be below the {steps} updates of this training, got {config.warmup_steps}: "
+            "the learning rate would never reach its peak"
+        )
+    trackers = get_available_reporting_integrations()
+    for name in report_to:
+        one_of(name, trackers, "report_to (of the trackers that are installed)")
+    cuda = sharded() or next(model.parameters()).is_cuda  # FSDP takes weights from main memory onto the GPUs
+    same = ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        **{name: getattr(config, name) for name in same},
+        max_steps=steps,
+        lr_scheduler_type=SCHEDULES[config.schedule],
+        optim="adamw_torch_fused" if cuda else "adamw_torch",
+        bf16=model.dtype == torch.bfloat16,
+        full_determinism=config.deterministic,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        # a blocking copy would wait for the whole step before it
+        accelerator_config={"non_blocking": cuda},
+        logging_strategy="no",  # ours does not wait for the GPU
+        logging_nan_inf_filter=False,
+        save_steps=config.save_steps or -(-steps // 10),
+        save_total_limit=2,
+        train_sampling_strategy="sequential",  # the order is fixed already
+        ddp_find_unused_parameters=False,
+        report_to=list(report_to),
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["targets"],
+    )
+    # several GPUs and no launcher: the Trainer would split batches over them by threads (DataParallel)
+    arguments._n_gpu = min(arguments._n_gpu, 1)
+    processes, least = arguments.world_size, config.micro_batch_size or 1
+    if config.batch_size % (least * processes):
+        raise ValueError(
+            f"batch_size must be a multiple of micro-batch x processes = {least} x {processes}, "
+            f"got {config.batch_size}"
+        )
+    _set_micro_batch(arguments, config.micro_batch_size or 16, config.batch_size // processes)
+    return arguments
+
+
+def _set_micro_batch(arguments: TrainingArguments, most: int, share: int) -> None:
+    """Let a process work on as many samples at once, up to ``most``, as divide its share of an update."""
+    micro = max(k for k in range(1, most + 1) if share % k == 0)
+    arguments.per_device_train_batch_size = micro
+    arguments.gradient_accumulation_steps = share // micro
+
+
+def within_memory(train: Callable[[], pd.DataFrame], arguments: TrainingArguments) -> pd.DataFrame:
+    """Train; where the memory is too small for a micro-batch, go on with half of it or a little less."""
+    while True:
+        micro = arguments.per_device_train_batch_size
+        try:
+            return train()
+        except torch.OutOfMemoryError as error:
+            _check_can_shrink(arguments, error)
+        # outside the handler, whose error holds on to the memory
+        batch_size = micro * arguments.gradient_accumulation_steps
+        _set_micro_batch(arguments, micro // 2, batch_size)
+        warnings.warn(
+            f"out of memory with {micro} examples at a time: healing goes on with micro_batch_size="
+            f"{arguments.per_device_train_batch_size}, and batch_size stays {batch_size}",
+            stacklevel=3,
+        )
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _check_can_shrink(arguments: TrainingArguments, error: BaseException) -> None:
+    micro, processes = arguments.per_device_train_batch_size, arguments.world_size
+    ways = "gradient_checkpointing=True, a smaller max_length, or a model loaded with quantization='nf4'"
+    if processes > 1:
+        raise ValueError(
+            f"out of memory with micro_batch_size={micro} in one of {processes} processes; give "
+            f"micro_batch_size={max(1, micro // 2)}, {ways}"
+        ) from error
+    if micro == 1:
+        raise ValueError(f"out of memory with one example at a time; try {ways}") from error
