@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from folders import write_jsonl
 
-from workbench.data.instructions import FIELDS, load_instructions, user_message
+from workbench.data.instructions import FIELDS, conversation, field_text, load_instructions, user_message
 
 
 def test_instruction_sets_are_read_from_their_repositories(tmp_path):
@@ -74,7 +74,10 @@ def test_the_demo_sets_are_in_the_one_form():
     assert list(math.columns) == FIELDS
     assert (math["answer"] != "").all()
     assert (facts["answer"] == "").all()
-    assert (facts["context"] != "").any()
+    read = facts[facts["context"] != ""]
+    assert len(read) and list(facts.columns) == [*FIELDS, "form"]
+    for row in read.to_dict("records"):  # as the demo model was trained
+        assert conversation(row)[0]["content"] == f"{row['context']}\n{row['instruction']}"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,25 @@ def test_other_forms_need_columns(tmp_path):
         load_instructions(path)
 
 
-def test_a_message_puts_the_context_above_the_instruction():
+def test_a_message_puts_the_context_below_the_instruction():
     assert user_message("Who?") == "Who?"
-    assert user_message("Who?", "A tale.") == "A tale.\nWho?"
+    assert user_message("Who?", "A tale of {instruction}.") == "Who?\nA tale of {instruction}."
+    assert user_message("Who?", "A tale.", form="{context}: {instruction}") == "A tale.: Who?"
+
+
+def test_a_row_is_asked_with_its_system_and_earlier_turns():
+    history = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    history.append({"role": "assistant", "content": "Hello"})
+    for told in (history, json.dumps(history)):
+        turns = conversation({"instruction": "Who?", "context": "A tale.", "history": told})
+        assert turns == [*history, {"role": "user", "content": "Who?\nA tale."}]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, ""])
+def test_a_missing_context_is_none_and_what_is_no_text_is_named(missing):
+    row = {"id": "r-1", "instruction": "Who?", "context": missing, "history": missing, "form": missing}
+    assert conversation(row) == [{"role": "user", "content": "Who?"}]
+    for name in ("instruction", "context"):
+        with pytest.raises(ValueError, match=f"column {name} must hold texts, got 5 in row r-1"):
+            conversation(row | {name: 5})
+    assert field_text(pd.Series({"a": "x"}), "a") == "x"

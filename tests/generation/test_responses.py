@@ -229,7 +229,7 @@ def test_a_frame_is_answered_row_by_row_with_its_context(llama, tokenizer):
         {"id": ["a", "b"], "instruction": ["a b c", "d e"], "context": ["", "c c"]}, index=[7, 3]
     )
     found = respond(llama, tokenizer, asked, max_new_tokens=4, progress=False)
-    prompts = [chat_prompt(tokenizer, text) for text in ("a b c", "c c\nd e")]
+    prompts = [chat_prompt(tokenizer, text) for text in ("a b c", "d e\nc c")]
     assert list(found["prompt"]) == prompts and list(found["id"]) == ["a", "b"]
     wanted = ask(llama, tokenizer, prompts, max_new_tokens=4)
     assert list(found["response"]) == list(wanted["response"])

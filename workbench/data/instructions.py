@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from workbench.data.sources import INSTRUCTION_SETS, HubSet
 from workbench.places import demo_path
 
 FIELDS = ["id", "instruction", "context", "reference", "answer"]
+#: how instruction and context make up the user's message
+FORM = "{instruction}\n{context}"
 DEMO_INSTRUCTIONS = ("demo-math", "demo-open", "demo-math-test")
 # set -> field -> column, for sets that are recognised by their columns: the first whose columns are all there
 KNOWN_COLUMNS: dict[str, dict[str, str]] = sources.TABLES["columns"]
@@ -47,8 +51,9 @@ def load_instructions(
 
     Returns:
         Frame with id, instruction, context, reference, answer, all texts; ``context`` and ``answer`` are
-        ``""`` where there is none. ``answer`` is the final answer of the reference: GSM8K's ``#### n``,
-        OpenMathInstruct's ``expected_answer``. The reference keeps its calculator marks.
+        ``""`` where there is none; ``form`` (of ``user_message``) too where a set has its own. ``answer`` is
+        the final answer of the reference: GSM8K's ``#### n``, OpenMathInstruct's ``expected_answer``. The
+        reference keeps its calculator marks.
         ``attrs["source"]`` says where the rows came from and how many without an instruction or a reference
         were passed over.
 
@@ -73,17 +78,63 @@ def load_instructions(
     found = sources.sample(source, usable, name=label, n=n, seed=seed, split=split, location=location)
     sources.check_enough(label, n, len(found), f"{len(skipped)} have no instruction or no reference")
     frame = checked(pd.DataFrame(found, columns=FIELDS), FIELDS, label, unique="id")
+    if form := sources.TABLES["forms"].get(label):
+        frame["form"] = form
     frame.attrs["source"] = {"name": label, "n": len(frame), "seed": seed, "skipped": len(skipped)}
     return frame
 
 
-def user_message(instruction: str, context: str = "") -> str:
-    """Return what the user says: the context, if there is one, and below it the instruction.
+def user_message(instruction: str, context: str = "", *, form: str = FORM) -> str:
+    """Return what the user says: the instruction and, if there is one, below it the context.
+
+    That is the order of Alpaca and of LLaMA-Factory, with which SDD was trained. Another ``form`` has
+    ``{instruction}`` and ``{context}`` where they go.
 
     >>> user_message("Who came?", "A tale.")
-    'A tale.\\nWho came?'
+    'Who came?\\nA tale.'
     """
-    return f"{context}\n{instruction}" if context else instruction
+    fields = {"instruction": instruction, "context": context}
+    # in one pass, so that braces inside the data stay what they are
+    return re.sub(r"\{(instruction|context)\}", lambda m: fields[m[1]], form) if context else instruction
+
+
+def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the turns that a row asks with: system and earlier turns, and the user's message.
+
+    Args:
+        row: ``instruction``, and where there are any ``context``, ``form`` (of ``user_message``) and
+            ``history`` (the turns before, as JSON or a list of ``role`` and ``content``), as of
+            ``load_instructions``.
+
+    Raises:
+        ValueError: for a field that is not text, naming it and the row's id.
+
+    >>> conversation({"instruction": "Who came?", "history": '[{"role": "system", "content": "Be brief."}]'})
+    [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Who came?'}]
+    """
+    history = row.get("history")
+    if not isinstance(history, list | tuple):
+        history = json.loads(field_text(row, "history") or "[]")
+    texts = [field_text(row, name) for name in ("instruction", "context")]
+    message = user_message(*texts, form=field_text(row, "form") or FORM)
+    return [*history, {"role": "user", "content": message}]
+
+
+def field_text(row: Mapping[str, Any], name: str) -> str:
+    """Return a field of a row as text, ``""`` where it is missing (None, NaN).
+
+    Raises:
+        ValueError: for what is no text, naming the field and the row's id.
+
+    >>> field_text({"id": "a-1", "context": float("nan")}, "context")
+    ''
+    """
+    value = row.get(name)
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"column {name} must hold texts, got {value!r:.80} in row {row.get('id', '?')}")
+    return value
 
 
 def _source(label: str, columns: Mapping[str, str] | None) -> HubSet | list[Any]:

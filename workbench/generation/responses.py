@@ -20,11 +20,10 @@ from workbench.data.instructions import user_message
 from workbench.data.texts import fingerprint
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import ENGINES, by_length, decoder_of, in_halves
+from workbench.models.chat import render_chat
 from workbench.models.identity import describe_model
+from workbench.models.templates import PLAIN_PROMPT as PLAIN_PROMPT
 from workbench.runs.journal import Journal
-
-#: for a tokenizer without a chat template
-PLAIN_PROMPT = "### Instruction:\n{text}\n\n### Response:\n"
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,8 @@ class Response:
 
 
 def chat_prompt(tokenizer: Any, text: str) -> str:
-    """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` where there is none."""
-    if not getattr(tokenizer, "chat_template", None):
-        return PLAIN_PROMPT.replace("{text}", text)
-    turns = [{"role": "user", "content": text}]
-    # models that can think aloud first (Qwen3) would fill max_new_tokens with it; others ignore it
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    return str(tokenizer.apply_chat_template(turns, **options))
+    """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` without one."""
+    return render_chat(tokenizer, [{"role": "user", "content": text}])
 
 
 def generate_responses(
