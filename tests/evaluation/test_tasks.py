@@ -397,6 +397,7 @@ ATTACKS = {
         "doc_to_text: question\nmetric_list: [{metric: ./payload.py}]",
         "from another library; allow_code=True",
     ),
+    "override": ("doc_to_text: question", "from another library; allow_code=True"),
 }
 
 
@@ -422,8 +423,13 @@ def test_a_folder_of_tasks_runs_no_code_unless_it_may(kind, model, tokenizer, tm
         (tmp_path / "payload.py").write_text(payload, encoding="utf-8")
         (tmp_path / "outside.yaml").write_text(text, encoding="utf-8")
         (folder / "choice.yaml").write_text("include: ../outside.yaml\n", encoding="utf-8")
-    if kind == "group":
-        (folder / "group.yaml").write_text("group: mine\ntask: [toy_choice]\n", encoding="utf-8")
+    if kind in ("group", "override"):
+        member = (
+            "{task: toy_choice, metric_list: [{metric: ./payload.py}]}"
+            if kind == "override"
+            else "toy_choice"
+        )
+        (folder / "group.yaml").write_text(f"group: mine\ntask: [{member}]\n", encoding="utf-8")
         name = "mine"
     ran = tmp_path / "RAN"
     options = {"include": folder, "progress": False}
@@ -431,13 +437,13 @@ def test_a_folder_of_tasks_runs_no_code_unless_it_may(kind, model, tokenizer, tm
     with pytest.raises(ValueError, match=message) as error:
         evaluate(model, tokenizer, name, **options)
     assert "\n" not in str(error.value)
-    if kind not in ("description", "metric"):
+    if kind != "description":
         with pytest.raises(ValueError, match=message):
             evaluation_prompts(name, include=folder)
     assert not ran.exists()
-    if kind != "metric":
+    if kind not in ("metric", "override"):
         evaluate(model, tokenizer, name, allow_code=True, **options)
-    assert ran.exists() == (kind not in ("description", "metric"))
+        assert ran.exists() == (kind != "description")
 
 
 def test_the_demo_tasks_are_trusted_by_content_alone(tmp_path):

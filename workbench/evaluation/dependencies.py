@@ -6,7 +6,7 @@ import glob
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,44 @@ def check_code(names: Iterable[str], index: Mapping[str, Any], trusted: Path | N
                 continue
             if not file.is_relative_to(packaged) and not _is_known(file, known):
                 raise ValueError(f"{file} names Python functions; allow_code=True runs them")
-        measured = [] if index[name].cfg.get("process_results") else index[name].cfg.get("metric_list") or []
-        for entry in measured:
+        for entry in _measured(index[name].cfg):
             if entry.get("hf_evaluate") or entry.get("metric") not in metric_registry:
                 told = f"task {name!r} takes metric {entry.get('metric')!r} from another library"
                 raise ValueError(f"{told}; allow_code=True runs it")
+
+
+def _measured(cfg: Any) -> Iterator[dict[str, Any]]:
+    """Yield the metrics that a task, or one that a group states, takes by name."""
+    inside = cfg.values() if isinstance(cfg, Mapping) else cfg if isinstance(cfg, list) else ()
+    for part in inside:
+        yield from _measured(part)
+    if isinstance(cfg, Mapping) and not cfg.get("process_results"):
+        yield from cfg.get("metric_list") or []
+
+
+@contextmanager
+def sandbox(allow_code: bool = False) -> Iterator[None]:
+    """Let the harness render the templates of tasks in jinja's sandbox, unless they may reach for Python.
+
+    Raises:
+        ValueError: a template reaches for Python.
+    """
+    import lm_eval.utils
+    from jinja2.exceptions import SecurityError
+    from jinja2.sandbox import SandboxedEnvironment
+
+    free = lm_eval.utils.env
+    if not allow_code:
+        lm_eval.utils.env = SandboxedEnvironment(undefined=free.undefined, keep_trailing_newline=True)
+        lm_eval.utils.env.filters = free.filters
+    try:
+        yield
+    except SecurityError as error:
+        raise ValueError(
+            f"a template of a task reaches for Python ({error}); allow_code=True lets it"
+        ) from error
+    finally:
+        lm_eval.utils.env = free
 
 
 def _is_known(file: Path, known: set[str]) -> bool:

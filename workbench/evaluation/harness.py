@@ -15,16 +15,14 @@ from typing import Any
 
 import datasets
 import lm_eval.api.task
-import lm_eval.utils
 import numpy as np
 import torch
-from jinja2.exceptions import SecurityError
-from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api import metrics
 from lm_eval.evaluator import evaluate as run_harness
 from tqdm.auto import tqdm
 
 from workbench.checks import is_whole, whole_number
+from workbench.evaluation.dependencies import sandbox
 from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.offline import set_of
 from workbench.evaluation.suites import CATEGORIES
@@ -307,8 +305,7 @@ def quiet(*, allow_code: bool = False) -> Iterator[None]:
         ValueError: a template reaches for Python.
     """
     with ExitStack() as stack:
-        if not allow_code:
-            stack.enter_context(_sandbox())
+        stack.enter_context(sandbox(allow_code))
         for name in ("lm_eval", "lm-eval", "transformers", "huggingface_hub"):  # long prompts are counted
             logger = logging.getLogger(name)
             stack.callback(logger.setLevel, logger.level)
@@ -331,20 +328,3 @@ def _bootstrap_error(metric: Callable[..., float], values: Any, iters: int) -> f
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a resample can hold one label alone
         return float(metrics.sample_stddev(metrics._bootstrap_internal(metric, iters)((0, values))))
-
-
-@contextmanager
-def _sandbox() -> Iterator[None]:
-    """Let the harness render the templates of tasks in jinja's sandbox."""
-    free = lm_eval.utils.env
-    jailed = SandboxedEnvironment(undefined=free.undefined, keep_trailing_newline=True)
-    jailed.filters = free.filters
-    lm_eval.utils.env = jailed
-    try:
-        yield
-    except SecurityError as error:
-        raise ValueError(
-            f"a template of a task reaches for Python ({error}); allow_code=True lets it"
-        ) from error
-    finally:
-        lm_eval.utils.env = free

@@ -30,6 +30,8 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         mark: the token that the tokenizer puts in front of every text; None where it puts none.
     """
 
+    batch_size_per_gpu: Any  # the harness's own: a number or "auto"
+
     def __init__(
         self,
         model: Any,
@@ -105,9 +107,11 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         while True:
             try:
                 return answer()
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 if self._rows == 1:
-                    raise
+                    raise ValueError(
+                        f"max_length must be smaller: of {self.max_length} tokens, no prompt fits into memory"
+                    ) from error
             self.most = self._rows // 2
             warnings.warn(f"{self._rows} prompts do not fit into memory; now {self.most}", stacklevel=2)
             torch.cuda.empty_cache()
@@ -169,7 +173,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def _generate(self, requests: list[Any], fit: int) -> Any:
         self._rows = self.most or fit
-        self.batch_size_per_gpu: Any = self._rows
+        self.batch_size_per_gpu = self._rows
         return super().generate_until(requests, disable_tqdm=True)
 
     def answer_length(self, settings: dict[str, Any] | None) -> int:

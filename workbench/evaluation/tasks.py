@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 from workbench.checks import first_line, one_of, whole_number
 from workbench.evaluation import offline
 from workbench.evaluation.columns import check_columns
-from workbench.evaluation.dependencies import check_code, digest_of_all, hub_commits, own_files, placed
+from workbench.evaluation.dependencies import (
+    check_code,
+    digest_of_all,
+    hub_commits,
+    own_files,
+    placed,
+    sandbox,
+)
 from workbench.evaluation.index import leaves, packaged, packaged_tasks, task_manager
 from workbench.evaluation.offline import OnDisk, set_of
 from workbench.evaluation.suites import LOCAL_SETS, SUITES
@@ -170,20 +177,14 @@ def load_plan(
     sources = {name: manager if name in own else _packaged_or_error(name, own) for name in names}
     others = {name: _packaged_in(name, own, manager) if name in own else [name] for name in names}
     local = {name: [offline.on_disk(other, data) for other in others[name]] for name in names}
-    absent = {name: [task for part in local[name] if part for task in part.absent] for name in names}
-    gaps = {name: f"no rows of {', '.join(tasks)}" for name, tasks in absent.items() if tasks}
+    gaps = {name: f"no rows of {', '.join(tasks)}" for name in names if (tasks := _absent(local[name]))}
     found = Loaded({}, [], gaps)
     for shots, name in [(shots, name) for shots, part in plan.items() for name in part]:
-        with offline.rows_from_disk(_answers(local[name])):
-            tasks, why = _load(sources[name], name, on_disk=all(local[name]))
-        if any(local[name]) and not why:
-            tasks = offline.without(tasks, absent[name])
-            why = _no_examples({one: tasks["tasks"][one] for one in tasks["tasks"].keys() - own}, shots)
+        with sandbox(allow_code):
+            tasks, why = _one(sources[name], name, shots, local[name], own)
         if why:
             gaps[name] = f"{gaps[name]}; {why}" if name in gaps else why
             continue
-        for task in own.intersection(tasks["tasks"]):
-            check_columns(task, tasks["tasks"][task])
         into = found.tasks.setdefault(shots, {"tasks": {}, "groups": {}, "group_map": {}})
         for kind, entries in tasks.items():
             into[kind].update(entries)
@@ -202,8 +203,23 @@ def _packaged_in(name: str, own: Iterable[str], manager: Any) -> list[str]:
     return others
 
 
-def _answers(parts: Iterable[OnDisk | None]) -> dict[Any, Any]:
-    return {source: splits for part in parts if part for source, splits in part.answers.items()}
+def _one(
+    source: Any, name: str, shots: int | None, parts: list[OnDisk | None], own: set[str]
+) -> tuple[dict[str, Any], str]:
+    """Return what the harness loads for one name, but for tasks without rows, and why it cannot be had."""
+    answers = {place: splits for part in parts if part for place, splits in part.answers.items()}
+    with offline.rows_from_disk(answers):
+        found, why = _load(source, name, on_disk=all(parts))
+    if any(parts) and not why:
+        found = offline.without(found, _absent(parts))
+        why = _no_examples({task: found["tasks"][task] for task in found["tasks"].keys() - own}, shots)
+    for task in own.intersection(found["tasks"]):
+        check_columns(task, found["tasks"][task])
+    return found, why
+
+
+def _absent(parts: Iterable[OnDisk | None]) -> list[str]:
+    return [task for part in parts if part for task in part.absent]
 
 
 def _what_is_missing(gaps: dict[str, str], data: str | Path | None, names: Iterable[str]) -> str:
