@@ -155,6 +155,7 @@ def test_batches_do_not_change_scores(scored, model, tokenizer, folder):
         ({"max_length": "20"}, "max_length must be between 2 and the model's 256 tokens, got '20'"),
         ({"max_new_tokens": 0}, "max_new_tokens must be a whole number >= 1, got 0"),
         ({"max_new_tokens": 256}, "above the 256 tokens that task 'toy_sums' generates, got 256"),
+        ({"gen_kwargs": "temperature=0"}, "gen_kwargs must be settings by name, got 'temperature=0'"),
         ({"seed": "x"}, "seed must be a whole number, got 'x'"),
         ({"shot_order": -1}, "shot_order of task 'toy_sums' with 0 examples must be"),
         ({"chat_template": 1}, "chat_template must be True, False or a template"),

@@ -131,10 +131,9 @@ def evaluate(
     lines: list[str] = []
     asked = {"system_instruction": system_instruction, "confirm_run_unsafe_code": allow_code}
     with harness.untouched(model, tokenizer), harness.quiet(allow_code=allow_code):
-        generation = dict(gen_kwargs or {}), max_new_tokens
-        sources: dict[str, Any] = {"include": include, "data": data, "missing": missing}
-        sources["allow_code"] = allow_code
-        loaded = prepared(plan, seed=seed, shot_order=shot_order, generation=generation, **sources)
+        drawn: dict[str, Any] = {"seed": seed, "shot_order": shot_order, "allow_code": allow_code}
+        drawn |= {"max_new_tokens": max_new_tokens, "gen_kwargs": gen_kwargs}
+        loaded = prepared(plan, include=include, data=data, missing=missing, **drawn)
         chat |= {"batch_size": batch_size, "max_length": max_length, "progress": progress}
         lm = InMemory(model, tokenizer, **chat)
         with lm.bar:
@@ -156,7 +155,8 @@ def prepared(
     *,
     seed: int = 1234,
     shot_order: int = 0,
-    generation: tuple[dict[str, Any], int | None] = ({}, None),
+    max_new_tokens: int | None = None,
+    gen_kwargs: Mapping[str, Any] | None = None,
     allow_code: bool = False,
     **sources: Any,
 ) -> Loaded:
@@ -165,9 +165,11 @@ def prepared(
 
     if not is_whole(seed):
         raise ValueError(f"seed must be a whole number, got {seed!r}")
-    settings, length = generation
-    if length is not None:
-        settings = {**settings, "max_gen_toks": whole_number(length, "max_new_tokens")}
+    if not isinstance(gen_kwargs, Mapping | None):
+        raise ValueError(f"gen_kwargs must be settings by name, got {gen_kwargs!r}")
+    settings = dict(gen_kwargs or {})
+    if max_new_tokens is not None:
+        settings["max_gen_toks"] = whole_number(max_new_tokens, "max_new_tokens")
     with harness.quiet(allow_code=allow_code):
         loaded = load_plan(plan, allow_code=allow_code, **sources)
     for shots, part in loaded.tasks.items():

@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-_SOURCES = ("include", "data", "missing", "seed", "shot_order", "allow_code")
-_SETTINGS = (
-    *("limit", "max_length", "chat_template", "thinking", "system_instruction", "max_new_tokens"),
-    *("gen_kwargs", *_SOURCES),
-)
+#: settings of ``evaluate`` that say which questions are asked, and the others
+_SOURCES = ("include", "data", "missing", "allow_code")
+_QUESTIONS = (*_SOURCES, "seed", "shot_order", "max_new_tokens", "gen_kwargs")
+_SETTINGS = ("limit", "max_length", "chat_template", "thinking", "system_instruction", *_QUESTIONS)
 
 
 class Evaluated(NamedTuple):
@@ -97,9 +96,7 @@ def evaluate_variants(
         settings["max_length"] = suite_length(tasks, model)
     check_settings(model, settings.get("limit"), batch_size, settings["max_length"])
     check_chat(tokenizer, settings.get("chat_template", False), settings.get("thinking", False))
-    generation = dict(settings.get("gen_kwargs") or {}), settings.get("max_new_tokens")
-    sources = {name: settings[name] for name in _SOURCES if name in settings}
-    loaded = prepared(plan, generation=generation, **sources)
+    loaded = prepared(plan, **{name: settings[name] for name in _QUESTIONS if name in settings})
     from workbench.healing.adapters import as_variant
 
     settings |= {"batch_size": batch_size, "progress": progress}
