@@ -177,7 +177,7 @@ def load_plan(
     sources = {name: manager if name in own else _packaged_or_error(name, own) for name in names}
     others = {name: _packaged_in(name, own, manager) if name in own else [name] for name in names}
     local = {name: [offline.on_disk(other, data) for other in others[name]] for name in names}
-    gaps = {name: f"no rows of {', '.join(tasks)}" for name in names if (tasks := _absent(local[name]))}
+    gaps = {name: f"no rows of {', '.join(lost)}" for name in names if (lost := _absent(local[name]))}
     found = Loaded({}, [], gaps)
     for shots, name in [(shots, name) for shots, part in plan.items() for name in part]:
         with sandbox(allow_code):
