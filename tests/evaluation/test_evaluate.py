@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,12 +136,33 @@ def test_batches_do_not_change_scores(scored, model, tokenizer, folder):
     ("settings", "message"),
     [
         ({"tasks": []}, "at least one task"),
-        ({"limit": 0}, "limit must be"),
-        ({"limit": 2.5}, "limit must be"),
+        ({"tasks": None}, "tasks must be names of tasks, groups or suites, got None"),
+        ({"tasks": ["toy_sums", 3]}, r"tasks must be names .*, got \['toy_sums', 3\]"),
+        *(
+            ({"limit": limit}, f"limit must be a whole number .*, got {re.escape(repr(limit))}")
+            for limit in (0, -1, 2.5, "5", True, math.nan, math.inf, -0.5)
+        ),
         ({"n_shot": -1}, "n_shot must be"),
+        ({"n_shot": True}, "n_shot must be a whole number >= 0, got True"),
+        ({"n_shot": "2"}, "n_shot must be a whole number >= 0, got '2'"),
         ({"n_shot": 10}, "'toy_sums', which has 9 examples, must be a whole number from 0 to 9, got 10"),
         ({"tasks": "toy_texts", "n_shot": 2}, "fixed at 0"),
-        ({"batch_size": 0}, "batch_size must be"),
+        *(
+            ({"batch_size": size}, f"batch_size must be a whole number >= 1, or 'auto', got {size!r}")
+            for size in (0, "4", 1.5, True, None)
+        ),
+        ({"max_length": 0}, "max_length must be between 2 and the model's 256 tokens, got 0"),
+        ({"max_length": "20"}, "max_length must be between 2 and the model's 256 tokens, got '20'"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number >= 1, got 0"),
+        ({"max_new_tokens": 256}, "above the 256 tokens that task 'toy_sums' generates, got 256"),
+        ({"gen_kwargs": "temperature=0"}, "gen_kwargs must be settings by name, got 'temperature=0'"),
+        ({"seed": "x"}, "seed must be a whole number, got 'x'"),
+        ({"shot_order": -1}, "shot_order of task 'toy_sums' with 0 examples must be"),
+        ({"chat_template": 1}, "chat_template must be True, False or a template"),
+        ({"chat_template": "{{ oh"}, "template"),
+        ({"thinking": True}, "thinking needs chat_template"),
+        ({"items": "/etc/hostname/x.jsonl"}, "items must be the path of a file that can be written"),
+        ({"items": "/etc"}, "items must be the path of a file that can be written, got '/etc'"),
         ({"max_length": 257}, "between 2 and the model's 256"),
         ({"max_length": 6}, "above the 6 tokens"),
         ({"include": "nowhere"}, "include must be a folder"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import random
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from scoring import TASKS
+from scoring import TASKS, assert_equal, flat, write_jsonl
 from tiny import tiny_model, tiny_tokenizer
 
+from workbench.evaluation import harness
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.harness import shot_order
 from workbench.evaluation.items import read_items
@@ -102,3 +104,112 @@ def test_orders_are_distinct_permutations_and_the_first_is_as_drawn():
     assert len({tuple(order) for order in orders}) == 6
     assert all(sorted(order) == [0, 1, 2] for order in orders)
     assert orders == [shot_order(3, k) for k in range(6)]
+
+
+LABELS = """
+task: toy_labels
+dataset_path: json
+dataset_kwargs: {data_files: {test: labels.jsonl}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: label
+doc_to_choice: ["no", "yes"]
+metric_list: [{metric: acc}, {metric: f1}, {metric: mcc}, {metric: acc_mutual_info}, {metric: brier_score}]
+"""
+TRANSLATIONS = """
+task: toy_translations
+dataset_path: json
+dataset_kwargs: {data_files: {test: labels.jsonl}}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: "{{reference}}"
+generation_kwargs: {until: ["zz"], max_gen_toks: 8}
+metric_list: [{metric: bleu}, {metric: ter}, {metric: chrf}]
+"""
+CLOZE = """
+task: toy_cloze
+dataset_path: json
+dataset_kwargs: {data_files: {test: labels.jsonl}}
+output_type: loglikelihood
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: "{{reference}}"
+metric_list: [{metric: perplexity}, {metric: acc}]
+"""
+
+
+def refuse(literal: str):
+    raise AssertionError(f"{literal} is no JSON")
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """Tasks whose metrics exist over the whole set only."""
+    for name, text in {"labels": LABELS, "translations": TRANSLATIONS, "cloze": CLOZE}.items():
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    questions = ["the quick fox", "by the river", "Anna gives apples", "a lazy dog", "the dog", "to Ben"]
+    entries = [
+        {"question": question, "label": number % 2, "reference": f"the {question} and 12 apples"}
+        for number, question in enumerate(questions)
+    ]
+    write_jsonl(tmp_path / "labels.jsonl", entries)
+    return tmp_path
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_an_item_has_what_a_metric_of_the_set_says_of_it_alone(
+    architecture, sets, tmp_path, capfd, monkeypatch
+):
+    import lm_eval
+    import sacrebleu
+    from lm_eval.tasks import TaskManager
+
+    model, tokenizer, path = tiny_model(architecture), tiny_tokenizer(), tmp_path / "items.jsonl"
+    names = ["toy_labels", "toy_translations", "toy_cloze"]
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    monkeypatch.setattr(harness, "_RESAMPLES", 10)
+    frame = evaluate(model, tokenizer, names, include=sets, items=path, progress=False)
+    assert capfd.readouterr().out == ""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert [entry["item"] for entry in entries] == list(range(6)) * 3
+    for entry in entries[:6]:
+        right = float(entry["response"] == entry["target"])
+        assert [entry["scores"][metric] for metric in ("acc", "f1", "mcc")] == [right] * 3
+        assert 0 <= entry["scores"]["brier_score"] <= 2
+    assert len({entry["response"] for entry in entries[:6]} | {e["scores"]["acc"] for e in entries[:6]}) > 2
+    for entry in entries[6:12]:
+        alone = [[entry["response"]], [[entry["target"]]]]
+        for name in ("bleu", "ter", "chrf"):
+            expected = getattr(sacrebleu, f"corpus_{name}")(*alone).score
+            assert entry["scores"][name] == pytest.approx(expected)
+    values = frame.set_index(["task", "metric"])["value"]
+    logs = np.log([entry["scores"]["perplexity"] for entry in entries[12:]])
+    assert np.exp(logs.mean()) == pytest.approx(values["toy_cloze", "perplexity"], rel=1e-6)
+    if architecture != "llama":
+        return
+    frame = frame[frame["task"] != "toy_translations"]
+    warnings.simplefilter("ignore")  # those of the harness's resampling
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "saved")
+    monkeypatch.chdir(sets)
+    theirs = lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(tmp_path / "saved"), "dtype": "float32"},
+        tasks=["toy_labels", "toy_cloze"],
+        device="cpu",
+        bootstrap_iters=10,
+        task_manager=TaskManager(include_path=str(sets), include_defaults=False),
+    )
+    assert_equal(frame, flat(theirs["results"]))
+    items = read_items(path)
+    assert items["value"].dtype == float
+
+
+def test_a_score_that_is_no_number_is_null(scored):
+    from workbench.evaluation.harness import item_line
+
+    line = item_line("t", 0, 3, {"a": float("nan"), "b": float("inf"), "c": np.float64(1.5)}, prompt="?")
+    assert json.loads(line, parse_constant=refuse)["scores"] == {"a": None, "b": None, "c": 1.5}

@@ -14,6 +14,7 @@ from tiny import tiny_model
 
 from workbench.data.texts import load_texts
 from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation.items import read_items
 from workbench.evaluation.offline import wikitext_pages
 from workbench.evaluation.perplexity import corpus_perplexity, perplexity
 
@@ -68,7 +69,8 @@ def test_word_perplexity_of_wikitext_equals_an_independent_reference(tokenizer, 
     text = theirs.wikitext_detokenizer({"page": page})
     tokens = torch.tensor([[tokenizer.eos_token_id, *tokenizer(text)["input_ids"]]])
     total = model(tokens[:, :-1]).logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).sum().item()
-    frame = corpus_perplexity(model, tokenizer, "wikitext2", data=shared_data, n=1, progress=False)
+    options = {"data": shared_data, "n": 1, "max_length": 20000, "progress": False}
+    frame = corpus_perplexity(model, tokenizer, "wikitext2", **options)
     value = frame.set_index("metric")["value"]["word_perplexity"]
     assert value == pytest.approx(math.exp(-total / len(re.split(r"\s+", page))), rel=1e-4)
 
@@ -140,9 +142,9 @@ def test_words_equal_the_harness_task_and_its_error_the_bootstrap(scored, model,
     assert ours["stderr"] == pytest.approx(task["stderr"], rel=1e-4)
     items = scored[1]
     words = np.array([len(text.split(" ")) for text in texts])
-    sums = items[items["metric"] == "word_perplexity"]["value"].to_numpy() * words
+    sums = np.log(items[items["metric"] == "word_perplexity"]["value"].to_numpy()) * words
     draws = np.random.default_rng(0).integers(len(texts), size=(20000, len(texts)))
-    resampled = np.exp(-sums[draws].sum(1) / words[draws].sum(1))
+    resampled = np.exp(sums[draws].sum(1) / words[draws].sum(1))
     assert task["stderr"] == pytest.approx(resampled.std(), rel=0.15)
 
 
@@ -156,7 +158,23 @@ def test_uniform_guessing_has_normalised_loss_one(tokenizer):
     assert values.loc["token_perplexity", "value"] == pytest.approx(331, rel=1e-5)
 
 
-@pytest.mark.parametrize("texts", [[], "one text", ["fine text", ""], ["fine text", "a"]])
+def test_windows_are_those_of_the_papers_and_never_longer_than_the_model(tokenizer, tmp_path):
+    pages = ["the quick brown fox and a lazy dog " * 400, "by the river " * 20]
+    (tmp_path / "c4.jsonl").write_text("".join(json.dumps({"text": page}) + "\n" for page in pages))
+    lengths: list[int] = []
+    for context, expected in ((5000, 2048), (100, 100)):
+        model = tiny_model(max_position_embeddings=context, num_hidden_layers=1)
+        model.get_input_embeddings().register_forward_hook(lambda *call: lengths.append(call[1][0].shape[1]))
+        lengths.clear()
+        options = {"data": tmp_path, "n": 2, "progress": False, "items": tmp_path / "items.jsonl"}
+        frame = corpus_perplexity(model, tokenizer, "c4", **options)
+        assert frame.attrs["max_length"] == max(lengths) == expected
+        assert sorted(read_items(tmp_path / "items.jsonl")["prompt"]) == sorted(pages)
+    with pytest.raises(ValueError, match="n must be a whole number >= 1, got 0"):
+        corpus_perplexity(model, tokenizer, "c4", data=tmp_path, n=0)
+
+
+@pytest.mark.parametrize("texts", [[], "one text", ["fine text", ""], ["fine text", "a"], ["text", None]])
 def test_texts_that_cannot_be_scored_are_refused(model, tokenizer, texts):
     with pytest.raises(ValueError, match="text"):
         perplexity(model, tokenizer, texts, progress=False)

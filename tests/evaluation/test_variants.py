@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scoring import CHOICE, GENERATE, load_manager, rows, write_jsonl
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
@@ -177,6 +178,10 @@ def test_several_numbers_of_examples_are_kept_apart(model, tokenizer, folder, ru
             "has 6 examples, must be a whole number from 0 to 6",
         ),
         ({"limit": 0}, "limit must be"),
+        ({"tasks": None}, "tasks must be names"),
+        ({"max_length": 0}, "max_length must be between"),
+        ({"thinking": True}, "thinking needs chat_template"),
+        ({"max_new_tokens": "6"}, "max_new_tokens must be a whole number"),
         ({"missing": "no"}, "missing must be"),
         ({"variants": [Variant("a", "tiny", removed=(2,), adapter="adapters/0")]}, "trained on other layers"),
     ],
@@ -191,6 +196,25 @@ def test_what_is_wrong_is_said_before_anything_is_run(
     with pytest.raises(ValueError, match=message):
         evaluate_variants(model, tokenizer, **settings | change)
     assert calls == []
+
+
+def test_variants_are_asked_the_same_chats_and_the_frame_says_which(model, tokenizer, folder, run, variants):
+    options = {"run": run, "include": folder, "limit": 2, "chat_template": True, "progress": False}
+    for _ in range(2):  # measured, and read again
+        found = evaluate_variants(model, tokenizer, variants[:3], "toy_sums", **options)
+        assert found.scores.attrs == {"chat_template": True, "thinking": False, "skipped": {}}
+    prompts = found.items.groupby("item")["prompt"].unique()
+    assert all(len(asked) == 1 and asked[0].startswith("<|user|>") for asked in prompts)
+
+
+def test_an_adapter_of_no_numbers_has_no_score(model, tokenizer, folder, run, variants):
+    path = run.path("adapters/0") / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if "lora_B" in name)
+    weights[name][0, 0] = torch.nan
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"not finite|not a number|NaN"):
+        evaluate_variants(model, tokenizer, variants[2:3], TASKS, run=run, include=folder, progress=False)
 
 
 @pytest.fixture(scope="module")

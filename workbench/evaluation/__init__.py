@@ -2,10 +2,12 @@
 
 - ``evaluate``: task scores
 - ``perplexity``: loss and perplexity on texts and corpora
-- ``harness``: the harness around a model in memory
+- ``in_memory``: a model as the harness asks it, in bounded memory
+- ``harness``: the harness run on tasks, its results as rows
 - ``tasks``: which questions are asked, and their fingerprint
 - ``dependencies``: the files that a task's scores depend on, by content
 - ``index``: the harness's index of tasks and groups
+- ``columns``: columns of a task's data that are missing or empty
 - ``suites``: the papers' benchmarks as data, in ``suites.toml``
 - ``offline``: public sets from files on disk
 - ``longform``: QMSum, scored by ROUGE

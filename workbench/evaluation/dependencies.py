@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from workbench.digests import digest
-from workbench.evaluation.index import leaves
+from workbench.evaluation.index import below
 from workbench.runs.content import content_of, files_below
+
+#: endings of files that hold rows
+_DATA = {".arrow", ".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt"}
 
 
 def digest_of_all(files: Mapping[str, str | Path]) -> str:
@@ -22,11 +28,84 @@ def digest_of_all(files: Mapping[str, str | Path]) -> str:
 def own_files(names: set[str], folder: Path, index: Mapping[str, Any]) -> dict[str, Path]:
     """Return all files of a task folder, and those anywhere that the named tasks depend on, by a label."""
     found = {file.relative_to(folder).as_posix(): file for file in _files_under(folder)}
-    for name in names.union(*(leaves(name, index) for name in names)):
-        if name in index and index[name].yaml_path is not None:
-            named = _named_by(name, Path(index[name].yaml_path).resolve(), index[name].cfg)
-            found |= {f"{name} {number}": file for number, file in enumerate(named)}
+    for name in _stated(names, index):
+        named = _named_by(name, Path(index[name].yaml_path).resolve(), index[name].cfg)
+        found |= {f"{name} {number}": file for number, file in enumerate(named)}
     return found
+
+
+def _stated(names: Iterable[str], index: Mapping[str, Any]) -> list[str]:
+    """Return the names, and those below them, that have a task file."""
+    every = {name for given in names for name in below(given, index) if name in index}
+    return sorted(name for name in every if index[name].yaml_path is not None)
+
+
+def check_code(names: Iterable[str], index: Mapping[str, Any], trusted: Path | None) -> None:
+    """Refuse task files that name Python, with what they include, but for copies of files that are trusted.
+
+    Args:
+        names: of tasks, groups and tags.
+        index: of the folder they are in.
+        trusted: a folder whose task files and functions may run.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    import lm_eval.tasks
+    from lm_eval.api.registry import metric_registry
+
+    packaged = Path(lm_eval.tasks.__file__).resolve().parent
+    known = {content_of(file) for file in _files_under(trusted)} if trusted else set()
+    for name in _stated(names, index):
+        for file in _task_files(Path(index[name].yaml_path).resolve()):
+            events = yaml.parse(file.read_text(encoding="utf-8"))
+            if not any(getattr(event, "tag", None) == "!function" for event in events):
+                continue
+            if not file.is_relative_to(packaged) and not _is_known(file, known):
+                raise ValueError(f"{file} names Python functions; allow_code=True runs them")
+        for entry in _measured(index[name].cfg):
+            if entry.get("hf_evaluate") or entry.get("metric") not in metric_registry:
+                told = f"task {name!r} takes metric {entry.get('metric')!r} from another library"
+                raise ValueError(f"{told}; allow_code=True runs it")
+
+
+def _measured(cfg: Any) -> Iterator[dict[str, Any]]:
+    """Yield the metrics that a task, or one that a group states, takes by name."""
+    inside = cfg.values() if isinstance(cfg, Mapping) else cfg if isinstance(cfg, list) else ()
+    for part in inside:
+        yield from _measured(part)
+    if isinstance(cfg, Mapping) and not cfg.get("process_results"):
+        yield from cfg.get("metric_list") or []
+
+
+@contextmanager
+def sandbox(allow_code: bool = False) -> Iterator[None]:
+    """Let the harness render the templates of tasks in jinja's sandbox, unless they may reach for Python.
+
+    Raises:
+        ValueError: a template reaches for Python.
+    """
+    import lm_eval.utils
+    from jinja2.exceptions import SecurityError
+    from jinja2.sandbox import SandboxedEnvironment
+
+    free = lm_eval.utils.env
+    if not allow_code:
+        lm_eval.utils.env = SandboxedEnvironment(undefined=free.undefined, keep_trailing_newline=True)
+        lm_eval.utils.env.filters = free.filters
+    try:
+        yield
+    except SecurityError as error:
+        raise ValueError(
+            f"a template of a task reaches for Python ({error}); allow_code=True lets it"
+        ) from error
+    finally:
+        lm_eval.utils.env = free
+
+
+def _is_known(file: Path, known: set[str]) -> bool:
+    """Return whether a task file and the files of its functions are copies of known ones."""
+    return content_of(file) in known and known.issuperset(map(content_of, _function_files(file)))
 
 
 def _named_by(task: str, path: Path, cfg: dict[str, Any]) -> Iterator[Path]:
@@ -34,12 +113,11 @@ def _named_by(task: str, path: Path, cfg: dict[str, Any]) -> Iterator[Path]:
     for file in _task_files(path):
         yield file
         yield from _function_files(file)
-    settings = cfg.get("dataset_kwargs") or {}
-    files = map(Path, named_files(absolute_files(settings.get("data_files") or [], path, task)))
-    yield from (file for file in files if file.is_file())
-    for place in (cfg.get("dataset_path"), settings.get("data_dir")):
-        if place and (folder := Path(place).expanduser()).is_dir():
-            yield from _files_under(folder)
+    found = placed(cfg, path, task)
+    settings = found.get("dataset_kwargs", {})
+    yield from filter(Path.is_file, map(Path, named_files(settings.get("data_files"))))
+    for place in filter(None, (found.get("dataset_path"), settings.get("data_dir"))):
+        yield from _files_under(Path(place))
 
 
 def _files_under(place: Path) -> list[Path]:
@@ -65,10 +143,13 @@ def _function_files(path: Path) -> Iterator[Path]:
         if beside.is_file():
             yield beside
             continue
-        with suppress(ImportError, ValueError):
-            spec = importlib.util.find_spec(module)
-            if spec and spec.origin and Path(spec.origin).is_file():
-                yield Path(spec.origin)
+        top, *below = module.split(".")
+        with suppress(ImportError, ValueError):  # that of the topmost package alone imports nothing
+            spec = importlib.util.find_spec(top)
+            places = [Path(place, *below) for place in (spec and spec.submodule_search_locations) or ()]
+            files = [place / "__init__.py" for place in places] + [Path(f"{place}.py") for place in places]
+            origin = [Path(spec.origin)] if spec and spec.origin and not below else []
+            yield from filter(Path.is_file, dict.fromkeys(origin + files))
 
 
 def hub_commits() -> dict[str, str]:
@@ -98,8 +179,37 @@ def named_files(data_files: Any) -> list[str]:
     return [str(data_files)] if data_files else []
 
 
+def placed(cfg: Mapping[str, Any], task_file: Path, task: str) -> dict[str, Any]:
+    """Return what a task file says of where its data lie, with absolute paths; nothing of sets on the hub.
+
+    Args:
+        cfg: of the task: ``dataset_path`` is a kind of file ("json", "csv", "parquet"), with ``data_files``
+            or a folder ``data_dir``, or itself a folder: a copy of a hub set, or what ``save_to_disk`` wrote.
+        task_file: where the search begins; it goes on in each folder above, then where Python runs.
+        task: its name, for errors.
+
+    Raises:
+        ValueError: a file or folder is not there, or a file is empty.
+    """
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    path, settings = str(cfg.get("dataset_path") or ""), dict(cfg.get("dataset_kwargs") or {})
+    if path not in _PACKAGED_DATASETS_MODULES:
+        found = _data_folder(path, task_file) if path and "://" not in path else None
+        return {"dataset_path": str(found)} if found else {}
+    if (folder := settings.get("data_dir")) and "://" not in str(folder):
+        if (found := _data_folder(folder, task_file)) is None:
+            raise ValueError(f"task {task!r}: its data_dir {folder!r} holds no data near {task_file}")
+        settings["data_dir"], task_file = str(found), found / task_file.name
+    if "data_files" in settings:
+        settings["data_files"] = absolute_files(settings["data_files"], task_file, task)
+    return {"dataset_kwargs": settings} if settings else {}
+
+
 def absolute_files(files: Any, task_file: Path, task: str) -> Any:
     """Return ``data_files`` of a task with absolute paths: found near the task file, above it, or here.
+
+    A pattern (``*.parquet``) becomes the list of files that it stands for.
 
     Raises:
         ValueError: a file is not there, or empty.
@@ -107,14 +217,38 @@ def absolute_files(files: Any, task_file: Path, task: str) -> Any:
     if isinstance(files, dict):
         return {split: absolute_files(file, task_file, task) for split, file in files.items()}
     if isinstance(files, list):
-        return [absolute_files(file, task_file, task) for file in files]
+        return [file for part in files for file in named_files(absolute_files(part, task_file, task))]
     if "://" in str(files):
         return files
-    for folder in (*task_file.parents, Path.cwd()):
-        if (found := folder / Path(files).expanduser()).is_file():
-            if not found.read_bytes().strip():
-                raise ValueError(f"task {task!r}: its data file {found} has no items")
-            return str(found)
-    raise ValueError(
-        f"task {task!r}: its data file {files!r} is neither near {task_file} nor in {Path.cwd()}"
-    )
+    found = next(filter(None, (_files_at(folder, files) for folder in _folders(task_file))), [])
+    if not found:
+        raise ValueError(
+            f"task {task!r}: its data file {files!r} is neither near {task_file} nor in {Path.cwd()}"
+        )
+    for file in found:
+        if file.stat().st_size < 64 and not file.read_bytes().strip():
+            raise ValueError(f"task {task!r}: its data file {file} has no items")
+    return str(found[0]) if len(found) == 1 else [str(file) for file in found]
+
+
+def _folders(task_file: Path) -> tuple[Path, ...]:
+    """Return where what a task file names may lie: beside it, in a folder above, where Python runs."""
+    return (*task_file.parents, Path.cwd())
+
+
+def _files_at(folder: Path, name: Any) -> list[Path]:
+    """Return the files that a name or a pattern stands for in a folder."""
+    found = glob.glob(str(Path(name).expanduser()), root_dir=folder, recursive=True)
+    literal = folder / Path(name).expanduser()
+    return [literal] if literal.is_file() else sorted(filter(Path.is_file, (folder / one for one in found)))
+
+
+def _data_folder(name: Any, task_file: Path) -> Path | None:
+    """Return the nearest folder of a name with data in it; a folder of tasks is named like their set, too."""
+    places = (folder / Path(name).expanduser() for folder in _folders(task_file))
+    found = (place for place in places if place.is_dir() and place not in task_file.parents)
+    return next((place for place in found if any(_is_data(file) for file in files_below(place))), None)
+
+
+def _is_data(file: Path) -> bool:
+    return not _DATA.isdisjoint(file.suffixes)

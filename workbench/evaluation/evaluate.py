@@ -7,15 +7,17 @@ into the context, and puts everything back as it was. Importing it does not impo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from workbench.checks import whole_number
+from workbench.checks import is_whole, whole_number
 from workbench.evaluation.suites import SUITES
-from workbench.evaluation.tasks import load_plan, plan_tasks, task_fingerprint
+from workbench.evaluation.tasks import Loaded, load_plan, plan_tasks, task_fingerprint
 from workbench.runs.files import write_text_atomic
 from workbench.runs.keys import reads
 
@@ -36,21 +38,34 @@ def evaluate(
     *,
     limit: int | float | None = None,
     n_shot: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     max_length: int | None = None,
     items: str | Path | None = None,
     include: str | Path | None = None,
     data: str | Path | None = None,
     missing: str = "error",
-    chat_template: bool = False,
+    chat_template: bool | str = False,
+    thinking: bool = False,
+    system_instruction: str | None = None,
+    max_new_tokens: int | None = None,
+    gen_kwargs: Mapping[str, Any] | None = None,
     seed: int = 1234,
     shot_order: int = 0,
+    allow_code: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Scores of lm-evaluation-harness tasks, run on the model in memory as it stands.
 
-    The values equal those of the ``lm_eval`` command line on the saved model. A prompt longer than the
-    context loses its beginning, as in the harness; the column ``truncated`` counts these items.
+    The values equal those of the ``lm_eval`` command line on the saved model, but for two things. Where a
+    tokenizer begins texts with a mark, every window of a long text begins with it and none is scored; the
+    harness scores the first and leaves the others without. Chat prompts are those of ``chat_prompt``.
+
+    A prompt longer than the context loses its beginning, as in the harness; the column ``truncated`` counts
+    these items.
+
+    A folder of task files can hold code. Files that name Python functions (``!function``) or metrics of other
+    libraries are refused, and templates run in jinja's sandbox, unless ``allow_code=True``; the demo tasks
+    and those of the harness are trusted.
 
     Args:
         model: any decoder-only model, pruned or not, with an adapter or not; unchanged afterwards.
@@ -60,21 +75,33 @@ def evaluate(
             "iterabre-multilingual"); one or several.
         limit: only the first ``limit`` items of every task, or that share of them when below 1.
         n_shot: few-shot examples in the prompt; None keeps the suite's or the task's own number.
-        batch_size: prompts in a batch.
+        batch_size: prompts in a batch at most; fewer where their logits would take more than 1 GiB (in
+            16 bits) or do not fit into memory. "auto" takes as many as fit so.
         max_length: context in tokens; None takes the suite's where it has one and the model's reaches it,
             otherwise the model's.
-        items: a .jsonl path for every item's prompt, answer and scores; ``read_items`` reads it.
-        include: a folder of task files; None takes the demo tasks.
+        items: a .jsonl path for every item's prompt, answer and scores; ``read_items`` reads it. The score of
+            an item is what the metric says of it alone, null where it says nothing.
+        include: a folder of task files; None takes the demo tasks. Its data files may be of any kind that
+            ``datasets`` reads; relative paths in it are looked for near the task file.
         data: a folder with public sets as jsonl; tasks found there (``workbench.suites.LOCAL_SETS``) need no
             network. Items and prompts are those of the harness on the same rows; a file that holds a sample
             gives the scores of that sample.
         missing: what happens to tasks, or parts of a group, whose data cannot be had: "error" names all of
             them in one message; "skip" leaves them out and says so in ``attrs["skipped"]``. A group's average
             is then over the parts that are there.
-        chat_template: wraps each prompt in the tokenizer's chat template, few-shot examples as earlier turns.
+        chat_template: wraps each prompt in the tokenizer's chat template, few-shot examples as earlier turns;
+            or the name of another of its templates, or a template itself. A template that refuses a system
+            turn has the task's description in front of the first question.
+        thinking: lets a model that can think aloud do so, and scores what stands behind its thoughts; off,
+            as in ``chat_prompt`` and healing.
+        system_instruction: a text in front of the task's description.
+        max_new_tokens: length of generated answers, for all tasks; None keeps each task's own.
+        gen_kwargs: further settings of the generation, put over each task's own.
         seed: draws the few-shot examples; 1234 is the harness's own.
         shot_order: 0 leaves the few-shot examples in the harness's order; 1, 2, ... put the same examples in
             other orders (``workbench.evaluation.variants``).
+        allow_code: runs the Python that the task files of ``include`` name, templates without a sandbox, and
+            tasks that run what a model writes.
         progress: one bar for the whole call.
 
     Returns:
@@ -84,39 +111,71 @@ def evaluate(
         sums with items as the sampling unit; NaN where neither is known. ``parent`` names the group in whose
         average the row is already counted; it is empty for what stands on its own. ``category`` is reasoning,
         language, knowledge, multilingual (``workbench.suites.CATEGORIES``, or what a task file states), or
-        empty. ``attrs["skipped"]`` is {name: why} of what was left out.
+        empty. ``attrs["skipped"]`` is {name: why} of what was left out; ``chat_template`` and ``thinking``
+        stand there as they were. A group's score is the harness's: MMLU is the mean over all its questions,
+        not over its 57 subjects.
 
     Raises:
         ValueError: before the first forward pass, for an unknown task (near ones are named), tasks without
-            data (all are named), a task without items or with missing columns, and a ``limit``, ``n_shot``,
-            ``shot_order``, ``batch_size`` or ``max_length`` out of range.
+            data (all are named), a task without items or with missing columns, task files with code, and an
+            argument out of range; during it, for logits that are not finite, naming where they begin.
     """
     plan = plan_tasks(tasks, n_shot)
-    max_length = max_length or suite_length(tasks, model)
-    check_settings(model, limit, batch_size, max_length)
+    max_length = suite_length(tasks, model) if max_length is None else max_length
+    check_settings(model, limit, batch_size, max_length, items)
+    chat = check_chat(tokenizer, chat_template, thinking)
     from workbench.evaluation import harness
+    from workbench.evaluation.in_memory import InMemory
 
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
-    with harness.untouched(model, tokenizer), harness.quiet():
-        loaded, _, skipped = load_plan(plan, include=include, data=data, missing=missing)
-        for shots, part in loaded.items():
-            harness.set_shots(part["tasks"], shots, seed, shot_order)
-        lm = harness.InMemory(
-            model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress
-        )
+    asked = {"system_instruction": system_instruction, "confirm_run_unsafe_code": allow_code}
+    with harness.untouched(model, tokenizer), harness.quiet(allow_code=allow_code):
+        drawn: dict[str, Any] = {"seed": seed, "shot_order": shot_order, "allow_code": allow_code}
+        drawn |= {"max_new_tokens": max_new_tokens, "gen_kwargs": gen_kwargs}
+        loaded = prepared(plan, include=include, data=data, missing=missing, **drawn)
+        chat |= {"batch_size": batch_size, "max_length": max_length, "progress": progress}
+        lm = InMemory(model, tokenizer, **chat)
         with lm.bar:
-            for part in loaded.values():
+            for part in loaded.tasks.values():
                 harness.check_lengths(lm, part["tasks"])
-            for part in loaded.values():
-                results, truncated = harness.run_tasks(lm, part, limit=limit, chat_template=chat_template)
-                rows += harness.score_rows(results, part, truncated)
-                lines += harness.item_lines(results, part["tasks"], truncated)
+            for part in loaded.tasks.values():
+                results, cut = harness.run_tasks(lm, part, limit=limit, chat=bool(chat_template), **asked)
+                rows += harness.score_rows(results, part, cut)
+                lines += harness.item_lines(results, part["tasks"], cut)
     if items is not None:
-        write_text_atomic(items, "".join(line + "\n" for line in lines))
+        write_text_atomic(items, "".join(lines))
     scores = pd.DataFrame(rows)
-    scores.attrs["skipped"] = skipped
+    scores.attrs |= {"skipped": loaded.skipped, "chat_template": chat_template, "thinking": thinking}
     return scores
+
+
+def prepared(
+    plan: dict[int | None, list[str]],
+    *,
+    seed: int = 1234,
+    shot_order: int = 0,
+    max_new_tokens: int | None = None,
+    gen_kwargs: Mapping[str, Any] | None = None,
+    allow_code: bool = False,
+    **sources: Any,
+) -> Loaded:
+    """Load all tasks of a plan as they are asked, so that what is wrong is said before anything is run."""
+    from workbench.evaluation import harness
+
+    if not is_whole(seed):
+        raise ValueError(f"seed must be a whole number, got {seed!r}")
+    if not isinstance(gen_kwargs, Mapping | None):
+        raise ValueError(f"gen_kwargs must be settings by name, got {gen_kwargs!r}")
+    settings = dict(gen_kwargs or {})
+    if max_new_tokens is not None:
+        settings["max_gen_toks"] = whole_number(max_new_tokens, "max_new_tokens")
+    with harness.quiet(allow_code=allow_code):
+        loaded = load_plan(plan, allow_code=allow_code, **sources)
+    for shots, part in loaded.tasks.items():
+        harness.set_shots(part["tasks"], shots, seed, shot_order)
+        harness.set_generation(part["tasks"], settings)
+    return loaded
 
 
 def suite_length(tasks: str | Sequence[str], model: Any) -> int | None:
@@ -139,15 +198,50 @@ def suite_length(tasks: str | Sequence[str], model: Any) -> int | None:
     return min(length, context) if length and context else length
 
 
-def check_settings(model: Any, limit: int | float | None, batch_size: int, max_length: int | None) -> None:
+def check_settings(
+    model: Any,
+    limit: int | float | None,
+    batch_size: int | str,
+    max_length: int | None,
+    items: str | Path | None = None,
+) -> None:
     """Refuse settings of ``evaluate`` that are out of range for the model, with a ``ValueError``."""
-    if limit is not None and (limit <= 0 or (limit >= 1 and limit != int(limit))):
+    share = isinstance(limit, float) and math.isfinite(limit) and (0 < limit < 1 or limit.is_integer())
+    if limit is not None and not ((share or is_whole(limit)) and limit > 0):
         raise ValueError(
-            f"limit must be a whole number of at least 1, a share between 0 and 1, or None, got {limit}"
+            f"limit must be a whole number of at least 1, a share between 0 and 1, or None, got {limit!r}"
         )
-    whole_number(batch_size, "batch_size")
+    if batch_size != "auto" and not (is_whole(batch_size) and int(batch_size) >= 1):
+        raise ValueError(f"batch_size must be a whole number >= 1, or 'auto', got {batch_size!r}")
     from workbench.generation.responses import context_length
 
     context = context_length(model)
-    if max_length is not None and not 2 <= max_length <= (context or max_length):
-        raise ValueError(f"max_length must be between 2 and the model's {context} tokens, got {max_length}")
+    if max_length is not None and not (is_whole(max_length) and 2 <= max_length <= (context or max_length)):
+        raise ValueError(f"max_length must be between 2 and the model's {context} tokens, got {max_length!r}")
+    if items is not None:
+        place = Path(items).absolute()
+        above = next(folder for folder in place.parents if folder.exists())
+        if place.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+            raise ValueError(f"items must be the path of a file that can be written, got {str(items)!r}")
+
+
+def check_chat(tokenizer: Any, chat_template: bool | str, thinking: bool) -> dict[str, Any]:
+    """Return what ``InMemory`` takes of ``chat_template`` and ``thinking``, after a chat of one turn.
+
+    Raises:
+        ValueError: a template that is not there, or fails; thinking without a template.
+    """
+    if not isinstance(chat_template, bool | str) or not isinstance(thinking, bool):
+        got = f"{chat_template!r} and {thinking!r}"
+        raise ValueError(
+            f"chat_template must be True, False or a template, thinking True or False, got {got}"
+        )
+    if thinking and not chat_template:
+        raise ValueError("thinking needs chat_template=True or a template, got False")
+    template = chat_template if isinstance(chat_template, str) else None
+    chat: dict[str, Any] = {"thinking": thinking, "template": template}
+    if chat_template:
+        from workbench.models.chat import render_chat
+
+        render_chat(tokenizer, [{"role": "user", "content": "?"}], **chat)
+    return chat

@@ -1,4 +1,4 @@
-"""The lm-evaluation-harness around a model in memory: quiet, counting what it truncates, leaving no trace."""
+"""The lm-evaluation-harness run on tasks: quiet, its results as tidy rows, everything put back as it was."""
 
 from __future__ import annotations
 
@@ -6,94 +6,36 @@ import json
 import logging
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import lm_eval.api.task
 import numpy as np
 import torch
+from lm_eval.api import metrics
 from lm_eval.evaluator import evaluate as run_harness
-from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm.auto import tqdm
 
-from workbench.checks import whole_number
+from workbench.checks import is_whole, whole_number
+from workbench.evaluation.dependencies import sandbox
+from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.offline import set_of
 from workbench.evaluation.suites import CATEGORIES
 from workbench.models.hooks import inference
 
 # for the standard errors that have no formula
 _RESAMPLES = 1000
-
-
-class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no types
-    """The harness's Hugging Face model around a model object: one progress bar, truncated prompts counted.
-
-    Attributes:
-        truncated: (task, item) of every prompt that lost its beginning because the context is too short.
-    """
-
-    def __init__(
-        self, model: Any, tokenizer: Any, *, batch_size: int, max_length: int | None, progress: bool
-    ) -> None:
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
-        self.truncated: set[tuple[str, int]] = set()
-        self.bar = tqdm(total=0, desc="evaluation", unit="request", leave=False, disable=not progress)
-        self.cache_hook = self  # the harness reports each finished request to it
-
-    def add_partial(self, *_: Any) -> None:
-        """One request is answered."""
-        self.bar.update()
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
-        """As in the harness; notes which items are truncated."""
-        self._expect(requests)
-        answers = super().loglikelihood(requests, disable_tqdm=True)
-        for request, length in zip(requests, self._lengths, strict=True):
-            self._note(request, length > self.max_length + 1)
-        return answers
-
-    def _loglikelihood_tokens(
-        self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
-    ) -> Any:
-        self._lengths = [len(context) + len(continuation) for _, context, continuation in requests]
-        if (longest := max(len(continuation) for *_, continuation in requests)) > self.max_length:
-            raise ValueError(
-                f"max_length must be at least {longest}, the longest answer in tokens, got {self.max_length}"
-            )
-        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
-        """As in the harness; a long text is scored window by window, so nothing is truncated."""
-        self._expect(requests)
-        return super().loglikelihood_rolling(requests, disable_tqdm=True)
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
-        """As in the harness; notes which items are truncated to leave room for the answer."""
-        self._expect(requests)
-        for request in requests:
-            prompt, settings = request.args
-            self._note(request, len(self.tok_encode(prompt)) > self.max_length - self.answer_length(settings))
-        return super().generate_until(requests, disable_tqdm=True)
-
-    def answer_length(self, settings: dict[str, Any] | None) -> int:
-        """Return how many tokens a task generates with these settings."""
-        return int(normalize_gen_kwargs(dict(settings or {}), self.max_gen_toks)["max_gen_toks"])
-
-    def _expect(self, requests: list[Any]) -> None:
-        self.bar.total += len(requests)
-        self.bar.refresh()
-
-    def _note(self, request: Any, too_long: bool) -> None:
-        if too_long:
-            self.truncated.add((request.task_name, request.doc_id))
+#: metrics that are taken from sums of log-likelihoods and of units
+_RATIOS = {"word_perplexity", "byte_perplexity", "bits_per_byte"}
 
 
 def run_tasks(
-    lm: InMemory, tasks: dict[str, Any], *, limit: int | float | None, chat_template: bool
+    lm: InMemory, tasks: dict[str, Any], *, limit: int | float | None, chat: bool, **settings: Any
 ) -> tuple[dict[str, Any], set[tuple[str, int]]]:
     """The harness's own results of loaded tasks with every sample, and the truncated (task, item) pairs."""
     lm.truncated.clear()
@@ -105,20 +47,30 @@ def run_tasks(
         tasks,
         limit=limit,
         bootstrap_iters=_RESAMPLES,
-        apply_chat_template=chat_template,
-        fewshot_as_multiturn=chat_template,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+        **settings,
     )
     return results, set(lm.truncated)
+
+
+def set_generation(tasks: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Put settings of the generation over those that the tasks state, as the harness's command line does."""
+    for task in tasks.values():
+        if task.OUTPUT_TYPE == "generate_until":
+            task.set_config("generation_kwargs", settings, update=True)
 
 
 def check_lengths(lm: InMemory, tasks: dict[str, Any]) -> None:
     """Refuses a task that generates as many tokens as the context holds, which leaves none for its prompt.
 
     Raises:
-        ValueError: naming the task and its answers' length.
+        ValueError: naming the task and its answers' length; a task of choices for a model that thinks first.
     """
     for name, task in tasks.items():
         if task.OUTPUT_TYPE != "generate_until":
+            if lm.chat["thinking"]:
+                raise ValueError(f"thinking must be False for task {name!r}, which generates no answer")
             continue
         if (answer := lm.answer_length(task.config.generation_kwargs)) >= lm.max_length:
             raise ValueError(
@@ -227,11 +179,11 @@ def _category(name: str, task: Any, members: dict[str, list[str]]) -> str:
 def _perplexity_error(metric: str, samples: list[dict[str, Any]]) -> float:
     """Standard error of a metric taken from sums of log-likelihoods and of units; NaN for others."""
     pairs = [sample[metric] for sample in samples if isinstance(sample.get(metric), tuple)]
-    if not pairs:
+    if not pairs or metric not in _RATIOS:
         return math.nan
     totals, units = np.array(pairs).T
     ratio, error = ratio_of_sums(-totals, units)
-    return error / math.log(2) if metric == "bits_per_byte" else math.exp(ratio) * error
+    return error / math.log(2) if metric == "bits_per_byte" else exponential(ratio) * error
 
 
 def _metrics(values: dict[str, Any]) -> list[str]:
@@ -245,15 +197,53 @@ def item_lines(results: dict[str, Any], tasks: dict[str, Any], truncated: set[tu
     for name, samples in results["samples"].items():
         entries: dict[int, dict[str, Any]] = {}
         for sample in samples:
-            entry = entries.setdefault(sample["doc_id"], _item(sample, tasks[name]))
+            entry = entries.setdefault(sample["doc_id"], {"scores": {}, **_item(sample, tasks[name])})
             for metric in sample["metrics"]:
-                value = sample[metric]
-                score = value[0] / value[1] if isinstance(value, tuple) else float(value)
-                entry["scores"][f"{metric},{sample['filter']}".removesuffix(",none")] = score
-        for item, entry in entries.items():
-            entry = {"task": name, "n_shot": results["n-shot"].get(name, 0), "item": item} | entry
-            lines.append(json.dumps(entry | {"truncated": (name, item) in truncated}, ensure_ascii=False))
+                key = f"{metric},{sample['filter']}".removesuffix(",none")
+                entry["scores"][key] = _of_one(metric, sample[metric], tasks[name])
+        shots = results["n-shot"].get(name, 0)
+        lines += [
+            item_line(name, shots, item, truncated=(name, item) in truncated, **entry)
+            for item, entry in entries.items()
+        ]
     return lines
+
+
+def item_line(
+    task: str,
+    n_shot: int,
+    item: int,
+    scores: dict[str, float],
+    *,
+    prompt: str,
+    target: str = "",
+    response: str = "",
+    truncated: bool = False,
+    **more: Any,
+) -> str:
+    """Return a line of an items file: JSON as every program reads it, so what is no number is null."""
+    finite = {metric: float(value) if math.isfinite(value) else None for metric, value in scores.items()}
+    entry = {"task": task, "n_shot": n_shot, "item": item, "prompt": prompt, "target": target}
+    entry |= {"response": response, "scores": finite, **more, "truncated": truncated}
+    return json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _of_one(metric: str, value: Any, task: Any) -> float:
+    """Return what a metric says of one item, NaN where it says nothing.
+
+    The harness keeps what a metric over the whole set needs of each item: a pair of label and prediction, of
+    reference and response, of log-likelihood and words. A pair of labels is right or wrong.
+    """
+    if isinstance(value, tuple) and len(value) == 2 and all(map(is_whole, value)):
+        return float(value[0] == value[1])
+    if value is None:
+        return math.nan
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a correlation of one item
+            return float(task.aggregation().get(metric, np.mean)([value]))
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
+        return math.nan
 
 
 def _item(sample: dict[str, Any], task: Any) -> dict[str, Any]:
@@ -261,12 +251,22 @@ def _item(sample: dict[str, Any], task: Any) -> dict[str, Any]:
     target, arguments, answers = sample["target"], sample["arguments"], sample["resps"]
     response = ""
     if task.OUTPUT_TYPE == "multiple_choice":
-        choices = [context if task.multiple_input else choice for context, choice in arguments]
-        response = choices[int(np.argmax([answer[0][0] for answer in answers]))].strip()
+        # mutual information asks every choice once more, without its question
+        n = len(answers) // (2 if "acc_mutual_info" in sample["metrics"] else 1)
+        choices = [context if task.multiple_input else choice for context, choice in arguments[:n]]
+        response = choices[int(np.argmax([answer[0][0] for answer in answers[:n]]))].strip()
         target = choices[target].strip() if isinstance(target, int) and not task.multiple_input else target
     elif task.OUTPUT_TYPE == "generate_until":
         response = answers[0][0]
-    return {"prompt": arguments[0][0], "target": str(target).strip(), "response": response, "scores": {}}
+    return {"prompt": arguments[0][0], "target": str(target).strip(), "response": response}
+
+
+def exponential(value: float) -> float:
+    """Return exp(value), infinite where it is too large for a number: of a model that has lost everything."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
 
 
 def ratio_of_sums(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
@@ -295,9 +295,17 @@ def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Only errors are logged, and only our own bar is drawn."""
+def quiet(*, allow_code: bool = False) -> Iterator[None]:
+    """Only errors are logged, only our own bar is drawn, and templates of tasks run in jinja's sandbox.
+
+    Args:
+        allow_code: leaves templates as the harness runs them, with all of Python in reach.
+
+    Raises:
+        ValueError: a template reaches for Python.
+    """
     with ExitStack() as stack:
+        stack.enter_context(sandbox(allow_code))
         for name in ("lm_eval", "lm-eval", "transformers", "huggingface_hub"):  # long prompts are counted
             logger = logging.getLogger(name)
             stack.callback(logger.setLevel, logger.level)
@@ -305,7 +313,18 @@ def quiet() -> Iterator[None]:
         if datasets.is_progress_bar_enabled():
             stack.callback(datasets.enable_progress_bars)
             datasets.disable_progress_bars()
-        # The bar over prompts being built has no switch of its own.
+        # The bar over prompts being built has no switch of its own, nor has what is said of resampling.
         stack.callback(setattr, lm_eval.api.task, "tqdm", lm_eval.api.task.tqdm)
         lm_eval.api.task.tqdm = partial(tqdm, disable=True)
+        stack.callback(setattr, metrics, "bootstrap_stderr", metrics.bootstrap_stderr)
+        metrics.bootstrap_stderr = _bootstrap_error
+        stack.callback(setattr, metrics, "math", metrics.math)
+        metrics.math = SimpleNamespace(**vars(math) | {"exp": exponential})
         yield
+
+
+def _bootstrap_error(metric: Callable[..., float], values: Any, iters: int) -> float:
+    """The harness's own error by resampling, of up to 1000 draws: without its processes, prints and bar."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a resample can hold one label alone
+        return float(metrics.sample_stddev(metrics._bootstrap_internal(metric, iters)((0, values))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -39,12 +39,30 @@ def packaged(key: str) -> Any:
     return manager
 
 
+def below(item: Any, index: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a name and the names below it, groups and tags included; one that the index lacks is a task.
+
+    A task that a group states in full, with its own data, has no name outside the group and is left out.
+    """
+    if isinstance(item, dict):
+        inside = item.get("task", item.get("group"))
+        if "dataset_path" in item and inside not in index:
+            return
+        for member in inside if isinstance(inside, list) else [inside]:
+            yield from below(member, index)
+        return
+    yield item
+    kind = _kind(item, index)
+    if kind == "TAG":
+        yield from sorted(index[item].tags)
+    elif kind == "GROUP":
+        yield from below({"task": index[item].cfg.get("task") or []}, index)
+
+
 def leaves(item: Any, index: Mapping[str, Any]) -> set[str]:
     """Return the tasks under a task, group, tag or inline group; a name that the index lacks is a task."""
-    if isinstance(item, dict):
-        members = item["task"] if isinstance(item["task"], list) else [item["task"]]
-        return {leaf for member in members for leaf in leaves(member, index)}
-    kind = index[item].kind.name if item in index else "TASK"
-    if kind == "TAG":
-        return set(index[item].tags)
-    return leaves({"task": index[item].cfg["task"]}, index) if kind == "GROUP" else {item}
+    return {name for name in below(item, index) if _kind(name, index) not in ("TAG", "GROUP")}
+
+
+def _kind(name: str, index: Mapping[str, Any]) -> str:
+    return index[name].kind.name if name in index else "TASK"

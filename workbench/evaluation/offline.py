@@ -18,7 +18,7 @@ from workbench.data.sources import read_rows
 from workbench.evaluation.dependencies import digest_of_all, named_files
 from workbench.evaluation.index import leaves, packaged
 from workbench.evaluation.suites import LOCAL_SETS, LocalSet
-from workbench.runs.content import content_of
+from workbench.runs.content import content_of, files_below
 
 #: (dataset_path, dataset_name) as a task file names its data -> the splits, by name
 Answers = Mapping[tuple[str, str | None], Mapping[str, Any]]
@@ -76,13 +76,16 @@ def on_disk(name: str, data: str | Path | None) -> OnDisk | None:
     if data is None or key is None or not served(key, data):
         return None
     local, index, folder = LOCAL_SETS[key], packaged(key).task_index, Path(data).expanduser().resolve()
-    if name not in index or (not local.part and name != key):
+    if name not in index:
         return None
     path = folder / local.files[local.needed]
     if not (parts := _rows(str(path), content_of(path), key)):
         raise ValueError(f"{path} has no items")
-    tasks = [task for task in index if leaves(task, index) == {task}] if local.part else [key]
-    sources = {task: (index[task].cfg["dataset_path"], index[task].cfg.get("dataset_name")) for task in tasks}
+    stated = {task: index[task].cfg for task in index if leaves(task, index) == {task}}
+    sources = {task: (cfg.get("dataset_path"), cfg.get("dataset_name")) for task, cfg in stated.items()}
+    if not local.part:  # the other tasks on the same rows, such as chain-of-thought GSM8K
+        sources = {task: source for task, source in sources.items() if source == sources[key]}
+    tasks = list(sources)
     part_of = {task: part if local.part else "" for task, (_, part) in sources.items()}
     here = {task for task, part in part_of.items() if part in parts}
     # a task without rows is built on those of another, and taken out by ``without``
@@ -106,7 +109,7 @@ def without(loaded: dict[str, Any], absent: Iterable[str]) -> dict[str, Any]:
         for name, group in loaded["groups"].items()
         if any(task.task_name in tasks for task in group.get_all_tasks())
     }
-    measured = [entry["metric"] for task in tasks.values() for entry in task.config.metric_list]
+    measured = [entry["metric"] for task in tasks.values() for entry in task.config.metric_list or ()]
     for group in groups.values():
         for gone in (*absent, *(loaded["groups"].keys() - groups.keys())):
             group.pop(gone)
@@ -145,7 +148,13 @@ def rows_from_disk(answers: Answers) -> Iterator[None]:
     def load_dataset(path: str, name: str | None = None, **settings: Any) -> Any:
         if (path, name) in answers:
             return answers[path, name]
-        files = {file: file for file in named_files(settings.get("data_files")) if Path(file).is_file()}
+        named = [Path(file) for file in named_files(settings.get("data_files"))]
+        for place in (path, settings.get("data_dir") or ""):
+            named += files_below(Path(place)) if Path(place).is_absolute() and Path(place).is_dir() else []
+        if {"dataset_dict.json", "state.json"} & {file.name for file in named if file.parent == Path(path)}:
+            saved = library.load_from_disk(path)
+            return saved if isinstance(saved, dict) else {str(saved.split): saved}
+        files = {str(file): file for file in named if file.is_file()}
         if files:
             cache = Path(library.config.HF_DATASETS_CACHE) / digest_of_all(files)
             settings = {"cache_dir": str(cache)} | settings

@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import one_of
+from workbench.checks import one_of, whole_number
 from workbench.data.texts import Texts, load_texts
 from workbench.evaluation.evaluate import check_settings, evaluate
 from workbench.evaluation.tasks import load_tasks
+from workbench.runs.files import write_text_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+#: tokens of a window where none are asked for, as GRO evaluates
+WINDOW = 2048
 #: names under which C4 documents may lie in a folder; the first that is there
 C4_FILES = ("c4_validation.jsonl", "c4-validation.jsonl", "c4.jsonl")
 
@@ -39,14 +42,16 @@ def corpus_perplexity(
     data: str | Path | None = None,
     n: int | None = None,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int | str = 16,
     max_length: int | None = None,
+    items: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Loss and perplexity of a model in memory on WikiText-2 (raw, test split) or C4 (validation split).
 
     Every text is cut into windows of ``max_length`` predicted tokens; nothing is left out. The token values
-    predict all tokens of a text but its first, the word values all of them, as the harness does. The common
+    predict all tokens of a text but its first, the word values all of them, as the harness does; where a
+    tokenizer begins texts with a mark, every window begins with it, and neither scores it. The common
     variant that joins all of WikiText-2 into one text before cutting is another number: there windows run
     across articles.
 
@@ -59,27 +64,35 @@ def corpus_perplexity(
         n: articles or documents: of WikiText-2 the first ``n`` (None: all 62), of C4 a sample drawn by
             ``seed`` (None: 512; GRO takes 60,000).
         seed: of the sample of C4.
-        batch_size: windows in a batch.
-        max_length: context in tokens; None takes the model's. GRO evaluates at 2048 or 4096, ITR at 1024.
+        batch_size: as for ``evaluate``; here windows.
+        max_length: context in tokens; None takes ``WINDOW``, or the model's where that is shorter. GRO
+            evaluates at 2048 or 4096, ITR at 1024.
+        items: a .jsonl path for the loss of every text, as for ``perplexity``.
         progress: shows a bar.
 
     Returns:
         The columns of ``evaluate``, one row a metric. ``loss`` (nats a token), ``normalized_loss`` (loss over
         log vocabulary: 0 certain, 1 uniform guessing; GRO 3.3), ``token_perplexity``; for WikiText-2 also the
         harness's ``word_perplexity``, ``byte_perplexity`` and ``bits_per_byte``. ``task`` is "wikitext" or
-        "c4".
+        "c4"; ``attrs["max_length"]`` is the context.
 
     Raises:
         ValueError: unknown corpus, no data, a setting out of range.
     """
     task = {"wikitext2": "wikitext", "c4": "c4"}[one_of(corpus, ("wikitext2", "c4"), "corpus")]
+    if n is not None:
+        whole_number(n, "n")
+    from workbench.generation.responses import context_length
+
+    max_length = min(WINDOW, context_length(model) or WINDOW) if max_length is None else max_length
     settings: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
-    if task == "c4":
-        texts: Sequence[str] = _documents(data, n or 512, seed)
-        return perplexity(model, tokenizer, texts, task=task, words=False, **settings)
-    by_words = evaluate(model, tokenizer, task, limit=n, data=data, **settings)
-    by_tokens = perplexity(model, tokenizer, _articles(data, n), task=task, words=False, **settings)
-    return pd.concat([by_words, by_tokens], ignore_index=True)
+    check_settings(model, None, batch_size, max_length, items)
+    parts = [] if task == "c4" else [evaluate(model, tokenizer, task, limit=n, data=data, **settings)]
+    texts = _documents(data, n or 512, seed) if task == "c4" else _articles(data, n)
+    parts.append(perplexity(model, tokenizer, texts, task=task, words=False, items=items, **settings))
+    frame = pd.concat(parts, ignore_index=True)
+    frame.attrs["max_length"] = max_length
+    return frame
 
 
 def _articles(data: str | Path | None, n: int | None) -> list[str]:
@@ -107,14 +120,16 @@ def perplexity(
     *,
     task: str = "texts",
     max_length: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | str = 8,
     words: bool = True,
+    items: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Loss and perplexity on texts, by tokens and by words, in the rows of ``evaluate``.
 
     - ``loss``: mean negative log-likelihood in nats a token; every token but a text's first is predicted from
       what comes before it. A text longer than the context is scored in windows that overlap by one token.
+      Where the tokenizer begins a text with a mark, each window begins with one, and none is scored.
     - ``normalized_loss``: loss / log(vocabulary size); 0 = certain, 1 = uniform guessing (GRO figure 3 and
       B.2).
     - ``token_perplexity``: exp(loss). Depends on the tokenizer.
@@ -129,40 +144,55 @@ def perplexity(
         texts: at least one; each of at least two tokens.
         task: what to call these texts in the frame.
         max_length: context in tokens; None takes the model's.
-        batch_size: windows in a batch.
+        batch_size: as for ``evaluate``; here windows.
         words: also ``word_perplexity``, which takes a second pass.
-        progress: one bar for the word-level pass.
+        items: a .jsonl path for the loss of every text, which ``read_items`` reads, so that variants can be
+            compared text by text (``compare_items(..., metric="loss")``).
+        progress: one bar.
 
     Returns:
         task, metric, n_shot (0), value, stderr (of the ratio of sums, texts as the sampling unit; NaN for one
         text), n (texts), truncated (0), higher_is_better (False), parent (""), category ("language").
 
     Raises:
-        ValueError: no text, a text with fewer than two tokens, or a setting out of range.
+        ValueError: no text, a text with fewer than two tokens, a setting out of range, or logits that are
+            not finite.
     """
     if isinstance(texts, str) or not len(texts):
         raise ValueError(
             f"texts must be a list of at least one text, got {type(texts).__name__} of {len(texts)}"
         )
-    check_settings(model, None, batch_size, max_length)
-    from lm_eval.api.instance import Instance
+    if bad := [number for number, text in enumerate(texts) if not isinstance(text, str)]:
+        raise ValueError(f"texts[{bad[0]}] must be a text, got {texts[bad[0]]!r}")
+    check_settings(model, None, batch_size, max_length, items)
+    import torch
 
-    from workbench.evaluation.harness import InMemory, quiet, ratio_of_sums, untouched
+    from workbench.evaluation.harness import item_line, quiet, ratio_of_sums, untouched
+    from workbench.evaluation.in_memory import InMemory
 
     with untouched(model, tokenizer), quiet():
-        lm = InMemory(model, tokenizer, batch_size=batch_size, max_length=max_length, progress=progress)
+        settings: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
+        lm = InMemory(model, tokenizer, softmax_dtype=torch.float32, **settings)
+        ids = [lm.marked_ids(text) for text in texts]
+        for number, tokens in enumerate(ids):
+            if len(tokens) < 2:
+                raise ValueError(f"texts[{number}] needs at least 2 tokens to predict one, got {len(tokens)}")
         with lm.bar:
-            losses, tokens = _token_losses(model, tokenizer, texts, lm.max_length, batch_size)
-            loss = ratio_of_sums(losses, tokens)
+            losses = -lm.rolling(ids, fill=False)
+            counts = np.array([len(tokens) - 1 for tokens in ids])
+            loss = ratio_of_sums(losses, counts)
             values = loss_values(model, *loss) | {"token_perplexity": _exponential(*loss)}
             if words:
-                requests = [
-                    Instance("loglikelihood_rolling", {}, (text,), 0, (task, number, 1))
-                    for number, text in enumerate(texts)
-                ]
-                word_losses = -np.array(lm.loglikelihood_rolling(requests))
+                word_losses = -lm.rolling([[lm.prefix_token_id, *lm.bare_ids(text)] for text in texts])
                 lengths = np.array([len(re.split(r"\s+", text)) for text in texts])
                 values["word_perplexity"] = _exponential(*ratio_of_sums(word_losses, lengths))
+    if items is not None:
+        told = zip(texts, losses / counts, counts, strict=True)
+        lines = [
+            item_line(task, 0, number, {"loss": mean}, prompt=text, tokens=int(count))
+            for number, (text, mean, count) in enumerate(told)
+        ]
+        write_text_atomic(items, "".join(lines))
     return loss_rows(task, values, len(texts))
 
 
@@ -185,37 +215,6 @@ def loss_rows(task: str, values: Mapping[str, tuple[float, float]], n: int) -> p
 
 def _exponential(value: float, error: float) -> tuple[float, float]:
     """Return exp(value) and its standard error (first order)."""
-    return math.exp(value), math.exp(value) * error
+    from workbench.evaluation.harness import exponential
 
-
-def _token_losses(
-    model: Any, tokenizer: Any, texts: Sequence[str], max_length: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Summed loss in nats and number of predicted tokens, of each text."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from workbench.models.batches import Batch, each_text, make_batches
-
-    windows, text_of = [], []
-    for number, tokens in enumerate(tokenizer(list(texts))["input_ids"]):
-        if len(tokens) < 2:
-            raise ValueError(f"texts[{number}] must have at least 2 tokens to predict one, got {len(tokens)}")
-        for start in range(0, len(tokens) - 1, max_length):
-            windows.append(torch.tensor(tokens[start : start + max_length + 1]))
-            text_of.append(number)
-
-    def losses_of(batch: Batch) -> torch.Tensor:
-        ids, mask = batch.on_device_of(model)
-        logits = model(input_ids=ids[:, :-1], attention_mask=mask[:, 1:].long()).logits
-        wanted = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
-        sums = [
-            cross_entropy(row.float(), targets, reduction="sum")
-            for row, targets in zip(logits, wanted, strict=True)
-        ]
-        return torch.stack(sums)
-
-    batches = make_batches(windows, batch_size=batch_size)
-    losses = each_text(model, batches, losses_of, title="loss", progress=False)
-    predicted = [len(window) - 1 for window in windows]
-    return np.bincount(text_of, losses.cpu()), np.bincount(text_of, predicted).astype(int)
+    return exponential(value), exponential(value) * error

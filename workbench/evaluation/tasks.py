@@ -15,11 +15,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workbench.checks import one_of, whole_number
+from workbench.checks import first_line, one_of, whole_number
 from workbench.evaluation import offline
-from workbench.evaluation.dependencies import absolute_files, digest_of_all, hub_commits, own_files
+from workbench.evaluation.columns import check_columns
+from workbench.evaluation.dependencies import (
+    check_code,
+    digest_of_all,
+    hub_commits,
+    own_files,
+    placed,
+    sandbox,
+)
 from workbench.evaluation.index import leaves, packaged, packaged_tasks, task_manager
-from workbench.evaluation.offline import set_of
+from workbench.evaluation.offline import OnDisk, set_of
 from workbench.evaluation.suites import LOCAL_SETS, SUITES
 from workbench.places import demo_path, in_checkout
 
@@ -38,7 +46,9 @@ def plan_tasks(tasks: str | Sequence[str], n_shot: int | None = None) -> dict[in
     >>> plan_tasks("sdd")
     {25: ['arc_challenge'], 5: ['gsm8k', 'mmlu']}
     """
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    names = [tasks] if isinstance(tasks, str) or not isinstance(tasks, Iterable) else list(tasks)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"tasks must be names of tasks, groups or suites, got {tasks!r}")
     if not names:
         raise ValueError("tasks must name at least one task, group or suite, got none")
     if n_shot is not None:
@@ -73,6 +83,7 @@ def task_fingerprint(
     index = task_manager(folder).task_index
     if folder and (own := names & index.keys()):
         parts["include"] = digest_of_all(own_files(own, folder, index))
+        names |= {leaf for name in own for leaf in leaves(name, index)}
     if data is not None:
         parts["data"] = digest_of_all({file.name: file for file in offline.local_files(names, data)})
     if commits := hub_commits():
@@ -139,6 +150,7 @@ def load_plan(
     include: str | Path | None = None,
     data: str | Path | None = None,
     missing: str = "error",
+    allow_code: bool = False,
 ) -> Loaded:
     """All tasks of a plan, and what could not be had: everything that is missing is found before any work.
 
@@ -147,10 +159,11 @@ def load_plan(
         include: as for ``load_tasks``.
         data: as for ``load_tasks``.
         missing: "error", or "skip" to leave out what has no data.
+        allow_code: as for ``evaluate``.
 
     Raises:
-        ValueError: unknown name (near ones are named), data file missing or without items, missing column;
-            no data for some names (all are named at once, unless ``missing="skip"``).
+        ValueError: unknown name (near ones are named), data file missing or without items, missing column,
+            task files with code; no data for some names (all are named at once, unless ``missing="skip"``).
     """
     one_of(missing, ("error", "skip"), "missing")
     if data is not None:
@@ -158,34 +171,61 @@ def load_plan(
     names = list(dict.fromkeys(name for part in plan.values() for name in part))
     manager = task_manager(_folder(include))
     own = set(manager.task_index)
+    if not allow_code:
+        check_code(own.intersection(names), manager.task_index, demo_path("tasks") if in_checkout() else None)
     _place_data(names, manager.task_index)
-    local = {name: found for name in names if name not in own and (found := offline.on_disk(name, data))}
     sources = {name: manager if name in own else _packaged_or_error(name, own) for name in names}
-    gaps = {name: f"no rows of {', '.join(found.absent)}" for name, found in local.items() if found.absent}
-    loaded: dict[int | None, dict[str, Any]] = {}
-    left: list[tuple[str, int | None]] = []
+    others = {name: _packaged_in(name, own, manager) if name in own else [name] for name in names}
+    local = {name: [offline.on_disk(other, data) for other in others[name]] for name in names}
+    gaps = {name: f"no rows of {', '.join(lost)}" for name in names if (lost := _absent(local[name]))}
+    found = Loaded({}, [], gaps)
     for shots, name in [(shots, name) for shots, part in plan.items() for name in part]:
-        with offline.rows_from_disk(local[name].answers if name in local else {}):
-            tasks, why = _load(sources[name], name, on_disk=name in own or name in local)
-        if name in local:
-            tasks = offline.without(tasks, local[name].absent)
-            why = _no_examples(tasks["tasks"], shots)
+        with sandbox(allow_code):
+            tasks, why = _one(sources[name], name, shots, local[name], own)
         if why:
             gaps[name] = f"{gaps[name]}; {why}" if name in gaps else why
             continue
-        for task in [task for task in tasks["tasks"] if task in own]:
-            _check_columns(task, tasks["tasks"][task])
-        into = loaded.setdefault(shots, {"tasks": {}, "groups": {}, "group_map": {}})
+        into = found.tasks.setdefault(shots, {"tasks": {}, "groups": {}, "group_map": {}})
         for kind, entries in tasks.items():
             into[kind].update(entries)
-        left.append((name, shots))
-    if gaps and (missing == "error" or not left):
-        raise ValueError(_what_is_missing(gaps, data))
-    return Loaded(loaded, left, gaps)
+        found.left.append((name, shots))
+    if gaps and (missing == "error" or not found.left):
+        raise ValueError(_what_is_missing(gaps, data, {part for name in gaps for part in others[name]}))
+    return found
 
 
-def _what_is_missing(gaps: dict[str, str], data: str | Path | None) -> str:
-    files = [file for name in gaps if (key := set_of(name)) for file in LOCAL_SETS[key].files.values()]
+def _packaged_in(name: str, own: Iterable[str], manager: Any) -> list[str]:
+    """Return the packaged tasks that a folder's own group names, and make them known to its manager."""
+    others = sorted(leaves(name, manager.task_index) - set(own))
+    for other in others:
+        known = _packaged_or_error(other, own).task_index
+        manager.task_index.update({one: known[one] for one in known.keys() - manager.task_index.keys()})
+    return others
+
+
+def _one(
+    source: Any, name: str, shots: int | None, parts: list[OnDisk | None], own: set[str]
+) -> tuple[dict[str, Any], str]:
+    """Return what the harness loads for one name, but for tasks without rows, and why it cannot be had."""
+    answers = {place: splits for part in parts if part for place, splits in part.answers.items()}
+    with offline.rows_from_disk(answers):
+        found, why = _load(source, name, on_disk=all(parts))
+    if any(parts) and not why:
+        found = offline.without(found, _absent(parts))
+        why = _no_examples({task: found["tasks"][task] for task in found["tasks"].keys() - own}, shots)
+    for task in own.intersection(found["tasks"]):
+        check_columns(task, found["tasks"][task])
+    return found, why
+
+
+def _absent(parts: Iterable[OnDisk | None]) -> list[str]:
+    return [task for part in parts if part for task in part.absent]
+
+
+def _what_is_missing(gaps: dict[str, str], data: str | Path | None, names: Iterable[str]) -> str:
+    keys = sorted({key for name in names if (key := set_of(name))})
+    files = [file for key in keys for file in LOCAL_SETS[key].files.values()]
+    files = [file for file in files if data is None or not (Path(data).expanduser() / file).is_file()]
     where = "data= (a folder with public sets as jsonl)" if data is None else f"{data} (data=)"
     hint = f"; files that {where} may hold: {', '.join(dict.fromkeys(files))}" if files else ""
     return (
@@ -244,11 +284,15 @@ def _place_data(names: Iterable[str], index: dict[str, Any]) -> None:
 
     for name in set().union(*(leaves(name, index) for name in names)) & index.keys():
         path = Path(index[name].yaml_path).resolve()
-        settings = index[name].cfg.get("dataset_kwargs") or {}
-        if "data_files" in settings:
-            files = absolute_files(settings["data_files"], path, name)
-            placed = {"dataset_kwargs": settings | {"data_files": files}}
-            index[name] = replace(index[name], yaml_path=None, cfg=load_yaml(path) | placed)
+        if found := placed(index[name].cfg, path, name):
+            try:
+                index[name] = replace(index[name], yaml_path=None, cfg=load_yaml(path) | found)
+            except ImportError as error:
+                raise _no_package(name, error) from error
+
+
+def _no_package(name: str, error: ImportError) -> ValueError:
+    return ValueError(f"task {name!r} needs a package that is not there: {first_line(error)}")
 
 
 def _load(manager: Any, name: str, *, on_disk: bool) -> tuple[dict[str, Any], str]:
@@ -262,46 +306,16 @@ def _load(manager: Any, name: str, *, on_disk: bool) -> tuple[dict[str, Any], st
 
     try:
         return manager.load([name]), ""
+    except ImportError as error:
+        raise _no_package(name, error) from error
     except (jinja2.UndefinedError, KeyError) as error:
         raise ValueError(
-            f"task {name!r}: its data lack a column that its prompt asks for: {error}"
+            f"task {name!r}: its data lack a column or split that it asks for: {first_line(error)}"
         ) from error
     except IndexError as error:
         raise ValueError(f"task {name!r} has no items") from error
     except (OSError, datasets.exceptions.DatasetsError, datasets.exceptions.DatasetGenerationError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if not on_disk:
             return {"tasks": {}}, f"could not be read from the hub: {reason}"
         raise ValueError(f"task {name!r}: its data could not be read ({reason})") from error
-
-
-def _check_columns(name: str, task: Any) -> None:
-    """Every column a task's prompt, answer and choices name is there and filled in every row.
-
-    The harness renders a null as the word "None", and a misspelt ``doc_to_target: lable`` as that very word.
-    """
-    columns, docs = set(task.features), task.eval_docs
-    for entry in ("doc_to_text", "doc_to_target", "doc_to_choice"):
-        wanted = _columns_of(getattr(task.config, entry))
-        if missing := sorted(wanted - columns):
-            raise ValueError(
-                f"task {name!r}: {entry} asks for column {missing[0]!r}; its data have {sorted(columns)}"
-            )
-        for column in sorted(wanted):
-            if empty := [row for row, value in enumerate(docs[column]) if value is None]:
-                raise ValueError(
-                    f"task {name!r}: column {column!r} is empty in {len(empty)} of {len(docs)} items, "
-                    f"first in item {empty[0]}"
-                )
-
-
-def _columns_of(template: Any) -> set[str]:
-    """The columns a template reads; a bare word counts as a column's name."""
-    from jinja2 import meta
-    from lm_eval.utils import env
-
-    if not isinstance(template, str):
-        return set()
-    if template.isidentifier():
-        return {template}
-    return meta.find_undeclared_variables(env.parse(template))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from workbench.checks import is_whole, one_of, whole_number
-from workbench.evaluation.evaluate import check_settings, evaluate, suite_length
+from workbench.evaluation.evaluate import check_chat, check_settings, evaluate, prepared, suite_length
 from workbench.evaluation.items import read_items
-from workbench.evaluation.tasks import load_plan, plan_tasks
+from workbench.evaluation.tasks import plan_tasks
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-_SETTINGS = ("limit", "max_length", "include", "data", "missing", "chat_template", "seed", "shot_order")
+#: settings of ``evaluate`` that say which questions are asked, and the others
+_SOURCES = ("include", "data", "missing", "allow_code")
+_QUESTIONS = (*_SOURCES, "seed", "shot_order", "max_new_tokens", "gen_kwargs")
+_SETTINGS = ("limit", "max_length", "chat_template", "thinking", "system_instruction", *_QUESTIONS)
 
 
 class Evaluated(NamedTuple):
@@ -52,7 +55,7 @@ def evaluate_variants(
     *,
     run: Run,
     n_shot: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     progress: bool = True,
     **settings: Any,
 ) -> Evaluated:
@@ -72,8 +75,9 @@ def evaluate_variants(
         n_shot: as for ``evaluate``.
         batch_size: as for ``evaluate``.
         progress: one bar for each task that is run.
-        settings: ``limit``, ``max_length``, ``include``, ``data``, ``missing``, ``chat_template``, ``seed``
-            and ``shot_order`` of ``evaluate``.
+        settings: ``limit``, ``max_length``, ``include``, ``data``, ``missing``, ``chat_template``,
+            ``thinking``, ``system_instruction``, ``max_new_tokens``, ``gen_kwargs``, ``seed``, ``shot_order``
+            and ``allow_code`` of ``evaluate``.
 
     Returns:
         Scores and items of all variants.
@@ -87,16 +91,19 @@ def evaluate_variants(
         raise ValueError(f"variants must be at least one, with different names, got {names}")
     if unknown := settings.keys() - set(_SETTINGS):
         raise ValueError(f"settings must be some of {', '.join(_SETTINGS)}, got {sorted(unknown)}")
-    settings["max_length"] = settings.get("max_length") or suite_length(tasks, model)
+    plan = plan_tasks(tasks, n_shot)
+    if settings.get("max_length") is None:
+        settings["max_length"] = suite_length(tasks, model)
     check_settings(model, settings.get("limit"), batch_size, settings["max_length"])
-    plan, skipped = _what_is_there(tasks, n_shot, settings)
+    check_chat(tokenizer, settings.get("chat_template", False), settings.get("thinking", False))
+    loaded = prepared(plan, **{name: settings[name] for name in _QUESTIONS if name in settings})
     from workbench.healing.adapters import as_variant
 
     settings |= {"batch_size": batch_size, "progress": progress}
     scores, items = [], []
     for variant in variants:
         with as_variant(model, variant, run=run):
-            for task, shots in plan:
+            for task, shots in loaded.left:
                 place = f"evaluations/{variant.name}/{_file_name(task, shots)}"
                 stated = settings | {"n_shot": shots, "items": run.path(f"{place}.jsonl")}
                 with run.lock(place):  # scores and items are of the same call
@@ -107,22 +114,8 @@ def evaluate_variants(
                 scores.append(found)
                 items.append(answered)
     evaluated = Evaluated(pd.concat(scores, ignore_index=True), pd.concat(items, ignore_index=True))
-    evaluated.scores.attrs["skipped"] = skipped
+    evaluated.scores.attrs |= found.attrs | {"skipped": loaded.skipped}
     return evaluated
-
-
-def _what_is_there(
-    tasks: str | Sequence[str], n_shot: int | None, settings: dict[str, Any]
-) -> tuple[list[tuple[str, int | None]], dict[str, str]]:
-    """Load every task once, so that all that is wrong or missing is said before the first is run."""
-    from workbench.evaluation.harness import quiet, set_shots
-
-    given = {name: settings[name] for name in ("include", "data", "missing") if name in settings}
-    with quiet():
-        loaded = load_plan(plan_tasks(tasks, n_shot), **given)
-    for shots, part in loaded.tasks.items():
-        set_shots(part["tasks"], shots, settings.get("seed", 1234), settings.get("shot_order", 0))
-    return loaded.left, loaded.skipped
 
 
 def _file_name(task: str, shots: int | None) -> str:

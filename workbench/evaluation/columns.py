@@ -1,0 +1,58 @@
+"""The columns of its data that a task shows: all there, and no gap where a prompt would show it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def check_columns(name: str, task: Any) -> None:
+    """Refuse a task unless every column that its prompt, answer and choices name is there, and none is empty.
+
+    The harness renders a null as the word "None", and a misspelt ``doc_to_target: lable`` as that very word.
+    A template may have a case for an empty column.
+
+    Raises:
+        ValueError: naming the column and the first item.
+    """
+    columns, docs = set(task.features), task.eval_docs
+    for entry in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        wanted = _columns_of(getattr(task.config, entry))
+        if missing := sorted(wanted - columns):
+            raise ValueError(
+                f"task {name!r}: {entry} asks for column {missing[0]!r}; its data have {sorted(columns)}"
+            )
+        for column in sorted(wanted):
+            gaps = [row for row, value in enumerate(docs[column]) if _has_gap(value)]
+            if empty := [row for row in gaps if _shows_gap(getattr(task, entry), docs[row], column)]:
+                raise ValueError(
+                    f"task {name!r}: column {column!r} is empty in {len(empty)} of {len(docs)} items, "
+                    f"first in item {empty[0]}"
+                )
+
+
+def _has_gap(value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is None or any(map(_has_gap, inside))
+
+
+def _shows_gap(render: Any, doc: dict[str, Any], column: str) -> bool:
+    """Return whether an empty value stands in a text as "None"; a template may have a case for it."""
+    counts = []
+    for value in (doc[column], ""):
+        try:
+            counts.append(str(render({**doc, column: value})).count("None"))
+        except (LookupError, SyntaxError, TypeError, ValueError):
+            counts.append(0 if counts else 1)
+    return counts[0] > counts[1]
+
+
+def _columns_of(template: Any) -> set[str]:
+    """Return the columns that a template reads; a bare word counts as a column's name."""
+    from jinja2 import meta
+    from lm_eval.utils import env
+
+    if not isinstance(template, str):
+        return set()
+    if template.isidentifier():
+        return {template}
+    return meta.find_undeclared_variables(env.parse(template))
