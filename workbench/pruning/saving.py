@@ -63,7 +63,7 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
         _write_weights(base, folder)
         tokenizer.save_pretrained(folder)
         _drop_remote_code(folder, {"config.json": base, "tokenizer_config.json": tokenizer})
-        spell_both_ways(folder, trust_remote_code=is_remote(base))
+        spell_both_ways(folder, tokenizer, trust_remote_code=is_remote(base))
         check = _check_reload(base, tokenizer, folder)
         record = _record(base, check)
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -137,9 +137,13 @@ def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
     _check_weights(base, twin)
     batch = _batch(tokenizer, base)
     reader: Any = AutoTokenizer
-    again = _batch(reader.from_pretrained(folder, trust_remote_code=is_remote(tokenizer)), base)
+    reread = reader.from_pretrained(folder, trust_remote_code=is_remote(tokenizer))
+    again = _batch(reread, base)
     if not torch.equal(batch["input_ids"], again["input_ids"]):
-        raise ValueError("the saved tokenizer reads a text in other tokens than the one in memory; not saved")
+        raise ValueError(
+            "the saved tokenizer reads a text in other tokens than the one in memory, as AutoTokenizer takes "
+            f"{type(reread).__name__} for {base.config.model_type} models; not saved"
+        )
     difference = 0.0
     for cached in (False, True):
         expected, found = _logits(base, batch, cached), _logits(twin, batch, cached)
