@@ -65,7 +65,7 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
         _drop_remote_code(folder, {"config.json": base, "tokenizer_config.json": tokenizer})
         spell_both_ways(folder, tokenizer, trust_remote_code=is_remote(base))
         check = _check_reload(base, tokenizer, folder)
-        record = _record(base, check)
+        record = _record(base, check) | {"files": sorted(file.name for file in folder.iterdir())}
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(_card(path.name, record), encoding="utf-8")
     return path
@@ -74,11 +74,23 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
 def _check_folder(path: Path) -> None:
     if path.is_file():
         raise ValueError(f"path must be a folder, {path} is a file")
-    if path.is_dir() and any(path.iterdir()) and not (path / RECORD).is_file():
+    if path.is_dir() and (others := _not_ours(path)):
         raise ValueError(
-            f"path must be new, empty or a folder that save_pruned wrote; {path} holds other files, "
-            "which are left as they are; choose another path"
+            "path must be new, empty or a folder that save_pruned wrote and nobody added to; "
+            f"{path} holds other files ({others[0]}), which are left as they are; choose another path"
         )
+
+
+def _not_ours(folder: Path) -> list[str]:
+    """Return the files of a folder that save_pruned did not write."""
+    there = {path.name for path in folder.iterdir()}
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record["kept_layers"]
+        written = {*record.get("files", there), RECORD, "README.md"}
+    except (OSError, ValueError, KeyError, TypeError):  # no record, or a file of that name of someone else
+        written = set()
+    return sorted(there - written)
 
 
 def _check_savable(model: nn.Module, base: Any) -> None:
