@@ -35,7 +35,7 @@ def state_out(output: Any) -> Tensor:
 
 
 def _one_stream(state: Tensor) -> Tensor:
-    if state.ndim != 3:
+    if state.ndim > 3:
         raise ValueError(
             "model must hand one state [row, token, width] from layer to layer, got one of shape "
             f"{list(state.shape)}; layers with several streams (Gemma3n, DeepSeek-V4) cannot be measured"
