@@ -91,7 +91,7 @@ def test_files_that_someone_added_to_an_own_folder_are_not_deleted(name: str, tm
 @pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"my": "plan"}'])
 def test_a_record_of_someone_else_makes_no_folder_ours(content: str, tmp_path: Path) -> None:
     (tmp_path / "pruning.json").write_text(content)
-    with pytest.raises(ValueError, match="holds other files .pruning.json., which are left"):
+    with pytest.raises(ValueError, match=r"holds other files .pruning.json., which are left"):
         save_pruned(tiny_model("llama"), TOKENIZER, tmp_path)
     assert (tmp_path / "pruning.json").read_text() == content
 
