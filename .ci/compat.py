@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,21 @@ def write(work: Path) -> None:
         model, tokenizer = tiny_model(name, **overrides), tiny_tokenizer()
         scheme = "by-layer" if rope is BY_LAYER else (rope or {"rope_type": "as-it-is"})["rope_type"]
         save(wb.prune_(model, [3]), tokenizer, work / f"{number:02}-{name}-{scheme}")
+    for kind in ("GPT2Tokenizer", "CohereTokenizer", "Qwen2Tokenizer"):  # which add marks by their own rules
+        model = tiny_model("qwen2" if kind == "Qwen2Tokenizer" else "llama")
+        save(wb.prune_(model, [3]), tokenizer_of(kind), work / kind)
     model, tokenizer = wb.load_model("demo", device="cpu")
     save(wb.prune_(model, [7, 8]), tokenizer, work / "demo")
+
+
+def tokenizer_of(kind: str) -> Any:
+    """Return the tokenizer of tests/tiny.py as one of another class."""
+    from tiny import tiny_tokenizer
+
+    model = json.loads(tiny_tokenizer().backend_tokenizer.to_str())["model"]
+    marks = {"pad_token": "<|pad|>", "eos_token": "<|end|>", "bos_token": "<|user|>", "unk_token": "<|pad|>"}
+    merges = [tuple(pair) for pair in model["merges"]]
+    return getattr(transformers, kind)(vocab=model["vocab"], merges=merges, **marks)
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:

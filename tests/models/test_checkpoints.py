@@ -37,7 +37,9 @@ def test_a_hub_id_that_cannot_be_had_is_refused_at_once() -> None:
 def test_names_that_are_no_names() -> None:
     refused("name must be text or a path, got NoneType", None)
     refused("'my model' is no folder here and the hub did not give it", "my model")
-    refused("is not a model folder", "")
+    refused("name must be 'demo', a folder or a hub id such as 'org/model', got ''", "")
+    refused("is no folder here and the hub did not give it", "x" * 300)
+    refused("there is no folder", "./" + "x" * 300)
 
 
 def test_the_demo_model_says_how_to_make_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -51,6 +53,16 @@ def test_a_file_an_empty_folder_an_adapter(tmp_path: Path, saved: Path) -> None:
     refused("it has no config.json", tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     refused("no config.json; it is an adapter: load its base model, then with_adapter", tmp_path)
+
+
+def test_gguf_weights_are_named(copied: Path, tmp_path: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "model-q4.gguf")
+    refused("has no safetensors weights; GGUF weights .model-q4.gguf. are not read", copied)
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "m.gguf").write_bytes(b"GGUF")
+    refused(
+        "it has no config.json; GGUF weights .m.gguf. are not read: take the model's safet", tmp_path / "only"
+    )
 
 
 def test_a_revision_is_for_the_hub(saved: Path) -> None:

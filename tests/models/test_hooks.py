@@ -6,7 +6,9 @@ import torch
 from skipping import TEXTS, raw_states
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 from torch._dynamo.utils import counters
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from workbench.distances.angular import angular_distances
 from workbench.models.hooks import (
     check_finite,
     compiled_layers,
@@ -39,6 +41,29 @@ def test_states_are_those_of_transformers_and_the_last_is_before_the_norm(archit
     assert list(seen) == list(range(len(expected)))
     for number, state in enumerate(expected):
         torch.testing.assert_close(seen[number], state)
+
+
+def test_states_of_layers_that_give_lists_are_read_too():
+    sizes = {"vocab_size": 97, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("openai-gpt", **sizes)).eval()
+    ids, seen = torch.arange(9)[None] + 5, {}
+    with torch.no_grad(), watch_states(model, seen.__setitem__):
+        states = model(ids, output_hidden_states=True).hidden_states
+    assert all(torch.equal(seen[number], state) for number, state in enumerate(states))
+
+
+def test_layers_with_several_streams_are_refused_in_one_line(tokenizer):
+    with pytest.raises(ValueError, match=r"one state \[row, token, width\] .* of shape \[4, 1, ") as caught:
+        angular_distances(tiny_model("gemma3n"), tokenizer, ["Anna has 12 apples."], progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_inference_asks_for_no_logits_of_routers_and_gives_the_setting_back():
+    model = tiny_model("qwen3-moe", output_router_logits=True)
+    with inference(model):
+        assert model(torch.arange(5)[None]).router_logits is None
+    assert model.config.output_router_logits
+    assert len(model(torch.arange(5)[None]).router_logits) == 7
 
 
 def test_inference_brings_every_modules_mode_back(model):

@@ -73,6 +73,29 @@ def test_an_own_folder_is_replaced_and_a_foreign_one_is_not(tmp_path: Path) -> N
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize(
+    "name", ["notes.md", "model-00003-of-00003.safetensors", "checkpoints/step-1.pt", "a.py"]
+)
+def test_files_that_someone_added_to_an_own_folder_are_not_deleted(name: str, tmp_path: Path) -> None:
+    model = prune_(tiny_model("llama"), [2])
+    folder = save_pruned(model, TOKENIZER, tmp_path / "saved")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("years of work")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match=rf"nobody added to; .* holds other files \({name.split('/')[0]}\)"):
+        save_pruned(model, TOKENIZER, folder)
+    assert sorted(folder.rglob("*")) == before
+    assert (folder / name).read_text() == "years of work"
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"my": "plan"}'])
+def test_a_record_of_someone_else_makes_no_folder_ours(content: str, tmp_path: Path) -> None:
+    (tmp_path / "pruning.json").write_text(content)
+    with pytest.raises(ValueError, match=r"holds other files .pruning.json., which are left"):
+        save_pruned(tiny_model("llama"), TOKENIZER, tmp_path)
+    assert (tmp_path / "pruning.json").read_text() == content
+
+
 def unfaithful_models() -> dict[str, tuple[nn.Module, str]]:
     scaled = tiny_model("llama")
     decoder_layers(scaled)[1].self_attn.scaling *= 2

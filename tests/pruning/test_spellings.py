@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from cutting import TOKENIZER
 from tiny import tiny_config, tiny_model
 from transformers import AutoConfig, AutoTokenizer
@@ -133,6 +134,23 @@ def test_what_transformers_5_would_read_otherwise_stays_as_it_was(
     )
     spell_both_ways(tmp_path)
     assert (tmp_path / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize("kind", ["GPT2Tokenizer", "CohereTokenizer", "GPTNeoXTokenizer"])
+def test_a_tokenizer_that_reads_as_its_file_says_is_named_by_the_class_that_does(
+    kind: str, tmp_path: Path
+) -> None:
+    model = json.loads(TOKENIZER.backend_tokenizer.to_str())["model"]
+    marks = {"pad_token": "<|pad|>", "eos_token": "<|end|>", "bos_token": "<|user|>", "unk_token": "<|pad|>"}
+    merges = [tuple(pair) for pair in model["merges"]]
+    tokenizer: Any = getattr(transformers, kind)(vocab=model["vocab"], merges=merges, **marks)
+    tokenizer.padding_side = "left"  # later than its making, so that transformers does not save it
+    folder = save_pruned(tiny_model("llama"), tokenizer, tmp_path / "saved")
+    entries = json.loads((folder / "tokenizer_config.json").read_text())
+    assert (entries["tokenizer_class"], entries["padding_side"]) == ("PreTrainedTokenizerFast", "left")
+    again = AutoTokenizer.from_pretrained(folder)
+    for text in ("Anna's 12 apples,  and 3.", "<|user|>Hi<|end|>"):
+        assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
 def test_save_pruned_writes_both_and_a_tokenizer_that_both_know(tmp_path: Path) -> None:

@@ -20,6 +20,11 @@ _TOKENIZER_FILES = (
     *("vocab.txt", "spiece.model", "tekken.json"),
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+#: what a tokenizer must read as its file says: numbers, punctuation, other letters, spaces and lines
+PROBES = [
+    "The 12 boats of Anna's town don't wait for 3,456.78 more (it's 9:30).",
+    "Straße  café 東京\n\n  x_y=1;",
+]
 _SECONDS_FOR_THE_HUB = 10
 #: most characters quoted of another library's message
 _LONGEST = 300
@@ -38,6 +43,8 @@ def locate(name: str | Path, revision: str | None = None) -> str:
     """
     if not isinstance(name, str | Path):
         raise ValueError(f"name must be text or a path, got {type(name).__name__}")
+    if not str(name).strip():
+        raise ValueError(f"name must be 'demo', a folder or a hub id such as 'org/model', got {name!r}")
     path = demo_path("model") if str(name) == "demo" else Path(name).expanduser()
     if str(name) == "demo" and not (path / "config.json").is_file():
         raise ValueError("name 'demo': data/demo/model is missing; make it with `python data/demo/train.py`")
@@ -142,6 +149,16 @@ def _check_index(folder: Path) -> None:
         with told(what, OSError, ValueError, KeyError, TypeError, AttributeError):
             index = json.loads(file.read_text(encoding="utf-8"))
             index["metadata"], index["weight_map"].values()
+
+
+def reads_as_its_file(tokenizer: Any, file: str | Path, *, special_tokens: bool) -> bool:
+    """Return whether a tokenizer makes the tokens that its `tokenizer.json` says; with its marks or not."""
+    from tokenizers import Tokenizer
+
+    plain, add = Tokenizer.from_file(str(file)), {"add_special_tokens": special_tokens}
+    plain.no_padding()
+    plain.no_truncation()
+    return all(tokenizer(text, **add)["input_ids"] == plain.encode(text, **add).ids for text in PROBES)
 
 
 def is_remote(thing: Any) -> bool:

@@ -33,11 +33,13 @@ def parameter_counts(model_or_config: Any) -> dict[str, Any]:
     An adapter does not count, and a quantized model counts as the full-precision model that it stands for.
 
     Returns:
-        `total`, `layers` (a list, one number for each decoder layer) and `outside` (embedding, norms, head,
-        and the vision part of a multimodal model): total = sum(layers) + outside.
+        `total`, `layers` (a list, one number for each decoder layer, with its part of embeddings by layer)
+        and `outside` (embedding, norms, head, and the vision part of a multimodal model): total = sum(layers)
+        + outside.
     """
     skeleton, layers = _skeleton(model_or_config)
-    counts = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
+    share = sum(p.numel() for p in _parts_by_layer(skeleton)) // len(layers)
+    counts = [sum(parameter.numel() for parameter in layer.parameters()) + share for layer in layers]
     total = sum(parameter.numel() for parameter in skeleton.parameters())
     return {"total": total, "layers": counts, "outside": total - sum(counts)}
 
@@ -69,9 +71,10 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
     skeleton, layers = _skeleton(model_or_config)
     config = skeleton.config.get_text_config(decoder=True)
     context = _context(config, context)
-    products = [_weight_flops(layer, config) for layer in layers]
+    beside = 2 * sum(p.numel() for p in _parts_by_layer(skeleton, nn.Linear))
+    products = [_weight_flops(layer, config) + beside // len(layers) for layer in layers]
     counts = [flops + _attention_flops(config, i, context) for i, flops in enumerate(products)]
-    outside = _outside_flops(skeleton)
+    outside = _outside_flops(skeleton) - beside
     found = {"total": sum(counts) + outside, "layers": counts, "outside": outside, "context": context}
     return found | {"left_out": _left_out(layers, config)}
 
@@ -111,6 +114,11 @@ def block_savings(
     return frame
 
 
+def attends(config: Any, layer: int) -> bool:
+    """Return whether a layer of a text configuration has attention, alone or beside a state space."""
+    return _attended(config, _kind(config, layer), 1) > 0
+
+
 def _kept(model_or_config: Any, depth: int) -> list[int]:
     """Return the original numbers of the layers."""
     if isinstance(model_or_config, nn.Module):
@@ -145,6 +153,13 @@ def _weight_flops(module: nn.Module, config: Any) -> int:
     matrices = [(name, p) for name, p in named if p.ndim >= 2 and not name.endswith("bias")]
     matrices = [(name, p) for name, p in matrices if p.ndim == 2 or p.numel() > max(p.shape)]
     return round(sum(2 * p.numel() * _share_met(name, p, config) for name, p in matrices))
+
+
+def _parts_by_layer(skeleton: nn.Module, kind: type[nn.Module] = nn.Module) -> list[nn.Parameter]:
+    """Return the weights outside the layers that hold a part for each of them (Gemma 3n, Gemma 4)."""
+    names = ("embed_tokens_per_layer", "per_layer_model_projection")
+    modules = [(path.rpartition(".")[2], module) for path, module in skeleton.named_modules()]
+    return [m.weight for name, m in modules if name in names and isinstance(m, kind)]  # type: ignore[misc]
 
 
 def _share_met(name: str, parameter: nn.Parameter, config: Any) -> float:

@@ -12,16 +12,21 @@ from safetensors import SafetensorError
 from torch import nn
 
 from workbench.checks import one_of
-from workbench.models.checkpoints import auto_class, cached, check_decoder_only, is_remote, locate, told
+from workbench.models.checkpoints import (
+    auto_class,
+    cached,
+    check_decoder_only,
+    is_remote,
+    locate,
+    reads_as_its_file,
+    told,
+)
 from workbench.models.layers import layer_container
 from workbench.places import short_name
 
 # transformers and peft import it where it is installed, and it warns of optional packages of its own
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-#: what a tokenizer must read as its file says: numbers, punctuation, other letters, spaces and lines
-_TEXTS = ["The 12 boats of Anna's town don't wait for 3,456.78 more (it's 9:30)."]
-_TEXTS += ["Straße  café 東京\n\n  x_y=1;"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -143,19 +148,12 @@ def _as_its_file_says(tokenizer: Any, source: str, options: dict[str, Any]) -> A
 
     Some classes bring their own way of splitting words (transformers 5: those of Qwen 2), whatever the file.
     """
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
     from transformers.utils.hub import cached_file
 
     where = {"revision": options["revision"], "_raise_exceptions_for_missing_entries": False}
     file = None if is_remote(tokenizer) else cached_file(source, "tokenizer.json", **where)
-    if file is None:
-        return tokenizer
-    plain = Tokenizer.from_file(file)
-    plain.no_padding()
-    plain.no_truncation()
-    ours = tokenizer(_TEXTS, add_special_tokens=False)["input_ids"]
-    if ours == [plain.encode(text, add_special_tokens=False).ids for text in _TEXTS]:
+    if file is None or reads_as_its_file(tokenizer, file, special_tokens=False):
         return tokenizer
     fast: Any = PreTrainedTokenizerFast
     return fast.from_pretrained(source, padding_side="left", revision=options["revision"])

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.checks import is_whole
+from workbench.checks import first_line, is_whole
 from workbench.distances.blocks import format_layers
+from workbench.models.costs import attends
 from workbench.models.hooks import inference
 from workbench.models.layers import kept_layers, layer_container, unwrap
 from workbench.pruning.saving import TOLERANCES, outputs
@@ -179,7 +180,7 @@ def _try_out(stack: Any, name: str, kept: list[int], changes: list[Change]) -> N
         cached = _agree(_states(stack, cached=True), _states(stack, cached=False))
         with _applied(passing):
             expected = _states(stack, cached=False)
-        with _applied(changes):
+        with _running(stack, kept), _applied(changes):
             same = _agree(_states(stack, cached=False), expected)
             # where the whole model's own cache gives other states, a cut need not do better
             same = same and (not cached or _agree(_states(stack, cached=True), expected))
@@ -188,6 +189,23 @@ def _try_out(stack: Any, name: str, kept: list[int], changes: list[Change]) -> N
             f"layers cannot be removed exactly from this {type(stack).__name__}: without them it computes "
             "something else than with these layers passing on their input; nothing was changed"
         )
+
+
+@contextmanager
+def _running(stack: Any, kept: list[int]) -> Iterator[None]:
+    """Say in our words that a cut model does not run, as most hybrids that keep no attention layer."""
+    originals = getattr(stack.config, "kept_layers", None) or range(stack.config.num_hidden_layers)
+    attending = {place: layer for place, layer in enumerate(originals) if attends(stack.config, place)}
+    try:
+        yield
+    except (ValueError, IndexError, RuntimeError, AttributeError, TypeError) as error:
+        reason = f"without them it does not run ({first_line(error)})"
+        if attending and attending.keys().isdisjoint(kept):
+            all_of_them = format_layers(attending.values())
+            reason = f"no attention layer would be left (of {all_of_them}), and its key-value cache needs one"
+        raise ValueError(
+            f"layers cannot be removed from this {type(stack).__name__}: {reason}; nothing was changed"
+        ) from error
 
 
 def _agree(states: Tensor, expected: Tensor) -> bool:

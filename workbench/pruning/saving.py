@@ -63,9 +63,9 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
         _write_weights(base, folder)
         tokenizer.save_pretrained(folder)
         _drop_remote_code(folder, {"config.json": base, "tokenizer_config.json": tokenizer})
-        spell_both_ways(folder, trust_remote_code=is_remote(base))
+        spell_both_ways(folder, tokenizer, trust_remote_code=is_remote(base))
         check = _check_reload(base, tokenizer, folder)
-        record = _record(base, check)
+        record = _record(base, check) | {"files": sorted(file.name for file in folder.iterdir())}
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(_card(path.name, record), encoding="utf-8")
     return path
@@ -74,11 +74,23 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
 def _check_folder(path: Path) -> None:
     if path.is_file():
         raise ValueError(f"path must be a folder, {path} is a file")
-    if path.is_dir() and any(path.iterdir()) and not (path / RECORD).is_file():
+    if path.is_dir() and (others := _not_ours(path)):
         raise ValueError(
-            f"path must be new, empty or a folder that save_pruned wrote; {path} holds other files, "
-            "which are left as they are; choose another path"
+            "path must be new, empty or a folder that save_pruned wrote and nobody added to; "
+            f"{path} holds other files ({others[0]}), which are left as they are; choose another path"
         )
+
+
+def _not_ours(folder: Path) -> list[str]:
+    """Return the files of a folder that save_pruned did not write."""
+    there = {path.name for path in folder.iterdir()}
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record["kept_layers"]
+        written = {*record.get("files", there), RECORD, "README.md"}
+    except (OSError, ValueError, KeyError, TypeError):  # no record, or a file of that name of someone else
+        written = set()
+    return sorted(there - written)
 
 
 def _check_savable(model: nn.Module, base: Any) -> None:
@@ -137,9 +149,13 @@ def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
     _check_weights(base, twin)
     batch = _batch(tokenizer, base)
     reader: Any = AutoTokenizer
-    again = _batch(reader.from_pretrained(folder, trust_remote_code=is_remote(tokenizer)), base)
+    reread = reader.from_pretrained(folder, trust_remote_code=is_remote(tokenizer))
+    again = _batch(reread, base)
     if not torch.equal(batch["input_ids"], again["input_ids"]):
-        raise ValueError("the saved tokenizer reads a text in other tokens than the one in memory; not saved")
+        raise ValueError(
+            "the saved tokenizer reads a text in other tokens than the one in memory, as AutoTokenizer takes "
+            f"{type(reread).__name__} for {base.config.model_type} models; not saved"
+        )
     difference = 0.0
     for cached in (False, True):
         expected, found = _logits(base, batch, cached), _logits(twin, batch, cached)

@@ -11,6 +11,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from workbench.models.checkpoints import is_remote, reads_as_its_file
+
 #: model type -> its old names for the base, and for the share of rotated entries or the sliding layers' base
 _OWN_NAMES = dict.fromkeys(("gpt_neox", "gpt_neox_japanese"), ("rotary_emb_base", "rotary_pct"))
 _OWN_NAMES["modernbert-decoder"] = ("global_rope_theta", "local_rope_theta")
@@ -18,14 +20,18 @@ _NOT_SCALING = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
 #: model types for which transformers 4 wants the kind of scaling under `type`; all others take `rope_type`
 _UNDER_TYPE: tuple[str, ...] = ("olmo", "olmo2", "phi3", "phi4_multimodal", "phimoe", "chameleon", "fuyu")
 _UNDER_TYPE += ("hunyuan_v1_dense", "hunyuan_v1_moe")
-_FAST = "PreTrainedTokenizerFast"
 
 
-def spell_both_ways(folder: Path, *, trust_remote_code: bool = False) -> None:
+def spell_both_ways(folder: Path, tokenizer: Any = None, *, trust_remote_code: bool = False) -> None:
     """Add the names of transformers 4 to the `config.json` and `tokenizer_config.json` of a saved model.
 
     Where transformers 5 would then read another configuration (of an architecture that transformers 4 does
     not have), `config.json` stays as it was.
+
+    Args:
+        folder: what `save_pretrained` of a model wrote, and that of its tokenizer.
+        tokenizer: the tokenizer as it is in memory; None leaves its files alone.
+        trust_remote_code: whether the configuration's own code may run.
     """
     file = folder / "config.json"
     text = file.read_text(encoding="utf-8")
@@ -38,16 +44,23 @@ def spell_both_ways(folder: Path, *, trust_remote_code: bool = False) -> None:
         after = {}
     if any(after.get(key) != value for key, value in before.items()):
         file.write_text(text, encoding="utf-8")
-    if (folder / "tokenizer.json").is_file():
-        _spell_tokenizer(folder / "tokenizer_config.json")
+    if tokenizer is not None and not is_remote(tokenizer) and (folder / "tokenizer.json").is_file():
+        _spell_tokenizer(folder, tokenizer)
 
 
-def _spell_tokenizer(file: Path) -> None:
+def _spell_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Name a class that reads `tokenizer.json` as it is, where that is how the tokenizer reads.
+
+    Other classes add tokens of their own, another number of them in transformers 4 than in 5.
+    """
+    file = folder / "tokenizer_config.json"
     entries = json.loads(file.read_text(encoding="utf-8"))
-    if entries.get("tokenizer_class") == "TokenizersBackend":
-        entries["tokenizer_class"] = _FAST
+    as_it_is = reads_as_its_file(tokenizer, folder / "tokenizer.json", special_tokens=True)
+    if as_it_is or entries.get("tokenizer_class") == "TokenizersBackend":
+        entries["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(entries.get("extra_special_tokens"), list):  # transformers 4 has names of tokens there
         entries["additional_special_tokens"] = entries.pop("extra_special_tokens")
+    entries["padding_side"] = tokenizer.padding_side  # which save_pretrained leaves out when it was set later
     _write(file, entries)
 
 

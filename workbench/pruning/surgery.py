@@ -46,10 +46,11 @@ def changes_for(model: Any, stack: Any, name: str, kept: list[int]) -> list[Chan
     _refuse_shared(layers, kept)
     config = config_without(stack.config, kept)
     whole, rebuilt = compared_builds(stack, name, kept, config)
+    sliced = _weight_changes(stack, whole, rebuilt, name, kept)
     container = nn.ModuleList(layers[old] for old in kept)
     container.training = layers.training
     changes: list[Change] = [(stack._modules, name, container)]
-    changes += _config_changes(model, stack.config, config)
+    changes += [*sliced, *_config_changes(model, stack.config, config)]
     changes += _setting_changes(stack, whole, rebuilt, skip=name)
     for new, old in enumerate(kept):
         changes += _setting_changes(layers[old], getattr(whole, name)[old], getattr(rebuilt, name)[new])
@@ -123,10 +124,40 @@ def compared_builds(stack: Any, name: str, kept: list[int], config: Any) -> tupl
         what = _difference(before, _signature(getattr(rebuilt, name)[new], len(kept)))
         if what:
             raise _refusal(stack, f"layer {originals[old]} would take place {new}, where {what}")
-    outside = _difference(_shapes_beside(whole, name), _shapes_beside(rebuilt, name))
-    if outside:
-        raise _refusal(stack, f"weights outside the layers are cut by layer: {outside}")
     return whole, rebuilt
+
+
+def _weight_changes(
+    stack: Any, whole: nn.Module, rebuilt: nn.Module, name: str, kept: list[int]
+) -> list[Change]:
+    """Cut the weights outside the layers that hold a part for each layer: Gemma's embeddings by layer.
+
+    Raises:
+        ValueError: naming a weight that is of another shape and is not made of such parts.
+    """
+    before, after = _shapes_beside(whole, name), _shapes_beside(rebuilt, name)
+    changes: list[Change] = []
+    for path in [path for path in {**before, **after} if before.get(path) != after.get(path)]:
+        owner, _, leaf = path.rpartition(".")
+        old, new, place = before.get(path), after.get(path), stack.get_submodule(owner)._parameters
+        cut = _parts(place.get(leaf), old, new, kept, len(getattr(whole, name)))
+        if cut is None:
+            what = f"{path} is {new} instead of {old}"
+            raise _refusal(stack, f"weights outside the layers are cut by layer: {what}")
+        changes.append((place, leaf, cut))
+    return changes
+
+
+def _parts(weight: Any, old: Any, new: Any, kept: list[int], depth: int) -> nn.Parameter | None:
+    """Return the kept layers' parts of a weight with one part a layer, in a row along one axis; or None."""
+    if weight is None or tuple(weight.shape) != old or new is None or len(new) != len(old):
+        return None
+    axes = [axis for axis, size in enumerate(old) if size != new[axis]]
+    if len(axes) != 1 or old[axes[0]] % depth:
+        return None
+    parts = weight.detach().unflatten(axes[0], (depth, -1))
+    chosen = parts.index_select(axes[0], torch.tensor(kept, device=weight.device))
+    return nn.Parameter(chosen.flatten(axes[0], axes[0] + 1), requires_grad=weight.requires_grad)
 
 
 def _refusal(stack: Any, reason: str) -> ValueError:
