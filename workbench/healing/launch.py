@@ -22,8 +22,8 @@ from workbench.healing.config import HealingConfig
 from workbench.places import short_name
 from workbench.runs.files import sha256_of, write_text_atomic
 
-PLAN, EXAMPLES = "plan.json", "examples.jsonl"
-_PARTS = {"model", "layers", "response", "config", "out"}
+PLAN, EXAMPLES, HELD_OUT = "plan.json", "examples.jsonl", "held_out.jsonl"
+_PARTS = {"model", "layers", "response", "config", "out", "files"}
 _FSDP = (
     "--use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP "
     "--fsdp_state_dict_type FULL_STATE_DICT --fsdp_cpu_ram_efficient_loading false"
@@ -42,8 +42,9 @@ def plan_training(
     revision: str | None = None,
     dtype: str | None = None,
     quantization: str | None = None,
+    held_out: pd.DataFrame | Sequence[str] | None = None,
 ) -> Path:
-    """Write what a training needs into a folder: ``plan.json`` and ``examples.jsonl``.
+    """Write what a training needs into a folder: ``plan.json``, ``examples.jsonl``, ``held_out.jsonl``.
 
     Args:
         folder: of the plan, for example ``run.path("plans/pruned-sft")``: new, empty, or of an earlier plan,
@@ -57,6 +58,7 @@ def plan_training(
         revision: of the model.
         dtype: of the model.
         quantization: of the model.
+        held_out: as for ``heal``: rows whose loss is measured at the end of each epoch.
 
     Returns:
         The path of ``plan.json``.
@@ -76,18 +78,20 @@ def plan_training(
     if not isinstance(config, HealingConfig):
         raise ValueError(f"config must be a HealingConfig, got {config!r:.80}")
     frame = isinstance(examples, pd.DataFrame)
-    table = _learnable(examples, response)
+    tables = {EXAMPLES: _learnable(examples, response)}
+    if held_out is not None:
+        tables[HELD_OUT] = _learnable(held_out, response)
     place = os.path.abspath(Path(model).expanduser()) if Path(model).expanduser().is_dir() else None
     named = {"name": str(model), "path": place, "revision": revision, "dtype": dtype}
-    rows = table.to_json(orient="records", lines=True, force_ascii=False)
-    write_text_atomic(folder / EXAMPLES, rows)
+    for name, table in tables.items():
+        write_text_atomic(folder / name, table.to_json(orient="records", lines=True, force_ascii=False))
     plan = {
         "model": {**named, "quantization": quantization},
         "layers": left_out,
         "response": response if frame else None,
         "config": asdict(config),
         "out": out,
-        "examples": sha256_of(folder / EXAMPLES),
+        "files": {name: sha256_of(folder / name) for name in tables},
     }
     return write_text_atomic(folder / PLAN, json.dumps(plan, indent=1) + "\n")
 
@@ -164,10 +168,7 @@ def run_plan(plan: str | Path, *, overwrite: bool = False, progress: bool = True
         raise ValueError(f"plan must be a plan.json that plan_training wrote, there is none at {plan}")
     planned, config = _read_plan(plan), _config(plan)
     _check_inside(plan.parent, planned["out"])
-    rows = plan.parent / EXAMPLES
-    if not rows.is_file() or planned.get("examples", sha256_of(rows)) != sha256_of(rows):
-        raise ValueError(f"{rows} is not the file that the plan was written with; plan it again")
-    examples = pd.read_json(rows, orient="records", lines=True, dtype=False)
+    rows = {name: _read_rows(plan.parent / name, known, planned) for name, known in planned["files"].items()}
     told = planned["model"]
     options = {key: told.get(key) for key in ("revision", "quantization")}
     model, tokenizer = load_model(told.get("path") or told["name"], **options, **_place(told.get("dtype")))
@@ -176,11 +177,12 @@ def run_plan(plan: str | Path, *, overwrite: bool = False, progress: bool = True
         return heal(
             model,
             tokenizer,
-            examples if planned["response"] else examples["text"].tolist(),
+            rows[EXAMPLES],
             response=planned["response"] or "reference",
             config=config,
             out=plan.parent / planned["out"],
             overwrite=overwrite,
+            held_out=rows.get(HELD_OUT),
             progress=progress and os.environ.get("RANK", "0") == "0",
         )
 
@@ -232,6 +234,14 @@ def _read_plan(path: Path) -> dict[str, Any]:
     if not plan.keys() >= _PARTS:
         raise ValueError(f"{path} is no plan that plan_training wrote, or it is damaged; plan it again")
     return plan
+
+
+def _read_rows(path: Path, known: str, planned: dict[str, Any]) -> pd.DataFrame | list[str]:
+    """Return the examples of a file of the plan, as ``heal`` takes them."""
+    if not path.is_file() or known != sha256_of(path):
+        raise ValueError(f"{path} is not the file that the plan was written with; plan it again")
+    rows = pd.read_json(path, orient="records", lines=True, dtype=False)
+    return rows if planned["response"] else rows["text"].tolist()
 
 
 def _config(path: Path) -> HealingConfig:
