@@ -104,15 +104,14 @@ def main() -> int:
         write_model(folder / "model", SHAPES[shape], torch.float32 if cpu else torch.bfloat16)
         examples = write_examples(96)
         for name, way in ways.items():
-            out = folder / "adapters" / name.replace(" ", "-")
             plan = plan_training(
-                folder / "plans" / out.name,
+                folder / "plans" / name.replace(" ", "-"),
                 str(folder / "model"),
                 examples,
-                out=out,
                 layers=[2, 3],
                 config=replace(config, micro_batch_size=way.pop("micro", 4)),
             )
+            out = plan.parent / "adapter"
             seconds = run(launch_command(plan, cpu=cpu, **way))
             if (out / "log.jsonl").is_file():
                 log = pd.read_json(out / "log.jsonl", lines=True)

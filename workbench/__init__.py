@@ -7,28 +7,33 @@ Every public name below is importable from ``workbench`` itself. The modules beh
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import isfunction
 from typing import Any
 
 __version__ = "0.2.0"
 
 #: the public names, by the file that defines them
 _PUBLIC = {
+    "models.chat": "render_chat",
     "models.costs": "parameter_counts block_savings",
     "models.identity": "describe_model",
     "models.layers": "decoder_layers number_of_layers kept_layers",
     "models.loading": "load_model",
-    "data.answers": "final_answer same_number",
-    "data.instructions": "load_instructions user_message",
+    "data.answers": "final_answer",
+    "data.export": "export_chat",
+    "data.quantities": "same_number",
+    "data.instructions": "load_instructions user_message conversation",
     "data.texts": "load_texts fingerprint",
     "distances.angular": "angular_distances block_angles",
     "distances.blocks": "best_blocks layers_of format_layers",
     "distances.strategies": "deepest_blocks shallowest_blocks random_layers greedy_layers removal_strategies",
-    "distances.damage": "block_damage",
+    "distances.damage": "block_damage least_harmful",
     "distances.influence": "block_influence removal_similarity",
     "distances.stability": "mean_distances pick_stability calibration_ablation",
     "pruning.removal": "without_layers prune_ check_prunable",
     "pruning.saving": "save_pruned",
-    "generation.responses": "generate_responses respond chat_prompt",
+    "generation.prompts": "chat_prompt response_room",
+    "generation.responses": "generate_responses respond",
     "healing.adapters": "with_adapter as_variant merge_adapter_ lora_targets",
     "healing.config": "HealingConfig",
     "healing.distillation": "self_distill RewriteTemplate rewrite_template rewrite_message kept_shares",
@@ -52,7 +57,7 @@ _PUBLIC = {
     ),
     "forgetting.divergence": "token_divergence divergence_by_response",
     "forgetting.similarity": "response_similarity similarity_summary embed_texts",
-    "statistics": "bootstrap_interval paired_difference rank_agreement removal_cost",
+    "statistics": "bootstrap_interval paired_difference holm rank_agreement removal_cost",
     "plots.blocks": "distance_lines metric_comparison distance_vs_damage calibration_comparison",
     "plots.forgetting": (
         "similarity_distribution similarity_pairs similarity_map answer_forms divergence_distribution "
@@ -64,14 +69,18 @@ _PUBLIC = {
     "plots.style": "use_template",
     "plots.tokens": "token_view",
     "tables.layouts": (
-        "recovery_table summary_table calibration_table variant_notes sdd_table iterabre_table "
-        "direct_iterative_table training_table"
+        "recovery_table summary_table calibration_table variant_notes sdd_table training_table"
     ),
+    "tables.iterabre": "iterabre_table direct_iterative_table",
     "tables.readings": (
-        "say about block_reading stability_reading damage_reading look_reading looks_reading "
-        "distillation_reading tuning_reading summary_reading recovery_reading comparison_reading "
-        "flips_reading depth_reading similarity_reading closest_reading divergence_reading shift_reading"
+        "about block_reading stability_reading damage_reading look_reading looks_reading "
+        "distillation_reading tuning_reading"
     ),
+    "tables.findings": (
+        "summary_reading recovery_reading comparison_reading flips_reading depth_reading "
+        "similarity_reading closest_reading divergence_reading shift_reading"
+    ),
+    "tables.sentences": "say",
     "tables.markup": "text_table to_latex to_markdown to_html",
     "widgets.live": "LiveLoss",
     "widgets.look": "looking",
@@ -90,6 +99,8 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'workbench' has no attribute {name!r}")
     value = getattr(import_module(f"workbench.{_MODULE_OF[name]}"), name)
+    if isfunction(value):
+        value = import_module("workbench.arguments").looked_at(value)
     globals()[name] = value
     return value
 

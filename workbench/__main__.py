@@ -24,11 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except KeyboardInterrupt as stopped:
-        told = (
-            str(stopped)
-            or "Stopped. The same command goes on from here: what is stored is not computed again."
-        )
-        print(f"\n{told}", file=sys.stderr)
+        told = "Stopped. The same command goes on from here: what is stored is not computed again."
+        print(f"\n{str(stopped) or told}", file=sys.stderr)
         return 130
     except ValueError as error:
         print(f"workbench: {error}", file=sys.stderr)
@@ -55,10 +52,23 @@ def _notebooks(options: argparse.Namespace) -> int:
 def _heal(options: argparse.Namespace) -> int:
     from workbench.healing.launch import run_plan
 
-    healed = run_plan(options.plan)
+    if options.cpu:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    try:
+        healed = run_plan(options.plan, overwrite=options.overwrite)
+    except ValueError as error:  # in the words of this surface
+        told = str(error).replace("give another out", "plan it with another out")
+        raise ValueError(told.replace("overwrite=True", "--overwrite")) from error
     if os.environ.get("RANK", "0") == "0":
-        print(f"{healed.adapter}: {len(healed.log)} steps, last loss {healed.log['loss'].iloc[-1]:.4f}")
+        done = f"{len(healed.log)} steps, last loss {healed.log['loss'].iloc[-1]:.4f}"
+        print(f"{healed.adapter}: {done}, in {_processes()}")
     return 0
+
+
+def _processes() -> str:
+    from accelerate import PartialState
+
+    return "1 process" if PartialState().num_processes == 1 else f"{PartialState().num_processes} processes"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,8 +85,11 @@ def _parser() -> argparse.ArgumentParser:
         add("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
         told = "a value for a name in the notebooks' parameters cells, such as model_name=path/to/model"
         add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help=told)
-    heal = commands.add_parser("heal", help="run a plan of healing, alone or under accelerate launch")
+    heal = commands.add_parser("heal", help="run a plan of healing, alone or by a launcher")
     heal.add_argument("--plan", required=True, help="the plan.json that notebook 04 wrote")
+    begin = "begin again what was trained from another model, data or config"
+    heal.add_argument("--overwrite", action="store_true", help=begin)
+    heal.add_argument("--cpu", action="store_true", help="without GPUs, also where there are some")
     heal.set_defaults(command=_heal)
     return parser
 

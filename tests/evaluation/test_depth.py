@@ -65,7 +65,7 @@ def test_blocks_may_be_sets_with_gaps(model, tokenizer):
         ([], {"texts": TEXTS}, "at least one layer each"),
         ([()], {"texts": TEXTS}, "at least one layer each"),
         ([(9,)], {"texts": TEXTS}, "9"),
-        (pd.DataFrame({"layer": [1]}), {"texts": TEXTS}, "blocks must have start and size, or removed"),
+        (pd.DataFrame({"layer": [1]}), {"texts": TEXTS}, "blocks needs the columns"),
     ],
 )
 def test_bad_blocks_are_refused_before_anything_is_scored(

@@ -177,9 +177,9 @@ def test_every_task_of_the_papers_with_choices_has_a_chance():
 
 def test_a_spread_over_what_is_not_there_is_refused():
     frame = pd.DataFrame({"task": ["a", "a"], "metric": "acc", "n_shot": 0, "value": [0.1, 0.2], "order": 0})
-    with pytest.raises(ValueError, match="over must be a column"):
+    with pytest.raises(ValueError, match="over, a column of scores, must be one of task, metric"):
         score_spread(frame, "seed")
-    with pytest.raises(ValueError, match="each order must have one score"):
+    with pytest.raises(ValueError, match=r"scores must hold each \(task, metric, n_shot, order\) once"):
         score_spread(frame, "order")
 
 

@@ -289,3 +289,155 @@ def test_weights_packed_for_inference_are_refused(quantized, tmp_path):
     model.model.layers[2].mlp.up_proj.weight.quant_state.packing_format_for_cpu = True
     with pytest.raises(ValueError, match=r"4-bit weights as they were loaded, these were packed"):
         run(model, tokenizer, make_examples(4), tmp_path / "a")
+
+
+@pytest.fixture
+def plain_adapter(tmp_path):
+    """Return a function that trains nothing but writes an adapter as plain peft does, with real numbers."""
+    import peft
+
+    def made(model, **settings):
+        found = lora_targets(model, "all-linear")["target_modules"]
+        fan = any(type(module).__name__ == "Conv1D" for module in model.modules())
+        options = {
+            "r": 3,
+            "target_modules": found,
+            "task_type": "CAUSAL_LM",
+            "fan_in_fan_out": fan,
+            **settings,
+        }
+        wrapper = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(**options))
+        torch.manual_seed(3)
+        for name, parameter in wrapper.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(std=0.1)
+        wrapper.save_pretrained(tmp_path / "plain", save_embedding_layers=False)
+        return tmp_path / "plain", logits(wrapper.eval())
+
+    return made
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"use_rslora": True}])
+def test_an_adapter_of_another_trainer_is_taken_by_the_users_word(architecture, settings, plain_adapter):
+    model = tiny_model(architecture, num_hidden_layers=4)
+    before, whole = state(model), logits(model)
+    kept = [0, 3]
+    with without_layers(model, [1, 2]):
+        pruned = logits(model)
+        folder, expected = plain_adapter(
+            prune_(copy.deepcopy(tiny_model(architecture, num_hidden_layers=4)), [1, 2]), **settings
+        )
+        with with_adapter(model, folder, layers=kept):
+            torch.testing.assert_close(logits(model), expected, atol=1e-6, rtol=1e-5)
+        assert torch.equal(logits(model), pruned)
+        assert not torch.allclose(expected, pruned, atol=1e-3)
+        for wrong in ([0, 1], [0, 1, 2, 3], [3, 0]):
+            refused = pytest.raises(ValueError, match="trained on other layers")
+            with refused, with_adapter(model, folder, layers=wrong):
+                pass
+        refused = pytest.raises(ValueError, match="for one of another trainer give layers=")
+        with refused, with_adapter(model, folder):
+            pass
+    merged = merge_adapter_(prune_(copy.deepcopy(model), [1, 2]), folder, layers=kept)
+    torch.testing.assert_close(logits(merged), expected, atol=2e-5, rtol=1e-4)
+    assert same_state(model, before)
+    assert torch.equal(logits(model), whole)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "LoRA matrices alone, it also has modules_to_save"),
+        ({"trainable_token_indices": [1, 2]}, "LoRA matrices alone, it also has trainable_token_indices"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "embeddings or the head cannot be merged where"),
+        ({"bias": "all"}, "must be a LoRA adapter with bias 'none'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")  # peft, when the adapter is made
+def test_an_adapter_that_changes_more_than_linear_layers_is_never_put_on_half(settings, words, plain_adapter):
+    model = tiny_model("llama-tied", num_hidden_layers=3)
+    before, whole, attributes = state(model), logits(model), set(vars(model))
+    folder, _ = plain_adapter(model, **settings)
+    with pytest.raises(ValueError, match=words) as error:
+        merge_adapter_(model, folder, layers=[0, 1, 2])
+    assert "\n" not in str(error.value)
+    if "embed_tokens" not in str(settings):
+        with pytest.raises(ValueError, match=words), with_adapter(model, folder, layers=[0, 1, 2]):
+            pass
+    assert same_state(model, before) and torch.equal(logits(model), whole)
+    assert set(vars(model)) == attributes
+
+
+@pytest.mark.parametrize("moment", ["half of the layers wrapped", "half of the layers merged", "loading"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_stopped_in_the_middle_the_model_is_as_before(moment, error, plain_adapter, monkeypatch):
+    from peft.tuners.lora import LoraModel
+    from peft.tuners.lora.layer import Linear
+
+    model = tiny_model("llama", num_hidden_layers=3)
+    before, whole, attributes = state(model), logits(model), set(vars(model))
+    folder, _ = plain_adapter(model)
+    owner, name = {
+        "half of the layers wrapped": (LoraModel, "_create_and_replace"),
+        "half of the layers merged": (Linear, "merge"),
+        "loading": (__import__("peft").PeftModel, "load_adapter"),
+    }[moment]
+    calls, own = [], getattr(owner, name)
+
+    def stopped(*args, **options):
+        calls.append(1)
+        if len(calls) == (1 if moment == "loading" else 9):
+            raise error
+        return own(*args, **options)
+
+    monkeypatch.setattr(owner, name, stopped)
+    with pytest.raises(error):
+        merge_adapter_(model, folder, layers=[0, 1, 2])
+    if moment == "half of the layers wrapped":
+        calls.clear()
+        with pytest.raises(error):
+            run(model, tiny_tokenizer(), make_examples(4), folder.parent / "healed")
+    assert len(calls) >= 1
+    assert same_state(model, before)
+    assert torch.equal(logits(model), whole)
+    assert set(vars(model)) == attributes
+    with with_adapter(model, folder, layers=[0, 1, 2]) if moment == "loading" else without_layers(model, []):
+        pass
+
+
+def test_an_adapter_names_no_folder_and_no_whole_model_to_be_put_on(model, tokenizer, examples, tmp_path):
+    from peft import AutoPeftModelForCausalLM, PeftModel
+
+    model.save_pretrained(tmp_path / "someone" / "whole")
+    tokenizer.save_pretrained(tmp_path / "someone" / "whole")
+    loaded, _ = load_model(tmp_path / "someone" / "whole", device="cpu")
+    name = loaded.name_or_path
+    config = HealingConfig(rank=2, learning_rate=1e-2, max_steps=2, batch_size=4, max_length=64)
+    with without_layers(loaded, [2, 3]):
+        adapter, _ = run(loaded, tokenizer, examples[:8], tmp_path / "a", config=config)
+        with with_adapter(loaded, adapter):
+            healed = logits(loaded)
+    assert loaded.name_or_path == name
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] is None
+    assert "someone" not in (adapter / "adapter_config.json").read_text()
+    with pytest.raises((ValueError, TypeError, OSError, AttributeError)):
+        AutoPeftModelForCausalLM.from_pretrained(adapter)
+    # plain peft on the saved pruned model is the same function
+    save_pruned(prune_(loaded, [2, 3]), tokenizer, tmp_path / "pruned")
+    base, _ = load_model(tmp_path / "pruned", device="cpu")
+    torch.testing.assert_close(logits(PeftModel.from_pretrained(base, adapter)), healed, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "agree"), [("float32", 1.0), ("bfloat16", 0.8)])
+def test_a_merge_is_exact_in_float32_and_rounds_in_bfloat16(dtype, agree, plain_adapter):
+    model = tiny_model("llama").to(getattr(torch, dtype))
+    folder, _ = plain_adapter(model)
+    with with_adapter(model, folder, layers=range(7)):
+        on = logits(model, 100).float()
+    merged = logits(merge_adapter_(model, folder, layers=range(7)), 100).float()
+    same = (on.argmax(-1) == merged.argmax(-1)).float().mean().item()
+    assert same >= agree
+    gap = (on - merged).abs().max().item()
+    assert gap < 1e-4 if dtype == "float32" else 1e-4 < gap < on.std().item()

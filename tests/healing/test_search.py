@@ -20,6 +20,8 @@ from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
 from workbench.healing.losses import response_loss
 from workbench.healing.search import SDD_GRID, read_trials, tune
+from workbench.plots.healing import tuning_figure
+from workbench.runs.files import decode_frame, encode_frame
 
 BASE = HealingConfig(max_steps=3, max_length=128, batch_size=4, dropout=0.1)
 GRID = {"rank": [2, 4], "learning_rate": [1e-3, 3e-2]}
@@ -118,9 +120,9 @@ sys.path[:0] = {paths!r}
 import time
 import torch
 torch.set_num_threads(1)
-import workbench.healing.search
+import workbench.healing.study
 import workbench.healing.trainer as trainer
-workbench.healing.search.HEARTBEAT, workbench.healing.search.GRACE = 1, 3
+workbench.healing.study.HEARTBEAT, workbench.healing.study.GRACE = 1, 3
 from test_search import *
 report = trainer._ResponseTrainer._report
 def slow(self, update):
@@ -135,8 +137,8 @@ search(tiny_model("llama", num_hidden_layers=3), tiny_tokenizer(), sets, {out!r}
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr("workbench.healing.search.HEARTBEAT", 1)
-    monkeypatch.setattr("workbench.healing.search.GRACE", 3)
+    monkeypatch.setattr("workbench.healing.study.HEARTBEAT", 1)
+    monkeypatch.setattr("workbench.healing.study.GRACE", 3)
 
 
 def worker(root, out, pause):
@@ -200,6 +202,10 @@ def test_two_workers_share_the_work(model, tokenizer, sets, tmp_path, root, impa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"n_trials": 0}, "n_trials must be a whole number >= 1, got 0"),
+        ({"n_trials": -1}, "n_trials must be a whole number >= 1, got -1"),
+        ({"n_trials": 1.5}, "n_trials must be a whole number >= 1, got 1.5"),
+        ({"n_trials": True}, "n_trials must be a whole number >= 1, got True"),
         ({"grid": {"ranks": [2]}}, "grid must give values for fields of HealingConfig such as rank, epochs"),
         ({"grid": {"rank": []}}, "grid must give values"),
         ({"grid": {"rank": [0]}}, "rank must be a whole number >= 1, got 0"),
@@ -231,3 +237,46 @@ def test_another_search_is_never_mixed_in(model, tokenizer, sets, tmp_path):
     with pytest.raises(ValueError, match="out must be the folder of a search"):
         read_trials(tmp_path)
     assert torch.equal(logits(model), whole)
+
+
+def test_held_out_rows_that_are_learned_are_refused(model, tokenizer, sets, tmp_path):
+    learned, held_out = sets
+    shared = pd.concat([held_out, learned.iloc[[3]]], ignore_index=True)
+    reworded = learned.assign(reference=learned["reference"] + " indeed")  # same prompts, other answers
+    texts = learned["instruction"].tolist()
+    for one, other, told in [
+        (learned, learned, "16 of its 16 rows do, the first is row 0"),
+        (learned, shared, "1 of its 9 rows do, the first is row 8"),
+        (learned, reworded, "16 of its 16"),
+        (texts, ["Some other text.", texts[0]], "1 of its 2 rows do, the first is row 1"),
+    ]:
+        with pytest.raises(ValueError, match=f"held_out must share no prompt .*{told}") as error:
+            search(model, tokenizer, (one, other), tmp_path / "a")
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_training_that_is_refused_is_told_and_the_search_goes_on(
+    model, tokenizer, sets, tmp_path, capsys, monkeypatch
+):
+    grid = {"targets": [["q_proj", "v_proj"], ["no_such_proj"], "all-linear"], "rank": [2]}
+    trials, best = search(model, tokenizer, sets, tmp_path / "a", grid=grid)
+    states = trials.set_index("targets")["state"].to_dict()
+    assert states == {
+        '["q_proj", "v_proj"]': "complete", '["no_such_proj"]': "failed", "all-linear": "complete"
+    }  # fmt: skip
+    failed = trials[trials["state"] == "failed"].iloc[0]
+    assert "targets must be 'all-linear', 'ffn' or some of" in failed["error"]
+    assert np.isnan(failed["loss"]) and (trials["error"] != "").sum() == 1
+    assert f"trial {failed['trial']} failed: targets must be" in capsys.readouterr().out
+    row = trials.loc[trials["loss"].idxmin()]
+    assert best.targets == (["q_proj", "v_proj"] if row["targets"].startswith("[") else "all-linear")
+    assert not any((tmp_path / "a" / "trials").glob("*"))
+    # neither done again nor told again, and it can be kept as CSV and drawn
+    monkeypatch.setattr("workbench.healing.search.heal", pytest.fail)
+    again = search(model, tokenizer, sets, tmp_path / "a", grid=grid)
+    pd.testing.assert_frame_equal(again.trials, trials)
+    assert again.best == best
+    data, schema = encode_frame("tuning.csv", trials)
+    pd.testing.assert_frame_equal(decode_frame("tuning.csv", data, schema), trials)
+    assert len(tuning_figure(trials).data) >= 3

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn import ablation_frame
+from frames import damage_frame, distance_frame
 
 import workbench as plots
+from workbench.plots import style
 from workbench.statistics import rank_agreement
 
 
@@ -79,5 +81,64 @@ def test_the_calibration_figure_shows_the_removed_layers():
 def test_metrics_without_single_layers_are_refused(distances):
     with pytest.raises(ValueError, match="no block of size 1"):
         plots.metric_comparison({"distance": distances[distances["size"] == 2]})
-    with pytest.raises(ValueError, match="at least one named frame"):
+    with pytest.raises(ValueError, match=r"metrics must (be|hold) "):
         plots.metric_comparison({})
+
+
+def test_what_lies_below_a_log_axis_is_marked_and_keeps_its_number(distances, damage):
+    low = damage.assign(damage=damage["damage"].where(damage["start"] % 3 != 2, -0.01))
+    fig = plots.distance_vs_damage(distances, low)
+    (marks,) = [trace for trace in fig.data if trace.name == "less than 0.001"]
+    below = distances.merge(low[low["damage"] < 1e-3][["start", "size"]])
+    assert sorted(marks.x) == sorted(below["distance"]) and set(marks.y) == {1e-3}
+    assert fig.layout.yaxis.ticktext[0] == "≤ 0.001"
+    panel = plots.metric_comparison({"damage": low})
+    symbols = panel.data[0].marker.symbol
+    single = low[low["size"] == 1].sort_values("start")["damage"]
+    assert [one == "triangle-down" for one in symbols] == list(single < 1e-3)
+    # nothing below: no mark, and the axis begins at a decade near the least
+    high = damage.assign(damage=damage["damage"].abs() + 0.2)
+    fig = plots.distance_vs_damage(distances, high)
+    assert not any("less than" in trace.name for trace in fig.data)
+    assert fig.layout.yaxis.ticktext[0] == "0.1"
+
+
+@pytest.mark.parametrize("similarity", [[1.0] * 7, [1.0, 0.9, 0.8, 1.0, 0.7, 0.6, 0.5], [1.0000001] * 7])
+def test_metrics_of_zero_and_less_are_drawn_apart_from_the_least_above(similarity):
+    frame = pd.DataFrame({"layer": range(7), "similarity": similarity})
+    fig = plots.metric_comparison({"similarity": frame})
+    panel, costs = fig.data[0], 1 - np.array(similarity)
+    assert list(panel.customdata) == pytest.approx(costs)
+    if (costs > 0).any():
+        least = costs[costs > 0].min()
+        assert all((y < 0.9 * least) == (cost <= 0) for y, cost in zip(panel.y, costs, strict=True))
+        assert [one == "triangle-down" for one in panel.marker.symbol] == list(costs <= 0)
+        assert fig.layout.yaxis.ticktext[0] == "≤ 0"
+    else:
+        assert fig.layout.yaxis.type != "log" and list(panel.y) == pytest.approx(costs)
+
+
+@pytest.mark.parametrize("template", ["screen", "paper"])
+@pytest.mark.parametrize("n_layers", [6, 40])
+def test_a_legend_of_many_sizes_stands_beside_the_points_and_fits(n_layers, template):
+    plots.use_template(template)
+    distances = distance_frame(n_layers, n_texts=3)
+    fig = plots.distance_vs_damage(distances, damage_frame(distances, sizes=tuple(range(1, n_layers))))
+    entries, font = len(fig.data), style.current_template().layout.font.size
+    assert (fig.layout.legend.x > 1) == (entries > 6)
+    assert fig.layout.height >= (1.5 * font * entries if entries > 6 else 0)
+
+
+def test_no_label_of_the_calibration_figure_is_cut_or_runs_into_another_panel():
+    for template in ("screen", "paper"):
+        plots.use_template(template)
+        fig = plots.calibration_comparison(ablation_frame())
+        texts = [trace for trace in fig.data if trace.type == "scatter" and trace.mode == "text"]
+        assert texts and all(trace.cliponaxis is False for trace in texts)
+        names = [trace for trace in texts if (trace.xaxis or "x") == "x"]
+        (low, high), font = fig.layout.xaxis.range, style.current_template().layout.font.size
+        across = (fig.layout.width - 90) * fig.layout.xaxis.domain[1] / (high - low)
+        for trace in names:
+            for x, text, side in zip(trace.x, trace.text, trace.textposition, strict=True):
+                end = x + (1 if side == "middle right" else -1) * len(text) * 0.6 * font / across
+                assert low <= end <= high + 0.6

@@ -59,3 +59,37 @@ def test_a_raw_line_has_the_colour_of_its_mean(log):
     assert [*colours] == ["one", "two"]
     assert raw.line.color == colours["two"] != colours["one"]
     assert list(next(trace for trace in fig.data if trace.name == "one").x) == [1, 2]
+
+
+@pytest.mark.parametrize("names", [["one"], ["SFT", "distilled"]])
+def test_the_held_out_loss_is_drawn_in_the_steps_that_have_it(names):
+    steps = np.arange(1, 41)
+    held_out = np.where(steps % 10 == 0, 2.0 - steps / 40, np.nan)
+    rows = pd.DataFrame({"step": steps, "loss": 2.5 - steps / 40, "held_out_loss": held_out})
+    log = pd.concat([rows.assign(variant=name) for name in names]) if len(names) > 1 else rows
+    fig = plots.loss_curve(log)
+    marks = {trace.name: trace for trace in fig.data if "held out" in (trace.name or "")}
+    assert set(marks) == ({f"{name}, held out" for name in names} if len(names) > 1 else {"held out"})
+    for trace in marks.values():
+        assert list(trace.x) == [10, 20, 30, 40]
+        assert list(trace.y) == pytest.approx([1.75, 1.5, 1.25, 1.0])
+    assert fig.layout.showlegend
+    colours = {trace.line.color for trace in fig.data}
+    assert len(colours) == len(names)
+    bare = plots.loss_curve(log.assign(held_out_loss=np.nan))
+    assert len(bare.data) == len(plots.loss_curve(log.drop(columns="held_out_loss")).data)
+
+
+def test_settings_that_are_words_lists_or_nothing_are_ticks(tmp_path):
+    trials = pd.DataFrame(
+        {
+            "trial": range(4),
+            "state": "complete",
+            "targets": ["ffn", '["q_proj"]', "all-linear", "ffn"],
+            "max_steps": [None, 10, 20, None],
+            "loss": [0.4, 0.3, 0.2, np.nan],
+        }
+    )
+    fig = plots.tuning_figure(trials)
+    assert list(fig.layout.xaxis.categoryarray) == ['["q_proj"]', "all-linear", "ffn"]
+    assert list(fig.layout.xaxis2.categoryarray) == ["10", "20", "None"]

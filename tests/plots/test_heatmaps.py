@@ -9,7 +9,8 @@ import pytest
 from frames import damage_frame, distance_frame
 
 import workbench as plots
-from workbench.distances.blocks import best_blocks
+from workbench.distances.blocks import best_blocks, format_layers
+from workbench.widgets.picker import BlockPicker
 
 
 def cells(fig: go.Figure, number: int = 0) -> dict[tuple[int, int], float]:
@@ -100,7 +101,7 @@ def test_distance_beside_damage_shows_the_same_blocks_twice(distances, damage):
 
 
 def test_other_bad_frames_have_clear_errors(distances):
-    with pytest.raises(ValueError, match="distances must be a pandas DataFrame, got list"):
+    with pytest.raises(ValueError, match="distances must be a pandas DataFrame, got "):
         plots.distance_heatmap([1])
     with pytest.raises(ValueError, match="at least one row"):
         plots.distance_heatmap(distances.head(0))
@@ -110,3 +111,43 @@ def test_other_bad_frames_have_clear_errors(distances):
         plots.distance_heatmap(distances.assign(distance=np.nan))
     with pytest.raises(ValueError, match="must share blocks"):
         plots.distance_beside_damage(distances[distances["size"] == 1], damage_frame(distances, (2,)))
+
+
+@pytest.mark.parametrize("value", ["distance", "damage"])
+@pytest.mark.parametrize(("n_layers", "step"), [(80, 2), (70, 3), (16, 5)])
+def test_rows_of_sizes_with_gaps_are_labelled_by_the_sizes(value, n_layers, step):
+    frame = distance_frame(n_layers, n_texts=2).query("size % @step == 0")
+    frame = frame.rename(columns={"distance": value})
+    fig = getattr(plots, f"{value}_heatmap")(frame)
+    trace, axis = fig.data[0], fig.layout.yaxis
+    sizes = sorted(frame["size"].unique())
+    assert list(trace.y) == list(range(1, len(sizes) + 1))
+    assert 2 <= len(axis.tickvals) <= 25
+    assert [int(text) for text in axis.ticktext] == [sizes[place - 1] for place in axis.tickvals]
+    assert all(f"size {size}<br>" in row[0] for size, row in zip(sizes, trace.text, strict=True))
+
+
+@pytest.mark.parametrize("kept", [[0, 1, 3, 4, 6, 7], [2, 3, 5, 9]])
+def test_names_of_a_pruned_models_blocks_outlive_a_filter(kept, tmp_path):
+    whole = distance_frame(len(kept))
+    whole["start"] = [kept[start] for start in whole["start"]]
+    whole.attrs["model"] = {"kept_layers": kept}
+    damage = damage_frame(whole, sizes=(2,))
+    damage.attrs = whole.attrs
+    some = whole[(whole["size"] == 2) & (whole["distance"] > whole["distance"].min())]
+    names = {start: format_layers(kept[kept.index(start) :][:2]) for start in some["start"]}
+    for fig in (plots.distance_heatmap(some), plots.distance_beside_damage(some, damage)):
+        notes = [note for note in fig.data[0].text[0] if isinstance(note, str)]
+        assert [note.split("<br>")[1] for note in notes] == [
+            f"removes {names[start]}" for start in sorted(names)
+        ]
+    points = plots.distance_vs_damage(some, damage).data[0].customdata
+    assert {row[0] for row in points} == set(names.values())
+    picker = BlockPicker(some)
+    assert picker._layers == kept
+    assert picker.keep()["removed"].item() == format_layers(picker.layers)
+    assert list(picker.layers) == kept[kept.index(picker.start) :][:2]
+    # without provenance nothing tells the layers: guessed they would be wrong, and then pruned
+    bare = pd.DataFrame({"start": [0, 1, 3, 4, 6], "size": 2, "distance": [0.1, 0.2, 0.3, 0.4, 0.5]})
+    with pytest.raises(ValueError, match="distances must tell which layers the model has"):
+        BlockPicker(bare)

@@ -105,3 +105,30 @@ def test_what_a_frame_lacks_is_named(name):
         getattr(plots, name)(pd.DataFrame({"nonsense": [1]}))
     with pytest.raises(ValueError, match="at least one row"):
         getattr(plots, name)(FIGURES[name][0]().head(0))
+
+
+@pytest.mark.parametrize("template", ["screen", "paper"])
+def test_every_figure_carries_its_own_size_in_what_is_saved(distances, damage, kept, log, template):
+    style.use_template(template)
+    wanted = style.current_template().layout
+    made = every_figure(distances, damage, kept, log)
+    made |= {name: getattr(plots, name)(make()) for name, (make, _) in FIGURES.items()}
+    for name, fig in made.items():
+        saved = json.loads(fig.to_json())["layout"]
+        assert saved["width"] == wanted.width, name
+        assert saved["height"] >= 0.4 * wanted.height, name
+
+
+@pytest.mark.parametrize("template", ["screen", "paper"])
+def test_a_title_has_room_above_a_legend_or_the_titles_of_panels(distances, damage, kept, log, template):
+    style.use_template(template)
+    made = every_figure(distances, damage, kept, log)
+    made |= {name: getattr(plots, name)(make()) for name, (make, _) in FIGURES.items()}
+    sizes = style.current_template().layout
+    for name, fig in made.items():
+        legend, margin = fig.layout.legend, fig.layout.margin.t or sizes.margin.t
+        sides = [sizes.font.size] if (legend.y or 0) > 1 and legend.yanchor == "bottom" else []
+        notes = [note for note in fig.layout.annotations if note.yref == "paper" and note.yanchor == "bottom"]
+        sides += [note.font.size or sizes.font.size for note in notes if note.y >= 0.99]
+        needed = 1.6 * sizes.title.font.size + 2.2 * max(sides, default=0)
+        assert not fig.layout.title.text or margin >= needed, (name, margin, needed)

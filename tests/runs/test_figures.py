@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 
+import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 import pytest
 from drawn import FIGURES, every_figure, kept_frame, log_frame
-from frames import damage_frame, distance_frame
+from frames import damage_frame, distance_frame, divergence_frame
 
 import workbench as plots
 from workbench.runs import figures as export
+from workbench.statistics import bootstrap_interval
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +130,115 @@ def test_each_figure_is_drawn(name, tmp_path):
     (path,) = export.save_figure(getattr(plots, name)(FIGURES[name][0]()), tmp_path / "figure.svg")
     text = path.read_text()
     assert "<image" not in text and text.count("<path") > 5
+
+
+def strange_figures() -> dict[str, go.Figure]:
+    """Return heatmaps as other packages make them, none of which paths would show exactly."""
+    z = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    scale = {"zmin": 1, "zmax": 6, "colorscale": "Viridis"}
+    numbers = {"x": [0, 1, 2], "y": [0, 1], "z": z, **scale}
+    behind = go.Figure([go.Scatter(x=[0, 1], y=[0, 1]), go.Heatmap(**numbers)])
+    return {
+        "no places": go.Figure(go.Heatmap(z=z)),
+        "no scale": go.Figure(go.Heatmap(z=z, x=[0, 1, 2], y=[0, 1])),
+        "plotly express": px.imshow(z),
+        "words": go.Figure(go.Heatmap(z=z, x=["a", "b", "c"], y=["d", "e"], **scale)),
+        "dates": go.Figure(go.Heatmap(z=z, x=pd.date_range("2024-01-01", periods=3), y=[0, 1], **scale)),
+        "uneven steps": go.Figure(go.Heatmap(z=z.T, x=[1, 2], y=[1, 2, 4], **scale)),
+        "numbers in cells": go.Figure(go.Heatmap(**numbers, texttemplate="%{z:.2f}")),
+        "reversed": go.Figure(go.Heatmap(**numbers, reversescale=True)),
+        "edges": go.Figure(go.Heatmap(z=z, x=[0, 1, 2, 3], y=[0, 1, 2], **scale)),
+        "gaps": go.Figure(go.Heatmap(**numbers, xgap=3)),
+        "smooth": go.Figure(go.Heatmap(**numbers, zsmooth="best")),
+        "falling": go.Figure(go.Heatmap(z=z, x=[2, 1, 0], y=[0, 1], **scale)),
+        "a log axis": go.Figure(go.Heatmap(z=z, x=[1, 2, 3], y=[1, 2], **scale)).update_xaxes(type="log"),
+        "over a line": behind,
+        "seen through": go.Figure(go.Heatmap(**numbers, opacity=0.4)),
+        "hidden": go.Figure(go.Heatmap(**numbers, visible=False)),
+    }
+
+
+@pytest.mark.parametrize("name", strange_figures())
+def test_a_heatmap_of_another_kind_stays_as_it_is(name, tmp_path):
+    fig = strange_figures()[name]
+    drawn = export.vector_cells(fig)
+    assert json.loads(drawn.to_json()) == json.loads(fig.to_json())
+    (path,) = plots.save_figure(fig, tmp_path / "figure.csv")
+    assert len(pd.read_csv(path).query("z.notna()")) == 6
+
+
+@pytest.mark.browser
+@pytest.mark.usefixtures("browser")
+def test_numbers_in_cells_and_words_on_axes_are_in_the_svg(tmp_path):
+    for name, words in [("numbers in cells", "6.00"), ("words", ">e<"), ("plotly express", "<image")]:
+        (path,) = plots.save_figure(strange_figures()[name], tmp_path / "figure.svg")
+        assert words in path.read_text()
+
+
+@pytest.mark.browser
+@pytest.mark.usefixtures("browser")
+def test_a_browser_that_dies_starts_once_again_and_then_gives_way(distances, tmp_path, monkeypatch):
+    fig = plots.distance_heatmap(distances)
+    plots.save_figure(fig, tmp_path / "one.png")
+    first = export._renderer(os.environ.get("BROWSER_PATH"))
+    killed = first._kaleido.subprocess
+    killed.kill()
+    killed.wait()
+    started = time.monotonic()
+    (path,) = plots.save_figure(fig, tmp_path / "two.svg")  # without a warning
+    assert path.suffix == ".svg" and time.monotonic() - started < 20
+    assert export._renderer(os.environ.get("BROWSER_PATH")) is not first
+
+    def dies(self, *_):
+        self._kaleido.subprocess.kill()
+        raise export.ChannelClosedError
+
+    export._renderer.cache_clear()
+    monkeypatch.setattr(export._Renderer, "image", dies)
+    started = time.monotonic()
+    for name in ("three", "four"):
+        with pytest.warns(UserWarning, match="ends while it draws, so png, pdf could not be drawn"):
+            written = plots.save_figure(fig, tmp_path / name, ["png", "pdf"])
+        assert [path.suffix for path in written] == [".html", ".csv"]
+    assert time.monotonic() - started < 20
+    export._renderer.cache_clear()
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_one_in_the_csv(tmp_path):
+    names = ["=HYPERLINK(1)", "+1", "-2+3", "@x", "\tx", " =1", "plain", "１"]
+    fig = go.Figure([go.Scatter(x=["=a()", "b"], y=[1, -2], name=name) for name in names])
+    (path,) = plots.save_figure(fig, tmp_path / "figure.csv")
+    found = pd.read_csv(path)
+    assert list(dict.fromkeys(found["name"].astype(str))) == [
+        "'=HYPERLINK(1)", "'+1", "'-2+3", "'@x", "'\tx", "' =1", "plain", "１"]  # fmt: skip
+    assert set(found["x"]) == {"'=a()", "b"} and set(found["y"]) == {1, -2}
+
+
+def test_the_csv_has_what_a_place_stands_for(distances, damage, tmp_path):
+    def written(fig):
+        (path,) = plots.save_figure(fig, tmp_path / "figure.csv")
+        return pd.read_csv(path)
+
+    sizes = {1, 2, 4}
+    low = damage.assign(damage=damage["damage"].where(damage["start"] != 2, -0.01))
+    for fig in (plots.damage_heatmap(damage), plots.distance_beside_damage(distances, damage)):
+        assert set(written(fig)["y"].dropna()) == sizes
+    scatter = written(plots.distance_vs_damage(distances, low))
+    assert scatter["y"].min() == -0.01
+    assert written(plots.metric_comparison({"damage": low}))["y"].min() == -0.01
+    uneven = go.Figure(go.Scatter(x=[1], y=[2], error_y={"array": [3], "arrayminus": [1]}))
+    assert written(uneven)[["error_y", "error_y_minus"]].to_numpy().tolist() == [[3, 1]]
+
+
+def test_the_csv_of_a_log_scale_has_the_numbers_and_not_their_logarithms(tmp_path):
+    frame = divergence_frame()
+    fig = plots.divergence_distribution(frame)
+    (path,) = plots.save_figure(fig, tmp_path / "figure.csv")
+    found = pd.read_csv(path)
+    for name, part in frame.groupby("variant"):
+        own = found[found["name"] == name]
+        assert set(part["kl"].round(9)) <= set(own["x"].round(9))
+        mean = own.dropna(subset="error_x").iloc[0]
+        assert mean["x"] == pytest.approx(np.average(part["kl"], weights=part["n_tokens"]))
+        low, high = bootstrap_interval(part["kl"], weights=part["n_tokens"])
+        assert [mean["x"] - mean["error_x_minus"], mean["x"] + mean["error_x"]] == pytest.approx([low, high])

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
+import pytest
+
 from workbench.runs import provenance
 from workbench.runs.run import Run
 
@@ -30,3 +33,51 @@ def test_a_library_that_is_not_there_is_said_to_be_missing(monkeypatch):
     versions = provenance.library_versions()
     assert versions["no-such-library"] == "not installed"
     assert versions["torch"][0].isdigit()
+
+
+SECRET = "hf_AbCdEfGhIjKlMnOp"
+PLAIN = "Zx9-plain"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--token", PLAIN],
+        ["--token=" + PLAIN],
+        ["--hf-token", PLAIN],
+        ["--hf_token=" + PLAIN],
+        ["--api-key", PLAIN],
+        ["--wandb-api-key=" + PLAIN],
+        ["--password", PLAIN],
+        ["--client_secret", PLAIN],
+        ["HF_TOKEN=" + PLAIN],
+        ["--set", "OPENAI_API_KEY=" + PLAIN],
+        [SECRET],
+        ["--header", "Authorization: Bearer " + SECRET],
+        ["--hub=" + SECRET],
+        [f"https://me:{PLAIN}@example.org/x"],
+        ["sk-proj-0123456789abcdef"],
+        ["ghp_0123456789abcdef"],
+    ],
+)
+def test_a_token_or_a_key_on_the_command_line_is_never_kept(words, monkeypatch, run: Run):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "3", *words, "--model", "org/name"])
+    run.write_json("x.json", [1])
+    run.frame("y.csv", pd.DataFrame, {"x": [1]})
+    for file in run.folder.rglob("*"):
+        if file.is_file():
+            text = file.read_text()
+            assert not any(secret in text for secret in (PLAIN, SECRET, "sk-proj-0123", "ghp_0123")), file
+    told = run.provenance("x.json")["command"]
+    assert told.startswith("train.py --seed 3 ") and told.endswith(" --model org/name")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--max-new-tokens", "64"], ["--tokenizer=org/name"], ["--n-tokens=5"], ["risk-of-something-long"]],
+)
+def test_words_that_only_sound_like_keys_stay(words, monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    assert provenance.command() == " ".join(["train.py", *words])

@@ -1,4 +1,4 @@
-"""The papers' tables, made from the papers' own numbers."""
+"""The tables of SDD, made from the paper's own numbers, and the run in one table."""
 
 from __future__ import annotations
 
@@ -7,26 +7,17 @@ import pandas as pd
 import pytest
 from frames import distance_frame, score_frame, similarity_frame
 from paper_numbers import (
-    ITR_TABLE_1,
-    ITR_TABLE_1_TASKS,
-    ITR_TABLE_2,
-    ITR_TABLE_2_MEANS,
-    ITR_TABLE_2_MISPRINT,
-    ITR_TABLE_2_TASKS,
     SDD_TABLE_8,
     SDD_TABLE_8_MISPRINTS,
 )
 from transformers import LlamaConfig
 
 from workbench.distances.stability import calibration_ablation
-from workbench.evaluation.suites import CATEGORIES
 from workbench.models.costs import parameter_counts
 from workbench.runs.variant import Variant
 from workbench.statistics import bootstrap_interval
 from workbench.tables.layouts import (
     calibration_table,
-    direct_iterative_table,
-    iterabre_table,
     recovery_table,
     sdd_table,
     summary_table,
@@ -140,100 +131,6 @@ def test_notes_say_what_a_variant_is_without_being_told():
     assert list(notes["left"]) == [1000, 900, 900]
     with pytest.raises(ValueError, match="variant 'cut' removes layer 4, but parameters are of a model of 2"):
         variant_notes(variants, {"total": 1000, "layers": [50] * 2})
-
-
-def rows_of(variant: str, tasks: list[str], perplexity: float, values: list[float]) -> list[dict]:
-    """Return rows as evaluate gives them, with the metrics that ITR leaves out."""
-    common = {"variant": variant, "n_shot": 0, "parent": ""}
-    wiki = [("word_perplexity", perplexity), ("bits_per_byte", 0.7)]
-    rows = [common | {"task": "wikitext", "metric": m, "value": v, "category": "language"} for m, v in wiki]
-    for task, value in zip(tasks, values, strict=True):
-        about = common | {"task": task, "category": CATEGORIES[task]}
-        rows += [about | {"metric": m, "value": v} for m, v in (("acc_norm", 0.5), ("acc", value / 100))]
-    part = common | {"task": "mmlu_law", "metric": "acc", "value": 0.1, "category": "", "parent": "mmlu"}
-    return [*rows, part]
-
-
-def test_table_1_of_itr_comes_out_of_its_scores():
-    rows = [
-        row
-        for approach, _, wiki, *values in ITR_TABLE_1
-        for row in rows_of(approach, ITR_TABLE_1_TASKS, wiki, values)
-    ]
-    notes = pd.DataFrame(
-        {
-            "variant": [row[0] for row in ITR_TABLE_1],
-            "model": "Llama3.1 8B",
-            "approach": [row[0] for row in ITR_TABLE_1],
-            "layers": [row[1] for row in ITR_TABLE_1],
-        }
-    )
-    table = iterabre_table(pd.DataFrame(rows), notes)
-    heads = ["", "", "", "", *["Reasoning"] * 5, *["Language"] * 3, *["Knowledge"] * 2]
-    assert [column[0] for column in table] == heads
-    assert [column[1] for column in table][3:] == [
-        *("Wiki ↓", "ARC-C", "ARC-E", "HellaSwag", "COPA", "PIQA"),
-        *("BLiMP", "RACE", "Winogrande", "BoolQ", "MMLU"),
-    ]
-    assert table.iloc[:, 3:].to_numpy() == pytest.approx(np.array([row[2:] for row in ITR_TABLE_1]))
-    text = to_latex(table, digits=2, group=1)
-    assert r"\multicolumn{4}{c}{} & \multicolumn{5}{c}{Reasoning} & \multicolumn{3}{c}{Language}" in text
-    assert r"\cmidrule(lr){5-9}\cmidrule(lr){10-12}\cmidrule(lr){13-14}" in text
-    assert r"Model & Approach & \#L & Wiki $\downarrow$ & ARC-C" in text
-    assert r" & IteRABRe & 24 & 16.89 & 33.02" in text
-    assert "| Reasoning: ARC-C |" in to_markdown(table)
-    assert "Reasoning: ARC-C</th>" in to_html(table)
-
-
-@pytest.fixture(scope="module")
-def table_2() -> pd.DataFrame:
-    rows, notes = [], []
-    tasks = [task for task in ITR_TABLE_2_TASKS if task != "wikitext"]
-    for model, dropped, direct, iterative, *_ in ITR_TABLE_2:
-        for approach, (wiki, *values) in (("Direct+R", direct), ("Iterative+R", iterative)):
-            name = f"{model} {dropped} {approach}"
-            rows += rows_of(name, tasks, wiki, values)
-            notes.append({"variant": name, "model": model, "approach": approach, "dropped": dropped})
-    return direct_iterative_table(pd.DataFrame(rows), pd.DataFrame(notes))
-
-
-def test_table_2_of_itr_comes_out_of_its_scores(table_2):
-    differences = table_2[table_2["Approach"] == "Diff"]
-    for row, (model, dropped, *_, printed, mean) in zip(
-        differences.itertuples(index=False), ITR_TABLE_2, strict=True
-    ):
-        assert row[:3] == (model, "Diff", dropped)
-        # the paper takes differences before it rounds
-        wrong = [
-            task
-            for task, ours, theirs in zip(ITR_TABLE_2_TASKS, row[3:14], printed, strict=True)
-            if abs(ours - theirs) > 0.0151
-        ]
-        assert wrong == ["boolq"] * ((model, dropped, "boolq") == ITR_TABLE_2_MISPRINT)
-        # a wrong difference of 0.27 is 0.027 of ten tasks
-        assert row[14] == pytest.approx(mean, abs=0.0301 if wrong else 0.0151)
-    assert table_2.iloc[-1, 0] == "Tasks avg diff"
-    means = table_2.iloc[-1, 3:14].tolist()
-    assert means[1] == pytest.approx(ITR_TABLE_2_MEANS[1] - 0.27 / 6, abs=0.0151)
-    assert [*means[:1], *means[2:]] == pytest.approx(
-        [*ITR_TABLE_2_MEANS[:1], *ITR_TABLE_2_MEANS[2:]], abs=0.0151
-    )
-    assert "| Tasks avg diff |  | – | 3.14 |" in to_markdown(table_2, digits=2)
-
-
-def test_gaps_are_refused():
-    rows = pd.DataFrame(rows_of("a", ["boolq", "mmlu"], 9.0, [50, 60]) + rows_of("b", ["boolq"], 9.0, [50]))
-    notes = pd.DataFrame({"variant": ["a", "b"], "model": "m", "approach": ["x", "y"], "layers": 24})
-    with pytest.raises(ValueError, match=r"'b' lacks \['mmlu'\]"):
-        iterabre_table(rows, notes)
-    with pytest.raises(ValueError, match=r"notes needs the columns .*missing \['layers'\]"):
-        iterabre_table(rows, notes.drop(columns="layers"))
-    full = rows[rows["task"] != "mmlu"]
-    notes = pd.DataFrame({"variant": ["a", "b"], "model": "m", "approach": "Direct+R", "dropped": 4})
-    with pytest.raises(ValueError, match="one 'Direct\\+R' and one 'Iterative\\+R' of 'm' with 4 dropped"):
-        direct_iterative_table(full, notes)
-    with pytest.raises(ValueError, match=r"each \(variant, task\) once, got \('a', 'wikitext'\) again"):
-        iterabre_table(pd.concat([full, full]), notes.assign(layers=1))
 
 
 @pytest.fixture(scope="module")

@@ -3,5 +3,10 @@
 - ``texts``: calibration texts
 - ``instructions``: instruction sets
 - ``sources``: rows of local files and hub sets, sampled
-- ``answers``: final answers, found and compared
+- ``files``: rows of a local file, whatever its form
+- ``chats``: rows that hold a whole chat
+- ``export``: conversations for other trainers
+- ``answers``: where in a response its final answer stands
+- ``statements``: which number a sentence comes to
+- ``quantities``: numbers as people write them
 """

@@ -41,23 +41,26 @@ def layers_of(start: int, size: int, *, layers: Sequence[int] | None = None) -> 
     kept = [int(layer) for layer in layers]
     if start not in kept:
         raise ValueError(f"start must be one of the model's layers {format_layers(kept)}, got {start}")
-    block = kept[kept.index(start) :][:size]
-    if len(block) < size:
-        last = kept[-size] if size <= len(kept) else None
-        room = f"at most {last} for size {size}" if last is not None else f"of a size up to {len(kept)}"
+    if (first := kept.index(start)) + size > len(kept):
+        room = (
+            f"at most {kept[-size]} for size {size}" if size <= len(kept) else f"of a size up to {len(kept)}"
+        )
         raise ValueError(
             f"a block must end within the model's {len(kept)} layers: start {room}, got start {start}"
         )
-    return tuple(block)
+    return tuple(kept[first : first + size])
 
 
 def format_layers(layers: Iterable[int]) -> str:
     """Return layers as text, with each run of layers joined.
 
+    Raises:
+        ValueError: for what is no layer number.
+
     >>> format_layers([9, 3, 10])
     '3,9-10'
     """
-    ordered = sorted({int(layer) for layer in layers})
+    ordered = sorted({whole_number(layer, "layer", least=0) for layer in layers})
     breaks = [i for i in range(1, len(ordered)) if ordered[i] != ordered[i - 1] + 1]
     edges = zip([0, *breaks], [*breaks, len(ordered)], strict=True)
     runs = [ordered[i:j] for i, j in edges if i < j]
@@ -113,8 +116,8 @@ def best_blocks(distances: pd.DataFrame, sizes: Iterable[int] | None = None) -> 
     chosen = sizes_in(frame, sizes)
     best = least(frame[frame["size"].isin(chosen)], value)
     named = ["strategy", "size", "start", "removed"]
-    rest = [column for column in best if column not in named]
-    result = best.assign(strategy="best", removed=_as_text(best, layers_in(frame)))[[*named, *rest]]
+    best = best.assign(strategy="best", removed=_as_text(best, layers_in(frame)))
+    result = best[[*named, *best.columns.difference(named, sort=False)]]
     result.attrs = dict(distances.attrs)
     return result
 
@@ -150,13 +153,18 @@ def _block_rows(frame: Any, value: str, what: str) -> pd.DataFrame:
 
 def layers_in(blocks: pd.DataFrame) -> list[int]:
     """Return the model's layers: from the frame's provenance, else the starts of its blocks of size 1."""
-    model = blocks.attrs.get("model")
-    if isinstance(model, dict) and model.get("kept_layers"):
-        return sorted(int(layer) for layer in model["kept_layers"])
+    if layers_are_known(blocks):
+        return sorted(int(layer) for layer in blocks.attrs["model"]["kept_layers"])
     single = blocks.loc[blocks["size"] == 1, "start"]
     if len(single):
         return sorted(int(layer) for layer in single.unique())
     return list(range(int((blocks["start"] + blocks["size"]).max())))
+
+
+def layers_are_known(blocks: pd.DataFrame) -> bool:
+    """Return whether the frame's provenance names the model's layers, also where rows were taken out."""
+    model = blocks.attrs.get("model")
+    return isinstance(model, dict) and bool(model.get("kept_layers"))
 
 
 def sizes_in(blocks: pd.DataFrame, sizes: Iterable[int] | None) -> list[int]:
@@ -189,11 +197,14 @@ def checked_sizes(sizes: Iterable[int] | None, n_layers: int) -> list[int]:
 def removed_by(frame: pd.DataFrame) -> list[str]:
     """Return the layers that each block removes, as the papers print them.
 
-    A model that was pruned before has gaps between its layers; the blocks of size 1 name those that it has.
-    A frame of chosen blocks may not hold all of these: there, the blocks are read as runs without gaps.
+    A model that was pruned before has gaps between its layers; the frame's provenance names those that it
+    has, or else its blocks of size 1. A frame of chosen blocks without provenance may not hold all of these:
+    there, the blocks are read as runs without gaps.
     """
     if "removed" in frame:
         return [str(text) for text in frame["removed"]]
+    if layers_are_known(frame):
+        return _as_text(frame, layers_in(frame))
     single = frame.loc[frame["size"] == 1, "start"]
     whole = set(frame["start"]) <= set(single) and len(frame) >= frame["size"].max()
     return _as_text(frame, layers_in(frame) if whole else None)
@@ -212,7 +223,7 @@ def layer_set_frame(
     [[3, 2, '3-4'], [<NA>, 2, '3,9']]
     """
     place = (lambda layer: layer) if present is None else list(present).index
-    ordered = [sorted(int(layer) for layer in layers) for layers in layer_sets]
+    ordered = [sorted(layers) for layers in layer_sets]
     starts = [one[0] if place(one[-1]) - place(one[0]) < len(one) else pd.NA for one in ordered]
     frame = pd.DataFrame({"start": pd.array(starts, dtype="Int64"), "size": [*map(len, ordered)]})
     frame["removed"] = [*map(format_layers, ordered)]

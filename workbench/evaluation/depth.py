@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from workbench.checks import checked
 from workbench.distances.blocks import format_layers, layers_of, parse_layers
 from workbench.evaluation.evaluate import questions
 from workbench.runs.keys import reads
@@ -59,7 +60,6 @@ def scores_by_depth(
             removed; as ``evaluate`` and ``block_damage``.
     """
     from workbench.evaluation.evaluate import evaluate
-    from workbench.evaluation.perplexity import loss_rows, loss_values
     from workbench.models.layers import kept_layers
     from workbench.pruning.removal import check_prunable, without_layers
 
@@ -69,17 +69,13 @@ def scores_by_depth(
     cuts = _layer_sets(blocks, whole)
     for cut in cuts:
         check_prunable(model, cut)
-    frames = []
-    if texts is not None:
-        for cut, loss in _losses(model, tokenizer, texts, cuts, progress).items():
-            rows = loss_rows(texts_name, loss_values(model, loss), len(texts))
-            frames.append(_placed(rows, cut, len(whole), NOT_HEALED, False))
+    parts = [] if texts is None else _losses(model, tokenizer, texts, texts_name, cuts, progress)
     settings = {"limit": limit, "batch_size": batch_size, "progress": progress, **options}
     for cut in [(), *cuts] if tasks else []:
         with without_layers(model, cut):
-            rows = evaluate(model, tokenizer, tasks, **settings)
-        frames.append(_placed(rows, cut, len(whole), NOT_HEALED, False))
-    return pd.concat(frames, ignore_index=True)
+            parts.append((cut, evaluate(model, tokenizer, tasks, **settings)))
+    placed = (_placed(rows, cut, len(whole), NOT_HEALED, False) for cut, rows in parts)
+    return pd.concat(placed, ignore_index=True)
 
 
 def at_fractions(
@@ -119,30 +115,29 @@ def at_fractions(
 
 
 def _layer_sets(blocks: Any, layers: Sequence[int]) -> list[tuple[int, ...]]:
-    if not isinstance(blocks, pd.DataFrame):
-        sets = [tuple(sorted(set(one))) for one in blocks]
-    elif "removed" in blocks:
-        sets = [tuple(parse_layers(text)) for text in blocks["removed"]]
-    elif {"start", "size"} <= set(blocks.columns):
-        pairs = zip(blocks["start"], blocks["size"], strict=True)
-        sets = [tuple(layers_of(int(start), int(size), layers=layers)) for start, size in pairs]
-    else:
-        raise ValueError(f"blocks must have start and size, or removed; got {list(blocks.columns)}")
+    if isinstance(blocks, pd.DataFrame) and "removed" in blocks:
+        blocks = map(parse_layers, blocks["removed"])
+    elif isinstance(blocks, pd.DataFrame):
+        pairs = checked(blocks, ["start", "size"], "blocks")[["start", "size"]].itertuples(index=False)
+        blocks = [layers_of(*pair, layers=layers) for pair in pairs]
+    sets = [tuple(sorted(set(one))) for one in blocks]
     if not sets or not all(sets):
         raise ValueError(f"blocks must name at least one layer each, and be at least one, got {blocks!r:.80}")
     return list(dict.fromkeys(sets))
 
 
 def _losses(
-    model: Any, tokenizer: Any, texts: Sequence[str], cuts: list[tuple[int, ...]], progress: bool
-) -> dict[tuple[int, ...], float]:
-    """Return the loss (nats a token) of the whole model, as (), and without each cut."""
+    model: Any, tokenizer: Any, texts: Sequence[str], name: str, cuts: list[tuple[int, ...]], progress: bool
+) -> list[tuple[tuple[int, ...], pd.DataFrame]]:
+    """Return the rows of the loss (nats a token) of the whole model, as (), and without each cut."""
     from workbench.distances.damage import block_damage
+    from workbench.evaluation.perplexity import loss_rows, loss_values
     from workbench.generation.responses import context_length
 
     length = context_length(model) or 10**9
     found = block_damage(model, tokenizer, list(texts), layer_sets=cuts, max_length=length, progress=progress)
-    return {(): found["base_loss"].iloc[0], **dict(zip(cuts, found["loss"], strict=True))}
+    losses = zip([(), *cuts], [found["base_loss"].iloc[0], *found["loss"]], strict=True)
+    return [(cut, loss_rows(name, loss_values(model, loss), len(texts))) for cut, loss in losses]
 
 
 def _placed(rows: pd.DataFrame, cut: Sequence[int], n_layers: int, series: str, healed: bool) -> pd.DataFrame:

@@ -68,12 +68,9 @@ def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None 
             f"got {len(base)} and {len(other)} items, {same} of them the same; "
             "evaluate both variants with equal tasks, limit, n_shot and seed"
         )
-    sides = {"base": base, "other": other}
-    values = {side: frame["value"] for side, frame in sides.items()}
-    responses = {f"{side}_response": frame["response"] for side, frame in sides.items()}
-    return pd.DataFrame(
-        values | {"prompt": base["prompt"], "target": base["target"]} | responses
-    ).reset_index()
+    pairs = {"base": base["value"], "other": other["value"], "prompt": base["prompt"]}
+    pairs |= {"target": base["target"], "base_response": base["response"]}
+    return pd.DataFrame(pairs | {"other_response": other["response"]}).reset_index()
 
 
 def compare_items(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ _PREFERRED = (
 )
 
 
-def headline(scores: pd.DataFrame) -> pd.DataFrame:
+def headline(scores: pd.DataFrame, *, prefer: str | None = None) -> pd.DataFrame:
     """One row a task (and variant): the metric that papers report for it, groups without their parts.
 
     ARC-Challenge and HellaSwag are shown by ``acc_norm`` and GSM8K by strict match, as on the OpenLLM
@@ -30,6 +31,7 @@ def headline(scores: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         scores: rows of ``evaluate``, with a column ``variant`` when there are several.
+        prefer: a metric that goes first, for each task that has it.
 
     >>> scores = pd.DataFrame({"task": "gsm8k", "value": [0.2, 0.3]})
     >>> scores["metric"] = ["exact_match,strict-match", "exact_match,flexible-extract"]
@@ -38,7 +40,7 @@ def headline(scores: pd.DataFrame) -> pd.DataFrame:
     """
     if "parent" in scores:
         scores = scores[scores["parent"].isna() | (scores["parent"] == "")]
-    return one_metric(scores).reset_index(drop=True)
+    return one_metric(scores, prefer=prefer).reset_index(drop=True)
 
 
 def blimp_groups(scores: pd.DataFrame) -> pd.DataFrame:
@@ -78,11 +80,9 @@ def _group_means(rows: pd.DataFrame, groups: dict[str, str]) -> pd.DataFrame:
             f"scores must hold all paradigms of BLiMP group {groups[lacking[0]].removeprefix('blimp_')!r}, "
             f"{lacking[0]!r} is not there"
         )
+    sums = {name: (name, "sum") for name in ("n", "truncated")}
     means = rows.groupby(rows["task"].map(groups)).agg(
-        value=("value", "mean"),
-        stderr=("stderr", lambda errors: np.linalg.norm(errors) / len(errors)),
-        n=("n", "sum"),
-        truncated=("truncated", "sum"),
+        value=("value", "mean"), stderr=("stderr", lambda these: np.linalg.norm(these) / len(these)), **sums
     )
     same = {"metric": "acc", "higher_is_better": True, "parent": "blimp", "category": "language"}
     return means.loc[list(dict.fromkeys(groups.values()))].assign(**same).reset_index()
@@ -106,17 +106,11 @@ def score_spread(scores: pd.DataFrame, over: str) -> pd.DataFrame:
     >>> score_spread(scores, "order")[["mean", "low", "high", "n"]].values.tolist()
     [[0.5, 0.25, 0.75, 2.0]]
     """
-    keys = [
-        key for key in ("method", "variant", "task", "metric", "n_shot", "order", "seed") if key in scores
-    ]
-    keys = [key for key in keys if key != over and not (over == "seed" and key == "variant")]
-    if over not in scores:
-        raise ValueError(f"over must be a column of scores, one of {list(scores.columns)}, got {over!r}")
-    if scores.duplicated([*keys, over]).any():
-        twice = scores[scores.duplicated([*keys, over])].iloc[0]
-        raise ValueError(
-            f"each {over} must have one score, got two for {over} {twice[over]} of {twice['task']!r}"
-        )
+    one_of(over, scores.columns, "over, a column of scores,")
+    left_out = (over, "variant") if over == "seed" else (over,)
+    known = ("method", "variant", "task", "metric", "n_shot", "order", "seed")
+    keys = [key for key in known if key in scores and key not in left_out]
+    checked(scores, [], "scores", unique=(*keys, over))
     repeated = scores.groupby(keys, sort=False)["value"]
     return repeated.agg(mean="mean", std="std", low="min", high="max", n="count").reset_index()
 
@@ -143,7 +137,7 @@ def average_recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     >>> average_recovery(scores.assign(metric="acc"))["recovery"].round(2).tolist()
     [1.0, 0.75]
     """
-    table = _score_table(scores)
+    table = score_table(accuracies(scores))
     one_of(base, table.index, "base")
     average = table.mean(axis=1)
     if not average[base] > 0:
@@ -152,21 +146,21 @@ def average_recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
     return found.reset_index()
 
 
-def one_metric(frame: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
-    """The rows of one metric; by default the one that stands for the row's task."""
+def one_metric(frame: pd.DataFrame, metric: str | None = None, *, prefer: str | None = None) -> pd.DataFrame:
+    """The rows of one metric; by default the one preferred or else the one that stands for the row's task."""
     if "metric" not in frame:
         return frame
     if metric is not None:
         if metric not in (known := sorted(set(frame["metric"]))):
             raise ValueError(f"metric must be one of {known}, got {metric!r}")
         return frame[frame["metric"] == metric]
-    chosen = {task: _main_metric(task, list(metrics)) for task, metrics in frame.groupby("task")["metric"]}
+    chosen = {
+        task: next(
+            (name for name in (prefer, HEADLINE.get(task), *_PREFERRED) if name in set(there)), there[0]
+        )
+        for task, there in frame.groupby("task")["metric"].agg(list).items()
+    }
     return frame[frame["metric"] == frame["task"].map(chosen)]
-
-
-def _main_metric(task: str, metrics: list[str]) -> str:
-    wanted = (HEADLINE.get(task), *_PREFERRED)
-    return next((metric for metric in wanted if metric in metrics), metrics[0])
 
 
 def accuracies(scores: pd.DataFrame) -> pd.DataFrame:
@@ -177,15 +171,18 @@ def accuracies(scores: pd.DataFrame) -> pd.DataFrame:
     return scores
 
 
-def _score_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Variants x tasks; refuses gaps, since an average over other tasks would be a plausible wrong number."""
-    scores = accuracies(scores)
-    keys = [key for key in ("task", "n_shot") if key in scores]
-    if len(twice := scores[scores.duplicated(["variant", *keys])]):
+def score_table(rows: pd.DataFrame, keys: Sequence[str] = ("task", "n_shot")) -> pd.DataFrame:
+    """Return variants x tasks, both in the order of the rows.
+
+    Raises:
+        ValueError: two scores of one task, or a gap: an average over other tasks would be a plausible wrong
+            number.
+    """
+    keys = [key for key in keys if key in rows]
+    if len(twice := rows[rows.duplicated(["variant", *keys])]):
         variant, task = twice[["variant", "task"]].iloc[0]
         raise ValueError(f"each variant must have one score a task, got two for {variant!r}, {task!r}")
-    table = scores.pivot(index="variant", columns=keys, values="value")
-    table = table.loc[list(dict.fromkeys(scores["variant"]))]
+    table = rows.set_index(["variant", *keys])["value"].unstack(keys, sort=False)
     for name, row in table.iterrows():
         if missing := sorted({str(np.atleast_1d(column)[0]) for column in table.columns[row.isna()]}):
             raise ValueError(
@@ -219,19 +216,13 @@ def category_scores(scores: pd.DataFrame) -> pd.DataFrame:
     rows = accuracies(checked(scores, needed, "scores"))
     if rows.empty:
         raise ValueError("scores must hold at least one score where higher is better, got none")
-    _score_table(rows)
+    score_table(rows)
     rows = score_intervals(rows.assign(category=rows["category"].fillna("").replace("", "other")))
-    order = [*(name for name in CATEGORY_ORDER if name in set(rows["category"])), *rows["category"]]
-    parts = rows.groupby(["variant", "category"], sort=False)
-    return pd.DataFrame(
-        [
-            {"variant": variant, "category": category}
-            | _mean_over_tasks(parts.get_group((variant, category)))
-            for category in dict.fromkeys(order)
-            for variant in dict.fromkeys(rows["variant"])
-            if (variant, category) in parts.groups
-        ]
-    )
+    order = {name: rank for rank, name in enumerate(dict.fromkeys([*CATEGORY_ORDER, *rows["category"]]))}
+    rows = rows.sort_values("category", key=lambda names: names.map(order), kind="stable")
+    parts = rows.groupby(["category", "variant"], sort=False)
+    found = [{"variant": name, "category": kind, **_mean_over_tasks(part)} for (kind, name), part in parts]
+    return pd.DataFrame(found)
 
 
 def task_categories(scores: pd.DataFrame) -> dict[str, list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from workbench.checks import checked, whole_number
 from workbench.distances.sweep import Replay
 from workbench.forgetting.similarity import checked_responses
 from workbench.generation.responses import context_length, end_tokens, token_ids
-from workbench.healing.adapters import as_variant, read_record
+from workbench.healing.adapters import as_variant
 from workbench.models.batches import Batch, make_batches, read_tokens
 from workbench.models.hooks import inference, watch_states
-from workbench.models.layers import decoder_forward, kept_layers, number_of_layers, unwrap
+from workbench.models.layers import decoder_forward, number_of_layers, unwrap
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
 
@@ -69,7 +68,7 @@ def token_divergence(
     whole = read_tokens(model, None, [a + b for a, b in zip(prompts, answers, strict=True)], 10**9)
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
     room = max(1, min(whole_number(max_tokens, "max_tokens"), LOGITS // vocabulary))
-    batches = make_batches(whole, max_tokens=room)
+    batches = make_batches(whole, max_tokens=room, model=model)
     starts = [len(prompt) for prompt in prompts]
     ids, pieces = list(responses["id"]), [token_texts(tokenizer, answer) for answer in answers]
     frames = []
@@ -154,23 +153,15 @@ def _tokens(model: Any, tokenizer: Any, responses: pd.DataFrame) -> tuple[list[l
 
 
 def _checked_variants(model: nn.Module, variants: Iterable[Variant], run: Any) -> list[Variant]:
-    """Return the variants after the checks that need no adapter loaded."""
+    """Return the variants after a check that the model can be seen as each."""
     variants = list(variants.values() if isinstance(variants, Mapping) else variants)
     if not variants:
         raise ValueError("variants must hold at least one variant, got none")
     names = [variant.name for variant in variants]
     checked(pd.DataFrame({"name": names}), [], "variants", unique="name")
-    folder = run.folder if isinstance(run, Run) else Path(run or ".")
     for variant in variants:
-        if variant.adapter is None:
-            continue
-        trained = read_record(folder / variant.adapter)["kept_layers"]
-        left = [layer for layer in kept_layers(model) if layer not in variant.removed]
-        if trained != left:
-            raise ValueError(
-                f"variant {variant.name!r} leaves layers {left}, but its adapter {variant.adapter} was "
-                f"trained on {trained}; give the variant the layers of its training"
-            )
+        with as_variant(model, variant, run=run):
+            pass
     return variants
 
 
@@ -179,7 +170,7 @@ def _last_states(model: Any, batch: Batch, bar: Any) -> Tensor:
     kept: list[Tensor] = []
     last = number_of_layers(model)
     with watch_states(model, lambda number, state: kept.append(state.cpu()) if number == last else None):
-        decoder_forward(model)(input_ids=batch.ids.to(model.device), use_cache=False)
+        decoder_forward(model)(input_ids=batch.on_device_of(model)[0], use_cache=False)
     bar.update()
     return kept[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MINILM = "all-MiniLM-L6-v2"
 # The weights that the model's authors published, as public repositories pin them.
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# Tokens in a batch, padding included. On a CPU about 1,000 fill the cores and still fit their caches; much
+# Tokens in a batch of the longest texts. On a CPU about 1,000 fill the cores and still fit their caches; much
 # larger batches are slower than no batches at all.
 _CPU_BATCH, _GPU_BATCH = 1024, 65536
 _MARKS = ("truncated", "cut_off", "empty")
@@ -242,31 +242,10 @@ def _cut_off(responses: pd.DataFrame) -> NDArray[np.bool_]:
 
 def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Unit vectors in float64, and which texts are longer than the model's window."""
-    from tqdm.auto import tqdm
-
     window = model.max_seq_length or np.inf
     pieces = model.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
     lengths = np.array([len(each) for each in pieces])
     room = _CPU_BATCH if model.device.type == "cpu" else _GPU_BATCH
-    order: list[int] = []
-    parts: list[NDArray[np.float32]] = []
-    hidden = {} if progress else {"disable": True}
-    with tqdm(total=len(texts), desc="embedding", leave=False, **hidden) as bar:
-        for batch in _batches(np.minimum(lengths, window), room):
-            part = [texts[i] for i in batch]
-            parts.append(model.encode(part, batch_size=len(part), show_progress_bar=False))
-            order += batch
-            bar.update(len(batch))
-    vectors = np.concatenate(parts)[np.argsort(order)].astype(np.float64)
+    size = max(1, int(room // min(window, lengths.max())))
+    vectors = model.encode(texts, batch_size=size, show_progress_bar=progress).astype(np.float64)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), lengths > window
-
-
-def _batches(lengths: np.ndarray, room: int) -> Iterator[list[int]]:
-    """Numbers of texts of like length, as many as fit into ``room`` tokens with padding, longest first."""
-    batch: list[int] = []
-    for number in np.argsort(-lengths, kind="stable"):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > room:
-            yield batch
-            batch = []
-        batch.append(int(number))
-    yield batch

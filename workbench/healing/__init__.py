@@ -6,7 +6,9 @@
 - ``trainer``: the training loop
 - ``heal``: train an adapter, restartable
 - ``adapters``: put on, taken off, merged
+- ``records``: an adapter's folder, whole and unaltered
 - ``config``: settings of the papers
 - ``search``: the grid search, an Optuna study in a database
+- ``study``: its database, and what outlives it
 - ``launch``: plans for several GPUs
 """

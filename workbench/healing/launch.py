@@ -1,7 +1,8 @@
-"""Healing on several GPUs or machines: a notebook writes the plan, ``accelerate launch`` runs it.
+"""Healing on several GPUs or machines: a notebook writes the plan, a launcher runs it in several processes.
 
-The plan is a folder with everything the training needs, so it can be copied to a cluster. Its result is read
-back by ``run_plan``, or by ``heal`` with the same arguments: a finished adapter is not trained again.
+The plan is a folder with everything the training needs, so it can be copied to a cluster; the adapter goes
+into it. Its result is read back by ``run_plan``, or by ``heal`` with the same arguments: a finished adapter
+is not trained again.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked, whole_number
+from workbench.checks import checked, one_of, whole_number
 from workbench.healing.config import HealingConfig
-from workbench.runs.files import atomic_folder
+from workbench.places import short_name
+from workbench.runs.files import sha256_of, write_text_atomic
 
 PLAN, EXAMPLES = "plan.json", "examples.jsonl"
-_FSDP = {
-    "use_fsdp": None,
-    "fsdp_version": "2",
-    "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-    "fsdp_state_dict_type": "FULL_STATE_DICT",
-    "fsdp_cpu_ram_efficient_loading": "false",
-}
+_PARTS = {"model", "layers", "response", "config", "out"}
+_FSDP = (
+    "--use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP "
+    "--fsdp_state_dict_type FULL_STATE_DICT --fsdp_cpu_ram_efficient_loading false"
+)
 
 
 def plan_training(
@@ -35,7 +35,7 @@ def plan_training(
     model: str,
     examples: pd.DataFrame | Sequence[str],
     *,
-    out: str | Path,
+    out: str | Path | None = None,
     layers: Sequence[int] = (),
     response: str = "reference",
     config: HealingConfig | None = None,
@@ -46,10 +46,11 @@ def plan_training(
     """Write what a training needs into a folder: ``plan.json`` and ``examples.jsonl``.
 
     Args:
-        folder: of the plan, for example ``run.path("plans/pruned-sft")``; replaced when it is there.
+        folder: of the plan, for example ``run.path("plans/pruned-sft")``: new, empty, or of an earlier plan,
+            whose two files are replaced; adapters and checkpoints in it stay.
         model: as for ``load_model``, with ``revision``, ``dtype`` and ``quantization``.
         examples: as for ``heal``, with ``response`` and ``config``.
-        out: folder of the adapter; kept relative to the plan where it can be.
+        out: folder of the adapter, inside the plan's folder; None for ``<folder>/adapter``.
         layers: original indices of the layers left out.
         response: the column to learn.
         config: None for ``HealingConfig.preset("sdd")``.
@@ -59,29 +60,42 @@ def plan_training(
 
     Returns:
         The path of ``plan.json``.
+
+    Raises:
+        ValueError: for a folder with other content, an ``out`` outside it, examples without texts in the
+            columns that are learned from, and settings that ``load_model`` or ``heal`` would refuse; nothing
+            is written then.
     """
     folder, config = Path(folder), config or HealingConfig.preset("sdd")
+    _check_folder(folder)
+    out = os.path.relpath(folder / "adapter" if out is None else out, folder)
+    _check_inside(folder, out)
+    left_out = sorted({whole_number(layer, "layers", 0) for layer in layers})
+    one_of(dtype, ("float32", "bfloat16", "float16", None), "dtype")
+    one_of(quantization, ("nf4", None), "quantization")
+    if not isinstance(config, HealingConfig):
+        raise ValueError(f"config must be a HealingConfig, got {config!r:.80}")
     frame = isinstance(examples, pd.DataFrame)
-    table = checked(examples if frame else pd.DataFrame({"text": list(examples)}), (), "examples")
-    columns = ("id", "instruction", "context", response) if frame else ("text",)
+    table = _learnable(examples, response)
+    place = os.path.abspath(Path(model).expanduser()) if Path(model).expanduser().is_dir() else None
+    named = {"name": str(model), "path": place, "revision": revision, "dtype": dtype}
+    rows = table.to_json(orient="records", lines=True, force_ascii=False)
+    write_text_atomic(folder / EXAMPLES, rows)
     plan = {
-        "model": {"name": model, "revision": revision, "dtype": dtype, "quantization": quantization},
-        "layers": list(map(int, layers)),
+        "model": {**named, "quantization": quantization},
+        "layers": left_out,
         "response": response if frame else None,
         "config": asdict(config),
-        "out": os.path.relpath(out, folder),
+        "out": out,
+        "examples": sha256_of(folder / EXAMPLES),
     }
-    with atomic_folder(folder) as place:
-        kept = table[[name for name in columns if name in table]]
-        kept.to_json(place / EXAMPLES, orient="records", lines=True, force_ascii=False)
-        (place / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-    return folder / PLAN
+    return write_text_atomic(folder / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
 def launch_command(
     plan: str | Path, *, processes: int = 2, machines: int = 1, fsdp: bool = False, cpu: bool = False
 ) -> str:
-    """Return the shell command that runs a plan with ``accelerate launch``.
+    """Return the shell command that runs a plan in several processes, from whatever folder it is given in.
 
     Args:
         plan: path of ``plan.json``.
@@ -91,29 +105,33 @@ def launch_command(
         fsdp: spread the weights over the GPUs (FSDP) instead of one copy on each (DDP): for models too large
             for one GPU. Every layer's weights then travel at every pass, so a small model is slower so than
             on one GPU, where DDP is faster.
-        cpu: without GPUs.
+        cpu: without GPUs, on one machine.
 
     Raises:
-        ValueError: for numbers below 1, or FSDP without GPUs.
+        ValueError: for numbers below 1, processes that cannot be shared evenly among the machines or share
+            the plan's batches evenly, FSDP or several machines without GPUs.
 
     >>> launch_command("plan.json", processes=4).partition("--")[0]
     'python -m accelerate.commands.launch '
-    >>> launch_command("plan.json").split()[-5:]
-    ['-m', 'workbench', 'heal', '--plan', 'plan.json']
+    >>> launch_command("plan.json", cpu=True).partition("--")[0]
+    'python -m torch.distributed.run '
     """
     whole_number(processes, "processes")
     whole_number(machines, "machines")
-    if fsdp and cpu:
-        raise ValueError("fsdp must be False without GPUs: FSDP spreads weights over GPUs")
-    flags: dict[str, str | None] = {"num_processes": str(processes), "num_machines": str(machines)}
-    flags |= {"mixed_precision": "no", "dynamo_backend": "no"}
-    if fsdp:
-        flags |= _FSDP
-    elif cpu or processes > 1:
-        flags |= {"cpu" if cpu else "multi_gpu": None}
-    written = [part for name, value in flags.items() for part in (f"--{name}", value) if part is not None]
-    words = ["python", "-m", "accelerate.commands.launch", *written]
-    return shlex.join([*words, "-m", "workbench", "heal", "--plan", os.path.relpath(plan)])
+    if cpu and (fsdp or machines > 1):
+        raise ValueError("fsdp must be False and machines 1 without GPUs: FSDP spreads weights over GPUs")
+    if processes % machines:
+        raise ValueError(f"processes must be a multiple of machines={machines}, got {processes}")
+    if Path(plan).is_file():
+        _check_batches(_read_plan(Path(plan)), processes)
+    if cpu:  # accelerate would start one process, whatever it is asked for
+        words = f"python -m torch.distributed.run --standalone --nproc_per_node {processes}"
+    else:
+        kind = _FSDP if fsdp else "--multi_gpu" if processes > 1 else ""
+        words = f"python -m accelerate.commands.launch --num_processes {processes} --num_machines {machines}"
+        words = f"{words} --mixed_precision no --dynamo_backend no {kind}".strip()
+    place = shlex.quote(os.path.abspath(plan))
+    return f"{words} -m workbench heal --plan {place}{' --cpu' * cpu}"
 
 
 def sharded() -> bool:
@@ -121,18 +139,21 @@ def sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
-def run_plan(plan: str | Path, *, progress: bool = True) -> Any:
-    """Run a plan, or read its result back where it has been run; under ``accelerate launch`` or alone.
+def run_plan(plan: str | Path, *, overwrite: bool = False, progress: bool = True) -> Any:
+    """Run a plan, or read its result back where it has been run; by a launcher's processes or alone.
 
     Args:
         plan: path of ``plan.json``.
+        overwrite: as for ``heal``.
         progress: show a progress bar, in the first process.
 
     Returns:
         What ``heal`` returns.
 
     Raises:
-        ValueError: for a file that is no plan, and as ``load_model``, ``without_layers`` and ``heal``.
+        ValueError: for a file that is no plan, a plan whose adapter would lie outside its folder or whose
+            examples are not those it was written with, and as ``load_model``, ``without_layers`` and
+            ``heal``.
     """
     from workbench.healing.heal import heal
     from workbench.models.loading import load_model
@@ -141,18 +162,89 @@ def run_plan(plan: str | Path, *, progress: bool = True) -> Any:
     plan = Path(plan)
     if not plan.is_file():
         raise ValueError(f"plan must be a plan.json that plan_training wrote, there is none at {plan}")
-    planned = json.loads(plan.read_text(encoding="utf-8"))
-    examples = pd.read_json(plan.parent / EXAMPLES, orient="records", lines=True, dtype=False)
-    model, tokenizer = load_model(**{**planned["model"], **_place(planned["model"]["dtype"])})
+    planned, config = _read_plan(plan), _config(plan)
+    _check_inside(plan.parent, planned["out"])
+    rows = plan.parent / EXAMPLES
+    if not rows.is_file() or planned.get("examples", sha256_of(rows)) != sha256_of(rows):
+        raise ValueError(f"{rows} is not the file that the plan was written with; plan it again")
+    examples = pd.read_json(rows, orient="records", lines=True, dtype=False)
+    told = planned["model"]
+    options = {key: told.get(key) for key in ("revision", "quantization")}
+    model, tokenizer = load_model(told.get("path") or told["name"], **options, **_place(told.get("dtype")))
+    model._source["id"] = short_name(told["name"])  # as it was called where the plan was written
     with without_layers(model, planned["layers"]):
         return heal(
             model,
             tokenizer,
             examples if planned["response"] else examples["text"].tolist(),
             response=planned["response"] or "reference",
-            config=HealingConfig(**planned["config"]),
+            config=config,
             out=plan.parent / planned["out"],
+            overwrite=overwrite,
             progress=progress and os.environ.get("RANK", "0") == "0",
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something, and no plan."""
+    if folder.is_file():
+        raise ValueError(f"folder must be a folder, {folder} is a file")
+    if folder.is_dir() and any(folder.iterdir()):
+        try:
+            _read_plan(folder / PLAN)
+        except ValueError:
+            raise ValueError(
+                f"folder must be new, empty or that of an earlier plan; {folder} holds other files, which "
+                "are left as they are; choose another folder"
+            ) from None
+
+
+def _check_inside(folder: Path, out: str) -> None:
+    """Refuse a result outside the plan's folder, which may come from anywhere, also through a link."""
+    home, place = folder.resolve(), (folder / out).resolve()
+    if place == home or not place.is_relative_to(home) or place.is_file():
+        raise ValueError(f"out must be a folder inside the plan's folder {folder}, got {out!r}")
+
+
+def _learnable(examples: Any, response: str) -> pd.DataFrame:
+    """Return the columns that are learned from, all of them texts."""
+    if not isinstance(examples, pd.DataFrame):
+        if isinstance(examples, str) or not isinstance(examples, Sequence):
+            raise ValueError(f"examples must be a frame or a list of texts, got {examples!r:.80}")
+        examples, columns, texts = pd.DataFrame({"text": list(examples)}), ["text"], ["text"]
+    else:
+        columns, texts = ["id", "instruction", "context", response], ["instruction", response]
+    table = checked(examples, texts, "examples")
+    for name in texts:
+        empty = [k for k, text in enumerate(table[name]) if not isinstance(text, str) or not text.strip()]
+        if empty:
+            raise ValueError(f"examples must hold a text in every {name}; row {empty[0]} has none")
+    return table[[name for name in columns if name in table]]
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        plan = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        plan = {}
+    if not plan.keys() >= _PARTS:
+        raise ValueError(f"{path} is no plan that plan_training wrote, or it is damaged; plan it again")
+    return plan
+
+
+def _config(path: Path) -> HealingConfig:
+    try:
+        return HealingConfig(**_read_plan(path)["config"])
+    except TypeError as error:
+        raise ValueError(f"{path} is a plan of another version ({error}); plan it again") from error
+
+
+def _check_batches(plan: dict[str, Any], processes: int) -> None:
+    batch, micro = plan["config"].get("batch_size", processes), plan["config"].get("micro_batch_size") or 1
+    if batch % (micro * processes):
+        raise ValueError(
+            f"processes must share the plan's batch_size {batch} evenly, in micro-batches of {micro}, "
+            f"got {processes} processes"
         )
 
 

@@ -23,7 +23,8 @@ COMPILE_FROM = 3e16
 
 def state_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the residual state among the arguments of a decoder layer."""
-    return _one_stream(args[0] if args else kwargs["hidden_states"])
+    state: Tensor = args[0] if args else kwargs["hidden_states"]
+    return state
 
 
 def state_out(output: Any) -> Tensor:
@@ -31,14 +32,20 @@ def state_out(output: Any) -> Tensor:
 
     ``output[0]`` alone would silently take the first *row* of the bare tensor that most layers return.
     """
-    return _one_stream(output[0] if isinstance(output, tuple | list) else output)
+    state: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return state
 
 
-def _one_stream(state: Tensor) -> Tensor:
-    if state.ndim > 3:
+def one_stream(model: nn.Module, state: Tensor) -> Tensor:
+    """Return a residual state ``[row, token, width]`` after a check that it is one.
+
+    Raises:
+        ValueError: for an architecture with several streams of states (Gemma3n, DeepSeek-V4).
+    """
+    if state.ndim != 3:
         raise ValueError(
-            "model must hand one state [row, token, width] from layer to layer, got one of shape "
-            f"{list(state.shape)}; layers with several streams (Gemma3n, DeepSeek-V4) cannot be measured"
+            "model must hand one state [row, token, width] from layer to layer; the layers of "
+            f"{type(unwrap(model)).__name__} pass on several streams ({list(state.shape)})"
         )
     return state
 
@@ -53,10 +60,10 @@ def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterat
     layers = decoder_layers(model)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        see(0, state_in(args, kwargs))
+        see(0, one_stream(model, state_in(args, kwargs)))
 
     def after(number: int) -> Callable[..., None]:
-        return lambda module, args, output: see(number, state_out(output))
+        return lambda module, args, output: see(number, one_stream(model, state_out(output)))
 
     handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
     handles += [layer.register_forward_hook(after(i + 1)) for i, layer in enumerate(layers)]

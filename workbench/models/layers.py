@@ -61,17 +61,8 @@ def decoder_forward(model: nn.Module) -> Any:
 
     It takes `input_ids`, `attention_mask` and the like; its `last_hidden_state` is **after** the final norm,
     so read raw states with hooks on `decoder_layers`.
-
-    Raises:
-        ValueError: when the embedding is not in memory: no device is then that of the inputs.
     """
-    stack, _ = layer_container(model)
-    if next(stack.parameters()).is_meta:
-        raise ValueError(
-            "model must have its weights in memory, some are on the meta device (offloaded); load it with "
-            "device=, or with a device_map that keeps the embedding on a device"
-        )
-    return stack
+    return layer_container(model)[0]
 
 
 def kept_layers(model: nn.Module) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,8 @@ def metric_comparison(
     fig.update_layout(height=70 + 0.33 * style.current_template().layout.height * len(panels))
     for row, (name, scores) in enumerate(panels.items(), start=1):
         _add_layer_panel(fig, row, style.plain(name), scores)
-    fig.update_xaxes(**style.layer_axis(max(int(scores.index.max()) + 1 for scores in panels.values())))
+    n_layers = max(int(scores.index.max()) + 1 for scores in panels.values())
+    fig.update_xaxes(range=[-0.5, n_layers - 0.5], **style.layer_axis(n_layers))
     return fig.update_xaxes(title="removed layer", row=len(panels), col=1).update_layout(showlegend=False)
 
 
@@ -102,17 +104,22 @@ def distance_vs_damage(
     styles = style.size_styles(wanted)
     names = {size: f"{size}: {_agreement(both[both['size'] == size])}" for size in wanted}
     rows = both[both["size"].isin(wanted)]
-    rows = rows.assign(name=rows["size"].map(names), drawn=rows["damage"].clip(lower=style.DAMAGE_FLOOR))
+    floor = style.damage_floor(rows["damage"])
+    rows = rows.assign(name=rows["size"].map(names), drawn=rows["damage"].clip(lower=floor))
     styles = dict(zip(names.values(), styles.values(), strict=True))
     hover = "layers %{customdata[0]}<br>distance %{x:.4f}<br>damage %{customdata[1]:.4f}"
     shown = {"custom_data": ["removed", "damage"], "hover": hover}
     fig = style.draw(px.scatter, rows, "distance", "drawn", styles, "name", title=title, **shown)
     fig.update_traces(marker={"size": 9, "line": {"width": 0.5, "color": style.INK}})
-    corner = {"x": 0.99, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}
-    fig.update_layout(legend={"title": {"text": "block size: Spearman ρ [95 %]"}, **corner})
-    fig.update_yaxes(style.log_axis(both["damage"]))
-    fig.update_yaxes(title=f"{style.DAMAGE}, from {style.DAMAGE_FLOOR:g} up")
-    return fig.update_xaxes(title=style.DISTANCE, rangemode="tozero")
+    fig.for_each_trace(lambda trace: trace.update(meta={"y": [one[1] for one in trace.customdata]}))
+    below = rows[rows["damage"] < floor]
+    if len(below):
+        fig.add_trace(
+            style.floor_marks(below["distance"], floor).update(meta={"y": below["damage"].tolist()})
+        )
+    fig.update_yaxes(title=f"{style.DAMAGE}, log scale", **style.log_axis(rows["damage"], floor))
+    fig.update_xaxes(title=style.DISTANCE, rangemode="tozero")
+    return _agreement_legend(fig, len(fig.data))
 
 
 def calibration_comparison(
@@ -148,21 +155,43 @@ def calibration_comparison(
     layers = rows["removed"].map(parse_layers)
     first, last = layers.str[0], layers.str[-1]
     rows = rows.assign(length=last - first + 1, first=first - 0.5)
-    shown = {"base": "first", "text": "removed", "hover": "%{fullData.name}<br>layers %{text}"}
-    bars = style.draw(px.bar, rows, "length", "row", styles, "calibration", orientation="h", **shown)
-    style.add_panel(fig, bars.update_traces(width=0.8, textposition="outside"), 1)
-    style.add_panel(fig, _scored_marks(rows, styles), 2)
     n_layers = n_layers or style.last_layer(best) + 1
+    shown = {"base": "first", "text": "removed", "orientation": "h"}
+    hover = "%{fullData.name}<br>layers %{text}"
+    bars = style.draw(px.bar, rows, "length", "row", styles, "calibration", hover=hover, **shown)
+    style.add_panel(fig, bars.update_traces(width=0.8, textposition="none"), 1)
+    style.add_panel(fig, _layer_labels(rows, last, n_layers), 1)
+    style.add_panel(fig, _scored_marks(rows, styles), 2)
     fig.update_xaxes(style.layer_axis(n_layers), col=1)
     fig.update_xaxes(title="removed layers", range=[-0.5, n_layers - 0.5], col=1)
     far = float(best.get("ci_high", best["distance"]).max())
-    fig.update_xaxes(title=style.DISTANCE, range=[0, 1.45 * far], col=2)
+    fig.update_xaxes(title=style.DISTANCE, range=[0, 1.6 * far], nticks=5, tickangle=0, col=2)
     middles = best.groupby("size")["row"].mean()
     labels = {"tickvals": list(middles), "ticktext": [f"{size}" for size in middles.index]}
     fig.update_yaxes(range=[best["row"].max() + 0.8, -0.8], showgrid=False, **labels)
     fig.update_yaxes(title="block size", col=1)
     height = (12 + 1.6 * (len(best) + len(wanted))) * style.current_template().layout.font.size
     return fig.update_layout(height=height, barmode="overlay")
+
+
+def _layer_labels(rows: pd.DataFrame, last: pd.Series, n_layers: int) -> go.Figure:
+    """Return the names of the layers behind their bars; before those that end where the axis does."""
+    deep = last > 0.8 * n_layers
+    x = rows["first"].where(deep, last + 0.5)
+    sides = np.where(deep, "middle left", "middle right")
+    texts = [f" {text} " for text in rows["removed"]]
+    shown = {"mode": "text", "textposition": sides, "hoverinfo": "skip", "showlegend": False}
+    return go.Figure(go.Scatter(x=x, y=rows["row"], text=texts, cliponaxis=False, **shown))
+
+
+def _agreement_legend(fig: go.Figure, entries: int) -> go.Figure:
+    """Put the legend into the empty corner; a longer one beside the figure, which grows until it fits."""
+    place = {"x": 0.99, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}
+    if entries > 6:
+        place = {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"}
+        size = style.current_template().layout.font.size
+        fig.update_layout(height=max(fig.layout.height, 130 + 1.6 * size * (entries + 1)))
+    return fig.update_layout(legend={"title": {"text": "block size: Spearman ρ [95 %]"}, **place})
 
 
 def _scored_marks(rows: pd.DataFrame, styles: dict[str, style.Style]) -> go.Figure:
@@ -173,7 +202,7 @@ def _scored_marks(rows: pd.DataFrame, styles: dict[str, style.Style]) -> go.Figu
     rows = rows.assign(label=[f"  {value:.3f}" for value in rows["distance"]])
     end = "ci_high" if ends else "distance"
     labels = style.draw(px.scatter, rows, end, "row", styles, "calibration", text="label")
-    labels.update_traces(mode="text", textposition="middle right")
+    labels.update_traces(mode="text", textposition="middle right", cliponaxis=False)
     marks.update_traces(marker_size=9).add_traces(labels.data)
     return marks.update_traces(showlegend=False)
 
@@ -206,17 +235,23 @@ def _layer_costs(name: str, frame: pd.DataFrame) -> tuple[str, pd.Series]:
 
 
 def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) -> None:
-    chosen = scores.index == scores.idxmin()
-    lowest = style.DAMAGE_FLOOR if style.DAMAGE_UNIT in label else scores[scores > 0].min()
+    """Draw one metric on a log axis, on a plain one where nothing is above 0; triangles lie below its end."""
+    chosen, positive = scores.index == scores.idxmin(), scores[scores > 0]
+    damage = style.DAMAGE_UNIT in label
+    floor = (
+        style.damage_floor(scores) if damage else positive.min() / (2 if len(positive) < len(scores) else 1)
+    )
+    drawn = scores if positive.empty else scores.clip(lower=floor)
     line = {"color": "#5c6370", "width": 1.5}
     fill, size = np.where(chosen, "#0072b2", "white"), np.where(chosen, 11, 7)
-    marker = {"color": fill, "size": size, "opacity": 1, "line": line}
+    symbol = np.where(drawn > scores, "triangle-down", "circle")
+    marker = {"color": fill, "size": size, "symbol": symbol, "opacity": 1, "line": line}
     hover = f"layer %{{x}}<br>{label} %{{customdata:.4f}}<extra></extra>"
-    shown = {"mode": "lines+markers", "line": line, "marker": marker, "hovertemplate": hover}
-    panel = go.Scatter(x=scores.index, y=scores.clip(lower=lowest), customdata=scores, **shown)
-    fig.add_trace(panel, row=row, col=1)
-    title = "<br>".join(textwrap.wrap(label, 14))
-    fig.update_yaxes(title={"text": title}, **style.log_axis(scores, lowest), row=row, col=1)
+    shown: dict[str, Any] = {"mode": "lines+markers", "line": line, "marker": marker, "hovertemplate": hover}
+    shown |= {"customdata": scores, "meta": {"y": scores.tolist()}, "cliponaxis": False}
+    fig.add_trace(go.Scatter(x=scores.index, y=drawn, **shown), row=row, col=1)
+    axis = {} if positive.empty else style.log_axis(scores, floor, None if damage else "≤ 0")
+    fig.update_yaxes(title={"text": "<br>".join(textwrap.wrap(label, 14))}, **axis, row=row, col=1)
 
 
 def _agreement(rows: pd.DataFrame) -> str:

@@ -22,6 +22,8 @@ _FORM_STYLES = {
     form: style.Style(**look)
     for form, look in zip((*FORMS, BARE, NO_ANSWER), style.LOOK["forms"], strict=True)
 }
+#: columns of the real numbers of a mark -> what they are in the file of the data
+_REAL = {"real": "x", "above": "error_x", "under": "error_x_minus"}
 _REFERENCE = {"color": "#8b9199", "width": 1.2, "dash": "dash"}
 
 
@@ -85,7 +87,7 @@ def similarity_pairs(
     fig = go.Figure([links, *fig.data], fig.layout)
     fig.update_xaxes(title=f"prompt, ordered by the similarity of {style.plain(order)}", showgrid=False)
     lowest = min(0.0, float(rows["value"].min()))
-    fig.update_yaxes(title="similarity to the unpruned model's response", range=[lowest - 0.02, 1.03])
+    fig.update_yaxes(title="similarity to the<br>unpruned model's response", range=[lowest - 0.02, 1.03])
     return style.legend_above(fig)
 
 
@@ -119,7 +121,7 @@ def answer_forms(
     fig.update_xaxes(title="times as long", range=[0, 1.12 * longest], col=2)
     fig.update_yaxes(autorange="reversed", showgrid=False, ticks="")
     fig.update_layout(height=190 + 42 * len(names), barmode="stack", bargap=0.35)
-    return style.legend_below(fig).update_layout(legend_traceorder="normal")
+    return style.legend_below(fig).update_layout(legend_traceorder="normal", margin_t=84 if title else 40)
 
 
 def divergence_distribution(
@@ -290,17 +292,23 @@ def _spreads(
     means = _means(frame, value, weigh)
     numbers = means[["mean", "low", "high"]].to_numpy()
     about = [f"mean {mean:{number}} [{low:{number}}, {high:{number}}]" for mean, low, high in numbers]
-    means = means.assign(about=about)
+    means = means.assign(about=about, real=numbers[:, 0], above=numbers[:, 2] - numbers[:, 0])
+    means = means.assign(under=means["real"] - numbers[:, 1])
     means[["mean", "low", "high"]] = drawn_at(numbers)
-    dots = style.draw(px.scatter, frame, "at", "below", styles, custom_data="label", hover="%{customdata[0]}")
+    shown = {"custom_data": ["label", value], "hover": "%{customdata[0]}"}
+    dots = style.draw(px.scatter, frame, "at", "below", styles, **shown)
+    dots.for_each_trace(lambda dot: dot.update(meta={"x": [one[1] for one in dot.customdata]}))
     opacity = float(np.clip(60 * len(styles) / len(frame), 0.15, 0.7))
     dots.update_traces(marker={"size": 4, "opacity": opacity, "symbol": "circle"})
-    shown = {"custom_data": "about", "hover": "%{fullData.name}<br>%{customdata[0]}"}
+    shown = {"custom_data": ["about", *_REAL], "hover": "%{fullData.name}<br>%{customdata[0]}"}
     marks = style.draw(px.scatter, means, "mean", "place", styles, error_x=("low", "high"), **shown)
     line = {"color": style.INK, "width": 1.8}
     marks.update_traces(error_x={"thickness": 2, "width": 5})
+    for mark in marks.data:
+        columns = zip(*(one[1:] for one in mark.customdata), strict=True)
+        mark.meta = dict(zip(_REAL.values(), map(list, columns), strict=True))
     marks.update_traces(marker={"symbol": "diamond", "size": 10, "color": "white", "line": line})
-    violins = [_half_violin(frame[frame["variant"] == name], one) for name, one in styles.items()]
+    violins = [_half_violin(frame[frame["variant"] == name], one, value) for name, one in styles.items()]
     fig = style.new_figure(title, *violins, *dots.data, *marks.data)
     ticks = [f"{row.variant}<br>{row.about}<br>{row.n} responses" for row in means.itertuples()]
     span = [len(ticks) - 0.35, -0.65]
@@ -318,8 +326,9 @@ def _means(frame: pd.DataFrame, value: str, weigh: str | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", "place", "n", "mean", "low", "high"])
 
 
-def _half_violin(rows: pd.DataFrame, own_style: style.Style) -> go.Violin:
+def _half_violin(rows: pd.DataFrame, own_style: style.Style, value: str) -> go.Violin:
     """Return half a violin above the line of a variant; its width is its own, not that of the others."""
     shape = {"orientation": "h", "side": "negative", "spanmode": "hard", "width": 0.9, "points": False}
     color = {"line": {"color": own_style.color, "width": 1.2}, "fillcolor": own_style.color, "opacity": 0.45}
-    return go.Violin(x=rows["at"], y0=rows["place"].iloc[0], hoverinfo="skip", **shape, **color)
+    real = {"hoverinfo": "skip", "meta": {"x": rows[value].tolist()}}
+    return go.Violin(x=rows["at"], y0=rows["place"].iloc[0], **real, **shape, **color)

@@ -73,7 +73,7 @@ def damage_heatmap(
     frame = checked_blocks(damage, "damage", "damage")
     cells = _by_decades(_cells(frame, "damage", style.DAMAGE, zmin, zmax))
     fig = style.new_figure(title, cells, _best(frame, "damage"))
-    return _heatmap_axes(fig, frame).update_layout(legend=_ABOVE)
+    return _legend_above(_heatmap_axes(fig, frame))
 
 
 def distance_beside_damage(
@@ -96,7 +96,7 @@ def distance_beside_damage(
     right = _by_decades(_cells(both, "damage", style.DAMAGE, style.DAMAGE_FLOOR, None, bar_at=1.005))
     style.add_panel(fig, go.Figure([left, _best(both, "distance")]), 1)
     style.add_panel(fig, go.Figure([right, _best(both, "damage")]), 2)
-    return _heatmap_axes(fig, both, ticks=10).update_layout(legend=_ABOVE)
+    return _legend_above(_heatmap_axes(fig, both, ticks=10))
 
 
 def _rescaled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -128,6 +128,7 @@ def _cells(
         x=list(columns),
         y=[rows[size] for size in z.index],
         z=z.to_numpy(dtype=float),
+        meta={"y": [int(size) for size in z.index]},  # what the rows stand for
         text=notes.to_numpy(dtype=object),
         hovertemplate="%{text}<extra></extra>",
         hoverongaps=False,
@@ -141,7 +142,8 @@ def _cells(
 def _best(frame: pd.DataFrame, value: str) -> go.Scatter:
     best = least(frame, value)
     size = float(np.clip(150 / style.last_layer(frame) + 1, 3, 9))
-    return style.best_marks(best["start"], best["size"].map(_rows_of_sizes(frame)), size=size)
+    marks = style.best_marks(best["start"], best["size"].map(_rows_of_sizes(frame)), size=size)
+    return marks.update(meta={"y": best["size"].tolist()})
 
 
 def _by_decades(trace: go.Heatmap) -> go.Heatmap:
@@ -172,8 +174,11 @@ def _outline(frame: pd.DataFrame, chosen: tuple[int, int]) -> go.Scatter:
         raise ValueError(f"chosen must be a block (start, size) of the frame, got {tuple(chosen)}")
     x = start + np.array([-1, 1, 1, -1, -1, 1]) / 2
     y = _rows_of_sizes(frame)[size] + np.array([-1, -1, 1, 1, -1, -1]) / 2
-    line, name = {"color": "#d6006c", "width": 3}, f"chosen: {block['removed'].item()}"
-    return go.Scatter(x=x, y=y, mode="lines", name=name, line=line, hoverinfo="skip")
+    # thinner where cells are small: the cell's own colour is to be seen
+    width = float(np.clip(90 / (style.last_layer(frame) + 1), 1, 3))
+    line, name = {"color": "#d6006c", "width": width}, f"chosen: {block['removed'].item()}"
+    shown = {"mode": "lines", "line": line, "hoverinfo": "skip", "meta": {"y": [size] * len(x)}}
+    return go.Scatter(x=x, y=y, name=name, **shown)
 
 
 def _heatmap_axes(fig: go.Figure, frame: pd.DataFrame, *, ticks: int = 20) -> go.Figure:
@@ -181,7 +186,12 @@ def _heatmap_axes(fig: go.Figure, frame: pd.DataFrame, *, ticks: int = 20) -> go
     fig.update_xaxes(title="first removed layer", range=[-0.5, n_layers - 0.5])
     fig.update_xaxes(style.layer_axis(n_layers, ticks=ticks))
     low, high = min(rows.values()), max(rows.values())
-    named = {"tickvals": list(rows.values()), "ticktext": [f"{size}" for size in rows]}
-    labels = named if len(rows) <= 20 else style.layer_axis(high)
+    layout = style.current_template().layout
+    step = int(np.ceil(len(rows) * 1.4 * layout.font.size / (layout.height - 120)))
+    labels = {"tickvals": list(rows.values())[::step], "ticktext": [f"{size}" for size in rows][::step]}
     fig.update_yaxes(range=[low - 0.5, high + 0.5], **{"showgrid": False, **labels})
     return fig.update_layout(yaxis_title="block size (layers removed)")
+
+
+def _legend_above(fig: go.Figure) -> go.Figure:
+    return fig.update_layout(legend=_ABOVE, margin={"t": 84 if fig.layout.title.text else 44})

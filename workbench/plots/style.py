@@ -29,6 +29,7 @@ DAMAGE_UNIT = "(nats per token)"
 DAMAGE = f"damage {DAMAGE_UNIT}"
 #: nats per token; damage spans decades (the first layers cost whole nats): its log scales begin here
 DAMAGE_FLOOR = 1e-3
+_LINE = {"orientation": "h", "x": 0, "title": {"text": ""}}
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,12 @@ def draw(
         options |= {mark: by, "color_discrete_map" if mark == "color" else f"{mark}_map": of_name}
     for axis, value in (("x", x), ("y", y)):
         if ends := options.pop(f"error_{axis}", None):
-            above, below = f"above {axis}", f"below {axis}"
-            frame = frame.assign(
-                **{above: frame[ends[1]] - frame[value], below: frame[value] - frame[ends[0]]}
-            )
-            options |= {f"error_{axis}": above, f"error_{axis}_minus": below}
+            low, high = (frame[end] for end in ends)
+            options |= {f"error_{axis}": high - frame[value], f"error_{axis}_minus": frame[value] - low}
     if kind is not px.bar:
         options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
     options["category_orders"] = {by: [*styles], **options.get("category_orders", {})}
-    fig = kind(frame, x=x, y=y, template=current_template(), **options)
+    fig = kind(frame, x=x, y=y, template=current_template(), **{**_size(), **options})
     if hover is None:
         return fig.update_traces(hovertemplate=None, hoverinfo="skip")
     return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
@@ -136,13 +134,18 @@ def draw(
 
 def new_figure(title: str | None, *traces: Any) -> go.Figure:
     """Return a figure of some traces in the current template."""
-    return go.Figure(traces, {"template": current_template(), "title": {"text": title}})
+    return go.Figure(traces, {"template": current_template(), "title": {"text": title}, **_size()})
 
 
 def new_panels(title: str | None, rows: int, columns: int, /, **options: Any) -> go.Figure:
     """Return an empty figure of several panels in the current template."""
     fig = make_subplots(rows, columns, **options)
-    return fig.update_layout(template=current_template(), title={"text": title})
+    return fig.update_layout(template=current_template(), title={"text": title}, **_size())
+
+
+def _size() -> dict[str, float]:
+    """Return width and height, which JupyterLab takes from a figure itself and never from its template."""
+    return {side: current_template().layout[side] for side in ("width", "height")}
 
 
 def add_panel(fig: go.Figure, drawn: go.Figure, column: int) -> None:
@@ -155,19 +158,19 @@ def add_panel(fig: go.Figure, drawn: go.Figure, column: int) -> None:
 
 def facet_titles(fig: go.Figure) -> go.Figure:
     """Title each panel of ``plotly.express`` by its name alone, without the name of the column."""
-    return fig.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
+    fig.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
+    return fig.update_layout(margin={"t": 70 if fig.layout.title.text else 40})
 
 
 def legend_above(fig: go.Figure) -> go.Figure:
     """Put the legend in a line above the figure."""
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}}
-    return fig.update_layout(legend=legend, margin={"t": 92 if fig.layout.title.text else 44})
+    fig.update_layout(legend={**_LINE, "y": 1.02, "yanchor": "bottom"})
+    return fig.update_layout(margin={"t": 92 if fig.layout.title.text else 44})
 
 
 def legend_below(fig: go.Figure) -> go.Figure:
     """Put the legend in a line below the figure."""
-    legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "title": {"text": ""}}
-    return fig.update_layout(legend=legend, margin={"b": 110})
+    return fig.update_layout(legend={**_LINE, "y": 0, "yref": "container"}, margin={"b": 110})
 
 
 def layer_axis(n_layers: int, *, ticks: int = 20) -> dict[str, Any]:
@@ -176,14 +179,43 @@ def layer_axis(n_layers: int, *, ticks: int = 20) -> dict[str, Any]:
     return {"tickmode": "linear", "tick0": 0, "dtick": step, "showgrid": False}
 
 
-def log_axis(values: pd.Series, lowest: float = DAMAGE_FLOOR) -> dict[str, Any]:
-    """Return a log axis from ``lowest`` up, ticked at decades, or at 1, 2, 5 where it spans less than two."""
+def log_axis(values: pd.Series, lowest: float = DAMAGE_FLOOR, end: str | None = None) -> dict[str, Any]:
+    """Return a log axis from ``lowest`` up, ticked at decades, or at 1, 2, 5 where it spans less than two.
+
+    Args:
+        values: what is drawn on it.
+        lowest: its lower end; what is less lies at it.
+        end: what the tick at the lower end says where something lies there that is less; None says so by its
+            number.
+    """
     low, high = np.log10(lowest), np.log10(max(values.max(), 10 * lowest))
     steps = (1, 2, 5) if high - low < 2 else (1,)
     ticks = [step * 10.0**decade for decade in range(int(low) - 1, int(high) + 2) for step in steps]
+    texts = {tick: f"{tick:g}" for tick in ticks if tick >= lowest}
+    if (values < lowest).any():
+        texts = {lowest: end or f"≤ {lowest:g}"} | {
+            tick: texts[tick] for tick in texts if tick > 1.5 * lowest
+        }
     room = 0.06 * (high - low)
-    labels = {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    labels = {"tickvals": [*texts], "ticktext": [*texts.values()]}
     return {"type": "log", "range": [low - room, high + room], **labels}
+
+
+def damage_floor(damage: pd.Series) -> float:
+    """Return where a log axis of damage begins: at 0.001 nats, or at the decade below the least that is more.
+
+    >>> damage_floor(pd.Series([0.2, 3.0])), damage_floor(pd.Series([-0.1, 3.0]))
+    (0.1, 0.001)
+    """
+    least = float(damage.min())
+    return DAMAGE_FLOOR if least <= DAMAGE_FLOOR else round(float(10.0 ** np.floor(np.log10(least))), 9)
+
+
+def floor_marks(x: Any, floor: float) -> go.Scatter:
+    """Return marks over the points that lie at the end of a log axis because they are less."""
+    marker = {"symbol": "triangle-down-open", "size": 14, "line": {"color": INK, "width": 1.2}}
+    shown = {"mode": "markers", "marker": {**marker, "color": INK}, "hoverinfo": "skip", "cliponaxis": False}
+    return go.Scatter(x=list(x), y=[floor] * len(x), name=f"less than {floor:g}", showlegend=True, **shown)
 
 
 def best_marks(x: Any, y: Any, *, size: float, fill: str = "white") -> go.Scatter:
@@ -211,12 +243,11 @@ def joined(distances: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
 
 def variant_styles(names: Iterable[Any]) -> dict[Any, Style]:
     """Return a style for each name; base, pruned, SFT, distilled, merged keep theirs across figures."""
-    names, styles = [*dict.fromkeys(names)], {}
-    free = dict(enumerate(_STYLES))
+    names, styles, free = [*dict.fromkeys(names)], {}, dict(enumerate(_STYLES))
     for name in names:
-        place = next((place for word, place in LOOK["places"].items() if word in str(name).lower()), None)
-        if place in free:
-            styles[name] = free.pop(place)
+        places = [place for word, place in LOOK["places"].items() if word in str(name).lower()]
+        if places and places[0] in free:
+            styles[name] = free.pop(places[0])
     rest = chain(free.values(), cycle(_STYLES))
     return {name: styles.get(name) or next(rest) for name in names}
 

@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from choreographer.errors import BrowserClosedError, ChannelClosedError
 from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
-from workbench.runs.files import write_bytes_atomic, write_text_atomic
+from workbench.runs.files import spreadsheet_text, write_bytes_atomic, write_text_atomic
 
 IMAGES = ("png", "pdf", "svg")
 FORMATS = (*IMAGES, "html", "csv")
@@ -37,9 +39,10 @@ def save_figure(
 ) -> list[Path]:
     """Write a figure to files, each whole or not at all.
 
-    PDF and SVG are vector throughout (a heatmap's cells too). An HTML file loads ``plotly.min.js`` from its
-    own folder, where one copy serves every figure, so it opens offline. ``csv`` is the data that the figure
-    draws.
+    PDF and SVG are vector throughout; of heatmaps those that ``vector_cells`` can draw exactly, as all of
+    this package. An HTML file loads ``plotly.min.js`` from its own folder, where one copy serves every
+    figure, so it opens offline. ``csv`` is the data that the figure draws; a text in it that a spreadsheet
+    would run as a formula has an apostrophe before it.
 
     Args:
         fig: the figure; it is not changed.
@@ -49,18 +52,19 @@ def save_figure(
         scale: pixels of a PNG per pixel of the figure.
 
     Returns:
-        The paths written. Without a Chrome or Chromium on the machine those are HTML and CSV, and a warning
-        says what is missing.
+        The paths written. Without a Chrome or Chromium on the machine, or when it ends and does not start
+        again, those are HTML and CSV, and a warning says what is missing.
 
     Raises:
         ValueError: for an unknown format.
     """
     stem, wanted = _stem_and_formats(Path(path), formats)
-    images = [name for name in wanted if name in IMAGES]
-    if images and (problem := _renderer(os.environ.get("BROWSER_PATH")).problem):
-        warnings.warn(NO_IMAGES.format(problem=problem, wanted=", ".join(images)), stacklevel=2)
-        wanted = [*dict.fromkeys([*(name for name in wanted if name not in IMAGES), "html", "csv"])]
-    return [_write(fig, stem.with_name(f"{stem.name}.{name}"), name, scale) for name in wanted]
+    drawn, problem = _images(fig, [name for name in wanted if name in IMAGES], scale)
+    if problem:
+        missing = [name for name in wanted if name in IMAGES and name not in drawn]
+        warnings.warn(NO_IMAGES.format(problem=problem, wanted=", ".join(missing)), stacklevel=2)
+        wanted = [*dict.fromkeys([*(name for name in wanted if name not in missing), "html", "csv"])]
+    return [_write(fig, stem.with_name(f"{stem.name}.{name}"), name, drawn.get(name)) for name in wanted]
 
 
 def browser_found() -> bool:
@@ -73,16 +77,25 @@ def vector_cells(fig: go.Figure) -> go.Figure:
 
     ``go.Heatmap`` is a raster image even inside a PDF or SVG. The cells of one shade share a path: 80 layers
     are 3,240 cells in at most 256 paths, which draw in half a second (as one shape a cell, in 1.5 s; as
-    bars, in 5 to 15).
+    bars, in 5 to 15). A heatmap that paths would not show exactly stays as it is: one with words, dates or
+    uneven steps on its axes, numbers written in its cells, no colour scale of its own, or over other traces.
     """
-    heatmaps = [trace for trace in fig.data if trace.type == "heatmap"]
-    shapes = [*fig.layout.shapes, *(shape for trace in heatmaps for shape in _cell_shapes(trace))]
-    traces = [_colour_bar(trace) if trace.type == "heatmap" else trace for trace in fig.data]
+    exact = [_drawn_exactly(fig, number) for number in range(len(fig.data))]
+    if not any(exact):
+        return go.Figure(fig)
+    pairs = list(zip(fig.data, exact, strict=True))
+    shapes = [*fig.layout.shapes, *(shape for trace, own in pairs if own for shape in _cell_shapes(trace))]
+    traces = [_colour_bar(trace) if own else trace for trace, own in pairs]
     return go.Figure(traces, fig.layout).update_layout(shapes=shapes)
 
 
 def figure_frame(fig: go.Figure) -> pd.DataFrame:
-    """Return the data that a figure draws, one row a point: ``trace``, ``name``, ``x``, ``y``, ``z``."""
+    """Return the data that a figure draws, one row a point: ``trace``, ``name``, ``x``, ``y``, ``z``.
+
+    Where a place stands for a value (the row of a block size, the end of an axis for what lies beyond it),
+    the value itself, which the trace has as ``meta["x"]`` or ``meta["y"]``. Intervals are ``error_x`` and
+    ``error_y``, with ``error_x_minus`` and ``error_y_minus`` where they are not symmetric.
+    """
     parts = [_trace_frame(number, trace) for number, trace in enumerate(fig.data)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["trace", "name", "x", "y"])
 
@@ -98,17 +111,42 @@ def _stem_and_formats(path: Path, formats: str | Iterable[str] | None) -> tuple[
     return stem, wanted
 
 
-def _write(fig: go.Figure, path: Path, name: str, scale: float) -> Path:
+def _write(fig: go.Figure, path: Path, name: str, image: bytes | None) -> Path:
     if name == "csv":
-        return write_text_atomic(path, figure_frame(fig).to_csv(index=False, lineterminator="\n"))
+        frame = figure_frame(fig)
+        text = frame.rename(columns=spreadsheet_text).map(spreadsheet_text)
+        return write_text_atomic(path, text.to_csv(index=False, lineterminator="\n"))
     if name == "html":
         script = path.with_name("plotly.min.js")
         if not script.is_file() or script.stat().st_size != len(get_plotlyjs().encode()):
             write_text_atomic(script, get_plotlyjs())
         return write_text_atomic(path, fig.to_html(include_plotlyjs="directory", full_html=True))
-    drawn = fig if name == "png" else vector_cells(fig)
-    image = _renderer(os.environ.get("BROWSER_PATH")).image(drawn, name, scale if name == "png" else 1)
+    assert image is not None
     return write_bytes_atomic(path, image)
+
+
+def _images(fig: go.Figure, names: list[str], scale: float) -> tuple[dict[str, bytes], str | None]:
+    """Return the images by their formats, and why some are missing; a browser that died starts once again."""
+    drawn: dict[str, bytes] = {}
+    for name in names:
+        figure, size = (fig, scale) if name == "png" else (vector_cells(fig), 1)
+        for again in (False, True):
+            renderer = _renderer(os.environ.get("BROWSER_PATH"))
+            if renderer.problem:
+                return drawn, renderer.problem
+            try:
+                drawn[name] = renderer.image(figure, name, size)
+                break
+            except _LOST:
+                if again:
+                    renderer.problem = _DIED
+                else:
+                    _renderer.cache_clear()
+    return drawn, None if len(drawn) == len(names) else _DIED
+
+
+_DIED = "The Chrome or Chromium of this machine ends while it draws"
+_LOST = (BrowserClosedError, ChannelClosedError, TimeoutError, BrokenPipeError, ConnectionError)
 
 
 class _Renderer:
@@ -130,7 +168,11 @@ class _Renderer:
         except (BrowserDepsError, BrowserFailedError):
             self.problem = "The Chrome or Chromium of this machine does not start"
         else:
-            atexit.register(lambda: self._wait(self._kaleido.close()))
+            atexit.register(self._close)
+
+    def _close(self) -> None:
+        with suppress(*_LOST, OSError):
+            self._wait(self._kaleido.close(), 10)
 
     async def _open(self) -> Any:
         import kaleido
@@ -141,19 +183,58 @@ class _Renderer:
         return browser
 
     def image(self, fig: go.Figure, name: str, scale: float) -> bytes:
+        if self._kaleido.subprocess.poll() is not None:  # asked, it would be waited for to the end
+            raise BrowserClosedError
         sides = {side: fig.layout[side] or fig.layout.template.layout[side] for side in ("width", "height")}
         options = {"format": name, "scale": scale, **{side: size for side, size in sides.items() if size}}
         drawn: bytes = self._wait(self._kaleido.calc_fig(fig.to_dict(), opts=options))
         return drawn
 
-    def _wait(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=120)
+    def _wait(self, work: Any, seconds: float = 120) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=seconds)
+
+
+def _axes(trace: Any) -> list[str]:
+    told = trace.to_plotly_json()
+    return [told.get(f"{axis}axis") or axis for axis in "xy"]
+
+
+#: what a heatmap may say of itself beside its numbers and still be drawn by paths
+_PLAIN = frozenset(("type", "x", "y", "z", "zmin", "zmax", "colorscale", "colorbar", "showscale"))
+_PLAIN |= {
+    "showlegend",
+    "xaxis",
+    "yaxis",
+    "name",
+    "meta",
+    "uid",
+    "text",
+    "customdata",
+    "hovertemplate",
+    "hoverongaps",
+}
 
 
 @cache
 def _renderer(browser_path: str | None) -> _Renderer:
     """Return the renderer of the process; kaleido itself reads the path from BROWSER_PATH."""
     return _Renderer()
+
+
+def _drawn_exactly(fig: go.Figure, number: int) -> bool:
+    """Return whether paths show a trace exactly as plotly does: a heatmap as this package makes them."""
+    trace, told = fig.data[number], fig.data[number].to_plotly_json()
+    before = [one for one in fig.data[:number] if _axes(one) == _axes(trace)]
+    if trace.type != "heatmap" or any(one.type != "heatmap" for one in before):
+        return False
+    if not {"x", "y", "z", "zmin", "zmax", "colorscale"} <= told.keys() or not told.keys() <= _PLAIN:
+        return False
+    kinds = [fig.layout[name.replace(name[0], f"{name[0]}axis", 1)].type for name in _axes(trace)]
+    x, y, z = (np.asarray(trace[name]) for name in "xyz")
+    numbers = all(values.dtype.kind in "iuf" for values in (x, y)) and z.dtype.kind in "iuf"
+    even = numbers and all(len(np.unique(np.diff(values).round(9))) <= 1 for values in (x, y))
+    rising = even and all((np.diff(values) > 0).all() for values in (x, y))
+    return rising and z.shape == (len(y), len(x)) and set(kinds) <= {None, "-", "linear"}
 
 
 def _cell_shapes(trace: go.Heatmap) -> list[dict[str, Any]]:
@@ -189,10 +270,19 @@ def _trace_frame(number: int, trace: Any) -> pd.DataFrame:
         # a logarithmic scale keeps its values beside the colours
         z = np.asarray(trace.z if trace.customdata is None else trace.customdata, dtype=float)
         row, column = np.nonzero(np.isfinite(z))
-        cells = {"x": np.asarray(trace.x)[column], "y": np.asarray(trace.y)[row], "z": z[row, column]}
-        return pd.DataFrame({**label, **cells})
-    columns = {key: list(trace[key]) for key in ("x", "y") if trace[key] is not None}
-    errors = {f"error_{key}": trace[f"error_{key}"].array for key in ("x", "y") if f"error_{key}" in trace}
-    spread = {key: list(value) for key, value in errors.items() if value is not None}
-    drawn = {key: pd.Series(values) for key, values in {**columns, **spread}.items()}
-    return pd.DataFrame(drawn).assign(**label)
+        across, down = (_places(trace, key, count) for key, count in zip("xy", z.shape[::-1], strict=True))
+        return pd.DataFrame({**label, "x": across[column], "y": down[row], "z": z[row, column]})
+    told = trace.to_plotly_json()
+    drawn = {key: _places(trace, key) for key in ("x", "y", "labels", "values") if key in told}
+    for key in ("x", "y"):
+        errors = told.get(f"error_{key}", {})
+        sides = {f"error_{key}": errors.get("array"), f"error_{key}_minus": errors.get("arrayminus")}
+        drawn |= {side: _places(trace, side, given=one) for side, one in sides.items() if one is not None}
+    return pd.DataFrame({key: pd.Series(values) for key, values in drawn.items()}).assign(**label)
+
+
+def _places(trace: Any, key: str, count: int = 0, given: Any = None) -> np.ndarray:
+    """Return where the points of a trace lie, or what that stands for."""
+    real = (trace.meta if isinstance(trace.meta, dict) else {}).get(key)
+    values = real if real is not None else trace[key] if given is None else given
+    return np.asarray(values) if values is not None else np.arange(count)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,15 @@ from workbench.places import PACKAGE
 
 _LIBRARIES: tuple[str, ...] = ("torch", "transformers", "peft", "accelerate", "datasets", "lm-eval")
 _LIBRARIES += ("sentence-transformers", "numpy", "pandas", "plotly")
+
+# the name of an option or a variable, in whatever spelling, and what keys look like wherever they stand
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|[-_./])(?:\w*?token|\w*?secret|pass(?:word|wd|phrase)?|pwd|\w*?key|auth(?:orization)?|bearer|credentials?)$"
+)
+_SECRET = re.compile(
+    r"(?<![A-Za-z0-9])(?:hf|sk|pk|rk|gh[pousr]|github_pat|glpat|xox[abprs]|AKIA|ASIA|AIza|wandb_v1|nvapi)[-_]?[\w-]{8,}"
+    r"|eyJ[\w-]{8,}\.[\w.-]+|(?<=://)[^/\s@]+(?=@)|(?i:(?<=bearer )\S+)"
+)
 
 
 def environment() -> dict[str, Any]:
@@ -57,7 +67,27 @@ def _asked_version(version: Callable[[str], str], library: str) -> str | None:
 def command() -> str:
     """Return the notebook (in a Jupyter kernel) or the command line that is running."""
     notebook = os.environ.get("JPY_SESSION_NAME")
-    return f"notebook {Path(notebook).name}" if notebook else shlex.join(sys.argv)
+    return f"notebook {Path(notebook).name}" if notebook else shlex.join(without_secrets(sys.argv))
+
+
+def without_secrets(words: Iterable[str]) -> list[str]:
+    """Return the words of a command line with dots instead of tokens, keys and passwords.
+
+    >>> without_secrets(["train.py", "--hf-token", "abc", "--seed=1", "api_key=xyz", "hf_0123456789"])
+    ['train.py', '--hf-token', '...', '--seed=1', 'api_key=...', '...']
+    """
+    shown, hide = [], False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        secret = _SECRET_NAME.search(name) is not None
+        if hide and not word.startswith("-"):
+            shown.append("...")
+        elif secret and equals:
+            shown.append(f"{name}=...")
+        else:
+            shown.append(_SECRET.sub("...", word))
+        hide = secret and not equals and word.startswith("-")
+    return shown
 
 
 def _git(*arguments: str) -> str | None:

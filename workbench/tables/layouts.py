@@ -1,4 +1,4 @@
-"""Tables in the shape that papers print: recovery, summary, calibration sets, SDD table 8, ITR 1 and 2."""
+"""Tables in the shape that papers print: recovery, summary, trainings, SDD's tables 7 and 8."""
 
 from __future__ import annotations
 
@@ -9,21 +9,12 @@ import numpy as np
 import pandas as pd
 
 from workbench.checks import checked
-from workbench.evaluation.scores import (
-    CATEGORY_ORDER,
-    accuracies,
-    average_recovery,
-    headline,
-    score_intervals,
-)
+from workbench.evaluation.scores import accuracies, average_recovery, headline, score_intervals
 from workbench.runs.variant import Variant
 from workbench.statistics import bootstrap_interval
-from workbench.tables.markup import WORDS
 
 #: what SDD table 8 says of a variant
 _NOTES = ["variant", "size", "saved", "left", "method", "dataset"]
-#: ITR reports accuracy for every task but the perplexity, also where the leaderboard takes acc_norm
-_ACCURACY = ("acc", "exact_match", "exact_match,strict-match", "acc_norm")
 
 
 def recovery_table(
@@ -256,107 +247,6 @@ def sdd_table(scores: pd.DataFrame, notes: pd.DataFrame, *, base: str = "base") 
         "Dataset": table["dataset"],
     }
     return pd.concat([pd.DataFrame(front), table.drop(columns=_NOTES[1:])], axis=1)
-
-
-def iterabre_table(scores: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
-    """Return ITR table 1: perplexity and accuracies (percent) by category, a row a model and approach.
-
-    Args:
-        scores: rows of ``evaluate`` with a column ``variant``: tasks with a ``category``, and at most one
-            word-level perplexity.
-        notes: ``variant``, ``model``, ``approach``, ``layers`` (how many it has).
-
-    Returns:
-        Columns in two levels, for ``to_latex`` and ``to_html``: Model, Approach, #L and Wiki ↓ stand alone;
-        the others are under Reasoning, Language, Knowledge, Multilingual, Other. Rows as in ``notes``.
-
-    Raises:
-        ValueError: for missing columns, a variant that is not scored, or one that lacks a task.
-    """
-    notes = checked(notes, ["variant", "model", "approach", "layers"], "notes")
-    table, categories = _in_percent(scores, list(notes["variant"]))
-    front = {"Model": notes["model"], "Approach": notes["approach"], "#L": notes["layers"]}
-    columns = {("", name): list(values) for name, values in front.items()}
-    for category in (None, *CATEGORY_ORDER, "other"):
-        for task in (task for task in table if categories[task] == category):
-            columns[((category or "").capitalize(), _head(task, category))] = table[task].tolist()
-    return pd.DataFrame(columns)
-
-
-def direct_iterative_table(
-    scores: pd.DataFrame,
-    notes: pd.DataFrame,
-    *,
-    direct: str = "Direct+R",
-    iterative: str = "Iterative+R",
-) -> pd.DataFrame:
-    """Return ITR table 2: direct against iterative removal with the difference of each pair.
-
-    Args:
-        scores: rows of ``evaluate`` with a column ``variant``.
-        notes: ``variant``, ``model``, ``approach`` (``direct`` or ``iterative``), ``dropped`` (layers).
-        direct: what ``approach`` says of the direct variants.
-        iterative: what it says of the iterative ones.
-
-    Returns:
-        Model, Approach, #Dropped layers, Wiki ↓, the tasks (percent), Avg diff: for each model and number of
-        dropped layers the two rows and their "Diff", positive where the iterative one is better (the lower
-        perplexity, the higher accuracy). Avg diff is over accuracies, in the row of Diff. The last row is the
-        average of each column's differences.
-
-    Raises:
-        ValueError: for missing columns, a pair that is not complete, or a variant that lacks a task.
-    """
-    notes = checked(notes, ["variant", "model", "approach", "dropped"], "notes")
-    table, categories = _in_percent(scores, list(notes["variant"]))
-    signs = pd.Series({task: 1 if categories[task] else -1 for task in table})
-    rows, differences = [], []
-    for (model, dropped), part in notes.groupby(["model", "dropped"], sort=False):
-        pair = part.set_index("approach")["variant"]
-        if sorted(part["approach"]) != sorted([direct, iterative]):
-            raise ValueError(
-                f"notes must hold one {direct!r} and one {iterative!r} of {model!r} with {dropped} dropped, "
-                f"got {list(part['approach'])}"
-            )
-        difference = signs * (table.loc[pair[iterative]] - table.loc[pair[direct]])
-        differences.append(difference)
-        about = {"Model": model, "#Dropped layers": dropped}
-        rows += [{**about, "Approach": name, **table.loc[pair[name]]} for name in (direct, iterative)]
-        rows.append({**about, "Approach": "Diff", **difference, "Avg diff": difference[signs > 0].mean()})
-    rows.append({"Model": "Tasks avg diff", "Approach": "", **pd.DataFrame(differences).mean()})
-    columns = ["Model", "Approach", "#Dropped layers", *table, "Avg diff"]
-    frame = pd.DataFrame(rows, columns=columns).astype({"#Dropped layers": "Int64"})
-    return frame.rename(columns={task: _head(task, categories[task]) for task in table})
-
-
-def _head(task: str, category: str | None) -> str:
-    """Return what the papers call a task; the one without a category is the perplexity."""
-    return "Wiki ↓" if category is None else WORDS["tasks"].get(task, task)
-
-
-def _in_percent(scores: pd.DataFrame, names: list[Any]) -> tuple[pd.DataFrame, dict[str, str | None]]:
-    """Return variants x tasks and each task's category, None for the perplexity, which comes first."""
-    frame = checked(scores, ["variant", "task", "metric", "value", "category"], "scores")
-    if "parent" in frame:
-        frame = frame[frame["parent"].fillna("") == ""]
-    perplexities = frame[frame["metric"] == "word_perplexity"]
-    accuracies = frame[frame["metric"].isin(_ACCURACY)]
-    rank = accuracies["metric"].map(_ACCURACY.index)
-    best = rank.groupby([accuracies["variant"], accuracies["task"]]).transform("min")
-    accuracies = accuracies[rank == best]
-    if perplexities["task"].nunique() > 1:
-        raise ValueError(f"scores must hold one perplexity, got {sorted(set(perplexities['task']))}")
-    rows = pd.concat([perplexities, accuracies.assign(value=100 * accuracies["value"])])
-    categories: dict[str, str | None] = dict.fromkeys(perplexities["task"])
-    named = accuracies["category"].replace("", "other")
-    categories |= dict(zip(accuracies["task"], named, strict=True))
-    checked(rows, [], "scores of these metrics", unique=("variant", "task"))
-    table = rows.pivot(index="variant", columns="task", values="value").reindex(names)[[*categories]]
-    if table.isna().any(axis=None):
-        name = table.index[table.isna().any(axis=1)][0]
-        missing = [task for task in table if pd.isna(table.loc[name, task])]
-        raise ValueError(f"every variant must be scored on the same tasks; {name!r} lacks {missing}")
-    return table, categories
 
 
 def _billions(parameters: int) -> str:

@@ -19,7 +19,14 @@ import pandas as pd
 import traitlets as tr
 
 from workbench.checks import checked
-from workbench.distances.blocks import checked_blocks, format_layers, layers_in, layers_of, least
+from workbench.distances.blocks import (
+    checked_blocks,
+    format_layers,
+    layers_are_known,
+    layers_in,
+    layers_of,
+    least,
+)
 
 Look = Callable[[tuple[int, ...], Callable[[], bool]], "dict[str, Any] | None"]
 
@@ -89,11 +96,11 @@ class BlockPicker(anywidget.AnyWidget):
             **widget_options: as every ipywidget takes them, such as ``layout``.
 
         Raises:
-            ValueError: for missing columns, repeated blocks, savings of another model, or a first choice
-                that the frame does not hold.
+            ValueError: for missing columns, repeated blocks, a frame that leaves open which layers the model
+                has, savings of another model, or a first choice that the frame does not hold.
         """
         frame = checked_blocks(distances, "distance", "distances")
-        layers = layers_in(frame)
+        layers = _layers_of_model(frame)
         self._frame = checked(frame[frame["size"] < len(layers)], [], "distances below the size of the model")
         self._blocks = set(zip(self._frame["start"].tolist(), self._frame["size"].tolist(), strict=True))
         saved = {} if savings is None else _layer_savings(savings, layers)
@@ -305,6 +312,18 @@ class BlockPicker(anywidget.AnyWidget):
             facts["parameters_saved"] = sum(self._parameters[at : at + size]) / self._totals[0]
             facts["flops_saved"] = sum(self._flops[at : at + size]) / self._totals[1]
         return self._with_losses(facts)
+
+
+def _layers_of_model(frame: pd.DataFrame) -> list[int]:
+    """Return the model's layers; where they can only be guessed from gaps between blocks, refuse."""
+    layers, starts = layers_in(frame), sorted(set(frame["start"]))
+    told = layers_are_known(frame) or set(starts) <= set(frame.loc[frame["size"] == 1, "start"])
+    if not told and starts != list(range(starts[0], starts[-1] + 1)):
+        raise ValueError(
+            "distances must tell which layers the model has, these have gaps between their blocks: give the "
+            "frame as angular_distances returned it, or keep its blocks of size 1"
+        )
+    return layers
 
 
 def _packed(frame: pd.DataFrame, layers: list[int], sizes: list[int]) -> bytes:

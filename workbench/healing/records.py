@@ -1,0 +1,80 @@
+"""An adapter's folder: what it was trained on, and whether its files are still those that were written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.checks import whole_number
+from workbench.runs.files import sha256_of, write_text_atomic
+
+#: beside peft's own files in an adapter's folder
+RECORD = "healing.json"
+SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Return what ``heal`` wrote of an adapter: kept_layers, model, config, data.
+
+    Raises:
+        ValueError: for a folder without such a record, or one that is damaged.
+    """
+    record = Path(path) / RECORD
+    if not record.is_file():
+        raise ValueError(
+            f"{path} is not an adapter that heal wrote: it has no {RECORD}, which says what layers it fits; "
+            "for one of another trainer give layers=, the original indices of the layers it was trained on"
+        )
+    return _read(record)
+
+
+def write_record(folder: str | Path, record: dict[str, Any]) -> None:
+    """Write an adapter's record into its folder, with the SHA-256 of its files, which loading compares."""
+    told = {**record, "sha256": adapter_digests(folder)}
+    write_text_atomic(Path(folder) / RECORD, json.dumps(told, indent=1))
+
+
+def adapter_digests(folder: str | Path) -> dict[str, str]:
+    """Return the SHA-256 of an adapter's two files by their names."""
+    return {name: sha256_of(Path(folder) / name) for name in (SETTINGS, WEIGHTS)}
+
+
+def checked_adapter(path: str | Path, layers: Sequence[int] | None = None) -> list[int]:
+    """Return the layers that an adapter was trained on, once its files are found whole.
+
+    Args:
+        path: folder of the adapter.
+        layers: the same by the caller's word, for an adapter without a record.
+
+    Raises:
+        ValueError: for a folder without a record and without ``layers``, or with both and they differ; one
+            without weights in safetensors, or with other files than the record was written with; an adapter
+            that is no LoRA, or that changes weights of the model itself.
+    """
+    path = Path(path)
+    known = layers is None or (path / RECORD).is_file()
+    record: dict[str, Any] = read_record(path) if known else {"kept_layers": layers}
+    if not (path / WEIGHTS).is_file():
+        raise ValueError(f"{path} has no {WEIGHTS}; an adapter's weights are read from safetensors only")
+    settings = _read(path / SETTINGS)
+    if settings.get("peft_type") != "LORA" or settings.get("bias", "none") != "none":
+        kind, bias = settings.get("peft_type"), settings.get("bias")
+        raise ValueError(f"{path} must be a LoRA adapter with bias 'none', it is {kind!r} with bias {bias!r}")
+    if more := [name for name in ("modules_to_save", "trainable_token_indices") if settings.get(name)]:
+        raise ValueError(f"{path} must hold LoRA matrices alone, it also has {more[0]}={settings[more[0]]}")
+    told, found = record.get("sha256"), adapter_digests(path)
+    if told is not None and (altered := [name for name in found if told.get(name) != found[name]]):
+        raise ValueError(f"{path / altered[0]} was altered since the adapter was written; heal again")
+    trained = [whole_number(layer, "layers", 0) for layer in record["kept_layers"]]
+    if layers is not None and trained != list(layers):
+        raise ValueError(f"layers must be those that {path} was trained on, {trained}, got {list(layers)}")
+    return trained
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is missing or damaged; heal again, or copy the folder again") from error

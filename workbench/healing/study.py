@@ -1,0 +1,175 @@
+"""The study of a search: a database that workers share, and a file for what each finished trial found.
+
+A worker shows with a heartbeat that it is alive; the trial of one that was killed fails after ``GRACE``
+seconds. A damaged database is set aside and made again from the files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from workbench.healing.heal import same_work
+from workbench.runs.files import write_text_atomic
+
+STUDY, DATABASE, FINISHED = "study.json", "study.db", "finished"
+#: seconds between two heartbeats, and without any until a worker counts as killed
+HEARTBEAT, GRACE = 10, 60
+
+
+def begin_study(out: Path, work: dict[str, Any], overwrite: bool) -> None:
+    """Refuse a folder with another search, or empty it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".lock"):
+        if (out / STUDY).is_file() and not _same(out, work, overwrite):
+            for folder in ("trials", FINISHED):
+                shutil.rmtree(out / folder, ignore_errors=True)
+            (out / DATABASE).unlink(missing_ok=True)
+        write_text_atomic(out / STUDY, json.dumps(work, indent=1) + "\n")
+
+
+def _same(out: Path, work: dict[str, Any], overwrite: bool) -> bool:
+    try:
+        begun_with(out)
+    except ValueError:
+        if overwrite:
+            return False
+        raise
+    return same_work(out / STUDY, work, overwrite)
+
+
+def begun_with(out: Path) -> dict[str, Any]:
+    """Return what a search was begun with."""
+    try:
+        return dict(json.loads((out / STUDY).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{out / STUDY} is damaged; overwrite=True begins the search again") from error
+
+
+@contextmanager
+def open_study(out: Path, grid: Mapping[str, Sequence[Any]], seed: int = 0) -> Iterator[Any]:
+    """Open the study, with every finished trial in it; Optuna logs nothing meanwhile."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = f"sqlite:///{out / DATABASE}"
+    alive: dict[str, Any] = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+        warnings.filterwarnings("ignore", "Heartbeat of storage")  # the estimator is asked without a training
+        with FileLock(out / ".lock"):  # two workers would make the same tables
+            _set_aside_damaged(out / DATABASE)
+            storage = optuna.storages.RDBStorage(url, {"connect_args": {"timeout": 60}}, **alive)
+            sampler = optuna.samplers.TPESampler(seed=seed)  # for "tpe"; the queue of a grid asks none
+            named: dict[str, Any] = {"study_name": "healing", "load_if_exists": True}
+            study = optuna.create_study(storage=storage, sampler=sampler, **named)
+            _restore(study, out, grid)
+        try:
+            yield study
+        finally:
+            storage.engine.dispose()
+            optuna.logging.set_verbosity(before)
+
+
+def _set_aside_damaged(database: Path) -> None:
+    """Move a database away that SQLite finds damaged; what finished lies in files of its own."""
+    if not database.is_file():
+        return
+    try:
+        connection = sqlite3.connect(database, timeout=60)
+        found = connection.execute("PRAGMA quick_check").fetchone()[0]
+        connection.close()
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):  # another worker writes
+            raise
+        found = str(error)
+    if found != "ok":
+        os.replace(database, database.with_suffix(".damaged.db"))
+        tqdm.write(f"{database} is damaged ({found.splitlines()[0]}); begun again with the finished trials")
+
+
+def keep_result(out: Path, study: Any, trial: Any) -> None:
+    """Write what a finished training found into a file of its own."""
+    if is_training(trial):
+        told = {"number": trial.number, "state": trial.state.name, "value": trial.value}
+        told |= {"params": trial.params, "user_attrs": trial.user_attrs}
+        write_text_atomic(out / FINISHED / f"{trial.number}.json", json.dumps(told) + "\n")
+
+
+def _restore(study: Any, out: Path, grid: Mapping[str, Sequence[Any]]) -> None:
+    """Add the finished trials that the database has lost."""
+    there = {trial.user_attrs["combination"] for trial in trainings(study)}
+    files = sorted((out / FINISHED).glob("*.json"), key=lambda path: int(path.stem))
+    for told in (json.loads(path.read_text(encoding="utf-8")) for path in files):
+        if told["user_attrs"]["combination"] not in there:
+            options = {name: told[name] for name in ("value", "params", "user_attrs")}
+            state = optuna.trial.TrialState[told["state"]]
+            study.add_trial(optuna.trial.create_trial(state=state, distributions=_kinds(grid), **options))
+
+
+def combinations_left(study: Any, combinations: list[dict[str, Any]], total: int) -> list[dict[str, Any]]:
+    """Return the combinations to try; waits where a running trial may be that of a killed worker."""
+    for _ in range(GRACE // HEARTBEAT + 2):
+        optuna.storages.fail_stale_trials(study)
+        known = trainings(study)
+        if len(known) < total:
+            taken = {trial.user_attrs["combination"] for trial in known}
+            return [combination for combination in combinations if name_of(combination) not in taken]
+        if not any(trial.state.name == "RUNNING" for trial in known):
+            break
+        time.sleep(HEARTBEAT)
+    return []
+
+
+def enqueue(study: Any, left: list[dict[str, Any]], grid: Mapping[str, Sequence[Any]], *, tries: int) -> None:
+    """Put the next combination into the study's queue: of the estimator's choice, or the first left."""
+    chosen = left[0]
+    for _ in range(tries):
+        proposed = study.ask(_kinds(grid))
+        study.tell(proposed, state=optuna.trial.TrialState.FAIL)
+        if (params := values_of(proposed.params, grid)) in left:
+            chosen = params
+            break
+    study.enqueue_trial(dict(zip(chosen, choices([*chosen.values()]), strict=True)))
+
+
+def is_training(trial: Any) -> bool:
+    """Whether a trial is a training, done or under way: no proposal, failure or duplicate."""
+    counts = trial.state.name in ("COMPLETE", "RUNNING") or "error" in trial.user_attrs
+    return counts and "combination" in trial.user_attrs
+
+
+def trainings(study: Any) -> list[Any]:
+    """Return the trials of a study that are trainings."""
+    return list(filter(is_training, study.get_trials(deepcopy=False)))
+
+
+def choices(values: Sequence[Any]) -> list[Any]:
+    """Return values as Optuna keeps them: a list, such as one of modules, as JSON."""
+    return [json.dumps(value) if isinstance(value, list | tuple) else value for value in values]
+
+
+def values_of(chosen: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Return the values of the grid that Optuna's choices stand for."""
+    return {name: grid[name][choices(grid[name]).index(chosen[name])] for name in grid}
+
+
+def _kinds(grid: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    kind = optuna.distributions.CategoricalDistribution
+    return {name: kind(choices(values)) for name, values in grid.items()}
+
+
+def name_of(params: Mapping[str, Any]) -> str:
+    """Return the name of a combination, also of its folder."""
+    return "_".join(f"{name}={params[name]}" for name in sorted(params)).replace("/", "-")
