@@ -15,7 +15,6 @@ from tiny import LAYERS, SIZES, VISION, randomise_, tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from workbench.distances.angular import angular_distances
 from workbench.distances.damage import block_damage
 from workbench.models.layers import decoder_layers, kept_layers
 from workbench.models.loading import load_model
@@ -219,12 +218,8 @@ def test_an_offloaded_model_is_refused(way: str, tmp_path: Path) -> None:
     model = tiny_model("llama")
     where = {"offload_dir": tmp_path / "disk"} if way == "disk_offload" else {}
     getattr(accelerate, way)(model, execution_device=torch.device("cpu"), **where)
-    for refuse in (
-        lambda: save_pruned(model, TOKENIZER, tmp_path / "saved"),
-        lambda: angular_distances(model, TOKENIZER, ["Anna has 12"], progress=False),
-    ):
-        with pytest.raises(ValueError, match="must have its weights in memory, some are on the meta device"):
-            refuse()
+    with pytest.raises(ValueError, match="must have its weights in memory, some are on the meta device"):
+        save_pruned(model, TOKENIZER, tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
 

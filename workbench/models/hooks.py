@@ -42,7 +42,7 @@ def one_stream(model: nn.Module, state: Tensor) -> Tensor:
     Raises:
         ValueError: for an architecture with several streams of states (Gemma3n, DeepSeek-V4).
     """
-    if state.ndim > 3:
+    if state.ndim != 3:
         raise ValueError(
             "model must hand one state [row, token, width] from layer to layer; the layers of "
             f"{type(unwrap(model)).__name__} pass on several streams ({list(state.shape)})"
