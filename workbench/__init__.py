@@ -41,9 +41,8 @@ _PUBLIC = {
     "evaluation.evaluate": "evaluate",
     "evaluation.items": "read_items paired_items compare_items flips flip_counts flip_examples",
     "evaluation.perplexity": "perplexity corpus_perplexity",
-    "evaluation.scores": (
-        "average_recovery headline blimp_groups score_spread category_scores task_categories"
-    ),
+    "evaluation.recovery": "average_recovery",
+    "evaluation.scores": "headline blimp_groups score_spread category_scores task_categories",
     "evaluation.tasks": "task_fingerprint",
     "evaluation.variants": "evaluate_variants Evaluated shot_ablation seed_ablation",
     "forgetting.changes": (
@@ -63,9 +62,8 @@ _PUBLIC = {
     "plots.scores": "score_bars score_vs_fraction loss_vs_fraction category_bars flip_bars",
     "plots.style": "use_template",
     "plots.tokens": "token_view",
-    "tables.layouts": (
-        "recovery_table summary_table calibration_table variant_notes sdd_table training_table"
-    ),
+    "tables.layouts": "summary_table training_table",
+    "tables.sdd": "recovery_table calibration_table variant_notes sdd_table",
     "tables.iterabre": "iterabre_table direct_iterative_table",
     "tables.readings": (
         "about block_reading stability_reading damage_reading look_reading looks_reading "

@@ -116,6 +116,7 @@ def test_flips_are_counted_also_where_nothing_turned():
     assert found.to_dict("list") == {
         "variant": ["pruned", "pruned", "same", "same"],
         "task": ["facts", "math", "facts", "math"],
+        "n_shot": [0, 0, 0, 0],
         "n": [2, 4, 2, 4],
         "right_to_wrong": [0, 2, 0, 0],
         "wrong_to_right": [0, 1, 0, 0],
@@ -134,3 +135,107 @@ def test_the_example_of_a_variant_is_of_the_task_where_it_lost_most():
     found = flip_examples(base, {"same": base, "worse": worse})
     assert found[["variant", "task", "prompt"]].to_numpy().tolist() == [["worse", "b", "Question 0"]]
     assert (found["base_response"].item(), found["other_response"].item()) == ("yes", "no")
+
+
+THREE = {
+    "base": items([1, 1, 1, 1, 1, 1, 1, 1, 0, 0]),
+    "sft": items([0, 0, 0, 0, 0, 0, 1, 1, 1, 0]),
+    "own": items([1, 1, 1, 1, 1, 1, 1, 1, 0, 0]),
+}
+
+
+def test_variants_are_compared_with_each_other_and_not_only_with_the_base():
+    found = compare_items(THREE, between=[("sft", "own"), ("base", "sft")])
+    assert found[["variant", "against"]].to_numpy().tolist() == [["own", "sft"], ["sft", "base"]]
+    alone = compare_items(THREE["sft"], THREE["own"]).iloc[0]
+    for column in ("n", "difference", "ci_low", "ci_high", "higher", "lower", "p_value"):
+        assert found[column].iloc[0] == alone[column]
+    assert found["difference"].tolist() == pytest.approx([0.5, -0.5])
+    every = compare_items(THREE)
+    pairs = [("sft", "base"), ("own", "base"), ("own", "sft")]
+    assert list(zip(every["variant"], every["against"], strict=True)) == pairs
+    stacked = pd.concat([part.assign(variant=name) for name, part in THREE.items()])
+    pd.testing.assert_frame_equal(compare_items(stacked), every)
+
+
+def test_p_values_are_corrected_for_all_rows_of_the_frame():
+    from scipy.stats import binomtest
+
+    two = {name: pd.concat([part, part.assign(task="again")]) for name, part in THREE.items()}
+    found = compare_items(two)
+    exact = [
+        binomtest(row.higher, row.higher + row.lower).pvalue if row.higher + row.lower else 1.0
+        for row in found.itertuples()
+    ]
+    assert found["p_value"].tolist() == pytest.approx(exact)
+    order = sorted(range(len(found)), key=lambda row: exact[row])
+    least = 0.0
+    for rank, row in enumerate(order):  # Holm's method, step by step
+        least = max(least, min(1.0, (len(found) - rank) * exact[row]))
+        assert found["p_adjusted"][row] == pytest.approx(least)
+    assert (found["p_adjusted"] > found["p_value"])[found["p_value"] < 0.2].all()
+
+
+def test_items_that_all_tie_are_no_difference_and_have_an_honest_interval():
+    same = compare_items(THREE["base"], THREE["own"]).iloc[0]
+    assert (same["difference"], same["p_value"], same["p_adjusted"]) == (0, 1, 1)
+    assert same["ci_low"] < 0 < same["ci_high"]
+    losses = [items([-2.0, -3.0], task="stories", metric="word_perplexity")] * 2
+    assert compare_items(*losses)[["ci_low", "ci_high"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: compare_items(THREE, between=[("sft", "nobody")]),
+            "between must be one of base, sft, own, got 'nobody'",
+        ),
+        (lambda: compare_items(THREE, between=[("sft", "sft")]), "pairs of two different variants"),
+        (lambda: compare_items(THREE, between=[]), "at least one pair"),
+        (lambda: compare_items({"base": THREE["base"]}), r"at least two variants to compare, got \['base'\]"),
+        (lambda: compare_items(THREE["base"]), r"give other=.*missing \['variant'\]"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_clear_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def shots(part: pd.DataFrame, n_shot: int) -> pd.DataFrame:
+    return part.assign(n_shot=n_shot, prompt=part["prompt"] + f" after {n_shot}")
+
+
+def test_a_task_with_two_numbers_of_shots_is_counted_apart():
+    base = pd.concat([shots(items([1, 1, 1]), 0), shots(items([1, 1, 1]), 5)])
+    other = pd.concat([shots(items([0, 0, 1]), 0), shots(items([1, 1, 0]), 5)])
+    found = flip_counts(base, {"cut": other})
+    assert found[["task", "n_shot", "n", "right_to_wrong"]].values.tolist() == [
+        ["toy", 0, 3, 2],
+        ["toy", 5, 3, 1],
+    ]
+    assert flip_examples(base, {"cut": other})["prompt"].tolist() == ["Question 0 after 0"]
+    assert compare_items(base, other)["n"].tolist() == [3, 3]
+
+
+def test_flips_of_a_group_are_counted_once():
+    base = pd.concat([items([1, 1], task="mmlu_a"), items([1, 0], task="mmlu_b"), items([0])])
+    other = pd.concat([items([0, 1], task="mmlu_a"), items([0, 0], task="mmlu_b"), items([1])])
+    table = pd.DataFrame({"task": ["mmlu", "mmlu_stem", "mmlu_a", "mmlu_b", "toy"]})
+    table["parent"] = [None, "mmlu", "mmlu_stem", "mmlu", None]
+    found = flip_counts(base, {"cut": other}, scores=table)
+    assert found[["task", "n", "right_to_wrong", "wrong_to_right"]].values.tolist() == [
+        ["mmlu", 4, 2, 0],
+        ["toy", 1, 0, 1],
+    ]
+
+
+def test_examples_of_variants_that_lost_the_same_item_can_be_shown():
+    from workbench.tables.markup import text_table
+
+    lost = items([0, 1])
+    found = flip_examples(items([1, 1]), {"a": lost, "b": lost, "none": items([1, 1])})
+    assert found["variant"].tolist() == ["a", "b"]
+    assert text_table(found).to_html().count("Question 0") == 2
+    assert flip_examples(items([1, 1]), {"none": items([1, 1])}).empty

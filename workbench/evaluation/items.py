@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from workbench.checks import checked, one_of
 from workbench.evaluation.scores import one_metric
-from workbench.statistics import paired_difference
+from workbench.statistics import holm, paired_difference
 
 _ITEM = ["task", "n_shot", "item"]
 
@@ -74,53 +77,110 @@ def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None 
 
 
 def compare_items(
-    base: pd.DataFrame,
-    other: pd.DataFrame,
+    base: pd.DataFrame | Mapping[str, pd.DataFrame],
+    other: pd.DataFrame | None = None,
     *,
+    between: Iterable[tuple[str, str]] | None = None,
     metric: str | None = None,
     scores: pd.DataFrame | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Two variants compared task by task on the same items: difference, interval, exact test.
+    """Variants compared task by task on the same items: difference, interval, exact test.
+
+    Two variants: ``compare_items(base, other)``. Several, also with each other and not only with the base:
+    ``compare_items(items, between=[("sft", "self-distilled"), ("pruned", "sft")])``.
 
     Args:
-        base: items of one variant, from ``read_items``.
-        other: items of another, of the same tasks.
+        base: items of one variant, from ``read_items``; without ``other`` those of several: variant -> items,
+            or one frame with a column ``variant`` (``Evaluated.items``).
+        other: items of another variant, of the same tasks.
+        between: which variants to compare, each pair as (first, second); None compares every pair.
         metric: which metric; None takes the one that stands for each task (see ``headline``).
         scores: rows of ``evaluate`` for these items; the tasks of a group are then compared together, under
             the group's name, all items alike (MMLU as one row and not 57). None keeps them apart.
-        confidence: coverage of the bootstrap interval over items.
-        seed: of the resampling.
+        confidence: coverage of the interval.
+        seed: of the resampling, for values that are not right or wrong.
 
     Returns:
-        task, n_shot, and ``workbench.statistics.paired_difference``: n, difference (mean of other - base),
-        ci_low, ci_high, higher and lower (items that other gets better, worse), ties, p_value (exact;
-        McNemar's test for right or wrong). One row a task; p-values are not corrected for the number of
-        tasks.
+        With several variants ``variant`` and ``against``; task, n_shot, and
+        ``workbench.statistics.paired_difference``: n, difference (mean of second - first: of ``variant`` less
+        ``against``), ci_low, ci_high, higher and lower (items that the second gets better, worse), ties,
+        p_value (exact; McNemar's test for right or wrong); p_adjusted: corrected by Holm's method for all
+        rows of this frame.
 
     Raises:
-        ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks.
+        ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks;
+            a pair names no variant of the items, or the same one twice; fewer than two variants.
 
     >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": range(4), "value": [1, 1, 1, 0]})
     >>> base = base.assign(prompt="?", target="yes", response="yes")
     >>> compare_items(base, base.assign(value=[0, 0, 1, 0]))[["n", "difference", "p_value"]].values.tolist()
     [[4.0, -0.5, 0.5]]
     """
-    pairs = paired_items(base, other, metric=metric)
-    if scores is not None:
-        pairs["task"] = pairs["task"].map(_roots(scores))
-    return pd.DataFrame(
-        [
-            {"task": task, "n_shot": n_shot}
-            | paired_difference(rows["base"], rows["other"], confidence=confidence, seed=seed)
-            for (task, n_shot), rows in pairs.groupby(["task", "n_shot"], sort=False)
-        ]
-    )
+    if other is not None:
+        pairs = {("", ""): paired_items(base, other, metric=metric)}
+    else:
+        items = _by_variant(base)
+        pairs = {
+            (first, second): paired_items(items[first], items[second], metric=metric)
+            for first, second in _checked_pairs(items, between)
+        }
+    rows = [
+        {"variant": second, "against": first, **row}
+        for (first, second), pair in pairs.items()
+        for row in _compared(pair, group_of(scores), confidence, seed)
+    ]
+    found = pd.DataFrame(rows)
+    found["p_adjusted"] = holm(found["p_value"])
+    return found.drop(columns=["variant", "against"]) if other is not None else found
 
 
-def _roots(scores: pd.DataFrame) -> Callable[[str], str]:
-    """Return a function from a task to the topmost group in whose score it is counted."""
+def _by_variant(items: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return the items of each of several variants."""
+    if isinstance(items, pd.DataFrame):
+        checked(items, ["variant", *_ITEM], "items of several variants (or give other=)")
+        items = {
+            str(name): part.drop(columns="variant") for name, part in items.groupby("variant", sort=False)
+        }
+    if len(items) < 2:
+        raise ValueError(f"items must hold at least two variants to compare, got {list(items)}")
+    return dict(items)
+
+
+def _checked_pairs(
+    items: Mapping[str, pd.DataFrame], between: Iterable[tuple[str, str]] | None
+) -> list[tuple[str, str]]:
+    pairs = [*combinations(items, 2)] if between is None else [tuple(pair) for pair in between]
+    for pair in pairs:
+        if len(pair) != 2 or len(set(pair)) < 2:
+            raise ValueError(f"between must hold pairs of two different variants, got {pair}")
+        for name in pair:
+            one_of(name, items, "between")
+    if not pairs:
+        raise ValueError("between must hold at least one pair of variants, got none")
+    return list(dict.fromkeys(pairs))
+
+
+def _compared(
+    pairs: pd.DataFrame, group: Callable[[str], str], confidence: float, seed: int
+) -> list[dict[str, Any]]:
+    """Return a row a task, or group of tasks, and number of shots."""
+    groups = pairs.assign(task=pairs["task"].map(group)).groupby(["task", "n_shot"], sort=False)
+    return [
+        {"task": task, "n_shot": n_shot}
+        | paired_difference(rows["base"], rows["other"], confidence=confidence, seed=seed)
+        for (task, n_shot), rows in groups
+    ]
+
+
+def group_of(scores: pd.DataFrame | None) -> Callable[[str], str]:
+    """Return a function from a task to the topmost group in whose score it is counted.
+
+    Without scores, or where they name no groups, every task stands on its own.
+    """
+    if scores is None or "parent" not in scores:
+        return str
     parents = dict(zip(scores["task"], scores["parent"].fillna(""), strict=True))
 
     def root(task: str) -> str:
@@ -177,43 +237,47 @@ def flip_examples(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.
     Returns:
         variant, task, prompt, target, base_response, other_response; no row for a variant that lost none.
     """
-    parts = []
+    columns = ["task", "prompt", "target", "base_response", "other_response"]
+    parts = {}
     for name, items in others.items():
         lost = flips(base, items).query("flip == 'right to wrong'")
-        worst = lost[lost["task"] == lost["task"].mode().get(0)]
-        parts.append(worst.head(1).assign(variant=name))
-    columns = ["variant", "task", "prompt", "target", "base_response", "other_response"]
-    return pd.concat(parts, ignore_index=True)[columns]
+        where = list(zip(lost["task"], lost["n_shot"], strict=True))
+        most = max(where, key=where.count, default=None)
+        parts[name] = lost.loc[[place == most for place in where], columns].head(1)
+    return pd.concat(parts, names=["variant"]).reset_index("variant").reset_index(drop=True)
 
 
-def flip_counts(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def flip_counts(
+    base: pd.DataFrame, others: Mapping[str, pd.DataFrame], *, scores: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Count the items of each task that a variant turned from right to wrong, and from wrong to right.
 
     Args:
         base: the unpruned model's items, from ``read_items``.
         others: variant -> its items of the same tasks; tasks enter whose items are right or wrong.
+        scores: as for ``compare_items``: counts the tasks of a group together.
 
     Returns:
-        variant, task, n (items), right_to_wrong, wrong_to_right; also where nothing turned.
+        variant, task, n_shot, n (items), right_to_wrong, wrong_to_right; also where nothing turned.
 
     Raises:
-        ValueError: no variant, different items, or no task whose items are right or wrong.
+        ValueError: no variant, different items, or no task whose items are right or wrong; ``scores`` lack
+            their tasks.
 
     >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
     >>> base = base.assign(prompt="?", target="yes", response="yes")
     >>> flip_counts(base, {"pruned": base.assign(value=[0, 0])}).values.tolist()
-    [['pruned', 'a', 2, 1, 0]]
+    [['pruned', 'a', 0, 2, 1, 0]]
     """
     if not others:
         raise ValueError("others must hold at least one variant, got none")
-    frames = []
-    for name, items in others.items():
-        pairs = right_or_wrong(paired_items(base, items))
-        change = pairs["other"] - pairs["base"]
-        turned = pairs.assign(variant=name, right_to_wrong=change < 0, wrong_to_right=change > 0)
-        counts = {flip: (flip, "sum") for flip in ("right_to_wrong", "wrong_to_right")}
-        frames.append(turned.groupby(["variant", "task"], sort=False).agg(n=("item", "size"), **counts))
-    found = pd.concat(frames).reset_index()
-    if found.empty:
+    pairs = {name: right_or_wrong(paired_items(base, items)) for name, items in others.items()}
+    frame = pd.concat(pairs, names=["variant"]).reset_index("variant")
+    if frame.empty:
         raise ValueError("base must hold a task whose items are right or wrong, got none")
-    return found
+    change = frame["other"] - frame["base"]
+    frame = frame.assign(right_to_wrong=change < 0, wrong_to_right=change > 0)
+    frame["task"] = frame["task"].map(group_of(scores))
+    groups = frame.groupby(["variant", "task", "n_shot"], sort=False)
+    counts = {flip: (flip, "sum") for flip in ("right_to_wrong", "wrong_to_right")}
+    return groups.agg(n=("item", "size"), **counts).reset_index()

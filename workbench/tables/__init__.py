@@ -1,6 +1,7 @@
 """Tables: frames into the shape a paper prints.
 
-- ``layouts``: which rows and columns
+- ``layouts``: the run in one table, its trainings
+- ``sdd``: the tables of SDD
 - ``iterabre``: the tables of IteRABRe
 - ``markup``: LaTeX, Markdown, HTML
 - ``readings``: what blocks and trainings say, in a sentence of Markdown

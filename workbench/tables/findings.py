@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from workbench.evaluation.scores import average_recovery, category_scores, headline
+from workbench.evaluation.recovery import average_recovery
+from workbench.evaluation.scores import category_scores, headline
 from workbench.forgetting.changes import shift_agreement
 from workbench.statistics import paired_difference
 from workbench.tables.sentences import each_row, escaped, interval, named, percent
