@@ -23,7 +23,7 @@ _PUBLIC = {
     "distances.angular": "angular_distances block_angles",
     "distances.blocks": "best_blocks layers_of format_layers",
     "distances.strategies": "deepest_blocks shallowest_blocks random_layers greedy_layers removal_strategies",
-    "distances.damage": "block_damage",
+    "distances.damage": "block_damage least_harmful",
     "distances.influence": "block_influence removal_similarity",
     "distances.stability": "mean_distances pick_stability calibration_ablation",
     "pruning.removal": "without_layers prune_ check_prunable",
@@ -51,7 +51,7 @@ _PUBLIC = {
     ),
     "forgetting.divergence": "token_divergence divergence_by_response",
     "forgetting.similarity": "response_similarity similarity_summary embed_texts",
-    "statistics": "bootstrap_interval paired_difference rank_agreement removal_cost",
+    "statistics": "bootstrap_interval paired_difference holm rank_agreement removal_cost",
     "plots.blocks": "distance_lines metric_comparison distance_vs_damage calibration_comparison",
     "plots.forgetting": (
         "similarity_distribution similarity_pairs similarity_map answer_forms divergence_distribution "

@@ -276,7 +276,7 @@ class TestErrors:
             ({"batch_size": 0}, "batch_size must be a whole number >= 1, got 0"),
             ({"position": 1}, "token between -1 and 0, as the shortest text has 1 tokens, got 1"),
             ({"position": -2}, "got -2"),
-            ({"position": "first"}, "position must be 'last', 'mean' or a token between -1 and 0"),
+            ({"position": "first"}, "position must be 'last', 'mean', 'random' or a token between -1 and 0"),
             ({"position": True}, "got True"),
             ({"position": 0.5}, "got 0.5"),
         ],

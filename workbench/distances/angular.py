@@ -18,11 +18,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from workbench.checks import is_whole
+from workbench.checks import is_whole, whole_number
 from workbench.distances.stability import mean_distances
-from workbench.models.batches import Batch, each_text, last_real_token, make_batches, measured_on, read_tokens
+from workbench.models.batches import (
+    Batch,
+    commonest_token,
+    each_text,
+    make_batches,
+    measured_on,
+    read_tokens,
+)
 from workbench.models.hooks import check_finite, compiled_layers, compiling_pays, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
+from workbench.models.probes import checked_state
+from workbench.statistics import checked_interval
 
 #: numbers that are turned to float64 at once (128 MiB)
 CHUNK = 2**24
@@ -53,6 +62,7 @@ def angular_distances(
     max_length: int = 4096,
     batch_size: int = 8,
     position: str | int = "last",
+    points_per_text: int = 1,
     compiled: bool | None = None,
     confidence: float = 0.95,
     seed: int = 0,
@@ -69,6 +79,10 @@ def angular_distances(
     texts, or the stability of the pick, keep the frame of ``block_angles`` and average it with
     ``mean_distances``.
 
+    Texts that all end in a full stop give the distances *at full stops*, and an interval over such texts:
+    ``attrs["end_token"]`` says which token the most of them end in, and what share. ``position="random"``
+    measures at other tokens too.
+
     Args:
         model: any decoder-only transformers model; its layers run without the head.
         tokenizer: its tokenizer; padding side and pad token do not matter. None for texts that are token ids.
@@ -76,12 +90,16 @@ def angular_distances(
         max_length: most tokens read of a text, from its beginning.
         batch_size: texts that run together.
         position: which state stands for a text. ``"last"``: that of its last real token (the papers). An int:
-            that of this token, counted from 0, or from the end when negative. ``"mean"``: the mean of the
-            states of all its tokens, in which tokens with very large states (often the first) weigh most.
+            that of this token, counted from 0, or from the end when negative. ``"random"``: those of
+            ``points_per_text`` of its tokens, drawn without the first; in a causal model the state of a text
+            that was cut there. ``"mean"``: the mean of the states of all its tokens, in which tokens with
+            very large states (often the first) weigh most.
+        points_per_text: tokens drawn of each text for ``"random"``, or all but its first where it has fewer.
+            A text counts once, by the mean over its points.
         compiled: whether to compile the layers for the pass. None: on a CUDA device, when there is work
             enough for compiling to pay. Numbers then differ by rounding in the model's dtype.
         confidence: coverage of the bootstrap interval over texts, between 0 and 1.
-        seed: of the bootstrap.
+        seed: of the bootstrap, and of the points.
         progress: show a progress bar.
 
     Returns:
@@ -93,8 +111,10 @@ def angular_distances(
         ValueError: for no texts, an empty text, ``max_length``, ``batch_size`` or ``position`` out of range
             (all before the first forward pass), or a state that is zero or not finite.
     """
+    checked_interval(confidence, seed)
     reading: dict[str, Any] = {"max_length": max_length, "batch_size": batch_size, "position": position}
-    angles = block_angles(model, tokenizer, texts, **reading, compiled=compiled, progress=progress)
+    reading |= {"points_per_text": points_per_text, "seed": seed, "compiled": compiled}
+    angles = block_angles(model, tokenizer, texts, **reading, progress=progress)
     return mean_distances(angles, confidence=confidence, seed=seed)
 
 
@@ -106,6 +126,8 @@ def block_angles(
     max_length: int = 4096,
     batch_size: int = 8,
     position: str | int = "last",
+    points_per_text: int = 1,
+    seed: int = 0,
     compiled: bool | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -115,34 +137,61 @@ def block_angles(
 
     Returns:
         Frame ``text, start, size, angle``: ``text`` is the text's position in ``texts``, ``angle`` is in
-        ``[0, 1]``.
+        ``[0, 1]``. With ``position="random"`` also ``point``, the token, counted from 0.
     """
+    whole_number(batch_size, "batch_size")
     tokens = read_tokens(model, tokenizer, texts, max_length)
-    _check_position(position, min(len(ids) for ids in tokens))
-    batches = make_batches(tokens, batch_size=batch_size)
+    points = _points([len(ids) for ids in tokens], position, points_per_text, seed)
+    batches = make_batches(tokens, batch_size=batch_size, model=model)
     if compiled is None:
         compiled = compiling_pays(model, sum(batch.ids.numel() for batch in batches))
     shapes = {batch.ids.shape for batch in batches}
-    pick = partial(_picked_states, model, position)
+    pick = partial(_picked_states, model, points)
     with compiled_layers(model, dynamic=len(shapes) > 1) if compiled else nullcontext():
         states = each_text(model, batches, pick, title="angular distances", progress=progress)
-    angles = _pairwise_angles(states)
-    check_finite("residual states", angles)
-    frame = _long_frame(angles, kept_layers(model))
-    settings = {"max_length": max_length, "position": position, "compiled": compiled}
-    frame.attrs = measured_on(model, tokens, measure="angular distance", **settings)
+    angles = _pairwise_angles(states.flatten(0, 1)).reshape(*states.shape[:2], -1)
+    check_finite("residual states", angles.reshape(len(angles), -1))
+    frame = _long_frame(angles, points, kept_layers(model), named=position == "random")
+    settings: dict[str, Any] = {"max_length": max_length, "position": position, "compiled": compiled}
+    if position == "random":
+        settings |= {"points_per_text": points_per_text, "seed": seed}
+    if points is not None:
+        ends = [int(ids[at]) for ids, some in zip(tokens, points, strict=True) for at in some]
+        settings["end_token"] = commonest_token(tokenizer, ends)
+    frame.attrs = measured_on(model, tokens, tokenizer=tokenizer, measure="angular distance", **settings)
     return frame
 
 
-def _picked_states(model: nn.Module, position: str | int, batch: Batch) -> Tensor:
-    """Return ``[row, L + 1, width]``: one state a text and layer is all that is kept of a pass."""
+def _points(lengths: list[int], position: Any, count: Any, seed: Any) -> list[list[int]] | None:
+    """Return the tokens whose states stand for each text, from 0; None for the mean of all."""
+    _check_position(position, min(lengths))
+    whole_number(count, "points_per_text")
+    whole_number(seed, "seed", least=0)
+    if position == "random":
+        draws = [np.random.default_rng([seed, number]) for number in range(len(lengths))]
+        drawn = [rng.permutation(max(1, n - 1))[:count] for rng, n in zip(draws, lengths, strict=True)]
+        return [sorted((some + (n > 1)).tolist()) for some, n in zip(drawn, lengths, strict=True)]
+    if count != 1:
+        raise ValueError(f"points_per_text must be 1 unless position is 'random', got {count}")
+    if position == "mean":
+        return None
+    at = -1 if position == "last" else int(position)
+    return [[at if at >= 0 else n + at] for n in lengths]
+
+
+def _picked_states(model: nn.Module, points: list[list[int]] | None, batch: Batch) -> Tensor:
+    """Return ``[row, point, L + 1, width]``: a state a point and layer is all that is kept of a pass."""
     ids, mask = batch.on_device_of(model)
-    pick = _picker(mask, position)
+    pick = _picker(mask, points, batch)
     picked: list[Tensor] = []
-    with watch_states(model, lambda i, state: picked.append(pick(state).to(ids.device))):
+
+    def see(number: int, state: Tensor) -> None:
+        picked.append(pick(checked_state(model, state)).to(ids.device))
+
+    with watch_states(model, see):
         decoder_forward(model)(input_ids=ids, use_cache=False)
     assert len(picked) == number_of_layers(model) + 1
-    return torch.stack(picked, dim=1)
+    return torch.stack(picked, dim=2)
 
 
 def _pairwise_angles(states: Tensor) -> np.ndarray:
@@ -155,16 +204,18 @@ def _pairwise_angles(states: Tensor) -> np.ndarray:
     return torch.cat(results).numpy()
 
 
-def _picker(mask: Tensor, position: str | int) -> Callable[[Tensor], Tensor]:
-    """Return a function that picks the state of each text: ``[row, token, width]`` to ``[row, width]``."""
-    if position == "mean":
-        counts = mask.sum(dim=1, keepdim=True)
-        return lambda state: torch.where(mask[..., None], state, 0).sum(dim=1, dtype=torch.float32) / counts
-    last = last_real_token(mask)
-    if isinstance(position, int):
-        last = last + 1 + position if position < 0 else torch.full_like(last, position)
-    rows = torch.arange(len(mask), device=mask.device)
-    return lambda state: state[rows, last]
+def _picker(mask: Tensor, points: list[list[int]] | None, batch: Batch) -> Callable[[Tensor], Tensor]:
+    """Return what picks the states of each text: ``[row, token, width]`` to ``[row, point, width]``."""
+    if points is None:
+        real, counts = mask[..., None], mask.sum(dim=1)[:, None, None]
+        return lambda state: (
+            torch.where(real, state, 0).sum(dim=1, keepdim=True, dtype=torch.float32) / counts
+        )
+    most = max(len(some) for some in points)
+    # a text of fewer points repeats its last one, which is left out again behind the pass
+    at = [[*points[text], *[points[text][-1]] * (most - len(points[text]))] for text in batch.texts]
+    rows, columns = torch.arange(len(mask))[:, None], torch.tensor(at)
+    return lambda state: state[rows.to(state.device), columns.to(state.device)]
 
 
 def _unit(vectors: Tensor) -> Tensor:
@@ -178,18 +229,26 @@ def _unit_distance(u: Tensor, v: Tensor) -> Tensor:
     return 2 / math.pi * torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1))
 
 
-def _long_frame(angles: np.ndarray, layers: tuple[int, ...]) -> pd.DataFrame:
+def _long_frame(
+    angles: np.ndarray, points: list[list[int]] | None, layers: tuple[int, ...], *, named: bool
+) -> pd.DataFrame:
+    """Return one row a point and block from ``[text, point, block]``, without points that only fill up."""
     first, end = np.triu_indices(len(layers) + 1, k=1)
-    texts, blocks = angles.shape
-    starts, sizes = np.tile(np.asarray(layers)[first], texts), np.tile(end - first, texts)
-    frame = pd.DataFrame({"text": np.repeat(np.arange(texts), blocks), "start": starts, "size": sizes})
-    return frame.assign(angle=angles.ravel())
+    counts = [1] * len(angles) if points is None else [len(some) for some in points]
+    angles = angles[np.arange(angles.shape[1]) < np.array(counts)[:, None]]
+    each = {"text": np.repeat(np.arange(len(counts)), counts)}
+    if named and points is not None:
+        each["point"] = np.concatenate(points)
+    columns = {name: np.repeat(values, len(first)) for name, values in each.items()}
+    blocks = {"start": np.asarray(layers)[first], "size": end - first}
+    columns |= {name: np.tile(values, len(angles)) for name, values in blocks.items()}
+    return pd.DataFrame(columns).assign(angle=angles.ravel())
 
 
 def _check_position(position: Any, shortest: int) -> None:
-    named = isinstance(position, str) and position in ("last", "mean")
+    named = isinstance(position, str) and position in ("last", "mean", "random")
     if not named and not (is_whole(position) and -shortest <= position < shortest):
         raise ValueError(
-            f"position must be 'last', 'mean' or a token between {-shortest} and {shortest - 1}, as the "
-            f"shortest text has {shortest} tokens, got {position!r}"
+            f"position must be 'last', 'mean', 'random' or a token between {-shortest} and {shortest - 1}, "
+            f"as the shortest text has {shortest} tokens, got {position!r}"
         )

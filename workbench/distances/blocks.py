@@ -41,14 +41,14 @@ def layers_of(start: int, size: int, *, layers: Sequence[int] | None = None) -> 
     kept = [int(layer) for layer in layers]
     if start not in kept:
         raise ValueError(f"start must be one of the model's layers {format_layers(kept)}, got {start}")
-    block = kept[kept.index(start) :][:size]
-    if len(block) < size:
-        last = kept[-size] if size <= len(kept) else None
-        room = f"at most {last} for size {size}" if last is not None else f"of a size up to {len(kept)}"
+    if (first := kept.index(start)) + size > len(kept):
+        room = (
+            f"at most {kept[-size]} for size {size}" if size <= len(kept) else f"of a size up to {len(kept)}"
+        )
         raise ValueError(
             f"a block must end within the model's {len(kept)} layers: start {room}, got start {start}"
         )
-    return tuple(block)
+    return tuple(kept[first : first + size])
 
 
 def format_layers(layers: Iterable[int]) -> str:
@@ -113,8 +113,8 @@ def best_blocks(distances: pd.DataFrame, sizes: Iterable[int] | None = None) -> 
     chosen = sizes_in(frame, sizes)
     best = least(frame[frame["size"].isin(chosen)], value)
     named = ["strategy", "size", "start", "removed"]
-    rest = [column for column in best if column not in named]
-    result = best.assign(strategy="best", removed=_as_text(best, layers_in(frame)))[[*named, *rest]]
+    best = best.assign(strategy="best", removed=_as_text(best, layers_in(frame)))
+    result = best[[*named, *best.columns.difference(named, sort=False)]]
     result.attrs = dict(distances.attrs)
     return result
 

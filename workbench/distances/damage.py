@@ -12,16 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from workbench.checks import checked
-from workbench.distances.blocks import checked_sizes, layer_set_frame, layers_of, parse_layers
-from workbench.distances.sweep import Replay, positions_of
-from workbench.models.batches import Batch, each_text, make_batches, measured_on, read_tokens
+from workbench.checks import checked, whole_number
+from workbench.distances.blocks import checked_sizes, layer_set_frame, layers_of, least, parse_layers
+from workbench.distances.sweep import Form, Replay, check_shared, positions_of
+from workbench.models.batches import Batch, each_text, first_of, make_batches, measured_on, read_tokens
 from workbench.models.hooks import check_finite
 from workbench.models.layers import kept_layers
-from workbench.statistics import bootstrap_interval
+from workbench.statistics import bootstrap_interval, checked_interval
 
 #: most logits made at once (1 GiB in float32), or one text's where these are more
 LOGITS = 2**28
+#: what the interval of a frame says
+INTERVAL = "of each block by itself, over texts; for the least of many blocks, see least_harmful"
 
 
 def block_damage(
@@ -64,10 +66,16 @@ def block_damage(
         ``damage`` is ``loss - base_loss``, with its interval; ``start`` is <NA> for a set with gaps. Each set
         of layers once.
 
+        The interval is that of each block by itself, over texts. The *least harmful* of many blocks was
+        chosen by these very texts, so its damage here is too low and its interval too (winner's curse):
+        ``least_harmful`` chooses on one half of the texts and measures on the other.
+
     Raises:
         ValueError: for nothing to skip, a block or layer that the model does not have, sizes out of range, no
-            texts, a text of fewer than two tokens, a setting out of range, or a loss that is not finite.
+            texts, a text of fewer than two tokens, a setting out of range, a loss that is not finite, or an
+            architecture whose layers pass on more than their state.
     """
+    checked_interval(confidence, seed)
     kept = kept_layers(model)
     asked = _layer_sets(kept, blocks, sizes, layer_sets)
     removals = [positions_of(model, layers) for layers in asked]
@@ -75,19 +83,65 @@ def block_damage(
     for number, ids in enumerate(tokens):
         if len(ids) < 2:
             raise ValueError(f"a loss needs texts of at least two tokens, text {number} has one")
-    batches = make_batches(tokens, max_tokens=max_tokens)
-    measure = partial(_mean_losses, model, removals, max_tokens)
+    batches = make_batches(tokens, max_tokens=max_tokens, model=model)
+    forms = check_shared(model, max(tokens, key=len), head=True)
+    measure = partial(_mean_losses, model, removals, max_tokens, forms)
     losses = each_text(model, batches, measure, title="damage", progress=progress).numpy()
     check_finite("losses", losses)
     predicted = np.array([len(ids) - 1 for ids in tokens])
     base_loss, *loss = predicted @ losses / predicted.sum()
     rises = losses[:, 1:] - losses[:, :1]
-    low, high = bootstrap_interval(rises, weights=predicted, confidence=confidence, seed=seed)
+    units: dict[str, Any] = {"weights": predicted, "groups": first_of(tokens)}
+    low, high = bootstrap_interval(rises, **units, confidence=confidence, seed=seed)
     frame = layer_set_frame(asked, kept).assign(base_loss=base_loss, loss=loss)
-    frame = frame.assign(damage=frame["loss"] - base_loss, ci_low=low, ci_high=high)
+    frame = frame.assign(damage=loss - base_loss, ci_low=low, ci_high=high)
     frame = frame.assign(n_texts=len(tokens), n_tokens=predicted.sum())
-    frame.attrs = measured_on(model, tokens, measure="block damage", max_length=max_length)
+    settings = {"max_length": max_length, "interval": INTERVAL}
+    frame.attrs = measured_on(model, tokens, tokenizer=tokenizer, measure="block damage", **settings)
     return frame
+
+
+def least_harmful(
+    model: nn.Module, tokenizer: Any, texts: Any, sizes: Iterable[int], *, seed: int = 0, **settings: Any
+) -> pd.DataFrame:
+    """Find the least harmful block of each size, and measure its damage on texts that did not choose it.
+
+    The least of many noisy damages is too low by its own choice. Here a random half of the texts chooses and
+    the other half measures, so that the damage and its interval are those of any other texts. Copies of one
+    text stay in one half.
+
+    Args:
+        model: as for ``block_damage``.
+        tokenizer: its tokenizer; None for texts that are token ids.
+        texts: held-out texts, at least two different ones.
+        sizes: block sizes, between 1 and the layer count less 1.
+        seed: of the halves and of the bootstrap.
+        **settings: of ``block_damage``.
+
+    Returns:
+        The frame of ``block_damage`` on the second half, one row a size, with ``chosen_damage``: what the
+        block cost on the half that chose it.
+
+    Raises:
+        ValueError: as ``block_damage``, and for fewer than two different texts.
+    """
+    tokens = read_tokens(model, tokenizer, texts, settings.get("max_length", 512))
+    first = np.array(first_of(tokens))
+    different = np.unique(first)
+    if len(different) < 2:
+        raise ValueError(
+            f"texts must hold at least two different ones, to choose and to measure, got {len(different)}"
+        )
+    whole_number(seed, "seed", least=0)
+    order = np.random.default_rng(seed).permutation(different)
+    chooses = np.isin(first, order[: len(order) // 2])
+    halves = [
+        [ids for ids, here in zip(tokens, chooses == side, strict=True) if here] for side in (True, False)
+    ]
+    best = least(block_damage(model, None, halves[0], sizes=sizes, seed=seed, **settings), "damage")
+    frame = block_damage(model, None, halves[1], best[["start", "size"]], seed=seed, **settings)
+    frame.attrs |= {"measure": "block damage of the least harmful block", "n_chosen_on": len(halves[0])}
+    return frame.assign(chosen_damage=best["damage"].to_numpy())
 
 
 def _layer_sets(kept: Sequence[int], blocks: Any, sizes: Any, layer_sets: Any) -> list[tuple[int, ...]]:
@@ -95,7 +149,7 @@ def _layer_sets(kept: Sequence[int], blocks: Any, sizes: Any, layer_sets: Any) -
     asked = [] if blocks is None else _blocks_in(kept, blocks)
     for size in [] if sizes is None else checked_sizes(sizes, len(kept)):
         asked += [tuple(kept[first : first + size]) for first in range(len(kept) - size + 1)]
-    for layers in [] if layer_sets is None else layer_sets:
+    for layers in layer_sets or ():
         if not isinstance(layers, Iterable) or not (chosen := tuple(sorted(set(layers)))):
             raise ValueError(f"layer_sets must hold sets of layers such as (3, 9), got {layers!r}")
         asked.append(chosen)
@@ -108,22 +162,22 @@ def _blocks_in(kept: Sequence[int], blocks: Any) -> list[tuple[int, ...]]:
     if isinstance(blocks, pd.DataFrame) and "removed" in blocks:
         return [parse_layers(text) for text in blocks["removed"]]
     if isinstance(blocks, pd.DataFrame):
-        checked(blocks, ["start", "size"], "blocks")
-        blocks = blocks[["start", "size"]].itertuples(index=False, name=None)
+        blocks = checked(blocks, ["start", "size"], "blocks")[["start", "size"]].to_numpy().tolist()
     pairs = list(blocks)
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(
-                f"blocks must be (start, size) pairs or a frame with start and size, got {pair!r}"
-            )
+            allowed = "(start, size) pairs or a frame with start and size"
+            raise ValueError(f"blocks must be {allowed}, got {pair!r}")
     return [layers_of(start, size, layers=kept) for start, size in pairs]
 
 
-def _mean_losses(model: nn.Module, removals: list[tuple[int, ...]], max_tokens: int, batch: Batch) -> Tensor:
+def _mean_losses(
+    model: nn.Module, removals: list[tuple[int, ...]], max_tokens: int, forms: list[Form], batch: Batch
+) -> Tensor:
     """Return each text's mean loss for the model as it is and for each removal: ``[row, 1 + removal]``."""
     ids, mask = batch.on_device_of(model)
     labels = pad(torch.where(mask, ids, -100)[:, 1:], (0, 1), value=-100)
-    replay = Replay(model, ids, max_tokens=max_tokens)
+    replay = Replay(model, ids, max_tokens=max_tokens, forms=forms)
     column = {removal: i for i, removal in enumerate([(), *removals])}
     losses = torch.zeros(len(ids), 1 + len(removals), dtype=torch.float64)
     for names, states in replay.packs(removals):
@@ -139,8 +193,9 @@ def _text_losses(replay: Replay, states: Tensor, labels: Tensor) -> Tensor:
     every = labels.repeat(len(states) // len(labels), 1)
     rows = max(1, LOGITS // (labels.shape[1] * replay.vocabulary))
     sums = []
-    for part, wanted in zip(torch.split(states, rows), torch.split(every, rows), strict=True):
-        logits = replay.logits(part).flatten(0, 1).float()
+    for first in range(0, len(states), rows):
+        wanted = every[first : first + rows]
+        logits = replay.logits(states[first : first + rows], first=first).flatten(0, 1).float()
         losses = cross_entropy(logits, wanted.flatten().to(logits.device), reduction="none")
         sums.append(losses.view(wanted.shape).sum(dim=1, dtype=torch.float64).cpu())
     means = torch.cat(sums) / (every != -100).sum(dim=1).cpu()

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from workbench.distances.stability import mean_and_spread
-from workbench.distances.sweep import Replay, positions_of
-from workbench.models.batches import Batch, each_text, make_batches, measured_on, read_tokens
+from workbench.distances.sweep import Form, Replay, check_shared, positions_of
+from workbench.models.batches import Batch, each_text, first_of, make_batches, measured_on, read_tokens
 from workbench.models.hooks import check_finite, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
-from workbench.statistics import bootstrap_interval
+from workbench.models.probes import checked_state
+from workbench.statistics import bootstrap_interval, checked_interval
 
 
 def block_influence(
@@ -53,17 +54,20 @@ def block_influence(
         ValueError: for no texts, an empty text, ``max_length`` or ``batch_size`` out of range, or states that
             are zero or not finite.
     """
+    checked_interval(confidence, seed)
     tokens = read_tokens(model, tokenizer, texts, max_length)
-    batches = make_batches(tokens, batch_size=batch_size)
+    batches = make_batches(tokens, batch_size=batch_size, model=model)
     cosines = each_text(model, batches, partial(_mean_cosines, model), title="influence", progress=progress)
     means = cosines.cpu().numpy()
     check_finite("residual states", means)
     lengths = np.array([len(ids) for ids in tokens])
-    low, high = bootstrap_interval(1 - means, weights=lengths, confidence=confidence, seed=seed)
+    units: dict[str, Any] = {"weights": lengths, "groups": first_of(tokens)}
+    low, high = bootstrap_interval(1 - means, **units, confidence=confidence, seed=seed)
     influence = 1 - lengths @ means / lengths.sum()
     frame = pd.DataFrame({"layer": kept_layers(model), "influence": influence})
     frame = frame.assign(ci_low=low, ci_high=high, n_texts=len(tokens), n_tokens=lengths.sum())
-    frame.attrs = measured_on(model, tokens, measure="block influence", max_length=max_length)
+    settings = {"max_length": max_length, "interval": "of each layer by itself, over texts"}
+    frame.attrs = measured_on(model, tokens, tokenizer=tokenizer, measure="block influence", **settings)
     return frame
 
 
@@ -115,29 +119,29 @@ def removal_similarity(
 
     Raises:
         ValueError: for no texts, an empty text, a setting out of range, a removed layer that the model does
-            not have, fewer than two layers left, or states that are zero or not finite.
+            not have, fewer than two layers left, states that are zero or not finite, or an architecture whose
+            layers pass on more than their state.
     """
+    checked_interval(confidence, seed)
     removed = list(removed)
     tokens = read_tokens(model, tokenizer, texts, max_length)
-    batches = make_batches(tokens, max_tokens=max_tokens)
-    left, candidates = _candidates(model, removed)
-    measure = partial(_similarities, model, candidates, final_norm, max_tokens)
-    values = each_text(model, batches, measure, title="removal similarity", progress=progress).numpy()
-    check_finite("residual states", values)
-    frame = pd.DataFrame({"layer": [kept_layers(model)[layer] for layer in left]})
-    frame = frame.assign(**mean_and_spread("similarity", values, confidence=confidence, seed=seed))
-    settings = {"max_length": max_length, "final_norm": final_norm, "removed": sorted(map(int, removed))}
-    frame.attrs = measured_on(model, tokens, measure="removal similarity", **settings)
-    return frame
-
-
-def _candidates(model: nn.Module, removed: Iterable[int]) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Return the layers still there, as positions, and what to leave out to try each of them."""
+    batches = make_batches(tokens, max_tokens=max_tokens, model=model)
     gone = positions_of(model, removed)
     left = [layer for layer in range(number_of_layers(model)) if layer not in gone]
     if len(left) < 2:
         raise ValueError(f"removed must leave at least two layers to choose from, got {len(gone)} removed")
-    return left, [tuple(sorted((*gone, layer))) for layer in left]
+    candidates = [tuple(sorted((*gone, layer))) for layer in left]
+    forms = check_shared(model, max(tokens, key=len), head=False)
+    measure = partial(_similarities, model, candidates, final_norm, max_tokens, forms)
+    values = each_text(model, batches, measure, title="removal similarity", progress=progress).numpy()
+    check_finite("residual states", values)
+    frame = pd.DataFrame({"layer": [kept_layers(model)[layer] for layer in left]})
+    drawn: dict[str, Any] = {"groups": first_of(tokens), "confidence": confidence, "seed": seed}
+    frame = frame.assign(**mean_and_spread("similarity", values, **drawn))
+    settings = {"max_length": max_length, "final_norm": final_norm, "removed": sorted(map(int, removed))}
+    settings["interval"] = "of each layer by itself, over texts"
+    frame.attrs = measured_on(model, tokens, tokenizer=tokenizer, measure="removal similarity", **settings)
+    return frame
 
 
 def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:
@@ -147,10 +151,10 @@ def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:
     last: list[Tensor] = []
 
     def see(number: int, state: Tensor) -> None:
+        checked_state(model, state)
         if number:
-            cosine = _cosine(last.pop().to(state.device), state)
-            real = torch.where(mask.to(state.device), cosine, 0)
-            means.append((real.double().sum(dim=1) / mask.sum(dim=1).to(state.device)).to(ids.device))
+            real = torch.where(mask, _cosine(last.pop().to(state.device), state).to(ids.device), 0)
+            means.append(real.double().sum(dim=1) / mask.sum(dim=1))
         last.append(state)
 
     with watch_states(model, see):
@@ -166,11 +170,16 @@ def _cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _similarities(
-    model: nn.Module, candidates: list[tuple[int, ...]], final_norm: bool, max_tokens: int, batch: Batch
+    model: nn.Module,
+    candidates: list[tuple[int, ...]],
+    final_norm: bool,
+    max_tokens: int,
+    forms: list[Form],
+    batch: Batch,
 ) -> Tensor:
     """Return the cosine of each text and candidate with the original: ``[row, candidate]``."""
     ids, mask = batch.on_device_of(model)
-    replay = Replay(model, ids, max_tokens=max_tokens)
+    replay = Replay(model, ids, max_tokens=max_tokens, forms=forms)
     column = {candidate: i for i, candidate in enumerate(candidates)}
     values = torch.zeros(len(ids), len(candidates), dtype=torch.float64)
     base = torch.empty(0)

@@ -16,6 +16,8 @@ from workbench.checks import is_whole, whole_number
 from workbench.distances.blocks import best_blocks, block_metric, checked_sizes, layer_set_frame, layers_in
 from workbench.statistics import removal_cost
 
+_COLUMNS = ["strategy", "size", "start", "removed"]
+
 
 def deepest_blocks(
     n_layers: int | Sequence[int], sizes: Iterable[int], *, keep_last: bool = True
@@ -116,16 +118,12 @@ def greedy_layers(
     >>> greedy_layers(influence, [2])[["removed", "order"]].values.tolist()
     [['1,3', '1 3']]
     """
-    first = score(()) if callable(score) else score
-    costs = _layer_costs(first)
+    ask = score if callable(score) else lambda gone: score
+    costs = _layer_costs(ask(()))
     asked = checked_sizes(sizes, len(costs))
-    if callable(score):
-        order = [int(costs.idxmin())]
-        while len(order) < max(asked):
-            left = _layer_costs(score(tuple(order))).drop(order, errors="ignore")
-            order.append(int(left.idxmin()))
-    else:
-        order = [int(layer) for layer in costs.sort_values(kind="stable").index]
+    order = [int(costs.idxmin())]
+    while len(order) < max(asked):
+        order.append(int(_layer_costs(ask(tuple(order))).drop(order, errors="ignore").idxmin()))
     name = strategy or ("greedy" if callable(score) else "one-shot")
     went = [" ".join(str(layer) for layer in order[:size]) for size in asked]
     return _strategy_frame(name, [order[:size] for size in asked]).assign(order=went)
@@ -157,7 +155,7 @@ def removal_strategies(
     layers = layers_in(frame)
     asked = checked_sizes(sizes, len(layers))
     parts = [
-        best_blocks(distances, asked)[["strategy", "size", "start", "removed"]],
+        best_blocks(distances, asked)[_COLUMNS],
         deepest_blocks(layers, asked),
         deepest_blocks(layers, asked, keep_last=False),
         shallowest_blocks(layers, asked),
@@ -175,8 +173,7 @@ def _layer_numbers(n_layers: Any) -> list[int]:
 
 
 def _strategy_frame(strategy: str, layer_sets: Sequence[Sequence[int]]) -> pd.DataFrame:
-    frame = layer_set_frame(layer_sets).assign(strategy=strategy)
-    return frame[["strategy", "size", "start", "removed"]]
+    return layer_set_frame(layer_sets).assign(strategy=strategy)[_COLUMNS]
 
 
 def _layer_costs(frame: pd.DataFrame) -> pd.Series:

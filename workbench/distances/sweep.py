@@ -3,11 +3,14 @@
 A candidate that leaves out layers 5 and 9 is the whole model up to layer 5. So the model itself runs once; a
 candidate branches off at the first layer it leaves out, and from there all candidates go through each layer
 as one batch with the model. Candidates that still agree (5, 9 and 5, 12) are one until they part.
+
+That is exact where layers pass on nothing but their state. ``check_shared`` tries it on a few tokens, against
+the model's own pass, before any measure counts on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,10 +18,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from workbench.checks import first_line
 from workbench.distances.blocks import format_layers
-from workbench.models.hooks import replaced_forwards, state_in, state_out
+from workbench.models.hooks import inference, replaced_forwards, state_in, state_out, watch_states
 from workbench.models.layers import decoder_forward, decoder_layers, kept_layers, unwrap
+from workbench.models.probes import PROBE, checked_state, input_device, rounding
 
+#: how a layer gives its output: None for a bare tensor, else its kind and how many values it holds
+Form = tuple[type, int] | None
 Removal = tuple[int, ...]
 
 #: states that may wait between layers, as a multiple of the tokens that one layer call may see
@@ -63,14 +70,17 @@ class Replay:
         model: any decoder-only transformers model.
         ids: ``[row, token]``, padded on the right, on the model's device.
         max_tokens: most tokens in one layer call (of at least one candidate).
+        forms: how each layer gives its output, as ``check_shared`` found; None: asked by a pass of one token.
     """
 
-    def __init__(self, model: nn.Module, ids: Tensor, *, max_tokens: int) -> None:
+    def __init__(
+        self, model: nn.Module, ids: Tensor, *, max_tokens: int, forms: Sequence[Form] | None = None
+    ) -> None:
         self.model, self.ids = model, ids
         self.layers = list(decoder_layers(model))
         self.room = max(1, max_tokens // ids.numel())
         self.held = max(1, HELD * max_tokens // ids.numel())
-        self.as_tuple = False
+        self.forms = list(forms) if forms is not None else _plain_pass(model, ids[:1, :1])[1]
         self.arguments, self.embedded = self._layer_arguments(ids)
         twice, _ = self._layer_arguments(ids.repeat(2, 1))
         # most layers get the very same mask and rotary tables: compare each of these once
@@ -98,14 +108,17 @@ class Replay:
     def normed(self, states: Tensor) -> Tensor:
         """Return states ``h[L]`` after the model's own final norm, ``[row, token, width]`` for any rows."""
         with self._layers_give(states):
-            normed: Tensor = decoder_forward(self.model)(input_ids=self._ids_for(states), use_cache=False)[0]
-        return normed
+            return _normed(self.model, self._ids_for(states, 0))
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Return the logits ``[row, token, vocabulary]`` that the model's norm and head make of ``h[L]``."""
+    def logits(self, states: Tensor, *, first: int = 0) -> Tensor:
+        """Return the logits ``[row, token, vocabulary]`` that the model's norm and head make of ``h[L]``.
+
+        Args:
+            states: some rows of a pack.
+            first: which row of the pack is the first of them.
+        """
         with self._layers_give(states):
-            logits: Tensor = self.model(input_ids=self._ids_for(states), use_cache=False).logits
-        return logits
+            return _logits(self.model, self._ids_for(states, first))
 
     def _wave(self, removals: list[Removal]) -> list[Pack]:
         """Return the candidates, and last the model itself, which runs as the candidate of no removal."""
@@ -144,17 +157,19 @@ class Replay:
         # a copy, so that a waiting candidate does not keep the whole pack alive
         return Pack([pack.removals[i] for i in which], rows[which].flatten(0, 1))
 
-    def _ids_for(self, states: Tensor) -> Tensor:
-        return self.ids[:1].expand(len(states), -1)  # only their shape matters: the layers give the states
+    def _ids_for(self, states: Tensor, first: int) -> Tensor:
+        """Return the tokens of rows, which some models read again behind the layers."""
+        rows = torch.arange(first, first + len(states), device=self.ids.device)
+        return self.ids[rows % len(self.ids)]
 
     @contextmanager
     def _layers_give(self, states: Tensor) -> Iterator[None]:
         """Let the model run its own embedding, norm and head around layers that only hand over ``states``."""
-        output = (states,) if self.as_tuple else states
+        outputs = {id(layer): _in_form(f, states) for layer, f in zip(self.layers, self.forms, strict=True)}
         # hooks of others have acted on these states already; ours, registered last, decides
-        handle = self.layers[-1].register_forward_hook(lambda *_: output)
+        handle = self.layers[-1].register_forward_hook(lambda layer, *_: outputs[id(layer)])
         try:
-            with replaced_forwards(self.layers, lambda layer: lambda *args, **kwargs: output):
+            with replaced_forwards(self.layers, lambda layer: lambda *args, **kwargs: outputs[id(layer)]):
                 yield
         finally:
             handle.remove()
@@ -168,35 +183,108 @@ class Replay:
             states.append(state_in(args, kwargs))
             rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
             seen.append((args[1:], rest))
-            return (states[0],) if self.as_tuple else states[0]
+            return _in_form(self.forms[len(seen) - 1], states[0])
 
         with replaced_forwards(self.layers, lambda layer: record):
             decoder_forward(self.model)(input_ids=ids, use_cache=False)
-        if len(states) > 1 and states[1].shape != states[0].shape:
-            # this decoder takes the first of a tuple, and took the first row of our bare tensor
-            assert not self.as_tuple
-            self.as_tuple = True
-            return self._layer_arguments(ids)
         return seen, states[0]
+
+
+def check_shared(model: nn.Module, ids: Tensor, *, head: bool) -> list[Form]:
+    """Try on a few tokens whether sharing layers gives what the model itself gives, and return their forms.
+
+    State that flows between layers beside the residual one (keys and values shared by layers, tokens chosen
+    by an earlier one) would be that of another pass, and every number wrong without a word.
+
+    Args:
+        model: any decoder-only transformers model.
+        ids: one text, of which a few tokens are read, forwards and backwards.
+        head: compare logits, for a loss; False compares states after the final norm.
+
+    Raises:
+        ValueError: in one line, where it does not.
+    """
+    name = type(unwrap(model)).__name__
+    short = ids[:PROBE].to(input_device(model))
+    rows = torch.stack([short, short.flip(0)])
+    with inference(model):
+        wanted, forms = _plain_pass(model, rows, _logits if head else _normed)
+        try:
+            replay = Replay(model, rows, max_tokens=rows.numel(), forms=forms)
+            (pack,) = replay._wave([])
+            found = [pack.states, replay.logits(pack.states) if head else replay.normed(pack.states)]
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
+            raise ValueError(_unshared(name, first_line(error))) from error
+    for one, two in zip(found, wanted, strict=True):
+        away, allowed = rounding(one, two)
+        if (most := float(away.median(dim=1).values.max())) > allowed:
+            raise ValueError(_unshared(name, f"a short text's last states come out {most:.1%} off"))
+    return forms
+
+
+def _unshared(name: str, why: str) -> str:
+    return (
+        f"removal similarity and damage share layers between candidates, and {name} passes on more than a "
+        f"state from layer to layer ({why}); use without_layers with perplexity for it"
+    )
+
+
+def _plain_pass(model: nn.Module, ids: Tensor, last: Any = None) -> tuple[list[Tensor], list[Form]]:
+    """Run the model as it is; return ``h[L]`` and what ``last`` makes of the ids, and the layers' forms."""
+    layers = decoder_layers(model)
+    forms: list[Form] = []
+    states: list[Tensor] = []
+
+    def form(layer: nn.Module, inputs: Any, output: Any) -> None:
+        forms.append((type(output), len(output)) if isinstance(output, tuple | list) else None)
+
+    def see(number: int, state: Tensor) -> None:
+        states[:] = [checked_state(model, state)]
+
+    handles = [layer.register_forward_hook(form) for layer in layers]
+    try:
+        with watch_states(model, see):
+            end = (last or _normed)(model, ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [*states, end], forms
+
+
+def _in_form(form: Form, state: Tensor) -> Any:
+    """Return a state as a layer's output; what it gives beside the state stays empty."""
+    return state if form is None else form[0]([state, *[None] * (form[1] - 1)])
+
+
+def _normed(model: nn.Module, ids: Tensor) -> Tensor:
+    normed: Tensor = decoder_forward(model)(input_ids=ids, use_cache=False)[0]
+    return normed
+
+
+def _logits(model: nn.Module, ids: Tensor) -> Tensor:
+    config = unwrap(model).config.get_text_config(decoder=True)
+    # the routers of layers that only hand over a state have no logits
+    quiet = {"output_router_logits": False} if getattr(config, "output_router_logits", False) else {}
+    logits: Tensor = model(input_ids=ids, use_cache=False, **quiet).logits
+    return logits
 
 
 def _row_axis(seen: dict[tuple[int, int], int | None], once: Any, twice: Any) -> int | None:
     """Return the axis along which an argument follows the number of rows; None when it does not."""
     if not isinstance(once, Tensor):
-        if once is not twice and once != twice:
+        # what a layer can write into would carry one candidate's values over to the next
+        if (once is not twice and once != twice) or not isinstance(once, Hashable):
             raise ValueError(
-                f"candidates cannot share layers that take a {type(once).__name__}; load the model with "
-                f"attn_implementation='sdpa' or 'eager'"
+                f"layers take a {type(once).__name__}; attn_implementation 'sdpa' may not need it"
             )
         return None
     if (id(once), id(twice)) not in seen:
         axes = [i for i, (a, b) in enumerate(zip(once.shape, twice.shape, strict=True)) if a != b]
         axis = axes[0] if axes else None
         if not torch.equal(_repeat(once, axis, times=2), twice):
-            raise ValueError(
-                "candidates cannot share layers whose arguments do not simply repeat with the rows; "
-                "this architecture is not supported here"
-            )
+            raise ValueError("arguments of layers do not simply repeat with the rows")
         seen[id(once), id(twice)] = axis
     return seen[id(once), id(twice)]
 
@@ -211,9 +299,9 @@ def _repeat(value: Any, axis: int | None, *, times: int) -> Any:
 
 def _map(function: Any, first: Any, second: Any) -> Any:
     """Apply a function to the leaves of two trees of the same form."""
-    if isinstance(first, dict):
+    if isinstance(first, dict) and first:
         return {name: _map(function, value, second[name]) for name, value in first.items()}
-    if isinstance(first, (tuple, list)):
+    if isinstance(first, (tuple, list)) and first:
         return type(first)([_map(function, a, b) for a, b in zip(first, second, strict=True)])
     return function(first, second)
 
@@ -223,9 +311,8 @@ def _merged(packs: list[Pack], room: int) -> list[Pack]:
     merged: list[Pack] = []
     for pack in packs:
         if merged and len(merged[-1].removals) + len(pack.removals) <= room:
-            device = merged[-1].states.device
-            states = torch.cat([merged[-1].states, pack.states.to(device)])
-            merged[-1] = Pack(merged[-1].removals + pack.removals, states)
-        else:
-            merged.append(pack)
+            last = merged.pop()
+            states = torch.cat([last.states, pack.states.to(last.states.device)])
+            pack = Pack(last.removals + pack.removals, states)
+        merged.append(pack)
     return merged

@@ -28,11 +28,11 @@ def state_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def state_out(output: Any) -> Tensor:
-    """Return the residual state from the output of a decoder layer: a bare tensor, or the first of a tuple.
+    """Return the residual state from the output of a decoder layer: a bare tensor, or the first of several.
 
     ``output[0]`` alone would silently take the first *row* of the bare tensor that most layers return.
     """
-    state: Tensor = output[0] if isinstance(output, tuple) else output
+    state: Tensor = output[0] if isinstance(output, tuple | list) else output
     return state
 
 
