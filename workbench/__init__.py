@@ -45,10 +45,8 @@ _PUBLIC = {
     "evaluation.scores": "headline blimp_groups score_spread category_scores task_categories",
     "evaluation.tasks": "task_fingerprint",
     "evaluation.variants": "evaluate_variants Evaluated shot_ablation seed_ablation",
-    "forgetting.changes": (
-        "response_changes change_summary farthest_responses embedding_map loss_against_similarity "
-        "shift_agreement"
-    ),
+    "forgetting.changes": ("response_changes change_summary farthest_responses embedding_map"),
+    "forgetting.shift": "loss_against_similarity shift_agreement",
     "forgetting.divergence": "token_divergence divergence_by_response",
     "forgetting.similarity": "response_similarity similarity_summary embed_texts",
     "statistics": "bootstrap_interval paired_difference holm rank_agreement removal_cost",

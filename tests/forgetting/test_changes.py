@@ -1,4 +1,4 @@
-"""Length, form, map and loss of shifted responses: laws, counts by hand, and nothing paired wrongly."""
+"""Length, form and map of shifted responses: laws, counts by hand, and nothing paired wrongly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
 
 from workbench.forgetting import changes as module
 from workbench.forgetting.changes import (
@@ -15,10 +14,8 @@ from workbench.forgetting.changes import (
     change_summary,
     embedding_map,
     farthest_responses,
-    loss_against_similarity,
     principal_plane,
     response_changes,
-    shift_agreement,
 )
 from workbench.forgetting.similarity import response_similarity
 
@@ -69,7 +66,8 @@ def test_changes_are_counted_prompt_by_prompt():
     assert list(sft["length"]) == [3, 3, 4]
     summary = change_summary(changes).set_index("variant")
     assert summary.loc["base", ["length_ratio", "same_form", "same_text"]].tolist() == [1, 1, 1]
-    assert summary.loc["same", ["length_ratio", "ci_low", "ci_high"]].tolist() == [1, 1, 1]
+    assert summary.loc["same", "length_ratio"] == 1
+    assert summary.loc["same", ["ci_low", "ci_high"]].isna().all()  # equal lengths have no spread
     words = sum(len(text.split()) for text in BASE)
     assert summary.loc["sft", "length_ratio"] == pytest.approx(10 / words)
     assert summary.loc["sft", "ci_low"] < 10 / words < summary.loc["sft", "ci_high"]
@@ -81,7 +79,7 @@ def test_tokens_are_counted_where_every_frame_has_them():
     base = frame(BASE, n_tokens=[10, 20, 30], finished=[True, True, False])
     shorter = frame(TERSE, n_tokens=[5, 10, 15], finished=[True, False, False])
     summary = change_summary(response_changes(base, {"sft": shorter})).set_index("variant")
-    assert summary.loc["sft", ["length_ratio", "ci_low", "ci_high"]].tolist() == [0.5, 0.5, 0.5]
+    assert summary.loc["sft", "length_ratio"] == 0.5
     assert summary.loc["sft", "cut_off"] == pytest.approx(2 / 3)
     words = response_changes(base, {"sft": frame(TERSE)})
     assert list(words.query("variant == 'sft'")["length"]) == [3, 3, 4]
@@ -144,65 +142,6 @@ def test_texts_that_are_all_the_same_are_one_point():
     assert (points == 0).all() and (shares == 0).all()
 
 
-def items(values: list[float], responses: list[str], task: str = "math") -> pd.DataFrame:
-    n = len(values)
-    return pd.DataFrame(
-        {
-            "task": task,
-            "n_shot": 0,
-            "item": range(n),
-            "metric": "acc",
-            "value": values,
-            "prompt": [f"{task} {i}?" for i in range(n)],
-            "target": "t",
-            "response": responses,
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def losses() -> pd.DataFrame:
-    near = [f"There are {i} red apples in the bowl of the miller." for i in range(6)]
-    far = [*near[:3], "quantum chromodynamics", "zwei Hunde", "#### 7"]
-    base = pd.concat([items([1, 1, 1, 1, 1, 0], near), items([1] * 6, near, "facts")])
-    other = pd.concat([items([1, 1, 1, 0, 0, 0], far), items([1] * 6, near, "facts")])
-    perplexities = items([-3.2] * 6, [""] * 6, "stories")
-    return loss_against_similarity(pd.concat([base, perplexities]), {"sft": pd.concat([other, perplexities])})
-
-
-def test_what_was_lost_stands_beside_how_far_the_answers_moved(losses):
-    assert list(losses["task"]) == ["facts", "math"]  # perplexities are no accuracy
-    math = losses.set_index("task").loc["math"]
-    assert math["lost"] == pytest.approx(2 / 6)
-    assert math["lost_low"] <= math["lost"] <= math["lost_high"]
-    assert math["n_right"] == 5
-    assert math["similarity_low"] < math["similarity"] < math["similarity_high"] < 1
-    facts = losses.set_index("task").loc["facts"]
-    assert (facts["lost"], facts["similarity"]) == (0, pytest.approx(1))
-    assert np.isnan(facts["spearman"])
-
-
-def test_item_by_item_the_correlation_is_that_of_scipy(losses, monkeypatch):
-    math = losses.set_index("task").loc["math"]
-    assert math["spearman"] > 0.8
-    pair = pd.DataFrame({"base": 1.0, "other": [1, 0, 1, 0], "similarity": [0.9, 0.2, 0.5, 0.6]})
-    row = module._task_row(pair)
-    assert row["spearman"] == pytest.approx(spearmanr([-0.9, -0.2, -0.5, -0.6], [0, 1, 0, 1]).statistic)
-
-
-def test_agreement_over_variants_and_tasks():
-    rng = np.random.default_rng(0)
-    rows = pd.DataFrame({"similarity": rng.uniform(size=12)})
-    rows["lost"] = 1 - rows["similarity"]
-    found = shift_agreement(rows)
-    assert (found["n"], found["spearman"]) == (12, pytest.approx(1))
-    assert found["ci_low"] == pytest.approx(1)
-    noisy = rows.assign(lost=rng.uniform(size=12))
-    expected = spearmanr(-noisy["similarity"], noisy["lost"]).statistic
-    assert shift_agreement(noisy)["spearman"] == pytest.approx(expected)
-    assert np.isnan(shift_agreement(rows.head(2))["spearman"])
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -218,19 +157,6 @@ def test_agreement_over_variants_and_tasks():
         ),
         (lambda: embedding_map(frame([]), {"v": frame([])}), "base must have at least one row"),
         (lambda: change_summary(pd.DataFrame({"variant": []})), "missing"),
-        (lambda: loss_against_similarity(items([1], ["x"]), {}), "at least one variant"),
-        (
-            lambda: loss_against_similarity(items([1], ["x"]), {"v": items([1], ["x"], "facts")}),
-            "same items with the same prompts",
-        ),
-        (
-            lambda: loss_against_similarity(items([0.5], ["x"]), {"v": items([0.5], ["x"])}),
-            "right or wrong and have an answer",
-        ),
-        (
-            lambda: loss_against_similarity(items([1], [""]), {"v": items([1], [" "])}),
-            "right or wrong and have an answer",
-        ),
     ],
 )
 def test_bad_input_is_one_clear_line(call, message, monkeypatch):

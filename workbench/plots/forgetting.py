@@ -12,7 +12,8 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from workbench.checks import checked
-from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary, shift_agreement
+from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary
+from workbench.forgetting.shift import shift_agreement
 from workbench.plots import style
 from workbench.statistics import bootstrap_interval
 
@@ -244,9 +245,10 @@ def _ratio_marks(summary: pd.DataFrame) -> go.Figure:
 def _correlation(frame: pd.DataFrame) -> str:
     """Return Spearman's correlation of shift and loss as text."""
     found = shift_agreement(frame)
-    known = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}] over {n} points"
-    text = known if np.isfinite(found["spearman"]) else "too few points to correlate over {n} points"
-    return text.format(**found)
+    known = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}], {n_points} tasks"
+    beside = "<br>of the share of changed answers and loss {changed_spearman:.2f}"
+    text = known + (beside if np.isfinite(found["changed_spearman"]) else "")
+    return str(found["note"]) or text.format(**found)
 
 
 def _loss_marks(trace: go.Scatter) -> None:

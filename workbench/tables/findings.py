@@ -10,7 +10,7 @@ import pandas as pd
 
 from workbench.evaluation.recovery import average_recovery
 from workbench.evaluation.scores import category_scores, headline
-from workbench.forgetting.changes import shift_agreement
+from workbench.forgetting.shift import shift_agreement
 from workbench.statistics import paired_difference
 from workbench.tables.sentences import each_row, escaped, interval, named, percent
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from workbench.checks import checked
 from workbench.evaluation.scores import headline, score_intervals
+from workbench.forgetting.similarity import seen
 from workbench.statistics import bootstrap_interval
 
 
@@ -52,8 +53,7 @@ def summary_table(
         halves[group] = _half_intervals(picked)
     if similarities is not None:
         known = checked(similarities, ["variant", "similarity"], "similarities").dropna(subset="similarity")
-        known = known[~known["unseen"]] if "unseen" in known else known
-        of_variant = known.groupby("variant")["similarity"]
+        of_variant = seen(known).groupby("variant")["similarity"]
         values["similarity"] = of_variant.mean()
         halves["similarity"] = of_variant.agg(lambda these: -np.subtract(*bootstrap_interval(these)) / 2)
     table = values.combine(halves, _with_half)[list(values)] if intervals else values
