@@ -151,7 +151,8 @@ def _by_variant(items: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, p
 def _checked_pairs(
     items: Mapping[str, pd.DataFrame], between: Iterable[tuple[str, str]] | None
 ) -> list[tuple[str, str]]:
-    pairs = [*combinations(items, 2)] if between is None else [tuple(pair) for pair in between]
+    asked: Iterable[Any] = combinations(items, 2) if between is None else between
+    pairs = [tuple(pair) for pair in asked]
     for pair in pairs:
         if len(pair) != 2 or len(set(pair)) < 2:
             raise ValueError(f"between must hold pairs of two different variants, got {pair}")
@@ -159,7 +160,7 @@ def _checked_pairs(
             one_of(name, items, "between")
     if not pairs:
         raise ValueError("between must hold at least one pair of variants, got none")
-    return list(dict.fromkeys(pairs))
+    return [(first, second) for first, second in dict.fromkeys(pairs)]
 
 
 def _compared(

@@ -77,8 +77,8 @@ def response_similarity(
     cut = pieces["n"].to_numpy() > (model.max_seq_length or np.inf)
     blank = np.array([not text.strip() for text in texts])
     first, *others = codes.reshape(len(paired) + 1, len(base))
-    unseen = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
-    _warn(np.mean([*unseen.values()]))
+    blind = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
+    _warn(float(np.mean([*blind.values()])))
     frames = [
         pd.DataFrame(
             {
@@ -88,7 +88,7 @@ def response_similarity(
                 "truncated": cut[first] | cut[second],
                 "cut_off": _cut_off(base) | _cut_off(paired[name]),
                 "empty": blank[first] | blank[second],
-                "unseen": unseen[name],
+                "unseen": blind[name],
             }
         )
         for name, second in zip(paired, others, strict=True)
@@ -134,9 +134,12 @@ def similarity_summary(
 
 def seen(similarities: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of responses that the encoder can read, all where that is not known."""
-    if "unseen" not in similarities:
-        return similarities
-    return similarities[~similarities["unseen"].astype(bool)]
+    return similarities[~unseen(similarities)]
+
+
+def unseen(similarities: pd.DataFrame) -> pd.Series:
+    """Return which rows are of responses that the encoder cannot read, none where that is not known."""
+    return similarities.get("unseen", pd.Series(False, index=similarities.index)).astype(bool)
 
 
 def paired_responses(

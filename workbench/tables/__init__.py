@@ -5,6 +5,7 @@
 - ``iterabre``: the tables of IteRABRe
 - ``markup``: LaTeX, Markdown, HTML
 - ``readings``: what blocks and trainings say, in a sentence of Markdown
-- ``findings``: what scores, items and responses say
+- ``findings``: what scores and items say
+- ``shifts``: what responses say
 - ``sentences``: what readings are made of
 """

@@ -137,4 +137,4 @@ def _chosen_perplexity(by_word: pd.DataFrame, texts: set[str], asked: str | None
         return "wikitext" if there else None
     if len(tasks) > 1:
         raise ValueError(f"perplexity must be given where scores hold several: one of {', '.join(there)}")
-    return tasks[0]
+    return str(tasks[0])

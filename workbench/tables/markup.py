@@ -207,7 +207,8 @@ def _latex_sign(sign: str) -> str:
         return str(WORDS["latex"][sign])
     if " " <= sign <= "~":
         return sign
-    letter, *marks = unicodedata.normalize("NFD", sign)
+    parts = unicodedata.normalize("NFD", sign)
+    letter, marks = parts[0], parts[1:]
     if letter.isascii() and letter.isalpha() and marks and set(marks) <= set(WORDS["accents"]):
         for mark in marks:
             letter = f"{WORDS['accents'][mark]}{{{letter}}}"
