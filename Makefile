@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # Threads that wait by spinning make a busy machine five to ten times slower; sleeping ones cost a quiet one nothing.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo lab test lint format bench docs size setup clean
+.PHONY: demo lab test lint format bench docs attack size setup clean
 
 demo: $(READY)  ## run every notebook on the demo model; results in data/runs/demo
 	@$(PY) -m workbench demo
@@ -40,11 +40,14 @@ format: $(READY)  ## rewrite the sources as `make lint` wants them
 	$(PY) -m nbstripout notebooks/*.ipynb
 
 bench: $(READY)  ## measure; each script prints and records what it measured, on which machine
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+	@for script in $(filter-out benchmarks/attack.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(PY) $$script || exit 1; done
 
 docs: $(READY)  ## the documentation site in site/, with the notebooks that `make demo` executed; opens from disk
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "site       site/index.html"
+
+attack: $(READY)  ## bad input for every public function: what is not refused in one clear line is printed
+	OMP_NUM_THREADS=1 $(PY) benchmarks/attack.py
 
 size: $(READY)  ## code lines by room, and the size of functions
 	@$(PY) .ci/size.py

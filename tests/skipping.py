@@ -26,7 +26,7 @@ def skipping(model: nn.Module, layers: Iterable[int]) -> Iterator[None]:
 
     def hand_on(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         state = args[0] if args else kwargs["hidden_states"]
-        return (state, *output[1:]) if isinstance(output, tuple) else state
+        return type(output)([state, *output[1:]]) if isinstance(output, tuple | list) else state
 
     stack = decoder_layers(model)
     handles = [stack[i].register_forward_hook(hand_on, with_kwargs=True) for i in layers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -85,7 +86,8 @@ def test_what_computes_imports_no_plotly(root):
 @pytest.mark.parametrize("name", workbench.__all__)
 def test_every_public_name_is_there_and_documented(name):
     value = getattr(workbench, name)
-    assert getattr(import_module(f"workbench.{workbench._MODULE_OF[name]}"), name) is value
+    inside = getattr(import_module(f"workbench.{workbench._MODULE_OF[name]}"), name)
+    assert inspect.unwrap(inside) is inspect.unwrap(value)
     assert (value.__doc__ or "").strip()
     assert name in dir(workbench)
 

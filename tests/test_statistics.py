@@ -7,11 +7,13 @@ from scipy import stats
 
 from workbench.statistics import (
     bootstrap_interval,
+    holm,
     paired_difference,
     rank_agreement,
     removal_cost,
     resample_counts,
     spearman,
+    spearman_interval,
 )
 
 RNG = np.random.default_rng(0)
@@ -41,23 +43,82 @@ class TestBootstrapInterval:
         assert bootstrap_interval(values[:, 0], seed=6) != bootstrap_interval(values[:, 0], seed=5)
 
     def test_weights_are_those_of_a_ratio_of_sums(self):
-        values, weights = RNG.normal(size=8), np.array([1, 5, 2, 0, 7, 3, 1, 1])
-        counts = resample_counts(8)
+        values, weights = RNG.normal(size=80), RNG.integers(1, 9, size=80)
+        counts = resample_counts(80)
         by_hand = [(c * weights * values).sum() / (c * weights).sum() for c in counts]
         np.testing.assert_allclose(
             bootstrap_interval(values, weights=weights), np.quantile(by_hand, [0.025, 0.975])
         )
-        np.testing.assert_allclose(bootstrap_interval(values, weights=[3] * 8), bootstrap_interval(values))
+        for n in (8, 80):
+            some = values[:n]
+            np.testing.assert_allclose(
+                bootstrap_interval(some, weights=[3] * n), bootstrap_interval(some), atol=1e-12
+            )
+            # a unit of no weight is no unit
+            more = bootstrap_interval([*some, 50.0], weights=[1] * n + [0])
+            np.testing.assert_allclose(more, bootstrap_interval(some), atol=1e-12)
 
-    def test_one_value_gives_no_interval_and_equal_values_one_of_no_width(self):
+    @pytest.mark.parametrize("n", [2, 3, 5, 10, 24, 40])
+    def test_few_units_cover_as_often_as_they_say(self, n):
+        rng = np.random.default_rng(n)
+        for draws, mean, least in (
+            (rng.normal(size=(n, 1500)), 0, 0.925),
+            (rng.exponential(size=(n, 1500)), 1, 0.86 if n < 4 else 0.91),
+        ):
+            low, high = bootstrap_interval(draws, n_resamples=600)
+            assert least < ((low <= mean) & (mean <= high)).mean() < 0.98
+
+    def test_few_weighted_units_cover_too(self):
+        rng = np.random.default_rng(0)
+        hits = []
+        for _ in range(250):
+            weights = rng.integers(20, 500, size=8)
+            low, high = bootstrap_interval(rng.normal(size=8), weights=weights, n_resamples=300)
+            hits.append(low <= 0 <= high)
+        assert 0.89 < np.mean(hits) < 0.99
+
+    def test_values_of_one_group_are_one_unit(self):
+        values = RNG.normal(size=(7, 2))
+        copied = np.tile(values, (30, 1))
+        groups = np.tile([f"text {i}" for i in range(7)], 30)
+        for found, expected in zip(
+            bootstrap_interval(copied, groups=groups), bootstrap_interval(values), strict=True
+        ):
+            np.testing.assert_allclose(found, expected)
+        weights = [1, 2, 3, 4]
+        mean = bootstrap_interval([1.0, 4.0, 2.0, 8.0], weights=weights, groups=[0, 0, 1, 1])
+        np.testing.assert_allclose(mean, bootstrap_interval([3.0, 38 / 7], weights=[3, 7]))
+        assert np.isnan(bootstrap_interval([1.0, 2.0, 3.0], groups=["a", "a", "a"])).all()
+        with pytest.raises(ValueError, match="groups must name the unit of each of 2 values, got 1"):
+            bootstrap_interval([1.0, 2.0], groups=[0])
+
+    def test_what_has_no_spread_gives_no_interval(self):
         assert np.isnan(bootstrap_interval([0.3])).all()
-        np.testing.assert_allclose(bootstrap_interval([0.3, 0.3]), (0.3, 0.3))
+        assert np.isnan(bootstrap_interval([0.3] * 9)).all()
+        assert np.isnan(bootstrap_interval([0.1 + 0.2, 0.3] * 50)).all()  # rounding is no spread
+        low, high = bootstrap_interval(np.stack([np.zeros(50), RNG.normal(size=50)], axis=1))
+        assert np.isnan([low[0], high[0]]).all()
+        assert low[1] < high[1]
+
+    @pytest.mark.parametrize(("right", "n"), [(60, 60), (0, 60), (3, 4), (1, 24)])
+    def test_right_and_wrong_answers_have_wilsons(self, right, n):
+        found = bootstrap_interval([1.0] * right + [0.0] * (n - right))
+        assert found == pytest.approx(tuple(stats.binomtest(right, n).proportion_ci(method="wilson")))
+        assert found[0] < found[1]
+
+    def test_rare_values_widen_and_never_vanish(self):
+        low, high = bootstrap_interval([0.0] * 23 + [2.5])
+        assert low < 2.5 / 24 < high
+        assert np.isfinite([low, high]).all()
 
     @pytest.mark.parametrize(
         ("values", "options", "message"),
         [
             ([], {}, "values must be .* at least one"),
             ([1.0, np.nan], {}, "values must be finite, got 1 that are not"),
+            ([1.0, 2.0], {"confidence": "0.9"}, "confidence must be between 0 and 1, got '0.9'"),
+            ([1.0, 2.0], {"confidence": np.nan}, "confidence must be between 0 and 1, got nan"),
+            ([1.0, 2.0], {"seed": -1}, "seed must be a whole number >= 0, got -1"),
             ([1.0, 2.0], {"confidence": 1.0}, "confidence must be between 0 and 1, got 1.0"),
             ([1.0, 2.0], {"n_resamples": 0}, "n_resamples must be a whole number >= 1, got 0"),
             ([1.0, 2.0], {"weights": [1]}, "weights must be 2 numbers"),
@@ -84,11 +145,94 @@ class TestPairedDifference:
     def test_no_difference(self):
         result = paired_difference([1, 0, 1], [1, 0, 1])
         assert result["p_value"] == 1
-        assert (result["difference"], result["ci_low"], result["ci_high"]) == (0, 0, 0)
+        assert result["difference"] == 0
+        assert -1 <= result["ci_low"] < 0 < result["ci_high"] <= 1
+
+    @pytest.mark.parametrize(("n", "loss"), [(100, 0.01), (40, 0.02), (100, 0.0), (300, 0.02)])
+    def test_few_flips_cover_the_true_loss(self, n, loss):
+        rng = np.random.default_rng(n)
+        found = [paired_difference(np.ones(n), rng.random(n) >= loss) for _ in range(400)]
+        assert all(one["ci_low"] < one["ci_high"] for one in found)
+        assert np.mean([one["ci_low"] <= -loss <= one["ci_high"] for one in found]) >= 0.92
+
+    def test_many_flips_cover_as_often_as_they_say(self):
+        rng = np.random.default_rng(3)
+        hits = []
+        for _ in range(500):
+            kind = rng.choice([0, 1, 2, 3], p=[0.5, 0.2, 0.1, 0.2], size=60)
+            found = paired_difference(np.isin(kind, (0, 1)), np.isin(kind, (0, 2)))
+            hits.append(found["ci_low"] <= -0.1 <= found["ci_high"])
+        assert 0.92 < np.mean(hits) < 0.98
+
+    def test_other_values_without_a_difference_support_no_interval(self):
+        result = paired_difference([0.2, 0.5, 0.7], [0.2, 0.5, 0.7])
+        assert np.isnan([result["ci_low"], result["ci_high"]]).all()
+        assert np.isnan(paired_difference([1], [0])["ci_low"])
+        moved = paired_difference([0.2, 0.5, 0.7, 0.1], [0.3, 0.4, 0.9, 0.2])
+        assert moved["ci_low"] < moved["difference"] < moved["ci_high"]
+        assert paired_difference([0.0, 0.0], [1.0, 1.0])["ci_high"] == 1
 
     def test_items_must_match(self):
         with pytest.raises(ValueError, match="one value for each item, got 2 and 3"):
             paired_difference([1, 0], [1, 0, 1])
+
+
+class TestHolm:
+    def test_is_the_step_down_of_bonferroni(self):
+        p = RNG.random(24) ** 3
+        order, expected, most = np.argsort(p), np.empty(24), 0.0
+        for rank, where in enumerate(order):
+            most = max(most, (24 - rank) * p[where])
+            expected[where] = min(1, most)
+        np.testing.assert_allclose(holm(p), expected)
+        assert (holm(p) >= p).all()
+
+    def test_holds_the_family_wise_level(self):
+        rng = np.random.default_rng(0)
+        errors = [(holm(rng.random(24)) < 0.05).any() for _ in range(1500)]
+        assert np.mean(errors) == pytest.approx(0.05, abs=0.02)
+
+    def test_no_test_is_none_and_what_is_no_p_value_is_refused(self):
+        np.testing.assert_allclose(holm([0.02, np.nan, 0.04]), [0.04, np.nan, 0.04])
+        assert holm([]).shape == (0,)
+        assert np.isnan(holm([np.nan])).all()
+        assert holm([0.7, 0.6]).tolist() == [1, 1]
+        for wrong in (-0.1, 1.5):
+            with pytest.raises(ValueError, match="p_values must be between 0 and 1"):
+                holm([0.2, wrong])
+
+
+class TestSpearmanInterval:
+    @pytest.mark.parametrize("n", [3, 4, 5, 8])
+    def test_few_pairs_in_one_order_are_not_certain(self, n):
+        low, high = spearman_interval(np.tile(np.arange(n, dtype=float), (2, 1)))
+        assert np.isnan([low, high]).all() if n < 4 else low < 0.9
+        assert n < 4 or high == 1
+        turned = spearman_interval(np.stack([np.arange(n), -np.arange(n)]).astype(float))
+        np.testing.assert_allclose(turned, (-high, -low))
+
+    @pytest.mark.parametrize("events", [0, 1, 2])
+    def test_too_few_events_have_no_interval(self, events):
+        wrong = np.zeros(80)
+        wrong[:events] = 1
+        assert np.isnan(spearman_interval(np.stack([RNG.random(80), wrong]))).all()
+        assert np.isnan(spearman_interval(np.stack([-wrong, wrong]))).all()
+
+    def test_rare_events_without_relation_hold_zero(self):
+        rng = np.random.default_rng(0)
+        wrong = np.r_[np.ones(4), np.zeros(76)]
+        ends = np.array([spearman_interval(np.stack([rng.random(80), wrong])) for _ in range(300)])
+        assert ((ends[:, 0] < 0) & (ends[:, 1] > 0)).mean() > 0.92
+
+    @pytest.mark.parametrize(("n", "rho"), [(8, 0.0), (8, 0.8), (24, 0.5), (24, 0.8)])
+    def test_covers_as_often_as_it_says(self, n, rho):
+        rng = np.random.default_rng(n)
+        true, hits = 6 / np.pi * np.arcsin(rho / 2), []
+        for _ in range(400):
+            first, noise = rng.normal(size=(2, n))
+            low, high = spearman_interval(np.stack([first, rho * first + (1 - rho**2) ** 0.5 * noise]))
+            hits.append(low <= true <= high)
+        assert np.mean(hits) > 0.91
 
 
 class TestSpearman:
@@ -122,10 +266,25 @@ class TestRankAgreement:
         for size, rho in zip(frame["size"], frame["spearman"], strict=True):
             one, two = (f[f["size"] == size].iloc[:7, 2] for f in (distance, damage))
             assert rho == pytest.approx(stats.spearmanr(one, two).statistic)
-        together = rank_agreement({"d": distance, "loss": damage})
+        pd.testing.assert_frame_equal(rank_agreement({"d": distance, "loss": damage}), frame)
+        together = rank_agreement({"d": distance, "loss": damage}, by=None)
         assert together.loc[0, "n"] == 14
         assert "size" not in together
         assert together.loc[0, "ci_low"] <= together.loc[0, "spearman"] <= together.loc[0, "ci_high"]
+
+    def test_sizes_are_never_pooled_without_being_asked(self):
+        """Two metrics that agree on nothing but that more layers are worse."""
+        rng = np.random.default_rng(2)
+        parts = [
+            [blocks(name, size + rng.random(12), size) for size in (1, 2, 4, 8)]
+            for name in ("distance", "damage")
+        ]
+        frames = {"d": pd.concat(parts[0]), "loss": pd.concat(parts[1])}
+        assert rank_agreement(frames, by=None)["spearman"].item() > 0.85
+        apart = rank_agreement(frames)
+        assert apart["size"].tolist() == [1, 2, 4, 8]
+        assert apart["spearman"].abs().max() < 0.6
+        assert (apart["ci_low"] < 0).all()
 
     def test_every_pair(self):
         frames = {name: blocks("influence", RNG.random(6)) for name in "abc"}

@@ -7,6 +7,7 @@ Every public name below is importable from ``workbench`` itself. The modules beh
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import isfunction
 from typing import Any
 
 __version__ = "0.2.0"
@@ -88,6 +89,8 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'workbench' has no attribute {name!r}")
     value = getattr(import_module(f"workbench.{_MODULE_OF[name]}"), name)
+    if isfunction(value):
+        value = import_module("workbench.arguments").looked_at(value)
     globals()[name] = value
     return value
 

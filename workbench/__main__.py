@@ -24,11 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except KeyboardInterrupt as stopped:
-        told = (
-            str(stopped)
-            or "Stopped. The same command goes on from here: what is stored is not computed again."
-        )
-        print(f"\n{told}", file=sys.stderr)
+        told = "Stopped. The same command goes on from here: what is stored is not computed again."
+        print(f"\n{str(stopped) or told}", file=sys.stderr)
         return 130
     except ValueError as error:
         print(f"workbench: {error}", file=sys.stderr)

@@ -9,11 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from flows import flow_model
 from skipping import TEXTS, raw_states
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 
+from workbench.data.texts import load_texts
 from workbench.distances.angular import angular_distance, angular_distances, block_angles
-from workbench.distances.stability import mean_distances
+from workbench.distances.blocks import best_blocks
+from workbench.distances.influence import block_influence
+from workbench.distances.stability import mean_distances, pick_stability
 from workbench.models.hooks import compiling_pays, watch_states
 from workbench.models.layers import decoder_layers
 
@@ -299,3 +303,110 @@ def test_compiled_on_a_gpu(tokenizer):
     fast = distances(model, tokenizer, compiled=True)
     np.testing.assert_allclose(fast["distance"], eager["distance"], atol=1e-4)
     assert not compiling_pays(model, 1000)
+
+
+class TestEndPoints:
+    """Which tokens stand for the texts, said and drawn."""
+
+    def test_random_points_are_the_states_of_the_text_cut_there(self, model, tokenizer):
+        texts = [text for text in TEXTS if len(text) > 1]
+        options = {"position": "random", "points_per_text": 3, "seed": 4, "progress": False}
+        angles = block_angles(model, tokenizer, texts, **options, batch_size=2)
+        assert list(angles) == ["text", "point", "start", "size", "angle"]
+        assert angles.groupby("text")["point"].nunique().tolist() == [3] * len(texts)
+        assert angles["point"].min() > 0
+        for (text, point), rows in angles.groupby(["text", "point"]):
+            cut = tokenizer(texts[text])["input_ids"][: point + 1]
+            alone = distances(model, None, [cut])
+            mine = rows.sort_values(["size", "start"])["angle"]
+            np.testing.assert_allclose(mine, alone["distance"], atol=1e-6)
+        pd.testing.assert_frame_equal(angles, block_angles(model, tokenizer, texts, **options), atol=1e-6)
+        other = block_angles(model, tokenizer, texts, **options | {"seed": 5})
+        assert other["point"].tolist() != angles["point"].tolist()
+
+    def test_a_text_counts_once_whatever_its_points(self, model, tokenizer):
+        options = {"position": "random", "points_per_text": 30, "progress": False}
+        angles = block_angles(model, tokenizer, TEXTS, **options)
+        lengths = [len(tokenizer(text)["input_ids"]) for text in TEXTS]
+        expected = [min(30, max(1, n - 1)) for n in lengths]
+        assert angles.groupby("text")["point"].nunique().tolist() == expected
+        frame = angular_distances(model, tokenizer, TEXTS, **options)
+        by_hand = angles.groupby(["size", "start", "text"])["angle"].mean().groupby(["size", "start"])
+        np.testing.assert_allclose(frame["distance"], by_hand.mean())
+        np.testing.assert_allclose(frame["std"], by_hand.std())
+        assert (frame["n_texts"] == len(TEXTS)).all()
+
+    def test_the_share_of_texts_that_end_alike_is_said(self, model, tokenizer):
+        texts = ["Anna has 5 apples.", "The lazy dog.", "Ein Hund.", "no stop"]
+        attrs = distances(model, tokenizer, texts).attrs
+        assert attrs["end_token"] == {"id": tokenizer(".")["input_ids"][0], "text": ".", "share": 0.75}
+        cut = distances(model, tokenizer, texts, max_length=2).attrs["end_token"]
+        assert cut["share"] < 0.75
+        ids = [tokenizer(text)["input_ids"] for text in texts]
+        assert distances(model, None, ids).attrs["end_token"]["text"] is None
+        first = distances(model, tokenizer, ["a b c", "a d e f"], position=0).attrs["end_token"]
+        assert (first["text"], first["share"]) == ("a", 1)
+        assert "end_token" not in distances(model, tokenizer, texts, position="mean").attrs
+        json.dumps(attrs)
+
+    def test_a_tokenizer_that_appends_a_mark_measures_at_that_mark(self, model):
+        from tokenizers.processors import TemplateProcessing
+
+        marking = tiny_tokenizer()
+        marking.backend_tokenizer.post_processor = TemplateProcessing(
+            single="$A <|end|>", special_tokens=[("<|end|>", 1)]
+        )
+        end = distances(model, marking, TEXTS).attrs["end_token"]
+        assert end == {"id": 1, "text": "<|end|>", "share": 1.0}
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"points_per_text": 4}, "points_per_text must be 1 unless position is 'random', got 4"),
+            ({"position": "random", "points_per_text": 0}, "points_per_text must be a whole number >= 1"),
+            ({"position": "random", "points_per_text": 2.5}, "points_per_text must be a whole number >= 1"),
+            ({"position": "random", "seed": -1}, "seed must be a whole number >= 0, got -1"),
+        ],
+    )
+    def test_errors(self, model, tokenizer, options, message):
+        with pytest.raises(ValueError, match=message):
+            block_angles(model, tokenizer, TEXTS, progress=False, **options)
+
+    def test_cut_elsewhere_the_demo_chooses_other_blocks(self, demo_model):
+        """At full stops alone the pick looks certain; at other tokens it is another one."""
+        texts, sizes = list(load_texts("demo-stories", n=128))[:32], [1, 2, 4, 6]
+        options = {"max_length": 96, "progress": False}
+        stops = block_angles(*demo_model, texts, **options | {"max_length": 512})
+        assert stops.attrs["end_token"]["text"] == "."
+        assert stops.attrs["end_token"]["share"] == 1
+        picked = best_blocks(mean_distances(stops), sizes)
+        sure = pick_stability(stops, sizes).set_index("size")["stability"]
+        points = block_angles(*demo_model, texts, position="random", points_per_text=8, **options)
+        assert points.attrs["end_token"]["share"] < 0.3
+        elsewhere = best_blocks(mean_distances(points), sizes)
+        assert picked["removed"].tolist()[2:] == ["3-6", "3-8"]
+        assert elsewhere["removed"].tolist() == ["7", "6-7", "6-9", "4-9"]
+        assert sure[[4, 6]].min() > 0.99
+        cut = pick_stability(points, sizes, over="endpoints", picks=picked).set_index("size")
+        assert cut.loc[[1, 4, 6], "stability"].max() < 0.2
+        assert cut["removed"].tolist() == picked["removed"].tolist()
+
+
+class TestPaddingThatReachesStates:
+    @pytest.mark.parametrize("name", ["gemma3-bidirectional", "paligemma", "phi3-longrope", "openai-gpt"])
+    @pytest.mark.parametrize("value", ["distance", "influence"])
+    def test_a_batch_changes_no_number(self, name, value):
+        model = flow_model(name)
+        texts = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14], list(range(20, 43)), [30, 31, 32, 33]]
+        measure = {"distance": angular_distances, "influence": block_influence}[value]
+        found = measure(model, None, texts, batch_size=4, progress=False)[value]
+        singly = [measure(model, None, [ids], progress=False)[value] for ids in texts]
+        weights = [1] * 4 if value == "distance" else [len(ids) for ids in texts]
+        np.testing.assert_allclose(found, np.average(singly, axis=0, weights=weights), atol=1e-6)
+
+    @pytest.mark.parametrize("name", ["gemma3n", "deepseek-v4"])
+    @pytest.mark.parametrize("measure", [angular_distances, block_influence])
+    def test_several_streams_are_refused_by_name(self, name, measure):
+        model = flow_model(name)
+        with pytest.raises(ValueError, match=f"{type(model).__name__} pass on several streams"):
+            measure(model, None, [[5, 6, 7], [8, 9]], progress=False)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,8 @@ from tiny import CONFIGS, tiny_model, tiny_tokenizer
 
 from workbench.distances.angular import angular_distances
 from workbench.distances.blocks import best_blocks
-from workbench.distances.damage import block_damage
+from workbench.distances.damage import block_damage, least_harmful
+from workbench.distances.influence import block_influence, removal_similarity
 from workbench.distances.strategies import removal_strategies
 from workbench.pruning.removal import prune_, without_layers
 
@@ -148,3 +151,73 @@ def test_errors(model, tokenizer, options, message):
 def test_one_token_predicts_nothing(model):
     with pytest.raises(ValueError, match="texts of at least two tokens, text 1 has one"):
         block_damage(model, None, [[4, 5], [6]], [(0, 1)])
+
+
+class TestLeastHarmful:
+    def test_one_half_chooses_and_the_other_measures(self, model, tokenizer):
+        texts = [*TEXTS, "Sing a song of six pence.", "A pocket full of rye."]
+        frame = least_harmful(model, tokenizer, texts, [1, 3], seed=5, progress=False)
+        order = np.random.default_rng(5).permutation(len(texts))
+        one = [texts[i] for i in sorted(order[: len(texts) // 2])]
+        two = [text for text in texts if text not in one]
+        first = block_damage(model, tokenizer, one, sizes=[1, 3], progress=False)
+        for row in frame.itertuples():
+            of_size = first[first["size"] == row.size]
+            assert row.start == of_size.loc[of_size["damage"].idxmin(), "start"]
+            assert row.chosen_damage == pytest.approx(of_size["damage"].min())
+            again = block_damage(model, tokenizer, two, [(row.start, row.size)], seed=5, progress=False)
+            assert row.damage == pytest.approx(again["damage"].item(), abs=1e-6)
+        assert frame["n_texts"].tolist() == [len(two)] * 2
+        assert frame.attrs["n_chosen_on"] == len(one)
+
+    def test_copies_stay_on_one_side(self, model, tokenizer):
+        frame = least_harmful(model, tokenizer, [TEXTS[0], TEXTS[1]] * 8, [1], progress=False)
+        assert frame["n_texts"].item() == 8
+        assert frame.attrs["duplicates"] == 7
+        assert np.isnan(frame["ci_low"]).all()
+        with pytest.raises(ValueError, match="at least two different ones, to choose and to measure, got 1"):
+            least_harmful(model, tokenizer, [TEXTS[0]] * 8, [1], progress=False)
+
+
+def test_the_interval_says_what_it_is_of(model, tokenizer):
+    attrs = damage(model, tokenizer, sizes=[1]).attrs
+    assert "least_harmful" in attrs["interval"]
+    assert attrs["control_texts"] == attrs["duplicates"] == 0
+
+
+def test_a_text_given_many_times_is_one_text_to_every_interval(model, tokenizer):
+    measures = {
+        "damage": partial(block_damage, sizes=[1]),
+        "influence": block_influence,
+        "similarity": removal_similarity,
+        "distance": angular_distances,
+    }
+    texts = TEXTS[:2]
+    for value, measure in measures.items():
+        once = measure(model, tokenizer, texts, progress=False)
+        often = measure(model, tokenizer, texts * 16, progress=False)
+        np.testing.assert_allclose(often[value], once[value], atol=1e-6)
+        np.testing.assert_allclose(often[["ci_low", "ci_high"]], once[["ci_low", "ci_high"]], atol=1e-4)
+        assert often.attrs["duplicates"] == 30
+        assert once["ci_high"].sub(once["ci_low"]).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": 95}, "confidence must be between 0 and 1, got 95"),
+        ({"confidence": "0.95"}, "confidence must be between 0 and 1, got '0.95'"),
+        ({"confidence": True}, "confidence must be between 0 and 1, got True"),
+        ({"confidence": float("nan")}, "confidence must be between 0 and 1, got nan"),
+        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
+        ({"seed": True}, "seed must be a whole number >= 0, got True"),
+        ({"seed": 0.5}, "seed must be a whole number >= 0, got 0.5"),
+        ({"seed": "0"}, "seed must be a whole number >= 0, got '0'"),
+    ],
+)
+def test_interval_and_seed_are_checked_before_any_pass(tokenizer, options, message):
+    model = tiny_model("llama")
+    model.model.embed_tokens.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    for measure in (angular_distances, block_influence, removal_similarity, partial(block_damage, sizes=[1])):
+        with pytest.raises(ValueError, match=message):
+            measure(model, tokenizer, TEXTS, progress=False, **options)

@@ -74,6 +74,89 @@ class TestPickStability:
             pick_stability(angle_frame(), [6])
 
 
+class TestOverEndPoints:
+    """The same texts cut elsewhere: a point of each is drawn."""
+
+    @staticmethod
+    def by_hand(angles, picked, text_draws, rng, n=3000):
+        table = angles.pivot(index=["text", "point"], columns="start", values="angle")
+        points = [group.to_numpy() for _, group in table.groupby("text")]
+        hits = 0
+        for _ in range(n):
+            drawn = rng.integers(len(points), size=len(points)) if text_draws else range(len(points))
+            cut = [points[text][rng.integers(len(points[text]))] for text in drawn]
+            hits += np.mean(cut, axis=0).argmin() == picked
+        return hits / n
+
+    @staticmethod
+    def pointed(n_texts=9, n_points=(2, 6), seed=1):
+        rng = np.random.default_rng(seed)
+        rows = [
+            (text, point, start, 1, 0.2 + 0.02 * (start != 1) * point + 0.1 * rng.normal())
+            for text in range(n_texts)
+            for point in range(n_points[text % len(n_points)])
+            for start in range(3)
+        ]
+        return pd.DataFrame(rows, columns=["text", "point", "start", "size", "angle"])
+
+    @pytest.mark.parametrize(("over", "text_draws"), [("endpoints", False), ("both", True)])
+    def test_is_the_share_of_cuts_that_pick_the_same(self, over, text_draws):
+        angles = self.pointed()
+        found = pick_stability(angles, over=over, n_resamples=3000).iloc[0]
+        expected = self.by_hand(angles, found["start"], text_draws, np.random.default_rng(8))
+        assert 0.3 < found["stability"] < 0.97
+        assert found["stability"] == pytest.approx(expected, abs=0.04)
+        assert found["over"] == over
+
+    def test_over_texts_a_text_keeps_all_its_points(self):
+        angles = self.pointed()
+        means = angles.groupby(["text", "start", "size"], as_index=False)["angle"].mean()
+        with_points, without = pick_stability(angles), pick_stability(means)
+        pd.testing.assert_frame_equal(with_points, without)
+        pd.testing.assert_frame_equal(mean_distances(angles), mean_distances(means))
+
+    def test_other_picks_can_be_judged(self):
+        angles = self.pointed()
+        shares = [
+            pick_stability(angles, over="both", picks=pd.DataFrame({"size": [1], "start": [start]}))
+            for start in range(3)
+        ]
+        assert [one["start"].item() for one in shares] == [0, 1, 2]
+        assert sum(one["stability"].item() for one in shares) == pytest.approx(1)
+        with pytest.raises(ValueError, match="picks must name one block of size 1 that angles hold, got"):
+            pick_stability(angles, picks=pd.DataFrame({"size": [1], "start": [7]}))
+
+    def test_one_point_a_text_cannot_be_cut_elsewhere(self):
+        assert pick_stability(self.pointed(n_points=(1,)), over="endpoints")["stability"].isna().all()
+        assert pick_stability(self.pointed(n_points=(1,)), over="both")["stability"].notna().all()
+        assert pick_stability(self.pointed(n_texts=1), over="both")["stability"].isna().all()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"over": "points"}, "over must be one of texts, endpoints, both, got 'points'"),
+            ({"over": "endpoints"}, "needs angles at several points of each text: block_angles with"),
+            ({"n_resamples": 0}, "n_resamples must be a whole number >= 1, got 0"),
+            ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
+        ],
+    )
+    def test_errors(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            pick_stability(angle_frame(), **options)
+
+
+def test_copies_of_a_text_are_one_unit():
+    angles = angle_frame(n_texts=6, noise=0.05)
+    copied = pd.concat([angles.assign(text=angles["text"] + 6 * k) for k in range(5)], ignore_index=True)
+    copied.attrs["first_of"] = list(range(6)) * 5
+    once, often = mean_distances(angles), mean_distances(copied)
+    np.testing.assert_allclose(often["ci_low"], once["ci_low"])
+    np.testing.assert_allclose(often["distance"], once["distance"])
+    pd.testing.assert_series_equal(pick_stability(copied)["stability"], pick_stability(angles)["stability"])
+    blind = mean_distances(copied.copy().pipe(lambda frame: pd.DataFrame(frame.to_dict("list"))))
+    assert (blind["ci_high"] - blind["ci_low"]).mean() < (once["ci_high"] - once["ci_low"]).mean() / 2
+
+
 class TestCalibrationAblation:
     def test_is_table_7(self):
         sets = {name: mean_distances(angle_frame(seed=seed)) for seed, name in enumerate(("C4", "RedPajama"))}

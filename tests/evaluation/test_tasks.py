@@ -11,8 +11,10 @@ from tiny import tiny_model
 
 from workbench.evaluation import tasks as task_module
 from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation.index import task_manager
 from workbench.evaluation.suites import SUITES
-from workbench.evaluation.tasks import load_tasks, plan_tasks, task_fingerprint, task_names
+from workbench.evaluation.tasks import load_tasks, plan_tasks, task_fingerprint
+from workbench.places import demo_path
 
 
 def test_it_works_from_any_directory_and_leaves_the_task_folder_alone(
@@ -87,7 +89,6 @@ def test_suites_are_opened_and_grouped_by_their_shots():
     }
     assert plan_tasks(["sdd", "toy"], n_shot=1) == {1: ["arc_challenge", "gsm8k", "mmlu", "toy"]}
     assert plan_tasks("toy") == {None: ["toy"]}
-    assert set(SUITES) <= set(task_names())
     assert SUITES["iterabre"].max_length == 1024
 
 
@@ -106,7 +107,7 @@ def test_a_fingerprint_changes_with_the_questions_and_nothing_else(folder, tmp_p
 def test_the_demo_tasks_load_and_state_their_category(tokenizer):
     frame = evaluate(tiny_model(max_position_embeddings=512), tokenizer, "demo", limit=2, progress=False)
     found = dict(zip(frame["task"], frame["category"], strict=True))
-    assert set(found) == set(task_names()) - set(SUITES) - {"demo"}
+    assert set(found) == set(task_manager(demo_path("tasks")).task_index) - {"demo"}
     assert set(found.values()) == {"reasoning", "knowledge", "language", "multilingual"}
 
 

@@ -298,11 +298,15 @@ def test_a_file_of_something_else_is_left_alone(model, tokenizer, examples, tmp_
     with pytest.raises(ValueError, match="is not a journal"):
         distill(model, tokenizer, examples, out=out, overwrite=True)
     assert out.read_text() == '{"text": "mine"}\n'
-    distill(model, tokenizer, examples, out=tmp_path / "journal.jsonl")
+
+
+def test_a_damaged_row_of_the_journal_is_rewritten_again(model, tokenizer, examples, tmp_path):
+    whole = distill(model, tokenizer, examples, out=tmp_path / "journal.jsonl")
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()
     (tmp_path / "journal.jsonl").write_text("\n".join([lines[0], lines[1][:9], *lines[2:]]) + "\n")
-    with pytest.raises(ValueError, match=r"line 2 of .* is damaged"):
-        distill(model, tokenizer, examples, out=tmp_path / "journal.jsonl")
+    with pytest.warns(UserWarning, match=r"1 damaged lines of .* were dropped"):
+        again = distill(model, tokenizer, examples, out=tmp_path / "journal.jsonl")
+    pd.testing.assert_frame_equal(again, whole)
 
 
 @pytest.mark.parametrize(

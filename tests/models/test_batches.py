@@ -1,10 +1,24 @@
 from __future__ import annotations
 
+import json
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import BatchEncoding
 
-from workbench.models.batches import each_text, last_real_token, make_batches, measured_on, read_tokens
+from workbench.models.batches import (
+    commonest_token,
+    each_text,
+    first_of,
+    last_real_token,
+    make_batches,
+    measured_on,
+    read_tokens,
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +83,18 @@ def test_token_ids_are_taken_as_they_are(model, ids):
         ([torch.ones(2, 2)], 8, "text 0 must be a string or a list of token ids, got Tensor"),
         ([[3, 331]], 8, "between 0 and 330, text 0 has 331"),
         ([[3, -1]], 8, "between 0 and 330, text 0 has -1"),
+        ({"text": ["a", "b"]}, 8, "list of texts, got a dict; give one column or entry of it"),
+        (pd.DataFrame({"id": [1], "text": ["a"]}), 8, "got a DataFrame; give one column"),
+        (BatchEncoding({"input_ids": [[3]], "attention_mask": [[1]]}), 8, "got a BatchEncoding"),
+        ({"a", "b"}, 8, "list of texts, got a set"),
+        (iter(["a"]), 8, r"list of texts, got a list_iterator; give list\(texts\)"),
+        (torch.tensor(3), 8, r"list of texts, got a Tensor; give list\(texts\)"),
+        (b"text", 8, "list of texts, got one bytes"),
+        ([{"text": "a"}], 8, "text 0 must be a string or a list of token ids, got dict"),
+        (["fine", "half \ud83d"], 8, r"text 1 holds half a character \('\\ud83d', a lone surrogate\)"),
+        (torch.tensor([[5, 6, 7], [5, 0, 0]]), 8, "without padding, text 1 has 2 pad tokens"),
+        (np.array([[5, 6, 7], [0, 5, 6]]), 8, "without padding, text 1 has 1 pad tokens"),
+        ([[5, 6], [5, 6, 0]], 8, "without padding, text 1 has 1 pad tokens"),
         (["fine"], 0, "max_length must be a whole number >= 1, got 0"),
         (["fine"], 2.5, "max_length must be a whole number >= 1, got 2.5"),
         ([[3] * 300], 4096, "max_length must be between 1 and 256"),
@@ -77,6 +103,75 @@ def test_token_ids_are_taken_as_they_are(model, ids):
 def test_errors_name_what_is_allowed_and_what_came(model, tokenizer, texts, max_length, message):
     with pytest.raises(ValueError, match=message):
         read_tokens(model, tokenizer, texts, max_length)
+
+
+@pytest.mark.parametrize("model", [None, "demo", torch.nn.Linear(2, 2)])
+def test_what_is_no_model_is_named(model, tokenizer):
+    with pytest.raises(ValueError, match="model must be a transformers model, got"):
+        read_tokens(model, tokenizer, ["a"], 8)
+
+
+def test_what_is_no_tokenizer_is_named(model):
+    with pytest.raises(ValueError, match="tokenizer must be a tokenizer of transformers, got str"):
+        read_tokens(model, "demo", ["a"], 8)
+
+
+def test_pads_inside_a_text_and_one_end_mark_that_pads_are_the_texts_own(tokenizer):
+    ending = tiny_tokenizer()
+    ending.pad_token = ending.eos_token
+    model = tiny_model("llama")
+    assert read_tokens(model, tokenizer, [[5, 0, 6]], 8)[0].tolist() == [5, 0, 6]
+    assert read_tokens(model, ending, [[5, 6, 1]], 8)[0].tolist() == [5, 6, 1]
+    with pytest.raises(ValueError, match=r"text 0 has 2 pad tokens \(id 1\)"):
+        read_tokens(model, ending, [[5, 6, 1, 1]], 8)
+    model.config.pad_token_id = 7
+    with pytest.raises(ValueError, match=r"text 0 has 1 pad tokens \(id 7\)"):
+        read_tokens(model, None, [[7, 5, 6]], 8)
+
+
+def marking(begin="<|user|>", end=None):
+    """Return a tokenizer that puts a begin mark before and, perhaps, an end mark behind a text."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = begin
+    named = [(name, tokenizer.convert_tokens_to_ids(name)) for name in (begin, end) if name]
+    around = " ".join([begin, "$A", *([end] if end else [])])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=around, special_tokens=named)
+    return tokenizer
+
+
+def test_a_text_that_spells_its_begin_mark_gets_no_second_one(model):
+    tokenizer = marking()
+    plain, rendered = read_tokens(model, tokenizer, ["one two", "<|user|>one two"], 16)
+    assert plain.tolist() == rendered.tolist()
+    assert plain.tolist().count(tokenizer.bos_token_id) == 1
+
+
+def test_texts_with_control_tokens_are_counted_and_read_as_they_stand(model):
+    texts = ["one two", "<|user|>one two", "one <|end|> two", "<|user|>a<|end|><|assistant|>b<|end|>"]
+    for tokenizer, expected in ((tiny_tokenizer(), 3), (marking(), 2), (marking(end="<|end|>"), 2)):
+        tokens = read_tokens(model, tokenizer, texts, 32)
+        assert 1 in tokens[2].tolist()
+        assert measured_on(model, tokens, tokenizer=tokenizer)["control_texts"] == expected
+    assert "control_texts" not in measured_on(model, tokens)
+
+
+def test_copies_are_counted_and_named_by_the_first(model):
+    tokens = read_tokens(model, None, [[5, 6], [7], [5, 6], [5, 6, 7]], 2)
+    found = measured_on(model, tokens)
+    assert first_of(tokens) == found["first_of"] == [0, 1, 0, 0]
+    assert (found["duplicates"], found["n_texts"]) == (2, 4)
+    json.dumps(found)
+    assert "first_of" not in measured_on(model, tokens[:2])
+
+
+def test_the_commonest_token_is_given_as_text(tokenizer):
+    ids = tokenizer("a.")["input_ids"]
+    assert commonest_token(tokenizer, [ids[-1], ids[-1], ids[0], ids[-1]]) == {
+        "id": ids[-1],
+        "text": ".",
+        "share": 0.75,
+    }
+    assert commonest_token(None, [7])["text"] is None
 
 
 def test_a_long_limit_is_fine_for_short_texts(model, tokenizer):

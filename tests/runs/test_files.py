@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +132,25 @@ def test_an_atomic_folder_is_replaced_whole_or_not_at_all(tmp_path):
 def test_the_digest_of_a_file_is_the_usual_one(tmp_path: Path):
     path = write_bytes_atomic(tmp_path / "x", b"abc")
     assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_a_killed_write_left_is_cleaned_and_nothing_else(tmp_path: Path):
+    script = (
+        "import os, signal, sys\n"
+        "from workbench.runs.files import atomic_folder\n"
+        "with atomic_folder(sys.argv[1]) as folder:\n"
+        "    (folder / 'weights').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    out = tmp_path / "model"
+    subprocess.run([sys.executable, "-c", script, str(out)], check=False)
+    (left,) = tmp_path.iterdir()
+    mine, alive = (
+        tmp_path / ".model.notes.tmp",
+        tmp_path / left.name.replace(left.name.split("-")[1], str(os.getpid())),
+    )
+    mine.write_text("not a write of ours")
+    alive.mkdir()  # a write that is going on in a running process
+    with atomic_folder(out) as folder:
+        (folder / "weights").write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", mine.name, alive.name}

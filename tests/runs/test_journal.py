@@ -71,9 +71,43 @@ def test_another_file_is_left_alone(tmp_path: Path, content: str | bytes):
     assert path.read_bytes() == data
 
 
-@pytest.mark.parametrize("line", [b'{"row": ', b"\xff", b"3"])
-def test_a_damaged_line_is_named(path: Path, line: bytes):
-    lines = path.read_bytes().split(b"\n")
+@pytest.mark.parametrize("line", [b'{"row": ', b"\xff", b"3", b'{"row": 9, "text": "", "sum": 1}'])
+def test_a_damaged_line_is_dropped_and_made_again(path: Path, line: bytes):
+    data = path.read_bytes()
+    lines = data.split(b"\n")
     path.write_bytes(b"\n".join([*lines[:2], line, *lines[3:]]))
-    with pytest.raises(ValueError, match=r"line 3 of .*rows\.jsonl is damaged; remove the file"):
-        Journal(path, HEADER).rows()
+    with pytest.warns(UserWarning, match=r"1 damaged lines of .*rows\.jsonl were dropped"):
+        assert Journal(path, HEADER).rows() == [ROWS[0], *ROWS[2:]]
+    assert Journal(path, HEADER).rows() == [ROWS[0], *ROWS[2:]]  # without a warning: the line is gone
+    Journal(path, HEADER).append(ROWS[1:2])
+    assert sorted(path.read_bytes().split(b"\n")) == sorted(lines)
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged lines")
+def test_no_flipped_bit_gives_another_row(path: Path):
+    data = path.read_bytes()
+    begin = data.index(b"\n") + 1
+    for place in range(8 * begin, 8 * len(data)):
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        assert all(row in ROWS for row in Journal(path, HEADER).rows()), place
+
+
+@pytest.mark.parametrize("cut", [0, 3, 14, 30])
+def test_a_damaged_header_begins_again_only_when_asked_and_only_ours(path: Path, cut: int):
+    path.write_bytes(path.read_bytes()[:cut])
+    if 0 < cut < 13:  # nothing shows that this was ours
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match="is not a journal"):
+                Journal(path, HEADER, overwrite=overwrite)
+        return
+    if cut:
+        with pytest.raises(ValueError, match="first line is damaged"):
+            Journal(path, HEADER)
+    assert Journal(path, HEADER, overwrite=True).rows() == []
+
+
+def test_a_folder_is_refused_in_words(tmp_path: Path):
+    with pytest.raises(ValueError, match="is a folder; give the path of a file"):
+        Journal(tmp_path, HEADER)

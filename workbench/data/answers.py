@@ -52,11 +52,8 @@ def final_answer(text: str | None) -> str | None:
     ('72', '\\frac{3}{4}')
     """
     text = without_calculator_marks(text or "")
-    for find in (_after_marks, _boxed, _after_answer_is, _last_number):
-        found = find(text)
-        if found:
-            return found
-    return None
+    found = (find(text) for find in (_after_marks, _boxed, _after_answer_is, _last_number))
+    return next(filter(None, found), None)
 
 
 def parse_number(value: str | int | float | None) -> Fraction | None:
@@ -106,9 +103,8 @@ def same_answer(a: str | None, b: str | None) -> bool:
     """Whether two final answers agree: as numbers where both are, else as texts but for case and spaces."""
     if not a or not b:
         return False
-    if parse_number(a) is not None and parse_number(b) is not None:
-        return same_number(a, b)
-    return _squeezed(a) == _squeezed(b)
+    texts = parse_number(a) is None or parse_number(b) is None
+    return _squeezed(a) == _squeezed(b) if texts else same_number(a, b)
 
 
 def without_calculator_marks(text: str) -> str:

@@ -54,10 +54,13 @@ def layers_of(start: int, size: int, *, layers: Sequence[int] | None = None) -> 
 def format_layers(layers: Iterable[int]) -> str:
     """Return layers as text, with each run of layers joined.
 
+    Raises:
+        ValueError: for what is no layer number.
+
     >>> format_layers([9, 3, 10])
     '3,9-10'
     """
-    ordered = sorted({int(layer) for layer in layers})
+    ordered = sorted({whole_number(layer, "layer", least=0) for layer in layers})
     breaks = [i for i in range(1, len(ordered)) if ordered[i] != ordered[i - 1] + 1]
     edges = zip([0, *breaks], [*breaks, len(ordered)], strict=True)
     runs = [ordered[i:j] for i, j in edges if i < j]
@@ -212,7 +215,7 @@ def layer_set_frame(
     [[3, 2, '3-4'], [<NA>, 2, '3,9']]
     """
     place = (lambda layer: layer) if present is None else list(present).index
-    ordered = [sorted(int(layer) for layer in layers) for layers in layer_sets]
+    ordered = [sorted(layers) for layers in layer_sets]
     starts = [one[0] if place(one[-1]) - place(one[0]) < len(one) else pd.NA for one in ordered]
     frame = pd.DataFrame({"start": pd.array(starts, dtype="Int64"), "size": [*map(len, ordered)]})
     frame["removed"] = [*map(format_layers, ordered)]

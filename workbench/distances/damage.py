@@ -135,12 +135,12 @@ def least_harmful(
     whole_number(seed, "seed", least=0)
     order = np.random.default_rng(seed).permutation(different)
     chooses = np.isin(first, order[: len(order) // 2])
-    halves = [
-        [ids for ids, here in zip(tokens, chooses == side, strict=True) if here] for side in (True, False)
-    ]
-    best = least(block_damage(model, None, halves[0], sizes=sizes, seed=seed, **settings), "damage")
-    frame = block_damage(model, None, halves[1], best[["start", "size"]], seed=seed, **settings)
-    frame.attrs |= {"measure": "block damage of the least harmful block", "n_chosen_on": len(halves[0])}
+    one, two = (
+        [text for text, here in zip(texts, mask, strict=True) if here] for mask in (chooses, ~chooses)
+    )
+    best = least(block_damage(model, tokenizer, one, sizes=sizes, seed=seed, **settings), "damage")
+    frame = block_damage(model, tokenizer, two, best[["start", "size"]], seed=seed, **settings)
+    frame.attrs |= {"measure": "block damage of the least harmful block", "n_chosen_on": len(one)}
     return frame.assign(chosen_damage=best["damage"].to_numpy())
 
 

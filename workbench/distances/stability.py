@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked, is_whole, one_of
+from workbench.checks import checked, is_whole, one_of, whole_number
 from workbench.distances.blocks import (
     best_blocks,
     block_metric,
@@ -109,6 +109,8 @@ def pick_stability(
     [[1, '1', 1.0]]
     """
     one_of(over, OVER, "over")
+    whole_number(n_resamples, "n_resamples")
+    whole_number(seed, "seed", least=0)
     blocks, values, text = _angle_table(angles)
     if over != "texts" and "point" not in angles:
         raise ValueError(
@@ -203,7 +205,8 @@ def _resampled(unit: np.ndarray, text: np.ndarray, over: str | None, n: int, see
         taken = np.zeros((n, len(text)))
         np.put_along_axis(taken, cut, 1.0, axis=1)
         share = drawn[:, unit] * taken
-    return share / share.sum(axis=1, keepdims=True)
+    weights: np.ndarray = share / share.sum(axis=1, keepdims=True)
+    return weights
 
 
 def _place(picks: pd.DataFrame, size: int, starts: np.ndarray) -> int:

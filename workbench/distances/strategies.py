@@ -86,6 +86,7 @@ def random_layers(
     """
     layers = _layer_numbers(n_layers)
     whole_number(n_draws, "n_draws")
+    whole_number(seed, "seed", least=0)
     asked = checked_sizes(sizes, len(layers))
     rngs = [(size, np.random.default_rng([seed, size])) for size in asked]
     sets = [sorted(rng.choice(layers, size, replace=False)) for size, rng in rngs for _ in range(n_draws)]

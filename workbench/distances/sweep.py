@@ -226,8 +226,8 @@ def check_shared(model: nn.Module, ids: Tensor, *, head: bool) -> list[Form]:
 
 def _unshared(name: str, why: str) -> str:
     return (
-        f"removal similarity and damage share layers between candidates, and {name} passes on more than a "
-        f"state from layer to layer ({why}); use without_layers with perplexity for it"
+        f"removal similarity and damage share layers between candidates, but {name} hands more from layer to "
+        f"layer than one state ({why}); use without_layers with perplexity for it"
     )
 
 
@@ -276,15 +276,15 @@ def _row_axis(seen: dict[tuple[int, int], int | None], once: Any, twice: Any) ->
     if not isinstance(once, Tensor):
         # what a layer can write into would carry one candidate's values over to the next
         if (once is not twice and once != twice) or not isinstance(once, Hashable):
-            raise ValueError(
-                f"layers take a {type(once).__name__}; attn_implementation 'sdpa' may not need it"
-            )
+            kind = type(once).__name__
+            other = "; load it with attn_implementation='sdpa'" if kind == "BlockMask" else ""
+            raise ValueError(f"its layers take a {kind}{other}")
         return None
     if (id(once), id(twice)) not in seen:
         axes = [i for i, (a, b) in enumerate(zip(once.shape, twice.shape, strict=True)) if a != b]
         axis = axes[0] if axes else None
         if not torch.equal(_repeat(once, axis, times=2), twice):
-            raise ValueError("arguments of layers do not simply repeat with the rows")
+            raise ValueError("what its layers take does not simply repeat with the rows")
         seen[id(once), id(twice)] = axis
     return seen[id(once), id(twice)]
 

@@ -13,8 +13,6 @@ import pandas as pd
 
 from workbench.checks import checked, whole_number
 
-COLUMNS = ["id", "task", "occurs", "overlap", "item"]
-
 
 def check_contamination(
     examples: pd.DataFrame, evaluation: pd.DataFrame, *, column: str = "instruction", n_words: int = 13
@@ -56,8 +54,8 @@ def check_contamination(
         for task, part in evaluation.groupby("task", sort=False)
         for name, found in zip(examples["id"], _looked_up(prompts, part, n_words), strict=True)
     ]
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    return frame.assign(item=pd.Series([row["item"] for row in rows], dtype=object))  # whole numbers stay so
+    items = pd.Series([row["item"] for row in rows], dtype=object)  # whole numbers stay so
+    return pd.DataFrame(rows).assign(item=items)
 
 
 def contamination_summary(found: pd.DataFrame, *, overlap: float = 0.5) -> pd.DataFrame:
@@ -81,9 +79,8 @@ def contamination_summary(found: pd.DataFrame, *, overlap: float = 0.5) -> pd.Da
     summary = marked.groupby("task", sort=False).agg(
         n=("id", "size"), occurring=("occurs", "sum"), overlapping=("overlapping", "sum")
     )
-    for name in ("occurring", "overlapping"):
-        summary[f"share_{name}"] = summary[name] / summary["n"]
-    return summary.reset_index()
+    shares = summary[["occurring", "overlapping"]].div(summary["n"], axis=0).add_prefix("share_")
+    return summary.join(shares).reset_index()
 
 
 def evaluation_prompts(
@@ -145,9 +142,8 @@ def _looked_up(prompts: list[list[str]], part: pd.DataFrame, n_words: int) -> It
 def _index(texts: list[list[str]], length: int) -> dict[str, list[int]]:
     """Return in which texts each run of words stands."""
     index: dict[str, list[int]] = defaultdict(list)
-    for number, words in enumerate(texts):
-        for run in set(_runs(words, length)):
-            index[run].append(number)
+    for run, number in ((run, k) for k, words in enumerate(texts) for run in set(_runs(words, length))):
+        index[run].append(number)
     return index
 
 

@@ -133,12 +133,10 @@ def suite_length(tasks: str | Sequence[str], model: Any) -> int | None:
         raise ValueError(
             f"tasks must not mix suites of different context lengths, got {names}; run them one by one"
         )
-    length, context = lengths.pop() if lengths else None, _context(model)
+    from workbench.generation.responses import context_length
+
+    length, context = lengths.pop() if lengths else None, context_length(model)
     return min(length, context) if length and context else length
-
-
-def _context(model: Any) -> int | None:
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def check_settings(model: Any, limit: int | float | None, batch_size: int, max_length: int | None) -> None:
@@ -148,6 +146,8 @@ def check_settings(model: Any, limit: int | float | None, batch_size: int, max_l
             f"limit must be a whole number of at least 1, a share between 0 and 1, or None, got {limit}"
         )
     whole_number(batch_size, "batch_size")
-    context = _context(model)
+    from workbench.generation.responses import context_length
+
+    context = context_length(model)
     if max_length is not None and not 2 <= max_length <= (context or max_length):
         raise ValueError(f"max_length must be between 2 and the model's {context} tokens, got {max_length}")

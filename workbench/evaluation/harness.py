@@ -41,8 +41,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
         self.truncated: set[tuple[str, int]] = set()
-        quiet = {} if progress else {"disable": True}
-        self.bar = tqdm(total=0, desc="evaluation", unit="request", leave=False, **quiet)
+        self.bar = tqdm(total=0, desc="evaluation", unit="request", leave=False, disable=not progress)
         self.cache_hook = self  # the harness reports each finished request to it
 
     def add_partial(self, *_: Any) -> None:
@@ -188,15 +187,16 @@ def score_rows(
         cut = sum(task in under for task, _ in truncated)
         # the harness leaves the number out for groups of groups
         shots = max((results["n-shot"].get(task) or 0 for task in under), default=0)
-        for metric, filter_name in _metrics(values):
+        for key in _metrics(values):
+            metric, filter_name = key.split(",", 1)
             if (error := values.get(f"{metric}_stderr,{filter_name}", "N/A")) == "N/A":
                 error = _perplexity_error(metric, results["samples"].get(name, []))
             rows.append(
                 {
                     "task": name,
-                    "metric": _metric_name(metric, filter_name),
+                    "metric": key.removesuffix(",none"),
                     "n_shot": shots,
-                    "value": float(values[f"{metric},{filter_name}"]),
+                    "value": float(values[key]),
                     "stderr": float(error),
                     "n": int(values["sample_len"]),
                     "truncated": cut,
@@ -221,7 +221,7 @@ def _category(name: str, task: Any, members: dict[str, list[str]]) -> str:
     if found := CATEGORIES.get(name) or str(stated) or CATEGORIES.get(set_of(name) or ""):
         return found
     above = (_category(group, None, members) for group, inside in members.items() if name in inside)
-    return next((category for category in above if category), "")
+    return next(filter(None, above), "")
 
 
 def _perplexity_error(metric: str, samples: list[dict[str, Any]]) -> float:
@@ -234,14 +234,9 @@ def _perplexity_error(metric: str, samples: list[dict[str, Any]]) -> float:
     return error / math.log(2) if metric == "bits_per_byte" else math.exp(ratio) * error
 
 
-def _metrics(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """(metric, filter) of a task's results, whose keys are "metric,filter"."""
-    pairs = (key.split(",", 1) for key in values if "," in key)
-    return [(metric, filter_name) for metric, filter_name in pairs if not metric.endswith("_stderr")]
-
-
-def _metric_name(metric: str, filter_name: str) -> str:
-    return metric if filter_name == "none" else f"{metric},{filter_name}"
+def _metrics(values: dict[str, Any]) -> list[str]:
+    """Return the "metric,filter" of a task's results."""
+    return [key for key in values if "," in key and "_stderr," not in key]
 
 
 def item_lines(results: dict[str, Any], tasks: dict[str, Any], truncated: set[tuple[str, int]]) -> list[str]:
@@ -254,7 +249,7 @@ def item_lines(results: dict[str, Any], tasks: dict[str, Any], truncated: set[tu
             for metric in sample["metrics"]:
                 value = sample[metric]
                 score = value[0] / value[1] if isinstance(value, tuple) else float(value)
-                entry["scores"][_metric_name(metric, sample["filter"])] = score
+                entry["scores"][f"{metric},{sample['filter']}".removesuffix(",none")] = score
         for item, entry in entries.items():
             entry = {"task": name, "n_shot": results["n-shot"].get(name, 0), "item": item} | entry
             lines.append(json.dumps(entry | {"truncated": (name, item) in truncated}, ensure_ascii=False))

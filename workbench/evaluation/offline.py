@@ -125,11 +125,8 @@ class Splits(dict[str, Any]):
     def __missing__(self, split: str) -> Any:
         from datasets import Dataset
 
-        local = LOCAL_SETS[self.key]
-        path = self.folder / local.files.get(split, "")
+        path = self.folder / LOCAL_SETS[self.key].files.get(split, "")
         rows = _rows(str(path), content_of(path), self.key).get(self.part, []) if path.is_file() else []
-        if split == local.needed and not rows:
-            raise ValueError(f"{path} has no items for {self.part or self.key!r}")
         self[split] = Dataset.from_list(rows)
         return self[split]
 
@@ -199,10 +196,6 @@ def _race(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry | {"problems": repr(entry["problems"])} for entry in articles.values()]
 
 
-def _wikitext(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"page": page} for page in wikitext_pages(row["text"] for row in rows)]
-
-
 def _qmsum(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The query stands before the transcript; rows of one id are one item with several references."""
     items: dict[str, dict[str, Any]] = {}
@@ -210,14 +203,13 @@ def _qmsum(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         question, gap, text = row["input"].partition("\n\n")
         if not gap:
             raise ValueError(f"qmsum: row {number}: input must be a query, an empty line and a transcript")
-        entry = items.setdefault(
-            row["id"], {"id": row["id"], "question": question, "text": text, "outputs": []}
-        )
-        entry["outputs"].append(row["output"])
+        item = {"id": row["id"], "question": question, "text": text, "outputs": []}
+        items.setdefault(row["id"], item)["outputs"].append(row["output"])
     return list(items.values())
 
 
-FORMS = {"boolq": _boolq, "race": _race, "wikitext": _wikitext, "qmsum": _qmsum}
+FORMS = {"boolq": _boolq, "race": _race, "qmsum": _qmsum}
+FORMS["wikitext"] = lambda rows: [{"page": page} for page in wikitext_pages(row["text"] for row in rows)]
 
 
 @lru_cache(maxsize=16)
@@ -237,8 +229,8 @@ def _rows(path: str, _content: str, key: str) -> dict[str, list[dict[str, Any]]]
 def _check_columns(rows: list[Any], local: LocalSet, path: str) -> None:
     """Refuse rows with a gap: the harness would render it as the word "None"."""
     for number, row in enumerate(rows):
-        for column in local.columns.split():
-            if not isinstance(row, dict) or row.get(column) is None:
-                there = sorted(row) if isinstance(row, dict) else type(row).__name__
-                state = "empty" if isinstance(row, dict) and column in row else "missing"
-                raise ValueError(f"{path}: column {column!r} is {state} in row {number}, which has {there}")
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: row {number} must be an object with columns, got {type(row).__name__}")
+        if gap := next((column for column in local.columns.split() if row.get(column) is None), ""):
+            state = "empty" if gap in row else "missing"
+            raise ValueError(f"{path}: column {gap!r} is {state} in row {number}, which has {sorted(row)}")

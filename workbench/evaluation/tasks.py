@@ -52,17 +52,6 @@ def plan_tasks(tasks: str | Sequence[str], n_shot: int | None = None) -> dict[in
     return plan
 
 
-def task_names(include: str | Path | None = None, *, packaged: bool = False) -> list[str]:
-    """Names that ``evaluate`` accepts: suites, tasks and groups of a folder, and packaged ones.
-
-    Args:
-        include: a folder of task files; None takes the demo tasks.
-        packaged: also the thousands of tasks that the harness carries (reading their index takes about 10 s).
-    """
-    names = {*SUITES, *task_manager(_folder(include)).task_index}
-    return sorted(names | set(packaged_tasks().task_index) if packaged else names)
-
-
 def task_fingerprint(
     tasks: str | Sequence[str], *, include: str | Path | None = None, data: str | Path | None = None
 ) -> dict[str, str]:

@@ -200,7 +200,5 @@ def seed_ablation(
     """
     every = [(v, method, seed) for method, seeds in variants.items() for seed, v in seeds.items()]
     scores = evaluate_variants(model, tokenizer, [v for v, *_ in every], tasks, run=run, **settings).scores
-    places = [(v.name, method, seed) for v, method, seed in every]
-    where = pd.DataFrame(places, columns=["variant", "method", "seed"])
-    merged = where.merge(scores, on="variant", how="right")
-    return merged[["method", "seed", *scores.columns]]
+    told = {v.name: {"method": method, "seed": seed} for v, method, seed in every}
+    return pd.concat([pd.DataFrame([told[name] for name in scores["variant"]]), scores], axis=1)

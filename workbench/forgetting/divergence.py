@@ -74,7 +74,7 @@ def token_divergence(
     whole = read_tokens(model, None, [a + b for a, b in zip(prompts, answers, strict=True)], 10**9)
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
     room = max(1, min(whole_number(max_tokens, "max_tokens"), LOGITS // vocabulary))
-    batches = make_batches(whole, max_tokens=room)
+    batches = make_batches(whole, max_tokens=room, model=model)
     starts = [len(prompt) for prompt in prompts]
     ids, pieces = list(responses["id"]), [token_texts(tokenizer, answer) for answer in answers]
     frames = []

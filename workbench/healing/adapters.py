@@ -160,14 +160,13 @@ def lora_targets(model: nn.Module, targets: str | list[str]) -> dict[str, list[s
         modules += [f"{prefix}.{name}" for name, module in layer.named_modules() if _is_linear(module)]
         parameters += [f"{prefix}.{name}" for name, weight in layer.named_parameters() if weight.ndim == 3]
     last = sorted({name.rpartition(".")[2] for name in modules})
-    named = isinstance(targets, str)
-    if targets not in ("all-linear", "ffn") if named else not targets or not set(targets) <= set(last):
+    if targets in ("all-linear", "ffn"):
+        chosen = [name for name in modules if targets == "all-linear" or not _in_attention(name)]
+        return {"target_modules": chosen, "target_parameters": parameters}
+    if isinstance(targets, str) or not targets or not set(targets) <= set(last):
         raise ValueError(f"targets must be 'all-linear', 'ffn' or some of {', '.join(last)}, got {targets!r}")
-    if not named:
-        chosen = [name for name in modules if name.rpartition(".")[2] in targets]
-        return {"target_modules": chosen, "target_parameters": []}
-    chosen = [name for name in modules if targets == "all-linear" or not _in_attention(name)]
-    return {"target_modules": chosen, "target_parameters": parameters}
+    chosen = [name for name in modules if name.rpartition(".")[2] in targets]
+    return {"target_modules": chosen, "target_parameters": []}
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -190,15 +189,6 @@ def _loaded(model: Any, path: Path) -> Iterator[Any]:
     """Give the peft model with a healed adapter loaded; to be unloaded or merged before leaving."""
     from peft import PeftModel
 
-    _check_fits(model, path)
-    with _restored(model):
-        # peft draws first weights before it loads the trained ones
-        with deprecations_muted(), torch.random.fork_rng([]):
-            wrapper: Any = PeftModel.from_pretrained(model, str(path))
-        yield wrapper
-
-
-def _check_fits(model: Any, path: Path) -> None:
     _check_bare(model)
     trained, here = read_record(path)["kept_layers"], list(kept_layers(model))
     if trained != here:
@@ -206,6 +196,11 @@ def _check_fits(model: Any, path: Path) -> None:
             f"adapter {path} was trained on other layers than the model has: trained on {trained}, the model "
             f"has {here}; leave out the same layers as in training"
         )
+    with _restored(model):
+        # peft draws first weights before it loads the trained ones
+        with deprecations_muted(), torch.random.fork_rng([]):
+            wrapper: Any = PeftModel.from_pretrained(model, str(path))
+        yield wrapper
 
 
 def _check_name(model: Any, variant: Variant) -> None:

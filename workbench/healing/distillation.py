@@ -23,13 +23,8 @@ from workbench.checks import checked
 from workbench.data.answers import final_answer, same_answer
 from workbench.data.instructions import FIELDS
 from workbench.data.texts import fingerprint
-from workbench.generation.responses import (
-    Response,
-    chat_prompt,
-    context_length,
-    journaled_responses,
-    token_ids,
-)
+from workbench.generation import responses
+from workbench.generation.responses import Response, chat_prompt
 from workbench.models.layers import unwrap
 
 KEPT_ANSWER, KEPT_OPEN = "same final answer", "passes the quality rules"
@@ -110,7 +105,9 @@ def self_distill(
         raise ValueError(f"rule must be 'auto' or a function of a row, got {rule!r}")
     template = template or rewrite_template(model)
     rows = examples[FIELDS].to_dict("records")
-    ids = token_ids(tokenizer, [chat_prompt(tokenizer, rewrite_message(template, row)) for row in rows])
+    ids = responses.token_ids(
+        tokenizer, [chat_prompt(tokenizer, rewrite_message(template, row)) for row in rows]
+    )
     fits = _that_fit(model, ids, max_new_tokens)
     work = {
         "template": fingerprint([template.math, template.open, chat_prompt(tokenizer, "{message}")]),
@@ -118,7 +115,7 @@ def self_distill(
     }
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
     options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    rewrites = journaled_responses(model, tokenizer, [ids[k] for k in fits], out, work, **options)
+    rewrites = responses.journaled_responses(model, tokenizer, [ids[k] for k in fits], out, work, **options)
     verdict = partial(judge, leaks=template.leaks) if isinstance(rule, str) else rule
     return _judged(rows, dict(zip(fits, rewrites, strict=True)), verdict)
 
@@ -147,8 +144,7 @@ def rewrite_message(template: RewriteTemplate, row: dict[str, Any]) -> str:
     'Q: 2+2? A: 4'
     """
     text = template.math if row["answer"] else template.open
-    missing = [name for name in ("{instruction}", "{reference}") if name not in text]
-    if missing:
+    if missing := [name for name in ("{instruction}", "{reference}") if name not in text]:
         raise ValueError(f"template must contain {' and '.join(missing)}, got {text!r}")
     if "{context}" not in text:
         text = re.sub(r"(?m)^(?=.*\{instruction\})", "Context: {context}\n", text, count=1)
@@ -207,14 +203,14 @@ def kept_shares(distilled: pd.DataFrame) -> pd.DataFrame:
     >>> kept_shares(rows)[["reason", "kept", "n"]].to_numpy().tolist()
     [['even', True, 2], ['empty', False, 1]]
     """
-    counts = distilled.groupby(["reason", "kept"], sort=True).size().reset_index(name="n")
-    counts["share"] = counts["n"] / len(distilled)
+    counts = distilled.groupby(["reason", "kept"]).size().reset_index(name="n")
+    counts = counts.assign(share=counts["n"] / len(distilled))
     return counts.sort_values(["n", "reason"], ascending=[False, True], ignore_index=True)
 
 
 def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int]:
     """Return the rows whose prompt and response fit the context."""
-    context = context_length(model)
+    context = responses.context_length(model)
     fits = [k for k, row in enumerate(ids) if context is None or len(row) + max_new_tokens <= context]
     if not fits:
         raise ValueError(
@@ -225,17 +221,7 @@ def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int
 
 
 def _judged(rows: list[dict[str, Any]], found: dict[int, Response], rule: Rule) -> pd.DataFrame:
-    judged = []
-    for place, row in enumerate(rows):
-        one = found.get(place)
-        if one is None:
-            row, kept, reason = row | {"rewrite": ""}, False, "prompt too long"
-        else:
-            row = row | {"rewrite": one.response.strip(), "finished": one.finished}
-            kept, reason = _by_rule(rule, row)
-        response = row["rewrite"] if kept else row["reference"]
-        judged.append(row | {"kept": kept, "reason": reason, "response": response})
-    frame = pd.DataFrame(judged, columns=[*FIELDS, "rewrite", "kept", "reason", "response"])
+    frame = pd.DataFrame([row | _decided(row, found.get(place), rule) for place, row in enumerate(rows)])
     if not frame["kept"].any():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in frame["reason"].value_counts().items())
         warnings.warn(
@@ -246,11 +232,16 @@ def _judged(rows: list[dict[str, Any]], found: dict[int, Response], rule: Rule) 
     return frame
 
 
-def _by_rule(rule: Rule, row: dict[str, Any]) -> tuple[bool, str]:
-    verdict = rule(dict(row))
-    if isinstance(verdict, tuple):
-        return bool(verdict[0]), str(verdict[1])
-    return bool(verdict), "kept by the rule" if verdict else "refused by the rule"
+def _decided(row: dict[str, Any], one: Response | None, rule: Rule) -> dict[str, Any]:
+    """Return rewrite, kept, reason and response of one row."""
+    rewrite = one.response.strip() if one else ""
+    verdict = (
+        rule(row | {"rewrite": rewrite, "finished": one.finished}) if one else (False, "prompt too long")
+    )
+    if not isinstance(verdict, tuple):
+        verdict = verdict, "kept by the rule" if verdict else "refused by the rule"
+    response = rewrite if verdict[0] else row["reference"]
+    return {"rewrite": rewrite, "kept": bool(verdict[0]), "reason": str(verdict[1]), "response": response}
 
 
 def _repetition(text: str) -> float:

@@ -194,8 +194,7 @@ def _lora(model: Any, config: HealingConfig) -> Any:
         r=config.rank,
         lora_alpha=alpha,
         lora_dropout=config.dropout,
-        target_modules=found["target_modules"],
-        target_parameters=found["target_parameters"] or None,
+        **{name: names or None for name, names in found.items()},
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2
         task_type="CAUSAL_LM",
     )
@@ -231,8 +230,8 @@ def _reported(progress: bool | OnStep, steps: int) -> Iterator[OnStep]:
 
         def on_step(row: dict[str, Any]) -> None:
             bar.update(row["step"] - bar.n)
-            speed = f"{row['tokens_per_second']:,.0f} tokens/s"
-            bar.set_postfix_str(f"loss={row['loss']:.3f}, {speed}", refresh=False)
+            shown = f"loss={row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s"
+            bar.set_postfix_str(shown, refresh=False)
             if callable(progress):
                 progress(row)
 

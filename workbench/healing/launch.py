@@ -21,13 +21,10 @@ from workbench.healing.config import HealingConfig
 from workbench.runs.files import atomic_folder
 
 PLAN, EXAMPLES = "plan.json", "examples.jsonl"
-_FSDP = {
-    "use_fsdp": None,
-    "fsdp_version": "2",
-    "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-    "fsdp_state_dict_type": "FULL_STATE_DICT",
-    "fsdp_cpu_ram_efficient_loading": "false",
-}
+_FSDP = (
+    "--use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP "
+    "--fsdp_state_dict_type FULL_STATE_DICT --fsdp_cpu_ram_efficient_loading false"
+)
 
 
 def plan_training(
@@ -105,15 +102,10 @@ def launch_command(
     whole_number(machines, "machines")
     if fsdp and cpu:
         raise ValueError("fsdp must be False without GPUs: FSDP spreads weights over GPUs")
-    flags: dict[str, str | None] = {"num_processes": str(processes), "num_machines": str(machines)}
-    flags |= {"mixed_precision": "no", "dynamo_backend": "no"}
-    if fsdp:
-        flags |= _FSDP
-    elif cpu or processes > 1:
-        flags |= {"cpu" if cpu else "multi_gpu": None}
-    written = [part for name, value in flags.items() for part in (f"--{name}", value) if part is not None]
-    words = ["python", "-m", "accelerate.commands.launch", *written]
-    return shlex.join([*words, "-m", "workbench", "heal", "--plan", os.path.relpath(plan)])
+    kind = _FSDP if fsdp else "--cpu" if cpu else "--multi_gpu" if processes > 1 else ""
+    words = f"--num_processes {processes} --num_machines {machines} --mixed_precision no --dynamo_backend no"
+    words = f"python -m accelerate.commands.launch {words} {kind} -m workbench heal --plan"
+    return shlex.join([*words.split(), os.path.relpath(plan)])
 
 
 def sharded() -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,13 +107,10 @@ class _SummedLoss(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, targets: Tensor, chunk_loss: ChunkLoss, chunk: int) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=states.device)
         gradient = torch.empty_like(states)
-        chunks = max(1, -(-len(states) // chunk))
-        parts = zip(states.chunk(chunks), targets.chunk(chunks), gradient.chunk(chunks), strict=True)
-        for some, their, place in parts:
-            if len(some):
-                loss, found = chunk_loss(some, their)
-                place.copy_(found)
-                total += loss
+        for start in range(0, len(states), chunk):
+            part = slice(start, start + chunk)
+            loss, gradient[part] = chunk_loss(states[part], targets[part])
+            total += loss
         ctx.save_for_backward(gradient)
         return total
 
@@ -175,12 +173,7 @@ def summing_loss(model: Any, *, chunk: int, compiled: bool = False) -> Iterator[
         head = None  # its own gradient would be missing
     own, decoder = base.forward, decoder_forward(base)
 
-    def chunk_loss(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        assert head is not None
-        return loss_and_gradient(head, states, targets)
-
-    if compiled:
-        chunk_loss = torch.compile(chunk_loss, dynamic=True)
+    work = torch.compile(loss_and_gradient, dynamic=True) if compiled else loss_and_gradient
 
     def loss(input_ids: Tensor, positions: Tensor, targets: Tensor, **others: Any) -> Tensor:
         # peft passes every argument it knows, as None
@@ -188,7 +181,7 @@ def summing_loss(model: Any, *, chunk: int, compiled: bool = False) -> Iterator[
         given |= {"input_ids": input_ids, "use_cache": False}
         if head is not None:
             states = decoder(**given).last_hidden_state.flatten(0, 1).index_select(0, positions)
-            return summed_loss(states, targets, chunk_loss, chunk)
+            return summed_loss(states, targets, partial(work, head), chunk)
         if base.config.model_type == "gemma3" and hasattr(base.config, "vision_config"):
             # refuses to train without them; elsewhere (GPT-2) they would be added to the embedding
             given["token_type_ids"] = torch.zeros_like(input_ids)

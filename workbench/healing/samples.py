@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from workbench.checks import checked
@@ -222,28 +223,25 @@ def collate(rows: list[tuple[Sample, float]], *, packed: bool = False) -> dict[s
         packed, ``position_ids`` [row, token].
     """
     samples = [sample for sample, _ in rows]
-    width = max(len(sample.ids) for sample in samples)
-    groups = _packed(samples, width) if packed else [[sample] for sample in samples]
-    ids = torch.zeros(len(groups), width, dtype=torch.long)
-    places = torch.zeros(len(groups), width, dtype=torch.long)
-    positions, targets = [], []
-    for row, group in enumerate(groups):
-        first = 0
-        for sample in group:
-            last = first + len(sample.ids)
-            ids[row, first:last] = torch.tensor(sample.ids)
-            places[row, first:last] = torch.arange(len(sample.ids))
-            positions.append(torch.arange(first + sample.n_prompt - 1, last - 1) + row * width)
-            targets.append(ids[row, first + sample.n_prompt : last])
-            first = last
-        places[row, first:] = torch.arange(width - first)
+    groups = _packed(samples) if packed else [[sample] for sample in samples]
+    ids = _rows(groups, lambda sample: torch.tensor(sample.ids))
+    learned = _rows(groups, lambda sample: torch.arange(len(sample.ids)) >= sample.n_prompt).flatten()
     batch = {
         "input_ids": ids,
-        "positions": torch.cat(positions),
-        "targets": torch.cat(targets),
+        "positions": learned.nonzero()[:, 0] - 1,
+        "targets": ids.flatten()[learned],
         "weight": torch.tensor(rows[0][1]),
     }
-    return batch | {"position_ids": places} if packed else batch
+    if packed:
+        batch["position_ids"] = _rows(groups, lambda sample: torch.arange(len(sample.ids)))
+    return batch
+
+
+def _rows(groups: list[list[Sample]], values: Callable[[Sample], torch.Tensor]) -> torch.Tensor:
+    """Return the values of each group's samples one after another ``[row, token]``, 0 behind the last."""
+    return pad_sequence(
+        [torch.cat([values(sample) for sample in group]) for group in groups], batch_first=True
+    )
 
 
 def check_packing(model: Any) -> None:
@@ -269,15 +267,17 @@ def check_packing(model: Any) -> None:
         )
 
 
-def _packed(samples: list[Sample], width: int) -> list[list[Sample]]:
-    """Put samples into rows of so many tokens, the longest first, each into the first row with room."""
-    groups: list[list[Sample]] = []
-    for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
-        room = (g for g in groups if sum(len(one.ids) for one in g) + len(sample.ids) <= width)
-        group = next(room, None)
-        if group is None:
-            groups.append(group := [])
-        group.append(sample)
+def _packed(samples: list[Sample]) -> list[list[Sample]]:
+    """Put samples into rows as long as the longest, which comes first, each into the first row with room."""
+    longest, *others = sorted(samples, key=lambda sample: -len(sample.ids))
+    groups = [[longest]]
+    for sample in others:
+        room = len(longest.ids) - len(sample.ids)
+        fits = [group for group in groups if sum(len(one.ids) for one in group) <= room]
+        if fits:
+            fits[0].append(sample)
+        else:
+            groups.append([sample])
     return groups
 
 

@@ -116,9 +116,8 @@ def tune(
     total = min(n_trials or len(combinations), len(combinations))
     limit = sequence_limit(model, config.max_length)
     sets = {"data": examples, "held_out": held_out}
-    work = {
-        name: digest(read_examples(model, tokenizer, rows, response, limit)[0]) for name, rows in sets.items()
-    }
+    samples = {name: read_examples(model, tokenizer, rows, response, limit)[0] for name, rows in sets.items()}
+    work = {name: digest(tokens) for name, tokens in samples.items()}
     others = {name: value for name, value in asdict(config).items() if name not in grid}
     _begin(out, {**work, "model": describe_model(model), "config": others, "grid": grid}, overwrite)
     train = partial(heal, model, tokenizer, examples, response=response, progress=False)
@@ -213,9 +212,8 @@ def _study(out: Path, seed: int = 0) -> Iterator[Any]:
         with FileLock(out / ".lock"):  # two workers would make the same tables
             storage = optuna.storages.RDBStorage(url, {"connect_args": {"timeout": 60}}, **alive)
             sampler = optuna.samplers.TPESampler(seed=seed)  # for "tpe"; the queue of a grid asks none
-            study = optuna.create_study(
-                storage=storage, study_name="healing", sampler=sampler, load_if_exists=True
-            )
+            named: dict[str, Any] = {"study_name": "healing", "load_if_exists": True}
+            study = optuna.create_study(storage=storage, sampler=sampler, **named)
         try:
             yield study
         finally:

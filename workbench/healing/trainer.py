@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from workbench.healing.config import SCHEDULES, HealingConfig
@@ -58,8 +57,7 @@ def run_training(
         Diverged: when loss or gradient is not finite; says the step and where the last checkpoint is.
         KeyboardInterrupt: when stopped, after writing a checkpoint; says where.
     """
-    options = {"model": model, "args": arguments, "data_collator": partial(collate, packed=ordered.packed)}
-    trainer = _ResponseTrainer(ordered, on_step, record, **options)
+    trainer = _ResponseTrainer(ordered, on_step, record, model=model, args=arguments)
     with trainer.stopped_politely():
         trainer.train(resume_from_checkpoint=last_checkpoint(str(arguments.output_dir)))
     history = [row for row in trainer.state.log_history if "tokens_per_second" in row]
@@ -91,6 +89,7 @@ def training_arguments(config: HealingConfig, places: int, folder: Path, model: 
         logging_nan_inf_filter=False,
         save_steps=config.save_steps or -(-steps // 10),
         save_total_limit=2,
+        train_sampling_strategy="sequential",  # the order is fixed already
         ddp_find_unused_parameters=False,
         report_to=[],
         disable_tqdm=True,
@@ -173,7 +172,8 @@ class _ResponseTrainer(Trainer):
 
     def __init__(self, ordered: OrderedSamples, on_step: OnStep, record: Record, **options: Any) -> None:
         # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation
-        super().__init__(train_dataset=ordered, compute_loss_func=lambda *_, **__: None, **options)
+        options |= {"train_dataset": ordered, "data_collator": partial(collate, packed=ordered.packed)}
+        super().__init__(compute_loss_func=lambda *_, **__: None, **options)
         self.remove_callback(PrinterCallback)
         if self.is_fsdp_enabled and self.args.bf16:
             # accelerate's own would also round the loss and sum gradients in bfloat16
@@ -186,9 +186,6 @@ class _ResponseTrainer(Trainer):
         self.pending: list[_Update] = []
         self.last_seen: int | None = None
         self.stop_asked = False
-
-    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.ordered)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
         if self.last_seen is None:
@@ -213,7 +210,10 @@ class _ResponseTrainer(Trainer):
         saves = self.control.should_save
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
         if self.stop_asked and saves:
-            self._stop()
+            raise KeyboardInterrupt(
+                f"stopped after step {step} of {self.state.max_steps}; the same call goes on from there. The "
+                f"adapter so far, for with_adapter: {last_checkpoint(str(self.args.output_dir))}"
+            )
 
     def _report_all(self, *, wait: bool) -> None:
         """Report every update, or on a GPU all but the one that may still run."""
@@ -273,12 +273,6 @@ class _ResponseTrainer(Trainer):
                 f"checkpoint: {checkpoint}. Lower learning_rate (it is {rate}) or warm up longer, and heal "
                 "again with overwrite=True"
             )
-
-    def _stop(self) -> None:
-        raise KeyboardInterrupt(
-            f"stopped after step {self.state.global_step} of {self.state.max_steps}; the same call goes on "
-            f"from there. The adapter so far, for with_adapter: {last_checkpoint(str(self.args.output_dir))}"
-        )
 
     @contextmanager
     def stopped_politely(self) -> Iterator[None]:

@@ -108,7 +108,7 @@ def make_batches(
     limit = max_tokens if batch_size is None else batch_size
     most = whole_number(limit, "max_tokens" if batch_size is None else "batch_size")
     order = sorted(range(len(tokens)), key=lambda number: -len(tokens[number]))
-    shares = _length_class(model, tokens)
+    shares = _length_class(model, tokens, alone=batch_size == 1)
     groups: list[list[int]] = []
     for _, part in groupby(order, key=lambda number: shares(len(tokens[number]))):
         if batch_size is None:
@@ -128,10 +128,10 @@ def _within(order: list[int], tokens: Sequence[Tensor], most: int) -> list[list[
     return groups
 
 
-def _length_class(model: Any, tokens: Sequence[Tensor]) -> Callable[[int], Any]:
+def _length_class(model: Any, tokens: Sequence[Tensor], *, alone: bool) -> Callable[[int], Any]:
     """Return a function of a text's length: texts of one value may share a batch."""
     lengths = [len(ids) for ids in tokens]
-    if model is None or min(lengths) == max(lengths):
+    if model is None or alone or min(lengths) == max(lengths):
         return lambda length: 0
     if padding_is_felt(model, max(tokens, key=len)):
         return lambda length: length

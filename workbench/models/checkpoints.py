@@ -5,6 +5,8 @@ Only what transformers itself says late or unclearly is checked here; its own er
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,15 @@ def locate(name: str | Path, revision: str | None = None) -> str:
     return str(path)
 
 
+@contextmanager
+def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
+    """Turn a library's errors of these kinds into a ValueError of one line that begins with `what`."""
+    try:
+        yield
+    except kinds as error:
+        raise ValueError(f"{what}: {first_line(error)}{hint}") from error
+
+
 def _looks_like_a_path(name: str | Path) -> bool:
     text = str(name)
     return isinstance(name, Path) or text[:1] in "./~" or text.count("/") > 1 or "\\" in text
@@ -60,14 +71,11 @@ def _check_hub(name: str, revision: str | None) -> None:
     """Ask the hub once and briefly; left alone, loading retries for half a minute when it is out of reach."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    try:
+    what = f"name must be 'demo', an existing folder or a hub id; {name!r} is no folder here and the hub"
+    # the classes of errors differ between releases of the client; each means "not there"
+    with told(f"{what} did not give it", Exception):
         if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
             HfApi().model_info(name, revision=revision, timeout=_SECONDS_FOR_THE_HUB)
-    except Exception as error:  # the classes differ between releases of the client; each means "not there"
-        raise ValueError(
-            f"name must be 'demo', an existing folder or a hub id; {name!r} is no folder here and the hub "
-            f"did not give it ({type(error).__name__}: {first_line(error)})"
-        ) from error
 
 
 def _check_folder(folder: Path) -> None:
@@ -114,6 +122,22 @@ def check_decoder_only(config: Any, name: str) -> None:
         return
     raise ValueError(
         f"name must be a decoder-only language model (Llama, Qwen, GPT-2, ...); {name} is {what}"
+    )
+
+
+def auto_class(config: Any) -> Any:
+    """Return the class of transformers that loads a configuration's model: of texts, or of images and texts.
+
+    Raises:
+        ValueError: for a configuration of another kind.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in auto._model_mapping:
+            return auto
+    raise ValueError(
+        f"model must be a decoder-only language model or its configuration, got {type(config).__name__}"
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from workbench.checks import whole_number
+from workbench.models.checkpoints import auto_class
 from workbench.models.layers import decoder_layers, layer_container, unwrap
 
 DEFAULT_CONTEXT = 4096
@@ -115,20 +116,8 @@ def _skeleton(model_or_config: Any) -> tuple[Any, nn.ModuleList]:
     config = copy.deepcopy(model_or_config if model is None else model.config)
     config._attn_implementation = "eager"  # has the same weights, and needs no package that may be missing
     with torch.device("meta"):
-        skeleton = _class_for(config)._from_config(config) if model is None else type(model)(config)
+        skeleton = auto_class(config).from_config(config) if model is None else type(model)(config)
     return skeleton, decoder_layers(skeleton)
-
-
-def _class_for(config: Any) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
-        if type(config) in auto._model_mapping:
-            return auto._model_mapping[type(config)]
-    raise ValueError(
-        "model_or_config must be a decoder-only language model or its configuration, "
-        f"got {type(config).__name__}"
-    )
 
 
 def _weight_flops(module: nn.Module, config: Any) -> int:

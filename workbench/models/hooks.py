@@ -116,8 +116,8 @@ def compiled_layers(model: nn.Module, *, dynamic: bool, backend: str = "inductor
 
 def compiling_pays(model: nn.Module, n_tokens: int) -> bool:
     """Say whether a pass over so many tokens is long enough to compile, and whether the model can be."""
-    parameters = [p for layer in decoder_layers(model) for p in layer.parameters()]
-    on_one_gpu = {p.device for p in parameters} == {parameters[0].device} and parameters[0].is_cuda
+    parameters = [*decoder_layers(model).parameters()]
+    on_one_gpu = parameters[0].is_cuda and len({p.device for p in parameters}) == 1
     quantized = getattr(unwrap(model), "is_quantized", False)
     floating = all(p.is_floating_point() for p in parameters) and not quantized
     hooked = any(hasattr(module, "_hf_hook") for module in model.modules())

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from workbench.checks import first_line, one_of
-from workbench.models.checkpoints import check_decoder_only, locate
+from workbench.checks import one_of
+from workbench.models.checkpoints import auto_class, check_decoder_only, locate, told
 from workbench.places import short_name
 
 # transformers and peft import it where it is installed, and it warns of optional packages of its own
@@ -53,9 +53,7 @@ def load_model(
     kind = _dtype(dtype, place)
     _check_quantization(quantization)
     source = locate(name, revision)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if revision is not None:
-        options["revision"] = revision
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
     config = _config(source, str(name), options)
     tokenizer = _tokenizer(source, str(name), config, options)
     options |= {"config": config, "dtype": kind}
@@ -71,10 +69,8 @@ def load_model(
 
 def _device(device: str | torch.device | None) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    try:
+    with told(f"device must be None, 'cpu', 'cuda', 'cuda:1', ..., got {device!r}", RuntimeError):
         place = torch.device(device if device is not None else "cuda" if count else "cpu")
-    except RuntimeError as error:
-        raise ValueError(f"device must be None, 'cpu', 'cuda', 'cuda:1', ..., got {device!r}") from error
     if place.type != "cuda":
         return place
     if (place.index or 0) >= count:
@@ -102,10 +98,8 @@ def _check_quantization(quantization: str | None) -> None:
 def _config(source: str, name: str, options: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    try:
+    with told(f"name {name!r}: its config.json cannot be used", OSError, ValueError, KeyError):
         config = AutoConfig.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"name {name!r}: its config.json cannot be used: {first_line(error)}") from error
     check_decoder_only(config, name)
     return config
 
@@ -113,11 +107,10 @@ def _config(source: str, name: str, options: dict[str, Any]) -> Any:
 def _tokenizer(source: str, name: str, config: Any, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    # each tokenizer class has its own ways to fail; whichever: the user has none
+    with told(f"name {name!r} has no tokenizer that can be loaded", Exception):
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
         ids = tokenizer("a", add_special_tokens=False)["input_ids"]
-    except Exception as error:  # each tokenizer class has its own ways to fail; whichever: the user has none
-        raise ValueError(f"name {name!r} has no tokenizer that can be loaded: {first_line(error)}") from error
     entries = config.get_text_config(decoder=True).vocab_size
     if not ids or tokenizer.vocab_size > entries:
         raise ValueError(
@@ -134,24 +127,19 @@ def _tokenizer(source: str, name: str, config: Any, options: dict[str, Any]) -> 
 
 
 def _model(source: str, name: str, place: torch.device, options: dict[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM
 
     config = options["config"]
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    text = remote or type(config) in AutoModelForCausalLM._model_mapping
-    loader: Any = AutoModelForCausalLM if text else AutoModelForImageTextToText
+    loader: Any = AutoModelForCausalLM if remote else auto_class(config)
     options = options | {"use_safetensors": True, "output_loading_info": True}
     on_load = place.type == "cuda" or "quantization_config" in options
     if on_load:
         # straight onto the GPU, without a whole copy in main memory first
         options["device_map"] = {"": place}
-    try:
+    what = f"name {name!r}: its weights are not all there, or not whole"
+    with told(what, OSError, SafetensorError, hint="; download or save them again"):
         model, report = loader.from_pretrained(source, **options)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"name {name!r}: its weights are not all there, or not whole: {first_line(error)}; "
-            "download or save them again"
-        ) from error
     _check_report(name, report, config.get_text_config(decoder=True).num_hidden_layers)
     keep_trainable(model)
     return model if on_load else model.to(place)

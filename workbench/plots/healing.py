@@ -75,10 +75,8 @@ def kept_reasons(distilled: pd.DataFrame, *, title: str | None = None) -> go.Fig
     counts = frame.groupby(["kept", "reason"], dropna=False).size().reset_index(name="n")
     counts = style.escaped(counts.sort_values(["kept", "n"]), "reason")
     kept = int(frame["kept"].sum())
-    counts = counts.assign(
-        used=np.where(counts["kept"].astype(bool), _OWN, _REFERENCE),
-        label=[f"{n} ({n / len(frame):.1%})" for n in counts["n"]],
-    )
+    used = np.where(counts["kept"].astype(bool), _OWN, _REFERENCE)
+    counts = counts.assign(used=used, label=[f"{n} ({n / len(frame):.1%})" for n in counts["n"]])
     title = title or f"{kept} of {len(frame)} rewrites kept ({kept / len(frame):.1%})"
     fig = style.draw(px.bar, counts, "n", "reason", _USED, "used", text="label", hover="%{y}: %{text}")
     fig.update_traces(textposition="outside")

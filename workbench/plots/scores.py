@@ -208,12 +208,9 @@ def _from_the_whole(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 def _noted(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with a note for the hover: the layers that are out, the number of items."""
-    removed, counts = (rows[name] if name in rows else [""] * len(rows) for name in ("removed", "n"))
-    notes = [
-        (f"layers {style.plain(cut)} out" if cut else "whole model") + (f", {n:.0f} items" if n != "" else "")
-        for cut, n in zip(removed, counts, strict=True)
-    ]
-    return rows.assign(note=notes)
+    removed = rows["removed"].map(style.plain) if "removed" in rows else pd.Series("", rows.index)
+    notes = ("layers " + removed + " out").where(removed != "", "whole model")
+    return rows.assign(note=notes + rows["n"].map(", {:.0f} items".format) if "n" in rows else notes)
 
 
 def _mark_line(trace: go.Scatter) -> None:
@@ -228,11 +225,9 @@ def _mark_line(trace: go.Scatter) -> None:
 
 def _panel_names(frame: pd.DataFrame) -> pd.Series:
     """Return the task, with its number of shots where there are several."""
-    if "n_shot" not in frame:
-        return frame["task"].astype(str)
-    several = frame.groupby("task")["n_shot"].transform("nunique") > 1
-    shots = ", " + frame["n_shot"].astype(str) + "-shot"
-    return frame["task"].astype(str) + shots.where(several, "")
+    shots = frame.get("n_shot", pd.Series(0, frame.index))
+    several = shots.groupby(frame["task"]).transform("nunique") > 1
+    return frame["task"].astype(str) + (", " + shots.astype(str) + "-shot").where(several, "")
 
 
 def _unit(metric: str) -> str:

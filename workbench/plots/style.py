@@ -29,6 +29,7 @@ DAMAGE_UNIT = "(nats per token)"
 DAMAGE = f"damage {DAMAGE_UNIT}"
 #: nats per token; damage spans decades (the first layers cost whole nats): its log scales begin here
 DAMAGE_FLOOR = 1e-3
+_LINE = {"orientation": "h", "x": 0, "title": {"text": ""}}
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,8 @@ def draw(
         options |= {mark: by, "color_discrete_map" if mark == "color" else f"{mark}_map": of_name}
     for axis, value in (("x", x), ("y", y)):
         if ends := options.pop(f"error_{axis}", None):
-            above, below = f"above {axis}", f"below {axis}"
-            frame = frame.assign(
-                **{above: frame[ends[1]] - frame[value], below: frame[value] - frame[ends[0]]}
-            )
-            options |= {f"error_{axis}": above, f"error_{axis}_minus": below}
+            low, high = (frame[end] for end in ends)
+            options |= {f"error_{axis}": high - frame[value], f"error_{axis}_minus": frame[value] - low}
     if kind is not px.bar:
         options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
     options["category_orders"] = {by: [*styles], **options.get("category_orders", {})}
@@ -160,14 +158,13 @@ def facet_titles(fig: go.Figure) -> go.Figure:
 
 def legend_above(fig: go.Figure) -> go.Figure:
     """Put the legend in a line above the figure."""
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}}
-    return fig.update_layout(legend=legend, margin={"t": 92 if fig.layout.title.text else 44})
+    fig.update_layout(legend={**_LINE, "y": 1.02, "yanchor": "bottom"})
+    return fig.update_layout(margin={"t": 92 if fig.layout.title.text else 44})
 
 
 def legend_below(fig: go.Figure) -> go.Figure:
     """Put the legend in a line below the figure."""
-    legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "title": {"text": ""}}
-    return fig.update_layout(legend=legend, margin={"b": 110})
+    return fig.update_layout(legend={**_LINE, "y": 0, "yref": "container"}, margin={"b": 110})
 
 
 def layer_axis(n_layers: int, *, ticks: int = 20) -> dict[str, Any]:
@@ -211,12 +208,11 @@ def joined(distances: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
 
 def variant_styles(names: Iterable[Any]) -> dict[Any, Style]:
     """Return a style for each name; base, pruned, SFT, distilled, merged keep theirs across figures."""
-    names, styles = [*dict.fromkeys(names)], {}
-    free = dict(enumerate(_STYLES))
+    names, styles, free = [*dict.fromkeys(names)], {}, dict(enumerate(_STYLES))
     for name in names:
-        place = next((place for word, place in LOOK["places"].items() if word in str(name).lower()), None)
-        if place in free:
-            styles[name] = free.pop(place)
+        places = [place for word, place in LOOK["places"].items() if word in str(name).lower()]
+        if places and places[0] in free:
+            styles[name] = free.pop(places[0])
     rest = chain(free.values(), cycle(_STYLES))
     return {name: styles.get(name) or next(rest) for name in names}
 

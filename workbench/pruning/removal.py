@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from workbench.distances.blocks import format_layers
+from workbench.models.hooks import inference
 from workbench.models.layers import kept_layers, layer_container, unwrap
 from workbench.pruning.saving import TOLERANCES, outputs
-from workbench.pruning.surgery import ABSENT, Change, changes_for
+from workbench.pruning.surgery import ABSENT, NAMES, Change, changes_for
 
 #: architectures for which the tests hold that a cut is exact; others are tried out at every cut
-VERIFIED = {"bloom", "falcon", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral"}
-VERIFIED |= {"olmo2", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3"}
+VERIFIED = {*NAMES["verified"]}
 _PROBE = 8
 _FOR_A_WHILE = "_layers_left_out"
 
@@ -176,8 +176,7 @@ def _try_out(stack: Any, name: str, kept: list[int], changes: list[Change]) -> N
     layers = getattr(stack, name)
     removed = [layer for place, layer in enumerate(layers) if place not in set(kept)]
     passing: list[Change] = [(vars(layer), "forward", _pass_on(layer)) for layer in removed]
-    modes = [(vars(module), "training", False) for module in stack.modules()]
-    with torch.no_grad(), _applied(modes):
+    with inference(stack):
         cached = _agree(_states(stack, cached=True), _states(stack, cached=False))
         with _applied(passing):
             expected = _states(stack, cached=False)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.checks import first_line
+from workbench.models.checkpoints import told
 from workbench.models.costs import parameter_counts
 from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
@@ -136,10 +136,8 @@ def _reload(base: Any, folder: Path) -> Any:
     options: dict[str, Any] = {"device_map": {"": device}} if device.type == "cuda" else {}
     options |= {"dtype": base.dtype, "attn_implementation": base.config._attn_implementation}
     options |= {"trust_remote_code": hasattr(base.config, "auto_map"), "output_loading_info": True}
-    try:
+    with told("not saved: the saved model does not reload", ValueError, OSError, KeyError, TypeError):
         twin, report = loader.from_pretrained(folder, **options)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise ValueError(f"the saved model does not reload ({first_line(error)}); not saved") from error
     lost = {str(key) for part in ("missing", "unexpected", "mismatched") for key in report[f"{part}_keys"]}
     if lost:
         raise ValueError(f"the saved model reloads without {len(lost)} weights ({min(lost)}, ...); not saved")
@@ -201,15 +199,11 @@ def _record(base: Any, check: dict[str, Any]) -> dict[str, Any]:
     config = base.config.get_text_config(decoder=True)
     original = getattr(config, "original_num_hidden_layers", model["n_layers"])
     return {
-        "base_model": model["id"],
-        "base_revision": model["revision"],
-        "architecture": model["architecture"],
+        **{f"base_{new}": model[old] for new, old in (("model", "id"), ("revision", "revision"))},
+        **{key: model[key] for key in ("architecture", "dtype", "weights", "kept_layers")},
         "original_layers": original,
-        "kept_layers": model["kept_layers"],
         "removed_layers": sorted(set(range(original)) - set(model["kept_layers"])),
         "parameters": parameter_counts(base)["total"],
-        "dtype": model["dtype"],
-        "weights": model["weights"],
         "reload_check": check,
         "versions": library_versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

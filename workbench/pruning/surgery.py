@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import copy
 import json
+import tomllib
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-#: attributes in which modules keep their own place, used for the key-value cache
-INDEX_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "layer_num")
-#: configuration lists that hold indices of layers, not one entry a layer
-_INDEX_LISTS: tuple[str, ...] = ("moe_layers", "cross_attention_layers", "attn_layer_indices")
-_INDEX_LISTS += ("full_attn_idxs", "hybrid_layer_ids")
-_NOT_PER_LAYER = {*_INDEX_LISTS, "mlp_only_layers", "kept_layers", "architectures", "eos_token_id"}
-#: configuration entries that make a layer depend on its place; named when a cut is refused
-_POSITIONAL: tuple[str, ...] = ("scale_attn_by_inverse_layer_idx", "scale_attention_by_inverse_layer_idx")
-_POSITIONAL += ("first_k_dense_replace", "decoder_sparse_step", "mlp_only_layers", "num_kv_shared_layers")
-_POSITIONAL += ("hidden_size_per_layer_input", "interleave_moe_layer_step", "moe_layer_interval")
-_POSITIONAL += ("moe_layer_start_index", "attn_layer_period", "attn_layer_offset", "expert_layer_period")
-_POSITIONAL += ("expert_layer_offset", "full_attention_interval", "hybrid_override_pattern", *_INDEX_LISTS)
-
+#: the names of ``surgery.toml``, by what they are
+NAMES: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+#: attributes in which modules keep their own place
+INDEX_NAMES = NAMES["index_names"]
+_INDEX_LISTS = NAMES["index_lists"]
 _OURS = ("kept_layers", "original_num_hidden_layers")
 #: stands for an entry that a dictionary does not have
 ABSENT = object()
@@ -70,8 +64,9 @@ def config_without(config: Any, kept: list[int]) -> Any:
     """
     depth = config.num_hidden_layers
     new = copy.deepcopy(config)
+    other = {*_INDEX_LISTS, *NAMES["not_per_layer"]}
     for key, value in vars(config).items():
-        if isinstance(value, list | tuple) and len(value) == depth and key not in _NOT_PER_LAYER:
+        if isinstance(value, list | tuple) and len(value) == depth and key not in other:
             vars(new)[key] = type(value)(value[old] for old in kept)
         if isinstance(value, list) and key in _INDEX_LISTS:
             vars(new)[key] = [place for place, old in enumerate(kept) if old in value]
@@ -135,7 +130,7 @@ def compared_builds(stack: Any, name: str, kept: list[int], config: Any) -> tupl
 
 
 def _refusal(stack: Any, reason: str) -> ValueError:
-    entries = {key: getattr(stack.config, key, None) for key in _POSITIONAL}
+    entries = {key: getattr(stack.config, key, None) for key in NAMES["positional"] + _INDEX_LISTS}
     named = ", ".join(f"{key}={value}" for key, value in entries.items() if value)
     return ValueError(
         f"layers cannot be removed exactly from this {type(stack).__name__}: {reason}"
@@ -144,15 +139,12 @@ def _refusal(stack: Any, reason: str) -> ValueError:
 
 
 def _refuse_shared(layers: nn.ModuleList, kept: list[int]) -> None:
-    modules = [module for old in kept for module in set(layers[old].modules()) if _is_placed(module)]
-    if len(set(modules)) < len(modules):
+    modules = [module for old in kept for module in set(layers[old].modules())]
+    placed = [m for m in modules if m._parameters or not vars(m).keys().isdisjoint(INDEX_NAMES)]
+    if len(set(placed)) < len(placed):
         raise ValueError(
             "layers cannot be removed from this model: some share modules, and so have no place of their own"
         )
-
-
-def _is_placed(module: nn.Module) -> bool:
-    return bool(module._parameters) or any(key in vars(module) for key in INDEX_NAMES)
 
 
 def _text(config: Any) -> tuple[type, str]:
@@ -238,7 +230,6 @@ def _setting_changes(live: nn.Module, whole: nn.Module, rebuilt: nn.Module, skip
         path = path.replace(".base_layer", "")  # an adapter's layer holds the one it wraps
         if path in before and path in after and not (skip and f"{path}.".startswith(f"{skip}.")):
             old = _settings(before[path])
-            new = _settings(after[path]).items()
-            live_ones = vars(module)
-            changes += [(live_ones, k, v) for k, v in new if old.get(k, ABSENT) != v and k in live_ones]
+            new = [pair for pair in _settings(after[path]).items() if pair[0] in vars(module)]
+            changes += [(vars(module), key, value) for key, value in new if old.get(key, ABSENT) != value]
     return changes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import inspect
 import os
 import sys
 import sysconfig
@@ -79,6 +80,7 @@ def code_of(function: Callable[..., Any], folder: Path | None = None) -> dict[st
 
 def label(function: Any) -> str:
     """Return the name of a function with its module, without ``__main__``."""
+    function = _own(function)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{_module_of(function)}.{name}".removeprefix("__main__.")
 
@@ -96,6 +98,7 @@ class _Reached:
 
     def follow(self, name: str, value: Any) -> None:
         """Note what a name in the code is bound to; go on from there when it is the user's own code."""
+        value = _own(value)
         if isinstance(value, _OWN) and (id(value) in self._seen or self._not_the_users(value)):
             return
         self._seen.add(id(value))
@@ -165,6 +168,11 @@ class _Reached:
     def _callable_of_a_library(self, value: Any) -> bool:
         computes = hasattr(value, "named_parameters") or hasattr(value, "convert_tokens_to_ids")
         return callable(value) and not computes and self._not_the_users(type(value))
+
+
+def _own(function: Any) -> Any:
+    """Return what a public name of the package stands for, without the check of its arguments."""
+    return inspect.unwrap(function) if getattr(function, "__module__", "") == "workbench" else function
 
 
 def _module_of(value: Any) -> str:

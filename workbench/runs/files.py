@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 _EXACT: dict[str, Any] = {"keep_default_na": False, "skip_blank_lines": False}
 if tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1):
@@ -66,6 +69,23 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: str | Path, name: str = "") -> Iterator[None]:
+    """Hold a file or folder alone: another process that wants it waits, and says so in one line."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{name or path}: another process is at it; waiting for it to finish", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256_of(path: str | Path) -> str:
@@ -123,7 +143,23 @@ def decode_frame(name: str, data: bytes, schema: dict[str, Any]) -> pd.DataFrame
 
 
 def _temporary_sibling(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    """Return a new hidden name beside ``path``; what killed writes of this machine left there goes first."""
+    here = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{here}-*-*.tmp"):
+        owner = left.name.removesuffix(".tmp").rsplit("-", 2)[1]
+        if owner.isdecimal() and not _is_running(int(owner)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{here}-{os.getpid()}-{secrets.token_hex(6)}.tmp")
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _readable(dtype: str) -> Any:
@@ -161,10 +197,9 @@ def _unused_mark(name: str, frame: pd.DataFrame, texts: set[str]) -> str:
     """Return a mark for missing values that no cell of the frame holds as text."""
     # one column of empty cells would be empty lines, which no CSV reader can tell from the end of the file
     marks = _MISSING_MARKS if frame.shape[1] > 1 else _MISSING_MARKS[1:]
-    for mark in marks:
-        if mark not in texts:
-            return mark
-    raise ValueError(f"{name}: the texts use every mark for a missing value {marks}; store it as .jsonl")
+    if not (unused := [mark for mark in marks if mark not in texts]):
+        raise ValueError(f"{name}: the texts use every mark for a missing value {marks}; store it as .jsonl")
+    return unused[0]
 
 
 def _json_lines(name: str, frame: pd.DataFrame) -> bytes:

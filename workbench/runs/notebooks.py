@@ -170,30 +170,50 @@ def _values(
 ) -> dict[Path, dict[str, Any]]:
     """Return for each notebook those parameters that it has, and the run's name."""
     assigned = {path: _assigned(path, notebook) for path, notebook in sources.items()}
-    known = set().union(*assigned.values())
+    known = {name for names in assigned.values() for name in names}
     if unknown := set(parameters) - known:
         raise ValueError(f"parameters must be among {sorted(known)}, got {sorted(unknown)}")
     for name, value in parameters.items():
         _check_assignable(name, value)
+        for path, names in assigned.items():
+            if name in names:
+                _check_kind(name, value, names[name], path.stem)
     given = {**parameters, RUN_PARAMETER: run.name}
     return {path: {name: given[name] for name in given if name in names} for path, names in assigned.items()}
 
 
-def _assigned(path: Path, notebook: NotebookNode) -> set[str]:
-    """Return the names that the parameters cell of a notebook assigns."""
+def _assigned(path: Path, notebook: NotebookNode) -> dict[str, Any]:
+    """Return the names that the parameters cell of a notebook assigns, with their values, None for others."""
     cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     if len(cells) != 1:
         raise ValueError(f"{path.name} must have exactly one cell tagged 'parameters', found {len(cells)}")
     try:
-        nodes = [node for node in ast.walk(ast.parse(cells[0])) if isinstance(node, ast.Name)]
+        lines = ast.parse(cells[0]).body
     except SyntaxError as error:
         raise ValueError(f"the parameters cell of {path.name} must be plain Python: {error}") from error
-    names = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
-    if RUN_PARAMETER not in names:
+    found: dict[str, Any] = {}
+    for line in lines:
+        value = None
+        with suppress(ValueError, AttributeError):
+            value = ast.literal_eval(line.value)
+        stored = [n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        found |= dict.fromkeys(stored, value)
+    if RUN_PARAMETER not in found:
         raise ValueError(
-            f"the parameters cell of {path.name} must assign {RUN_PARAMETER}, it has {sorted(names)}"
+            f"the parameters cell of {path.name} must assign {RUN_PARAMETER}, it has {sorted(found)}"
         )
-    return names
+    return found
+
+
+def _check_kind(name: str, value: Any, default: Any, notebook: str) -> None:
+    """Refuse a value of another kind than the one it replaces; None may be anything, a list one text."""
+    kinds: dict[type, tuple[type, ...]] = {float: (int, float), list: (list, str), dict: (dict, type(None))}
+    allowed = kinds.get(
+        type(default), (type(default), type(None)) if type(default) is int else (type(default),)
+    )
+    wrong = isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, allowed)
+    if default is not None and wrong:
+        raise ValueError(f"{name} of {notebook} must be like {default!r}, got {value!r}")
 
 
 def _check_assignable(name: str, value: Any) -> None:

@@ -11,20 +11,27 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
 from workbench.runs.content import content_of, identity
-from workbench.runs.files import check_file, decode_frame, encode_frame, write_bytes_atomic, write_text_atomic
+from workbench.runs.files import (
+    check_file,
+    decode_frame,
+    encode_frame,
+    locked,
+    write_bytes_atomic,
+    write_text_atomic,
+)
 from workbench.runs.keys import Key, stage_key
 from workbench.runs.provenance import environment
 from workbench.runs.variant import Variant, _check_name, _check_path
@@ -164,21 +171,9 @@ class Run:
         path = self.path(name)
         return content_of(path) if path.exists() else ""
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold a result of this run alone: another process that wants it waits, and says so in one line."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"{name}: another process is at it; waiting for it to finish", flush=True)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self.path(name), name)
 
     def _store(self, name: str, data: bytes, meta: Mapping[str, Any]) -> Path:
         """Write file, then sidecar, under the run's lock; after a kill in between their SHA-256 disagrees."""
@@ -211,13 +206,12 @@ class Run:
     def _stored(self, name: str) -> tuple[dict[str, Any], bytes]:
         if found := self._load(name):
             return found
-        what = f"{name} is not in run {self.name!r} ({self.folder})"
+        what = f"is not in run {self.name!r} ({self.folder})"
         if self.path(name).is_file():
-            what = f"{name} in run {self.name!r} was altered or not finished since its provenance was written"
+            what = f"in run {self.name!r} was altered or not finished since its provenance was written"
         writer = notebook_that_writes(name)
         way_out = f"run notebook {writer} for this run" if writer else "no notebook writes it"
-        there = ", ".join(self.files()) or "nothing"
-        raise ValueError(f"{what}; {way_out}. There now: {there}")
+        raise ValueError(f"{name} {what}; {way_out}. There now: {', '.join(self.files()) or 'nothing'}")
 
     def _still_holds(self, meta: Mapping[str, Any], key: Key, products: Iterable[str]) -> bool:
         made = meta.get("makes", {})
@@ -231,10 +225,8 @@ class Run:
 
     def _begin(self, name: str, key: Key, stored: Mapping[str, Any], out: str | None) -> None:
         """Note what is being made, and move aside what was made under the same name from other inputs."""
-        begun, owner = (
-            _begun(self.path(name)),
-            None,
-        )  # of what lies at ``out``; None: made elsewhere, by a plan
+        begun = _begun(self.path(name))
+        owner = None  # of what lies at ``out``; None: made elsewhere, by a plan
         if begun.is_file():
             owner = begun.read_text()
         elif out and stored and stored.get("makes", {}).get(out) == self.digest(out):

@@ -1,0 +1,219 @@
+"""What comes in by a public name is looked at before anything runs: kinds by annotation, ranges by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import tomllib
+import traceback
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.checks import is_whole
+
+_KNOWN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_NUMBERS = frozenset(_KNOWN["numbers"])
+
+
+def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with its arguments checked first, each error one line that names the argument.
+
+    Checked are the kinds that the annotations name (whole numbers, numbers, texts, paths, frames and mappings
+    of them), that models and tokenizers are such, that frames have a row and numbers where numbers belong,
+    and ranges that follow from an argument's name. What a function alone can know it checks itself.
+
+    Raises:
+        ValueError: for an argument of another kind or out of range; also when the function looks for a column
+            that a frame of the call does not have.
+    """
+    signature = inspect.signature(function)
+    kinds = {p.name: str(p.annotation).strip("'\"") for p in signature.parameters.values()}
+    further = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    any_table = function.__name__ in _KNOWN["tables"]
+    writes = set() if function.__name__ in _KNOWN["readers"] else set(_KNOWN["outputs"])
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **settings: Any) -> Any:
+        given = dict(signature.bind(*arguments, **settings).arguments)
+        for name in further:
+            given |= given.pop(name, {})
+        for name, value in given.items():
+            _check(name, value, kinds.get(name, "Any"))
+            for label, frame in () if any_table else _frames(name, value):
+                _check_frame(label, frame)
+            if name in writes and isinstance(value, str | Path):
+                _check_writable(name, Path(value))
+        try:
+            return function(*arguments, **settings)
+        except (KeyError, AttributeError, pd.errors.UndefinedVariableError) as error:
+            if found := _missing_column(error, given):
+                raise ValueError(found) from error
+            raise
+        except OSError as error:
+            if error.filename and (found := _path_of(str(error.filename), given)):
+                raise ValueError(f"{found} cannot be used: {error.strerror}: {error.filename}") from error
+            raise
+
+    call.__module__, call.__qualname__ = "workbench", function.__name__
+    return call
+
+
+def _check(name: str, value: Any, kind: str) -> None:
+    """Raise ValueError when a value is none of the kinds that its annotation names, or out of its range."""
+    kinds = re.split(r"\s*\|\s*(?![^\[]*\])", kind)
+    if value is None and "None" in kinds:
+        return
+    if "Path" in kinds:
+        kinds.remove("str")
+    if name == "model" and kind != "str":
+        _check_model(value)
+    elif name == "tokenizer":
+        _check_tokenizer(value)
+    elif all(one in _KINDS for one in kinds) and not any(_KINDS[one][1](value) for one in kinds):
+        allowed = " or ".join(dict.fromkeys(_KINDS[one][0] for one in kinds))
+        raise ValueError(f"{name} must be {allowed}, got {_shown(value)}")
+    least = _KNOWN["least"].get(name)
+    if least is not None and (kind == "Any" or is_whole(value)) and not (is_whole(value) and value >= least):
+        raise ValueError(f"{name} must be a whole number >= {least}, got {_shown(value)}")
+    if name in _KNOWN["shares"] and not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
+    if name in _KNOWN["texts"]:
+        _check_texts(name, [value] if isinstance(value, str) else value)
+
+
+def _check_texts(name: str, texts: Any) -> None:
+    """Refuse texts that no tokenizer can read: half a surrogate pair, as cut JSON escapes leave them."""
+    for index, text in enumerate(texts if isinstance(texts, list | tuple) else ()):
+        if isinstance(text, str) and not text.isascii() and re.search("[\ud800-\udfff]", text):
+            raise ValueError(
+                f"{name} {index} holds half a surrogate pair, which is no character: {text[:40]!r}"
+            )
+
+
+def _check_writable(name: str, path: Path) -> None:
+    """Refuse a path that cannot be written, before the work and not after it."""
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        what = "is no folder" if not nearest.is_dir() else "may not be written to"
+        raise ValueError(f"{name} cannot be written at {path}: {nearest} {what}")
+
+
+def _check_model(value: Any) -> None:
+    if not hasattr(getattr(value, "config", None), "model_type") or not hasattr(value, "named_parameters"):
+        raise ValueError(f"model must be a language model, as load_model returns it, got {_shown(value)}")
+
+
+def _check_tokenizer(value: Any) -> None:
+    if value is not None and not (callable(value) and hasattr(value, "convert_tokens_to_ids")):
+        raise ValueError(f"tokenizer must be a tokenizer, as load_model returns it, got {_shown(value)}")
+
+
+def _check_frame(name: str, frame: pd.DataFrame) -> None:
+    if frame.empty:
+        raise ValueError(f"{name} must have at least one row, got an empty frame")
+    for column in _NUMBERS.intersection(frame.columns):
+        if not pd.api.types.is_numeric_dtype(frame[column]) and frame[column].notna().any():
+            got = next((value for value in frame[column] if isinstance(value, str)), frame[column].dtype)
+            raise ValueError(f"{name}: column {column!r} must hold numbers, got {got!r}")
+
+
+def _frames(name: str, value: Any) -> list[tuple[str, pd.DataFrame]]:
+    """Return the frames that an argument holds, with what to call them."""
+    if isinstance(value, pd.DataFrame):
+        return [(name, value)]
+    if not isinstance(value, Mapping):
+        return []
+    return [(f"{name}[{key!r}]", one) for key, one in value.items() if isinstance(one, pd.DataFrame)]
+
+
+def _missing_column(error: Exception, given: Mapping[str, Any]) -> str:
+    """Return the line to say when an error is about a column that a frame of the call lacks, else ""."""
+    steps = traceback.extract_tb(error.__traceback__)
+    if not any(f"{os.sep}pandas{os.sep}" in step.filename for step in steps):
+        return ""  # not a frame's error
+    looked_for = re.findall(r"'([^']+)'", str(error)) or [str(error)]
+    for name, value in given.items():
+        for label, frame in _frames(name, value):
+            missing = [
+                column for column in looked_for if column not in {*map(str, frame.columns), "DataFrame"}
+            ]
+            if len(missing) == len(set(looked_for) - {"DataFrame"}):
+                return f"{label} needs the column {missing[-1]!r}, got {list(frame.columns)}"
+    return ""
+
+
+def _path_of(file: str, given: Mapping[str, Any]) -> str:
+    """Return the argument that names the file of an error, or the folder that it lies in, else ""."""
+    paths = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
+    near = (name for name, path in paths.items() if path and (file.startswith(path) or path.startswith(file)))
+    return next(near, "")
+
+
+def _shown(value: Any) -> str:
+    """Return a value for an error: short ones as they are, else the type."""
+    text = repr(value) if isinstance(value, str | int | float | list | tuple | dict | type(None)) else ""
+    return text if 0 < len(text) <= 80 else type(value).__name__
+
+
+def _is_number(value: Any) -> bool:
+    number = is_whole(value) or (isinstance(value, float) or type(value).__module__ == "numpy")
+    return number and not isinstance(value, bool) and value == value
+
+
+def _each(test: Callable[[Any], bool], kind: type = Collection) -> Callable[[Any], bool]:
+    """Return a test of every value of a collection; what can be gone through only once is let by."""
+
+    def passes(value: Any) -> bool:
+        if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+            return False
+        return not isinstance(value, Sequence | set | frozenset) or all(map(test, value))
+
+    return passes
+
+
+def _is_frames(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and all(isinstance(one, pd.DataFrame) for one in value.values())
+        and bool(value)
+    )
+
+
+def _is_path(value: Any) -> bool:
+    if not isinstance(value, str | Path) or str(value) in ("", ".") or "\0" in str(value):
+        return False
+    return all(len(os.fsencode(part)) < 256 for part in Path(value).parts)
+
+
+#: kind as an annotation names it -> how an error says it, and the test
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "None": ("None", lambda value: value is None),
+    "int": ("a whole number", is_whole),
+    "float": ("a number", _is_number),
+    "bool": ("True or False", lambda value: isinstance(value, bool)),
+    "str": ("a text", lambda value: isinstance(value, str)),
+    "Path": ("a name or a path", _is_path),
+    "pd.DataFrame": ("a pandas DataFrame", lambda value: isinstance(value, pd.DataFrame)),
+    "Mapping[str, pd.DataFrame]": ("a mapping of names to pandas DataFrames", _is_frames),
+    "Iterable[int]": ("whole numbers such as [3, 4]", _each(is_whole)),
+    "Sequence[int]": ("whole numbers such as [3, 4]", _each(is_whole)),
+    "Sequence[str]": ("a list of texts", _each(lambda one: isinstance(one, str))),
+    "Iterable[str]": ("a list of texts", _each(lambda one: isinstance(one, str))),
+    "Iterable[Variant]": ("a list of variants", _each(lambda one: hasattr(one, "removed"))),
+    "Sequence[Variant]": ("a list of variants", _each(lambda one: hasattr(one, "removed"))),
+    "Variant": ("a Variant", lambda value: hasattr(value, "removed")),
+    "Run": ("a run of open_run", lambda value: hasattr(value, "save_variant")),
+    "HealingConfig": ("a HealingConfig", lambda value: hasattr(value, "micro_batch_size")),
+    "RewriteTemplate": ("a RewriteTemplate", lambda value: hasattr(value, "leaks")),
+    "Mapping[str, str]": ("a mapping of names", lambda value: isinstance(value, Mapping)),
+    "Mapping[str, float]": ("a mapping of names to numbers", lambda value: isinstance(value, Mapping)),
+    "Mapping[str, Any]": ("a mapping", lambda value: isinstance(value, Mapping)),
+    "dict[str, Any]": ("a mapping", lambda value: isinstance(value, Mapping)),
+    "Mapping[str, Sequence[str]]": ("a mapping of names to lists", lambda value: isinstance(value, Mapping)),
+    "Mapping[str, Sequence[Any]]": ("a mapping of names to lists", lambda value: isinstance(value, Mapping)),
+}
