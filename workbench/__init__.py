@@ -65,7 +65,7 @@ _PUBLIC = {
     "tables.sdd": "recovery_table calibration_table variant_notes sdd_table",
     "tables.iterabre": "iterabre_table direct_iterative_table",
     "tables.readings": (
-        "about block_reading stability_reading damage_reading look_reading looks_reading "
+        "about block_reading stability_reading agreement_reading damage_reading look_reading looks_reading "
         "distillation_reading tuning_reading"
     ),
     "tables.findings": ("summary_reading recovery_reading comparison_reading flips_reading depth_reading"),

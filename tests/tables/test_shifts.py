@@ -100,3 +100,10 @@ def test_the_shift_is_ranked_against_the_loss_where_there_are_tasks_enough():
     assert lines[1] == f"- That of the share of changed answers, without any embedding: {rho:.2f}."
     assert lines[2].startswith("- Arithmetic, no finding:") and "on *b0* (" in lines[2]
     assert "similarity 0.45, 55 % of the answers changed, lost +0.05" in lines[3]
+
+
+def test_shifts_of_a_task_with_two_numbers_of_shots_are_told_apart():
+    frame = pd.concat(
+        [loss_frame().assign(n_shot=0), loss_frame().assign(n_shot=5, lost=0.0, similarity=0.99)]
+    )
+    assert "**SFT** on *b, 0-shot*" in shifts.shift_reading(frame)

@@ -192,14 +192,17 @@ def checked_sizes(sizes: Iterable[int] | None, n_layers: int) -> list[int]:
 def removed_by(frame: pd.DataFrame) -> list[str]:
     """Return the layers that each block removes, as the papers print them.
 
-    A model that was pruned before has gaps between its layers; the blocks of size 1 name those that it has.
-    A frame of chosen blocks may not hold all of these: there, the blocks are read as runs without gaps.
+    A model that was pruned before has gaps between its layers; the frame's provenance names those that it
+    has, or else the blocks of size 1. A frame of chosen blocks may not hold all of these: there, without
+    provenance, the blocks are read as runs without gaps.
     """
     if "removed" in frame:
         return [str(text) for text in frame["removed"]]
     single = frame.loc[frame["size"] == 1, "start"]
     whole = set(frame["start"]) <= set(single) and len(frame) >= frame["size"].max()
-    return _as_text(frame, layers_in(frame) if whole else None)
+    model = frame.attrs.get("model")
+    known = isinstance(model, dict) and set(frame["start"]) <= set(model.get("kept_layers") or ())
+    return _as_text(frame, layers_in(frame) if whole or known else None)
 
 
 def layer_set_frame(

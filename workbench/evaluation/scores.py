@@ -256,6 +256,13 @@ def task_categories(scores: pd.DataFrame) -> dict[str, list[str]]:
     return {str(category): list(dict.fromkeys(these)) for category, these in tasks}
 
 
+def task_names(frame: pd.DataFrame) -> pd.Series:
+    """Return the task of each row, with its number of shots where there are several."""
+    shots = frame.get("n_shot", pd.Series(0, frame.index))
+    several = shots.groupby(frame["task"]).transform("nunique") > 1
+    return frame["task"].astype(str) + (", " + shots.astype(str) + "-shot").where(several, "")
+
+
 def named_categories(scores: pd.DataFrame) -> pd.Series:
     """Return the category of each row, "other" where a task has none."""
     return scores["category"].astype(object).fillna("").replace("", "other")

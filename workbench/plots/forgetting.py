@@ -12,6 +12,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from workbench.checks import checked
+from workbench.evaluation.scores import task_names
 from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary
 from workbench.forgetting.shift import shift_agreement
 from workbench.plots import style
@@ -200,7 +201,9 @@ def loss_similarity(
         ValueError: for missing columns or an empty frame.
     """
     sides = ["lost", "lost_low", "lost_high", "similarity", "similarity_low", "similarity_high"]
-    frame = style.escaped(checked(losses, ["variant", "task", *sides], "losses"), "variant", "task")
+    frame = checked(losses, ["variant", "task", *sides], "losses")
+    correlation = _correlation(frame)
+    frame = style.escaped(frame.assign(task=task_names(frame)), "variant", "task")
     # the tasks that lost much are named; the others crowd at the right end
     rows = frame.assign(label=frame["task"].where(frame["lost"] >= 0.1, ""))
     ends = {"error_x": ("similarity_low", "similarity_high"), "error_y": ("lost_low", "lost_high")}
@@ -215,7 +218,7 @@ def loss_similarity(
     room = 0.08 * (high - low)
     fig.update_yaxes(title="accuracy lost", tickformat="+.0%", range=[low - room, high + room])
     corner = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "top"}
-    fig.add_annotation(text=_correlation(frame), showarrow=False, bgcolor="rgba(255,255,255,0.85)", **corner)
+    fig.add_annotation(text=correlation, showarrow=False, bgcolor="rgba(255,255,255,0.85)", **corner)
     return style.legend_above(fig)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.evaluation.recovery import average_recovery
-from workbench.evaluation.scores import category_scores, headline
+from workbench.evaluation.scores import category_scores, headline, task_names
 from workbench.statistics import holm
 from workbench.tables.sentences import counted, each_row, escaped, named, percent
 
@@ -103,6 +103,7 @@ def comparison_reading(comparisons: pd.DataFrame, *, level: float = 0.05, base: 
     for the better. Without the correction 1 would be, where chance alone gives up to 0.1.
     """
     table = comparisons.assign(p_adjusted=holm(comparisons["p_value"]))
+    table = table.assign(task=task_names(table)) if "task" in table else table
     table["clear"] = table["p_adjusted"] < level
     lines = []
     if {"variant", "against", "task"} <= set(table):
