@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -239,3 +240,58 @@ def test_examples_of_variants_that_lost_the_same_item_can_be_shown():
     assert found["variant"].tolist() == ["a", "b"]
     assert text_table(found).to_html().count("Question 0") == 2
     assert flip_examples(items([1, 1]), {"none": items([1, 1])}).empty
+
+
+def losses(values: list[float], tokens: list[int]) -> pd.DataFrame:
+    return items(values, task="texts", metric="loss").assign(tokens=tokens)
+
+
+def test_losses_of_texts_are_compared_token_by_token_and_lower_is_better():
+    rng = np.random.default_rng(0)
+    tokens, before = rng.integers(5, 200, 40), rng.normal(2, 0.5, 40)
+    after = before + 0.1 + rng.normal(0, 0.05, 40)
+    found = compare_items(losses(list(before), list(tokens)), losses(list(after), list(tokens))).iloc[0]
+    sums = [float(tokens @ values / tokens.sum()) for values in (before, after)]
+    assert found["difference"] == pytest.approx(sums[1] - sums[0])
+    drawn = rng.integers(40, size=(3000, 40))
+    means = [tokens[one] @ (after - before)[one] / tokens[one].sum() for one in drawn]
+    assert (found["ci_low"], found["ci_high"]) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.006)
+    unpaired = np.hypot(before.std(), after.std()) / np.sqrt(40)
+    assert found["ci_high"] - found["ci_low"] < unpaired
+    from workbench.tables.findings import comparison_reading
+
+    both = {"base": losses(list(before), list(tokens)), "cut": losses(list(after), list(tokens))}
+    told = comparison_reading(compare_items(both))
+    assert "clearly worse on *texts* (+0." in told and "1 for the worse" in told
+
+
+def test_equal_losses_are_no_difference():
+    same = losses([2.0, 3.0, 2.5], [10, 20, 30])
+    found = compare_items(same, same).iloc[0]
+    assert (found["difference"], found["p_value"], found["ties"]) == (0, 1, 3)
+    assert np.isnan(found["ci_low"]) and np.isnan(found["ci_high"])
+
+
+def test_items_without_a_value_of_their_own_are_left_out(tmp_path):
+    entries = [
+        {
+            "task": task,
+            "n_shot": 0,
+            "item": n,
+            "prompt": "p",
+            "target": "t",
+            "response": "r",
+            "truncated": False,
+        }
+        | {"scores": {"f1": None if task == "whole" else float(n)}}
+        for task in ("whole", "each")
+        for n in range(2)
+    ]
+    entries.append(entries[-1] | {"task": "texts", "scores": {"loss": 2.0}, "tokens": 7})
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    found = read_items(tmp_path / "items.jsonl")
+    assert found["value"].isna().tolist() == [True, True, False, False, False]
+    assert found["tokens"].iloc[-1] == 7
+    assert compare_items(found, found)["task"].tolist() == ["each", "texts"]
+    with pytest.raises(ValueError, match="a value for each item, got none"):
+        compare_items(found.query("task == 'whole'"), found.query("task == 'whole'"))

@@ -114,3 +114,9 @@ def test_a_task_with_two_numbers_of_shots_is_two_scores():
     found = average_recovery(both[0], items=both[1]).set_index("variant").loc["cut"]
     assert found["n_tasks"] == 4 and found["n"] == 520
     assert found["ci_low"] < found["recovery"] < found["ci_high"]
+
+
+def test_a_score_that_is_none_of_single_items_supports_no_interval():
+    scores, items = answered({"base": BASE, "cut": CUT})
+    found = average_recovery(scores, items=items.assign(value=items["value"].where(items["task"] == "a")))
+    assert found[["ci_low", "ci_high"]].isna().all(axis=None) and found["recovery"].notna().all()

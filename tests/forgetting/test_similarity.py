@@ -242,3 +242,14 @@ def test_an_encoder_that_reads_bytes_sees_every_script(tmp_path, recwarn):
     )
     assert not found["unseen"].any() and not [w for w in recwarn if "word pieces" in str(w.message)]
     assert (found["similarity"] < 1 - 1e-6).all()
+
+
+def test_variants_that_the_prompts_do_not_tell_apart_are_all_the_closest():
+    rng = np.random.default_rng(0)
+    near = rng.uniform(0.8, 1, 50)
+    values = {"near": near, "twin": near.copy(), "about": near + rng.normal(0, 0.01, 50), "far": near - 0.3}
+    rows = pd.concat(
+        [pd.DataFrame({"variant": n, "id": range(50), "similarity": v}) for n, v in values.items()]
+    )
+    assert similarity_summary(rows)["closest"].tolist() == [True, True, True, False]
+    assert "closest" not in similarity_summary(rows.drop(columns="id"))

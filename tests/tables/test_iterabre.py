@@ -150,3 +150,11 @@ def test_several_perplexities_are_to_be_chosen_from():
         iterabre_table(scores, notes)
     with pytest.raises(ValueError, match="perplexity must be one of stories, tales, got 'wikitext'"):
         iterabre_table(scores, notes, perplexity="wikitext")
+
+
+def test_tasks_stand_in_the_order_of_the_paper_whatever_order_they_were_scored_in():
+    rows = rows_of("a", ["mmlu", "piqa", "boolq", "arc_challenge", "copa"], 9.0, [1, 2, 3, 4, 5])
+    own = rows[-1] | {"task": "own", "category": "reasoning", "parent": ""}
+    notes = pd.DataFrame({"variant": ["a"], "model": "m", "approach": "x", "layers": 4})
+    heads = [column[1] for column in iterabre_table(pd.DataFrame([own, *rows]), notes)][3:]
+    assert heads == ["Wiki ↓", "ARC-C", "COPA", "PIQA", "own", "BoolQ", "MMLU"]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from workbench.checks import checked, one_of
 from workbench.evaluation.scores import one_metric
-from workbench.statistics import holm, paired_difference
+from workbench.statistics import bootstrap_interval, holm, paired_difference
 
 _ITEM = ["task", "n_shot", "item"]
 
@@ -22,9 +22,10 @@ def read_items(path: str | Path) -> pd.DataFrame:
     """Every item's result, as ``evaluate(..., items=path)`` wrote it: one row an item and metric.
 
     Returns:
-        task, n_shot, item, metric, value, prompt, target, response, truncated. ``item`` is the item's number
-        in its task. The harness takes perplexities from sums over all items; there ``value`` is the item's
-        own mean log-likelihood in nats a unit (word, byte).
+        task, n_shot, item, metric, value, prompt, target, response, truncated; tokens, where a loss is a
+        mean over so many. ``item`` is the item's number in its task. The harness takes perplexities from
+        sums over all items; there ``value`` is the item's own mean log-likelihood in nats a unit (word,
+        byte). NaN where a metric says something of all items together only.
 
     Raises:
         ValueError: the file does not exist.
@@ -40,7 +41,8 @@ def read_items(path: str | Path) -> pd.DataFrame:
         for metric, value in entry.pop("scores").items()
     ]
     columns = [*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]
-    return pd.DataFrame(rows, columns=columns)
+    columns += ["tokens"] if any("tokens" in row for row in rows) else []
+    return pd.DataFrame(rows, columns=columns).astype({"value": float})
 
 
 def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
@@ -52,7 +54,8 @@ def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None 
         metric: which metric; None takes the one that stands for each task (see ``headline``).
 
     Returns:
-        task, n_shot, item, base, other (the two values), prompt, target, base_response, other_response.
+        task, n_shot, item, base, other (the two values), prompt, target, base_response, other_response;
+        metric and tokens where the items have them.
 
     Raises:
         ValueError: the frames do not hold the same items with the same prompts.
@@ -73,7 +76,9 @@ def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None 
         )
     pairs = {"base": base["value"], "other": other["value"], "prompt": base["prompt"]}
     pairs |= {"target": base["target"], "base_response": base["response"]}
-    return pd.DataFrame(pairs | {"other_response": other["response"]}).reset_index()
+    pairs |= {"other_response": other["response"]}
+    pairs |= {name: base[name] for name in ("metric", "tokens") if name in base}
+    return pd.DataFrame(pairs).reset_index()
 
 
 def compare_items(
@@ -103,11 +108,12 @@ def compare_items(
         seed: of the resampling, for values that are not right or wrong.
 
     Returns:
-        With several variants ``variant`` and ``against``; task, n_shot, and
+        With several variants ``variant`` and ``against``; task, n_shot, metric (where the items say it), and
         ``workbench.statistics.paired_difference``: n, difference (mean of second - first: of ``variant`` less
-        ``against``), ci_low, ci_high, higher and lower (items that the second gets better, worse), ties,
-        p_value (exact; McNemar's test for right or wrong); p_adjusted: corrected by Holm's method for all
-        rows of this frame.
+        ``against``), ci_low, ci_high, higher and lower (items of which the second's value is higher, lower),
+        ties, p_value (exact; McNemar's test for right or wrong); p_adjusted: corrected by Holm's method for
+        all rows of this frame. Higher is better, but for a loss. Losses of texts are compared per token: each
+        text weighs as many as it has. Items without a value of their own are left out.
 
     Raises:
         ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks;
@@ -131,6 +137,8 @@ def compare_items(
         for (first, second), pair in pairs.items()
         for row in _compared(pair, group_of(scores), confidence, seed)
     ]
+    if not rows:
+        raise ValueError("base and other must hold a metric with a value for each item, got none")
     found = pd.DataFrame(rows)
     found["p_adjusted"] = holm(found["p_value"])
     return found.drop(columns=["variant", "against"]) if other is not None else found
@@ -167,12 +175,17 @@ def _compared(
     pairs: pd.DataFrame, group: Callable[[str], str], confidence: float, seed: int
 ) -> list[dict[str, Any]]:
     """Return a row a task, or group of tasks, and number of shots."""
-    groups = pairs.assign(task=pairs["task"].map(group)).groupby(["task", "n_shot"], sort=False)
-    return [
-        {"task": task, "n_shot": n_shot}
-        | paired_difference(rows["base"], rows["other"], confidence=confidence, seed=seed)
-        for (task, n_shot), rows in groups
-    ]
+    pairs = pairs.assign(task=pairs["task"].map(group)).dropna(subset=["base", "other"])
+    keys = [key for key in ("task", "n_shot", "metric") if key in pairs]
+    rows = []
+    for values, part in pairs.groupby(keys, sort=False):
+        found = paired_difference(part["base"], part["other"], confidence=confidence, seed=seed)
+        if "tokens" in part and part["tokens"].notna().all():
+            change, tokens = part["other"] - part["base"], part["tokens"]
+            low, high = bootstrap_interval(change, weights=tokens, confidence=confidence, seed=seed)
+            found |= {"difference": np.average(change, weights=tokens), "ci_low": low, "ci_high": high}
+        rows.append(dict(zip(keys, values, strict=True)) | found)
+    return rows
 
 
 def group_of(scores: pd.DataFrame | None) -> Callable[[str], str]:
@@ -219,7 +232,7 @@ def flips(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None)
         raise ValueError("base and other must hold a metric that is 0 or 1 for every item, got none")
     pairs = pairs[pairs["base"] != pairs["other"]].reset_index(drop=True)
     pairs.insert(len(_ITEM), "flip", np.where(pairs["base"] == 1, "right to wrong", "wrong to right"))
-    return pairs.drop(columns=["base", "other"])
+    return pairs.drop(columns=["base", "other", "metric", "tokens"], errors="ignore")
 
 
 def right_or_wrong(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -84,12 +84,13 @@ def _answers(
         if row.task in several:
             mine &= items["n_shot"] == row.n_shot
         values = items[mine].pivot(index=["task", "item"], columns="variant", values="value")
-        values = values.reindex(columns=variants)
-        if values.empty or values.isna().any(axis=None):
+        counts = items[mine].groupby("variant").size().reindex(variants, fill_value=0)
+        if values.empty or (counts != len(values)).any():
             raise ValueError(
                 f"items must hold the same items of {row.task!r} ({row.metric}) for each of {variants}, "
-                f"got {values.notna().sum().to_dict()}"
+                f"got {counts.to_dict()}"
             )
+        values = values[variants]
         found.append(values)
     return found
 
@@ -103,7 +104,9 @@ def _interval(
         drawn = drawn + _drawn_scores(values, score.to_numpy(), seed + number)
     of_base = drawn[:, [list(table.index).index(base)]]
     turned = sum(values.ne(values[base], axis=0).sum().to_numpy() for values in answers)
-    supported = (turned >= MIN_TURNED) & (of_base > 0).all()  # there is no share of nothing
+    # there is no share of nothing; a score that is none of single items cannot be drawn again
+    known = (of_base > 0).all() and all(values.notna().all(axis=None) for values in answers)
+    supported = (turned >= MIN_TURNED) & known
     tail = 50 * (1 - confidence)
     ends = np.percentile(drawn / np.where(of_base > 0, of_base, np.nan), [tail, 100 - tail], axis=0).T
     return np.where(supported[:, None], ends, np.nan)

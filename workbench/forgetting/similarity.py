@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from workbench.checks import checked, first_line
 from workbench.runs.files import sha256_of
-from workbench.statistics import bootstrap_interval
+from workbench.statistics import bootstrap_interval, paired_difference
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -28,6 +28,8 @@ _CPU_BATCH, _GPU_BATCH = 1024, 65536
 _MARKS = ("truncated", "cut_off", "empty", "unseen")
 #: share of a text's characters that the encoder has no word pieces for, from which on it is not compared
 UNSEEN = 0.2
+#: similarities that are nearer than this are equal: what batches of other texts change
+TIE = 1e-6
 #: an encoder that reads fifty languages, for the message
 MULTILINGUAL = "paraphrase-multilingual-MiniLM-L12-v2"
 
@@ -110,7 +112,9 @@ def similarity_summary(
     Returns:
         variant (where given), mean, ci_low, ci_high, median, identical (share of responses at 1), n, all over
         the responses that the encoder can read (NaN where it can read none); truncated, cut_off, empty,
-        unseen (counts of all responses; those unseen are not in ``n``).
+        unseen (counts of all responses; those unseen are not in ``n``). For several variants with ``id`` also
+        closest: whether this one has the highest mean, or its prompts do not tell it apart from the one that
+        has (paired interval).
 
     >>> found = pd.DataFrame({"similarity": [1.0, 0.5], "truncated": False, "empty": False})
     >>> similarity_summary(found)[["mean", "identical", "n"]].values.tolist()
@@ -129,7 +133,25 @@ def similarity_summary(
         marks = {mark: int(part[mark].sum()) if mark in part else 0 for mark in _MARKS}
         rows.append(mean | shape | marks)
     summary = pd.DataFrame(rows)
+    if "id" in similarities and len(summary) > 1:
+        summary["closest"] = _closest(similarities, list(summary["variant"]))
     return summary if "variant" in similarities else summary.drop(columns="variant")
+
+
+def _closest(similarities: pd.DataFrame, names: list[Any]) -> list[bool]:
+    rows = seen(similarities).pivot(index="id", columns="variant", values="similarity")
+    rows = rows.reindex(columns=names).dropna()
+    if rows.empty:
+        return [False] * len(names)
+    best = rows[rows.mean().idxmax()]
+    return [not told_apart(rows[name], best) for name in names]
+
+
+def told_apart(lower: pd.Series, upper: pd.Series) -> bool:
+    """Return whether the prompts tell two variants apart: similarities on the same prompts, paired."""
+    gap = paired_difference(lower, upper)
+    clear = gap["p_value"] < 0.05 if np.isnan(gap["ci_low"]) else gap["ci_low"] > 0
+    return bool(clear and gap["difference"] > TIE)
 
 
 def seen(similarities: pd.DataFrame) -> pd.DataFrame:

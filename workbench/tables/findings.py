@@ -105,6 +105,7 @@ def comparison_reading(comparisons: pd.DataFrame, *, level: float = 0.05, base: 
     table = comparisons.assign(p_adjusted=holm(comparisons["p_value"]))
     table = table.assign(task=task_names(table)) if "task" in table else table
     table["clear"] = table["p_adjusted"] < level
+    table["gain"] = table["difference"] * np.where(table.get("metric", "") == "loss", -1, 1)
     lines = []
     if {"variant", "against", "task"} <= set(table):
         pairs: list[Any] = list(table.groupby(["variant", "against"], sort=False))
@@ -113,8 +114,8 @@ def comparison_reading(comparisons: pd.DataFrame, *, level: float = 0.05, base: 
     clear, single = table[table["clear"]], int((table["p_value"] < level).sum())
     lines.append(
         f"**{len(clear)} of {len(table)}** differences are clear (p < {level:g} after Holm's correction for "
-        f"{counted(len(table), 'comparison')}): {(clear['difference'] < 0).sum()} for the worse, "
-        f"{(clear['difference'] > 0).sum()} for the better. Without the correction {single} would be, where "
+        f"{counted(len(table), 'comparison')}): {(clear['gain'] < 0).sum()} for the worse, "
+        f"{(clear['gain'] > 0).sum()} for the better. Without the correction {single} would be, where "
         f"chance alone gives up to {level * len(table):.1f}."
     )
     return "\n".join(lines)
@@ -123,7 +124,7 @@ def comparison_reading(comparisons: pd.DataFrame, *, level: float = 0.05, base: 
 def _pair_line(variant: str, against: str, part: pd.DataFrame) -> str:
     """Return where one variant is clearly better and worse than another."""
     told = []
-    for word, side in (("better", part["difference"] > 0), ("worse", part["difference"] < 0)):
+    for word, side in (("better", part["gain"] > 0), ("worse", part["gain"] < 0)):
         tasks = [
             f"*{escaped(row['task'])}* ({row['difference']:+.3f}{_range(row)})"
             for row in part[side & part["clear"]].to_dict("records")

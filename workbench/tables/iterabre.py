@@ -9,6 +9,7 @@ import pandas as pd
 
 from workbench.checks import checked, one_of
 from workbench.evaluation.scores import CATEGORY_ORDER, headline, named_categories, score_table
+from workbench.evaluation.suites import SUITES
 from workbench.tables.markup import WORDS
 
 
@@ -31,8 +32,8 @@ def iterabre_table(
 
     Returns:
         Columns in two levels, for ``to_latex`` and ``to_html``: Model, Approach, #L and the perplexity
-        ("Wiki ↓") stand alone; the others are under Reasoning, Language, Knowledge, Multilingual, Other. Rows
-        as in ``notes``.
+        ("Wiki ↓") stand alone; the others are under Reasoning, Language, Knowledge, Multilingual, Other, in
+        the paper's order. Rows as in ``notes``.
 
     Raises:
         ValueError: for missing columns, a variant that is not scored or lacks a task, a task with two numbers
@@ -43,7 +44,7 @@ def iterabre_table(
     front = {"Model": notes["model"], "Approach": notes["approach"], "#L": notes["layers"]}
     columns = {("", name): list(values) for name, values in front.items()}
     for category in (None, *CATEGORY_ORDER, "other"):
-        for task in (task for task in table if categories[task] == category):
+        for task in (task for task in sorted(table, key=_place) if categories[task] == category):
             columns[((category or "").capitalize(), _head(task, category))] = table[task].tolist()
     found = pd.DataFrame(columns)
     found.attrs["digits"] = 2
@@ -100,6 +101,12 @@ def direct_iterative_table(
     frame = frame.rename(columns={task: _head(task, categories[task]) for task in table})
     frame.attrs["digits"] = 2
     return frame
+
+
+def _place(task: str) -> int:
+    """Return where the paper prints a task; those that it does not print follow as they came."""
+    printed = [name for name, _ in SUITES["iterabre"].tasks]
+    return printed.index(task) if task in printed else len(printed)
 
 
 def _head(task: str, category: str | None) -> str:

@@ -13,12 +13,9 @@ import pandas as pd
 
 from workbench.evaluation.scores import task_names
 from workbench.forgetting.shift import shift_agreement
-from workbench.forgetting.similarity import unseen
+from workbench.forgetting.similarity import TIE, told_apart, unseen
 from workbench.statistics import paired_difference
 from workbench.tables.sentences import counted, escaped, interval, named, percent
-
-#: similarities that are nearer than this are equal: what batches of other texts change
-TIE = 1e-6
 
 
 def similarity_reading(similarity: pd.DataFrame) -> str:
@@ -58,8 +55,8 @@ def _similarity_line(rows: pd.DataFrame, blind: int) -> str:
     if rows.empty:
         return f"nothing to compare{_unread(blind)}."
     means = rows.mean().sort_values(ascending=False, kind="stable")
-    closest = [name for name in means.index if not _apart(rows[name], rows[means.index[0]])]
-    farthest = [name for name in means.index if not _apart(rows[means.index[-1]], rows[name])]
+    closest = [name for name in means.index if not told_apart(rows[name], rows[means.index[0]])]
+    farthest = [name for name in means.index if not told_apart(rows[means.index[-1]], rows[name])]
     gap = paired_difference(rows[means.index[-1]], rows[means.index[0]])
     spread = (
         f"on the same {counted(len(rows), 'prompt')} they differ by {gap['difference']:.3f}{interval(gap)}"
@@ -71,13 +68,6 @@ def _similarity_line(rows: pd.DataFrame, blind: int) -> str:
         return f"no variant is clearly the closest: {each}; the first and the last: {spread}{_unread(blind)}."
     near, far = (_together(names, means) for names in (closest, farthest))
     return f"closest to the unpruned model {near}, farthest {far}; {spread}{_unread(blind)}."
-
-
-def _apart(lower: pd.Series, upper: pd.Series) -> bool:
-    """Return whether the prompts tell two variants apart."""
-    gap = paired_difference(lower, upper)
-    clear = gap["p_value"] < 0.05 if np.isnan(gap["ci_low"]) else gap["ci_low"] > 0
-    return bool(clear and gap["difference"] > TIE)
 
 
 def _together(names: list[Any], means: pd.Series) -> str:
