@@ -243,6 +243,8 @@ def test_recovery_stands_with_its_items_its_interval_and_its_limit():
     share = recovery_table(scores, limit=0.25)
     assert "gsm8k (5-shot, first 25 %)" in share and "limit=0.25" in share.attrs["note"]
     assert "first" not in str(recovery_table(scores).attrs["note"])
+    scores.attrs["limit"] = 80
+    assert "gsm8k (5-shot, first 80)" in recovery_table(scores)
 
 
 def test_the_narrow_table_begins_with_what_decides():

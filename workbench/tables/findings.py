@@ -54,7 +54,7 @@ def recovery_reading(
         scores: rows of ``evaluate`` with a column ``variant``.
         base: the unpruned variant.
         items: as for ``average_recovery``: adds the interval.
-        limit: what ``evaluate`` was given, where only the first items of each task were asked.
+        limit: as for ``recovery_table``.
         prefer: as for ``headline``; scores and categories take the same metrics.
     """
     categories = category_scores(scores, prefer=prefer)
@@ -71,6 +71,7 @@ def recovery_reading(
             f"- **{escaped(row['variant'])}** keeps {percent(row['recovery'], 1)}{_percent_interval(row)} of "
             f"the unpruned model's average over {over}; it lost {where}."
         )
+    limit = scores.attrs.get("limit") if limit is None else limit
     if limit is not None:
         few = f"{limit:,.0f} items" if limit >= 1 else f"{percent(limit)} of the items"
         lines.append(f"\nNot the whole tasks: the first {few} of each.")

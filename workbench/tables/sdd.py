@@ -42,7 +42,7 @@ def recovery_table(
         items: the items behind the scores, with ``variant`` (``Evaluated.items``): adds the interval of the
             recovery, as ``average_recovery`` gives it.
         limit: what ``evaluate`` was given, where only the first items of each task were asked: the heads of
-            the tasks say so.
+            the tasks say so. None takes ``scores.attrs["limit"]`` where it is there.
         prefer: as for ``headline``.
 
     Returns:
@@ -62,6 +62,7 @@ def recovery_table(
     [100.0, 50.0]
     """
     checked(scores, ["variant", "task", "metric", "value"], "scores")
+    limit = scores.attrs.get("limit") if limit is None else limit
     averages = average_recovery(scores, base, items=items, prefer=prefer).set_index("variant")
     rows = accuracies(scores, prefer=prefer)
     shown = _with_both_matches(rows, both_matches(scores))
