@@ -295,3 +295,14 @@ def test_items_without_a_value_of_their_own_are_left_out(tmp_path):
     assert compare_items(found, found)["task"].tolist() == ["each", "texts"]
     with pytest.raises(ValueError, match="a value for each item, got none"):
         compare_items(found.query("task == 'whole'"), found.query("task == 'whole'"))
+
+
+def test_items_are_compared_by_the_metric_that_is_preferred():
+    def both(strict: list[float], flexible: list[float]) -> pd.DataFrame:
+        kinds = {"strict-match": strict, "flexible-extract": flexible}
+        return pd.concat([items(v, task="gsm8k", metric=f"exact_match,{kind}") for kind, v in kinds.items()])
+
+    base, sft = both([1] * 6, [1] * 6), both([0] * 6, [1] * 5 + [0])
+    assert compare_items(base, sft)["difference"].item() == -1
+    assert compare_items(base, sft, prefer="flexible")["difference"].item() == pytest.approx(-1 / 6)
+    assert flip_counts(base, {"sft": sft}, prefer="flexible")["right_to_wrong"].item() == 1

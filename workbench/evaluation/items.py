@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.checks import checked, one_of
-from workbench.evaluation.scores import one_metric
+from workbench.evaluation.scores import Prefer, one_metric
 from workbench.statistics import bootstrap_interval, holm, paired_difference
 
 _ITEM = ["task", "n_shot", "item"]
@@ -45,13 +45,16 @@ def read_items(path: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"value": float})
 
 
-def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
+def paired_items(
+    base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None, prefer: Prefer = None
+) -> pd.DataFrame:
     """Two variants' results side by side, item by item: what paired intervals and tests are computed on.
 
     Args:
         base: items of one variant, from ``read_items``.
         other: items of another, of the same tasks.
         metric: which metric; None takes the one that stands for each task (see ``headline``).
+        prefer: as for ``headline``, where ``metric`` is None.
 
     Returns:
         task, n_shot, item, base, other (the two values), prompt, target, base_response, other_response;
@@ -65,7 +68,8 @@ def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None 
     >>> paired_items(base, base.assign(value=[0, 0]))[["item", "base", "other"]].values.tolist()
     [[0, 1, 0], [1, 0, 0]]
     """
-    base, other = (one_metric(frame, metric).set_index(_ITEM).sort_index() for frame in (base, other))
+    sides = (one_metric(frame, metric, prefer=prefer) for frame in (base, other))
+    base, other = (frame.set_index(_ITEM).sort_index() for frame in sides)
     if not base.index.equals(other.index) or (base["prompt"] != other["prompt"]).any():
         common = base.index.intersection(other.index)
         same = int((base.loc[common, "prompt"] == other.loc[common, "prompt"]).sum())
@@ -87,6 +91,7 @@ def compare_items(
     *,
     between: Iterable[tuple[str, str]] | None = None,
     metric: str | None = None,
+    prefer: Prefer = None,
     scores: pd.DataFrame | None = None,
     confidence: float = 0.95,
     seed: int = 0,
@@ -102,6 +107,7 @@ def compare_items(
         other: items of another variant, of the same tasks.
         between: which variants to compare, each pair as (first, second); None compares every pair.
         metric: which metric; None takes the one that stands for each task (see ``headline``).
+        prefer: as for ``headline``, where ``metric`` is None.
         scores: rows of ``evaluate`` for these items; the tasks of a group are then compared together, under
             the group's name, all items alike (MMLU as one row and not 57). None keeps them apart.
         confidence: coverage of the interval.
@@ -125,11 +131,11 @@ def compare_items(
     [[4.0, -0.5, 0.5]]
     """
     if other is not None:
-        pairs = {("", ""): paired_items(base, other, metric=metric)}
+        pairs = {("", ""): paired_items(base, other, metric=metric, prefer=prefer)}
     else:
         items = _by_variant(base)
         pairs = {
-            (first, second): paired_items(items[first], items[second], metric=metric)
+            (first, second): paired_items(items[first], items[second], metric=metric, prefer=prefer)
             for first, second in _checked_pairs(items, between)
         }
     rows = [
@@ -262,7 +268,11 @@ def flip_examples(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.
 
 
 def flip_counts(
-    base: pd.DataFrame, others: Mapping[str, pd.DataFrame], *, scores: pd.DataFrame | None = None
+    base: pd.DataFrame,
+    others: Mapping[str, pd.DataFrame],
+    *,
+    scores: pd.DataFrame | None = None,
+    prefer: Prefer = None,
 ) -> pd.DataFrame:
     """Count the items of each task that a variant turned from right to wrong, and from wrong to right.
 
@@ -270,6 +280,7 @@ def flip_counts(
         base: the unpruned model's items, from ``read_items``.
         others: variant -> its items of the same tasks; tasks enter whose items are right or wrong.
         scores: as for ``compare_items``: counts the tasks of a group together.
+        prefer: as for ``headline``.
 
     Returns:
         variant, task, n_shot, n (items), right_to_wrong, wrong_to_right; also where nothing turned.
@@ -285,7 +296,7 @@ def flip_counts(
     """
     if not others:
         raise ValueError("others must hold at least one variant, got none")
-    pairs = {name: right_or_wrong(paired_items(base, items)) for name, items in others.items()}
+    pairs = {name: right_or_wrong(paired_items(base, items, prefer=prefer)) for name, items in others.items()}
     frame = pd.concat(pairs, names=["variant"]).reset_index("variant")
     if frame.empty:
         raise ValueError("base must hold a task whose items are right or wrong, got none")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from workbench.checks import checked, one_of
 from workbench.evaluation.items import group_of
-from workbench.evaluation.scores import accuracies, score_table
+from workbench.evaluation.scores import Prefer, accuracies, score_table
 from workbench.statistics import resample_counts
 
 #: items that must have turned before an interval is given: fewer do not show how many others would
@@ -23,7 +22,7 @@ def average_recovery(
     base: str = "base",
     *,
     items: pd.DataFrame | None = None,
-    prefer: str | Mapping[str, str] | None = None,
+    prefer: Prefer = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,8 @@ import pandas as pd
 from workbench.checks import checked, one_of
 from workbench.evaluation.suites import BLIMP_GROUPS, HEADLINE
 
+#: which metric goes before others: of each task that has it, or of the tasks that are named
+Prefer: TypeAlias = str | Mapping[str, str] | None
 #: the order in which ITR reports its categories
 CATEGORY_ORDER = ("reasoning", "language", "knowledge", "multilingual")
 _Z = 1.959964  # 95 % of a normal distribution
@@ -24,7 +26,7 @@ _PREFERRED = (
 _WORDS = ("strict", "flexible", "acc", "acc_norm")
 
 
-def headline(scores: pd.DataFrame, *, prefer: str | Mapping[str, str] | None = None) -> pd.DataFrame:
+def headline(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
     """One row a task (and variant, and number of shots): the metric that papers report for it.
 
     Groups stand without their parts. ARC-Challenge and HellaSwag are shown by ``acc_norm`` and GSM8K by
@@ -55,7 +57,7 @@ def standing(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[scores["parent"].isna() | (scores["parent"] == "")] if "parent" in scores else scores
 
 
-def _check_prefer(scores: pd.DataFrame, prefer: str | Mapping[str, str] | None) -> None:
+def _check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
     """Refuse a preference that would change nothing: a word that is wrong is not noticed otherwise."""
     for task, wanted in prefer.items() if isinstance(prefer, Mapping) else ():
         metrics = set(scores.loc[scores["task"] == task, "metric"])
@@ -146,9 +148,7 @@ def score_spread(scores: pd.DataFrame, over: str) -> pd.DataFrame:
     return repeated.agg(mean="mean", std="std", low="min", high="max", n="count").reset_index()
 
 
-def one_metric(
-    frame: pd.DataFrame, metric: str | None = None, *, prefer: str | Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def one_metric(frame: pd.DataFrame, metric: str | None = None, *, prefer: Prefer = None) -> pd.DataFrame:
     """The rows of one metric; by default the one preferred or else the one that stands for the row's task."""
     if "metric" not in frame:
         return frame
@@ -161,14 +161,14 @@ def one_metric(
     return frame[frame["metric"] == frame["task"].map(chosen)]
 
 
-def _main_metric(task: Any, metrics: list[str], prefer: str | Mapping[str, str] | None) -> str:
+def _main_metric(task: Any, metrics: list[str], prefer: Prefer) -> str:
     wanted = prefer.get(task) if isinstance(prefer, Mapping) else prefer
     first = [metric for metric in metrics if wanted is not None and _is_metric(metric, wanted)]
     known = [metric for metric in (HEADLINE.get(task), *_PREFERRED) if metric in metrics]
     return [*first, *known, *metrics][0]
 
 
-def accuracies(scores: pd.DataFrame, *, prefer: str | Mapping[str, str] | None = None) -> pd.DataFrame:
+def accuracies(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
     """Return one metric a task, and of those the ones where higher is better."""
     scores = headline(scores, prefer=prefer)
     if "higher_is_better" in scores:
@@ -207,7 +207,7 @@ def score_table(rows: pd.DataFrame, keys: Sequence[str] = ("task", "n_shot")) ->
     return table
 
 
-def category_scores(scores: pd.DataFrame, *, prefer: str | Mapping[str, str] | None = "acc") -> pd.DataFrame:
+def category_scores(scores: pd.DataFrame, *, prefer: Prefer = "acc") -> pd.DataFrame:
     """Average each variant's scores over the tasks of a category, as ITR table 1 groups them.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.evaluation.recovery import average_recovery
-from workbench.evaluation.scores import category_scores, headline, task_names
+from workbench.evaluation.scores import Prefer, category_scores, headline, task_names
 from workbench.statistics import holm
 from workbench.tables.sentences import counted, each_row, escaped, named, percent
 
@@ -46,7 +46,7 @@ def recovery_reading(
     base: str = "base",
     items: pd.DataFrame | None = None,
     limit: int | float | None = None,
-    prefer: str | Mapping[str, str] | None = None,
+    prefer: Prefer = None,
 ) -> str:
     """Say what share of the base's average each variant keeps, and where it lost most (``recovery``).
 

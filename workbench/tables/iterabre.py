@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from workbench.checks import checked, one_of
-from workbench.evaluation.scores import CATEGORY_ORDER, headline, named_categories, score_table
+from workbench.evaluation.scores import CATEGORY_ORDER, Prefer, headline, named_categories, score_table
 from workbench.evaluation.suites import SUITES
 from workbench.tables.markup import WORDS
 
@@ -18,7 +17,7 @@ def iterabre_table(
     notes: pd.DataFrame,
     *,
     perplexity: str | None = None,
-    prefer: str | Mapping[str, str] | None = "acc",
+    prefer: Prefer = "acc",
 ) -> pd.DataFrame:
     """Return ITR table 1: perplexity and accuracies (percent) by category, a row a model and approach.
 
@@ -58,7 +57,7 @@ def direct_iterative_table(
     direct: str = "Direct+R",
     iterative: str = "Iterative+R",
     perplexity: str | None = None,
-    prefer: str | Mapping[str, str] | None = "acc",
+    prefer: Prefer = "acc",
 ) -> pd.DataFrame:
     """Return ITR table 2: direct against iterative removal with the difference of each pair.
 
@@ -115,7 +114,7 @@ def _head(task: str, category: str | None) -> str:
 
 
 def _in_percent(
-    scores: pd.DataFrame, names: list[Any], perplexity: str | None, prefer: str | Mapping[str, str] | None
+    scores: pd.DataFrame, names: list[Any], perplexity: str | None, prefer: Prefer
 ) -> tuple[pd.DataFrame, dict[str, str | None]]:
     """Return variants x tasks and each task's category, None for the perplexity, which comes first."""
     frame = checked(scores, ["variant", "task", "metric", "value", "category"], "scores")

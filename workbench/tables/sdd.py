@@ -11,7 +11,7 @@ import pandas as pd
 
 from workbench.checks import checked
 from workbench.evaluation.recovery import average_recovery
-from workbench.evaluation.scores import accuracies, both_matches
+from workbench.evaluation.scores import Prefer, accuracies, both_matches
 from workbench.runs.variant import Variant
 from workbench.tables.markup import WORDS
 
@@ -28,7 +28,7 @@ def recovery_table(
     base: str = "base",
     items: pd.DataFrame | None = None,
     limit: int | float | None = None,
-    prefer: str | Mapping[str, str] | None = None,
+    prefer: Prefer = None,
 ) -> pd.DataFrame:
     """Return one row a variant: its scores, their average, its share of the base's (SDD table 8).
 
@@ -207,7 +207,7 @@ def sdd_table(
     base: str = "base",
     items: pd.DataFrame | None = None,
     limit: int | float | None = None,
-    prefer: str | Mapping[str, str] | None = None,
+    prefer: Prefer = None,
     narrow: bool = False,
 ) -> pd.DataFrame:
     """Return SDD table 8: block size, savings, method, data set, scores, their average, its recovery.
