@@ -110,7 +110,7 @@ def comparison_reading(comparisons: pd.DataFrame, *, level: float = 0.05, base: 
     lines = []
     if {"variant", "against", "task"} <= set(table):
         pairs: list[Any] = list(table.groupby(["variant", "against"], sort=False))
-        lines = [_pair_line(*names, part) for names, part in sorted(pairs, key=lambda pair: base in pair[0])]
+        lines = [_pair_line(names, part) for names, part in sorted(pairs, key=lambda pair: base in pair[0])]
     lines += [""] if lines else []
     clear, single = table[table["clear"]], int((table["p_value"] < level).sum())
     lines.append(
@@ -122,8 +122,8 @@ def comparison_reading(comparisons: pd.DataFrame, *, level: float = 0.05, base: 
     return "\n".join(lines)
 
 
-def _pair_line(variant: str, against: str, part: pd.DataFrame) -> str:
-    """Return where one variant is clearly better and worse than another."""
+def _pair_line(pair: tuple[str, str], part: pd.DataFrame) -> str:
+    """Return where the first of a pair is clearly better and worse than the second."""
     told = []
     for word, side in (("better", part["gain"] > 0), ("worse", part["gain"] < 0)):
         tasks = [
@@ -134,7 +134,8 @@ def _pair_line(variant: str, against: str, part: pd.DataFrame) -> str:
     rest = int((~part["clear"]).sum())
     if rest:
         told.append(f"no clear difference on {rest} of {counted(len(part), 'task')}")
-    return f"- **{escaped(variant)}** against **{escaped(against)}**: {'; '.join(told)}."
+    variant, against = map(escaped, pair)
+    return f"- **{variant}** against **{against}**: {'; '.join(told)}."
 
 
 def _range(row: Mapping[str, Any]) -> str:
