@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # Threads that wait by spinning make a busy machine five to ten times slower; sleeping ones cost a quiet one nothing.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo lab test lint format bench docs attack size setup clean
+.PHONY: demo lab test test-compat lint format bench docs attack size setup clean
 
 demo: $(READY)  ## run every notebook on the demo model; results in data/runs/demo
 	@$(PY) -m workbench demo
@@ -26,6 +26,9 @@ test: lint  ## lint, unit tests and doctests on every core, and every notebook e
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --ignore tests/notebooks \
 		--doctest-modules workbench tests
 	$(PY) -m pytest tests/notebooks
+
+test-compat: $(READY)  ## are the folders that save_pruned writes the same function for readers with transformers 4?
+	@.ci/compat $(PY) $(VENV)/transformers-4
 
 lint: $(READY)  ## style, types, the order of the rooms, notebooks without outputs
 	$(PY) -m ruff check .

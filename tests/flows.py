@@ -34,6 +34,7 @@ FLOWS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"num_kv_shared_layers": 3, "hidden_size_per_layer_input": 4}
         | {"vocab_size_per_layer_input": VOCABULARY},
     ),
+    "gemma4": MORE["gemma4"],
     # states of block boundaries are given to all later layers
     "inkling2": ("inkling2_text", SIZES | {"head_dim": 8}),
     # layers return a tuple of two, of three, a list

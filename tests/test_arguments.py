@@ -96,8 +96,8 @@ def test_a_column_that_is_missing_or_holds_words_is_named(column: str):
 
 
 def test_settings_that_are_handed_on_are_looked_at():
-    with pytest.raises(ValueError, match="max_new_tokens must be a whole number >= 1, got '3'"):
-        wb.respond(tiny_model("llama"), tiny_tokenizer(), DISTANCES, max_new_tokens="3")
+    with pytest.raises(ValueError, match="batch_size must be a whole number >= 1, got '3'"):
+        wb.respond(tiny_model("llama"), tiny_tokenizer(), DISTANCES, batch_size="3")
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path):

@@ -223,7 +223,7 @@ def test_functions_that_readme_names_exist(readme):
 
 def make_targets(root: Path) -> set[str]:
     """Return the targets of the Makefile that have a name."""
-    return set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE))
 
 
 def test_every_make_target_is_phony(root):
@@ -233,7 +233,7 @@ def test_every_make_target_is_phony(root):
 
 def test_every_make_target_sets_up_what_it_needs(root):
     makefile = (root / "Makefile").read_text()
-    needs = dict(re.findall(r"^([a-z]+):([^#\n]*)", makefile, re.MULTILINE))
+    needs = dict(re.findall(r"^([a-z-]+):([^#\n]*)", makefile, re.MULTILINE))
     assert all("$(READY)" in needs[name] for name in needs if name not in ("test", "clean"))
     assert needs["test"].split() == ["lint"]
 

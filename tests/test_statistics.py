@@ -106,6 +106,13 @@ class TestBootstrapInterval:
         assert found == pytest.approx(tuple(stats.binomtest(right, n).proportion_ci(method="wilson")))
         assert found[0] < found[1]
 
+    def test_ends_stay_within_what_a_value_can_be(self):
+        values = [0.99, 0.98, 0.7]
+        assert bootstrap_interval(values)[1] > 1
+        low, high = bootstrap_interval(values, bounds=(-1, 1))
+        assert (low, high) == (bootstrap_interval(values)[0], 1)
+        assert np.isnan(bootstrap_interval([0.5], bounds=(0, 1))).all()
+
     def test_rare_values_widen_and_never_vanish(self):
         low, high = bootstrap_interval([0.0] * 23 + [2.5])
         assert low < 2.5 / 24 < high

@@ -42,7 +42,7 @@ _GEMMA3 = SIZES | {
     "sliding_window": 5,
     "layer_types": (SLIDING * 3)[:LAYERS],
 }
-_VISION = {
+VISION = {
     "hidden_size": 16,
     "intermediate_size": 20,
     "num_hidden_layers": 2,
@@ -75,7 +75,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3",
         {
             "text_config": _GEMMA3,
-            "vision_config": _VISION,
+            "vision_config": VISION,
             "mm_tokens_per_image": 4,
             "image_token_index": 330,
             "boi_token_index": 329,

@@ -14,12 +14,14 @@ __version__ = "0.2.0"
 
 #: the public names, by the file that defines them
 _PUBLIC = {
+    "models.chat": "render_chat",
     "models.costs": "parameter_counts block_savings",
     "models.identity": "describe_model",
     "models.layers": "decoder_layers number_of_layers kept_layers",
     "models.loading": "load_model",
-    "data.answers": "final_answer same_number",
-    "data.instructions": "load_instructions user_message",
+    "data.answers": "final_answer",
+    "data.quantities": "same_number",
+    "data.instructions": "load_instructions user_message conversation",
     "data.texts": "load_texts fingerprint",
     "distances.angular": "angular_distances block_angles",
     "distances.blocks": "best_blocks layers_of format_layers",
@@ -29,7 +31,8 @@ _PUBLIC = {
     "distances.stability": "mean_distances pick_stability calibration_ablation",
     "pruning.removal": "without_layers prune_ check_prunable",
     "pruning.saving": "save_pruned",
-    "generation.responses": "generate_responses respond chat_prompt",
+    "generation.prompts": "chat_prompt response_room",
+    "generation.responses": "generate_responses respond",
     "healing.adapters": "with_adapter as_variant merge_adapter_ lora_targets",
     "healing.config": "HealingConfig",
     "healing.distillation": "self_distill RewriteTemplate rewrite_template rewrite_message kept_shares",

@@ -68,6 +68,7 @@ def bootstrap_interval(
     *,
     weights: ArrayLike | None = None,
     groups: ArrayLike | None = None,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
     confidence: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
@@ -86,6 +87,7 @@ def bootstrap_interval(
             texts of different lengths (value: the text's own mean loss, weight: its tokens). Default: equal.
         groups: ``[n]`` names: values of one name are one unit, such as copies of a text, or several points
             of it. Default: each value is a unit.
+        bounds: the least and the most that a value can be; the ends stay within.
         confidence: coverage, between 0 and 1.
         n_resamples: number of bootstrap resamples.
         seed: of the resampling.
@@ -115,7 +117,7 @@ def bootstrap_interval(
         counted = binomtest(int(columns.sum()), len(columns)).proportion_ci(confidence, method="wilson")
         return float(counted.low), float(counted.high)
     flat, weight = _units(columns.reshape(len(columns), -1), weight, groups)
-    low, high = _mean_interval(flat, weight, confidence, n_resamples, seed)
+    low, high = _mean_interval(flat, weight, confidence, n_resamples, seed).clip(*bounds)
     return (float(low[0]), float(high[0])) if columns.ndim == 1 else (low, high)
 
 

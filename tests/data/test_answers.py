@@ -1,82 +1,16 @@
-"""Final answers: found where a reader would find them, and compared as numbers."""
+"""Final answers: found where a reader would find them, and nothing else taken for them."""
 
 from __future__ import annotations
 
-from fractions import Fraction
+import json
+import random
+from pathlib import Path
 
 import pytest
 
-from workbench.data.answers import final_answer, parse_number, same_answer, same_number
+from workbench.data.answers import final_answer, without_calculator_marks, without_thoughts
+from workbench.data.quantities import parse_number, same_answer, same_number
 from workbench.data.sources import read_rows
-
-SAME = [
-    ("1,000", "1000"),
-    ("1000", "1000.0"),
-    ("$18", "18 dollars"),
-    (r"\$18", "18"),
-    ("1/2", "0.5"),
-    ("1 1/2", "3/2"),
-    (r"\frac{3}{4}", "0.75"),
-    (r"\dfrac12", "1/2"),
-    (r"$\frac{1}{2}$", ".5"),
-    ("-3", "−3"),
-    ("-$5", "$-5"),
-    ("(-3)", "-3.00"),
-    (r"72\text{ clips}", "72"),
-    ("72 clips", "72."),
-    ("50%", "50"),
-    (r"50\%", "50 %"),
-    ("5 million", "5,000,000"),
-    (r"7{,}200", "7200"),
-    (r"1\,000", "1000"),
-    ("5cm", "5 cm"),
-    ("20 km/h", "20"),
-    (r"2.5 \times 10^{3}", "2500"),
-    ("1e3", "1000"),
-    ("x = 5", "5"),
-    (r"90^\circ", "90"),
-    ("0.333333", "1/3"),
-    ("0.30000000000000004", "0.3"),
-    ("29.0", "29"),
-    ("1234567890123456789", "1,234,567,890,123,456,789"),
-    (1000, "1,000"),
-    (0.1, "1/10"),
-]
-DIFFERENT = [
-    ("1000", "1001"),
-    ("1,000,000", "1,000,001"),
-    ("0.33", "1/3"),
-    ("-5", "5"),
-    ("5", "5 million"),
-    ("1234567890123456789", "1234567890123456788"),
-    ("0.333333", "0.333334"),
-]
-NO_NUMBER = [
-    "", None, "abc", "3x", "2ab", "10:30", "3 and 4", "1,5", "12,34", "1234,567", "1/0", "5-3", "2 or 3",
-    "H2O", float("nan"), float("inf"), True,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("a", "b"), SAME)
-def test_the_same_number_is_the_same_however_it_is_written(a, b):
-    assert same_number(a, b)
-    assert same_number(b, a)
-
-
-@pytest.mark.parametrize(("a", "b"), DIFFERENT)
-def test_different_numbers_stay_different(a, b):
-    assert not same_number(a, b)
-
-
-@pytest.mark.parametrize("text", NO_NUMBER)
-def test_what_is_not_one_number_equals_nothing(text):
-    assert parse_number(text) is None
-    assert not same_number(text, text)
-
-
-def test_numbers_are_exact():
-    assert parse_number("0.1") == Fraction(1, 10)
-    assert parse_number("4 1/2 cups") == Fraction(9, 2)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +34,8 @@ def test_numbers_are_exact():
         ("The answer is B.", "B"),
         ("The answer is yes", "yes"),
         ("Together they have 5 - 3 = 2 apples.", "2"),
-        ("55-3", "3"),  # an operation, not minus three
+        ("55-3", None),  # a sum that is not worked out, and not minus three
+        ("It is −3 degrees.", "-3"),
         ("It was -4 degrees.", "-4"),
         ("It costs $1,234.50.", "$1,234.50"),
         ("nothing to see", None),
@@ -123,10 +58,99 @@ def test_answers_that_are_no_numbers_agree_as_texts():
 
 
 def test_every_gsm8k_reference_has_a_number_and_its_text_agrees(shared_data):
-    rows = read_rows(shared_data / "gsm8k_train.jsonl")
+    rows = read_rows(shared_data / "gsm8k_train.jsonl")[::4]
     answers = [final_answer(row["answer"]) for row in rows]
     assert all(parse_number(answer) is not None for answer in answers)
     # without the mark, the last number of the worked solution nearly always is the answer (GSM8K ends on it)
     without = [final_answer(row["answer"].split("####")[0]) for row in rows]
     agree = sum(map(same_number, answers, without)) / len(rows)
-    assert 0.96 < agree < 1
+    assert 0.98 < agree < 1
+
+
+# --- a table of decisions -----------------------------------------------------------------------------------
+
+
+def test_the_table_of_decisions_has_no_wrong_keep_and_few_wrong_refusals(capsys):
+    text = Path(__file__).with_name("answers.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.split("\n") if line]
+    assert len(rows) >= 300 and len({(row["text"], row["reference"]) for row in rows}) == len(rows)
+    wrong = [row for row in rows if same_answer(final_answer(row["text"]), row["reference"]) != row["same"]]
+    kept = [(row["text"], row["reference"]) for row in wrong if not row["same"]]
+    refused = [(row["text"], row["reference"]) for row in wrong if row["same"]]
+    with capsys.disabled():
+        print(f"\n{len(rows)} decisions: {len(kept)} wrong keeps, {len(refused)} wrong refusals")
+    assert kept == []
+    assert len(refused) <= 0.02 * sum(row["same"] for row in rows), refused
+
+
+FORMS = {
+    "headings": "#### Step 1\n{work}\n#### Step 2\nThat is it.\nThe answer is {n}.",
+    "final heading and box": "{work}\n#### Final Answer\n$\\boxed{{{n}}}$",
+    "heading and line": "{work}\n\n**Final Answer:**\n{n}",
+    "sentence": "{work}\nThe answer is: she has {n} clips in 2 months.",
+    "offer": "{work}\nTotal: {n}. Let me know if you need help with 1 more problem!",
+    "plain": "{work}\nThe answer is {n}.",
+    "mark": "{work}\n#### {n}",
+    "box": "{work}\nSo it is $\\boxed{{{n}}}$.",
+    "aside": "{work}\nThe answer is ${n} per day, for 2 people.",
+    "run on": "{work}\n#### {n}\n\nQuestion: Tom has 3 cows and 99 hens. How many?\nAnswer: 102\n#### 102",
+}
+
+
+def test_right_solutions_of_real_problems_are_kept_in_every_form_and_wrong_ones_are_not(shared_data):
+    rows = read_rows(shared_data / "gsm8k_train.jsonl")[:200]
+    halves = [without_calculator_marks(row["answer"]).split("####") for row in rows]
+    for name, form in FORMS.items():
+        said = [final_answer(form.format(work=work.strip(), n=n.strip())) for work, n in halves]
+        shares = [sum(map(same_answer, said, (n.strip() + end for _, n in halves))) for end in ("", "7")]
+        assert shares[0] >= 0.99 * len(rows), name
+        assert shares[1] == 0, name
+    bare = [same_answer(final_answer(work.strip()), n.strip()) for work, n in halves]
+    assert sum(bare) >= 0.97 * len(rows)
+
+
+# --- thoughts, and inputs that no model should write --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<think>5?</think>\n\nIt is 6.", "It is 6."),
+        ("5, or\n</think>\nIt is 6.", "It is 6."),  # the prompt opened the thought
+        ("<thinking>a</thinking> b <thinking>c</thinking> d", "d"),
+        ("It is 6. <think>Or 7", "It is 6."),
+        ("<think>Or 7", ""),
+        ("a < b and b > c ", "a < b and b > c "),
+    ],
+)
+def test_thoughts_are_taken_off(text, said):
+    assert without_thoughts(text) == said
+
+
+PIECES = [
+    *["9", "1,", "111,", "- ", "<<1", "answer ", "answer is ", "\\boxed{", "\\frac{1}{", "{", "}"],
+    *["####", "#### ", "####1\n", "\n#", "\x00", "\ud800", "1e9", "(", ")", "$", "5 or ", "not "],
+    *["\nQ: 1\n", "half a ", "5 hours ", "one hundred and ", "10^", "√", "<think>", "</think>", "="],
+    *["1=1 ", "1/", "1.", "B) ", "\\text{", "\\sqrt{", "x = ", "let me know ", "wait, ", "½", "。"],
+    *["答案是", "5-", "5 x ", "minus ", "\n", "*", " ", "\t", "_", "\\", "about ", "the answer is 5 "],
+]
+
+
+def test_no_text_is_too_long_or_too_odd_to_be_judged():
+    for piece in PIECES:
+        many = piece * (30_000 // len(piece))
+        for text in (many, f"The answer is {many}.", f"{many}\n#### 5", f"\\boxed{{{many}}}"):
+            assert not same_answer(final_answer(text), "no such answer")
+        assert same_answer(many, many) or not many.strip(" \n\t")
+
+
+def test_random_texts_of_odd_pieces_are_judged_without_an_error():
+    draw = random.Random(0)
+    for _ in range(300):
+        text = "".join(draw.choices(PIECES, k=draw.randrange(1, 40)))
+        answer = final_answer(text)
+        assert answer is None or (answer and same_answer(answer, "5") == same_answer("5", answer))
+
+
+def test_what_is_no_text_has_an_answer_only_where_it_is_a_number():
+    assert final_answer(5) == "5" and final_answer(float("nan")) is None

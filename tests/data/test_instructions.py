@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from folders import write_jsonl
 
-from workbench.data.instructions import FIELDS, load_instructions, user_message
+from workbench.data.instructions import FIELDS, conversation, field_text, load_instructions, user_message
 
 
 def test_instruction_sets_are_read_from_their_repositories(tmp_path):
@@ -74,7 +74,10 @@ def test_the_demo_sets_are_in_the_one_form():
     assert list(math.columns) == FIELDS
     assert (math["answer"] != "").all()
     assert (facts["answer"] == "").all()
-    assert (facts["context"] != "").any()
+    read = facts[facts["context"] != ""]
+    assert len(read) and list(facts.columns) == [*FIELDS, "form"]
+    for row in read.to_dict("records"):  # as the demo model was trained
+        assert conversation(row)[0]["content"] == f"{row['context']}\n{row['instruction']}"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,105 @@ def test_other_forms_need_columns(tmp_path):
         load_instructions(path)
 
 
-def test_a_message_puts_the_context_above_the_instruction():
+def test_a_message_puts_the_context_below_the_instruction():
     assert user_message("Who?") == "Who?"
-    assert user_message("Who?", "A tale.") == "A tale.\nWho?"
+    assert user_message("Who?", "A tale of {instruction}.") == "Who?\nA tale of {instruction}."
+    assert user_message("Who?", "A tale.", form="{context}: {instruction}") == "A tale.: Who?"
+
+
+def test_a_row_is_asked_with_its_system_and_earlier_turns():
+    history = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    history.append({"role": "assistant", "content": "Hello"})
+    for told in (history, json.dumps(history)):
+        turns = conversation({"instruction": "Who?", "context": "A tale.", "history": told})
+        assert turns == [*history, {"role": "user", "content": "Who?\nA tale."}]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, ""])
+def test_a_missing_context_is_none_and_what_is_no_text_is_named(missing):
+    row = {"id": "r-1", "instruction": "Who?", "context": missing, "history": missing, "form": missing}
+    assert conversation(row) == [{"role": "user", "content": "Who?"}]
+    for name in ("instruction", "context"):
+        with pytest.raises(ValueError, match=f"column {name} must hold texts, got 5 in row r-1"):
+            conversation(row | {name: 5})
+    assert field_text(pd.Series({"a": "x"}), "a") == "x"
+    with pytest.raises(ValueError, match="instruction must hold a text, row r-1 has none"):
+        conversation(row | {"instruction": " "})
+    with pytest.raises(ValueError, match="history of row r-1 must be turns as JSON"):
+        conversation(row | {"history": "Hi"})
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["No input", "<noinput>", "noinput", "N/A", "No input.", "<none>", "< noinput >", "No input required.",
+     "\\<noinput\\>", "[noinput]", "NoInput", "No additional input needed", "None", "n/a.", "<no input>"],
+)  # fmt: skip
+def test_words_for_no_context_are_none(tmp_path, words):
+    rows = [{"instruction": "Say hi", "input": words, "output": "hi"}]
+    rows += [
+        {"instruction": "Say hi", "input": text, "output": "hi"} for text in ("Norway", "No input is good")
+    ]
+    frame = load_instructions(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert frame["context"].tolist() == ["", "Norway", "No input is good"]
+
+
+def test_rows_behind_the_first_and_rows_that_occur_again():
+    first, others = load_instructions("demo-math", n=30), load_instructions("demo-math", n=30, skip=30)
+    assert not set(first["id"]) & set(others["id"])
+    both = load_instructions("demo-math", n=60)
+    assert [*first["id"], *others["id"]] == both["id"].tolist()
+    assert both.attrs["source"]["duplicates"] == 0
+
+
+def test_duplicates_are_counted(tmp_path):
+    rows = [{"instruction": f"q{i % 3}", "input": "", "output": "a"} for i in range(7)]
+    frame = load_instructions(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert len(frame) == 7 and frame.attrs["source"]["duplicates"] == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"instruction": "q", "input": ""}, "row 3 of .*a.jsonl: it has none of the forms"),
+        (
+            {"instruction": [{"role": "user"}], "input": "", "output": "a"},
+            "instruction of row 3 of .* must be text",
+        ),
+        ({"instruction": "q", "input": "\ud800", "output": "a"}, "input of row 3 of .* surrogate"),
+        ([1], "named columns, got .* as row 3"),
+        (None, "named columns, got None as row 3"),
+    ],
+)
+def test_a_row_of_another_form_is_named(tmp_path, row, words):
+    rows = [{"instruction": "q", "input": "", "output": "a"}] * 2 + [row]
+    with pytest.raises(ValueError, match=words) as error:
+        load_instructions(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "columns", ["q", {"instruction": ["q"], "reference": "a"}, {"instruction": "q"}, {}, ["q", "a"]]
+)
+def test_columns_are_a_map_of_names(tmp_path, columns):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"q": "x", "a": "y"}])
+    with pytest.raises(ValueError, match="columns must map fields"):
+        load_instructions(path, columns=columns)
+
+
+@pytest.mark.parametrize("name", [None, 5, ["demo-math"]])
+def test_a_name_is_text_or_a_path(name):
+    with pytest.raises(ValueError, match="name must be text or a path, got"):
+        load_instructions(name)
+
+
+def test_a_context_is_taken_wherever_it_stands_and_may_be_missing(tmp_path):
+    rows = {
+        "gsm8k": {"question": "Who?", "answer": "Anna.", "context": "A tale."},
+        "dolly": {"instruction": "Who?", "response": "Anna.", "context": "A tale."},
+        "alpaca": {"instruction": "Who?", "output": "Anna.", "input": "A tale."},
+    }
+    for name, row in rows.items():
+        frame = load_instructions(write_jsonl(tmp_path / f"{name}.jsonl", [row]))
+        assert frame.loc[0, ["instruction", "context", "reference"]].tolist() == ["Who?", "A tale.", "Anna."]
+        bare = {key: value for key, value in row.items() if value != "A tale."}
+        assert load_instructions(write_jsonl(tmp_path / "b.jsonl", [bare])).loc[0, "context"] == ""

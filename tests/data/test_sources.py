@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
+from types import SimpleNamespace
 
+import datasets
+import huggingface_hub
 import pandas as pd
 import pytest
 from folders import write_jsonl
 
-from workbench.data.sources import CORPORA, as_text, check_enough, check_file, permuted, read_rows, sample
+from workbench.data.sources import (
+    CORPORA,
+    PAGE,
+    SECONDS_FOR_THE_HUB,
+    Draw,
+    Source,
+    as_text,
+    check_enough,
+    check_file,
+    numbered,
+)
 from workbench.data.texts import load_texts
 
 
@@ -22,70 +39,159 @@ def test_a_sample_stops_when_it_has_enough_and_passes_rows_over():
         return row if row % 2 else None
 
     rows = list(range(100, 140))
-    assert sample(rows, odd, name="x", n=None, seed=0) == rows[1::2]
+    source, why = Source("x", rows), lambda: "even"
+    assert source.sample(odd, Draw(None), why) == rows[1::2]
     assert asked == list(range(40))
     asked.clear()
-    seven = sample(rows, odd, name="x", n=7, seed=3)
+    seven = source.sample(odd, Draw(7, 3), why)
     assert len(seven) == 7
     assert rows[asked[-1]] == seven[-1]
-    assert asked == [index for index, _ in permuted(rows, 7, 3)][: len(asked)]
+    assert asked == [index for index, _ in numbered(rows, Draw(7, 3), False)][: len(asked)]
+    assert source.sample(odd, Draw(4, 3), why) + source.sample(odd, Draw(3, 3, 4), why) == seven
+    rest = source.sample(odd, Draw(None, 3, 7), why)
+    assert sorted(seven + rest) == rows[1::2]
 
 
-def test_missing_fields_are_empty_text():
-    assert [as_text(value) for value in (None, float("nan"), 3, "x")] == ["", "", "3", "x"]
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((0,), "n must be a whole number >= 1, got 0"),
+        (("3",), "n must be a whole number >= 1, got '3'"),
+        ((3, -1), "seed must be a whole number >= 0, got -1"),
+        ((3, None), "seed must be a whole number >= 0, got None"),
+        ((3, 0, -2), "skip must be a whole number >= 0, got -2"),
+    ],
+)
+def test_a_draw_is_checked_before_anything_is_read(values, words):
+    with pytest.raises(ValueError, match=words):
+        Draw(*values)
+
+
+def test_missing_fields_are_empty_text_and_what_holds_several_is_none():
+    assert [as_text(value, "x") for value in (None, float("nan"), 3, "x")] == ["", "", "3", "x"]
+    for value in (["a"], {"a": 1}, b"a", "a\ud800"):
+        with pytest.raises(ValueError, match="column a of row 3 must be text"):
+            as_text(value, "column a of row 3")
 
 
 def test_what_there_is_too_little_of_and_what_is_no_file(tmp_path):
-    check_enough("x", 3, 3, "")
+    check_enough("x", Draw(3), 3, "")
     with pytest.raises(ValueError, match=r"n must be at most 2 for x, its usable rows \(1 empty\), got 3"):
-        check_enough("x", 3, 2, "1 empty")
-    with pytest.raises(ValueError, match=r"x has no usable row \(1 empty\)"):
-        check_enough("x", None, 0, "1 empty")
+        check_enough("x", Draw(3), 2, "1 empty")
+    with pytest.raises(ValueError, match=r"x has no usable row behind the 9 skipped \(1 empty\)"):
+        check_enough("x", Draw(None, 0, 9), 0, "1 empty")
     check_file(str(write_jsonl(tmp_path / "a.jsonl", [])), [], "a list")
     with pytest.raises(ValueError, match="got 'gms8k', and no such file exists; did you mean gsm8k"):
         check_file("gms8k", ["gsm8k"], "a list")
+    with pytest.raises(ValueError, match="that is a folder"):
+        check_file(str(tmp_path), ["gsm8k"], "a list")
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"a data file must end in \.jsonl"):
-        read_rows(tmp_path / "a.csv")
-
-
-def test_every_file_form_gives_the_same_texts(tmp_path):
-    texts = ["one", "two words", "a line\u2028separator", "drei"]
-    rows = [{"text": text} for text in texts]
-    write_jsonl(tmp_path / "a.jsonl", rows)
-    (tmp_path / "a.json").write_text(json.dumps(rows))
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
-    (tmp_path / "a.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
-    for ending in ("jsonl", "json", "jsonl.gz", "txt", "parquet"):
-        assert load_texts(tmp_path / f"a.{ending}", n=None) == texts
-    assert load_texts(str(tmp_path / "a.txt"), n=4, seed=1) == load_texts(tmp_path / "a.jsonl", n=4, seed=1)
-
-
-def test_c4_is_read_as_a_stream_of_its_repository(tmp_path):
-    for shard in range(3):
-        rows = [{"text": f"doc {shard}-{i}", "timestamp": "2019", "url": "u"} for i in range(400)]
-        data = gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
-        path = tmp_path / "en" / f"c4-train.{shard:05}-of-00003.json.gz"
+def c4_copy(folder, shards, rows):
+    for shard in range(shards):
+        made = [{"text": f"doc {shard}-{i}", "timestamp": "2019", "url": "u"} for i in range(rows)]
+        data = gzip.compress("".join(json.dumps(row) + "\n" for row in made).encode())
+        path = folder / "en" / f"c4-train.{shard:05}-of-{shards:05}.json.gz"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-    (tmp_path / "README.md").write_text(
+    (folder / "README.md").write_text(
         "---\nconfigs:\n- config_name: en\n  data_files:\n  - split: train\n"
         "    path: en/c4-train.*.json.gz\n---\n"
     )
+    return folder
+
+
+def test_c4_is_read_as_a_stream_of_its_repository(tmp_path):
+    c4_copy(tmp_path, shards=3, rows=1100)
     texts = load_texts("c4", n=20, seed=0, location=tmp_path)
     assert len(set(texts)) == 20
-    assert all(text.startswith("doc 0-") for text in texts)  # 160 of the first shard, the rest never read
-    assert max(int(text.split("-")[1]) for text in texts) < 160
+    assert all(text.startswith("doc 0-") for text in texts)  # a page of the first shard, the rest never read
+    assert 200 < max(int(text.split("-")[1]) for text in texts) < PAGE
     assert texts == load_texts("c4", n=20, seed=0, location=tmp_path)
     assert texts != load_texts("c4", n=20, seed=1, location=tmp_path)
     # texts that pass rarely are looked for further on
-    late = load_texts("c4", n=90, seed=0, min_length=9, location=tmp_path)
-    assert len(set(late)) == 90
-    with pytest.raises(ValueError, match="at most 1200 for c4"):
+    late = load_texts("c4", n=1200, seed=0, min_length=9, location=tmp_path)
+    assert len(set(late)) == 1200
+    with pytest.raises(ValueError, match="at most 3300 for c4"):
         load_texts("c4", n=5000, location=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["c4", "redpajama"])
+def test_a_large_sample_begins_with_the_smaller_one_and_another_follows_it(tmp_path, name):
+    c4_copy(tmp_path, shards=2, rows=700)
+    for domain, _ in CORPORA["redpajama"].files:
+        rows = [{"text": f"{domain} {i}"} for i in range(300)]
+        write_jsonl(tmp_path / domain, rows)
+    large = load_texts(name, n=1100, location=tmp_path)
+    small, behind = (load_texts(name, n=128, skip=skip, location=tmp_path) for skip in (0, 128))
+    assert large[:128] == small and large[128:256] == behind
+
+
+def test_no_more_than_a_page_of_a_large_set_is_in_memory():
+    held: set[int] = set()
+    most = 0
+
+    class Document:
+        def __init__(self, number):
+            held.add(number)
+            self.number = number
+
+        def __del__(self):
+            held.discard(self.number)
+
+    def note(index, row):
+        nonlocal most
+        most = max(most, len(held))
+        return index
+
+    documents = (Document(k) for k in range(40 * PAGE))
+    source = Source("x", None, ((documents, 1.0),))
+    found = source.sample(note, Draw(8 * PAGE), lambda: "")
+    assert len(set(found)) == 8 * PAGE and most <= 2 * PAGE + 1
+
+
+def test_the_commit_of_a_hub_set_is_told(tmp_path):
+    commit = "0123456789" * 4
+    folder = tmp_path / "hub" / "datasets--allenai--c4" / "snapshots" / commit
+    folder.mkdir(parents=True)
+    c4_copy(folder, shards=1, rows=9)
+    assert load_texts("c4", n=2, location=folder).source["revision"] == commit
+    assert load_texts(["a", "b"]).source["revision"] is None
+
+
+def test_the_hub_is_asked_once_and_its_commit_is_what_is_read(monkeypatch, tmp_path):
+    asked, opened = [], []
+    commit = "0123456789" * 4
+
+    def told(api, repo, *, timeout):
+        asked.append((repo, timeout))
+        return SimpleNamespace(sha=commit)
+
+    def local(name, config=None, *, revision=None, **options):
+        opened.append((name, revision, *options.values()))
+        return real(str(tmp_path), config)
+
+    real = datasets.load_dataset_builder
+    c4_copy(tmp_path, shards=1, rows=9)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", told)
+    monkeypatch.setattr(datasets, "load_dataset_builder", local)
+    assert load_texts("c4", n=2).source["revision"] == commit
+    assert asked == [("allenai/c4", SECONDS_FOR_THE_HUB)] and opened == [("allenai/c4", commit)]
+
+
+def test_a_hub_that_is_not_there_is_found_out_at_once(root):
+    code = "from workbench.data.texts import load_texts\nload_texts('c4')"
+    there = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"), "0")
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | there | {"HF_ENDPOINT": "http://127.0.0.1:9"},  # a port where nobody answers
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert "c4 could not be opened at the hub (allenai/c4)" in done.stderr.splitlines()[-1]
+    assert "Retrying" not in done.stderr and time.monotonic() - began < 60
 
 
 def test_redpajama_mixes_its_domains_in_proportion(tmp_path):

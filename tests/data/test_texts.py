@@ -76,6 +76,12 @@ def test_the_demo_corpora_are_there():
         ({"name": ["good", "", "more"]}, ["number 1", "''"]),
         ({"name": ["good", None]}, ["number 1", "None"]),
         ({"name": []}, ["no usable row"]),
+        ({"name": "demo", "seed": -1}, ["seed must be", ">= 0", "got -1"]),
+        ({"name": "demo", "min_length": "5"}, ["min_length must be", "'5'"]),
+        ({"name": "demo", "min_length": -5}, ["min_length must be", "-5"]),
+        ({"name": "demo", "skip": 1.5}, ["skip must be", "1.5"]),
+        ({"name": "demo", "split": "test"}, ["split and location are for sets of the hub", "'test'"]),
+        ({"name": "demo", "location": "here"}, ["split and location", "'here'"]),
         ({"name": "c4", "n": None}, ["n must be a number", "c4"]),
         ({"name": "redpajama", "split": "validation"}, ["split must be 'train'"]),
         ({"name": "c4"}, ["allenai/c4", "location="]),
@@ -85,6 +91,62 @@ def test_bad_text_arguments_give_one_clear_line(arguments, words):
     with pytest.raises(ValueError) as error:
         load_texts(**arguments)
     assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_other_texts_are_those_behind_the_first(file):
+    first, others = load_texts(file, n=20, seed=3), load_texts(file, n=20, seed=3, skip=20)
+    assert not set(first) & set(others) and len(set(others)) == 20
+    assert [*first, *others] == load_texts(file, n=40, seed=3)
+    rest = load_texts(file, n=None, seed=3, skip=20)
+    assert rest[:20] == others and len(rest) == 37
+    with pytest.raises(ValueError, match=r"n must be at most 37 for .* behind the 20 skipped"):
+        load_texts(file, n=38, skip=20)
+    texts = [f"text {i}" for i in range(9)]
+    few, more = load_texts(texts, n=5), load_texts(texts, n=4, skip=5)
+    assert sorted([*few, *more]) == texts
+    with pytest.raises(ValueError, match="no usable row behind the 9 skipped"):
+        load_texts(texts, skip=9)
+
+
+def test_texts_that_occur_again_are_counted_and_never_in_both_parts(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"text {i % 10}"} for i in range(40)])
+    every = load_texts(path, n=None)
+    assert every.source["duplicates"] == 30
+    first, others = load_texts(path, n=4), load_texts(path, n=None, skip=4)
+    assert set(first) | set(others) == set(every) and not set(first) & set(others)
+    assert others.source["repeated"] == 40 - 4 - len(others) > 0
+
+
+@pytest.mark.parametrize(
+    "name", [None, {"a": "b"}, 5, b"text", {"a"}, pd.DataFrame({"text": ["a"]})], ids=lambda name: type(name)
+)
+def test_what_is_no_list_of_texts_is_refused(name):
+    with pytest.raises(ValueError, match="name must be a name, a path or a list of texts") as error:
+        load_texts(name)
+    assert "\n" not in str(error.value) and type(name).__name__ in str(error.value)
+
+
+def test_lists_of_other_kinds_are_taken():
+    for texts in (("a", "b"), pd.Series(["a", "b"], index=[3, 4]), pd.Series(["a", "b"]).to_numpy()):
+        assert load_texts(texts) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"body": "x"}, r"column must be one of body for .*a\.jsonl \(row 3\), got 'text'"),
+        (None, r"a\.jsonl must hold rows with named columns, got None as row 3"),
+        (5, "got 5 as row 3"),
+        (["x"], "as row 3"),
+        ({"text": [{"role": "user", "content": "hi"}]}, r"column text of row 3 of .*a\.jsonl must be text"),
+        ({"text": "half \ud800"}, "column text of row 3 of .* half a surrogate pair"),
+    ],
+)
+def test_a_row_that_is_no_text_is_named(tmp_path, row, words):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}, {"text": "two"}, row])
+    with pytest.raises(ValueError, match=words) as error:
+        load_texts(path, n=None)
     assert "\n" not in str(error.value)
 
 

@@ -157,6 +157,17 @@ def test_copies_of_a_text_are_one_unit():
     assert (blind["ci_high"] - blind["ci_low"]).mean() < (once["ci_high"] - once["ci_low"]).mean() / 2
 
 
+def test_a_run_keeps_what_intervals_need(run):
+    angles = angle_frame(n_texts=6, noise=0.05)
+    copied = pd.concat([angles, angles.assign(text=angles["text"] + 6)], ignore_index=True)
+    copied.attrs |= {"first_of": list(range(6)) * 2, "end_token": {"id": 3, "text": ".", "share": 0.5}}
+    run.write("angles.csv", copied)
+    kept = run.read("angles.csv")
+    pd.testing.assert_frame_equal(mean_distances(kept), mean_distances(copied))
+    assert mean_distances(kept).attrs["end_token"]["share"] == 0.5
+    assert "by itself" in mean_distances(kept).attrs["interval"]
+
+
 class TestCalibrationAblation:
     def test_is_table_7(self):
         sets = {name: mean_distances(angle_frame(seed=seed)) for seed, name in enumerate(("C4", "RedPajama"))}

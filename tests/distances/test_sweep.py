@@ -19,7 +19,7 @@ from workbench.distances import sweep
 from workbench.distances.angular import angular_distances
 from workbench.distances.damage import block_damage
 from workbench.distances.influence import block_influence, removal_similarity
-from workbench.distances.sweep import Replay, _row_axis, check_shared, positions_of
+from workbench.distances.sweep import Replay, _repeat, _row_axis, check_shared, positions_of
 from workbench.models.hooks import inference
 from workbench.models.layers import decoder_forward, decoder_layers
 from workbench.pruning.removal import prune_
@@ -127,7 +127,8 @@ SHORT = [[5, 6, 7, 8, 9, 10, 11, 12], [20, 30, 40], [50, 9, 61, 7, 88]]
 
 
 @pytest.mark.parametrize(
-    "name", ["bamba", "openai-gpt", "mixtral", "gemma3-bidirectional", "paligemma", "phi3-longrope"]
+    "name",
+    ["gemma4", "bamba", "openai-gpt", "mixtral", "gemma3-bidirectional", "paligemma", "phi3-longrope"],
 )
 def test_odd_architectures_are_exact(name):
     model = flow_model(name)
@@ -146,7 +147,7 @@ def test_odd_architectures_are_exact(name):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("gemma4-shared", "Gemma4.* hands more .*KVSharingDict"),
+        ("gemma4-shared", "Gemma4.* hands more .*attention"),
         ("inkling2", "Inkling2.* hands more .*% off"),
         ("rwkv", "Rwkv.* hands more .*% off"),
         ("gemma3n", "Gemma3n.* several streams"),
@@ -174,10 +175,19 @@ def test_what_passes_the_check_says_how_each_layer_gives_its_output(model):
     assert check_shared(flow_model("openai-gpt"), torch.arange(5, 30), head=True) == [(list, 1)] * 7
 
 
-@pytest.mark.parametrize("value", [{}, [], UserDict(), DynamicCache()])
-def test_what_layers_could_write_into_is_refused(value):
-    with pytest.raises(ValueError, match=f"its layers take a {type(value).__name__}"):
-        _row_axis({}, value, copy.copy(value))
+@pytest.mark.parametrize("value", [{}, [], UserDict(), UserDict(a=1)])
+def test_what_layers_could_write_into_is_never_the_same_twice(value):
+    axis = _row_axis({}, value, copy.copy(value))
+    for times in (1, 3):
+        given = _repeat(value, axis, times=times)
+        assert given == value
+        assert given is not value
+    assert _repeat(None, _row_axis({}, None, None), times=3) is None
+
+
+def test_a_cache_is_refused():
+    with pytest.raises(ValueError, match="its layers take a DynamicCache"):
+        _row_axis({}, DynamicCache(), DynamicCache())
 
 
 def test_the_head_sees_the_real_tokens_of_every_row(model, tokenizer, monkeypatch):

@@ -57,6 +57,53 @@ def test_each_set_is_reported_by_itself():
     assert summary["share_overlapping"].tolist() == pytest.approx([1 / 3, 1 / 3])
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("Solve this problem: ", ""),
+        ("You are a helpful tutor.\n\nProblem:\n", "\nThink step by step."),
+        ("", " Give the number alone."),
+    ],
+)
+def test_words_around_a_copy_do_not_hide_it(before, after):
+    others = ["Why is the sky so blue today?", "Who came to the party last night?"]
+    asked = questions(*(f"Question: {text}\nAnswer:" for text in [*others, LONG]))
+    found = check_contamination(frame(before + LONG + after, f"{before}Who is it?{after}"), asked)
+    assert found["occurs"].tolist() == [True, False] and found["item"].tolist() == [2, None]
+    alone = check_contamination(
+        frame(before + LONG + after), questions(LONG)
+    )  # a set of one prompt, no template
+    assert alone["occurs"].all()
+
+
+def test_a_short_evaluation_prompt_is_no_copy_by_chance():
+    asked = questions("Question: Who came?\nAnswer:", "Question: What for?\nAnswer:", "Question: \nAnswer:")
+    assert not check_contamination(frame("Say who came and what for, in one line."), asked)["occurs"].any()
+    same = check_contamination(frame("Who came?"), asked)
+    assert same["occurs"].all()  # but the prompt itself is found, however short
+
+
+def test_passages_that_prompts_come_with_are_looked_for_and_rows_without_one_passed_over():
+    examples = frame("Who?", "What?", "When?", "Where?", context=["", LONG, None, float("nan")])
+    found = check_contamination(
+        examples, questions(f"{LONG}\nQuestion: is it so?\nAnswer:"), column="context"
+    )
+    assert found[["id", "occurs", "overlap", "item"]].values.tolist() == [["t1", True, 1.0, 0]]
+    assert found.attrs["empty"] == 3
+    assert contamination_summary(found)["n"].tolist() == [1]
+    with pytest.raises(ValueError, match="column context must hold a text with words in one row at least"):
+        check_contamination(examples.assign(context=""), questions(LONG), column="context")
+
+
+def test_a_fixed_introduction_hides_no_problem_of_a_real_set(shared_data):
+    asked = evaluation_prompts("gsm8k", data=shared_data)
+    test = load_instructions(str(shared_data / "gsm8k_test.jsonl"), n=50, seed=0)
+    train = load_instructions(str(shared_data / "gsm8k_train.jsonl"), n=200, seed=0)
+    for rows, share in ((test, 1), (train, 0)):
+        rows = rows.assign(instruction="Solve the following problem step by step.\n" + rows["instruction"])
+        assert check_contamination(rows, asked)["occurs"].mean() == share
+
+
 def test_demo_training_sets_do_not_occur_in_demo_tasks():
     asked = evaluation_prompts(["demo_math", "demo_facts"])
     assert set(asked["task"]) == {"demo_math", "demo_facts"} and asked["text"].str.len().gt(10).all()

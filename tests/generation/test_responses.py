@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from transformers.utils import chat_template_utils
 
 from workbench.generation.engines import in_halves
 from workbench.generation.responses import (
     PLAIN_PROMPT,
+    asked_ids,
     chat_prompt,
     context_length,
     end_tokens,
@@ -19,6 +24,7 @@ from workbench.generation.responses import (
     response_batches,
     token_ids,
 )
+from workbench.healing.distillation import self_distill
 
 TEXTS = [
     "Hello there",
@@ -171,7 +177,7 @@ def test_bos_stands_once():
     [
         ({"prompts": []}, ["at least one"]),
         ({"prompts": "one text"}, ["a list"]),
-        ({"prompts": ["fine", " "]}, ["not empty", "1 of 2"]),
+        ({"prompts": ["fine", " "]}, ["not empty", "number 1"]),
         ({"prompts": ["fine", "word " * 400]}, ["prompts 1", "context of 256", "max_new_tokens"]),
         ({"max_new_tokens": 256}, ["prompts 0", "context of 256"]),
         ({"max_new_tokens": 0}, ["max_new_tokens", "got 0"]),
@@ -229,10 +235,103 @@ def test_a_frame_is_answered_row_by_row_with_its_context(llama, tokenizer):
         {"id": ["a", "b"], "instruction": ["a b c", "d e"], "context": ["", "c c"]}, index=[7, 3]
     )
     found = respond(llama, tokenizer, asked, max_new_tokens=4, progress=False)
-    prompts = [chat_prompt(tokenizer, text) for text in ("a b c", "c c\nd e")]
+    prompts = [chat_prompt(tokenizer, text) for text in ("a b c", "d e\nc c")]
     assert list(found["prompt"]) == prompts and list(found["id"]) == ["a", "b"]
     wanted = ask(llama, tokenizer, prompts, max_new_tokens=4)
     assert list(found["response"]) == list(wanted["response"])
     assert list(found["finished"]) == list(wanted["finished"])
     plain = respond(llama, tokenizer, asked[["instruction"]], max_new_tokens=4, progress=False)
     assert plain["prompt"][1] == chat_prompt(tokenizer, "d e")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_a_row_spells_is_read_as_text_and_its_history_is_asked(tokenizer, family):
+    model = tiny_model(family, seed=3)
+    history = json.dumps([{"role": "system", "content": "a b"}])
+    asked = pd.DataFrame(
+        {
+            "instruction": ["What is <|end|>?", "d e"],
+            "context": ["see <|user|>", None],
+            "history": ["", history],
+        }
+    )
+    found = respond(model, tokenizer, asked, max_new_tokens=5, progress=False)
+    first = [2, *tokenizer("What is <|end|>?\nsee <|user|>", split_special_tokens=True)["input_ids"], 1, 3]
+    second = tokenizer("<|system|>a b<|end|><|user|>d e<|end|><|assistant|>")["input_ids"]
+    alone = [ask(model, tokenizer, [ids], max_new_tokens=5).loc[0, "response"] for ids in (first, second)]
+    assert list(found["response"]) == alone
+    assert asked_ids(tokenizer, found) == asked_ids(tokenizer, asked) == [first, second]
+    assert asked_ids(tokenizer, found.assign(prompt="Hi")) == token_ids(tokenizer, ["Hi", "Hi"])
+    assert asked_ids(tokenizer, found[["prompt"]]) == token_ids(tokenizer, list(found["prompt"]))
+    assert list(found["prompt"]) == [
+        "<|user|>What is <|end|>?\nsee <|user|><|end|><|assistant|>",
+        "<|system|>a b<|end|><|user|>d e<|end|><|assistant|>",
+    ]
+
+
+def test_prompts_may_be_tokens(llama, tokenizer, prompts, tmp_path):
+    tokens = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    pd.testing.assert_frame_equal(ask(llama, tokenizer, tokens), ask(llama, tokenizer, prompts))
+    once = ask(llama, tokenizer, tokens, out=tmp_path / "a.jsonl")
+    again = [[np.int64(token) for token in row] for row in tokens]
+    pd.testing.assert_frame_equal(ask(llama, tokenizer, again, out=tmp_path / "a.jsonl"), once)
+    with pytest.raises(ValueError, match="prompts 1 have tokens outside the model's vocabulary of 331"):
+        ask(llama, tokenizer, [[5], [5, 331]])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_new_tokens": "8"}, "max_new_tokens must be"),
+        ({"seed": 1.5}, "seed must be"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_settings_are_checked_before_anything_runs(llama, tokenizer, options, words):
+    with pytest.raises(ValueError, match=words):
+        ask(llama, tokenizer, ["Hi"], temperature=1.0, **options)
+
+
+def test_a_journal_is_a_file(llama, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=r"out must be a file, .* is a folder"):
+        ask(llama, tokenizer, ["Hi"], out=tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["transformers", "static"])
+def test_a_pad_token_without_an_embedding_pads(llama, prompts, engine):
+    tokenizer = tiny_tokenizer()
+    expected = [ask(llama, tokenizer, [prompt]).loc[0, "response"] for prompt in prompts]
+    tokenizer.add_special_tokens({"pad_token": "[PAD2]"})
+    tokenizer.add_tokens(["[PAD3]"])
+    tokenizer.pad_token = "[PAD3]"
+    assert tokenizer.pad_token_id >= llama.get_input_embeddings().num_embeddings
+    assert list(ask(llama, tokenizer, prompts, engine=engine)["response"]) == expected
+
+
+def test_a_journal_goes_on_after_midnight(llama, tmp_path, monkeypatch):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "<|system|>{{ strftime_now('%d %b %Y') }}<|end|>" + tokenizer.chat_template
+    rows = pd.DataFrame({"id": ["a", "b"], "instruction": ["a b", "c"], "reference": ["d", "e"]})
+    rows[["context", "answer"]] = ""
+    options = {"max_new_tokens": 5, "progress": False}
+
+    def made():
+        prompts = [chat_prompt(tokenizer, text) for text in TEXTS]
+        return (
+            ask(llama, tokenizer, prompts, out=tmp_path / "a.jsonl"),
+            respond(llama, tokenizer, rows, out=tmp_path / "b.jsonl", **options),
+            self_distill(llama, tokenizer, rows, out=tmp_path / "c.jsonl", rule=lambda row: True, **options),
+        )
+
+    today, written = made(), [path.read_bytes() for path in sorted(tmp_path.iterdir())]
+
+    class Tomorrow(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 5, 6)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+    assert "2031" in tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    for now, before in zip(made(), today, strict=True):
+        pd.testing.assert_frame_equal(now, before)
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == written

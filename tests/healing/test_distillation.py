@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 
 import pandas as pd
 import pytest
@@ -12,10 +13,7 @@ from tiny import tiny_model, tiny_tokenizer
 from workbench.data.instructions import FIELDS, load_instructions
 from workbench.generation.responses import chat_prompt, generate_responses
 from workbench.healing.distillation import (
-    KEPT_ANSWER,
-    KEPT_OPEN,
     RewriteTemplate,
-    judge,
     kept_shares,
     rewrite_message,
     rewrite_template,
@@ -108,68 +106,6 @@ def test_a_model_folder_brings_its_own_template(tmp_path):
     (tmp_path / "distillation_template.json").write_text(json.dumps({"open": "{instruction}{reference}"}))
     assert rewrite_template(model).open == "{instruction}{reference}"
     assert rewrite_template(model).math == RewriteTemplate.math
-
-
-# --- what is kept -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("rewrite", "verdict"),
-    [
-        ("Two and two is 4. The answer is 4.", (True, KEPT_ANSWER)),
-        ("So $\\boxed{4.0}$ it is.", (True, KEPT_ANSWER)),
-        ("#### 4", (True, KEPT_ANSWER)),
-        ("The answer is 5.", (False, "another final answer")),
-        ("I do not know.", (False, "no final answer")),
-        ("  \n", (False, "empty")),
-    ],
-)
-def test_a_math_rewrite_is_kept_for_its_final_answer(rewrite, verdict):
-    row = {"instruction": "2+2?", "context": "", "reference": "2+2 #### 4", "answer": "4", "finished": True}
-    assert judge(row | {"rewrite": rewrite}) == verdict
-
-
-@pytest.mark.parametrize(
-    ("rewrite", "verdict"),
-    [
-        ("A fine reply to the question.", (True, KEPT_OPEN)),
-        ("Here is my response: a fine reply.", (False, "shows the prompt")),
-        ("The Reference Answer says so.", (False, "shows the prompt")),
-        ("Tell them about books. " * 10, (False, "repeats itself")),
-        ("", (False, "empty")),
-    ],
-)
-def test_an_open_rewrite_is_kept_by_plain_quality_rules(rewrite, verdict):
-    row = {"instruction": "Tell", "context": "", "reference": "A reply.", "answer": "", "finished": True}
-    assert judge(row | {"rewrite": rewrite}) == verdict
-    assert judge(row | {"rewrite": rewrite or "x", "finished": False}) == (False, "cut off")
-
-
-def test_words_of_the_row_itself_are_no_leak_and_its_own_repetition_is_allowed():
-    row = {"instruction": "What is a reference answer?", "context": "", "answer": "", "finished": True}
-    assert judge(row | {"reference": "It is.", "rewrite": "A reference answer is this."})[0]
-    song = "la la la la " * 8
-    assert judge(row | {"reference": song, "rewrite": song})[0]
-    assert not judge(row | {"reference": "a song", "rewrite": song})[0]
-
-
-def test_good_rewrites_of_a_real_model_are_kept(shared_data):
-    text = (shared_data / "sdft_alpaca_pairs.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.split("\n") if line]
-    verdicts = [
-        judge(
-            {
-                "instruction": row["instruction"],
-                "context": row["input"],
-                "reference": row["output"],
-                "answer": "",
-                "rewrite": row["distilled_output"],
-                "finished": True,
-            }
-        )[0]
-        for row in rows
-    ]
-    assert 0.99 < sum(verdicts) / len(verdicts) < 1
 
 
 # --- the whole ----------------------------------------------------------------------------------------------
@@ -280,7 +216,7 @@ def test_other_work_is_never_mixed_into_a_journal(model, tokenizer, examples, tm
         ("model", (tiny_model("llama", seed=1), tokenizer, examples), {}),
         ("template", (model, tokenizer, examples), {"template": longer}),
         ("data", (model, tokenizer, changed), {}),
-        ("generation", (model, tokenizer, examples), {"max_new_tokens": 9}),
+        ("generation", (model, tokenizer, examples), {"max_new_tokens": 7}),
     ]:
         with pytest.raises(
             ValueError, match=rf"journal\.jsonl was written with another {name};.*overwrite=True"
@@ -309,6 +245,149 @@ def test_a_damaged_row_of_the_journal_is_rewritten_again(model, tokenizer, examp
     pd.testing.assert_frame_equal(again, whole)
 
 
+@pytest.mark.parametrize(("temperature", "ends"), [(0.0, 60), (1.0, 25)])
+def test_with_more_tokens_only_what_was_cut_off_is_rewritten_again(
+    model, tokenizer, examples, tmp_path, monkeypatch, temperature, ends
+):
+    from workbench.generation import responses
+
+    def room(row):
+        prompt = chat_prompt(tokenizer, rewrite_message(SHORT, row))
+        return 256 - len(responses.token_ids(tokenizer, [prompt])[0])
+
+    while room(examples.loc[3].to_dict()) >= 16:  # fits with 8 new tokens, not with 16
+        examples.loc[3, "instruction"] += " a"
+    monkeypatch.setattr(model.generation_config, "eos_token_id", list(range(5, ends)))
+    options = {"temperature": temperature, "seed": 4}
+    whole = distill(model, tokenizer, examples, max_new_tokens=16, **options)
+    out, asked = tmp_path / "journal.jsonl", []
+    short = distill(model, tokenizer, examples, out=out, **options)
+    finished = [json.loads(line)["finished"] for line in out.read_text().splitlines()[1:]]
+    assert 0 < sum(finished) < len(finished)
+    generate = responses.response_batches
+
+    def counted(*arguments, done, **settings):
+        asked.append(len(done))
+        return generate(*arguments, done=done, **settings)
+
+    monkeypatch.setattr(responses, "response_batches", counted)
+    assert distill(model, tokenizer, examples, out=out, max_new_tokens=16, **options).equals(whole)
+    assert 0 < asked[0] <= sum(finished)
+    assert short.loc[3, "reason"] != "prompt too long" and whole.loc[3, "reason"] == "prompt too long"
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+def test_a_model_that_is_not_whole_is_refused_before_any_work(model, tokenizer, examples, monkeypatch):
+    from peft import LoraConfig
+
+    from workbench.healing.adapters import new_adapter
+    from workbench.pruning.removal import without_layers
+
+    last = len(model.model.layers) - 1
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "generate", None)
+        for removed in ([0], [last]):
+            with (
+                without_layers(model, removed),
+                pytest.raises(ValueError, match=r"whole, .*, it lacks layers"),
+            ):
+                distill(model, tokenizer, examples, engine="transformers")
+        with (
+            new_adapter(model, LoraConfig(r=2, target_modules=["model.layers.0.self_attn.q_proj"]), 0),
+            pytest.raises(ValueError, match=r"adapter .*, it has one"),
+        ):
+            distill(model, tokenizer, examples, engine="transformers")
+    with without_layers(model, [last]):
+        assert len(distill(model, tokenizer, examples, any_model=True)) == 11
+    assert len(distill(model, tokenizer, examples)) == 11  # whole again
+
+
+def test_rewrites_are_asked_to_end_as_their_references_do_and_do():
+    row = {"instruction": "i", "context": "", "reference": "1+1=2 #### 2", "answer": "2"}
+    assert 'End with a line "####" and' in rewrite_message(RewriteTemplate(), row)
+    assert 'line "The answer is" and' in rewrite_message(RewriteTemplate(), row | {"reference": "It is 2."})
+
+
+def said(model, tokenizer, monkeypatch, text, examples, **options):
+    """Distil with a model that says one text, whatever it is asked; the journal and the rest are real."""
+    from workbench.generation import responses
+
+    def speak(model, tokenizer, ids, out, work, **options):
+        return [responses.Response(k, text, 9, True) for k in range(len(ids))]
+
+    monkeypatch.setattr(responses, "journaled_responses", speak)
+    return distill(model, tokenizer, examples, rule="auto", **options)
+
+
+def test_kept_rewrites_share_the_closing_line_of_their_references(model, tokenizer, monkeypatch):
+    reference = "3+4=7 #### 7"
+    rows = pd.DataFrame(
+        [
+            dict.fromkeys(FIELDS, "")
+            | {"id": "a", "instruction": "3+4?", "reference": reference, "answer": "7"}
+        ]
+    )
+    text = "Three and four.\nThe answer is 7."
+    general = said(
+        model,
+        tokenizer,
+        monkeypatch,
+        text,
+        rows,
+        template=RewriteTemplate(math="{instruction}{reference}{closing}"),
+    )
+    assert general.loc[0, "rewrite"] == text and general.loc[0, "response"] == "Three and four.\n#### 7"
+    assert general.attrs["closing"] == 1
+    own = said(
+        model, tokenizer, monkeypatch, text, rows
+    )  # a template that does not ask for it, as the demo's
+    assert own.loc[0, "response"] == text and own.attrs["closing"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "rewrite", "reason"),
+    [
+        (
+            "<think>Or 8?</think>Three and four. The answer is 7.",
+            False,
+            "Three and four. The answer is 7.",
+            "same final answer",
+        ),
+        (
+            "Or 8?</think>\nThree and four. The answer is 7.",
+            True,
+            "Three and four. The answer is 7.",
+            "same final answer",
+        ),
+        ("<think>The answer is 7", False, "", "cut off"),
+        ("The answer is 7", True, "", "cut off"),
+    ],
+)
+def test_thoughts_never_stay_in_a_response(model, monkeypatch, text, opened, rewrite, reason):
+    tokenizer = tiny_tokenizer()
+    if opened:
+        tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    rows = pd.DataFrame(
+        [dict.fromkeys(FIELDS, "") | {"id": "a", "instruction": "3+4?", "reference": "7", "answer": "7"}]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # every one was refused
+        frame = said(model, tokenizer, monkeypatch, text, rows)
+    assert frame.loc[0, ["rewrite", "reason"]].tolist() == [rewrite, reason]
+    assert "think" not in frame.loc[0, "response"]
+
+
+def test_a_rule_that_fails_is_said_before_anything_is_generated(model, tokenizer, examples, monkeypatch):
+    monkeypatch.setattr(type(model), "generate", None)
+    for rule, words in [
+        (lambda row: 1 / 0, "rule fails on row 'row-0': ZeroDivisionError"),
+        (lambda row: row["nothing"], "rule fails on row 'row-0': KeyError"),
+        (lambda row: (True, "a", "b"), "rule must return whether to keep a row"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            distill(model, tokenizer, examples, rule=rule, engine="transformers")
+
+
 @pytest.mark.parametrize(
     ("spoil", "options", "words"),
     [
@@ -317,6 +396,12 @@ def test_a_damaged_row_of_the_journal_is_rewritten_again(model, tokenizer, examp
         (lambda frame: frame.assign(id="x"), {}, "each id once, got 'x' again"),
         (lambda frame: ["a", "b"], {}, "must be a pandas DataFrame, got list"),
         (lambda frame: frame, {"rule": "strict"}, "rule must be 'auto' or a function"),
+        (
+            lambda frame: frame.assign(instruction=float("nan")),
+            {},
+            r"hold texts, got instruction nan in row 'row-0'",
+        ),
+        (lambda frame: frame.assign(answer=5), {}, r"hold texts, got answer 5 in row 'row-0'"),
     ],
 )
 def test_bad_examples_give_one_clear_line(model, tokenizer, examples, spoil, options, words):

@@ -38,7 +38,7 @@ def test_the_response_and_its_eos_alone_are_learned(model, examples, template):
     samples, counts = read_samples(model, tokenizer, examples, "reference", 128)
     assert counts == {"cut": 0, "left_out": 0}
     for sample, row in zip(samples, examples.itertuples(), strict=True):
-        message = f"{row.context}\n{row.instruction}" if row.context else row.instruction
+        message = f"{row.instruction}\n{row.context}" if row.context else row.instruction
         prompt = chat_prompt(tokenizer, message)
         assert template == (prompt != PLAIN_PROMPT.replace("{text}", message))
         assert tokenizer.decode(sample.ids[: sample.n_prompt]) == prompt

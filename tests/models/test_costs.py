@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from tiny import CONFIGS, LAYERS, tiny_config, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from workbench.models.costs import block_savings, flop_counts, parameter_counts
 from workbench.pruning.removal import prune_, without_layers
@@ -79,6 +80,108 @@ def test_flops_are_those_that_torch_counts(architecture: str) -> None:
     assert flop_counts(model, context=tokens)["total"] == expected
 
 
+def counted(kind: str, entries: dict[str, Any], tokens: int) -> float:
+    """Return what torch counts for a text in a model with eager attention, but for its position codes."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **entries)
+    model: Any = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.arange(tokens)[None] % 90 + 5, use_cache=False)
+    by_module = counter.get_flop_counts().items()
+    return counter.get_total_flops() - sum(
+        sum(ops.values()) for name, ops in by_module if name.endswith("rotary_emb")
+    )
+
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "pad_token_id": 0, "eos_token_id": 1}
+HEADS = SMALL | {
+    "intermediate_size": 40,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": None,
+}
+ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "n_shared_experts": 1}
+LATENT = {
+    "q_lora_rank": 12,
+    "kv_lora_rank": 10,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 6,
+    "v_head_dim": 8,
+}
+INDEXED = {"index_topk": 64, "index_n_heads": 2, "index_head_dim": 8, "n_group": 1, "topk_group": 1}
+MAMBA_2 = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 4,
+}
+ZAMBA_2 = {"layers_block_type": ["mamba", "hybrid", "mamba"], "n_mamba_heads": 8, "mamba_ngroups": 1}
+ZAMBA_2 |= {"mamba_headdim": 8, "mamba_d_state": 8, "chunk_size": 4, "num_mem_blocks": 1, "adapter_rank": 4}
+#: architectures without heads, with more products than one attention, or with kinds of layers of their own
+EXACT: dict[str, dict[str, Any]] = {
+    "mamba": SMALL | {"state_size": 8},
+    "falcon_mamba": SMALL | {"state_size": 8},
+    "rwkv": SMALL | {"attention_hidden_size": 32},
+    "diffllama": HEADS,
+    "aria_text": HEADS | {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1},
+    "deepseek_v32": HEADS
+    | ROUTED
+    | LATENT
+    | INDEXED
+    | {"num_key_value_heads": 4, "first_k_dense_replace": 1},
+    "lfm2": HEADS | {"layer_types": ["conv", "full_attention", "conv"]},
+}
+CHUNKED: dict[str, dict[str, Any]] = {
+    "falcon_h1": HEADS | MAMBA_2 | {"head_dim": 8, "mamba_d_ssm": 64},
+    "zamba2": HEADS | ZAMBA_2 | {"num_key_value_heads": 4, "attention_head_dim": 16},
+    "mamba2": SMALL | {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 4},
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("tokens", [(4, 8), (8, 24)], ids=str)
+def test_flops_of_other_kinds_of_layers_are_those_that_torch_counts(
+    kind: str, tokens: tuple[int, int]
+) -> None:
+    # the cost of further tokens, without what padding of convolutions costs a text; n attend to n, so the
+    # a + 1 .. b cost as if each had attended to a + b
+    config, (few, many) = AutoConfig.for_model(kind, **EXACT[kind]), tokens
+    further = (counted(kind, EXACT[kind], many) - counted(kind, EXACT[kind], few)) / (many - few)
+    counts = flop_counts(config, context=few + many)
+    assert counts["total"] == further
+    assert counts["left_out"] == ""
+
+
+def left_out(kind: str, few: int, many: int) -> float:
+    """Return what torch counts for each token from few to many beyond what is counted here."""
+    config, entries = AutoConfig.for_model(kind, **CHUNKED[kind]), CHUNKED[kind]
+    further = (counted(kind, entries, many) - counted(kind, entries, few)) / (many - few)
+    return further - flop_counts(config, context=few + many)["total"]
+
+
+@pytest.mark.parametrize(("kind", "attends"), [("falcon_h1", [True] * 3), ("zamba2", [False, True, False])])
+def test_of_a_hybrid_the_state_alone_is_left_out_and_said(kind: str, attends: list[bool]) -> None:
+    # Mamba 2 has the same state and no attention
+    assert left_out(kind, 4, 8) == left_out("mamba2", 4, 8) > 0
+    assert left_out(kind, 8, 24) == left_out("mamba2", 8, 24)
+    config = AutoConfig.for_model(kind, **CHUNKED[kind])
+    said = "the recurrent state of 3 of the layers is not counted"
+    assert flop_counts(config)["left_out"] == block_savings(config).attrs["left_out"] == said
+    short, long = (flop_counts(config, context=tokens)["layers"] for tokens in (4, 8))
+    assert [b > a for a, b in zip(short, long, strict=True)] == attends
+
+
+def test_an_indexer_bounds_what_its_layers_attend_to() -> None:
+    config = AutoConfig.for_model("deepseek_v32", **EXACT["deepseek_v32"])
+    short, long = (flop_counts(config, context=c)["layers"][0] for c in (64, 100))
+    assert long - short == 2 * 2 * (8 + 1) * 36, "only the indexer sees the further tokens"
+
+
 def test_a_window_bounds_what_a_layer_attends_to() -> None:
     short, long = (flop_counts(tiny_config("qwen2-sliding"), context=c)["layers"] for c in (5, 50))
     assert short[3:] == long[3:]
@@ -95,7 +198,8 @@ def test_a_token_meets_only_the_experts_it_is_routed_to() -> None:
 def test_the_context_is_the_models_own_unless_it_is_long() -> None:
     assert flop_counts(tiny_config("llama"))["context"] == 256
     assert flop_counts(LLAMA_8B)["context"] == 4096
-    assert block_savings(tiny_config("llama"), 2, context=7).attrs == {"context": 7}
+    attrs = {"context": 7, "kept_layers": list(range(LAYERS))}
+    assert block_savings(tiny_config("llama"), 2, context=7).attrs == attrs
 
 
 def test_every_block_has_its_row() -> None:
@@ -126,6 +230,20 @@ def test_a_pruned_model_counts_as_it_stands() -> None:
     whole = parameter_counts(tiny_config("qwen3-moe-mixed"))
     assert parameter_counts(model)["layers"] == whole["layers"][2:]
     assert block_savings(model)["size"].max() == LAYERS - 3
+
+
+def test_a_pruned_models_blocks_are_named_by_its_original_layers() -> None:
+    whole, kept = parameter_counts(tiny_config("qwen3-moe-mixed"))["layers"], [0, 1, 3, 4, 6]
+    model = prune_(tiny_model("qwen3-moe-mixed"), [2, 5])
+    for one in (model, model.config):
+        frame = block_savings(one, 2)
+        assert frame["start"].tolist() == kept[:-1]
+        sums = [whole[a] + whole[b] for a, b in itertools.pairwise(kept)]
+        assert frame["parameters"].tolist() == sums
+        assert frame.attrs["kept_layers"] == kept
+    assert block_savings(tiny_model("llama"), 3)["start"].tolist() == [0, 1, 2, 3, 4]
+    with without_layers(whole_model := tiny_model("llama"), [1]):
+        assert block_savings(whole_model, 1)["start"].tolist() == [0, 2, 3, 4, 5, 6]
 
 
 def test_an_adapter_does_not_count() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ import pytest
 import torch
 from folders import edit, refused
 from safetensors.torch import load_file, save_file
-from tiny import LAYERS, tiny_model, tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from tiny import LAYERS, SIZES, tiny_model, tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from workbench.models.identity import describe_model
 from workbench.models.loading import load_model
@@ -145,3 +147,240 @@ def test_fewer_layers_in_the_files_than_in_the_configuration(copied: Path) -> No
 def test_plain_transformers_reads_what_load_model_reads(saved: Path) -> None:
     ours, theirs = load_model(saved, device="cpu")[0], AutoModelForCausalLM.from_pretrained(saved)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+# configurations that no model can have --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number >= 1, got 0"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must be a whole number >= 1, got -1"),
+        (
+            {"num_hidden_layers": "16"},
+            "config.json cannot be used: .*'num_hidden_layers' expected int, got str",
+        ),
+        (
+            {"num_hidden_layers": 1.5},
+            "config.json cannot be used: .*'num_hidden_layers' expected int, got float",
+        ),
+        ({"hidden_size": 7}, r"cannot be used: .*hidden size \(7\) is not a multiple of the number of att"),
+        ({"num_attention_heads": 0}, "cannot be used: ZeroDivisionError"),
+        ({"hidden_act": "foo"}, "no model can be built of its config.json: KeyError: 'foo'"),
+        (
+            {"rope_parameters": {"rope_type": "foo"}},
+            "no model can be built of its config.json: KeyError: 'foo'",
+        ),
+        ({"rope_scaling": "x"}, "config.json cannot be used: .*'rope_parameters'"),
+        (
+            {"num_key_value_heads": 2},
+            r"are missing or of another shape, such as .*k_proj.bias \[18\], not \[12\]",
+        ),
+        ({"architectures": "x"}, "is a x, which has no language-model head"),
+        ({"dtype": "floaty"}, "config.json cannot be used: .*floaty"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            "needs a package that is not here: .*GPTQ",
+        ),
+        (
+            {"quantization_config": {"quant_method": "awq", "bits": 4}},
+            "needs a package that is not here: .*AWQ",
+        ),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_no_model_can_have(copied: Path, entries: dict[str, Any], message: str) -> None:
+    edit(copied / "config.json", **entries)
+    refused(message, copied, device="cpu")
+
+
+@pytest.mark.parametrize("content", ["[1]", "5", "null", "", '"text"'])
+def test_a_configuration_that_is_no_object(copied: Path, content: str) -> None:
+    (copied / "config.json").write_text(content)
+    refused("config.json cannot be used", copied)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"metadata": {}, "weight_map": [1]}', "{ not json"])
+def test_a_broken_index_of_shards(tmp_path: Path, content: str) -> None:
+    shard(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    refused("is no index of weight files: download it again", tmp_path)
+
+
+def test_a_broken_chat_template(copied: Path) -> None:
+    (copied / "chat_template.jinja").write_text("{% if %}")
+    refused("its chat template cannot be used: TemplateSyntaxError: Expected an expression", copied)
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu", [1]], ids=str)
+def test_devices_that_are_not_here(device: Any) -> None:
+    refused(
+        r"device '(meta|mps|xpu)' (is not here|holds no weights)|device must be None", "demo", device=device
+    )
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bloom", "falcon", "opt", "gpt-neox"])
+def test_layers_beyond_the_configuration_whatever_the_list_is_called(
+    architecture: str, tmp_path: Path
+) -> None:
+    tiny_model(architecture).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    names = {"gpt2": "n_layer", "bloom": "n_layer"}
+    edit(tmp_path / "config.json", **{names.get(architecture, "num_hidden_layers"): 5})
+    refused(
+        r"the files hold more layers than the 5 of the configuration, such as .*\.5\.", tmp_path, device="cpu"
+    )
+
+
+LATENT = {
+    "q_lora_rank": 12,
+    "kv_lora_rank": 10,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 6,
+    "v_head_dim": 8,
+}
+LATENT |= {"n_routed_experts": 4, "moe_topk": 2, "zero_expert_num": 1}
+
+
+def test_a_model_whose_layers_cannot_be_told_is_refused_by_its_class(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        "longcat_flash",
+        **SIZES | LATENT | {"num_layers": 3, "ffn_hidden_size": 20, "expert_ffn_hidden_size": 8},
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ValueError, match=r"LongcatFlashForCausalLM has . such lists") as caught:
+        prune_(model, [0])
+    assert "\n" not in str(caught.value)
+
+
+# code of a repository -------------------------------------------------------------------------------------
+
+PAYLOAD = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+
+Path({marker!r}).write_text("ran")
+
+
+class OtherConfig(LlamaConfig):
+    model_type = "llama"
+
+
+class OtherModel(LlamaForCausalLM):
+    config_class = OtherConfig
+"""
+NATIVE = {"AutoModelForCausalLM": "payload.OtherModel"}
+
+
+def with_payload(folder: Path, marker: Path, auto_map: dict[str, str]) -> Path:
+    """Let a folder's configuration name code that leaves a marker when it runs."""
+    edit(folder / "config.json", auto_map=auto_map)
+    (folder / "payload.py").write_text(PAYLOAD.format(marker=str(marker)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "auto_map",
+    [
+        NATIVE,
+        NATIVE | {"AutoConfig": "payload.OtherConfig"},
+        {"AutoModel": "payload.OtherModel"},
+        {"AutoModelForCausalLM": "no_such_file.OtherModel"},
+    ],
+    ids=str,
+)
+def test_code_of_a_repository_runs_neither_at_load_nor_when_saved(
+    copied: Path, tmp_path: Path, auto_map: dict[str, str]
+) -> None:
+    marker = tmp_path / "marker"
+    model, tokenizer = load_model(with_payload(copied, marker, auto_map), device="cpu")
+    assert type(model) is LlamaForCausalLM
+    before = dict(vars(model.config))
+    folder = save_pruned(prune_(model, [3]), tokenizer, tmp_path / "pruned")
+    assert "auto_map" not in (folder / "config.json").read_text()
+    assert model.config.auto_map == before["auto_map"], "the model in memory keeps what it had"
+    again, _ = load_model(folder, device="cpu")
+    assert type(again) is LlamaForCausalLM
+    assert not marker.exists()
+
+
+def test_code_that_points_elsewhere_does_not_run(copied: Path, saved: Path, tmp_path: Path) -> None:
+    other, marker = tmp_path / "other", tmp_path / "marker"
+    with_payload(shutil.copytree(saved, other), marker, NATIVE)
+    edit(copied / "config.json", auto_map={"AutoModelForCausalLM": f"{other}--payload.OtherModel"})
+    model, tokenizer = load_model(copied, device="cpu")
+    save_pruned(model, tokenizer, tmp_path / "pruned")
+    assert not marker.exists()
+
+
+def test_code_that_was_trusted_runs_and_stays(copied: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    with_payload(copied, marker, NATIVE | {"AutoConfig": "payload.OtherConfig"})
+    model, tokenizer = load_model(copied, device="cpu", trust_remote_code=True)
+    assert marker.exists()
+    assert type(model).__name__ == "OtherModel"
+    folder = save_pruned(prune_(model, [3]), tokenizer, tmp_path / "pruned")
+    assert json.loads((folder / "config.json").read_text())["auto_map"]["AutoModelForCausalLM"]
+
+
+# tokenizers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gpt2", "gemma2"])
+def test_a_tokenizer_reads_what_its_file_says(architecture: str, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    tiny_model(architecture).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    _, tokenizer = load_model(tmp_path, device="cpu")
+    file = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in ("Anna has 12 apples, and she'll eat 3.", "über  zwei\n\nZeilen", "<|user|>Hi<|end|>"):
+        assert tokenizer(text)["input_ids"] == file.encode(text).ids
+    assert (tokenizer.padding_side, tokenizer.pad_token_id) == ("left", 0)
+    assert tokenizer.chat_template
+
+
+# the hub --------------------------------------------------------------------------------------------------
+
+
+def in_the_cache(cache: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a model into a cache of the hub as acme/tiny, and let no socket reach anything."""
+    repository = cache / "models--acme--tiny"
+    shutil.copytree(saved, repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+    def blocked(*_: Any, **__: Any) -> None:
+        raise OSError("no network here")
+
+    monkeypatch.setattr("socket.socket.connect", blocked)
+    monkeypatch.setattr("socket.getaddrinfo", blocked)
+
+
+COMMIT = "a" * 40
+
+
+def test_a_model_of_the_hub_loads_from_the_cache_without_network_and_at_once(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_cache(tmp_path, saved, monkeypatch)
+    begun = time.monotonic()
+    model, _ = load_model("acme/tiny", device="cpu")
+    assert time.monotonic() - begun < 20
+    described = describe_model(model)
+    assert (described["id"], described["revision"]) == ("acme/tiny", COMMIT)
+    assert describe_model(load_model("acme/tiny", revision=COMMIT, device="cpu")[0])["revision"] == COMMIT
+    refused("'acme/tiny' is no folder here and the hub did not give it", "acme/tiny", revision="b" * 40)
+    refused("'acme/other' is no folder here and the hub did not give it", "acme/other")
+
+
+def test_a_half_downloaded_cache_is_named(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_cache(tmp_path, saved, monkeypatch)
+    snapshot = tmp_path / "models--acme--tiny" / "snapshots" / COMMIT
+    (snapshot / "model.safetensors").unlink()
+    refused("name 'acme/tiny': its weights are not all there", "acme/tiny")

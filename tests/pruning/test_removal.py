@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cutting import (
@@ -267,6 +268,11 @@ def test_an_adapter_trained_inside_does_not_reach_the_absent_layers() -> None:
         ([1.5], r"layers must be a list of layer indices such as \[3, 4\], got \[1.5\]"),
         (3, r"layers must be a list of layer indices such as \[3, 4\], got 3"),
         ("34", "layers must be a list of layer indices"),
+        ([True], r"layers must be a list of layer indices such as \[3, 4\], got \[True\]"),
+        (["3"], "layers must be a list of layer indices"),
+        ([None], "layers must be a list of layer indices"),
+        ({"3": 1}, "layers must be a list of layer indices"),
+        (np.array([1.0, 2.0]), "layers must be a list of layer indices"),
     ],
 )
 def test_bad_layers_are_refused_in_one_line(layers: Any, message: str) -> None:
@@ -276,6 +282,13 @@ def test_bad_layers_are_refused_in_one_line(layers: Any, message: str) -> None:
             refuse(model, layers)
         assert "\n" not in str(caught.value)
     assert number_of_layers(model) == LAYERS
+
+
+def test_whole_numbers_of_numpy_are_layers() -> None:
+    model = tiny_model("llama")
+    with without_layers(model, np.array([2, 4])):
+        assert kept_layers(model) == (0, 1, 3, 5, 6)
+    assert kept_layers(prune_(model, (layer for layer in [np.int64(3)]))) == (0, 1, 2, 4, 5, 6)
 
 
 def test_check_prunable_without_layers_tries_the_first_and_the_last() -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from cutting import TOKENIZER, assert_same, state
-from tiny import LAYERS, tiny_model
+from cutting import TOKENIZER, assert_same, logits, state
+from folders import edit
+from skipping import skipping
+from tiny import LAYERS, SIZES, VISION, randomise_, tiny_model, tiny_tokenizer
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from workbench.distances.angular import angular_distances
+from workbench.distances.damage import block_damage
 from workbench.models.layers import decoder_layers, kept_layers
+from workbench.models.loading import load_model
 from workbench.pruning.removal import prune_, without_layers
 from workbench.pruning.saving import outputs, save_pruned
 
@@ -99,6 +105,129 @@ def test_a_tokenizer_that_reads_otherwise_after_a_reload_is_not_saved(tmp_path: 
     with pytest.raises(ValueError, match="tokenizer reads a text in other tokens"):
         save_pruned(tiny_model("qwen2"), TOKENIZER, tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
+
+
+# models of images and texts ------------------------------------------------------------------------------
+
+_IMAGES = {"image_token_id": 330, "image_token_index": 330}
+_MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+_PATCHES = {"depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 20, "out_hidden_size": 36}
+_MARKS = {"video_token_id": 329, "vision_start_token_id": 328, "vision_end_token_id": 327}
+
+
+def wrapped(text: str, vision: str | None, **extra: Any) -> dict[str, Any]:
+    """Return the entries of a model that wraps a language model and a vision model."""
+    parts = {"text_config": SIZES | {"model_type": text, "head_dim": 8}, "vision_config": dict(VISION)}
+    parts["vision_config"] |= {"model_type": vision} if vision else {}
+    return parts | _IMAGES | extra
+
+
+WRAPPERS = {
+    "llava": wrapped("llama", "clip_vision_model"),
+    "mistral3": wrapped("mistral", "pixtral"),
+    "smolvlm": wrapped("llama", None),
+    "paligemma": wrapped("gemma", "siglip_vision_model", projection_dim=36),
+    "qwen3_vl": _IMAGES
+    | _MARKS
+    | {
+        "text_config": SIZES | {"head_dim": 8, "rope_parameters": _MROPE},
+        "vision_config": _PATCHES | {"deepstack_visual_indexes": [0]},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_a_model_of_images_and_texts_reloads_as_its_own_class(kind: str, tmp_path: Path) -> None:
+    config = AutoConfig.for_model(kind, **WRAPPERS[kind])
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    randomise_(model)
+    with skipping(model, (2, 5)):
+        expected = logits(model)
+    folder = save_pruned(prune_(model, [2, 5]), TOKENIZER, tmp_path / "saved")
+    again = AutoModelForImageTextToText.from_pretrained(folder)
+    assert type(again) is type(model)
+    assert torch.equal(logits(again), expected)
+    assert torch.equal(logits(load_model(folder, device="cpu")[0]), expected)
+    assert kept_layers(again) == (0, 1, 3, 4, 6)
+    assert "import AutoModelForImageTextToText, AutoTokenizer" in (folder / "README.md").read_text()
+
+
+# what is refused ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokenizer", [None, "demo", 3, lambda text: text], ids=str)
+def test_what_is_no_tokenizer_is_refused_before_anything_is_written(tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tokenizer must be the model's tokenizer, got"):
+        save_pruned(tiny_model("llama"), tokenizer, tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pad_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD2]"})
+    model = tiny_model("llama", vocab_size=330)
+    with pytest.raises(
+        ValueError, match=r"one of the model's 330 tokens, its pad token '\[PAD2\]' is 330; set"
+    ):
+        save_pruned(model, tokenizer, tmp_path / "saved")
+    tokenizer.pad_token = tokenizer.eos_token
+    save_pruned(model, tokenizer, tmp_path / "saved")
+
+
+@pytest.mark.parametrize("path", [None, 3, [], b"saved"], ids=str)
+def test_what_is_no_path(path: Any) -> None:
+    with pytest.raises(ValueError, match="path must be text or a path, got"):
+        save_pruned(tiny_model("llama"), TOKENIZER, path)
+
+
+def test_a_model_without_its_head_is_refused(tmp_path: Path) -> None:
+    for model in (tiny_model("llama").model, nn.Linear(2, 2)):
+        with pytest.raises(
+            ValueError, match=r"model must be a (language model with its head|transformers model)"
+        ):
+            save_pruned(model, TOKENIZER, tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", ["cpu_offload", "disk_offload"])
+def test_an_offloaded_model_is_refused(way: str, tmp_path: Path) -> None:
+    import accelerate
+
+    model = tiny_model("llama")
+    where = {"offload_dir": tmp_path / "disk"} if way == "disk_offload" else {}
+    getattr(accelerate, way)(model, execution_device=torch.device("cpu"), **where)
+    for refuse in (
+        lambda: save_pruned(model, TOKENIZER, tmp_path / "saved"),
+        lambda: angular_distances(model, TOKENIZER, ["Anna has 12"], progress=False),
+    ):
+        with pytest.raises(ValueError, match="must have its weights in memory, some are on the meta device"):
+            refuse()
+    assert not (tmp_path / "saved").exists()
+
+
+def test_router_logits_that_are_asked_for_do_no_harm(tmp_path: Path) -> None:
+    plain, asked = tiny_model("qwen3-moe"), tiny_model("qwen3-moe", output_router_logits=True)
+    with skipping(plain, (1, 2)):
+        expected = logits(plain)
+    folder = save_pruned(prune_(asked, [1, 2]), TOKENIZER, tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(folder)
+    assert asked.config.output_router_logits is again.config.output_router_logits is True
+    assert torch.equal(logits(again), expected)
+    texts = ["Anna has 12 apples.", "The dog went home."]
+    both = [tiny_model("qwen3-moe", output_router_logits=on) for on in (False, True)]
+    frames = [block_damage(model, TOKENIZER, texts, sizes=[1], progress=False) for model in both]
+    assert frames[0]["damage"].tolist() == frames[1]["damage"].tolist()
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1e-6}, {"top_p": 0.9, "top_k": 5}], ids=str)
+def test_sampling_settings_of_the_files_are_kept(settings: dict[str, float], tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "whole")
+    TOKENIZER.save_pretrained(tmp_path / "whole")
+    edit(tmp_path / "whole" / "generation_config.json", **settings)
+    model, tokenizer = load_model(tmp_path / "whole", device="cpu")
+    folder = save_pruned(prune_(model, [3]), tokenizer, tmp_path / "saved")
+    kept = json.loads((folder / "generation_config.json").read_text())
+    assert {key: kept[key] for key in settings} == settings
 
 
 def test_a_model_with_an_adapter_is_not_saved(tmp_path: Path) -> None:

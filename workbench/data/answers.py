@@ -1,110 +1,93 @@
-"""Final answers: find them in a response, and compare them as numbers (no torch)."""
+"""Final answers: found where a reader would find them in a response (no torch).
+
+What a single sentence states is in ``statements.py``, how answers are read as numbers in ``quantities.py``.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from fractions import Fraction
+from typing import Any
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
-_SIGNED = rf"[-+]?\s?[$€£¥]?\s?[-+]?(?:{_DIGITS})(?:[eE][-+]?\d+)?"
-_NUMBER = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?:US)?[$€£¥]?\s*(?P<sign2>[-+]?)"
-    rf"(?:(?P<whole>\d+)\s+(?P<top2>\d+)\s*/\s*(?P<bottom2>\d+)"
-    rf"|\(?(?P<top>{_DIGITS})(?P<power>[eE][-+]?\d+)?\)?(?:\s*/\s*\(?(?P<bottom>{_DIGITS})\)?)?)"
-    rf"(?P<unit>.*)",
-    re.DOTALL,
+from workbench.data.quantities import (
+    COMPOUND,
+    clean,
+    other_readings,
+    parse_number,
+    plain_characters,
+    plain_latex,
+    same_answer,
+    same_number,
 )
-# glued to a number these are units; any other letter there ("3x", "2ab") may be algebra
-_GLUED_UNIT = re.compile(r"(%|°\s?[CF]?|[€$£¥¢]|cm|mm|km|kg|mg|ml|min|hrs?|am|pm|st|nd|rd|th)(?![A-Za-z])")
-_SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_IN_TEXT = re.compile(rf"(?<![\w.,/:^])(?:{_SIGNED})(?:\s?/\s?(?:{_DIGITS}))?(?!\w|:\d)\s?%?")
-_ANSWER_IS = re.compile(
-    r"\b(?:answer|antwort)\b[^\n:=]{0,24}?(?:\b(?:is|ist)\b\s*:?|:|=)\s*(?P<tail>(?:(?!\b(?:answer|antwort)\b)[^\n])+)",
+from workbench.data.statements import (
+    NOT_YET,
+    NUMBER_WORD,
+    WORDS,
+    YES_NO,
+    left_open,
+    main_number,
+    numbers_in,
+    plain_text,
+    stated,
+)
+
+__all__ = [
+    "final_answer",
+    "parse_number",
+    "same_answer",
+    "same_number",
+    "without_calculator_marks",
+    "without_thoughts",
+]
+
+_LONGEST, _TAIL = 20_000, 600  # characters from the end that are looked at; of a statement
+_THOUGHT = r"(?:think|thinking|thought|reasoning)>"
+_STATEMENT = re.compile(
+    rf"(?<!to )(?<!can )\b{WORDS['answer']}\b(?!\s+(?:choices|options|the|this)\b)"
+    rf"(?:[^\n:=.]{{0,40}}?\b{WORDS['is']}(?![\w'’])\s*:?|[^\n:=.,]{{0,24}}?[:=：])"
+    r"|(?:答案|答え|答|정답|답)(?:应该|并|不)*\s*(?:是|为|は|은|[:：=])[:：]?",
     re.I,
 )
-_LATEX = (
-    (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"(\1)/(\2)"),
-    (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r"\1/\2"),
-    (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\s*(?:\\times|\\cdot|×)\s*10\s*\^\s*\{?\s*(-?\d+)\s*\}?"), r"e\1"),
-    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree"), "°"),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\[,!;: ]|\\left|\\right|\\displaystyle"), ""),
-    (re.compile(r"\\([$%#&])"), r"\1"),
-    (re.compile(r"\\[()\[\]]"), ""),
+_DENIED = re.compile(r"\b(?:not|cannot|never|no|nicht)\b|不", re.I)  # "the answer cannot be 5"
+_HEADING = re.compile(r"^\W{0,20}(?:the )?(?:final )?(?:answer|antwort)\W{0,20}\n", re.I | re.M)
+_STEP = re.compile(r"\s*(?:step\b|conclusion|\d+[.):])", re.I)  # as a heading
+_NEXT_TASK = re.compile(
+    rf"\n\s{{0,9}}(?:[#*]{{1,9}}\s{{0,9}})?(?:(?:(?:new|next) )?{WORDS['next_task']}\s?\d{{0,9}}\s?:"
+    r"|<\|?(?:user|im_start))",
+    re.I,
 )
+_GOODBYE = re.compile(rf"(?<!\w){WORDS['goodbye']}", re.I)
+_TAKEN_BACK = re.compile(rf"\b{WORDS['taken_back']}\b|[.!;,]\s+(?:actually\b|no, )", re.I)
+_SENTENCE_END = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?<!\bvs)(?<!\bapprox)[.!?](?=[\s)*\"”]|$)|[。！？\n]")
+_ABBREVIATION = re.compile(r"\b(Rs|[Nn]o|[Nn]r)\.\s*(?=[-$]?\d)")  # its full stop ends no sentence
+_REASON = re.compile(r"\s(?:because|since)\s", re.I)
+_SPELLED = re.compile(rf"(?:\ban?\s)?\b(?:{NUMBER_WORD}\b(?:\s?-?(?:and\s)?)?)+", re.I)
 
 
-def final_answer(text: str | None) -> str | None:
+def final_answer(text: Any) -> str | None:
     r"""Return the final answer that a response states, None when it states none.
 
-    Looked for in this order, the last occurrence of each: GSM8K's ``#### 72``; ``\boxed{72}``; "the answer
-    is 72" (also German, also with a colon); the last number of the text. Calculator marks ``<<48/2=24>>``
-    do not count.
+    Looked for in this order: GSM8K's ``#### 72`` (a heading ``#### Step 1`` is none); ``\boxed{72}``; "the
+    answer is 72" (with a colon, as a heading, in a dozen languages); the last number of the text. The last
+    occurrence of each counts, but what follows a new question does not, nor thoughts (``<think>``),
+    calculator marks ``<<48/2=24>>`` and closing words ("let me know ..."). A statement that leaves it open
+    ("5 or 6", "not 5", "5, no wait, 6", "5+3") is returned whole, which is no number.
 
     Args:
-        text: a response or a reference; None and texts without a number give None.
+        text: a response or a reference; None, NaN and texts without a number give None.
 
     Returns:
-        The answer as it is written (``"1,080"``, ``"\frac{3}{4}"``, ``"yes"``), without a closing full stop.
+        The answer as it is written (``"1,080"``, ``"\frac{3}{4}"``, ``"yes"``), without a closing full stop,
+        signs and digits in ASCII.
 
     >>> final_answer("She has <<48/2=24>>24 clips.\n#### 72"), final_answer(r"So it is \boxed{\frac{3}{4}}.")
     ('72', '\\frac{3}{4}')
     """
-    text = without_calculator_marks(text or "")
-    found = (find(text) for find in (_after_marks, _boxed, _after_answer_is, _last_number))
-    return next(filter(None, found), None)
-
-
-def parse_number(value: str | int | float | None) -> Fraction | None:
-    r"""Return the number that a short text says, exactly; None when it does not say one number.
-
-    Understood: thousands commas, decimals, signs, ``3/4`` and ``1 1/2``, LaTeX fractions and spaces,
-    currency signs, powers of ten, "5 million", units ("72 clips", "5cm"), and a percent sign, which is read
-    as a unit (50 % = 50).
-
-    >>> parse_number("$1,080.50"), parse_number("1 1/2 cups"), parse_number("3x")
-    (Fraction(2161, 2), Fraction(3, 2), None)
-    """
-    if value is None or isinstance(value, bool):
+    if text is None or (isinstance(text, float) and math.isnan(text)):
         return None
-    if isinstance(value, int | float):
-        return Fraction(str(value)) if value == value and abs(value) != float("inf") else None
-    match = _NUMBER.fullmatch(_without_markup(value))
-    scale = match and _unit_scale(match["unit"])
-    if not match or scale is None:
-        return None
-    top = _exact(match["top"] or match["top2"]) * Fraction(10) ** int((match["power"] or "e0")[1:])
-    bottom = _exact(match["bottom"] or match["bottom2"] or "1")
-    if bottom == 0:
-        return None
-    magnitude = (_exact(match["whole"] or "0") + top / bottom) * scale
-    return -magnitude if (match["sign"] + match["sign2"]).count("-") == 1 else magnitude
-
-
-def same_number(a: str | int | float | None, b: str | int | float | None) -> bool:
-    """Whether two texts say the same number: 1,000 = 1000 = 1000.0, 1/2 = 0.5, $18 = 18 dollars, 50 % = 50.
-
-    Compared exactly, but for decimals with six or more places, which are taken as rounded (0.333333 = 1/3).
-    False when one of them is not a number.
-
-    >>> same_number("1,000", "1000.0"), same_number("1/3", "0.333333"), same_number("3x", "3x")
-    (True, True, False)
-    """
-    first, second = parse_number(a), parse_number(b)
-    if first is None or second is None:
-        return False
-    places = [_places(value) for value in (a, b)]
-    longest = min(max(places), 12)
-    return first == second or (longest >= 6 and round(first, longest) == round(second, longest))
-
-
-def same_answer(a: str | None, b: str | None) -> bool:
-    """Whether two final answers agree: as numbers where both are, else as texts but for case and spaces."""
-    if not a or not b:
-        return False
-    texts = parse_number(a) is None or parse_number(b) is None
-    return _squeezed(a) == _squeezed(b) if texts else same_number(a, b)
+    shown = re.sub(r"(?:<\|\w{1,30}\|>|</s>)\s*$", "", without_thoughts(str(text))[-_LONGEST:])
+    shown = _until_new_question(plain_characters(without_calculator_marks(shown)))
+    return _first_found(shown, _after_marks, _boxed, _after_statement, _last_number, _without_digits)
 
 
 def without_calculator_marks(text: str) -> str:
@@ -112,83 +95,120 @@ def without_calculator_marks(text: str) -> str:
     return re.sub(r"<<[^<>]*>>", "", text)
 
 
+def without_thoughts(text: str) -> str:
+    """Return what a model says after thinking aloud; of thoughts that were cut off nothing stays.
+
+    >>> without_thoughts("<think>5?</think> It is 6."), without_thoughts("Well. <think>5 or")
+    ('It is 6.', 'Well.')
+    """
+    begun = re.split(rf"</{_THOUGHT}\s*", text)[-1]
+    said = re.split(rf"<{_THOUGHT}", begun)[0]
+    return text if said == text else said.rstrip()
+
+
+def _first_found(text: str, *finders: Any) -> str | None:
+    return next(filter(None, (find(text) for find in finders)), None)
+
+
+def _until_new_question(text: str) -> str:
+    """Cut the text where a model went on with the next question, its own answered."""
+    for match, _ in zip(_NEXT_TASK.finditer(text), range(3), strict=False):
+        head = text[: match.start()]
+        if _first_found(head, _after_marks, _boxed, _after_statement):
+            return head
+    return text
+
+
 def _after_marks(text: str) -> str | None:
-    return _clean(text.rpartition("####")[2].strip().partition("\n")[0]) if "####" in text else None
+    """Return what follows the last ``####`` that is no heading: a number, or the words of the last line."""
+    for found in list(re.finditer(r"(?<!#)#{4,}[ \t]*([^\n#]+)", text))[:-20:-1]:
+        mark = clean(found[1])
+        if (
+            re.fullmatch(r"[^A-Za-z]*|(?:\$|Rs)?[^A-Za-z]*(?:[a-z]\S*\s*){,3}", mark)
+            and parse_number(mark) is not None
+        ):
+            return None if _TAKEN_BACK.search(text, found.end()) else mark
+    _, mark, said = text.rstrip().rpartition("\n")[2].rpartition("####")
+    heading = _STATEMENT.search(said) or _HEADING.match(f"{said}\n") or _STEP.match(said) or "boxed" in said
+    return clean(said) if mark and not heading else None
 
 
 def _boxed(text: str) -> str | None:
-    r"""Return what the last \boxed{...} or \fbox{...} holds, braces balanced."""
-    start = max(text.rfind(r"\boxed{"), text.rfind(r"\fbox{"))
-    if start < 0:
+    r"""Return what the last \boxed{...} or \fbox{...} holds, braces balanced; of two alternatives both."""
+    boxes = _boxes(text)
+    if not boxes:
         return None
-    begin = text.index("{", start)
-    depth = 0
-    for end in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if depth == 0:
-            return _clean(text[begin + 1 : end])
-    return None  # cut off inside the box
+    start, end, said = boxes[-1]
+    if _TAKEN_BACK.search(text, end):
+        return None
+    if len(boxes) > 1 and re.fullmatch(r"[\s$,.*]{0,9}(?:or|and|,)[\s$*]{0,9}", text[boxes[-2][1] : start]):
+        return f"{boxes[-2][2]} or {said}"
+    if NOT_YET.search(text[max(0, start - 40) : start]):
+        return f"not {said}"
+    words = plain_latex(said)
+    if worked_out := re.fullmatch(r"(?:[\d\s.,+*/()×·^-]|\\times|\\cdot|\\div)+=([^=]+)", words):
+        return clean(worked_out[1])
+    if _STATEMENT.search(words):
+        return _after_statement(words)
+    mixed = re.search(r"\\text\s*\{[^{}]*\}", said) and not re.fullmatch(r"\\text\s*\{[^{}]*\}", said)
+    return stated(words) if mixed else clean(said)
 
 
-def _after_answer_is(text: str) -> str | None:
-    matches = list(_ANSWER_IS.finditer(text))
-    if not matches:
-        return None
-    sentence = re.split(r"[.!?](?:\s|$)", matches[-1]["tail"].strip())[0]
-    tail = _clean(sentence.rpartition("=")[2])
-    if parse_number(tail) is not None:
-        return tail
-    numbers = list(_IN_TEXT.finditer(tail))
-    if not numbers:
-        return tail or None
-    return _number_at(tail, numbers[0] if numbers[0].start() == 0 else numbers[-1])
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """Return start, end and content of the last two boxes that are closed."""
+    found: list[tuple[int, int, str]] = []
+    for match in list(re.finditer(r"\\f?boxed\s*\{", text))[-2:]:
+        depth = 1
+        for end in range(match.end(), min(len(text), match.end() + _TAIL)):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if depth == 0:
+                found.append((match.start(), end + 1, clean(text[match.end() : end])))
+                break
+    return found
+
+
+def _after_statement(text: str) -> str | None:
+    """Return what the last "the answer is ..." states."""
+    text = re.sub(r"n['’]t\b", " not", text)
+    heads = [match for pattern in (_STATEMENT, _HEADING) for match in pattern.finditer(text)]
+    for head in sorted(heads, key=lambda match: match.end())[:-6:-1]:
+        tail = text[head.end() : head.end() + _TAIL].lstrip(" *_:")
+        if _DENIED.search(head.group()):
+            return f"not {clean(tail)}"
+        if tail.strip():
+            line = _ABBREVIATION.sub(r"\1 ", tail.lstrip().partition("\n")[0])
+            return clean(line) if _TAKEN_BACK.search(tail) else stated(_SENTENCE_END.split(line)[0])
+    return None
 
 
 def _last_number(text: str) -> str | None:
-    matches = list(_IN_TEXT.finditer(text))
-    return _number_at(text, matches[-1]) if matches else None
-
-
-def _number_at(text: str, match: re.Match[str]) -> str:
-    """Return a number found in running text; a minus after another number is an operation, not a sign."""
-    found = match.group().strip()
-    before = text[: match.start()].rstrip()
-    return found.lstrip("-+ ") if before and (before[-1].isdigit() or before[-1] in ")]") else found
-
-
-def _clean(text: str) -> str:
-    return text.strip().strip("*`\"'“”").strip().removesuffix(".").strip()
-
-
-def _without_markup(text: str) -> str:
-    """Take LaTeX and Markdown off a number: fractions, spaces, units, degree and dollar signs."""
-    text = text.replace("−", "-").replace("\u00a0", " ").replace("\u202f", " ").strip()
-    if len(text) > 1 and text[0] == text[-1] == "$":
-        text = text.strip("$")
-    for pattern, replacement in _LATEX:
-        text = pattern.sub(replacement, text)
-    text = re.sub(r"^[A-Za-z]\w{0,2}\s*=\s*", "", _clean(text))
-    return text[1:-1] if re.fullmatch(r"\([^()]*\)", text) else text
-
-
-def _unit_scale(unit: str) -> int | None:
-    """Return what a unit multiplies by (1, a thousand, a million, ...); None when it is not just a unit."""
-    glued = _GLUED_UNIT.match(unit)
-    rest = unit[glued.end() :] if glued else unit
-    if (rest and not rest[0].isspace() and rest[0] not in ".,;!)") or re.search(r"[\d=<>+*\\^{}]", rest):
+    """Return the number of the last sentence that has one; None where that leaves it open."""
+    if match := _GOODBYE.search(text, max(0, len(text) - _TAIL)):
+        text = text[: match.start()] if re.search(r"\d", text[: match.start()]) else text
+    text = plain_text(text[-4 * _TAIL :])
+    numbers = numbers_in(text)
+    if not numbers:
         return None
-    words = rest.split()
-    return _SCALES.get(words[0].lower().strip(".,"), 1) if words else 1
+    begin = max((match.end() for match in _SENTENCE_END.finditer(text, 0, numbers[-1][0])), default=0)
+    if (end := _SENTENCE_END.search(text, numbers[-1][1])) and end.group() == "?":
+        return None  # asked, not said
+    sentence = text[begin:]
+    if (reason := _REASON.search(sentence)) and numbers_in(sentence[: reason.start()]):
+        sentence = sentence[: reason.start()]
+    numbers = numbers_in(sentence)
+    told = [match.group() for match in COMPOUND.finditer(sentence[-_TAIL:])]
+    compound = [quantity for quantity in told if other_readings(quantity)]
+    if compound or left_open(sentence, numbers):
+        return compound[-1] if compound else None
+    return main_number(sentence, numbers)
 
 
-def _exact(digits: str) -> Fraction:
-    return Fraction(digits.replace(",", ""))
-
-
-def _places(value: str | int | float | None) -> int:
-    match = re.search(r"\.(\d+)", str(value))
-    return len(match.group(1)) if match else 0
-
-
-def _squeezed(text: str) -> str:
-    return re.sub(r"\s+", "", _without_markup(text)).strip(".,;:!?$").casefold()
+def _without_digits(text: str) -> str | None:
+    """Return the answer of a text without a number in digits: yes, B, or the last number in words."""
+    if re.search(r"\d", text):
+        return None
+    if match := YES_NO.match(text.strip(" *_\n")) or re.fullmatch(r"\W*([A-J])\W*", text):
+        return match[1]
+    found = list(_SPELLED.finditer(text[-_TAIL:]))
+    words = clean(found[-1].group()) if found else ""
+    return words if words.lower() != "one" and parse_number(words) is not None else None

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked, whole_number
+from workbench.checks import checked
 from workbench.data import sources
 from workbench.data.answers import final_answer
-from workbench.data.sources import INSTRUCTION_SETS, HubSet
+from workbench.data.chats import alpaca_history, asked_and_answered, chat_turns, joined
+from workbench.data.files import at_home
+from workbench.data.sources import INSTRUCTION_SETS, Draw, HubSet, open_source
 from workbench.places import demo_path
 
 FIELDS = ["id", "instruction", "context", "reference", "answer"]
+#: columns that a frame has where one of its rows has something in them
+EXTRAS = ["history", "form"]
+#: how instruction and context make up the user's message
+FORM = "{instruction}\n{context}"
 DEMO_INSTRUCTIONS = ("demo-math", "demo-open", "demo-math-test")
-# set -> field -> column, for sets that are recognised by their columns: the first whose columns are all there
+# set -> field -> column, for sets that are recognised by instruction and reference: the first that has both
 KNOWN_COLUMNS: dict[str, dict[str, str]] = sources.TABLES["columns"]
+#: fields that ``columns`` may map, beside those of the frame
+CHAT_FIELDS = ("messages", "system", "history")
+#: what annotators wrote where there is no context
+_NO_CONTEXT = re.compile(
+    r"\W*(no[\s_-]*(additional[\s_-]*)?(input|context)([\s_-]*(is[\s_-]*)?(provided|required|needed|given|"
+    r"necessary))?|n/?a|none|null|nil|nan|not applicable)\W*",
+    re.IGNORECASE,
+)
 
 
 def load_instructions(
@@ -25,7 +42,9 @@ def load_instructions(
     *,
     n: int | None = None,
     seed: int = 0,
+    skip: int = 0,
     columns: Mapping[str, str] | None = None,
+    system: str | None = None,
     split: str = "train",
     location: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -38,93 +57,187 @@ def load_instructions(
         name: ``demo-math``, ``demo-open``, ``gsm8k``, ``alpaca``, ``alpaca-cleaned``, ``dolly``,
             ``openmathinstruct`` (its correct solutions), the path of a file whose form is recognised by its
             columns, or with ``columns`` any file or hub set (``owner/name`` or
-            ``owner/name:configuration``).
+            ``owner/name:configuration``). Chats (``messages``, ShareGPT's ``conversations``, ``prompt`` and
+            ``completion``) are read: the last answer is the reference, the question before it the
+            instruction.
         n: number of rows; None for all, in the order of the set.
-        seed: of the sample.
-        columns: for any other form, field -> column, at least ``instruction`` and ``reference``.
+        seed: of the sample, 0 or more.
+        skip: rows at the sample's beginning to leave out.
+        columns: for any other form, field -> column, at least ``instruction`` and ``reference``, or
+            ``messages``; further fields are context, answer, id, and ``system`` and ``history`` (earlier
+            turns, as LLaMA-Factory has them).
+        system: system prompt of the rows that have none of their own.
         split: of a hub set.
         location: a local copy of the hub repository to read instead of the hub.
 
     Returns:
         Frame with id, instruction, context, reference, answer, all texts; ``context`` and ``answer`` are
-        ``""`` where there is none. ``answer`` is the final answer of the reference: GSM8K's ``#### n``,
-        OpenMathInstruct's ``expected_answer``. The reference keeps its calculator marks.
-        ``attrs["source"]`` says where the rows came from and how many without an instruction or a reference
-        were passed over.
+        ``""`` where there is none, also where the set says so in words ("No input", "N/A"). ``answer`` is the
+        final answer of the reference: GSM8K's ``#### n``, OpenMathInstruct's ``expected_answer``. The
+        reference keeps its calculator marks. Only where a row has some, ``history`` holds the system and
+        earlier turns as JSON; only where a set has its own, ``form`` that of ``user_message``.
+        ``attrs["source"]`` says where the rows came from (``revision`` of a hub set), how many without an
+        instruction or a reference were passed over, and how many occur again (``duplicates``).
 
     Raises:
         ValueError: for an unknown name or form, ``n`` below 1 or above what there is, ids that are not
-            unique.
+            unique, a damaged file, a field that is no text; files and rows are named.
     """
-    if n is not None:
-        whole_number(n, "n")
-    label = str(name)
-    prefix = Path(label).name.split(".")[0] if Path(label).is_file() else label
-    skipped: list[str] = []
+    draw = Draw(n, seed, skip)
+    source = _opened(name, draw, columns, split, location)
+    label = source.name
+    prefix = Path(label).name.split(".")[0] if at_home(label).is_file() else label
+    seen: Counter[str] = Counter()
 
     def usable(index: int, raw: Any) -> dict[str, str] | None:
-        row = _tidy(raw, f"{prefix}-{index}", columns, label)
-        if row["instruction"].strip() and row["reference"].strip():
-            return row
-        skipped.append(row["id"])
-        return None
+        row = _tidy(sources.named_columns(raw, label, index), columns, f"row {index + 1} of {label}", system)
+        kind = "usable" if row["instruction"].strip() and row["reference"].strip() else "skipped"
+        seen[kind] += 1
+        return row | {"id": row["id"] or f"{prefix}-{index}"} if kind == "usable" else None
 
-    source = _source(label, columns)
-    found = sources.sample(source, usable, name=label, n=n, seed=seed, split=split, location=location)
-    sources.check_enough(label, n, len(found), f"{len(skipped)} have no instruction or no reference")
-    frame = checked(pd.DataFrame(found, columns=FIELDS), FIELDS, label, unique="id")
-    frame.attrs["source"] = {"name": label, "n": len(frame), "seed": seed, "skipped": len(skipped)}
+    found = source.sample(usable, draw, lambda: f"{seen['skipped']} have no instruction or no reference")
+    frame = checked(pd.DataFrame(found, columns=[*FIELDS, *EXTRAS]), FIELDS, label, unique="id")
+    frame["form"] = sources.TABLES["forms"].get(label, frame["form"])
+    frame = frame.drop(columns=[name for name in EXTRAS if not frame[name].any()])
+    counts = {"skipped": seen["skipped"], "duplicates": int(frame.drop(columns="id").duplicated().sum())}
+    told = {"name": label, "n": len(frame), "seed": seed, "skip": skip, "revision": source.revision}
+    frame.attrs["source"] = told | counts
     return frame
 
 
-def user_message(instruction: str, context: str = "") -> str:
-    """Return what the user says: the context, if there is one, and below it the instruction.
+def user_message(instruction: str, context: str = "", *, form: str = FORM) -> str:
+    """Return what the user says: the instruction and, if there is one, below it the context.
+
+    That is the order of Alpaca and of LLaMA-Factory, with which SDD was trained. Another ``form`` has
+    ``{instruction}`` and ``{context}`` where they go.
 
     >>> user_message("Who came?", "A tale.")
-    'A tale.\\nWho came?'
+    'Who came?\\nA tale.'
     """
-    return f"{context}\n{instruction}" if context else instruction
+    fields = {"instruction": instruction, "context": context}
+    # in one pass, so that braces inside the data stay what they are
+    return re.sub(r"\{(instruction|context)\}", lambda m: fields[m[1]], form) if context else instruction
 
 
-def _source(label: str, columns: Mapping[str, str] | None) -> HubSet | list[Any]:
-    if label in INSTRUCTION_SETS:
-        return INSTRUCTION_SETS[label]
-    local = label.endswith(sources.ENDINGS) or Path(label).exists()
-    if columns and label.count("/") == 1 and not local:
-        repo, _, config = label.partition(":")
-        return HubSet(repo, config or None)
-    if label in DEMO_INSTRUCTIONS:
-        label = str(demo_path("instructions") / f"{label.removeprefix('demo-')}.jsonl")
-    sources.check_file(label, [*DEMO_INSTRUCTIONS, *INSTRUCTION_SETS], "with columns= a hub set owner/name")
-    return sources.read_rows(label)
+def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the turns that a row asks with: system and earlier turns, and the user's message.
+
+    Args:
+        row: ``instruction``, and where there are any ``context``, ``form`` (of ``user_message``) and
+            ``history`` (the turns before, as JSON or a list of ``role`` and ``content``), as of
+            ``load_instructions``.
+
+    Raises:
+        ValueError: for a field that is not text, naming it and the row's id.
+
+    >>> conversation({"instruction": "Who came?", "history": '[{"role": "system", "content": "Be brief."}]'})
+    [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Who came?'}]
+    """
+    history = row.get("history")
+    if not isinstance(history, list | tuple):
+        try:
+            history = json.loads(field_text(row, "history") or "[]")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"history of row {row.get('id', '?')} must be turns as JSON: {error}") from error
+    texts = [field_text(row, name) for name in ("instruction", "context")]
+    if not texts[0].strip():
+        raise ValueError(f"instruction must hold a text, row {row.get('id', '?')} has none")
+    message = user_message(*texts, form=field_text(row, "form") or FORM)
+    return [*history, {"role": "user", "content": message}]
 
 
-def _tidy(raw: Any, made_id: str, columns: Mapping[str, str] | None, label: str) -> dict[str, str]:
-    """Bring one row into the five fields."""
-    if not isinstance(raw, Mapping):
-        raise ValueError(f"{label} must hold rows with named columns, got a row {raw!r}")
-    mapping = _known_columns(raw, label) if columns is None else _checked_columns(columns, raw, label)
-    values = {field: sources.as_text(raw.get(mapping.get(field, ""))) for field in FIELDS}
+def field_text(row: Mapping[str, Any], name: str) -> str:
+    """Return a field of a row as text, ``""`` where it is missing (None, NaN).
+
+    Raises:
+        ValueError: for what is no text, naming the field and the row's id.
+
+    >>> field_text({"id": "a-1", "context": float("nan")}, "context")
+    ''
+    """
+    value = row.get(name)
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"column {name} must hold texts, got {value!r:.80} in row {row.get('id', '?')}")
+    return value
+
+
+def _opened(
+    name: str | Path,
+    draw: Draw,
+    columns: Mapping[str, str] | None,
+    split: str,
+    location: str | Path | None,
+) -> sources.Source:
+    hub = None
+    if columns is not None:
+        _check_mapping(columns)
+        repo, _, config = str(name).partition(":")
+        hub = HubSet(repo, config or None) if str(name).count("/") == 1 else None
+    files = {
+        one: [demo_path("instructions") / f"{one.removeprefix('demo-')}.jsonl"] for one in DEMO_INSTRUCTIONS
+    }
+    return open_source(
+        name, INSTRUCTION_SETS, files, draw, other="with columns= a hub set owner/name", hub=hub, split=split,
+        location=location,
+    )  # fmt: skip
+
+
+def _tidy(
+    raw: Mapping[str, Any], columns: Mapping[str, str] | None, where: str, system: str | None
+) -> dict[str, str]:
+    """Bring one row into the five fields, its history and its form."""
+    try:
+        mapping = _known_columns(raw) if columns is None else _checked_columns(columns, raw)
+        earlier = alpaca_history({name: raw.get(mapping.get(name, name)) for name in ("system", "history")})
+        values: dict[str, Any] = {}
+        if "messages" in mapping or not mapping:
+            values = asked_and_answered(joined(earlier + (chat_turns(raw, mapping.get("messages")) or [])))
+            earlier = values.pop("history")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    for field in [*FIELDS, "form"]:
+        column = mapping.get(field, "form" if field == "form" else "")
+        values[field] = sources.as_text(values.get(field, raw.get(column)), f"{column or field} of {where}")
     if not mapping.get("answer") and "####" in values["reference"]:
         values["answer"] = final_answer(values["reference"]) or ""
-    return values | {"id": values["id"] or made_id}
+    if _NO_CONTEXT.fullmatch(values["context"]):
+        values["context"] = ""
+    if system and not any(turn["role"] == "system" for turn in earlier):
+        earlier = [{"role": "system", "content": system}, *earlier]
+    return values | {"history": json.dumps(earlier, ensure_ascii=False) if earlier else ""}
 
 
-def _known_columns(raw: Mapping[str, Any], label: str) -> Mapping[str, str]:
-    for known, mapping in KNOWN_COLUMNS.items():
-        needed = ("instruction", "reference") if known == "workbench" else mapping.values()
-        if all(column in raw for column in needed):
-            return mapping
+def _known_columns(raw: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the columns of the form that a row has, none for a chat."""
+    for mapping in KNOWN_COLUMNS.values():
+        if mapping["instruction"] in raw and mapping["reference"] in raw:
+            return {"context": "context", **mapping}
+    if chat_turns(raw) is not None:
+        return {}
     raise ValueError(
-        f"{label} has none of the forms {', '.join(KNOWN_COLUMNS)}; pass columns={{'instruction': ..., "
-        f"'reference': ...}} with the names of its columns, which are {', '.join(raw)}"
+        f"it has none of the forms {', '.join(KNOWN_COLUMNS)}, messages; pass columns={{'instruction': "
+        f"..., 'reference': ...}} with the names of its columns, which are {', '.join(map(str, raw))}"
     )
 
 
-def _checked_columns(columns: Mapping[str, str], raw: Mapping[str, Any], label: str) -> Mapping[str, str]:
-    if {"instruction", "reference"} <= set(columns) <= set(FIELDS) and set(columns.values()) <= set(raw):
-        return columns
+def _check_mapping(columns: Any) -> None:
+    fields = [*FIELDS, *CHAT_FIELDS]
+    if isinstance(columns, Mapping) and all(isinstance(one, str) for one in columns.values()):
+        enough = {"instruction", "reference"} <= set(columns) or "messages" in columns
+        if enough and set(columns) <= set(fields):
+            return
     raise ValueError(
-        f"columns must map fields of {', '.join(FIELDS)} (instruction and reference at least) to columns "
-        f"of {label}, which are {', '.join(raw)}; got {dict(columns)}"
+        f"columns must map fields of {', '.join(fields)} (instruction and reference at least, or messages) "
+        f"to names of columns, got {columns!r:.80}"
     )
+
+
+def _checked_columns(columns: Mapping[str, str], raw: Mapping[str, Any]) -> Mapping[str, str]:
+    if missing := [column for column in columns.values() if column not in raw]:
+        raise ValueError(
+            f"columns must map fields to its columns, which are {', '.join(map(str, raw))}; "
+            f"got {', '.join(missing)}"
+        )
+    return columns

@@ -8,23 +8,25 @@ needs.
 from __future__ import annotations
 
 import difflib
-import gzip
 import itertools
 import json
+import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from workbench.checks import first_line
+from workbench.checks import first_line, whole_number
+from workbench.data.files import ENDINGS, at_home
+from workbench.data.files import read_rows as read_rows
 
-ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".txt")
-#: of a large set, rows read for each one asked for; the sample is drawn from them
-CANDIDATES = 8
+#: how long the hub may take to say that it is there
+SECONDS_FOR_THE_HUB = 10
+#: of a large set, rows that are permuted at once, so that no more of them are in memory
+PAGE = 1024
 
 
 @dataclass(frozen=True)
@@ -59,144 +61,221 @@ CORPORA = _hub_sets("corpora")
 INSTRUCTION_SETS = _hub_sets("instructions")
 
 
-def read_rows(path: str | Path) -> list[Any]:
-    """Read every row of a local file: dicts, or texts from a ``.txt``.
+@dataclass(frozen=True)
+class Draw:
+    """Which rows of a source are taken.
+
+    Attributes:
+        n: how many; None for all.
+        seed: of the order. All rows, and none skipped, come in their own order.
+        skip: leave out so many of the sample's beginning, which a draw with another ``n`` takes.
 
     Raises:
-        ValueError: for another ending, or a line that is not JSON.
+        ValueError: for a number out of range.
     """
-    path = Path(path)
-    if not path.name.endswith(ENDINGS):
-        raise ValueError(f"a data file must end in {', '.join(ENDINGS)}, got {path}")
-    if path.suffix == ".parquet":
-        return [*pd.read_parquet(path).to_dict("records")]
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    if path.suffix == ".json":
-        return list(_parsed(text, path, 1))
-    # not splitlines(): a JSON string may hold U+2028, which that would break the line at
-    lines = text.split("\n")
-    if path.suffix == ".txt":
-        return [line.rstrip("\r") for line in lines[: len(lines) - text.endswith("\n")]]
-    return [_parsed(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+
+    n: int | None
+    seed: int = 0
+    skip: int = 0
+
+    def __post_init__(self) -> None:
+        for value, name, least in ((self.n, "n", 1), (self.seed, "seed", 0), (self.skip, "skip", 0)):
+            if name != "n" or value is not None:
+                whole_number(value, name, least)
 
 
-def sample(
-    source: HubSet | Sequence[Any],
-    use: Callable[[int, Any], Any],
+@dataclass(frozen=True)
+class Source:
+    """An open source: its rows, or streams of a large hub set to be drawn from.
+
+    Attributes:
+        name: what to call it in an error.
+        rows: all rows; None for a large set.
+        streams: of a large set, each with its weight.
+        revision: commit of the hub repository, None where it is not known.
+    """
+
+    name: str
+    rows: Sequence[Any] | None
+    streams: tuple[tuple[Iterable[Any], float], ...] = ()
+    revision: str | None = None
+
+    def sample(self, use: Callable[[int, Any], Any], draw: Draw, why: Callable[[], str]) -> list[Any]:
+        """Return what ``use`` makes of the rows that are drawn.
+
+        Args:
+            use: takes a row's index and the row; returns None to pass it over.
+            draw: which rows, those passed over not counted.
+            why: says which were passed over.
+
+        Raises:
+            ValueError: for fewer usable rows than are drawn, or none.
+        """
+        in_order = draw.n is None and not draw.skip
+        rows = self._drawn(draw.seed) if self.rows is None else numbered(self.rows, draw, in_order)
+        made = (use(index, row) for index, row in rows)
+        end = None if draw.n is None else draw.skip + draw.n
+        found = list(itertools.islice((one for one in made if one is not None), draw.skip, end))
+        check_enough(self.name, draw, len(found), why())
+        return found
+
+    def _drawn(self, seed: int) -> Iterator[tuple[int, Any]]:
+        """Draw rows from the streams' beginnings: which stream by its weight, which row by a permutation.
+
+        A page of a stream is permuted, and the next one read when all of it is used.
+        """
+        rng = np.random.default_rng(seed)
+        left = np.array([weight for _, weight in self.streams])
+        left /= left.sum()
+        draws = [
+            _shuffled_pages(
+                iter(stream), max(1, round(share * PAGE / 8)) * 8, np.random.default_rng([seed, k])
+            )
+            for k, ((stream, _), share) in enumerate(zip(self.streams, left, strict=True))
+        ]
+        while left.any():
+            chosen = int(rng.choice(len(draws), p=left / left.sum()))
+            drawn = next(draws[chosen], None)
+            if drawn is None:
+                left[chosen] = 0.0
+            else:
+                yield drawn
+
+
+def open_source(
+    name: str | Path,
+    known: Mapping[str, HubSet],
+    files: Mapping[str, Sequence[Path]],
+    draw: Draw,
     *,
-    name: str,
-    n: int | None,
-    seed: int,
+    other: str,
+    hub: HubSet | None = None,
     split: str = "train",
     location: str | Path | None = None,
-) -> list[Any]:
-    """Return what ``use`` makes of rows, until there are ``n`` of them.
+) -> Source:
+    """Find and open a source by its name.
 
     Args:
-        source: a hub set, of which a large one is read only as far as needed, or all rows.
-        use: takes a row's index and the row; returns None to pass it over.
-        name: what to call the source in an error.
-        n: how many to return; None for all, in the order of the rows.
-        seed: of the order.
+        name: of a set, or a file.
+        known: hub sets by name.
+        files: sets that lie in files here, by name.
+        draw: what will be drawn.
+        other: what else a name may be, for the error.
+        hub: what a name that is none of these stands for.
         split: ``train``, ``validation`` or ``test`` of a hub set.
         location: a local copy of the hub repository to read instead of the hub.
 
     Raises:
-        ValueError: for ``n=None`` of a large set, a split that is not there, a hub that cannot be reached.
+        ValueError: for a name that is none of these, ``n=None`` of a large set, a split that is not there,
+            a hub that cannot be reached.
     """
-    if not isinstance(source, HubSet):
-        rows = permuted(source, n, seed)
-    elif source.whole:
-        rows = permuted([*_open(name, source, split, location)[0]], n, seed)
-    elif n is None:
-        raise ValueError(f"n must be a number for {name}, which is too large to be read whole; got None")
-    else:
-        rows = _sampled(_open(name, source, split, location), source, n, seed)
-    made = (use(index, row) for index, row in rows)
-    return list(itertools.islice((one for one in made if one is not None), n))
+    if not isinstance(name, str | Path):
+        raise ValueError(f"name must be text or a path, got {type(name).__name__}")
+    label = str(name)
+    path = at_home(label)
+    if found := known.get(label):
+        if draw.n is None and not found.whole:
+            raise ValueError(f"n must be a number for {label}, which is too large to be read whole; got None")
+        return _open_hub(label, found, split, location)
+    if hub and not (label in files or label.lower().endswith(ENDINGS) or path.exists()):
+        return _open_hub(label, hub, split, location)
+    if label not in files:
+        check_file(label, [*files, *known], other)
+    if split != "train" or location is not None:
+        raise ValueError(
+            f"split and location are for sets of the hub, {label} is none; got split={split!r}, "
+            f"location={location!r}"
+        )
+    return Source(label, [row for file in files.get(label, [path]) for row in read_rows(file)])
 
 
-def check_enough(name: str, n: int | None, found: int, why: str) -> None:
-    """Raise ValueError when fewer usable rows were found than asked for, or none; ``why`` others are not."""
+def check_enough(name: str, draw: Draw, found: int, why: str) -> None:
+    """Raise ValueError when fewer usable rows were found than drawn, or none; ``why`` others are not."""
+    behind = f" behind the {draw.skip} skipped" if draw.skip else ""
     if found == 0:
-        raise ValueError(f"{name} has no usable row ({why})")
-    if n is not None and found < n:
-        usable = f"{found} for {name}, its usable rows ({why})"
-        raise ValueError(f"n must be at most {usable}, got {n}; None takes them all")
+        raise ValueError(f"{name} has no usable row{behind} ({why})")
+    if draw.n is not None and found < draw.n:
+        usable = f"{found} for {name}, its usable rows{behind} ({why})"
+        raise ValueError(f"n must be at most {usable}, got {draw.n}; None takes them all")
 
 
 def check_file(name: str, names: Iterable[str], other: str) -> None:
     """Raise ValueError, with the names that are near, unless a name that none of these is a file."""
-    if Path(name).is_file():
+    path = at_home(name)
+    if path.is_file():
         return
     near = difflib.get_close_matches(name.lower(), [*names], n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    why = "that is a folder" if name and path.is_dir() else "no such file exists"
     raise ValueError(
         f"name must be one of {', '.join(names)}, a file ending in {', '.join(ENDINGS)}, or {other}; "
-        f"got {name!r}, and no such file exists{hint}"
+        f"got {name!r}, and {why}{hint}"
     )
 
 
-def as_text(value: Any) -> str:
-    """Return a field of a row as text, ``""`` for one that is missing."""
-    return "" if value is None or value != value else str(value)
+def named_columns(row: Any, label: str, index: int) -> Mapping[str, Any]:
+    """Return a row that has columns.
+
+    Raises:
+        ValueError: for any other, with its number, from 1.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{label} must hold rows with named columns, got {row!r:.60} as row {index + 1}")
+    return row
 
 
-def permuted(rows: Sequence[Any], n: int | None, seed: int) -> Iterator[tuple[int, Any]]:
-    """Yield (index, row) in an order given by the seed; for ``n`` of None, all, in the order of the rows."""
-    order = range(len(rows)) if n is None else np.random.default_rng(seed).permutation(len(rows))
+def as_text(value: Any, where: str) -> str:
+    """Return a field of a row as text, ``""`` for one that is missing; ``where`` says where it is.
+
+    Raises:
+        ValueError: for what holds several values, and for text that is not Unicode.
+    """
+    if isinstance(value, list | tuple | Mapping | bytes):
+        raise ValueError(f"{where} must be text, got {value!r:.60}")
+    text = "" if value is None or value != value else str(value)
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"{where} must be text, got half a surrogate pair in {text!r:.60}")
+    return text
+
+
+def numbered(rows: Sequence[Any], draw: Draw, in_order: bool) -> Iterator[tuple[int, Any]]:
+    """Yield (index, row), in order or in one given by the seed."""
+    order = range(len(rows)) if in_order else np.random.default_rng(draw.seed).permutation(len(rows))
     return ((int(index), rows[index]) for index in order)
 
 
-def _open(name: str, source: HubSet, split: str, location: str | Path | None) -> list[Iterable[Any]]:
-    """Open the streams of a hub set or of its local copy: one, or one a file."""
-    from datasets import load_dataset
+def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None) -> Source:
+    """Open a hub set or its local copy: as one stream, or as one a file."""
+    from datasets import load_dataset_builder
+    from huggingface_hub import HfApi
 
-    root = str(location) if location is not None else f"hf://datasets/{source.repo}"
     if source.files and split != "train" and "{split}" not in source.files[0][0]:
         raise ValueError(f"split must be 'train' for {name}, got {split!r}")
     try:
-        if not source.files:
-            return [load_dataset(str(location or source.repo), source.config, split=split, streaming=True)]
-        files = [f"{root}/{file.format(split=split)}" for file, _ in source.files]
-        # as lines of text: RedPajama's rows differ in their columns, which the json reader refuses
-        texts = [load_dataset("text", data_files=file, split="train", streaming=True) for file in files]
-        return [(json.loads(row["text"]) for row in rows) for rows in texts]
-    except (OSError, ValueError) as error:
+        if location is not None:
+            root = repository = str(at_home(location))
+            found = re.search(r"/snapshots/([0-9a-f]{40})\b", root)
+            commit = found and found[1]
+        else:  # asked once and briefly: left alone, the library retries for half a minute
+            commit = HfApi().dataset_info(source.repo, timeout=SECONDS_FOR_THE_HUB).sha
+            root, repository = f"hf://datasets/{source.repo}@{commit}", source.repo
+        if source.files:
+            paths = [f"{root}/{file.format(split=split)}" for file, _ in source.files]
+            # as lines of text: RedPajama's rows differ in their columns, which the json reader refuses
+            builders = [load_dataset_builder("text", data_files=path) for path in paths]
+            opened = [builder.as_streaming_dataset(split="train") for builder in builders]
+            streams = [(json.loads(row["text"]) for row in rows) for rows in opened]
+        else:
+            builder = load_dataset_builder(repository, source.config, revision=commit)
+            streams = [builder.as_streaming_dataset(split=split)]
+        rows = [*streams[0]] if source.whole else None
+    except Exception as error:  # the classes differ between releases of the client; each means "not there"
         raise ValueError(
             f"{name} could not be opened at {location or f'the hub ({source.repo})'}: {first_line(error)}. "
             "Without a network give location= a local copy of the repository, or name a file"
         ) from error
-
-
-def _parsed(text: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
-
-
-def _sampled(streams: list[Iterable[Any]], source: HubSet, n: int, seed: int) -> Iterator[tuple[int, Any]]:
-    """Draw rows from the beginnings of streams: which stream by its weight, which row by a permutation.
-
-    Reads ``CANDIDATES`` rows for each one expected of a stream, permutes them, and goes on to the next as
-    many when they are used up (because most were too short).
-    """
-    rng = np.random.default_rng(seed)
     weights = [weight for _, weight in source.files] or [1.0]
-    left = np.array(weights) / sum(weights)
-    draws = [
-        _shuffled_pages(iter(stream), max(1, round(n * share)) * CANDIDATES, np.random.default_rng([seed, k]))
-        for k, (stream, share) in enumerate(zip(streams, left, strict=True))
-    ]
-    while left.any():
-        chosen = int(rng.choice(len(draws), p=left / left.sum()))
-        drawn = next(draws[chosen], None)
-        if drawn is None:
-            left[chosen] = 0.0
-        else:
-            yield drawn
+    return Source(name, rows, tuple(zip(streams, weights, strict=True)), commit)
 
 
 def _shuffled_pages(rows: Iterator[Any], page: int, rng: np.random.Generator) -> Iterator[tuple[int, Any]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from workbench.checks import whole_number
 from workbench.data import sources
-from workbench.data.sources import CORPORA
+from workbench.data.sources import CORPORA, Draw, Source, open_source
 from workbench.digests import digest
 from workbench.places import demo_path
 from workbench.runs.content import identity
@@ -22,7 +22,8 @@ class Texts(list[str]):
     """A list of texts that remembers where they came from.
 
     Attributes:
-        source: JSON values: name, seed, rows looked at, how many were empty or too short and so passed over.
+        source: JSON values: name, n, seed, skip, revision of a hub set, rows looked at, how many were empty,
+            too short or repeated the skipped ones and so passed over, how many texts occur again.
     """
 
     source: dict[str, Any]
@@ -33,6 +34,7 @@ def load_texts(
     *,
     n: int | None = 128,
     seed: int = 0,
+    skip: int = 0,
     min_length: int = 0,
     tokenizer: Any = None,
     column: str = "text",
@@ -42,20 +44,24 @@ def load_texts(
     """Load calibration texts: a sample without replacement, the same for the same seed.
 
     SDD (A.3) uses 128 texts of at most 4096 tokens. The default follows the number; the maximum length is
-    cut by the function that reads the texts (``angular_distances(max_length=4096)``). From a file, a demo
-    corpus or a list the sample is uniform over all rows, and a smaller ``n`` gives the beginning of a
-    larger one. Of a large hub corpus only the beginning is read, eight documents for each one asked for
-    (RedPajama: from each domain, in proportion to its size), and the sample is drawn from them. Empty
-    documents are passed over and counted.
+    cut by the function that reads the texts (``angular_distances(max_length=4096)``). The sample is uniform
+    over all rows of a file, a demo corpus or a list. A large hub corpus is read from its beginning, 1024
+    documents at a time (RedPajama: from each domain, in proportion to its size), and the sample is drawn
+    from them, the next as many when they are used up. Empty documents are passed over and counted.
+
+    A smaller ``n`` gives the beginning of a larger one. Texts that are not among them come with ``skip``:
+    ``load_texts(name, n=24, skip=128)`` are 24 others than ``load_texts(name, n=128)``, of the same seed.
 
     Args:
         name: ``demo`` (all its corpora mixed), ``demo-stories``, ``demo-encyclopedia``, ``demo-dialogues``,
             ``demo-german``, ``c4``, ``redpajama``, ``slimpajama``, ``wikitext2`` (one text a line of the
-            articles), the path of a ``.jsonl``, ``.jsonl.gz``, ``.json``, ``.parquet`` or ``.txt`` file
-            (one text a line), or a list.
+            articles), the path of a ``.jsonl``, ``.json``, ``.csv`` or ``.txt`` file (one text a line), also
+            with ``.gz`` behind it, or of a ``.parquet`` file, or a list.
         n: number of texts; None for all (not of a large corpus). A list of at most ``n`` texts is taken as
             it is.
-        seed: of the sample.
+        seed: of the sample, 0 or more.
+        skip: texts at the sample's beginning to leave out; none of them is returned, even where the set holds
+            it again.
         min_length: shortest text to take, in tokens of ``tokenizer``, or in characters where none is given.
         tokenizer: counts ``min_length`` in its tokens, special tokens not counted.
         column: the column of a file or hub set that holds the texts.
@@ -67,32 +73,45 @@ def load_texts(
 
     Raises:
         ValueError: for an unknown name, ``n`` below 1 or above what there is, an empty text in a list, a
-            missing column, a hub that cannot be reached.
+            missing column, a damaged file, a row that is no text, a hub that cannot be reached.
 
     >>> texts = load_texts(["one", "two", "three"], n=2, seed=0)
     >>> len(texts), texts.source["name"]
     (2, 'list')
+    >>> set(load_texts(["one", "two", "three"], n=1, skip=2)) & set(texts)
+    set()
     """
-    if n is not None:
-        whole_number(n, "n")
-    long_enough = _length_check(min_length, tokenizer)
+    draw, long_enough = Draw(n, seed, skip), _length_check(min_length, tokenizer)
+    source = _source(name, draw, split, location)
     if not isinstance(name, str | Path):
-        return _from_list(name, n, seed, long_enough)
-    label = str(name)
-    source = CORPORA.get(label) or _local_texts(label)
+        draw = _all_or(draw, sum(map(long_enough, source.rows or ())))
     seen: Counter[str] = Counter()
+    skipped: set[str] = set()
 
-    def usable(_: int, row: Any) -> str | None:
-        text = _text_of(row, column, label)
+    def usable(index: int, row: Any) -> str | None:
+        text = _text_of(row, column, source.name, index)
         kind = "empty" if not text.strip() else "usable" if long_enough(text) else "too_short"
+        if kind == "usable" and seen["usable"] < skip:
+            skipped.add(text)
+        elif text in skipped:
+            kind = "repeated"
         seen[kind] += 1
         return text if kind == "usable" else None
 
-    taken = sources.sample(source, usable, name=label, n=n, seed=seed, split=split, location=location)
-    texts = Texts(taken)
-    sources.check_enough(label, n, len(texts), f"{seen['empty']} are empty, {seen['too_short']} too short")
-    passed_over = {"looked_at": seen.total(), "empty": seen["empty"], "too_short": seen["too_short"]}
-    texts.source = {"name": label, "n": len(texts), "seed": seed, "min_length": min_length, **passed_over}
+    def why() -> str:
+        return f"{seen['empty']} are empty, {seen['too_short']} too short"
+
+    texts = Texts(source.sample(usable, draw, why))
+    passed_over = {kind: seen[kind] for kind in ("empty", "too_short", "repeated")}
+    texts.source = {
+        "name": source.name,
+        "n": len(texts),
+        "seed": seed,
+        "skip": skip,
+        "min_length": min_length,
+    }
+    texts.source |= {"revision": source.revision, "looked_at": seen.total(), **passed_over}
+    texts.source |= {"duplicates": len(texts) - len(set(texts))}
     return texts
 
 
@@ -108,38 +127,50 @@ def fingerprint(obj: Any) -> str:
     return digest(identity(obj, "obj"))
 
 
+def _source(name: Any, draw: Draw, split: str, location: str | Path | None) -> Source:
+    if not isinstance(name, str | Path):
+        return Source("list", _checked_list(name))
+    files = {one: [demo_path("texts") / f"{part}.jsonl" for part in DEMO_TEXTS[one]] for one in DEMO_TEXTS}
+    return open_source(name, CORPORA, files, draw, other="a list of texts", split=split, location=location)
+
+
 def _length_check(min_length: int, tokenizer: Any) -> Callable[[str], bool]:
+    least = whole_number(min_length, "min_length", 0)
     if tokenizer is None:
-        return lambda text: len(text) >= min_length
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= min_length
+        return lambda text: len(text) >= least
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= least
 
 
-def _from_list(texts: Iterable[Any], n: int | None, seed: int, long_enough: Callable[[str], bool]) -> Texts:
+def _checked_list(texts: Any) -> list[str]:
+    if (
+        isinstance(texts, Mapping | set | bytes)
+        or not isinstance(texts, Iterable)
+        or hasattr(texts, "columns")
+    ):
+        raise ValueError(
+            "name must be a name, a path or a list of texts (of a frame one column, frame['text']), "
+            f"got {type(texts).__name__}"
+        )
     rows = list(texts)
     for index, text in enumerate(rows):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(
-                f"texts must be strings that are not empty; number {index} of the list is {text!r}"
+                f"texts must be strings that are not empty; number {index} of the list is {text!r:.60}"
             )
-    fit = [text for text in rows if long_enough(text)]
-    sources.check_enough("the list", None, len(fit), f"{len(rows) - len(fit)} too short")
-    n = None if n is None or n >= len(fit) else n  # all of them stay in their order
-    result = Texts(sources.sample(fit, lambda _, text: text, name="the list", n=n, seed=seed))
-    result.source = {"name": "list", "n": len(result), "seed": seed, "too_short": len(rows) - len(fit)}
-    return result
+    return rows
 
 
-def _local_texts(label: str) -> list[Any]:
-    if label in DEMO_TEXTS:
-        files = [demo_path("texts") / f"{name}.jsonl" for name in DEMO_TEXTS[label]]
-        return [row for file in files for row in sources.read_rows(file)]
-    sources.check_file(label, [*DEMO_TEXTS, *CORPORA], "a list of texts")
-    return sources.read_rows(label)
+def _all_or(draw: Draw, usable: int) -> Draw:
+    """Return a draw of all, in their order, for a list that is no longer than what is drawn."""
+    return Draw(None, draw.seed) if draw.n and draw.n >= usable and not draw.skip else draw
 
 
-def _text_of(row: Any, column: str, label: str) -> str:
+def _text_of(row: Any, column: str, label: str, index: int) -> str:
+    """Return a row's text; without a column, the row itself."""
     if isinstance(row, str):
-        return row
+        return sources.as_text(row, f"row {index + 1} of {label}")
+    row = sources.named_columns(row, label, index)
     if column not in row:
-        raise ValueError(f"column must be one of {', '.join(row)} for {label}, got {column!r}")
-    return sources.as_text(row[column])
+        names = ", ".join(map(str, row))
+        raise ValueError(f"column must be one of {names} for {label} (row {index + 1}), got {column!r}")
+    return sources.as_text(row[column], f"column {column} of row {index + 1} of {label}")

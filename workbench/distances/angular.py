@@ -30,7 +30,6 @@ from workbench.models.batches import (
 )
 from workbench.models.hooks import check_finite, compiled_layers, compiling_pays, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
-from workbench.models.probes import checked_state
 from workbench.statistics import checked_interval
 
 #: numbers that are turned to float64 at once (128 MiB)
@@ -184,11 +183,7 @@ def _picked_states(model: nn.Module, points: list[list[int]] | None, batch: Batc
     ids, mask = batch.on_device_of(model)
     pick = _picker(mask, points, batch)
     picked: list[Tensor] = []
-
-    def see(number: int, state: Tensor) -> None:
-        picked.append(pick(checked_state(model, state)).to(ids.device))
-
-    with watch_states(model, see):
+    with watch_states(model, lambda i, state: picked.append(pick(state).to(ids.device))):
         decoder_forward(model)(input_ids=ids, use_cache=False)
     assert len(picked) == number_of_layers(model) + 1
     return torch.stack(picked, dim=2)

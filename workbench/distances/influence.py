@@ -16,7 +16,6 @@ from workbench.distances.sweep import Form, Replay, check_shared, positions_of
 from workbench.models.batches import Batch, each_text, first_of, make_batches, measured_on, read_tokens
 from workbench.models.hooks import check_finite, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
-from workbench.models.probes import checked_state
 from workbench.statistics import bootstrap_interval, checked_interval
 
 
@@ -61,7 +60,7 @@ def block_influence(
     means = cosines.cpu().numpy()
     check_finite("residual states", means)
     lengths = np.array([len(ids) for ids in tokens])
-    units: dict[str, Any] = {"weights": lengths, "groups": first_of(tokens)}
+    units: dict[str, Any] = {"weights": lengths, "groups": first_of(tokens), "bounds": (0.0, 2.0)}
     low, high = bootstrap_interval(1 - means, **units, confidence=confidence, seed=seed)
     influence = 1 - lengths @ means / lengths.sum()
     frame = pd.DataFrame({"layer": kept_layers(model), "influence": influence})
@@ -137,7 +136,7 @@ def removal_similarity(
     check_finite("residual states", values)
     frame = pd.DataFrame({"layer": [kept_layers(model)[layer] for layer in left]})
     drawn: dict[str, Any] = {"groups": first_of(tokens), "confidence": confidence, "seed": seed}
-    frame = frame.assign(**mean_and_spread("similarity", values, **drawn))
+    frame = frame.assign(**mean_and_spread("similarity", values, bounds=(-1.0, 1.0), **drawn))
     settings = {"max_length": max_length, "final_norm": final_norm, "removed": sorted(map(int, removed))}
     settings["interval"] = "of each layer by itself, over texts"
     frame.attrs = measured_on(model, tokens, tokenizer=tokenizer, measure="removal similarity", **settings)
@@ -151,7 +150,6 @@ def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:
     last: list[Tensor] = []
 
     def see(number: int, state: Tensor) -> None:
-        checked_state(model, state)
         if number:
             real = torch.where(mask, _cosine(last.pop().to(state.device), state).to(ids.device), 0)
             means.append(real.double().sum(dim=1) / mask.sum(dim=1))

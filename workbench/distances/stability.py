@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,13 +57,13 @@ def mean_distances(angles: pd.DataFrame, *, confidence: float = 0.95, seed: int 
 
 
 def mean_and_spread(
-    name: str, values: np.ndarray, *, confidence: float, seed: int, groups: Sequence[int] | None = None
+    name: str, values: np.ndarray, *, bounds: tuple[float, float] = (0.0, 1.0), **drawn: Any
 ) -> dict[str, Any]:
     """Return columns for the values of texts ``[text, k]``: mean, std and bootstrap interval over texts.
 
-    Texts of one group, such as copies of a text, are one unit of the interval.
+    ``bounds`` are those of the values; ``drawn`` goes to ``bootstrap_interval``.
     """
-    low, high = bootstrap_interval(values, groups=groups, confidence=confidence, seed=seed)
+    low, high = bootstrap_interval(values, bounds=bounds, **drawn)
     std = values.std(axis=0, ddof=1) if len(values) > 1 else np.nan
     return {name: values.mean(axis=0), "std": std, "ci_low": low, "ci_high": high, "n_texts": len(values)}
 

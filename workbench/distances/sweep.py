@@ -10,6 +10,7 @@ the model's own pass, before any measure counts on it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,12 +23,15 @@ from workbench.checks import first_line
 from workbench.distances.blocks import format_layers
 from workbench.models.hooks import inference, replaced_forwards, state_in, state_out, watch_states
 from workbench.models.layers import decoder_forward, decoder_layers, kept_layers, unwrap
-from workbench.models.probes import PROBE, checked_state, input_device, rounding
+from workbench.models.probes import PROBE, input_device, rounding
 
 #: how a layer gives its output: None for a bare tensor, else its kind and how many values it holds
 Form = tuple[type, int] | None
 Removal = tuple[int, ...]
 
+#: in place of an axis: a container that layers may write into, so every call gets a copy of its own, and what
+#: one layer leaves in it for another is missed (which ``check_shared`` then notices)
+FRESH = -1
 #: states that may wait between layers, as a multiple of the tokens that one layer call may see
 HELD = 32
 
@@ -241,7 +245,7 @@ def _plain_pass(model: nn.Module, ids: Tensor, last: Any = None) -> tuple[list[T
         forms.append((type(output), len(output)) if isinstance(output, tuple | list) else None)
 
     def see(number: int, state: Tensor) -> None:
-        states[:] = [checked_state(model, state)]
+        states[:] = [state]
 
     handles = [layer.register_forward_hook(form) for layer in layers]
     try:
@@ -264,22 +268,18 @@ def _normed(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def _logits(model: nn.Module, ids: Tensor) -> Tensor:
-    config = unwrap(model).config.get_text_config(decoder=True)
-    # the routers of layers that only hand over a state have no logits
-    quiet = {"output_router_logits": False} if getattr(config, "output_router_logits", False) else {}
-    logits: Tensor = model(input_ids=ids, use_cache=False, **quiet).logits
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits
 
 
 def _row_axis(seen: dict[tuple[int, int], int | None], once: Any, twice: Any) -> int | None:
-    """Return the axis along which an argument follows the number of rows; None when it does not."""
+    """Return the axis along which an argument follows the number of rows; None when it does not, or FRESH."""
     if not isinstance(once, Tensor):
-        # what a layer can write into would carry one candidate's values over to the next
-        if (once is not twice and once != twice) or not isinstance(once, Hashable):
+        if once is not twice and once != twice:
             kind = type(once).__name__
             other = "; load it with attn_implementation='sdpa'" if kind == "BlockMask" else ""
             raise ValueError(f"its layers take a {kind}{other}")
-        return None
+        return None if isinstance(once, Hashable) else FRESH
     if (id(once), id(twice)) not in seen:
         axes = [i for i, (a, b) in enumerate(zip(once.shape, twice.shape, strict=True)) if a != b]
         axis = axes[0] if axes else None
@@ -290,6 +290,8 @@ def _row_axis(seen: dict[tuple[int, int], int | None], once: Any, twice: Any) ->
 
 
 def _repeat(value: Any, axis: int | None, *, times: int) -> Any:
+    if axis == FRESH:
+        return copy.copy(value)
     if axis is None or times == 1:
         return value
     if value.shape[axis] == 1:  # no copy: attention masks are large

@@ -6,12 +6,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from workbench.checks import checked, whole_number
+
+_FEWEST = 5  # words of an evaluation prompt that is looked for in training prompts
 
 
 def check_contamination(
@@ -20,21 +23,27 @@ def check_contamination(
     """Look for every training prompt in every evaluation set.
 
     Texts are compared as words: case, punctuation and spacing do not count. A prompt *occurs* when all its
-    words stand in a row in one evaluation prompt. *Overlap* is the share of its runs of ``n_words`` words
-    that stand somewhere in the set; 13 is what the GPT-3 report (appendix C) used.
+    words stand in a row in one evaluation prompt, or all words of an evaluation prompt in it: a copy behind
+    an introduction of its own is one. What the prompts of a task all begin and end with ("Question: ...
+    Answer:") does not count for that, and one of fewer than five words does not either. *Overlap* is the
+    share of its runs of ``n_words`` words that stand somewhere in the set; 13 is what the GPT-3 report
+    (appendix C) used.
 
     Args:
         examples: frame with id and ``column``, as of ``load_instructions``.
         evaluation: frame with task, item and text, as of ``evaluation_prompts``.
-        column: the training prompt, or ``"reference"`` to look for the answers.
+        column: the training prompt, ``"reference"`` to look for the answers, or ``"context"`` for the
+            passages that prompts come with; rows without a context are passed over.
         n_words: length of a run, at least 1.
 
     Returns:
-        Frame with id, task, occurs, overlap (0..1; of a prompt shorter than ``n_words``, 1 where it occurs
-        and else 0), item (of the first place it occurs; None where it does not), one row a prompt and task.
+        Frame with id, task, occurs, overlap (0..1; of a prompt shorter than ``n_words``, 1 where it stands
+        whole in the set and else 0), item (of the first place it occurs; None where it does not), one row a
+        prompt and task. ``attrs["empty"]``: how many rows had no context.
 
     Raises:
-        ValueError: for missing columns, no row, a prompt without a word, or ``n_words`` below 1.
+        ValueError: for missing columns, no row, a prompt without a word, no row with a context, or
+            ``n_words`` below 1.
 
     >>> examples = pd.DataFrame({"id": [1], "instruction": ["What is two plus two?"]})
     >>> exam = pd.DataFrame({"task": ["exam"], "item": [0], "text": ["Q: what is TWO plus two"]})
@@ -44,18 +53,22 @@ def check_contamination(
     checked(examples, ("id", column), "examples")
     checked(evaluation, ("task", "item", "text"), "evaluation")
     whole_number(n_words, "n_words")
-    prompts = [_words(text) for text in examples[column]]
-    if empty := [name for name, words in zip(examples["id"], prompts, strict=True) if not words]:
-        raise ValueError(
-            f"column {column} must hold a text with words in every row; row {empty[0]!r} has none"
-        )
+    named = [(name, _words(text)) for name, text in zip(examples["id"], examples[column], strict=True)]
+    full = [(name, words) for name, words in named if words]
+    if not full or (len(full) < len(named) and column != "context"):
+        first = next(name for name, words in named if not words)
+        every = "one row at least" if column == "context" else "every row"
+        raise ValueError(f"column {column} must hold a text with words in {every}; row {first!r} has none")
+    names, prompts = zip(*full, strict=True)
     rows = [
         {"id": name, "task": task, **found}
         for task, part in evaluation.groupby("task", sort=False)
-        for name, found in zip(examples["id"], _looked_up(prompts, part, n_words), strict=True)
+        for name, found in zip(names, _looked_up(prompts, part, n_words), strict=True)
     ]
     items = pd.Series([row["item"] for row in rows], dtype=object)  # whole numbers stay so
-    return pd.DataFrame(rows).assign(item=items)
+    frame = pd.DataFrame(rows).assign(item=items)
+    frame.attrs["empty"] = len(named) - len(full)
+    return frame
 
 
 def contamination_summary(found: pd.DataFrame, *, overlap: float = 0.5) -> pd.DataFrame:
@@ -122,21 +135,44 @@ def _question(task: Any, doc: dict[str, Any]) -> str:
     return " ".join([*map(str, choices), str(task.doc_to_target(doc))])
 
 
-def _looked_up(prompts: list[list[str]], part: pd.DataFrame, n_words: int) -> Iterator[dict[str, Any]]:
+def _looked_up(prompts: Sequence[list[str]], part: pd.DataFrame, n_words: int) -> Iterator[dict[str, Any]]:
     items = part["item"].tolist()
     texts = [_words(text) for text in part["text"]]
-    lines = [f" {' '.join(words)} " for words in texts]
+    lines = [_line(words) for words in texts]
+    cores = {k: words for k, words in enumerate(_cores(texts)) if len(words) >= _FEWEST}
+    begins = _index([words[:_FEWEST] for words in cores.values()], _FEWEST)
+    inner = list(cores.items())
     index = lru_cache(maxsize=None)(partial(_index, texts))
     for words in prompts:
-        length = min(n_words, len(words))
+        length, whole = min(n_words, len(words)), _line(words)
         known, own = index(length), list(_runs(words, length))
-        whole = f" {' '.join(words)} "
-        place = next((k for k in known.get(own[0], ()) if whole in lines[k]), None)
+        around = (inner[k] for run in _runs(words, _FEWEST) for k in begins.get(run, ()))
+        places = [k for k in known.get(own[0], ()) if whole in lines[k]]
+        places += [k for k, core in around if _line(core) in whole]
         yield {
-            "occurs": place is not None,
+            "occurs": bool(places),
             "overlap": sum(run in known for run in own) / len(own),
-            "item": None if place is None else items[place],
+            "item": items[min(places)] if places else None,
         }
+
+
+def _cores(texts: list[list[str]]) -> list[list[str]]:
+    """Return the texts without the words that all of them begin and end with ("question ... answer")."""
+    if len(texts) < 2:
+        return texts
+    begin = _shared(texts)
+    rest = [words[begin:] for words in texts]
+    end = _shared([words[::-1] for words in rest])
+    return [words[: len(words) - end] for words in rest]
+
+
+def _shared(texts: list[list[str]]) -> int:
+    """Return with how many words all texts begin."""
+    return sum(1 for _ in takewhile(lambda words: len(set(words)) == 1, zip(*texts, strict=False)))
+
+
+def _line(words: list[str]) -> str:
+    return f" {' '.join(words)} "
 
 
 def _index(texts: list[list[str]], length: int) -> dict[str, list[int]]:
@@ -151,5 +187,5 @@ def _runs(words: list[str], length: int) -> Iterator[str]:
     return (" ".join(words[start : start + length]) for start in range(len(words) - length + 1))
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", str(text).lower())
+def _words(text: Any) -> list[str]:
+    return re.findall(r"\w+", str(text).lower()) if isinstance(text, str) or pd.notna(text) else []

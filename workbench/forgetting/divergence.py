@@ -193,7 +193,7 @@ def _last_states(model: Any, batch: Batch, bar: Any) -> Tensor:
     kept: list[Tensor] = []
     last = number_of_layers(model)
     with watch_states(model, lambda number, state: kept.append(state.cpu()) if number == last else None):
-        decoder_forward(model)(input_ids=batch.ids.to(model.device), use_cache=False)
+        decoder_forward(model)(input_ids=batch.on_device_of(model)[0], use_cache=False)
     bar.update()
     return kept[0]
 

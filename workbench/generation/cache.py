@@ -52,10 +52,8 @@ class Slots(StaticLayer):
         if not self.filling:
             self.keys.index_copy_(2, self.at, key_states)
             self.values.index_copy_(2, self.at, value_states)
-            first, end = self.shown
-            if end - first == self.max_cache_len:
-                return self.keys, self.values
-            return self.keys[:, :, first:end], self.values[:, :, first:end]
+            seen = slice(*self.shown)
+            return self.keys[:, :, seen], self.values[:, :, seen]
         rows, width = slice(self.start, self.start + len(key_states)), key_states.shape[2]
         for held, states in ((self.keys, key_states), (self.values, value_states)):
             if self.index is not None:

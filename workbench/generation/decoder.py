@@ -49,7 +49,7 @@ class StaticDecoder:
         self, model: Any, *, ends: Sequence[int], pad: int, temperature: float = 0.0, compiled: bool = False
     ) -> None:
         self.model, self.pad, self.temperature, self.compiled = unwrap(model), pad, temperature, compiled
-        self.device = self.model.device
+        self.device, self.on_gpu = self.model.device, self.model.device.type == "cuda"
         self.ends = torch.tensor(sorted(ends), dtype=torch.long, device=self.device)
         self.layers = list(decoder_layers(self.model))
         self.bounds_only = _kernel_fits(self.model)
@@ -99,13 +99,14 @@ class StaticDecoder:
         found = torch.full((len(prompts), max_new_tokens), self.pad, device=self.device)
         rows = torch.arange(len(prompts), device=self.device)  # whose buffers these are
         for step in range(max_new_tokens):
-            self._show(longest + step)
+            if not self.on_gpu:  # a captured step has one size for ever, another sees only slots in use
+                self.shown[:] = [int(self.first.min()), longest + step]
             self.replay()
             if step % CHECK_EVERY < CHECK_EVERY - 1:
                 continue
             if bool(self.finished.all()):
                 break
-            if self.device.type != "cuda" and self.finished.sum() * 4 >= len(rows):
+            if not self.on_gpu and self.finished.sum() * 4 >= len(rows):
                 found[rows] = self.out[:, :max_new_tokens]
                 rows = self._go_on_without_finished(rows)
         found[rows] = self.out[:, :max_new_tokens]
@@ -175,24 +176,22 @@ class StaticDecoder:
             return
         together = max(1, PREFILL_TOKENS // width)
         for start in range(0, self.rows, together):
-            rows = [list(row[:-1]) for row in prompts[start : start + together]]
-            shift = torch.tensor([width - len(row) for row in rows], device=self.device)
-            ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows], device=self.device)
+            rows = prompts[start : start + together]
+            shift = torch.tensor([longest - len(row) for row in rows], device=self.device)
+            ids = torch.tensor([[*row[:-1], *[self.pad] * (longest - len(row))] for row in rows])
             index = (torch.arange(width, device=self.device) - shift[:, None]) % width
+            uneven = any(len(row) != longest for row in rows)
             for part in self.parts:
-                part.fill(start, index if any(len(row) != width for row in rows) else None)
-            decoder_forward(self.model)(input_ids=ids, past_key_values=self.cache, use_cache=True)
+                part.fill(start, index if uneven else None)
+            decoder_forward(self.model)(
+                input_ids=ids.to(self.device), past_key_values=self.cache, use_cache=True
+            )
         for part in self.parts:
             part.filling = False
 
-    def _show(self, end: int) -> None:
-        """Let a step that is not captured see only the slots in use; a captured one has one size for ever."""
-        if self.device.type != "cuda":
-            self.shown[:] = [int(self.first.min()), end]
-
     def _capture(self) -> None:
         """Record a step once, on CUDA; elsewhere a step runs as it is."""
-        if self.device.type != "cuda":
+        if not self.on_gpu:
             self.replay = self._take_step
         if self.replay is not None:
             return

@@ -15,16 +15,20 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
-from workbench.checks import one_of, whole_number
-from workbench.data.instructions import user_message
+from workbench.checks import checked, one_of, whole_number
+from workbench.data.instructions import conversation
 from workbench.data.texts import fingerprint
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import ENGINES, by_length, decoder_of, in_halves
+from workbench.generation.prompts import asked_ids, response_room
+from workbench.generation.prompts import chat_prompt as chat_prompt
+from workbench.generation.prompts import context_length as context_length
+from workbench.generation.prompts import end_tokens as end_tokens
+from workbench.generation.prompts import token_ids as token_ids
+from workbench.models.chat import render_chat
 from workbench.models.identity import describe_model
+from workbench.models.templates import PLAIN_PROMPT as PLAIN_PROMPT
 from workbench.runs.journal import Journal
-
-#: for a tokenizer without a chat template
-PLAIN_PROMPT = "### Instruction:\n{text}\n\n### Response:\n"
 
 
 @dataclass(frozen=True)
@@ -44,20 +48,10 @@ class Response:
     finished: bool
 
 
-def chat_prompt(tokenizer: Any, text: str) -> str:
-    """Return the prompt for a user message: by the chat template, or ``PLAIN_PROMPT`` where there is none."""
-    if not getattr(tokenizer, "chat_template", None):
-        return PLAIN_PROMPT.replace("{text}", text)
-    turns = [{"role": "user", "content": text}]
-    # models that can think aloud first (Qwen3) would fill max_new_tokens with it; others ignore it
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    return str(tokenizer.apply_chat_template(turns, **options))
-
-
 def generate_responses(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Prompts,
     *,
     max_new_tokens: int = 256,
     batch_size: int = 64,
@@ -78,8 +72,9 @@ def generate_responses(
     Args:
         model: a causal language model.
         tokenizer: its tokenizer; needs no pad token.
-        prompts: final texts, from ``chat_prompt`` or plain. A prompt that begins with BOS gets no second
-            one.
+        prompts: final texts, from ``chat_prompt`` or plain, or their tokens. Control tokens in a text are
+            such (``respond`` takes what a data set says as text). A prompt that begins with BOS gets no
+            second one.
         max_new_tokens: longest response, at least 1.
         batch_size: prompts a batch, at least 1; halved, with a warning, where memory does not suffice.
         progress: show a progress bar.
@@ -99,9 +94,12 @@ def generate_responses(
         ValueError: for no prompts, an empty prompt, prompts that leave no room for the response in the
             context, or an ``out`` of other work.
     """
+    whole_number(max_new_tokens, "max_new_tokens")
+    whole_number(seed, "seed", 0)
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
-    work = {"prompts": fingerprint(list(prompts))}
+    asked = [one if isinstance(one, str) else row for one, row in zip(prompts, ids, strict=True)]
+    work = {"prompts": fingerprint(asked)}
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
     options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     return pd.DataFrame(map(asdict, journaled_responses(model, tokenizer, ids, out, work, **options)))
@@ -126,6 +124,8 @@ def journaled_responses(
     """
     journal, found, overwrite = None, {}, options.pop("overwrite", False)
     if out is not None:
+        if Path(out).is_dir():
+            raise ValueError(f"out must be a file, {out} is a folder")
         generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
         header = {"model": describe_model(model), **work, "generation": generation}
         journal = Journal(out, header, overwrite=overwrite)
@@ -139,53 +139,36 @@ def journaled_responses(
     return [found[index] for index in range(len(ids))]
 
 
-def respond(model: Any, tokenizer: Any, asked: pd.DataFrame, **settings: Any) -> pd.DataFrame:
+def respond(
+    model: Any, tokenizer: Any, asked: pd.DataFrame, *, max_new_tokens: int | None = 256, **settings: Any
+) -> pd.DataFrame:
     """Answer what the rows of a frame ask, as ``generate_responses`` does.
+
+    What the rows say is text, also where it spells a control token of the tokenizer.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
-        asked: frame with ``instruction``, and ``context`` where there is one, as of ``load_instructions``.
+        asked: frame with ``instruction``, and ``context`` and ``history`` where there are any, as of
+            ``load_instructions``.
+        max_new_tokens: longest response; None for ``response_room`` of the column ``reference``.
         **settings: of ``generate_responses``.
 
     Returns:
         The rows of ``asked`` with prompt (the final text), response, n_tokens and finished.
 
     Raises:
-        ValueError: as ``generate_responses``.
+        ValueError: as ``generate_responses``, or for a field that is no text.
     """
-    contexts = asked["context"] if "context" in asked else [""] * len(asked)
-    pairs = zip(asked["instruction"], contexts, strict=True)
-    prompts = [chat_prompt(tokenizer, user_message(*pair)) for pair in pairs]
-    found = generate_responses(model, tokenizer, prompts, **settings)
-    rows = asked.reset_index(drop=True).assign(prompt=prompts)
+    columns = ["instruction"] if max_new_tokens is not None else ["instruction", "reference"]
+    rows = checked(asked, columns, "asked").reset_index(drop=True)
+    ids = asked_ids(tokenizer, rows.drop(columns="prompt", errors="ignore"))
+    if max_new_tokens is None:
+        longest = max(map(len, ids))
+        max_new_tokens = response_room(model, tokenizer, list(rows["reference"]), longest_prompt=longest)
+    found = generate_responses(model, tokenizer, ids, max_new_tokens=max_new_tokens, **settings)
+    rows = rows.assign(prompt=[render_chat(tokenizer, conversation(row)) for row in rows.to_dict("records")])
     return rows.join(found.drop(columns="prompt_index"))
-
-
-def token_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of each prompt, with BOS once where the tokenizer has it, without EOS.
-
-    Raises:
-        ValueError: for no prompts, or one that is empty.
-    """
-    if isinstance(prompts, str) or not len(prompts):
-        raise ValueError(f"prompts must be a list of at least one text, got {prompts!r}")
-    empty = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, str) or not prompt.strip()]
-    if empty:
-        raise ValueError(f"prompts must be texts that are not empty; {_some(empty)} of {len(prompts)} are")
-    return [_prompt_ids(tokenizer, prompt) for prompt in prompts]
-
-
-def context_length(model: Any) -> int | None:
-    """Return how many tokens the model has positions for, None when its configuration sets no limit."""
-    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-
-
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Return the ids that end a response: those of the model's generation settings and the tokenizer's."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    ids = own if isinstance(own, list) else [own]
-    return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
 
 
 def response_batches(
@@ -257,15 +240,6 @@ def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> 
     return Response(index, text, len(kept), end is not None)
 
 
-def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    begin = tokenizer.bos_token
-    add = not (begin and prompt.startswith(begin))  # chat templates write it themselves
-    ids: list[int] = tokenizer(prompt, add_special_tokens=add)["input_ids"]
-    if add and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
-        ids = ids[:-1]  # a tokenizer that closes every text would end the response before it begins
-    return ids
-
-
 def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
     context, longest = context_length(model), max(map(len, ids))
     if context is not None and longest + max_new_tokens > context:
@@ -274,6 +248,12 @@ def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
             f"prompts {_some(long)} leave no room for max_new_tokens={max_new_tokens} in the context of "
             f"{context} tokens (the longest prompt has {longest}); "
             f"shorten them or take max_new_tokens <= {context - longest}"
+        )
+    size = model.get_input_embeddings().num_embeddings
+    if beyond := [i for i, row in enumerate(ids) if not 0 <= min(row) <= max(row) < size]:
+        raise ValueError(
+            f"prompts {_some(beyond)} have tokens outside the model's vocabulary of {size}; is the tokenizer "
+            "another model's?"
         )
 
 
@@ -284,7 +264,8 @@ def _some(indices: list[int]) -> str:
 
 def _settings(model: Any, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
     ends = end_tokens(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
+    known = [tokenizer.pad_token_id, *ends, 0]  # a pad token may be one that the model has no embedding for
+    pad = next(i for i in known if i is not None and i < model.get_input_embeddings().num_embeddings)
     special = {"eos_token_id": ends or None, "pad_token_id": pad}
     return GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **special)
 

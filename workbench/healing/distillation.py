@@ -8,6 +8,7 @@ heals on the ``response`` column.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 import warnings
@@ -20,14 +21,16 @@ from typing import Any
 import pandas as pd
 
 from workbench.checks import checked
-from workbench.data.answers import final_answer, same_answer
+from workbench.data.answers import without_thoughts
 from workbench.data.instructions import FIELDS
 from workbench.data.texts import fingerprint
 from workbench.generation import responses
 from workbench.generation.responses import Response, chat_prompt
-from workbench.models.layers import unwrap
+from workbench.healing.judging import LEAKS, closing_words, judge, with_closing
+from workbench.models.identity import describe_model
+from workbench.models.layers import layer_container, unwrap
+from workbench.runs.journal import Journal
 
-KEPT_ANSWER, KEPT_OPEN = "same final answer", "passes the quality rules"
 TEMPLATE_FILE = "distillation_template.json"
 _TEXTS = tomllib.loads(Path(__file__).with_name("rewriting.toml").read_text(encoding="utf-8"))
 Rule = Callable[[dict[str, Any]], "bool | tuple[bool, str]"]
@@ -39,17 +42,18 @@ class RewriteTemplate:
 
     ``{instruction}``, ``{context}`` and ``{reference}`` are filled in. A line with ``{context}`` is left
     out where there is none; a template without one gets the line ``Context: ...`` before its line with
-    ``{instruction}``.
+    ``{instruction}``. ``{closing}`` becomes how the reference ends: ``####``, else ``The answer is``; with it
+    in ``math``, a kept rewrite is given the closing line of its reference (see ``self_distill``).
 
     Attributes:
         math: for rows with a final answer.
         open: for all others.
-        leaks: phrases (lower case) that show the prompt in an open response, unless the row itself has them.
+        leaks: phrases (lower case) that show the prompt in a response, unless the row itself has them.
     """
 
     math: str = _TEXTS["math"]
     open: str = _TEXTS["open"]
-    leaks: tuple[str, ...] = tuple(_TEXTS["leaks"])
+    leaks: tuple[str, ...] = LEAKS
 
 
 def self_distill(
@@ -67,11 +71,17 @@ def self_distill(
     engine: str = "auto",
     overwrite: bool = False,
     progress: bool = True,
+    any_model: bool = False,
 ) -> pd.DataFrame:
     """Let the model rewrite the reference of every example, and keep the rewrites that pass (SDD 2.2).
 
-    Rows whose prompt does not fit the context keep their reference. Nothing that was generated is judged
-    twice: the rule may change between runs over the same ``out``.
+    Rows whose prompt does not fit the context keep their reference. Nothing is generated twice: the rule may
+    change between runs over the same ``out``, and with a greater ``max_new_tokens`` only what was cut off is
+    rewritten again. Thoughts (``<think>``) are taken off a rewrite; one cut off in its thoughts is cut off.
+
+    **Ours**: where references end "#### n" and the template asks for that (``{closing}``), the response of a
+    kept rewrite that ends otherwise gets the line "#### n" of its reference, in place of a closing "The
+    answer is n". So both columns, references and responses, teach the form that GSM8K's strict match reads.
 
     Args:
         model: the whole model, before layers are removed.
@@ -79,7 +89,8 @@ def self_distill(
         examples: frame with id, instruction, context, reference, answer (see ``load_instructions``).
         out: journal that rewrites are added to batch by batch. A run that was killed goes on from it and
             ends with the frame of an uninterrupted one. It belongs to one model, template, data set and
-            generation setting: with another it is refused, never mixed.
+            generation setting: with another it is refused, never mixed (but for a greater
+            ``max_new_tokens``).
         rule: ``"auto"``: rows with an answer are kept when the rewrite's final answer equals it, others by
             quality rules (see ``judge``). Or a function of a row (id, instruction, context, reference,
             answer, rewrite, finished) that returns whether to keep it, or that and a reason.
@@ -91,33 +102,41 @@ def self_distill(
         engine: what runs the model, see ``generate_responses``.
         overwrite: begin ``out`` again when it belongs to another model, template or data set.
         progress: show a progress bar.
+        any_model: also let a model rewrite that lacks layers or has an adapter on.
 
     Returns:
         Frame with id, instruction, context, reference, answer, rewrite, kept, reason, response, in the
-        order of the examples; ``response`` is the rewrite where kept, else the reference.
+        order of the examples; ``response`` is the rewrite where kept (with the reference's closing line, see
+        above), else the reference. ``attrs["closing"]``: how many responses were given such a line.
 
     Raises:
-        ValueError: for no examples, missing columns, ids that are not unique, no prompt that fits the
-            context, an ``out`` of other work.
+        ValueError: for no examples, missing columns, fields that are no texts, ids that are not unique, a
+            pruned or adapted model, a rule that fails, no prompt that fits the context, an ``out`` of other
+            work.
     """
     checked(examples, FIELDS, "examples", unique="id")
-    if rule != "auto" and not callable(rule):
-        raise ValueError(f"rule must be 'auto' or a function of a row, got {rule!r}")
     template = template or rewrite_template(model)
-    rows = examples[FIELDS].to_dict("records")
-    ids = responses.token_ids(
-        tokenizer, [chat_prompt(tokenizer, rewrite_message(template, row)) for row in rows]
-    )
+    rows = _texts(examples)
+    verdict = _checked_rule(rule, rows[0], template)
+    if not any_model:
+        _check_whole(model)
+    prompts = [chat_prompt(tokenizer, rewrite_message(template, row)) for row in rows]
+    ids = responses.token_ids(tokenizer, prompts)
     fits = _that_fit(model, ids, max_new_tokens)
     work = {
         "template": fingerprint([template.math, template.open, chat_prompt(tokenizer, "{message}")]),
         "data": fingerprint(examples[FIELDS].reset_index(drop=True)),
     }
+    generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    if out is not None and Path(out).is_file():
+        header = {"model": describe_model(model), **work, "generation": generation}
+        _carry_over(Path(out), header, partial(_that_fit, model, ids))
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
-    options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    rewrites = responses.journaled_responses(model, tokenizer, [ids[k] for k in fits], out, work, **options)
-    verdict = partial(judge, leaks=template.leaks) if isinstance(rule, str) else rule
-    return _judged(rows, dict(zip(fits, rewrites, strict=True)), verdict)
+    found = responses.journaled_responses(
+        model, tokenizer, [ids[k] for k in fits], out, work, **options, **generation
+    )
+    said = {k: _said(one, prompts[k]) for k, one in zip(fits, found, strict=True)}
+    return _judged(rows, said, verdict, template)
 
 
 def rewrite_template(model: Any = None) -> RewriteTemplate:
@@ -150,44 +169,9 @@ def rewrite_message(template: RewriteTemplate, row: dict[str, Any]) -> str:
         text = re.sub(r"(?m)^(?=.*\{instruction\})", "Context: {context}\n", text, count=1)
     if not row["context"]:
         text = "\n".join(line for line in text.split("\n") if "{context}" not in line)
+    values = row | {"closing": closing_words(row["reference"])}
     # in one pass, so that braces inside the data stay what they are
-    return re.sub(r"\{(instruction|context|reference)\}", lambda match: row[match.group(1)], text)
-
-
-def judge(row: dict[str, Any], leaks: tuple[str, ...] = RewriteTemplate.leaks) -> tuple[bool, str]:
-    """Say whether a rewrite is kept, and why (SDD 2.2, conditional selection).
-
-    A row with an answer keeps the rewrite when its final answer is the same; any other when it does not
-    show the prompt and does not repeat itself. In both cases it must not be empty or truncated (**ours**
-    for maths).
-
-    Args:
-        row: instruction, context, reference, answer, rewrite, and finished (False when it was truncated).
-        leaks: phrases (lower case) that show the prompt, unless the row's own texts have them.
-
-    Returns:
-        Whether it is kept, and the reason.
-
-    >>> row = {"instruction": "2+2?", "context": "", "reference": "It is 4.", "answer": "4"}
-    >>> judge(row | {"rewrite": "Two and two. The answer is 5.", "finished": True})
-    (False, 'another final answer')
-    """
-    rewrite = row["rewrite"]
-    if not rewrite.strip():
-        return False, "empty"
-    if not row["finished"]:
-        return False, "cut off"
-    if row["answer"]:
-        answer = final_answer(rewrite)
-        if answer is None:
-            return False, "no final answer"
-        return (True, KEPT_ANSWER) if same_answer(answer, row["answer"]) else (False, "another final answer")
-    own = f"{row['instruction']} {row['context']} {row['reference']}".lower()
-    if any(phrase in rewrite.lower() and phrase not in own for phrase in leaks):
-        return False, "shows the prompt"
-    if _repetition(rewrite) > max(0.5, _repetition(row["reference"])):
-        return False, "repeats itself"
-    return True, KEPT_OPEN
+    return re.sub(r"\{(instruction|context|reference|closing)\}", lambda match: values[match.group(1)], text)
 
 
 def kept_shares(distilled: pd.DataFrame) -> pd.DataFrame:
@@ -208,6 +192,83 @@ def kept_shares(distilled: pd.DataFrame) -> pd.DataFrame:
     return counts.sort_values(["n", "reason"], ascending=[False, True], ignore_index=True)
 
 
+def _texts(examples: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of the examples, all fields but the id texts."""
+    rows: list[dict[str, Any]] = examples[FIELDS].to_dict("records")
+    for row in rows:
+        for field in FIELDS[1:]:
+            if not isinstance(row[field], str):
+                raise ValueError(f"examples must hold texts, got {field} {row[field]!r} in row {row['id']!r}")
+    return rows
+
+
+def _checked_rule(rule: str | Rule, row: dict[str, Any], template: RewriteTemplate) -> Rule:
+    """Return the rule as a function, tried on one row before anything is generated."""
+    if rule == "auto":
+        return partial(judge, leaks=template.leaks)
+    if not callable(rule):
+        raise ValueError(f"rule must be 'auto' or a function of a row, got {rule!r}")
+    _verdict(rule, row | {"rewrite": row["reference"], "finished": True})
+    return rule
+
+
+def _verdict(rule: Rule, row: dict[str, Any]) -> tuple[bool, str]:
+    """Return whether a rule keeps a row, and why."""
+    try:
+        verdict = rule(dict(row))
+    except Exception as error:
+        raise ValueError(f"rule fails on row {row['id']!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(verdict, tuple):
+        return bool(verdict), "kept by the rule" if verdict else "refused by the rule"
+    if len(verdict) != 2:
+        raise ValueError(f"rule must return whether to keep a row, or that and a reason, got {verdict!r}")
+    return bool(verdict[0]), str(verdict[1])
+
+
+def _check_whole(model: Any) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    lacks = getattr(layer_container(model)[0].config, "kept_layers", None) is not None
+    adapted = any(isinstance(module, BaseTunerLayer) for module in model.modules())
+    if lacks or adapted:
+        raise ValueError(
+            f"model must be whole, without an adapter (SDD 2.2), it {'lacks layers' if lacks else 'has one'};"
+            " leave its without_layers or with_adapter first, or pass any_model=True"
+        )
+
+
+def _carry_over(out: Path, header: dict[str, Any], fits: Callable[[int], list[int]]) -> None:
+    """Keep the finished rows of a journal that differs in nothing but a smaller ``max_new_tokens``.
+
+    ``fits`` gives the rows that fit with so many new tokens; a journal numbers those alone.
+    """
+    with out.open("rb") as file:
+        first = file.readline()
+    now = json.loads(json.dumps(header))
+    try:
+        old = dict(json.loads(first)["journal"])
+        before, after = (dict(part.pop("generation")) for part in (dict(old), dict(now)))
+        limits = [int(before.pop("max_new_tokens")), int(after.pop("max_new_tokens"))]
+    except (ValueError, KeyError, TypeError):
+        return  # no journal of this kind: said where it is opened
+    if (
+        limits[0] >= limits[1]
+        or before != after
+        or any(old[k] != now.get(k) for k in old if k != "generation")
+    ):
+        return
+    new = {row: place for place, row in enumerate(fits(limits[1]))}
+    moved = {place: new[row] for place, row in enumerate(fits(limits[0])) if row in new}
+    if after["temperature"]:  # a row is sampled by its place
+        moved = {place: to for place, to in moved.items() if place == to}
+    rows = [one for one in Journal(out, old).rows() if one["finished"] and one["prompt_index"] in moved]
+    finished = [one | {"prompt_index": moved[one["prompt_index"]]} for one in rows]
+    longer = out.with_name(f".{out.name}.longer")
+    longer.unlink(missing_ok=True)
+    Journal(longer, now).append(finished)
+    os.replace(longer, out)
+
+
 def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int]:
     """Return the rows whose prompt and response fit the context."""
     context = responses.context_length(model)
@@ -220,8 +281,27 @@ def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int
     return fits
 
 
-def _judged(rows: list[dict[str, Any]], found: dict[int, Response], rule: Rule) -> pd.DataFrame:
-    frame = pd.DataFrame([row | _decided(row, found.get(place), rule) for place, row in enumerate(rows)])
+def _said(one: Response, prompt: str) -> dict[str, Any]:
+    """Return rewrite and finished of a response: without thoughts, unfinished where it never left them."""
+    text = f"<think>{one.response}" if prompt.rstrip().endswith("<think>") else one.response
+    thinks = "<think" in text.rpartition("</think")[2]
+    return {"rewrite": without_thoughts(text).strip(), "finished": one.finished and not thinks}
+
+
+def _judged(
+    rows: list[dict[str, Any]], said: dict[int, dict[str, Any]], rule: Rule, template: RewriteTemplate
+) -> pd.DataFrame:
+    judged, closed = [], 0
+    for place, row in enumerate(rows):
+        row = row | said.get(place, {"rewrite": ""})
+        kept, reason = _verdict(rule, row) if place in said else (False, "prompt too long")
+        response = row["rewrite"] if kept else row["reference"]
+        if kept and row["answer"] and "{closing}" in template.math:
+            response = with_closing(response, row)
+            closed += response != row["rewrite"]
+        judged.append(row | {"kept": kept, "reason": reason, "response": response})
+    frame = pd.DataFrame(judged, columns=[*FIELDS, "rewrite", "kept", "reason", "response"])
+    frame.attrs["closing"] = closed
     if not frame["kept"].any():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in frame["reason"].value_counts().items())
         warnings.warn(
@@ -230,22 +310,3 @@ def _judged(rows: list[dict[str, Any]], found: dict[int, Response], rule: Rule) 
             stacklevel=3,
         )
     return frame
-
-
-def _decided(row: dict[str, Any], one: Response | None, rule: Rule) -> dict[str, Any]:
-    """Return rewrite, kept, reason and response of one row."""
-    rewrite = one.response.strip() if one else ""
-    verdict = (
-        rule(row | {"rewrite": rewrite, "finished": one.finished}) if one else (False, "prompt too long")
-    )
-    if not isinstance(verdict, tuple):
-        verdict = verdict, "kept by the rule" if verdict else "refused by the rule"
-    response = rewrite if verdict[0] else row["reference"]
-    return {"rewrite": rewrite, "kept": bool(verdict[0]), "reason": str(verdict[1]), "response": response}
-
-
-def _repetition(text: str) -> float:
-    """Return the share of word 4-grams that occurred before; 0 for short texts."""
-    words = text.lower().split()
-    grams = list(zip(*(words[k:] for k in range(4)), strict=False))
-    return 1 - len(set(grams)) / len(grams) if len(grams) >= 12 else 0.0

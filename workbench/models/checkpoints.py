@@ -5,12 +5,14 @@ Only what transformers itself says late or unclearly is checked here; its own er
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import first_line
+from workbench.checks import first_line, is_whole
 from workbench.places import demo_path
 
 _TOKENIZER_FILES = (
@@ -19,6 +21,8 @@ _TOKENIZER_FILES = (
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _SECONDS_FOR_THE_HUB = 10
+#: most characters quoted of another library's message
+_LONGEST = 300
 
 
 def locate(name: str | Path, revision: str | None = None) -> str:
@@ -37,14 +41,13 @@ def locate(name: str | Path, revision: str | None = None) -> str:
     path = demo_path("model") if str(name) == "demo" else Path(name).expanduser()
     if str(name) == "demo" and not (path / "config.json").is_file():
         raise ValueError("name 'demo': data/demo/model is missing; make it with `python data/demo/train.py`")
-    if not path.exists():
+    if not os.path.exists(path):  # also False for what can be no name of a file
         if _looks_like_a_path(name):
             raise ValueError(
                 "name must be 'demo', an existing folder or a hub id such as 'org/model'; "
                 f"there is no folder {name}"
             )
-        _check_hub(str(name), revision)
-        return str(name)
+        return _from_hub(str(name), revision)
     if revision is not None:
         raise ValueError(
             f"revision must be None for a model on disk, got {revision!r} with name {str(name)!r}"
@@ -59,7 +62,10 @@ def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise ValueError(f"{what}: {first_line(error)}{hint}") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
+        kind = "" if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: "
+        raise ValueError(f"{what}: {kind}{said[:_LONGEST]}{hint}") from error
 
 
 def _looks_like_a_path(name: str | Path) -> bool:
@@ -67,15 +73,35 @@ def _looks_like_a_path(name: str | Path) -> bool:
     return isinstance(name, Path) or text[:1] in "./~" or text.count("/") > 1 or "\\" in text
 
 
-def _check_hub(name: str, revision: str | None) -> None:
-    """Ask the hub once and briefly; left alone, loading retries for half a minute when it is out of reach."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
+def _from_hub(name: str, revision: str | None) -> str:
+    """Ask the hub once and briefly; return the id, or the folder of the cache when the hub is out of reach.
+
+    Left alone, loading asks again for each file, for minutes.
+    """
+    from huggingface_hub import HfApi
 
     what = f"name must be 'demo', an existing folder or a hub id; {name!r} is no folder here and the hub"
-    # the classes of errors differ between releases of the client; each means "not there"
-    with told(f"{what} did not give it", Exception):
-        if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+    try:
+        with told(f"{what} did not give it", Exception):  # its classes of errors differ between releases
             HfApi().model_info(name, revision=revision, timeout=_SECONDS_FOR_THE_HUB)
+    except ValueError:
+        folder = cached(name, revision)
+        if folder is None:
+            raise
+        _check_folder(folder)
+        return str(folder)
+    return name
+
+
+def cached(name: str, revision: str | None = None) -> Path | None:
+    """Return the folder of the hub's cache that holds a model, named after its commit, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        file = try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError:  # no name that the hub could have
+        return None
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def _check_folder(folder: Path) -> None:
@@ -84,20 +110,43 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"name must be a folder, a hub id or 'demo'; {folder} is a file")
     files = {path.name for path in folder.iterdir()}
     if "config.json" not in files:
-        hint = "; it is an adapter: load its base model, then with_adapter"
-        hint = hint if "adapter_config.json" in files else ""
+        adapter = "adapter_config.json" in files
+        hint = "; it is an adapter: load its base model, then with_adapter" if adapter else _gguf(files)
         raise ValueError(f"{folder} is not a model folder: it has no config.json{hint}")
     if not files & {*_TOKENIZER_FILES}:
         raise ValueError(
             f"{folder} has no tokenizer (none of {', '.join(_TOKENIZER_FILES[:3])}, ...); "
             "save the model's own there with tokenizer.save_pretrained"
         )
+    whole = any(name.endswith(".safetensors") for name in files)
+    if not whole and _gguf(files):
+        raise ValueError(f"{folder} has no safetensors weights{_gguf(files)}")
     pickles = sorted(name for name in files if name.endswith(_PICKLES))
-    if pickles and not any(name.endswith(".safetensors") for name in files):
+    if pickles and not whole:
         raise ValueError(
             f"{folder} has only pickled weights ({pickles[0]}), which can run code when they are read; "
             "convert them to safetensors with save_pretrained in a place you trust"
         )
+    _check_index(folder)
+
+
+def _gguf(files: set[str]) -> str:
+    file = min((name for name in files if name.endswith(".gguf")), default=None)
+    return f"; GGUF weights ({file}) are not read: take the model's safetensors" if file else ""
+
+
+def _check_index(folder: Path) -> None:
+    file = folder / "model.safetensors.index.json"
+    if file.is_file():
+        what = f"{file} is no index of weight files: download it again"
+        with told(what, OSError, ValueError, KeyError, TypeError, AttributeError):
+            index = json.loads(file.read_text(encoding="utf-8"))
+            index["metadata"], index["weight_map"].values()
+
+
+def is_remote(thing: Any) -> bool:
+    """Return whether the class of a configuration, model or tokenizer came with a model's repository."""
+    return type(thing).__module__.startswith("transformers_modules")
 
 
 def check_decoder_only(config: Any, name: str) -> None:
@@ -108,16 +157,21 @@ def check_decoder_only(config: Any, name: str) -> None:
     from transformers.models.auto import modeling_auto as auto
 
     kind = config.model_type
-    remote = getattr(config, "auto_map", None) or {}
+    depth: Any = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    remote = is_remote(config)
+    architectures = config.architectures or []
+    architectures = [architectures] if isinstance(architectures, str) else architectures
     known = {*auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
     if getattr(config, "is_encoder_decoder", False):
         what = f"an encoder-decoder ({kind})"
     elif kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         what = f"an encoder ({kind})"
-    elif kind not in known and "AutoModelForCausalLM" not in remote:
+    elif kind not in known and not remote:
         what = f"no language model that transformers knows (model_type {kind!r})"
-    elif not remote and not _has_language_head(config.architectures or []):
-        what = f"a {config.architectures[0]}, which has no language-model head"
+    elif not remote and not _has_language_head(architectures):
+        what = f"a {architectures[0]}, which has no language-model head"
+    elif not is_whole(depth) or depth < 1:
+        raise ValueError(f"name {name!r}: num_hidden_layers must be a whole number >= 1, got {depth!r}")
     else:
         return
     raise ValueError(

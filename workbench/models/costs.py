@@ -17,9 +17,14 @@ from torch import nn
 
 from workbench.checks import whole_number
 from workbench.models.checkpoints import auto_class
-from workbench.models.layers import decoder_layers, layer_container, unwrap
+from workbench.models.layers import decoder_layers, kept_layers, layer_container, unwrap
 
 DEFAULT_CONTEXT = 4096
+#: names that configurations give the number of routed experts, and of those that a token meets
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_ROUTED = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
+#: kinds of layers that attend, beside those that say so in their name
+_ATTENDING = ("global", "local", "hybrid", "minimax_m3_sparse")
 
 
 def parameter_counts(model_or_config: Any) -> dict[str, Any]:
@@ -43,9 +48,10 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
     A multiplication and an addition count as two. Counted are all matrix products: 2 x the weights that one
     token meets (of a mixture of experts those it is routed to), the head included, and in each attention
     layer the products of the query with the keys and of the attention with the values, 2 x heads x (query
-    size + value size) x attended tokens. Norms, activations, softmax, position codes and embedding look-ups
-    are left out, as usual: they are below one per cent. So is the recurrent state of a linear-attention or
-    state-space layer, and a vision part.
+    size + value size) x attended tokens, and those of an indexer that chooses these tokens. Norms,
+    activations, softmax, position codes and embedding look-ups are left out, as usual: they are below one
+    per cent. So is a vision part, and what `left_out` names: the recurrent state of layers that compute it in
+    chunks, which each implementation cuts in its own way (Mamba 1 has none, there it is counted).
 
     Args:
         model_or_config: a model or a transformers configuration.
@@ -54,7 +60,8 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
             shorter.
 
     Returns:
-        `total`, `layers` (a list, one number for each decoder layer), `outside` (the head) and `context`.
+        `total`, `layers` (a list, one number for each decoder layer), `outside` (the head), `context`, and
+        `left_out`, one line on what the numbers lack, empty where they lack nothing.
 
     Raises:
         ValueError: for a context below 1.
@@ -65,7 +72,8 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
     products = [_weight_flops(layer, config) for layer in layers]
     counts = [flops + _attention_flops(config, i, context) for i, flops in enumerate(products)]
     outside = _outside_flops(skeleton)
-    return {"total": sum(counts) + outside, "layers": counts, "outside": outside, "context": context}
+    found = {"total": sum(counts) + outside, "layers": counts, "outside": outside, "context": context}
+    return found | {"left_out": _left_out(layers, config)}
 
 
 def block_savings(
@@ -74,29 +82,41 @@ def block_savings(
     """Count what removing each block of layers saves, in parameters and in FLOPs per token.
 
     Args:
-        model_or_config: a model as it stands (a pruned one counts from its own layer 0) or a configuration.
+        model_or_config: a model as it stands or a configuration; layers of a pruned one keep their original
+            numbers, and a block is `size` of those that it has, in a row from `start`.
         sizes: block sizes, each 1..L-1; None for all of them.
         context: tokens that a token attends to, see `flop_counts`.
 
     Returns:
         One row a block: start, size, parameters (in the block), parameters_left, parameters_saved (share of
-        the whole, 0..1), and the same for flops (forward, per token). `attrs["context"]` is the context.
+        the whole, 0..1), and the same for flops (forward, per token). `attrs` has the context, `kept_layers`
+        (the original numbers of the model's layers), and what is `left_out` of the flops.
 
     Raises:
         ValueError: for a size outside 1..L-1.
     """
     parameters = parameter_counts(model_or_config)
     flops = flop_counts(model_or_config, context=context)
-    depth = len(parameters["layers"])
-    pairs = [(start, size) for size in _sizes(sizes, depth) for start in range(depth - size + 1)]
+    kept = _kept(model_or_config, len(parameters["layers"]))
+    pairs = [(at, size) for size in _sizes(sizes, len(kept)) for at in range(len(kept) - size + 1)]
     frame = pd.DataFrame(pairs, columns=["start", "size"])
     for name, counts in (("parameters", parameters), ("flops", flops)):
         ends = np.concatenate([[0], np.cumsum(counts["layers"], dtype=np.int64)])
         frame[name] = ends[frame["start"] + frame["size"]] - ends[frame["start"]]
         frame[f"{name}_left"] = counts["total"] - frame[name]
         frame[f"{name}_saved"] = frame[name] / counts["total"]
-    frame.attrs["context"] = flops["context"]
+    frame["start"] = np.array(kept)[frame["start"]]
+    frame.attrs |= {"context": flops["context"], "kept_layers": kept}
+    frame.attrs |= {"left_out": flops["left_out"]} if flops["left_out"] else {}
     return frame
+
+
+def _kept(model_or_config: Any, depth: int) -> list[int]:
+    """Return the original numbers of the layers."""
+    if isinstance(model_or_config, nn.Module):
+        return list(kept_layers(model_or_config))
+    config = model_or_config.get_text_config(decoder=True)
+    return list(getattr(config, "kept_layers", None) or range(depth))
 
 
 def _sizes(sizes: int | Iterable[int] | None, depth: int) -> list[int]:
@@ -123,40 +143,80 @@ def _skeleton(model_or_config: Any) -> tuple[Any, nn.ModuleList]:
 def _weight_flops(module: nn.Module, config: Any) -> int:
     named = module.named_parameters()
     matrices = [(name, p) for name, p in named if p.ndim >= 2 and not name.endswith("bias")]
+    matrices = [(name, p) for name, p in matrices if p.ndim == 2 or p.numel() > max(p.shape)]
     return round(sum(2 * p.numel() * _share_met(name, p, config) for name, p in matrices))
 
 
 def _share_met(name: str, parameter: nn.Parameter, config: Any) -> float:
     """Return the share of a weight that one token meets: of routed experts, those that it is routed to."""
-    experts = _first_of(config, "num_experts", "num_local_experts", "n_routed_experts")
+    experts = _first_of(config, *_EXPERTS)
     stacked = experts is not None and parameter.ndim == 3 and parameter.shape[0] == experts
     if "shared" in name or not (stacked or ".experts." in f".{name}"):
         return 1.0
-    return float(_first_of(config, "num_experts_per_tok", "top_k_experts", "moe_topk") / experts)
+    return float(_first_of(config, *_ROUTED) / experts)
 
 
 def _attention_flops(config: Any, layer: int, context: int) -> int:
     own = config.per_layer_config[layer] if hasattr(config, "per_layer_config") else config
-    heads = own.num_attention_heads
-    head = getattr(own, "head_dim", None) or own.hidden_size // heads
-    query, value = head, head
+    kind = _kind(own, layer)
+    prefix = "swa_" if "sliding" in kind and hasattr(own, "swa_num_attention_heads") else ""
+    heads = getattr(own, f"{prefix}num_attention_heads", None)
+    if not heads:  # a state-space or recurrent model
+        return 0
+    head = getattr(own, f"{prefix}head_dim", None) or own.hidden_size // heads
+    query = value = head * (
+        2 if own.model_type == "diffllama" else 1
+    )  # which attends twice, to half the values
     if getattr(own, "qk_nope_head_dim", None):  # multi-head latent attention (DeepSeek)
         query, value = own.qk_nope_head_dim + own.qk_rope_head_dim, own.v_head_dim
-    return int(2 * heads * (query + value) * _attended(own, layer, context))
+    attended = _attended(own, kind, context)
+    chosen = min(attended, getattr(own, "index_topk", None) or attended)
+    return int(2 * heads * (query + value) * chosen) + _indexer_flops(own, layer, attended)
 
 
-def _attended(config: Any, layer: int, context: int) -> int:
-    """Return how many tokens a token attends to in a layer: none where there is no attention."""
+def _indexer_flops(config: Any, layer: int, attended: int) -> int:
+    """Count what chooses the tokens to attend to (DeepSeek 3.2): its own heads, which see all of them."""
+    kinds = getattr(config, "indexer_types", None)
+    if not getattr(config, "index_n_heads", None) or (kinds and kinds[layer] == "shared"):
+        return 0
+    return int(2 * config.index_n_heads * (config.index_head_dim + 1) * attended)
+
+
+def _kind(config: Any, layer: int) -> str:
     kinds = _first_of(config, "layer_types", "layers_block_type", "attention_layers")
     window = _first_of(config, "sliding_window", "window_size")
-    kind = kinds[layer] if kinds else ("sliding_attention" if window else "full_attention")
-    if kind.startswith("linear") or not ("attention" in kind or kind in ("global", "local")):
+    return str(kinds[layer]) if kinds else "sliding_attention" if window else "full_attention"
+
+
+def _attended(config: Any, kind: str, context: int) -> int:
+    """Return how many tokens a token attends to in a layer: none where there is no attention."""
+    window = _first_of(config, "sliding_window", "window_size")
+    if kind.startswith("linear") or not ("attention" in kind or kind.startswith(_ATTENDING)):
         return 0
     if kind.startswith("chunked"):
         window = config.attention_chunk_size
-    elif not kind.startswith(("sliding", "local")):
+    elif not ("sliding" in kind or kind.startswith("local")):
         window = None
     return min(context, window or context)
+
+
+def _left_out(layers: Iterable[nn.Module], config: Any) -> str:
+    """Say of how many layers the recurrent state is not counted, and the sparse attention counted in full."""
+    kinds = [_kind(config, place) for place, _ in enumerate(layers)]
+    chunked = sum(map(_chunked, layers, kinds))
+    compressed = sum("compressed" in kind or kind.endswith("_sparse") for kind in kinds)
+    said = [f"the recurrent state of {chunked} of the layers is not counted"] if chunked else []
+    said += [f"the compressed attention of {compressed} of them is counted as full"] if compressed else []
+    return "; ".join(said)
+
+
+def _chunked(layer: nn.Module, kind: str) -> bool:
+    """Return whether a layer has a state in chunks: Mamba 2, gated delta nets, linear attention, xLSTM."""
+    decays = [p for name, p in layer.named_parameters() if name.rpartition(".")[2] == "A_log"]
+    names = {type(module).__name__ for module in layer.modules()}
+    by_head = any(p.numel() == max(p.shape) for p in decays)  # Mamba 1 has one for each entry of its state
+    linear = kind.startswith("linear") and not decays and any("Attention" in name for name in names)
+    return by_head or linear or any("LSTM" in name for name in names)
 
 
 def _outside_flops(skeleton: Any) -> int:

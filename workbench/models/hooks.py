@@ -36,6 +36,20 @@ def state_out(output: Any) -> Tensor:
     return state
 
 
+def one_stream(model: nn.Module, state: Tensor) -> Tensor:
+    """Return a residual state ``[row, token, width]`` after a check that it is one.
+
+    Raises:
+        ValueError: for an architecture with several streams of states (Gemma3n, DeepSeek-V4).
+    """
+    if state.ndim != 3:
+        raise ValueError(
+            "model must hand one state [row, token, width] from layer to layer; the layers of "
+            f"{type(unwrap(model)).__name__} pass on several streams ({list(state.shape)})"
+        )
+    return state
+
+
 @contextmanager
 def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call ``see(i, h[i])`` for every residual state ``i = 0 .. L`` as the model runs.
@@ -46,10 +60,10 @@ def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterat
     layers = decoder_layers(model)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        see(0, state_in(args, kwargs))
+        see(0, one_stream(model, state_in(args, kwargs)))
 
     def after(number: int) -> Callable[..., None]:
-        return lambda module, args, output: see(number, state_out(output))
+        return lambda module, args, output: see(number, one_stream(model, state_out(output)))
 
     handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
     handles += [layer.register_forward_hook(after(i + 1)) for i, layer in enumerate(layers)]
@@ -62,13 +76,22 @@ def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterat
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode without gradients; every module's own mode comes back."""
+    """Run the model in evaluation mode without gradients; every module's own mode comes back.
+
+    A mixture of experts gives no logits of its routers meanwhile: they need layers that all run.
+    """
     training = [module for module in model.modules() if module.training]
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    asked = [entries for c in configs if (entries := getattr(c, "__dict__", {})).get("output_router_logits")]
     model.eval()
     try:
+        for entries in asked:
+            entries["output_router_logits"] = False
         with torch.no_grad():
             yield
     finally:
+        for entries in asked:
+            entries["output_router_logits"] = True
         for module in training:
             module.training = True
 

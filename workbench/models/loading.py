@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ from safetensors import SafetensorError
 from torch import nn
 
 from workbench.checks import one_of
-from workbench.models.checkpoints import auto_class, check_decoder_only, locate, told
+from workbench.models.checkpoints import auto_class, cached, check_decoder_only, is_remote, locate, told
+from workbench.models.layers import layer_container
 from workbench.places import short_name
 
 # transformers and peft import it where it is installed, and it warns of optional packages of its own
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
+#: what a tokenizer must read as its file says: numbers, punctuation, other letters, spaces and lines
+_TEXTS = ["The 12 boats of Anna's town don't wait for 3,456.78 more (it's 9:30)."]
+_TEXTS += ["Straße  café 東京\n\n  x_y=1;"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -62,16 +67,21 @@ def load_model(
     model = _model(source, str(name), place, options)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    commit = getattr(model.config, "_commit_hash", None)
-    model._source = {"id": short_name(name), "revision": commit or revision}
+    on_disk = str(name) == "demo" or Path(name).expanduser().exists()
+    commit = None if on_disk else cached(str(name), revision)
+    model._source = {"id": short_name(name), "revision": commit.name if commit else revision}
     return model.eval(), tokenizer
 
 
 def _device(device: str | torch.device | None) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    with told(f"device must be None, 'cpu', 'cuda', 'cuda:1', ..., got {device!r}", RuntimeError):
+    with told(f"device must be None, 'cpu', 'cuda', 'cuda:1', ..., got {device!r}", RuntimeError, TypeError):
         place = torch.device(device if device is not None else "cuda" if count else "cpu")
+    if place.type == "meta":
+        raise ValueError("device 'meta' holds no weights; use 'cpu' or None")
     if place.type != "cuda":
+        with told(f"device {device!r} is not here; use 'cpu' or None", Exception):
+            torch.empty(1, device=place)
         return place
     if (place.index or 0) >= count:
         raise ValueError(f"device {device!r} is not here: torch sees {count} CUDA GPUs; use 'cpu' or None")
@@ -98,7 +108,8 @@ def _check_quantization(quantization: str | None) -> None:
 def _config(source: str, name: str, options: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    with told(f"name {name!r}: its config.json cannot be used", OSError, ValueError, KeyError):
+    # each class of configurations has its own ways to fail, as each tokenizer class below
+    with told(f"name {name!r}: its config.json cannot be used", Exception):
         config = AutoConfig.from_pretrained(source, **options)
     check_decoder_only(config, name)
     return config
@@ -107,10 +118,11 @@ def _config(source: str, name: str, options: dict[str, Any]) -> Any:
 def _tokenizer(source: str, name: str, config: Any, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    # each tokenizer class has its own ways to fail; whichever: the user has none
     with told(f"name {name!r} has no tokenizer that can be loaded", Exception):
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
+        tokenizer = _as_its_file_says(tokenizer, source, options)
         ids = tokenizer("a", add_special_tokens=False)["input_ids"]
+    _check_template(name, tokenizer)
     entries = config.get_text_config(decoder=True).vocab_size
     if not ids or tokenizer.vocab_size > entries:
         raise ValueError(
@@ -126,21 +138,59 @@ def _tokenizer(source: str, name: str, config: Any, options: dict[str, Any]) -> 
     return tokenizer
 
 
+def _as_its_file_says(tokenizer: Any, source: str, options: dict[str, Any]) -> Any:
+    """Return the tokenizer of `tokenizer.json` where the class that transformers took reads other tokens.
+
+    Some classes bring their own way of splitting words (transformers 5: those of Qwen 2), whatever the file.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils.hub import cached_file
+
+    where = {"revision": options["revision"], "_raise_exceptions_for_missing_entries": False}
+    file = None if is_remote(tokenizer) else cached_file(source, "tokenizer.json", **where)
+    if file is None:
+        return tokenizer
+    plain = Tokenizer.from_file(file)
+    plain.no_padding()
+    plain.no_truncation()
+    ours = tokenizer(_TEXTS, add_special_tokens=False)["input_ids"]
+    if ours == [plain.encode(text, add_special_tokens=False).ids for text in _TEXTS]:
+        return tokenizer
+    fast: Any = PreTrainedTokenizerFast
+    return fast.from_pretrained(source, padding_side="left", revision=options["revision"])
+
+
+def _check_template(name: str, tokenizer: Any) -> None:
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    templates = getattr(tokenizer, "chat_template", None) or {}
+    for template in [templates] if isinstance(templates, str) else templates.values():
+        with told(f"name {name!r}: its chat template cannot be used", Exception):
+            _compile_jinja_template(template)
+
+
 def _model(source: str, name: str, place: torch.device, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     config = options["config"]
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    loader: Any = AutoModelForCausalLM if remote else auto_class(config)
+    loader: Any = AutoModelForCausalLM if remote and options["trust_remote_code"] else auto_class(config)
     options = options | {"use_safetensors": True, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True  # they are in the report, and refused below
     on_load = place.type == "cuda" or "quantization_config" in options
     if on_load:
         # straight onto the GPU, without a whole copy in main memory first
         options["device_map"] = {"": place}
     what = f"name {name!r}: its weights are not all there, or not whole"
-    with told(what, OSError, SafetensorError, hint="; download or save them again"):
+    wrong = f"name {name!r}: no model can be built of its config.json"
+    with (
+        told(what, OSError, SafetensorError, hint="; download or save them again"),
+        told(f"name {name!r} needs a package that is not here", ImportError),
+        told(wrong, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, IndexError),
+    ):
         model, report = loader.from_pretrained(source, **options)
-    _check_report(name, report, config.get_text_config(decoder=True).num_hidden_layers)
+    _check_report(name, report, *_container(name, model))
     keep_trainable(model)
     return model if on_load else model.to(place)
 
@@ -172,15 +222,26 @@ def _nf4(dtype: torch.dtype) -> Any:
     return config(**settings, bnb_4bit_compute_dtype=dtype)
 
 
-def _check_report(name: str, report: dict[str, Any], depth: int) -> None:
+def _container(name: str, model: nn.Module) -> tuple[str, int]:
+    with told(f"name {name!r}", ValueError):
+        stack, path = layer_container(model)
+    return path, len(getattr(stack, path))
+
+
+def _check_report(name: str, report: dict[str, Any], path: str, depth: int) -> None:
     """Refuse weights that would be random, and layers beyond the configuration, which would be left out."""
-    wrong = {str(key) for part in ("missing_keys", "mismatched_keys") for key in report.get(part) or ()}
+    wrong = {str(key) for key in report.get("missing_keys") or ()}
+    wrong |= {
+        f"{key} {[*found]}, not {[*asked]}" for key, found, asked in report.get("mismatched_keys") or ()
+    }
     if wrong:
         raise ValueError(
             f"name {name!r}: {len(wrong)} weights that the configuration asks for are missing or of another "
             f"shape, such as {min(wrong)}; they would be random"
         )
-    beyond = [key for key in report.get("unexpected_keys") or () if f".{depth}." in key and "layer" in key]
+    numbered = re.compile(rf"(?:^|\.){path}\.(\d+)\.")
+    found = {key: numbered.search(key) for key in map(str, report.get("unexpected_keys") or ())}
+    beyond = [key for key, place in found.items() if place and int(place[1]) >= depth]
     if beyond:
         raise ValueError(
             f"name {name!r}: the files hold more layers than the {depth} of the configuration, "

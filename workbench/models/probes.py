@@ -18,11 +18,17 @@ _felt: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
 def input_device(model: Any) -> Any:
-    """Return where the model takes its input: where it runs, for weights that wait on the CPU or on disk."""
+    """Return where the model takes its input: where it runs, for weights that wait on the CPU or on disk.
+
+    Raises:
+        ValueError: for weights that are nowhere.
+    """
     if model.device.type != "meta":
         return model.device
     runs_on = [getattr(getattr(m, "_hf_hook", None), "execution_device", None) for m in model.modules()]
-    return next((device for device in runs_on if device is not None), "cpu")
+    if not (known := [device for device in runs_on if device is not None]):
+        raise ValueError("model must have its weights in memory or offloaded by accelerate, they are on meta")
+    return known[0]
 
 
 def rotary_limits(model: nn.Module) -> list[int]:
@@ -62,23 +68,9 @@ def padding_is_felt(model: nn.Module, ids: Tensor) -> bool:
 def _last_state(model: nn.Module, ids: Tensor) -> Tensor:
     """Return what leaves the last layer for one text, ``[token, width]``."""
     seen: list[Tensor] = []
-    with watch_states(model, lambda number, state: seen.append(checked_state(model, state))):
+    with watch_states(model, lambda number, state: seen.append(state)):
         decoder_forward(model)(input_ids=ids[None], use_cache=False)
     return seen[-1][0]
-
-
-def checked_state(model: nn.Module, state: Tensor) -> Tensor:
-    """Return a residual state ``[row, token, width]`` after a check that it is one.
-
-    Raises:
-        ValueError: for an architecture with several streams of states.
-    """
-    if state.ndim != 3:
-        raise ValueError(
-            f"a layer's state must be [row, token, width]; the layers of {type(unwrap(model)).__name__} pass "
-            f"on several streams ({list(state.shape)}), which has no distance here"
-        )
-    return state
 
 
 def rounding(found: Tensor, wanted: Tensor) -> tuple[Tensor, float]:

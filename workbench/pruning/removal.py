@@ -6,7 +6,6 @@ norm and head stay; whatever depends on a layer's place follows or the cut is re
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.checks import is_whole
 from workbench.distances.blocks import format_layers
 from workbench.models.hooks import inference
 from workbench.models.layers import kept_layers, layer_container, unwrap
@@ -119,10 +119,9 @@ def _changes(model: nn.Module, layers: Iterable[int]) -> list[Change]:
 
 
 def _positions_left(present: tuple[int, ...], layers: Iterable[int]) -> list[int]:
-    try:
-        removed = [operator.index(layer) for layer in layers]
-    except TypeError as error:
-        raise ValueError(f"layers must be a list of layer indices such as [3, 4], got {layers!r}") from error
+    removed = list(layers) if isinstance(layers, Iterable) else [None]
+    if not all(map(is_whole, removed)):
+        raise ValueError(f"layers must be a list of layer indices such as [3, 4], got {layers!r}")
     wrong = sorted(set(removed) - set(present))
     if wrong:
         raise ValueError(

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.models.checkpoints import told
+from workbench.models.checkpoints import auto_class, is_remote, told
 from workbench.models.costs import parameter_counts
 from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
-from workbench.models.layers import kept_layers, unwrap
+from workbench.models.layers import kept_layers, layer_container, unwrap
+from workbench.pruning.spellings import spell_both_ways
 from workbench.runs.files import atomic_folder
 from workbench.runs.provenance import library_versions
 
@@ -33,10 +34,10 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
     """Save the model as it stands, with tokenizer, model card and provenance, and check what was saved.
 
-    The folder is reloaded with plain `AutoModelForCausalLM.from_pretrained` while it still has a temporary
-    name. It gets its own name only if every weight is the same bit by bit and the logits are the same,
-    padding and key-value cache included; otherwise nothing is left behind. The check holds a second copy of
-    the model.
+    The folder is reloaded with plain `AutoModelForCausalLM.from_pretrained`, a model of images and texts with
+    `AutoModelForImageTextToText`, while it still has a temporary name. It gets its own name only if every
+    weight is the same bit by bit and the logits are the same, padding and key-value cache included;
+    otherwise nothing is left behind. The check holds a second copy of the model.
 
     Args:
         model: after `prune_`, or inside `without_layers`; without an adapter and not quantized.
@@ -51,13 +52,18 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
         ValueError: for a folder with other content, a model that cannot be saved as it stands, and a reload
             that gives another function.
     """
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path must be text or a path, got {type(path).__name__}")
     path = Path(path).expanduser()
     base = unwrap(model)
     _check_folder(path)
     _check_savable(model, base)
+    _check_tokenizer(tokenizer, base)
     with atomic_folder(path) as folder:
         _write_weights(base, folder)
         tokenizer.save_pretrained(folder)
+        _drop_remote_code(folder, {"config.json": base, "tokenizer_config.json": tokenizer})
+        spell_both_ways(folder, trust_remote_code=is_remote(base))
         check = _check_reload(base, tokenizer, folder)
         record = _record(base, check)
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -76,6 +82,9 @@ def _check_folder(path: Path) -> None:
 
 
 def _check_savable(model: nn.Module, base: Any) -> None:
+    layer_container(base)
+    if base.get_output_embeddings() is None:
+        raise ValueError(f"model must be a language model with its head, got {type(base).__name__}")
     tuned = next((name for name, module in base.named_modules() if hasattr(module, "base_layer")), None)
     if tuned or (model is not base and hasattr(model, "peft_config")):
         raise ValueError(
@@ -89,6 +98,17 @@ def _check_savable(model: nn.Module, base: Any) -> None:
         )
     if any(parameter.is_meta for parameter in base.parameters()):
         raise ValueError("model must have its weights in memory, some are on the meta device (offloaded)")
+
+
+def _check_tokenizer(tokenizer: Any, base: Any) -> None:
+    if not callable(getattr(tokenizer, "save_pretrained", None)) or not callable(tokenizer):
+        raise ValueError(f"tokenizer must be the model's tokenizer, got {type(tokenizer).__name__}")
+    entries, pad = base.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id
+    if pad is not None and pad >= entries:
+        raise ValueError(
+            f"tokenizer must pad with one of the model's {entries} tokens, its pad token "
+            f"{tokenizer.pad_token!r} is {pad}; set tokenizer.pad_token = tokenizer.eos_token"
+        )
 
 
 def _write_weights(base: Any, folder: Path) -> None:
@@ -105,13 +125,19 @@ def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     twin = _reload(base, folder)
+    if type(twin).__name__ != type(base).__name__:
+        raise ValueError(
+            f"model must be a language model with its head, got {type(base).__name__}, which reloads as "
+            f"{type(twin).__name__}; not saved"
+        )
     if kept_layers(twin) != kept_layers(base):
         raise ValueError(
             f"the saved model reloads with layers {kept_layers(twin)}, not {kept_layers(base)}; not saved"
         )
     _check_weights(base, twin)
     batch = _batch(tokenizer, base)
-    again = _batch(AutoTokenizer.from_pretrained(folder), base)
+    reader: Any = AutoTokenizer
+    again = _batch(reader.from_pretrained(folder, trust_remote_code=is_remote(tokenizer)), base)
     if not torch.equal(batch["input_ids"], again["input_ids"]):
         raise ValueError("the saved tokenizer reads a text in other tokens than the one in memory; not saved")
     difference = 0.0
@@ -129,19 +155,41 @@ def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
 
 
 def _reload(base: Any, folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    loader: Any = AutoModelForCausalLM
+    loader = _loader(base)
     device = next(base.parameters()).device
     options: dict[str, Any] = {"device_map": {"": device}} if device.type == "cuda" else {}
     options |= {"dtype": base.dtype, "attn_implementation": base.config._attn_implementation}
-    options |= {"trust_remote_code": hasattr(base.config, "auto_map"), "output_loading_info": True}
+    options |= {"trust_remote_code": is_remote(base), "output_loading_info": True}
     with told("not saved: the saved model does not reload", ValueError, OSError, KeyError, TypeError):
         twin, report = loader.from_pretrained(folder, **options)
     lost = {str(key) for part in ("missing", "unexpected", "mismatched") for key in report[f"{part}_keys"]}
     if lost:
         raise ValueError(f"the saved model reloads without {len(lost)} weights ({min(lost)}, ...); not saved")
     return twin.to(device).eval()
+
+
+def _loader(base: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM if is_remote(base) else auto_class(base.config)
+
+
+def _drop_remote_code(folder: Path, written: dict[str, Any]) -> None:
+    """Take the names of repository code out of files whose model or tokenizer is a class of transformers.
+
+    Whoever reads the folder then needs no code and runs none; where the code was trusted at load, it stays.
+    """
+    for name, thing in written.items():
+        file = folder / name
+        if file.is_file() and not is_remote(thing):
+            text = file.read_text(encoding="utf-8")
+            entries = json.loads(text, object_hook=_without_code)
+            if entries != json.loads(text):
+                file.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _without_code(entries: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entries.items() if key not in ("auto_map", "custom_pipelines")}
 
 
 def _check_weights(base: Any, twin: Any) -> None:
@@ -204,6 +252,7 @@ def _record(base: Any, check: dict[str, Any]) -> dict[str, Any]:
         "original_layers": original,
         "removed_layers": sorted(set(range(original)) - set(model["kept_layers"])),
         "parameters": parameter_counts(base)["total"],
+        "loader": _loader(base).__name__,
         "reload_check": check,
         "versions": library_versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

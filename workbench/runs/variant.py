@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from workbench.checks import is_whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}(?<!\.)")
 _ALLOWED = "letters, digits and . _ - + =, beginning with a letter or digit, at most 100 characters"
@@ -32,9 +35,10 @@ class Variant:
     def __post_init__(self) -> None:
         """Check the name and bring ``removed`` into one form."""
         _check_name("variant name", self.name)
-        layers = tuple(int(layer) for layer in self.removed)
+        given = list(self.removed) if isinstance(self.removed, Iterable) else [None]
+        layers = [int(layer) if is_whole(layer) else -1 for layer in given]
         if any(layer < 0 for layer in layers) or len(set(layers)) < len(layers):
-            raise ValueError(f"removed must be different layer indices >= 0, got {list(self.removed)}")
+            raise ValueError(f"removed must be different layer indices >= 0, got {self.removed!r}")
         object.__setattr__(self, "removed", tuple(sorted(layers)))
         if self.adapter is not None:
             _check_path("adapter", self.adapter)

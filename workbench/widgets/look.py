@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import pandas as pd
 from torch import nn
 
 from workbench.distances.damage import block_damage
-from workbench.generation.responses import chat_prompt, generate_responses
+from workbench.generation.responses import respond
 from workbench.models.layers import decoder_layers
 from workbench.pruning.removal import without_layers
 
@@ -99,8 +100,7 @@ def look(
         ``text``.
 
     Raises:
-        ValueError: for layers that the model does not have, and as ``block_damage`` and
-            ``generate_responses``.
+        ValueError: for layers that the model does not have, and as ``block_damage`` and ``respond``.
     """
     layers = sorted(layers)
     damage = block_damage(model, tokenizer, texts, layer_sets=[layers], max_length=max_length, progress=False)
@@ -124,8 +124,8 @@ def shared_view(model: nn.Module) -> nn.Module:
 
 
 def _answer(model: nn.Module, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
-    prompts = [chat_prompt(tokenizer, prompt)]
-    found = generate_responses(model, tokenizer, prompts, max_new_tokens=max_new_tokens, progress=False)
+    asked = pd.DataFrame({"instruction": [prompt]})
+    found = respond(model, tokenizer, asked, max_new_tokens=max_new_tokens, progress=False)
     return str(found["response"].item())
 
 

@@ -96,7 +96,7 @@ class BlockPicker(anywidget.AnyWidget):
         layers = layers_in(frame)
         self._frame = checked(frame[frame["size"] < len(layers)], [], "distances below the size of the model")
         self._blocks = set(zip(self._frame["start"].tolist(), self._frame["size"].tolist(), strict=True))
-        saved = {} if savings is None else _layer_savings(savings, len(layers))
+        saved = {} if savings is None else _layer_savings(savings, layers)
         self._looked: dict[tuple[int, int], dict[str, Any]] = {}
         self._look_at: Look | None = None
         self._auto_when_fast = False
@@ -316,12 +316,12 @@ def _packed(frame: pd.DataFrame, layers: list[int], sizes: list[int]) -> bytes:
     return bytes(values.to_numpy(dtype="<f4").tobytes(order="F"))
 
 
-def _layer_savings(savings: pd.DataFrame, n_layers: int) -> dict[str, Any]:
+def _layer_savings(savings: pd.DataFrame, layers: list[int]) -> dict[str, Any]:
     """Return parameters and FLOPs of each layer and of the whole; a block's are the sum over its layers."""
     columns = ["start", "size", "parameters", "parameters_left", "flops", "flops_left"]
     single = checked(savings, columns, "savings").query("size == 1").sort_values("start")
-    if list(single["start"]) != list(range(n_layers)):
-        needed = f"savings must hold the {n_layers} blocks of size 1 of the same model"
+    if list(single["start"]) not in (layers, list(range(len(layers)))):
+        needed = f"savings must hold the {len(layers)} blocks of size 1 of the same model"
         raise ValueError(f"{needed}, got {len(single)}; call block_savings(model) without sizes")
     whole = [int(single[name].iloc[0] + single[f"{name}_left"].iloc[0]) for name in ("parameters", "flops")]
     counts = single[["parameters", "flops"]].astype(int)

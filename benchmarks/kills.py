@@ -1,0 +1,176 @@
+"""Kill every kind of long stage at random moments, start it again, and compare with one that was left alone.
+
+    python benchmarks/kills.py --kills 20     # two CPU cores: about 15 minutes
+
+Each stage runs in a process that is forked from one with the demo model loaded, and ends by SIGKILL, SIGINT
+or SIGTERM in turn. Every row and every adapter must be those of the run that was never stopped, to the bit,
+and nothing hidden may be left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from measuring import write_record
+
+import workbench as wb
+from workbench.runs.files import write_text_atomic
+
+SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+Stage = Callable[[Path], pd.DataFrame]
+
+
+def stages() -> dict[str, Stage]:
+    """Return the stages by name: each takes a folder and returns the frame that must always be the same."""
+    model, tokenizer = wb.load_model("demo")
+    both = (model, tokenizer)
+    texts = wb.load_texts("demo-stories", n=24)
+    examples = wb.load_instructions("demo-math", n=48)
+    config = wb.HealingConfig(rank=4, max_steps=10, batch_size=8, learning_rate=1e-3, save_steps=2)
+    grid = {"rank": [2, 4], "learning_rate": [1e-3, 3e-3]}
+    variants = [wb.Variant("base", "demo"), wb.Variant("pruned", "demo", removed=(7, 8))]
+    quick = {"progress": False, "batch_size": 8}
+
+    def healed(folder: Path) -> pd.DataFrame:
+        with wb.without_layers(model, [7, 8]):
+            found = wb.heal(*both, examples, config=config, out=folder / "adapter", progress=False)
+        digest = hashlib.sha256((found.adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
+        return pd.DataFrame({"loss": found.log["loss"], "adapter": digest})
+
+    def tuned(folder: Path) -> pd.DataFrame:
+        short = wb.HealingConfig(rank=4, max_steps=3, batch_size=8, learning_rate=1e-3)
+        where = {"out": folder / "study", "grid": grid, "config": short, "progress": False}
+        found = wb.tune(*both, examples[:40], examples[40:], **where).trials
+        return found[["rank", "learning_rate", "loss"]].sort_values(["rank", "learning_rate"])
+
+    def scored(folder: Path) -> pd.DataFrame:
+        run = wb.open_run("kills", root=folder)
+        tasks = ["demo_pairs", "demo_yes_no", "demo_facts"]
+        found = wb.evaluate_variants(*both, variants, tasks, run=run, limit=40, **quick)
+        return found.scores[["variant", "task", "metric", "value", "n"]]
+
+    def angles(folder: Path) -> pd.DataFrame:
+        return wb.open_run("kills", root=folder).frame("angles.csv", wb.block_angles, *both, texts, **quick)
+
+    def distilled(folder: Path) -> pd.DataFrame:
+        return wb.self_distill(*both, examples, out=folder / "rows.jsonl", max_new_tokens=128, **quick)
+
+    def answered(temperature: float, folder: Path) -> pd.DataFrame:
+        out = folder / "answers.jsonl"
+        return wb.respond(*both, examples, out=out, temperature=temperature, max_new_tokens=96, **quick)
+
+    return {
+        "self_distill": distilled,
+        "heal": healed,
+        "generate (greedy)": partial(answered, 0.0),
+        "generate (sampled)": partial(answered, 1.0),
+        "run.frame(block_angles)": angles,
+        "tune": tuned,
+        "evaluate_variants": scored,
+    }
+
+
+def start(stage: Stage, folder: Path) -> int:
+    """Fork a process that runs the stage and writes its frame; return its id."""
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.default_int_handler)
+        sys.stdout = sys.stderr = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
+        found = stage(folder).to_json(orient="split", double_precision=15)
+        write_text_atomic(folder.with_suffix(".result"), found)
+        code = 0
+    except KeyboardInterrupt:
+        pass
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        code = 3
+    os._exit(code)
+
+
+def whole(stage: Stage, folder: Path) -> tuple[str, float]:
+    """Run a stage undisturbed; return its result and the seconds."""
+    folder.mkdir(parents=True)
+    began = time.perf_counter()
+    if os.waitstatus_to_exitcode(os.waitpid(start(stage, folder), 0)[1]) != 0:
+        raise RuntimeError(f"the stage failed by itself: {folder.with_suffix('.log').read_text()[-2000:]}")
+    return folder.with_suffix(".result").read_text(), time.perf_counter() - began
+
+
+def round_of(stage: Stage, folder: Path, seconds: float, kills: int, draw: random.Random) -> tuple[str, int]:
+    """Start and kill at random moments, then let it end; return the result and how many kills there were."""
+    folder.mkdir(parents=True)
+    done = 0
+    while done < kills:
+        process = start(stage, folder)
+        time.sleep(draw.uniform(0.02, seconds))
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            if os.waitstatus_to_exitcode(status) == 0:
+                break
+            return f"failed: {folder.with_suffix('.log').read_text()[-1500:]}", done
+        os.kill(process, SIGNALS[done % len(SIGNALS)])
+        os.waitpid(process, 0)
+        done += 1
+    else:
+        process = start(stage, folder)
+        if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != 0:
+            return f"failed: {folder.with_suffix('.log').read_text()[-1500:]}", done
+    return folder.with_suffix(".result").read_text(), done
+
+
+def main() -> int:
+    """Run all stages, print a table, write a record; 1 when a result differed or a stage failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20, help="of each stage, at least")
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("only", nargs="*", help="stages; default all")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    draw, place, table = random.Random(0), Path(tempfile.mkdtemp(prefix="kills-")), []
+    for name, stage in stages().items():
+        if options.only and name not in options.only:
+            continue
+        expected, seconds = whole(stage, place / name / "whole")
+        row: dict[str, Any] = {"stage": name, "rounds": 0, "kills": 0, "same": 0, "different": 0, "failed": 0}
+        while row["kills"] < options.kills:
+            folder = place / name / str(row["rounds"])
+            found, kills = round_of(stage, folder, seconds, 4, draw)
+            kind = "failed" if found.startswith("failed") else "same" if found == expected else "different"
+            if kind != "same":
+                print(f"{name}, round {row['rounds']}: {kind}: {found[:1500]}")
+            row |= {"rounds": row["rounds"] + 1, "kills": row["kills"] + kills, kind: row[kind] + 1}
+        left = list((place / name).rglob(".*.tmp"))
+        table.append(row | {"left_behind": len(left), "seconds": round(seconds, 2)})
+        print(pd.DataFrame(table[-1:]).to_string(index=False, header=len(table) == 1), flush=True)
+    shutil.rmtree(place)
+    if not options.only:
+        write_record("kills-cpu", options.out, results={"stages": table})
+    return int(any(row["different"] or row["failed"] for row in table))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Rows of a local file, whatever its form; what cannot be read is named by file and line (no torch)."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from workbench.checks import first_line
+
+ENDINGS = (
+    ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".txt", ".txt.gz", ".parquet",
+)  # fmt: skip
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def read_rows(path: str | Path) -> list[Any]:
+    """Read every row of a local file: dicts, or texts from a ``.txt`` (one a line).
+
+    JSON is a list of rows, an object whose only list they are, or rows as lines. Text is UTF-8, or UTF-16
+    that says so in its first bytes; a table of ``.csv`` has the names of its columns in the first line.
+
+    Raises:
+        ValueError: in one line, with the file and where there is one the line: for another ending, a
+            damaged file, bytes that are no text, lines that are no JSON, rows of a table that do not fit its
+            columns.
+    """
+    path = at_home(path)
+    if not path.name.lower().endswith(ENDINGS):
+        raise ValueError(f"a data file must end in {', '.join(ENDINGS)}, got {path}")
+    if path.suffix.lower() == ".parquet":
+        return _parquet(path)
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    readers: dict[str, Callable[[str, Path], list[Any]]] = {"txt": _lines, "csv": _table}
+    return readers.get(kind, _json)(_text(path), path)
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path, ``~`` in front being the home folder; a folder that is called so where there is none."""
+    return Path(os.path.expanduser(path))
+
+
+def _parquet(path: Path) -> list[Any]:
+    import pyarrow
+    from pyarrow.parquet import read_table
+
+    try:
+        rows: list[Any] = read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a whole parquet file: {first_line(error)}") from error
+    return rows
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    if path.suffix.lower() == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is not a whole gzip file: {first_line(error)}") from error
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"line {line} of {path} is not {encoding.upper().removesuffix('-SIG')} text "
+            f"(byte {data[error.start]:#04x}: {error.reason}); save the file as UTF-8"
+        ) from error
+
+
+def _lines(text: str, path: Path) -> list[str]:
+    # not splitlines(): a text may hold U+2028, which that would break the line at
+    lines = text.split("\n")
+    return [line.rstrip("\r") for line in lines[: len(lines) - text.endswith("\n")]]
+
+
+def _table(text: str, path: Path) -> list[dict[str, str]]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    rows, names = [], list(reader.fieldnames or ())
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{path} must name each column once, got {twice!r} again")
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"line {reader.line_num} of {path} does not fit its columns, which are {', '.join(names)}"
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} of {path} is not CSV: {error}") from error
+    return rows
+
+
+def _json(text: str, path: Path) -> list[Any]:
+    """Read one JSON value, or one a line where the first line is one by itself."""
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    first = lines[0][1].strip() if lines else ""
+    opens = first.startswith("[") or first == "{" or ".jsonl" not in path.name.lower()
+    if (len(lines) == 1 and opens) or (opens and not _is_json(first)):
+        return _rows_of(_parsed(text, path, 1), path)
+    return [_parsed(line, path, number) for number, line in lines]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _rows_of(value: Any, path: Path) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    lists = [one for one in value.values() if isinstance(one, list)] if isinstance(value, dict) else []
+    if len(lists) == 1:
+        found: list[Any] = lists[0]
+        return found
+    what = f"an object with {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)[:40]
+    raise ValueError(f"{path} must hold a list of rows, or an object with one such list; it holds {what}")
+
+
+def _parsed(text: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = number + getattr(error, "lineno", 1) - 1
+        raise ValueError(f"line {line} of {path} is not JSON: {first_line(error)}") from error

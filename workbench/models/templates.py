@@ -1,0 +1,162 @@
+"""Chat templates: rendered on a fixed day, with nothing random, and under limits of steps and length.
+
+A template comes with a model, so it is code of others: transformers' sandbox keeps it from files, the limits
+here from going on for ever. ``models/chat.py`` calls this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+from transformers.utils import chat_template_utils
+
+#: the day that every template is told: the one that Llama 3.1's takes by itself
+PROMPT_DATE = datetime(2024, 7, 26)
+#: for a tokenizer without a chat template
+PLAIN_TEMPLATE = (
+    "{% for turn in messages %}{% if turn.role == 'user' %}### Instruction:\n{{ turn.content }}\n\n"
+    "{% elif turn.role == 'assistant' %}### Response:\n{{ turn.content }}\n\n"
+    "{% else %}{{ turn.content }}\n\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
+)
+PLAIN_PROMPT = "### Instruction:\n{text}\n\n### Response:\n"
+#: rounds of loops and calls that a template may take for one chat
+MAX_STEPS = 1_000_000
+#: characters that a template may hold, or write beside the texts of a chat
+MAX_LENGTH = 1_000_000
+
+
+def rendered(source: str, marks: str, turns: list[dict[str, str]], options: Mapping[str, Any]) -> str:
+    """Render a chat, with the system turn in front of the first user turn where the template has none."""
+    system = turns[0]["content"] if turns[0]["role"] == "system" else None
+    if system is None:
+        return _written(source, marks, turns, options)
+    others = turns[1:]
+    if system.strip():
+        try:
+            text = _written(source, marks, turns, options)
+            if system.strip() in text:
+                return text
+        except TemplateError:
+            if not others:
+                raise
+        first = next((k for k, turn in enumerate(others) if turn["role"] == "user"), None)
+        if first is None:
+            raise TemplateError("it has no place for a system turn, and there is no user turn")
+        others[first]["content"] = f"{system}\n\n{others[first]['content']}"
+    return _written(source, marks, others, options)
+
+
+def _written(source: str, marks: str, turns: list[dict[str, str]], options: Mapping[str, Any]) -> str:
+    limits = _Limits(MAX_LENGTH + 4 * sum(len(turn["content"]) for turn in turns))
+    before = _LIMITS.set(limits)
+    try:
+        pieces, length = [], 0
+        values = {**json.loads(marks), "date_string": PROMPT_DATE.strftime("%d %b %Y"), **options}
+        for piece in _compiled(source).generate(messages=turns, tools=None, documents=None, **values):
+            pieces.append(piece)
+            length = limits.allow(length + len(piece))
+        return "".join(pieces)
+    finally:
+        _LIMITS.reset(before)
+
+
+@lru_cache(maxsize=32)
+def _compiled(source: str) -> Template:
+    if len(source) > MAX_LENGTH:
+        raise SecurityError(f"it has {len(source):,} characters, more than {MAX_LENGTH:,}")
+    return _Bounded().from_string(source)
+
+
+class _Limits:
+    """What one rendering may still take."""
+
+    def __init__(self, length: int) -> None:
+        self.steps, self.length = MAX_STEPS, length
+
+    def step(self) -> None:
+        self.steps -= 1
+        if self.steps < 0:
+            raise SecurityError(f"it goes on after {MAX_STEPS:,} steps")
+
+    def allow(self, length: int) -> int:
+        if length > self.length:
+            raise SecurityError(f"it writes more than {self.length:,} characters")
+        return length
+
+
+_LIMITS: ContextVar[_Limits] = ContextVar("limits")
+
+
+def _sized(value: Any) -> Any:
+    """Return a value that a template made, unless it is too long."""
+    _LIMITS.get().allow(len(value) if isinstance(value, str | list | tuple) else 0)
+    return value
+
+
+class _Counted:
+    """What a loop runs over, each round a step."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def __iter__(self) -> Iterator[Any]:
+        for value in self.values:
+            _LIMITS.get().step()
+            yield value
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class _Counting(NodeTransformer):
+    """Lets the loops of a template be counted, and what its expressions make be measured."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        self.generic_visit(node)
+        node.iter = nodes.Filter(node.iter, "counted", [], [], None, None, lineno=node.lineno)
+        return node
+
+    def measured(self, node: nodes.Expr) -> nodes.Node:
+        self.generic_visit(node)
+        return nodes.Filter(node, "sized", [], [], None, None, lineno=node.lineno)
+
+    visit_Add = visit_Concat = visit_Filter = measured
+
+
+class _Bounded(ImmutableSandboxedEnvironment):
+    """transformers' environment for chat templates, with a fixed date, nothing random, and limits."""
+
+    intercepted_binops = frozenset(["*", "**"])
+
+    def __init__(self) -> None:
+        own = chat_template_utils._compile_jinja_template("").environment
+        extensions = [type(one) for one in own.extensions.values()]
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+        kept = {name: made for name, made in own.filters.items() if name != "random"}
+        self.filters = {**kept, "counted": _Counted, "sized": _sized}
+        self.globals = {**own.globals, "strftime_now": lambda form: PROMPT_DATE.strftime(form)}
+        self.globals.pop("lipsum", None)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        _LIMITS.get().step()
+        return _sized(super().call(*args, **kwargs))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        for value, times in ((left, right), (right, left)):
+            if isinstance(times, int) and (operator == "**" or hasattr(value, "__len__")):
+                _LIMITS.get().allow(times * (len(value) if operator == "*" else 1000))
+        return super().call_binop(context, operator, left, right)
+
+    def _parse(self, *args: Any) -> nodes.Template:
+        parsed: nodes.Template = _Counting().visit(super()._parse(*args))
+        return parsed
