@@ -94,10 +94,13 @@ def test_the_shift_is_ranked_against_the_loss_where_there_are_tasks_enough():
     assert "**pruned** on *b*, similarity 0.95, lost +0.30" in lines[2]
     many = pd.concat([frame.assign(task=frame["task"] + str(k)) for k in range(4)])
     many = many.assign(changed=1 - many["similarity"], changed_is_wrong=many["task"] == "b0")
+    # where nothing changed there is nothing that could be wrong
+    many.loc[many["task"] == "c1", ["changed", "changed_is_wrong"]] = [0.0, True]
     lines = shifts.shift_reading(many).splitlines()
     rho = spearmanr(1 - many["similarity"], many["lost"]).statistic
     assert f"over 24 points of 12 tasks: {rho:.2f} (95 % interval" in lines[0]
-    assert lines[1] == f"- That of the share of changed answers, without any embedding: {rho:.2f}."
+    changed = spearmanr(many["changed"], many["lost"]).statistic
+    assert lines[1] == f"- That of the share of changed answers, without any embedding: {changed:.2f}."
     assert lines[2].startswith("- Arithmetic, no finding:") and "on *b0* (" in lines[2]
     assert "similarity 0.45, 55 % of the answers changed, lost +0.05" in lines[3]
 

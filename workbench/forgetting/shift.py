@@ -137,7 +137,7 @@ def _as_responses(pairs: pd.DataFrame, side: str) -> pd.DataFrame:
 def _task_row(part: pd.DataFrame) -> dict[str, Any]:
     change = paired_difference(part["other"], part["base"])
     read = seen(part)["similarity"].astype(float)
-    low, high = bootstrap_interval(read) if len(read) else (np.nan, np.nan)
+    low, high = np.clip(bootstrap_interval(read), -1, 1) if len(read) else (np.nan, np.nan)
     changed = part["base_response"].str.strip() != part["other_response"].str.strip()
     right = part["base"] == 1
     wrong = part["other"] == 0

@@ -126,7 +126,8 @@ def similarity_summary(
         values = seen(part)["similarity"]
         low, high = np.nan, np.nan
         if len(values):
-            low, high = bootstrap_interval(values, confidence=confidence, seed=seed)
+            ends = bootstrap_interval(values, confidence=confidence, seed=seed)
+            low, high = np.clip(ends, -1, 1)  # a cosine
         mean = {"variant": name, "mean": values.mean(), "ci_low": low, "ci_high": high}
         identical = (values > 1 - 1e-9).mean()
         shape = {"median": values.median(), "identical": identical, "n": len(values)}

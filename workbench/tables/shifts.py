@@ -124,8 +124,10 @@ def shift_reading(losses: pd.DataFrame) -> str:
     """
     found, losses = shift_agreement(losses), losses.assign(task=task_names(losses))
     lines = [f"- {found['note'][:1].upper()}{found['note'][1:]}."] if found["note"] else _rank_lines(found)
-    if "changed_is_wrong" in losses and losses["changed_is_wrong"].any():
-        tasks = dict.fromkeys(losses.loc[losses["changed_is_wrong"], "task"])
+    told = "changed_is_wrong" in losses
+    arithmetic = losses.query("changed_is_wrong and changed > 0") if told else losses.head(0)
+    if len(arithmetic):
+        tasks = dict.fromkeys(arithmetic["task"])
         lines.append(
             f"- Arithmetic, no finding: where the base is right, a changed answer is a wrong one on "
             f"{named(tasks, mark='*')} (for at least one variant)."
