@@ -46,15 +46,12 @@ _PUBLIC = {
     "evaluation.evaluate": "evaluate",
     "evaluation.items": "read_items paired_items compare_items flips flip_counts flip_examples",
     "evaluation.perplexity": "perplexity corpus_perplexity",
-    "evaluation.scores": (
-        "average_recovery headline blimp_groups score_spread category_scores task_categories"
-    ),
+    "evaluation.recovery": "average_recovery",
+    "evaluation.scores": "headline blimp_groups score_spread category_scores task_categories",
     "evaluation.tasks": "task_fingerprint",
     "evaluation.variants": "evaluate_variants Evaluated shot_ablation seed_ablation",
-    "forgetting.changes": (
-        "response_changes change_summary farthest_responses embedding_map loss_against_similarity "
-        "shift_agreement"
-    ),
+    "forgetting.changes": ("response_changes change_summary farthest_responses embedding_map"),
+    "forgetting.shift": "loss_against_similarity shift_agreement",
     "forgetting.divergence": "token_divergence divergence_by_response",
     "forgetting.similarity": "response_similarity similarity_summary embed_texts",
     "statistics": "bootstrap_interval paired_difference holm rank_agreement removal_cost",
@@ -68,18 +65,15 @@ _PUBLIC = {
     "plots.scores": "score_bars score_vs_fraction loss_vs_fraction category_bars flip_bars",
     "plots.style": "use_template",
     "plots.tokens": "token_view",
-    "tables.layouts": (
-        "recovery_table summary_table calibration_table variant_notes sdd_table training_table"
-    ),
+    "tables.layouts": "summary_table training_table",
+    "tables.sdd": "recovery_table calibration_table variant_notes sdd_table",
     "tables.iterabre": "iterabre_table direct_iterative_table",
     "tables.readings": (
-        "about block_reading stability_reading damage_reading look_reading looks_reading "
+        "about block_reading stability_reading agreement_reading damage_reading look_reading looks_reading "
         "distillation_reading tuning_reading"
     ),
-    "tables.findings": (
-        "summary_reading recovery_reading comparison_reading flips_reading depth_reading "
-        "similarity_reading closest_reading divergence_reading shift_reading"
-    ),
+    "tables.findings": ("summary_reading recovery_reading comparison_reading flips_reading depth_reading"),
+    "tables.shifts": "similarity_reading closest_reading divergence_reading shift_reading",
     "tables.sentences": "say",
     "tables.markup": "text_table to_latex to_markdown to_html",
     "widgets.live": "LiveLoss",

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from frames import score_frame
 
+from workbench.evaluation.recovery import average_recovery
 from workbench.evaluation.scores import (
-    average_recovery,
     category_scores,
     headline,
     score_intervals,
@@ -188,3 +188,107 @@ def test_categories_hold_each_task_once_and_no_perplexity():
     table["category"] = table["task"].map({"x": "knowledge", "y": "reasoning"})
     stories = table.head(1).assign(task="z", metric="word_perplexity", higher_is_better=False)
     assert task_categories(pd.concat([table, stories])) == {"knowledge": ["x"], "reasoning": ["y"]}
+
+
+def matches(strict: float, flexible: float, variant: str = "base") -> pd.DataFrame:
+    rows = {
+        "metric": ["exact_match,strict-match", "exact_match,flexible-extract"],
+        "value": [strict, flexible],
+    }
+    about = {
+        "variant": variant,
+        "task": "gsm8k",
+        "n_shot": 5,
+        "parent": "",
+        "higher_is_better": True,
+        "n": 100,
+    }
+    return pd.DataFrame(rows).assign(**about, stderr=0.05, category="reasoning")
+
+
+def normed(acc: float, acc_norm: float, variant: str = "base", task: str = "arc_challenge") -> pd.DataFrame:
+    about = {"variant": variant, "task": task, "n_shot": 25, "parent": "", "higher_is_better": True, "n": 100}
+    rows = {"metric": ["acc", "acc_norm"], "value": [acc, acc_norm]}
+    return pd.DataFrame(rows).assign(**about, stderr=0.05, category="reasoning")
+
+
+@pytest.mark.parametrize(
+    ("prefer", "chosen"),
+    [
+        (None, ["exact_match,strict-match", "acc_norm"]),
+        ("strict", ["exact_match,strict-match", "acc_norm"]),
+        ("flexible", ["exact_match,flexible-extract", "acc_norm"]),
+        ("acc", ["exact_match,strict-match", "acc"]),
+        ("exact_match,flexible-extract", ["exact_match,flexible-extract", "acc_norm"]),
+        ({"gsm8k": "flexible"}, ["exact_match,flexible-extract", "acc_norm"]),
+        ({"arc_challenge": "acc"}, ["exact_match,strict-match", "acc"]),
+    ],
+)
+def test_which_metric_stands_for_a_task_can_be_said(prefer, chosen):
+    both = pd.concat([matches(0.0, 0.7), normed(0.5, 0.6)])
+    assert headline(both, prefer=prefer)["metric"].tolist() == chosen
+
+
+@pytest.mark.parametrize(
+    ("prefer", "message"),
+    [
+        ("loose", "prefer must be one of acc, acc_norm, .*got 'loose'"),
+        ({"gsm8k": "acc"}, "of 'gsm8k': exact_match,flexible-extract, exact_match,strict-match; got 'acc'"),
+        ({"gsm9k": "strict"}, "of 'gsm9k': of a task of the scores; got 'strict'"),
+    ],
+)
+def test_a_preference_that_changes_nothing_is_refused(prefer, message):
+    with pytest.raises(ValueError, match=message):
+        headline(pd.concat([matches(0.0, 0.7), normed(0.5, 0.6)]), prefer=prefer)
+
+
+def test_categories_and_the_table_of_itr_take_the_same_accuracy():
+    from workbench.tables.iterabre import iterabre_table
+
+    rows = normed(0.6, 0.8)
+    notes = pd.DataFrame({"variant": ["base"], "model": "m", "approach": "x", "layers": 4})
+    for options, expected in (({}, 0.6), ({"prefer": None}, 0.8), ({"prefer": "acc_norm"}, 0.8)):
+        assert category_scores(rows, **options)["value"].item() == expected
+        assert iterabre_table(rows, notes, **options)["Reasoning", "ARC-C"].item() == pytest.approx(
+            100 * expected
+        )
+
+
+@pytest.mark.parametrize("nothing", ["", None, np.nan])
+def test_tasks_without_a_category_are_other_wherever_categories_are(nothing):
+    from workbench.tables.findings import recovery_reading
+    from workbench.tables.iterabre import iterabre_table
+    from workbench.tables.layouts import summary_table
+
+    rows = pd.concat([normed(0.6, 0.6), normed(0.3, 0.3, "cut")]).assign(category=nothing)
+    groups = task_categories(rows)
+    assert groups == {"other": ["arc_challenge"]}
+    assert list(summary_table(rows, groups)) == ["variant", "other"]
+    assert set(category_scores(rows)["category"]) == {"other"}
+    assert "most in *other*" in recovery_reading(rows)
+    notes = pd.DataFrame({"variant": ["base"], "model": "m", "approach": "x", "layers": 4})
+    assert ("Other", "ARC-C") in iterabre_table(rows, notes)
+
+
+def test_a_task_with_two_numbers_of_shots_counts_twice_in_every_mean():
+    from workbench.tables.layouts import summary_table
+
+    none, five = (normed(value, value, task="mmlu").assign(n_shot=n) for value, n in ((0.2, 0), (0.6, 5)))
+    rows = pd.concat([none, five, normed(0.7, 0.7, task="boolq")])
+    assert average_recovery(rows)["average"].item() == pytest.approx(0.5)
+    assert category_scores(rows)["value"].item() == pytest.approx(0.5)
+    table = summary_table(rows, task_categories(rows))
+    assert table["reasoning"].item() == pytest.approx(0.5)
+    gap = pd.concat([rows, pd.concat([none, rows.tail(2)]).assign(variant="cut")])
+    with pytest.raises(ValueError, match=r"group 'reasoning' needs one score of each .* variant 'cut' has"):
+        summary_table(gap, task_categories(gap))
+
+
+def test_a_table_with_one_column_a_task_says_which_shots_to_choose():
+    from workbench.tables.iterabre import iterabre_table
+
+    rows = pd.concat([normed(0.2, 0.2, task="mmlu").assign(n_shot=n) for n in (0, 5)])
+    notes = pd.DataFrame({"variant": ["base"], "model": "m", "approach": "x", "layers": 4})
+    with pytest.raises(ValueError, match=r"two for 'base', 'mmlu' \(0 and 5 shots: give the rows of one\)"):
+        iterabre_table(rows, notes)
+    assert iterabre_table(rows[rows["n_shot"] == 5], notes)["Reasoning", "MMLU"].item() == pytest.approx(20)

@@ -1,4 +1,4 @@
-"""Length, form, map and loss of shifted responses: laws, counts by hand, and nothing paired wrongly."""
+"""Length, form and map of shifted responses: laws, counts by hand, and nothing paired wrongly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
 
 from workbench.forgetting import changes as module
 from workbench.forgetting.changes import (
@@ -15,10 +14,8 @@ from workbench.forgetting.changes import (
     change_summary,
     embedding_map,
     farthest_responses,
-    loss_against_similarity,
     principal_plane,
     response_changes,
-    shift_agreement,
 )
 from workbench.forgetting.similarity import response_similarity
 
@@ -145,65 +142,6 @@ def test_texts_that_are_all_the_same_are_one_point():
     assert (points == 0).all() and (shares == 0).all()
 
 
-def items(values: list[float], responses: list[str], task: str = "math") -> pd.DataFrame:
-    n = len(values)
-    return pd.DataFrame(
-        {
-            "task": task,
-            "n_shot": 0,
-            "item": range(n),
-            "metric": "acc",
-            "value": values,
-            "prompt": [f"{task} {i}?" for i in range(n)],
-            "target": "t",
-            "response": responses,
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def losses() -> pd.DataFrame:
-    near = [f"There are {i} red apples in the bowl of the miller." for i in range(6)]
-    far = [*near[:3], "quantum chromodynamics", "zwei Hunde", "#### 7"]
-    base = pd.concat([items([1, 1, 1, 1, 1, 0], near), items([1] * 6, near, "facts")])
-    other = pd.concat([items([1, 1, 1, 0, 0, 0], far), items([1] * 6, near, "facts")])
-    perplexities = items([-3.2] * 6, [""] * 6, "stories")
-    return loss_against_similarity(pd.concat([base, perplexities]), {"sft": pd.concat([other, perplexities])})
-
-
-def test_what_was_lost_stands_beside_how_far_the_answers_moved(losses):
-    assert list(losses["task"]) == ["facts", "math"]  # perplexities are no accuracy
-    math = losses.set_index("task").loc["math"]
-    assert math["lost"] == pytest.approx(2 / 6)
-    assert math["lost_low"] <= math["lost"] <= math["lost_high"]
-    assert math["n_right"] == 5
-    assert math["similarity_low"] < math["similarity"] < math["similarity_high"] < 1
-    facts = losses.set_index("task").loc["facts"]
-    assert (facts["lost"], facts["similarity"]) == (0, pytest.approx(1))
-    assert np.isnan(facts["spearman"])
-
-
-def test_item_by_item_the_correlation_is_that_of_scipy(losses, monkeypatch):
-    math = losses.set_index("task").loc["math"]
-    assert math["spearman"] > 0.8
-    pair = pd.DataFrame({"base": 1.0, "other": [1, 0, 1, 0], "similarity": [0.9, 0.2, 0.5, 0.6]})
-    row = module._task_row(pair)
-    assert row["spearman"] == pytest.approx(spearmanr([-0.9, -0.2, -0.5, -0.6], [0, 1, 0, 1]).statistic)
-
-
-def test_agreement_over_variants_and_tasks():
-    rng = np.random.default_rng(0)
-    rows = pd.DataFrame({"similarity": rng.uniform(size=12)})
-    rows["lost"] = 1 - rows["similarity"]
-    found = shift_agreement(rows)
-    assert (found["n"], found["spearman"]) == (12, pytest.approx(1))
-    assert 0.9 < found["ci_low"] < found["ci_high"] == 1
-    noisy = rows.assign(lost=rng.uniform(size=12))
-    expected = spearmanr(-noisy["similarity"], noisy["lost"]).statistic
-    assert shift_agreement(noisy)["spearman"] == pytest.approx(expected)
-    assert np.isnan(shift_agreement(rows.head(2))["spearman"])
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -219,19 +157,6 @@ def test_agreement_over_variants_and_tasks():
         ),
         (lambda: embedding_map(frame([]), {"v": frame([])}), "base must have at least one row"),
         (lambda: change_summary(pd.DataFrame({"variant": []})), "missing"),
-        (lambda: loss_against_similarity(items([1], ["x"]), {}), "at least one variant"),
-        (
-            lambda: loss_against_similarity(items([1], ["x"]), {"v": items([1], ["x"], "facts")}),
-            "same items with the same prompts",
-        ),
-        (
-            lambda: loss_against_similarity(items([0.5], ["x"]), {"v": items([0.5], ["x"])}),
-            "right or wrong and have an answer",
-        ),
-        (
-            lambda: loss_against_similarity(items([1], [""]), {"v": items([1], [" "])}),
-            "right or wrong and have an answer",
-        ),
     ],
 )
 def test_bad_input_is_one_clear_line(call, message, monkeypatch):

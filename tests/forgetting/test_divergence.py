@@ -101,6 +101,20 @@ def test_tokens_are_the_response_and_the_end_mark(tokenizer):
     assert texts.to_dict() == {"a": ANSWERS[0] + "<|end|>", "b": ANSWERS[1], "c": ANSWERS[2] + "<|end|>"}
 
 
+@pytest.mark.parametrize(("change", "other"), [([0, 0, 0], 0), ([0, 1, 0], 1), ([2, -1, 3], 3)])
+def test_responses_that_are_tokenised_otherwise_than_they_were_generated_are_counted(
+    tokenizer, change, other
+):
+    lengths = np.array([len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ANSWERS])
+    found = measured(tiny_model(), tokenizer, responses(n_tokens=lengths + change))
+    assert found.attrs["tokenised_again"] == {"responses": 3, "other_lengths": other}
+    assert divergence_by_response(found).attrs == found.attrs
+
+
+def test_lengths_that_are_not_known_are_not_said_to_agree(tokenizer):
+    assert measured(tiny_model(), tokenizer).attrs["tokenised_again"]["other_lengths"] is None
+
+
 @pytest.mark.parametrize("text", ["naïve café", "日本語 🙂 ok", "a  b\n\tc", "<|user|>x", "<script>", ""])
 def test_token_texts_join_to_the_text(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

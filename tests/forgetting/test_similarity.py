@@ -77,7 +77,9 @@ def test_several_variants_at_once_equal_one_by_one_and_encode_each_string_once(e
     )
     together = response_similarity(base, others)
     assert sorted(encoded) == sorted(set(SENTENCES))
-    assert list(together.columns) == ["variant", "id", "similarity", "truncated", "cut_off", "empty"]
+    assert list(together.columns) == [
+        *("variant", "id", "similarity", "truncated", "cut_off", "empty", "unseen")
+    ]
     for name, other in others.items():
         alone = response_similarity(base, other)
         part = together[together["variant"] == name].drop(columns="variant").reset_index(drop=True)
@@ -167,3 +169,87 @@ def test_real_rewrites_are_closer_to_their_reference_than_to_another(shared_data
     )
     means = similarity_summary(result).set_index("variant")["mean"]
     assert means["own"] > means["shifted"] + 0.3
+
+
+UNSEEN = [
+    ("ሰማዩ ዛሬ ሰማያዊ ነው", "ድመቴ ዓሣ መብላት ትወዳለች"),
+    ("วันนี้ท้องฟ้าเป็นสีฟ้า", "แมวของฉันชอบกินปลา"),
+    ("មេឃថ្ងៃនេះពណ៌ខៀវ", "ឆ្មាខ្ញុំចូលចិត្តស៊ីត្រី"),
+    ("ცა დღეს ლურჯია", "ჩემს კატას თევზი უყვარს"),
+    ("今天天空是蓝色的", "我的猫喜欢吃鱼"),
+    ("😀", "💀"),
+    ("The answer is 😀", "The answer is 💀"),
+    ("The sky is blue. " + "วันนี้ท้องฟ้าเป็นสีฟ้า", "The sky is blue. It is a fine day."),
+]
+SEEN = [
+    ("The answer is 7.", "The cat likes to eat fish."),
+    ("Das stille Mädchen weint gern am Fluss.", "Der König grüßt die Bäume."),
+    ("Сегодня небо голубое", "Моя кошка любит рыбу"),
+    ("a  b", "a b"),
+    ("", "The answer is 7."),
+    (
+        "She walked along the river and sang a song all day 😀",
+        "He stayed at home and read his books all day.",
+    ),
+]
+
+
+@pytest.mark.parametrize("pair", UNSEEN)
+def test_texts_that_the_encoder_has_no_pieces_for_are_marked(pair):
+    with pytest.warns(UserWarning, match="100% of the pairs .*encoder='paraphrase-multilingual"):
+        found = response_similarity(frame([pair[0]]), frame([pair[1]]))
+    assert found["unseen"].tolist() == [True]
+
+
+@pytest.mark.parametrize("pair", SEEN)
+def test_texts_that_the_encoder_reads_are_not_marked(pair, recwarn):
+    found = response_similarity(frame([pair[0]]), frame([pair[1]]))
+    assert found["unseen"].tolist() == [False]
+    assert not recwarn.list
+
+
+def test_the_mean_is_over_what_the_encoder_can_read():
+    from workbench.tables.layouts import summary_table
+
+    base = frame([UNSEEN[0][0], "The answer is 7.", "The town of Ern."])
+    with pytest.warns(UserWarning, match="33% of the pairs"):
+        rows = response_similarity(base, {"v": frame([UNSEEN[0][1], "The cat likes fish.", "A boat."])})
+    summary = similarity_summary(rows).iloc[0]
+    assert summary["mean"] == pytest.approx(rows["similarity"][1:].mean()) and summary["mean"] < 0.9
+    assert (summary["n"], summary["unseen"], summary["identical"]) == (2, 1, 0)
+    scores = pd.DataFrame({"variant": ["v"], "task": "t", "metric": "acc", "value": 0.5})
+    table = summary_table(scores, {"g": ["t"]}, similarities=rows)
+    assert table["similarity"].item() == pytest.approx(summary["mean"])
+    none = similarity_summary(rows.head(1))
+    assert none[["mean", "ci_low", "ci_high", "identical"]].isna().all(axis=None) and none["n"].item() == 0
+
+
+def test_an_encoder_that_reads_bytes_sees_every_script(tmp_path, recwarn):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from tiny import tiny_tokenizer
+    from transformers import BertConfig, BertModel
+
+    tokenizer = tiny_tokenizer()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    parts = [Transformer(str(tmp_path), max_seq_length=64), Pooling(16)]
+    found = response_similarity(
+        frame([one for one, _ in UNSEEN]),
+        frame([two for _, two in UNSEEN]),
+        encoder=SentenceTransformer(modules=parts),
+    )
+    assert not found["unseen"].any() and not [w for w in recwarn if "word pieces" in str(w.message)]
+    assert (found["similarity"] < 1 - 1e-6).all()
+
+
+def test_variants_that_the_prompts_do_not_tell_apart_are_all_the_closest():
+    rng = np.random.default_rng(0)
+    near = rng.uniform(0.8, 1, 50)
+    values = {"near": near, "twin": near.copy(), "about": near + rng.normal(0, 0.01, 50), "far": near - 0.3}
+    rows = pd.concat(
+        [pd.DataFrame({"variant": n, "id": range(50), "similarity": v}) for n, v in values.items()]
+    )
+    assert similarity_summary(rows)["closest"].tolist() == [True, True, True, False]
+    assert "closest" not in similarity_summary(rows.drop(columns="id"))

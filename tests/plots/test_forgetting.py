@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from frames import change_frame, divergence_frame, loss_frame, map_frame, similarity_frame
 
 import workbench as plots
-from workbench.forgetting.changes import shift_agreement
+from workbench.forgetting.shift import shift_agreement
 from workbench.statistics import bootstrap_interval
 
 
@@ -79,14 +80,19 @@ def test_the_map_joins_the_same_prompts_on_the_same_axes():
 def test_loss_against_similarity_states_its_correlation():
     frame = loss_frame()
     fig = plots.loss_similarity(frame)
-    found = shift_agreement(frame)
     (note,) = fig.layout.annotations
-    assert note.text == (
+    assert note.text == shift_agreement(frame)["note"] == "no correlation from 3 tasks, fewer than 10"
+    many = pd.concat(
+        [frame.assign(task=frame["task"] + str(k), changed=1 - frame["similarity"]) for k in range(4)]
+    )
+    found = shift_agreement(many)
+    assert plots.loss_similarity(many).layout.annotations[0].text == (
         f"Spearman of shift and loss {found['spearman']:.2f} "
-        f"[{found['ci_low']:.2f}, {found['ci_high']:.2f}] over 6 points"
+        f"[{found['ci_low']:.2f}, {found['ci_high']:.2f}], 12 tasks"
+        f"<br>of the share of changed answers and loss {found['changed_spearman']:.2f}"
     )
     (pruned,) = (trace for trace in fig.data if trace.name == "pruned")
     assert list(pruned.x) == [0.99, 0.95, 0.97]
     assert list(pruned.error_x.array) == pytest.approx([0.02] * 3)
     assert list(pruned.text) == ["", "b", ""]
-    assert "too few" in plots.loss_similarity(frame.head(2)).layout.annotations[0].text
+    assert "2 tasks" in plots.loss_similarity(frame.head(2)).layout.annotations[0].text

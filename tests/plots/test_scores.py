@@ -99,3 +99,15 @@ def test_flips_go_left_for_lost_and_right_for_won_on_one_scale():
     assert list(bars["x", "wrong to right"].x) == [0.02, 0]
     assert list(bars["x2", "right to wrong"].text) == ["2", "60"]
     assert len({axis.range for axis in fig.select_xaxes()}) == 1
+
+
+def test_a_task_with_two_numbers_of_shots_has_bars_of_its_own_for_each():
+    """Bars of one name would lie on each other, and add up."""
+    scores = score_frame()
+    fig = plots.score_bars(pd.concat([scores, scores[scores["task"] == "demo_math"].assign(n_shot=5)]))
+    names = {name for trace in fig.data for name in trace.x}
+    assert {"demo_math, 0-shot", "demo_math, 5-shot", "demo_facts"} <= names and "demo_math" not in names
+    flips = flip_frame().assign(n_shot=0)
+    fig = plots.flip_bars(pd.concat([flips, flips[flips["task"] == "math"].assign(n_shot=5)]))
+    names = [name for trace in fig.data for name in trace.y if trace.name == "right to wrong"]
+    assert sorted(names) == sorted(["math, 0-shot", "math, 5-shot", "facts"] * 2)

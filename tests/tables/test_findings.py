@@ -1,4 +1,4 @@
-"""What scores, items and responses say: the frame's own numbers, computed here another way."""
+"""What scores and items say: the frame's own numbers, computed here another way."""
 
 from __future__ import annotations
 
@@ -7,22 +7,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from frames import flip_frame, loss_frame, score_frame
-from scipy.stats import spearmanr
+from frames import flip_frame, score_frame
 
 from workbench.tables import findings
-
-SIMILARITIES = {"near": [1.0, 0.9, 1.0, 0.8], "far": [0.2, 0.9, 0.1, 0.4], "tied": [1.0, 0.3, 0.2, 0.1]}
 
 
 def numbers(text: str) -> list[float]:
     return [float(found) for found in re.findall(r"(?<![\w.])[+-]?\d+\.\d+", text)]
-
-
-@pytest.fixture
-def similarity() -> pd.DataFrame:
-    parts = {name: pd.DataFrame({"id": range(4), "similarity": v}) for name, v in SIMILARITIES.items()}
-    return pd.concat(parts, names=["variant"]).reset_index("variant")
 
 
 def test_recovery_names_the_categories_that_lost_most():
@@ -51,8 +42,9 @@ def test_the_summary_says_what_chance_can_do():
 
 def test_comparisons_and_flips_are_counted():
     frame = pd.DataFrame({"p_value": [0.01, 0.04, 0.05, 1.0], "difference": [-0.5, 0.5, -0.5, 0.0]})
-    assert "**2 of 4**" in findings.comparison_reading(frame)
-    assert findings.comparison_reading(frame).endswith("1 for the worse, 1 for the better.")
+    text = findings.comparison_reading(frame)
+    assert "**1 of 4** differences are clear" in text and "1 for the worse, 0 for the better" in text
+    assert "Without the correction 2 would be" in text
     lines = findings.flips_reading(flip_frame()).splitlines()
     assert lines == [
         f"- **{name}**: of 130 items {lost} turned from right to wrong, {won} from wrong to right."
@@ -67,34 +59,101 @@ def test_a_task_keeps_its_score_up_to_the_first_fall():
     assert first == r"- *a\_b* keeps 90 % of its score with up to 1 layer left out; without 3 it scores 0.95."
 
 
-def test_similarities_are_compared_on_the_same_prompts(similarity):
-    text = findings.similarity_reading(similarity)
-    assert text.startswith(
-        "- closest to the unpruned model **near** (mean 0.925), farthest **far** and **tied**"
+def pair(variant: str, against: str, task: str, difference: float, p_value: float) -> dict:
+    ends = {"ci_low": difference - 0.1, "ci_high": difference + 0.1}
+    names = {"variant": variant, "against": against, "task": task}
+    return names | {"difference": difference, "p_value": p_value} | ends
+
+
+def test_pairs_without_the_base_are_told_first():
+    rows = [
+        pair("sft", "base", "a*b", -0.5, 1e-6),
+        pair("own", "base", "a*b", 0.0, 1.0),
+        pair("own", "sft", "a*b", 0.5, 1e-6),
+        pair("own", "sft", "facts", -0.4, 1e-5),
+        pair("own", "sft", "pairs", -0.1, 0.04),
+    ]
+    lines = findings.comparison_reading(pd.DataFrame(rows)).splitlines()
+    assert lines[0] == (
+        r"- **own** against **sft**: clearly better on *a\*b* (+0.500, 95 % interval +0.400 to +0.600); "
+        "clearly worse on *facts* (-0.400, 95 % interval -0.500 to -0.300); "
+        "no clear difference on 1 of 3 tasks."
     )
-    gap = np.mean(SIMILARITIES["near"]) - np.mean(SIMILARITIES["tied"])
-    assert f"on the same 4 prompts they differ by {gap:.3f}" in text
-    same = pd.concat([similarity[similarity["variant"] == "far"].assign(variant=name) for name in "ab"])
-    assert findings.similarity_reading(same.assign(prompts="s*")).startswith(r"- *s\**: ")
-    assert "may be chance" in findings.similarity_reading(same)
+    assert lines[1].startswith("- **sft** against **base**: clearly worse on")
+    assert lines[2] == "- **own** against **base**: no clear difference on 1 of 1 task."
+    # 0.04 alone would count; of five comparisons it does not
+    assert (
+        lines[-1].startswith("**3 of 5** differences are clear") and "Without the correction 4" in lines[-1]
+    )
+    other = findings.comparison_reading(pd.DataFrame(rows), base="own").splitlines()
+    assert other[0].startswith("- **sft** against **base**")
 
 
-def test_the_closest_share_counts_ties(similarity):
-    text = findings.closest_reading(similarity)
-    assert "**near** on 100 %, **far** on 25 %, **tied** on 25 % of 4 prompts; on 2 of them" in text
+def test_recovery_is_told_with_items_interval_and_limit():
+    rng = np.random.default_rng(0)
+    parts = [
+        pd.DataFrame(
+            {"variant": name, "task": "t", "item": range(90), "value": (rng.random(90) < share) * 1.0}
+        )
+        for name, share in (("base", 0.9), ("cut", 0.5))
+    ]
+    items = pd.concat([*parts, parts[0].assign(variant="same")]).assign(n_shot=0, metric="acc")
+    scores = items.groupby(["variant", "task", "n_shot", "metric"], as_index=False, sort=False)[
+        "value"
+    ].mean()
+    scores = scores.assign(n=90, stderr=0.05, parent="", higher_is_better=True, category="")
+    text = findings.recovery_reading(scores, items=items, limit=90)
+    cut, same, _, limit = text.splitlines()
+    value, low, high = numbers(cut.replace("95 %", ""))[:3]
+    assert low < value < high and "over 1 task, 90 items" in cut
+    assert "100.0 % (too few items turned for an interval)" in same and "in no category" in same
+    assert limit == "Not the whole tasks: the first 90 items of each."
+    assert "interval" not in findings.recovery_reading(
+        scores
+    ) and "whole tasks" not in findings.recovery_reading(scores)
 
 
-def test_divergence_tells_where_a_variant_would_leave():
-    rows = {"variant": ["a", "a", "a", "b"], "agrees_for": [2, 7, 9, 9], "n_tokens": 9}
-    lines = findings.divergence_reading(pd.DataFrame(rows)).splitlines()
-    assert lines[0].endswith("in 2 of 3 responses, in the median after 4 tokens.")
-    assert lines[1] == "- **b** would choose another next token in 0 of 1 responses."
+def test_the_category_that_lost_most_is_told_in_the_metrics_of_the_recovery():
+    rows = [
+        ("base", "acc", 0.5, "a"),
+        ("base", "acc_norm", 0.6, "a"),
+        ("cut", "acc", 0.4, "a"),
+        ("cut", "acc_norm", 0.6, "a"),
+    ]
+    scores = pd.DataFrame(rows, columns=["variant", "metric", "value", "category"])
+    scores = scores.assign(task="arc_challenge", stderr=0.1, higher_is_better=True)
+    assert "keeps 100.0 % of the" in findings.recovery_reading(
+        scores
+    ) and "in no category" in findings.recovery_reading(scores)
+    assert "keeps 80.0 % of the" in findings.recovery_reading(scores, prefer="acc")
 
 
-def test_the_shift_is_ranked_against_the_loss():
-    frame = loss_frame()
-    lines = findings.shift_reading(frame).splitlines()
-    rho = spearmanr(1 - frame["similarity"], frame["lost"]).statistic
-    assert f"over 6 points: {rho:.2f} (95 % interval" in lines[0]
-    assert "**SFT** on *b*, similarity 0.45, lost +0.05" in lines[1]
-    assert "**pruned** on *b*, similarity 0.95, lost +0.30" in lines[2]
+def deep(**columns) -> pd.DataFrame:
+    rows = {"n_removed": [0, 1, 2, 3], "value": [1.0, 0.9, 0.5, 0.95], "n": 4, "higher_is_better": True}
+    return pd.DataFrame(rows).assign(task="t", metric="acc").assign(**columns)
+
+
+def test_depths_are_told_for_each_number_of_shots_and_with_the_best_block_of_a_size():
+    both = pd.concat([deep(n_shot=0), deep(n_shot=5, value=[1.0, 1.0, 1.0, 0.2])])
+    lines = findings.depth_reading(both).splitlines()
+    assert lines[0].startswith("- *t* (0-shot) keeps 90 % of its score with up to 1 layer left out")
+    assert lines[1].startswith("- *t* (5-shot) keeps 90 % of its score with up to 2 layers left out")
+    twice = pd.concat([deep(), deep(value=0.1).query("n_removed == 1")])
+    assert "up to 1 layer left out" in findings.depth_reading(twice)
+    assert "scores nothing with the whole model" in findings.depth_reading(deep(value=[0.0, 0.1, 0.0, 0.0]))
+    with pytest.raises(ValueError, match=r"must hold the whole model \(n_removed 0\), got \[1, 2, 3\]"):
+        findings.depth_reading(deep().query("n_removed > 0"))
+
+
+@pytest.mark.parametrize(
+    ("n", "told"),
+    [
+        (1, "With 1 item a task, any difference"),
+        (2, "less than 0.98"),
+        (4, "of less than 0.69"),
+        (100, "less than 0.14"),
+    ],
+)
+def test_what_chance_can_do_is_true_for_any_number_of_items(n, told):
+    assert told in findings.summary_reading(pd.DataFrame({"variant": ["base", "cut"], "math": [1.0, 0.5]}), n)
+    assert told in findings.depth_reading(deep(n=n))

@@ -111,3 +111,50 @@ def test_gaps_are_refused():
         direct_iterative_table(full, notes)
     with pytest.raises(ValueError, match="one score a task, got two for 'a', 'wikitext'"):
         iterabre_table(pd.concat([full, full]), notes.assign(layers=1))
+
+
+def perplexities(*tasks: str, loss: bool = False) -> list[dict]:
+    about = {"variant": "a", "n_shot": 0, "parent": "", "category": "language", "higher_is_better": False}
+    metrics = ("loss", "normalized_loss", "word_perplexity") if loss else ("word_perplexity", "bits_per_byte")
+    return [about | {"task": task, "metric": m, "value": len(task)} for task in tasks for m in metrics]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "head"),
+    [
+        (perplexities("stories") + perplexities("demo texts", loss=True), {}, "stories ↓"),
+        (perplexities("wikitext", "stories") + perplexities("c", loss=True), {}, "Wiki ↓"),
+        (perplexities("stories", "wikitext"), {"perplexity": "stories"}, "stories ↓"),
+        (perplexities("demo texts", loss=True), {}, "demo texts ↓"),
+        ([], {}, None),
+    ],
+    ids=["losses beside", "the paper's", "named", "losses alone", "none"],
+)
+def test_one_perplexity_is_printed_and_texts_of_a_loss_are_in_nobodys_way(rows, options, head):
+    shares = {"variant": "a", "n_shot": 0, "parent": "", "higher_is_better": True, "value": 0.5}
+    shares |= {"task": "boolq", "metric": "acc", "category": "knowledge"}
+    notes = pd.DataFrame({"variant": ["a"], "model": "m", "approach": "x", "layers": 4})
+    table = iterabre_table(pd.DataFrame([*rows, shares]), notes, **options)
+    heads = [column[1] for column in table]
+    assert heads == ["Model", "Approach", "#L", *([head] if head else []), "BoolQ"]
+    if head:
+        assert table["", head].item() == len(
+            options.get("perplexity") or head.removesuffix(" ↓").replace("Wiki", "wikitext")
+        )
+
+
+def test_several_perplexities_are_to_be_chosen_from():
+    notes = pd.DataFrame({"variant": ["a"], "model": "m", "approach": "x", "layers": 4})
+    scores = pd.DataFrame(perplexities("stories", "tales"))
+    with pytest.raises(ValueError, match=r"perplexity must be given .* one of stories, tales"):
+        iterabre_table(scores, notes)
+    with pytest.raises(ValueError, match="perplexity must be one of stories, tales, got 'wikitext'"):
+        iterabre_table(scores, notes, perplexity="wikitext")
+
+
+def test_tasks_stand_in_the_order_of_the_paper_whatever_order_they_were_scored_in():
+    rows = rows_of("a", ["mmlu", "piqa", "boolq", "arc_challenge", "copa"], 9.0, [1, 2, 3, 4, 5])
+    own = rows[-1] | {"task": "own", "category": "reasoning", "parent": ""}
+    notes = pd.DataFrame({"variant": ["a"], "model": "m", "approach": "x", "layers": 4})
+    heads = [column[1] for column in iterabre_table(pd.DataFrame([own, *rows]), notes)][3:]
+    assert heads == ["Wiki ↓", "ARC-C", "COPA", "PIQA", "own", "BoolQ", "MMLU"]

@@ -7,9 +7,12 @@ import re
 
 import numpy as np
 import pandas as pd
+import pytest
 from frames import damage_frame, distance_frame, savings_frame
 from tiny import tiny_model
 
+from workbench.distances.blocks import format_layers
+from workbench.statistics import rank_agreement
 from workbench.tables import readings
 
 
@@ -82,3 +85,49 @@ def test_the_distillation_counts_rows_and_words():
     text = readings.distillation_reading(frame)
     assert "**1 of 2**" in text and "(50.0 %)" in text
     assert f"{np.mean([2, 1]):.0f} words" in text
+
+
+@pytest.mark.parametrize(
+    "rows", [lambda f: f["size"] == 2, lambda f: f["size"] == 3, lambda f: f["start"] > 1]
+)
+def test_blocks_of_a_pruned_model_keep_their_names_when_the_frame_is_filtered(rows):
+    """Layers 2 and 5 are gone; the blocks are runs of the layers that are left."""
+    left = [0, 1, 3, 4, 6, 7]
+    blocks = [(start, size) for size in (1, 2, 3) for start in left[: len(left) - size + 1]]
+    frame = pd.DataFrame(blocks, columns=["start", "size"]).assign(distance=0.25)
+    frame.attrs["model"] = {"kept_layers": left}
+    for start, size in frame[rows(frame)][["start", "size"]].itertuples(index=False):
+        block = left[left.index(start) :][:size]
+        text = readings.block_reading(frame[rows(frame)], start, size)
+        assert f" {format_layers(block)}**" in text
+
+
+def test_agreement_is_told_size_by_size_and_a_pooled_one_says_so():
+    distances = distance_frame(9)
+    damage = damage_frame(distances, (1, 2, 4))
+    metrics = {"distance": distances, "dam*age": damage}
+    pooled, apart = (readings.agreement_reading(rank_agreement(metrics, by=by)) for by in (None, "size"))
+    rows = rank_agreement(metrics, by="size")
+    assert r"**dam\*age**" in pooled and "of all sizes together" in pooled
+    assert f"at {(rows['ci_low'] > 0).sum()} of 3 sizes: from {rows['spearman'].min():.2f} (size" in apart
+    assert f"to {rows['spearman'].max():.2f} (size" in apart
+    few = rank_agreement({"a": distances.head(2), "b": damage.query("size == 1").head(2)})
+    assert "too few blocks" in readings.agreement_reading(few)
+
+
+def test_damage_that_was_measured_for_some_blocks_only_is_told_as_such():
+    distances = distance_frame()
+    damage = damage_frame(distances).assign(removed=lambda d: d["start"].astype(str))
+    near = min(distances[distances["size"] == 2].itertuples(), key=lambda row: row.distance)
+    others = damage[(damage["size"] != 2) | (damage["start"] != near.start)]
+    assert "was not measured" in readings.damage_reading(distances, others, [2])
+    alone = damage[(damage["size"] == 2) & (damage["start"] == near.start)]
+    assert readings.damage_reading(distances, alone, [2]).endswith("; no other block was measured.")
+    with pytest.raises(ValueError, match="must hold the block of 2 from 99 on"):
+        readings.block_reading(distances, 99, 2)
+
+
+def test_one_layer_is_a_layer_and_a_search_without_a_loss_has_no_best():
+    assert readings.block_reading(distance_frame(), 3, 1).startswith("**Layer 3**")
+    trials = pd.DataFrame({"trial": [0, 1], "rank": [4, 8], "loss": [np.nan, np.nan]})
+    assert readings.tuning_reading(trials) == "None of 2 trainings ended with a loss."

@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 
-from workbench.tables import findings, sentences
+from workbench.tables import sentences, shifts
 
 
 def test_say_shows_markdown(capsys):
@@ -19,6 +19,6 @@ def test_say_shows_markdown(capsys):
 def test_names_from_data_cannot_write_markdown():
     nasty = "<b>*x*</b>_y_ |`z`| $1\n# head"
     frame = pd.DataFrame({"variant": [nasty], "agrees_for": [1], "n_tokens": [1]})
-    shown = findings.divergence_reading(frame)
+    shown = shifts.divergence_reading(frame)
     assert "\n" not in shown
     assert not re.search(r"(?<![\\*])[<>_|`$#]", shown)

@@ -11,7 +11,8 @@
 - ``suites``: the papers' benchmarks as data, in ``suites.toml``
 - ``offline``: public sets from files on disk
 - ``longform``: QMSum, scored by ROUGE
-- ``scores``: what scores say: recovery, categories, spreads
+- ``scores``: what scores say: headlines, categories, spreads
+- ``recovery``: the share of the base's average, with its interval
 - ``items``: items compared one by one
 - ``depth``: scores against layers dropped
 - ``variants``: many variants on one copy of the weights, ablations

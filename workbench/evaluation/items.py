@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from workbench.evaluation.scores import one_metric
-from workbench.statistics import paired_difference
+from workbench.checks import checked, one_of
+from workbench.evaluation.scores import Prefer, one_metric
+from workbench.statistics import bootstrap_interval, holm, paired_difference
 
 _ITEM = ["task", "n_shot", "item"]
 
@@ -19,9 +22,10 @@ def read_items(path: str | Path) -> pd.DataFrame:
     """Every item's result, as ``evaluate(..., items=path)`` wrote it: one row an item and metric.
 
     Returns:
-        task, n_shot, item, metric, value, prompt, target, response, truncated. ``item`` is the item's number
-        in its task. The harness takes perplexities from sums over all items; there ``value`` is the item's
-        own mean log-likelihood in nats a unit (word, byte).
+        task, n_shot, item, metric, value, prompt, target, response, truncated; tokens, where a loss is a
+        mean over so many. ``item`` is the item's number in its task. The harness takes perplexities from
+        sums over all items; there ``value`` is the item's own mean log-likelihood in nats a unit (word,
+        byte). NaN where a metric says something of all items together only.
 
     Raises:
         ValueError: the file does not exist.
@@ -37,19 +41,24 @@ def read_items(path: str | Path) -> pd.DataFrame:
         for metric, value in entry.pop("scores").items()
     ]
     columns = [*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]
-    return pd.DataFrame(rows, columns=columns)
+    columns += ["tokens"] if any("tokens" in row for row in rows) else []
+    return pd.DataFrame(rows, columns=columns).astype({"value": float})
 
 
-def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
+def paired_items(
+    base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None, prefer: Prefer = None
+) -> pd.DataFrame:
     """Two variants' results side by side, item by item: what paired intervals and tests are computed on.
 
     Args:
         base: items of one variant, from ``read_items``.
         other: items of another, of the same tasks.
         metric: which metric; None takes the one that stands for each task (see ``headline``).
+        prefer: as for ``headline``, where ``metric`` is None.
 
     Returns:
-        task, n_shot, item, base, other (the two values), prompt, target, base_response, other_response.
+        task, n_shot, item, base, other (the two values), prompt, target, base_response, other_response;
+        metric and tokens where the items have them.
 
     Raises:
         ValueError: the frames do not hold the same items with the same prompts.
@@ -59,7 +68,8 @@ def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None 
     >>> paired_items(base, base.assign(value=[0, 0]))[["item", "base", "other"]].values.tolist()
     [[0, 1, 0], [1, 0, 0]]
     """
-    base, other = (one_metric(frame, metric).set_index(_ITEM).sort_index() for frame in (base, other))
+    sides = (one_metric(frame, metric, prefer=prefer) for frame in (base, other))
+    base, other = (frame.set_index(_ITEM).sort_index() for frame in sides)
     if not base.index.equals(other.index) or (base["prompt"] != other["prompt"]).any():
         common = base.index.intersection(other.index)
         same = int((base.loc[common, "prompt"] == other.loc[common, "prompt"]).sum())
@@ -70,57 +80,127 @@ def paired_items(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None 
         )
     pairs = {"base": base["value"], "other": other["value"], "prompt": base["prompt"]}
     pairs |= {"target": base["target"], "base_response": base["response"]}
-    return pd.DataFrame(pairs | {"other_response": other["response"]}).reset_index()
+    pairs |= {"other_response": other["response"]}
+    pairs |= {name: base[name] for name in ("metric", "tokens") if name in base}
+    return pd.DataFrame(pairs).reset_index()
 
 
 def compare_items(
-    base: pd.DataFrame,
-    other: pd.DataFrame,
+    base: pd.DataFrame | Mapping[str, pd.DataFrame],
+    other: pd.DataFrame | None = None,
     *,
+    between: Iterable[tuple[str, str]] | None = None,
     metric: str | None = None,
+    prefer: Prefer = None,
     scores: pd.DataFrame | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Two variants compared task by task on the same items: difference, interval, exact test.
+    """Variants compared task by task on the same items: difference, interval, exact test.
+
+    Two variants: ``compare_items(base, other)``. Several, also with each other and not only with the base:
+    ``compare_items(items, between=[("sft", "self-distilled"), ("pruned", "sft")])``.
 
     Args:
-        base: items of one variant, from ``read_items``.
-        other: items of another, of the same tasks.
+        base: items of one variant, from ``read_items``; without ``other`` those of several: variant -> items,
+            or one frame with a column ``variant`` (``Evaluated.items``).
+        other: items of another variant, of the same tasks.
+        between: which variants to compare, each pair as (first, second); None compares every pair.
         metric: which metric; None takes the one that stands for each task (see ``headline``).
+        prefer: as for ``headline``, where ``metric`` is None.
         scores: rows of ``evaluate`` for these items; the tasks of a group are then compared together, under
             the group's name, all items alike (MMLU as one row and not 57). None keeps them apart.
-        confidence: coverage of the bootstrap interval over items.
-        seed: of the resampling.
+        confidence: coverage of the interval.
+        seed: of the resampling, for values that are not right or wrong.
 
     Returns:
-        task, n_shot, and ``workbench.statistics.paired_difference``: n, difference (mean of other - base),
-        ci_low, ci_high, higher and lower (items that other gets better, worse), ties, p_value (exact;
-        McNemar's test for right or wrong). One row a task; p-values are not corrected for the number of
-        tasks.
+        With several variants ``variant`` and ``against``; task, n_shot, metric (where the items say it), and
+        ``workbench.statistics.paired_difference``: n, difference (mean of second - first: of ``variant`` less
+        ``against``), ci_low, ci_high, higher and lower (items of which the second's value is higher, lower),
+        ties, p_value (exact; McNemar's test for right or wrong); p_adjusted: corrected by Holm's method for
+        all rows of this frame. Higher is better, but for a loss. Losses of texts are compared per token: each
+        text weighs as many as it has. Items without a value of their own are left out.
 
     Raises:
-        ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks.
+        ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks;
+            a pair names no variant of the items, or the same one twice; fewer than two variants.
 
     >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": range(4), "value": [1, 1, 1, 0]})
     >>> base = base.assign(prompt="?", target="yes", response="yes")
     >>> compare_items(base, base.assign(value=[0, 0, 1, 0]))[["n", "difference", "p_value"]].values.tolist()
     [[4.0, -0.5, 0.5]]
     """
-    pairs = paired_items(base, other, metric=metric)
-    if scores is not None:
-        pairs["task"] = pairs["task"].map(_roots(scores))
-    return pd.DataFrame(
-        [
-            {"task": task, "n_shot": n_shot}
-            | paired_difference(rows["base"], rows["other"], confidence=confidence, seed=seed)
-            for (task, n_shot), rows in pairs.groupby(["task", "n_shot"], sort=False)
-        ]
-    )
+    if other is not None:
+        pairs = {("", ""): paired_items(base, other, metric=metric, prefer=prefer)}
+    else:
+        items = _by_variant(base)
+        pairs = {
+            (first, second): paired_items(items[first], items[second], metric=metric, prefer=prefer)
+            for first, second in _checked_pairs(items, between)
+        }
+    rows = [
+        {"variant": second, "against": first, **row}
+        for (first, second), pair in pairs.items()
+        for row in _compared(pair, group_of(scores), confidence, seed)
+    ]
+    if not rows:
+        raise ValueError("base and other must hold a metric with a value for each item, got none")
+    found = pd.DataFrame(rows)
+    found["p_adjusted"] = holm(found["p_value"])
+    return found.drop(columns=["variant", "against"]) if other is not None else found
 
 
-def _roots(scores: pd.DataFrame) -> Callable[[str], str]:
-    """Return a function from a task to the topmost group in whose score it is counted."""
+def _by_variant(items: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return the items of each of several variants."""
+    if isinstance(items, pd.DataFrame):
+        checked(items, ["variant", *_ITEM], "items of several variants (or give other=)")
+        items = {
+            str(name): part.drop(columns="variant") for name, part in items.groupby("variant", sort=False)
+        }
+    if len(items) < 2:
+        raise ValueError(f"items must hold at least two variants to compare, got {list(items)}")
+    return dict(items)
+
+
+def _checked_pairs(
+    items: Mapping[str, pd.DataFrame], between: Iterable[tuple[str, str]] | None
+) -> list[tuple[str, str]]:
+    asked: Iterable[Any] = combinations(items, 2) if between is None else between
+    pairs = [tuple(pair) for pair in asked]
+    for pair in pairs:
+        if len(pair) != 2 or len(set(pair)) < 2:
+            raise ValueError(f"between must hold pairs of two different variants, got {pair}")
+        for name in pair:
+            one_of(name, items, "between")
+    if not pairs:
+        raise ValueError("between must hold at least one pair of variants, got none")
+    return [(first, second) for first, second in dict.fromkeys(pairs)]
+
+
+def _compared(
+    pairs: pd.DataFrame, group: Callable[[str], str], confidence: float, seed: int
+) -> list[dict[str, Any]]:
+    """Return a row a task, or group of tasks, and number of shots."""
+    pairs = pairs.assign(task=pairs["task"].map(group)).dropna(subset=["base", "other"])
+    keys = [key for key in ("task", "n_shot", "metric") if key in pairs]
+    rows = []
+    for values, part in pairs.groupby(keys, sort=False):
+        found = paired_difference(part["base"], part["other"], confidence=confidence, seed=seed)
+        if "tokens" in part and part["tokens"].notna().all():
+            change, tokens = part["other"] - part["base"], part["tokens"]
+            low, high = bootstrap_interval(change, weights=tokens, confidence=confidence, seed=seed)
+            found |= {"difference": np.average(change, weights=tokens), "ci_low": low, "ci_high": high}
+        rows.append(dict(zip(keys, values, strict=True)) | found)
+    return rows
+
+
+def group_of(scores: pd.DataFrame | None) -> Callable[[str], str]:
+    """Return a function from a task to the topmost group in whose score it is counted.
+
+    Without scores, or where they name no groups, every task stands on its own.
+    """
+    if scores is None or "parent" not in scores:
+        return str
     parents = dict(zip(scores["task"], scores["parent"].fillna(""), strict=True))
 
     def root(task: str) -> str:
@@ -158,7 +238,7 @@ def flips(base: pd.DataFrame, other: pd.DataFrame, *, metric: str | None = None)
         raise ValueError("base and other must hold a metric that is 0 or 1 for every item, got none")
     pairs = pairs[pairs["base"] != pairs["other"]].reset_index(drop=True)
     pairs.insert(len(_ITEM), "flip", np.where(pairs["base"] == 1, "right to wrong", "wrong to right"))
-    return pairs.drop(columns=["base", "other"])
+    return pairs.drop(columns=["base", "other", "metric", "tokens"], errors="ignore")
 
 
 def right_or_wrong(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -177,43 +257,52 @@ def flip_examples(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.
     Returns:
         variant, task, prompt, target, base_response, other_response; no row for a variant that lost none.
     """
-    parts = []
+    columns = ["task", "prompt", "target", "base_response", "other_response"]
+    parts = {}
     for name, items in others.items():
         lost = flips(base, items).query("flip == 'right to wrong'")
-        worst = lost[lost["task"] == lost["task"].mode().get(0)]
-        parts.append(worst.head(1).assign(variant=name))
-    columns = ["variant", "task", "prompt", "target", "base_response", "other_response"]
-    return pd.concat(parts, ignore_index=True)[columns]
+        where = list(zip(lost["task"], lost["n_shot"], strict=True))
+        most = max(where, key=where.count, default=None)
+        parts[name] = lost.loc[[place == most for place in where], columns].head(1)
+    return pd.concat(parts, names=["variant"]).reset_index("variant").reset_index(drop=True)
 
 
-def flip_counts(base: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def flip_counts(
+    base: pd.DataFrame,
+    others: Mapping[str, pd.DataFrame],
+    *,
+    scores: pd.DataFrame | None = None,
+    prefer: Prefer = None,
+) -> pd.DataFrame:
     """Count the items of each task that a variant turned from right to wrong, and from wrong to right.
 
     Args:
         base: the unpruned model's items, from ``read_items``.
         others: variant -> its items of the same tasks; tasks enter whose items are right or wrong.
+        scores: as for ``compare_items``: counts the tasks of a group together.
+        prefer: as for ``headline``.
 
     Returns:
-        variant, task, n (items), right_to_wrong, wrong_to_right; also where nothing turned.
+        variant, task, n_shot, n (items), right_to_wrong, wrong_to_right; also where nothing turned.
 
     Raises:
-        ValueError: no variant, different items, or no task whose items are right or wrong.
+        ValueError: no variant, different items, or no task whose items are right or wrong; ``scores`` lack
+            their tasks.
 
     >>> base = pd.DataFrame({"task": "a", "n_shot": 0, "item": [0, 1], "value": [1, 0]})
     >>> base = base.assign(prompt="?", target="yes", response="yes")
     >>> flip_counts(base, {"pruned": base.assign(value=[0, 0])}).values.tolist()
-    [['pruned', 'a', 2, 1, 0]]
+    [['pruned', 'a', 0, 2, 1, 0]]
     """
     if not others:
         raise ValueError("others must hold at least one variant, got none")
-    frames = []
-    for name, items in others.items():
-        pairs = right_or_wrong(paired_items(base, items))
-        change = pairs["other"] - pairs["base"]
-        turned = pairs.assign(variant=name, right_to_wrong=change < 0, wrong_to_right=change > 0)
-        counts = {flip: (flip, "sum") for flip in ("right_to_wrong", "wrong_to_right")}
-        frames.append(turned.groupby(["variant", "task"], sort=False).agg(n=("item", "size"), **counts))
-    found = pd.concat(frames).reset_index()
-    if found.empty:
+    pairs = {name: right_or_wrong(paired_items(base, items, prefer=prefer)) for name, items in others.items()}
+    frame = pd.concat(pairs, names=["variant"]).reset_index("variant")
+    if frame.empty:
         raise ValueError("base must hold a task whose items are right or wrong, got none")
-    return found
+    change = frame["other"] - frame["base"]
+    frame = frame.assign(right_to_wrong=change < 0, wrong_to_right=change > 0)
+    frame["task"] = frame["task"].map(group_of(scores))
+    groups = frame.groupby(["variant", "task", "n_shot"], sort=False)
+    counts = {flip: (flip, "sum") for flip in ("right_to_wrong", "wrong_to_right")}
+    return groups.agg(n=("item", "size"), **counts).reset_index()

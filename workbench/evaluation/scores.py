@@ -1,9 +1,9 @@
-"""What scores say: one metric a task, average recovery, categories, spreads. Frames only, no model."""
+"""What scores say: one metric a task, categories, spreads. Frames only, no model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,8 @@ import pandas as pd
 from workbench.checks import checked, one_of
 from workbench.evaluation.suites import BLIMP_GROUPS, HEADLINE
 
+#: which metric goes before others: of each task that has it, or of the tasks that are named
+Prefer: TypeAlias = str | Mapping[str, str] | None
 #: the order in which ITR reports its categories
 CATEGORY_ORDER = ("reasoning", "language", "knowledge", "multilingual")
 _Z = 1.959964  # 95 % of a normal distribution
@@ -20,27 +22,58 @@ _PREFERRED = (
     *("exact_match", "acc", "exact_match,strict-match", "acc_norm"),
     *("word_perplexity", "token_perplexity"),
 )
+#: what ``prefer`` may be whatever the tasks are
+_WORDS = ("strict", "flexible", "acc", "acc_norm")
 
 
-def headline(scores: pd.DataFrame, *, prefer: str | None = None) -> pd.DataFrame:
-    """One row a task (and variant): the metric that papers report for it, groups without their parts.
+def headline(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
+    """One row a task (and variant, and number of shots): the metric that papers report for it.
 
-    ARC-Challenge and HellaSwag are shown by ``acc_norm`` and GSM8K by strict match, as on the OpenLLM
-    Leaderboard v1 (SDD table 8); every other task by exact match, accuracy or perplexity, whichever it has
-    first.
+    Groups stand without their parts. ARC-Challenge and HellaSwag are shown by ``acc_norm`` and GSM8K by
+    strict match, as on the OpenLLM Leaderboard v1 (SDD table 8); every other task by exact match, accuracy or
+    perplexity, whichever it has first.
 
     Args:
         scores: rows of ``evaluate``, with a column ``variant`` when there are several.
-        prefer: a metric that goes first, for each task that has it.
+        prefer: what goes before these, for each task that has it: "strict" or "flexible" (which answers an
+            exact match counts: those in the asked form, or also those in another), "acc" or "acc_norm", or
+            the name of any metric; or a mapping from task to one of these.
+
+    Raises:
+        ValueError: for a ``prefer`` that no task has, or a task that is not there or has no such metric.
 
     >>> scores = pd.DataFrame({"task": "gsm8k", "value": [0.2, 0.3]})
     >>> scores["metric"] = ["exact_match,strict-match", "exact_match,flexible-extract"]
-    >>> headline(scores)["value"].tolist()
-    [0.2]
+    >>> headline(scores)["value"].tolist(), headline(scores, prefer="flexible")["value"].tolist()
+    ([0.2], [0.3])
     """
-    if "parent" in scores:
-        scores = scores[scores["parent"].isna() | (scores["parent"] == "")]
+    scores = standing(scores)
+    _check_prefer(scores, prefer)
     return one_metric(scores, prefer=prefer).reset_index(drop=True)
+
+
+def standing(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return what stands on its own: no part of a group, which is counted in the group's average."""
+    return scores[scores["parent"].isna() | (scores["parent"] == "")] if "parent" in scores else scores
+
+
+def _check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
+    """Refuse a preference that would change nothing: a word that is wrong is not noticed otherwise."""
+    for task, wanted in prefer.items() if isinstance(prefer, Mapping) else ():
+        metrics = set(scores.loc[scores["task"] == task, "metric"])
+        if not any(_is_metric(metric, wanted) for metric in metrics):
+            allowed = ", ".join(sorted(metrics)) or "of a task of the scores"
+            raise ValueError(
+                f"prefer must name a metric of each of its tasks, of {task!r}: {allowed}; got {wanted!r}"
+            )
+    known = {*_WORDS, *scores.get("metric", ())}
+    if isinstance(prefer, str):
+        one_of(prefer, sorted(known), "prefer")
+
+
+def _is_metric(metric: str, wanted: str) -> bool:
+    """Return whether a metric is the one wanted, by name or by the first word of its filter."""
+    return metric == wanted or ("," in metric and metric.split(",")[1].split("-")[0] == wanted)
 
 
 def blimp_groups(scores: pd.DataFrame) -> pd.DataFrame:
@@ -115,38 +148,7 @@ def score_spread(scores: pd.DataFrame, over: str) -> pd.DataFrame:
     return repeated.agg(mean="mean", std="std", low="min", high="max", n="count").reset_index()
 
 
-def average_recovery(scores: pd.DataFrame, base: str = "base") -> pd.DataFrame:
-    """Average score of each variant and its share of the base's average (SDD table 8, "Avg. Recovery").
-
-    Only scores where higher is better enter (accuracies, exact match), one metric a task; perplexities do
-    not.
-
-    Args:
-        scores: variant, task, metric, value, and what else ``evaluate`` gives.
-        base: the unpruned variant's name.
-
-    Returns:
-        variant, average (in the unit of ``value``), recovery (fraction of the base's average; 1 = nothing
-        lost), n_tasks.
-
-    Raises:
-        ValueError: ``base`` is not among the variants, the variants are not scored on the same tasks, or the
-            base's average is 0.
-
-    >>> scores = pd.DataFrame({"variant": ["base", "pruned"], "task": "a", "value": [0.8, 0.6]})
-    >>> average_recovery(scores.assign(metric="acc"))["recovery"].round(2).tolist()
-    [1.0, 0.75]
-    """
-    table = score_table(accuracies(scores))
-    one_of(base, table.index, "base")
-    average = table.mean(axis=1)
-    if not average[base] > 0:
-        raise ValueError(f"recovery is a share of the base's average, but {base!r} scores {average[base]:g}")
-    found = pd.DataFrame({"average": average, "recovery": average / average[base], "n_tasks": table.shape[1]})
-    return found.reset_index()
-
-
-def one_metric(frame: pd.DataFrame, metric: str | None = None, *, prefer: str | None = None) -> pd.DataFrame:
+def one_metric(frame: pd.DataFrame, metric: str | None = None, *, prefer: Prefer = None) -> pd.DataFrame:
     """The rows of one metric; by default the one preferred or else the one that stands for the row's task."""
     if "metric" not in frame:
         return frame
@@ -154,21 +156,31 @@ def one_metric(frame: pd.DataFrame, metric: str | None = None, *, prefer: str | 
         if metric not in (known := sorted(set(frame["metric"]))):
             raise ValueError(f"metric must be one of {known}, got {metric!r}")
         return frame[frame["metric"] == metric]
-    chosen = {
-        task: next(
-            (name for name in (prefer, HEADLINE.get(task), *_PREFERRED) if name in set(there)), there[0]
-        )
-        for task, there in frame.groupby("task")["metric"].agg(list).items()
-    }
+    metrics = frame.groupby("task")["metric"].agg(lambda these: [*dict.fromkeys(these)])
+    chosen = {task: _main_metric(task, there, prefer) for task, there in metrics.items()}
     return frame[frame["metric"] == frame["task"].map(chosen)]
 
 
-def accuracies(scores: pd.DataFrame) -> pd.DataFrame:
+def _main_metric(task: Any, metrics: list[str], prefer: Prefer) -> str:
+    wanted = prefer.get(task) if isinstance(prefer, Mapping) else prefer
+    first = [metric for metric in metrics if wanted is not None and _is_metric(metric, wanted)]
+    known = [metric for metric in (HEADLINE.get(task), *_PREFERRED) if metric in metrics]
+    return [*first, *known, *metrics][0]
+
+
+def accuracies(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
     """Return one metric a task, and of those the ones where higher is better."""
-    scores = headline(scores)
+    scores = headline(scores, prefer=prefer)
     if "higher_is_better" in scores:
         scores = scores[scores["higher_is_better"].astype(bool)]
     return scores
+
+
+def both_matches(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the exact matches of tasks that have several, strict and flexible, one row each."""
+    scores = standing(scores)
+    matches = scores[scores["metric"].str.startswith("exact_match,")]
+    return matches[matches.groupby("task")["metric"].transform("nunique") > 1]
 
 
 def score_table(rows: pd.DataFrame, keys: Sequence[str] = ("task", "n_shot")) -> pd.DataFrame:
@@ -181,7 +193,11 @@ def score_table(rows: pd.DataFrame, keys: Sequence[str] = ("task", "n_shot")) ->
     keys = [key for key in keys if key in rows]
     if len(twice := rows[rows.duplicated(["variant", *keys])]):
         variant, task = twice[["variant", "task"]].iloc[0]
-        raise ValueError(f"each variant must have one score a task, got two for {variant!r}, {task!r}")
+        shots = sorted(set(rows.loc[rows["task"] == task, "n_shot"])) if "n_shot" in rows else []
+        choose = f" ({' and '.join(map(str, shots))} shots: give the rows of one)" if len(shots) > 1 else ""
+        raise ValueError(
+            f"each variant must have one score a task, got two for {variant!r}, {task!r}{choose}"
+        )
     table = rows.set_index(["variant", *keys])["value"].unstack(keys, sort=False)
     for name, row in table.iterrows():
         if missing := sorted({str(np.atleast_1d(column)[0]) for column in table.columns[row.isna()]}):
@@ -191,12 +207,15 @@ def score_table(rows: pd.DataFrame, keys: Sequence[str] = ("task", "n_shot")) ->
     return table
 
 
-def category_scores(scores: pd.DataFrame) -> pd.DataFrame:
+def category_scores(scores: pd.DataFrame, *, prefer: Prefer = "acc") -> pd.DataFrame:
     """Average each variant's scores over the tasks of a category, as ITR table 1 groups them.
 
     Args:
         scores: rows of ``evaluate`` with a column ``variant``; one metric a task enters, and only where
-            higher is better.
+            higher is better. A task with two numbers of shots counts twice.
+        prefer: as for ``headline``. ITR reports plain accuracy, also of tasks that the leaderboard shows by
+            ``acc_norm``: so does this and ``iterabre_table``. None takes the leaderboard's, as
+            ``recovery_table`` does.
 
     Returns:
         variant, category, value (0 to 1), low, high (95 %, tasks erring independently; NaN where a task's
@@ -213,11 +232,11 @@ def category_scores(scores: pd.DataFrame) -> pd.DataFrame:
     [['knowledge', 0.5, 2]]
     """
     needed = ["variant", "task", "metric", "value", "stderr", "category"]
-    rows = accuracies(checked(scores, needed, "scores"))
+    rows = accuracies(checked(scores, needed, "scores"), prefer=prefer)
     if rows.empty:
         raise ValueError("scores must hold at least one score where higher is better, got none")
     score_table(rows)
-    rows = score_intervals(rows.assign(category=rows["category"].fillna("").replace("", "other")))
+    rows = score_intervals(rows.assign(category=named_categories(rows)))
     order = {name: rank for rank, name in enumerate(dict.fromkeys([*CATEGORY_ORDER, *rows["category"]]))}
     rows = rows.sort_values("category", key=lambda names: names.map(order), kind="stable")
     parts = rows.groupby(["category", "variant"], sort=False)
@@ -233,8 +252,20 @@ def task_categories(scores: pd.DataFrame) -> dict[str, list[str]]:
     {'reasoning': ['gsm8k']}
     """
     rows = headline(scores).query("higher_is_better")
-    tasks = rows.groupby("category", sort=False)["task"]
+    tasks = rows["task"].groupby(named_categories(rows), sort=False)
     return {str(category): list(dict.fromkeys(these)) for category, these in tasks}
+
+
+def task_names(frame: pd.DataFrame) -> pd.Series:
+    """Return the task of each row, with its number of shots where there are several."""
+    shots = frame.get("n_shot", pd.Series(0, frame.index))
+    several = shots.groupby(frame["task"]).transform("nunique") > 1
+    return frame["task"].astype(str) + (", " + shots.astype(str) + "-shot").where(several, "")
+
+
+def named_categories(scores: pd.DataFrame) -> pd.Series:
+    """Return the category of each row, "other" where a task has none."""
+    return scores["category"].astype(object).fillna("").replace("", "other")
 
 
 def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:

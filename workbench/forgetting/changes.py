@@ -1,4 +1,4 @@
-"""More views of how far responses moved: length and form, a map of the embeddings, and what it foretells.
+"""More views of how far responses moved: length and form, and a map of the embeddings.
 
 Frames in, frames out. Similarity itself is ``similarity.response_similarity``; the divergence of the next
 token is ``divergence.token_divergence``.
@@ -15,9 +15,8 @@ import pandas as pd
 
 from workbench.checks import checked, whole_number
 from workbench.data.answers import final_answer, same_answer
-from workbench.evaluation.items import paired_items, right_or_wrong
-from workbench.forgetting.similarity import embed_texts, paired_responses, response_similarity
-from workbench.statistics import bootstrap_interval, paired_difference, spearman, spearman_interval
+from workbench.forgetting.similarity import embed_texts, paired_responses
+from workbench.statistics import bootstrap_interval
 
 #: how a response states its final answer; the first that fits
 FORMS = {
@@ -189,65 +188,6 @@ def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points, shares
 
 
-def loss_against_similarity(
-    base: pd.DataFrame,
-    others: Mapping[str, pd.DataFrame],
-    *,
-    encoder: Any = "all-MiniLM-L6-v2",
-    device: str | None = None,
-) -> pd.DataFrame:
-    """Set the accuracy that each variant lost on each task beside how far its answers to that task moved.
-
-    Args:
-        base: the unpruned model's items, from ``read_items``.
-        others: variant -> its items of the same tasks. Tasks enter whose items are right or wrong and have
-            answers as text: what was generated, or the choice that was taken.
-        encoder: as for ``response_similarity``.
-        device: where to encode.
-
-    Returns:
-        One row a variant and task: variant, task, n, lost (base's accuracy less the variant's) with lost_low
-        and lost_high (paired bootstrap over items), similarity (mean over items) with similarity_low and
-        similarity_high, n_right (items that the base gets right), spearman with rho_low and rho_high: over
-        those items, do less similar answers turn wrong? (1 = always; NaN where all or none turn.)
-
-    Raises:
-        ValueError: different items under the same number, or no task of that kind.
-    """
-    if not others:
-        raise ValueError("others must hold at least one variant, got none")
-    pairs = {name: _answered(base, items) for name, items in others.items()}
-    sides = {name: _as_responses(frame, "other") for name, frame in pairs.items()}
-    first = _as_responses(next(iter(pairs.values())), "base")
-    found = response_similarity(first, sides, encoder=encoder, device=device)
-    frame = pd.concat(pairs, names=["variant"]).reset_index("variant")
-    frame["similarity"] = found["similarity"].to_numpy()
-    groups = frame.groupby(["variant", "task"], sort=False)
-    return pd.DataFrame([{"variant": name, "task": task, **_task_row(part)} for (name, task), part in groups])
-
-
-def shift_agreement(losses: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -> dict[str, float]:
-    """Say whether similarity foretells loss: Spearman's correlation over the rows of a frame.
-
-    Args:
-        losses: of ``loss_against_similarity``: ``lost``, ``similarity``.
-        confidence: coverage of the interval.
-        seed: of the resampling. The interval resamples rows; rows of one variant or task are not independent,
-            so read it as a description of this run.
-
-    Returns:
-        n, spearman (1 = the less similar, the more is lost), ci_low, ci_high; NaN for fewer than three rows.
-
-    >>> losses = pd.DataFrame({"similarity": [0.9, 0.5, 0.2], "lost": [0.0, 0.1, 0.3]})
-    >>> round(shift_agreement(losses)["spearman"], 6)
-    1.0
-    """
-    pair = np.stack([-losses["similarity"].to_numpy(float), losses["lost"].to_numpy(float)])
-    low, high = spearman_interval(pair, confidence=confidence, seed=seed)
-    rho = float(spearman(*pair)) if pair.shape[1] > 2 else np.nan
-    return {"n": pair.shape[1], "spearman": rho, "ci_low": low, "ci_high": high}
-
-
 def _described(frame: pd.DataFrame, in_tokens: bool) -> pd.DataFrame:
     texts = frame["response"]
     answers = [final_answer(text) for text in texts]
@@ -269,30 +209,3 @@ def _length_ratio(part: pd.DataFrame, confidence: float, seed: int) -> tuple[flo
     ratios = own[told] / base[told]
     low, high = bootstrap_interval(ratios, weights=base[told], confidence=confidence, seed=seed)
     return float(np.average(ratios, weights=base[told])), low, high
-
-
-def _answered(base: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Return the paired items of tasks that are right or wrong and whose answers are texts."""
-    pairs = right_or_wrong(paired_items(base, other))
-    told = (pairs["base_response"].str.strip() != "") | (pairs["other_response"].str.strip() != "")
-    pairs = pairs[told.groupby([pairs["task"], pairs["n_shot"]]).transform("any")]
-    if pairs.empty:
-        raise ValueError("base must hold a task whose items are right or wrong and have an answer, got none")
-    return pairs.reset_index(drop=True)
-
-
-def _as_responses(pairs: pd.DataFrame, side: str) -> pd.DataFrame:
-    keys = pairs["task"].astype(str) + "/" + pairs["n_shot"].astype(str) + "/" + pairs["item"].astype(str)
-    return pd.DataFrame({"id": keys, "prompt": pairs["prompt"], "response": pairs[f"{side}_response"]})
-
-
-def _task_row(part: pd.DataFrame) -> dict[str, Any]:
-    change = paired_difference(part["other"], part["base"])
-    low, high = bootstrap_interval(part["similarity"])
-    right = part[part["base"] == 1]
-    turned = shift_agreement(right.assign(lost=1 - right["other"]))
-    lost = {"lost": change["difference"], "lost_low": change["ci_low"], "lost_high": change["ci_high"]}
-    near = {"similarity": part["similarity"].mean(), "similarity_low": low, "similarity_high": high}
-    foretold = {"rho_low": turned["ci_low"], "rho_high": turned["ci_high"]}
-    counts = {"n_right": len(right), "spearman": turned["spearman"]}
-    return {"n": len(part), **lost, **near, **counts, **foretold}

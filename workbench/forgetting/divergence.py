@@ -38,7 +38,12 @@ def token_divergence(
 ) -> pd.DataFrame:
     """Measure KL(base || variant) of the next token at every token of the base's own responses.
 
-    Teacher-forced: every variant reads the same prompt and the same response, so position ``t`` compares what
+    Teacher-forced on the text: the response as it is stored is tokenised again, which need not give the very
+    tokens that were generated (special tokens are not in the text; a tokenizer may cut it otherwise). What is
+    compared holds for these tokens. ``attrs["tokenised_again"]`` counts the ``responses`` and those of them
+    with ``other_lengths`` than were generated (``n_tokens``; None where the responses do not say it).
+
+    Every variant reads the same prompt and the same response, so position ``t`` compares what
     the two would say next after the same words. The model is loaded once and seen as each variant in turn;
     of the base only the last states are kept (width numbers a token), from which its logits are made again
     batch by batch by its own norm and head.
@@ -47,7 +52,8 @@ def token_divergence(
         model: the whole model; unchanged afterwards.
         tokenizer: its tokenizer.
         responses: the base's: ``id``, ``prompt`` (the final text that was answered), ``response``, and
-            ``finished`` where known; a finished response ends with EOS, which is compared too.
+            ``finished`` and ``n_tokens`` where known; a finished response ends with EOS, which is compared
+            too.
         variants: to compare with the model, such as ``run.variants()``.
         run: the run, or its folder, that the adapters' paths are relative to.
         max_tokens: most tokens in a batch, padding included; fewer where the vocabulary is large.
@@ -64,7 +70,7 @@ def token_divergence(
             trained on other layers.
     """
     variants = _checked_variants(model, variants, run)
-    prompts, answers = _tokens(model, tokenizer, responses)
+    prompts, texts, answers = _tokens(model, tokenizer, responses)
     whole = read_tokens(model, None, [a + b for a, b in zip(prompts, answers, strict=True)], 10**9)
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
     room = max(1, min(whole_number(max_tokens, "max_tokens"), LOGITS // vocabulary))
@@ -79,7 +85,12 @@ def token_divergence(
             with as_variant(model, variant, run=run):
                 found = _compared(model, batches, states, starts, bar)
             frames += [_rows(variant.name, *one) for one in zip(ids, pieces, found, strict=True)]
-    return pd.concat(frames, ignore_index=True)
+    found = pd.concat(frames, ignore_index=True)
+    found.attrs["tokenised_again"] = {
+        "responses": len(ids),
+        "other_lengths": _other_lengths(texts, responses),
+    }
+    return found
 
 
 def divergence_by_response(tokens: pd.DataFrame) -> pd.DataFrame:
@@ -104,13 +115,15 @@ def divergence_by_response(tokens: pd.DataFrame) -> pd.DataFrame:
     tokens = tokens.sort_values("position", kind="stable")
     agreeing = tokens.groupby(["variant", "id"], sort=False)["same_choice"].cummin().astype(int)
     rows = tokens.assign(agreeing=agreeing).groupby(["variant", "id"], sort=False)
-    return rows.agg(
+    found = rows.agg(
         kl=("kl", "mean"),
         largest=("kl", "max"),
         same_choice=("same_choice", "mean"),
         agrees_for=("agreeing", "sum"),
         n_tokens=("kl", "size"),
     ).reset_index()
+    found.attrs = dict(tokens.attrs)
+    return found
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -129,17 +142,27 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def _tokens(model: Any, tokenizer: Any, responses: pd.DataFrame) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the tokens of prompts and of responses, the EOS of finished ones included."""
+def _other_lengths(texts: list[list[int]], responses: pd.DataFrame) -> int | None:
+    """Return how many responses have another number of tokens than were generated."""
+    if "n_tokens" not in responses:
+        return None
+    return int(sum(len(ids) != n for ids, n in zip(texts, responses["n_tokens"], strict=True)))
+
+
+def _tokens(
+    model: Any, tokenizer: Any, responses: pd.DataFrame
+) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+    """Return the tokens of prompts, of responses, and of these with the EOS of finished ones."""
     checked_responses(responses, "responses", "prompt")
     prompts = token_ids(tokenizer, list(responses["prompt"]))
     ends = end_tokens(model, tokenizer)
     end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else next(iter(ends), None)
     finished = responses.get("finished", pd.Series(True, index=responses.index))
-    answers = []
-    for text, closed in zip(responses["response"], finished, strict=True):
-        answer = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        answers.append(answer + [end] * bool(closed and end is not None))
+    texts = [
+        tokenizer(t, add_special_tokens=False, verbose=False)["input_ids"] for t in responses["response"]
+    ]
+    closed = zip(texts, finished, strict=True)
+    answers = [text + [end] * bool(done and end is not None) for text, done in closed]
     limit = context_length(model)
     for id_, prompt, answer in zip(responses["id"], prompts, answers, strict=True):
         if not answer:
@@ -149,7 +172,7 @@ def _tokens(model: Any, tokenizer: Any, responses: pd.DataFrame) -> tuple[list[l
                 f"responses must fit into the model's {limit} tokens with their prompts; id {id_!r} has "
                 f"{len(prompt)} + {len(answer)}"
             )
-    return prompts, answers
+    return prompts, texts, answers
 
 
 def _checked_variants(model: nn.Module, variants: Iterable[Variant], run: Any) -> list[Variant]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from workbench.checks import checked, first_line
 from workbench.runs.files import sha256_of
-from workbench.statistics import bootstrap_interval
+from workbench.statistics import bootstrap_interval, paired_difference
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -24,7 +25,13 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 # Tokens in a batch of the longest texts. On a CPU about 1,000 fill the cores and still fit their caches; much
 # larger batches are slower than no batches at all.
 _CPU_BATCH, _GPU_BATCH = 1024, 65536
-_MARKS = ("truncated", "cut_off", "empty")
+_MARKS = ("truncated", "cut_off", "empty", "unseen")
+#: share of a text's characters that the encoder has no word pieces for, from which on it is not compared
+UNSEEN = 0.2
+#: similarities that are nearer than this are equal: what batches of other texts change
+TIE = 1e-6
+#: an encoder that reads fifty languages, for the message
+MULTILINGUAL = "paraphrase-multilingual-MiniLM-L12-v2"
 
 
 def response_similarity(
@@ -41,7 +48,9 @@ def response_similarity(
     distinct string is encoded once, so comparing several variants in one call costs less than one by one.
 
     An empty response is a response: it is compared as the empty string, and marked. A response longer than
-    the encoder's window (256 word pieces for MiniLM) is compared by its beginning, and marked.
+    the encoder's window (256 word pieces for MiniLM) is compared by its beginning, and marked. Marked is also
+    a text in a script that the encoder has no word pieces for: to MiniLM, which is English, all Thai
+    sentences are one unknown word and equal to each other. A warning then names a multilingual encoder.
 
     Args:
         base: the unpruned model's responses: ``id``, ``response``; ``prompt``, ``instruction``, ``context``,
@@ -55,7 +64,9 @@ def response_similarity(
     Returns:
         id (in the base's order), similarity (-1 to 1; 1 = same direction), truncated (either response is
         longer than the window), cut_off (either was stopped by ``max_new_tokens``: not ``finished``), empty
-        (either response is blank). For a mapping a column ``variant`` comes first.
+        (either response is blank), unseen (of either response the encoder has no word pieces for a fifth of
+        the characters or more, or the two differ in such characters only: the similarity says nothing). For a
+        mapping a column ``variant`` comes first.
 
     Raises:
         ValueError: before anything is encoded, for missing columns, no rows, ids that are not unique or
@@ -64,9 +75,12 @@ def response_similarity(
     base, paired = paired_responses(base, other)
     model = load_encoder(encoder, device)
     codes, texts = pd.factorize(pd.concat([frame["response"] for frame in (base, *paired.values())]))
-    vectors, cut = _encode(model, list(texts), progress)
+    vectors, pieces = _encode(model, list(texts), progress)
+    cut = pieces["n"].to_numpy() > (model.max_seq_length or np.inf)
     blank = np.array([not text.strip() for text in texts])
     first, *others = codes.reshape(len(paired) + 1, len(base))
+    blind = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
+    _warn(float(np.mean([*blind.values()])))
     frames = [
         pd.DataFrame(
             {
@@ -76,6 +90,7 @@ def response_similarity(
                 "truncated": cut[first] | cut[second],
                 "cut_off": _cut_off(base) | _cut_off(paired[name]),
                 "empty": blank[first] | blank[second],
+                "unseen": blind[name],
             }
         )
         for name, second in zip(paired, others, strict=True)
@@ -95,8 +110,11 @@ def similarity_summary(
         seed: of the resampling.
 
     Returns:
-        variant (where given), mean, ci_low, ci_high, median, identical (share of responses at 1), n,
-        truncated, cut_off, empty (counts).
+        variant (where given), mean, ci_low, ci_high, median, identical (share of responses at 1), n, all over
+        the responses that the encoder can read (NaN where it can read none); truncated, cut_off, empty,
+        unseen (counts of all responses; those unseen are not in ``n``). For several variants with ``id`` also
+        closest: whether this one has the highest mean, or its prompts do not tell it apart from the one that
+        has (paired interval).
 
     >>> found = pd.DataFrame({"similarity": [1.0, 0.5], "truncated": False, "empty": False})
     >>> similarity_summary(found)[["mean", "identical", "n"]].values.tolist()
@@ -105,14 +123,46 @@ def similarity_summary(
     frame = similarities if "variant" in similarities else similarities.assign(variant="")
     rows = []
     for name, part in frame.groupby("variant", sort=False):
-        values = part["similarity"].to_numpy()
-        low, high = bootstrap_interval(values, confidence=confidence, seed=seed)
+        values = seen(part)["similarity"]
+        low, high = np.nan, np.nan
+        if len(values):
+            ends = bootstrap_interval(values, confidence=confidence, seed=seed)
+            low, high = np.clip(ends, -1, 1)  # a cosine
         mean = {"variant": name, "mean": values.mean(), "ci_low": low, "ci_high": high}
-        shape = {"median": np.median(values), "identical": (values > 1 - 1e-9).mean(), "n": len(values)}
+        identical = (values > 1 - 1e-9).mean()
+        shape = {"median": values.median(), "identical": identical, "n": len(values)}
         marks = {mark: int(part[mark].sum()) if mark in part else 0 for mark in _MARKS}
         rows.append(mean | shape | marks)
     summary = pd.DataFrame(rows)
+    if "id" in similarities and len(summary) > 1:
+        summary["closest"] = _closest(similarities, list(summary["variant"]))
     return summary if "variant" in similarities else summary.drop(columns="variant")
+
+
+def _closest(similarities: pd.DataFrame, names: list[Any]) -> list[bool]:
+    rows = seen(similarities).pivot(index="id", columns="variant", values="similarity")
+    rows = rows.reindex(columns=names).dropna()
+    if rows.empty:
+        return [False] * len(names)
+    best = rows[rows.mean().idxmax()]
+    return [not told_apart(rows[name], best) for name in names]
+
+
+def told_apart(lower: pd.Series, upper: pd.Series) -> bool:
+    """Return whether the prompts tell two variants apart: similarities on the same prompts, paired."""
+    gap = paired_difference(lower, upper)
+    clear = gap["p_value"] < 0.05 if np.isnan(gap["ci_low"]) else gap["ci_low"] > 0
+    return bool(clear and gap["difference"] > TIE)
+
+
+def seen(similarities: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of responses that the encoder can read, all where that is not known."""
+    return similarities[~unseen(similarities)]
+
+
+def unseen(similarities: pd.DataFrame) -> pd.Series:
+    """Return which rows are of responses that the encoder cannot read, none where that is not known."""
+    return similarities.get("unseen", pd.Series(False, index=similarities.index)).astype(bool)
 
 
 def paired_responses(
@@ -240,12 +290,41 @@ def _cut_off(responses: pd.DataFrame) -> NDArray[np.bool_]:
     return np.asarray(~finished.astype(bool))
 
 
-def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Unit vectors in float64, and which texts are longer than the model's window."""
-    window = model.max_seq_length or np.inf
-    pieces = model.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
-    lengths = np.array([len(each) for each in pieces])
+def _unseen(pieces: pd.DataFrame, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return for which pairs of texts, given by their numbers, the encoder cannot see what differs."""
+    unknown, same = pieces["unknown"].to_numpy(), pieces["same"].to_numpy()
+    alike = (same[first] == same[second]) & (first != second) & (unknown[first] > 0)
+    return np.asarray((unknown[first] >= UNSEEN) | (unknown[second] >= UNSEEN) | alike)
+
+
+def _warn(share: float) -> None:
+    if share:
+        warnings.warn(
+            f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen), so "
+            f"their similarity says nothing; take an encoder that reads it, such as encoder={MULTILINGUAL!r}",
+            stacklevel=3,
+        )
+
+
+def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.float64], pd.DataFrame]:
+    """Unit vectors in float64, and what the model reads of each text (see ``_pieces``)."""
+    pieces = _pieces(model.tokenizer, texts)
     room = _CPU_BATCH if model.device.type == "cpu" else _GPU_BATCH
-    size = max(1, int(room // min(window, lengths.max())))
+    size = max(1, int(room // min(model.max_seq_length or np.inf, pieces["n"].max())))
     vectors = model.encode(texts, batch_size=size, show_progress_bar=progress).astype(np.float64)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), lengths > window
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), pieces
+
+
+def _pieces(tokenizer: Any, texts: list[str]) -> pd.DataFrame:
+    """Return n (word pieces), unknown (share of the characters without any), same (number of the pieces)."""
+    offsets = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
+    read = tokenizer(texts, truncation=False, padding=False, verbose=False, **offsets)
+    ids, nothing = read["input_ids"], getattr(tokenizer, "unk_token_id", None)
+    spans = read.get("offset_mapping") or [[(0, 1)] * len(one) for one in ids]
+    lost = [
+        sum(end - start for number, (start, end) in zip(one, span, strict=True) if number == nothing)
+        for one, span in zip(ids, spans, strict=True)
+    ]
+    shown = ["".join(text.split()) for text in texts] if offsets else ids
+    pieces = pd.DataFrame({"n": [*map(len, ids)], "same": pd.factorize(pd.Series([*map(tuple, ids)]))[0]})
+    return pieces.assign(unknown=np.array(lost) / [max(1, len(one)) for one in shown])

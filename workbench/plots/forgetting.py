@@ -12,7 +12,9 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from workbench.checks import checked
-from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary, shift_agreement
+from workbench.evaluation.scores import task_names
+from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary
+from workbench.forgetting.shift import shift_agreement
 from workbench.plots import style
 from workbench.statistics import bootstrap_interval
 
@@ -201,7 +203,9 @@ def loss_similarity(
         ValueError: for missing columns or an empty frame.
     """
     sides = ["lost", "lost_low", "lost_high", "similarity", "similarity_low", "similarity_high"]
-    frame = style.escaped(checked(losses, ["variant", "task", *sides], "losses"), "variant", "task")
+    frame = checked(losses, ["variant", "task", *sides], "losses")
+    correlation = _correlation(frame)
+    frame = style.escaped(frame.assign(task=task_names(frame)), "variant", "task")
     # the tasks that lost much are named; the others crowd at the right end
     rows = frame.assign(label=frame["task"].where(frame["lost"] >= 0.1, ""))
     ends = {"error_x": ("similarity_low", "similarity_high"), "error_y": ("lost_low", "lost_high")}
@@ -216,7 +220,7 @@ def loss_similarity(
     room = 0.08 * (high - low)
     fig.update_yaxes(title="accuracy lost", tickformat="+.0%", range=[low - room, high + room])
     corner = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "top"}
-    fig.add_annotation(text=_correlation(frame), showarrow=False, bgcolor="rgba(255,255,255,0.85)", **corner)
+    fig.add_annotation(text=correlation, showarrow=False, bgcolor="rgba(255,255,255,0.85)", **corner)
     return style.legend_above(fig)
 
 
@@ -246,9 +250,10 @@ def _ratio_marks(summary: pd.DataFrame) -> go.Figure:
 def _correlation(frame: pd.DataFrame) -> str:
     """Return Spearman's correlation of shift and loss as text."""
     found = shift_agreement(frame)
-    known = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}] over {n} points"
-    text = known if np.isfinite(found["spearman"]) else "too few points to correlate over {n} points"
-    return text.format(**found)
+    known = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}], {n_points} tasks"
+    beside = "<br>of the share of changed answers and loss {changed_spearman:.2f}"
+    text = known + (beside if np.isfinite(found["changed_spearman"]) else "")
+    return str(found["note"]) or text.format(**found)
 
 
 def _loss_marks(trace: go.Scatter) -> None:

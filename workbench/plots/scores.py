@@ -10,7 +10,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from workbench.checks import checked
-from workbench.evaluation.scores import accuracies, headline, score_intervals
+from workbench.evaluation.scores import accuracies, headline, score_intervals, task_names
 from workbench.evaluation.suites import CHANCE
 from workbench.plots import style
 
@@ -109,7 +109,7 @@ def score_bars(scores: pd.DataFrame, *, title: str | None = "Scores with 95 % in
         ValueError: for missing columns or an empty frame.
     """
     frame = headline(checked(scores, ["variant", "task", "metric", "value", "stderr"], "scores"))
-    frame = style.escaped(frame, "variant", "task")
+    frame = style.escaped(frame.assign(task=task_names(frame)), "variant", "task")
     frame = frame.assign(unit=[_unit(metric) for metric in frame["metric"]])
     tasks = frame.groupby("unit", sort=False)["task"].nunique()
     fig = style.new_panels(title, 1, len(tasks), column_widths=list(tasks + 1), horizontal_spacing=0.09)
@@ -137,7 +137,7 @@ def flip_bars(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(flips, ["variant", "task", "n", "right_to_wrong", "wrong_to_right"], "flips")
-    frame = frame.rename(columns=lambda name: name.replace("_", " "))
+    frame = frame.assign(task=task_names(frame)).rename(columns=lambda name: name.replace("_", " "))
     rows = style.escaped(frame, "variant", "task")
     rows = rows.melt(["variant", "task", "n"], [*_TURNED], "turned", "count")
     signs = rows["turned"].map({"right to wrong": -1, "wrong to right": 1})
@@ -160,7 +160,7 @@ def _fraction_panels(
     frame: pd.DataFrame, guesses: Mapping[str, float], columns: int, title: str | None
 ) -> go.Figure:
     """Return one panel a task, with a line a series and the line of a guess."""
-    frame = score_intervals(frame).assign(panel=_panel_names(frame))
+    frame = score_intervals(frame).assign(panel=task_names(frame))
     checked(frame, [], "scores", unique=("series", "panel", "fraction"))
     frame = style.escaped(frame, "series", "panel")
     tasks = frame.drop_duplicates("panel").set_index("panel")["task"]
@@ -221,13 +221,6 @@ def _mark_line(trace: go.Scatter) -> None:
     fill = color if trace.line.dash == "solid" else "white"
     marker = {"size": 8, "color": fill, "line": {"color": color, "width": 1.8}}
     trace.update(line_width=2.2, marker=marker, error_y={"color": color, "thickness": 1.1})
-
-
-def _panel_names(frame: pd.DataFrame) -> pd.Series:
-    """Return the task, with its number of shots where there are several."""
-    shots = frame.get("n_shot", pd.Series(0, frame.index))
-    several = shots.groupby(frame["task"]).transform("nunique") > 1
-    return frame["task"].astype(str) + (", " + shots.astype(str) + "-shot").where(several, "")
 
 
 def _unit(metric: str) -> str:

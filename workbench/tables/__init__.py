@@ -1,9 +1,11 @@
 """Tables: frames into the shape a paper prints.
 
-- ``layouts``: which rows and columns
+- ``layouts``: the run in one table, its trainings
+- ``sdd``: the tables of SDD
 - ``iterabre``: the tables of IteRABRe
 - ``markup``: LaTeX, Markdown, HTML
 - ``readings``: what blocks and trainings say, in a sentence of Markdown
-- ``findings``: what scores, items and responses say
+- ``findings``: what scores and items say
+- ``shifts``: what responses say
 - ``sentences``: what readings are made of
 """

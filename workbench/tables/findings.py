@@ -1,17 +1,20 @@
-"""What scores, items and responses say, in a few sentences of Markdown, with the numbers and their spread.
+"""What scores and items say, in a few sentences of Markdown, with the numbers and their spread.
 
 Frames in, text out; a notebook shows it with ``say``. A reading tells differences and ties, never causes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from workbench.evaluation.scores import average_recovery, category_scores, headline
-from workbench.forgetting.changes import shift_agreement
-from workbench.statistics import paired_difference
-from workbench.tables.sentences import each_row, escaped, interval, named, percent
+from workbench.evaluation.recovery import average_recovery
+from workbench.evaluation.scores import Prefer, category_scores, headline, task_names
+from workbench.statistics import holm
+from workbench.tables.sentences import counted, each_row, escaped, named, percent
 
 
 def summary_reading(summary: pd.DataFrame, n: int, *, base: str = "base") -> str:
@@ -37,41 +40,107 @@ def summary_reading(summary: pd.DataFrame, n: int, *, base: str = "base") -> str
     return "\n".join([*lines, "", _chance(n)])
 
 
-def recovery_reading(scores: pd.DataFrame, *, base: str = "base") -> str:
+def recovery_reading(
+    scores: pd.DataFrame,
+    *,
+    base: str = "base",
+    items: pd.DataFrame | None = None,
+    limit: int | float | None = None,
+    prefer: Prefer = None,
+) -> str:
     """Say what share of the base's average each variant keeps, and where it lost most (``recovery``).
 
     Args:
         scores: rows of ``evaluate`` with a column ``variant``.
         base: the unpruned variant.
+        items: as for ``average_recovery``: adds the interval.
+        limit: as for ``recovery_table``.
+        prefer: as for ``headline``; scores and categories take the same metrics.
     """
-    by_category = category_scores(scores).pivot(index="variant", columns="category", values="value")
+    categories = category_scores(scores, prefer=prefer)
+    by_category = categories.pivot(index="variant", columns="category", values="value")
     lost = (by_category.loc[base] - by_category.drop(base)).round(12)
     lines = []
-    for row in each_row(average_recovery(scores, base).query("variant != @base")):
-        of_variant = lost.loc[row.variant]
+    recovery = average_recovery(scores, base, items=items, prefer=prefer)
+    for row in recovery[recovery["variant"] != base].to_dict("records"):
+        of_variant = lost.loc[row["variant"]]
         most = named(of_variant.index[of_variant == of_variant.max()], mark="*")
         where = f"most in {most} ({-of_variant.max():+.3f})" if of_variant.max() > 0 else "in no category"
+        over = counted(row["n_tasks"], "task") + (f", {row['n']:,.0f} items" if "n" in row else "")
         lines.append(
-            f"- **{escaped(row.variant)}** keeps {percent(row.recovery, 1)} of the unpruned model's "
-            f"average over {row.n_tasks} tasks; it lost {where}."
+            f"- **{escaped(row['variant'])}** keeps {percent(row['recovery'], 1)}{_percent_interval(row)} of "
+            f"the unpruned model's average over {over}; it lost {where}."
         )
+    limit = scores.attrs.get("limit") if limit is None else limit
+    if limit is not None:
+        few = f"{limit:,.0f} items" if limit >= 1 else f"{percent(limit)} of the items"
+        lines.append(f"\nNot the whole tasks: the first {few} of each.")
     return "\n".join(lines)
 
 
-def comparison_reading(comparisons: pd.DataFrame, *, level: float = 0.05) -> str:
-    """Say how many paired differences are unlikely to be chance (``compare_items`` of several variants).
+def _percent_interval(row: Mapping[str, Any]) -> str:
+    """Return the interval of a share; in words where it was asked for and the items do not support one."""
+    if "ci_low" not in row:
+        return ""
+    if np.isnan(row["ci_low"]):
+        return " (too few items turned for an interval)"
+    return f" (95 % interval {percent(row['ci_low'], 1)} to {percent(row['ci_high'], 1)})"
+
+
+def comparison_reading(comparisons: pd.DataFrame, *, level: float = 0.05, base: str = "base") -> str:
+    """Say which paired differences are unlikely to be chance (``compare_items`` of several variants).
+
+    Pairs without the base come first: whether one method heals better than another is what most runs ask.
+    All p-values of the frame are one family, corrected by Holm's method.
+
+    Args:
+        comparisons: of ``compare_items``; with ``variant`` and ``against`` each pair has its own line.
+        level: below which a corrected p-value counts.
+        base: the unpruned variant.
 
     >>> print(comparison_reading(pd.DataFrame({"p_value": [0.01, 0.5], "difference": [-0.2, 0.1]})))
     ... # doctest: +NORMALIZE_WHITESPACE
-    **1 of 2** differences have p < 0.05, where chance alone would give about 0.1: 1 for the worse, 0 for the
-    better.
+    **1 of 2** differences are clear (p < 0.05 after Holm's correction for 2 comparisons): 1 for the worse, 0
+    for the better. Without the correction 1 would be, where chance alone gives up to 0.1.
     """
-    clear = comparisons[comparisons["p_value"] < level]
-    return (
-        f"**{len(clear)} of {len(comparisons)}** differences have p < {level:g}, where chance alone would "
-        f"give about {level * len(comparisons):.1f}: {(clear['difference'] < 0).sum()} for the worse, "
-        f"{(clear['difference'] > 0).sum()} for the better."
+    table = comparisons.assign(p_adjusted=holm(comparisons["p_value"]))
+    table = table.assign(task=task_names(table)) if "task" in table else table
+    table["clear"] = table["p_adjusted"] < level
+    table["gain"] = table["difference"] * np.where(table.get("metric", "") == "loss", -1, 1)
+    lines = []
+    if {"variant", "against", "task"} <= set(table):
+        pairs: list[Any] = list(table.groupby(["variant", "against"], sort=False))
+        lines = [_pair_line(names, part) for names, part in sorted(pairs, key=lambda pair: base in pair[0])]
+    lines += [""] if lines else []
+    clear, single = table[table["clear"]], int((table["p_value"] < level).sum())
+    lines.append(
+        f"**{len(clear)} of {len(table)}** differences are clear (p < {level:g} after Holm's correction for "
+        f"{counted(len(table), 'comparison')}): {(clear['gain'] < 0).sum()} for the worse, "
+        f"{(clear['gain'] > 0).sum()} for the better. Without the correction {single} would be, where "
+        f"chance alone gives up to {level * len(table):.1f}."
     )
+    return "\n".join(lines)
+
+
+def _pair_line(pair: tuple[str, str], part: pd.DataFrame) -> str:
+    """Return where the first of a pair is clearly better and worse than the second."""
+    told = []
+    for word, side in (("better", part["gain"] > 0), ("worse", part["gain"] < 0)):
+        tasks = [
+            f"*{escaped(row['task'])}* ({row['difference']:+.3f}{_range(row)})"
+            for row in part[side & part["clear"]].to_dict("records")
+        ]
+        told += [f"clearly {word} on {', '.join(tasks)}"] if tasks else []
+    rest = int((~part["clear"]).sum())
+    if rest:
+        told.append(f"no clear difference on {rest} of {counted(len(part), 'task')}")
+    variant, against = map(escaped, pair)
+    return f"- **{variant}** against **{against}**: {'; '.join(told)}."
+
+
+def _range(row: Mapping[str, Any]) -> str:
+    known = "ci_low" in row and not np.isnan(row["ci_low"])
+    return f", 95 % interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f}" if known else ""
 
 
 def flips_reading(flips: pd.DataFrame) -> str:
@@ -83,8 +152,8 @@ def flips_reading(flips: pd.DataFrame) -> str:
     """
     turned = flips.groupby("variant", sort=False)[["n", "right_to_wrong", "wrong_to_right"]].sum()
     return "\n".join(
-        f"- **{escaped(row.variant)}**: of {row.n} items {row.right_to_wrong} turned from right to wrong, "
-        f"{row.wrong_to_right} from wrong to right."
+        f"- **{escaped(row.variant)}**: of {counted(row.n, 'item')} {row.right_to_wrong} turned from right "
+        f"to wrong, {row.wrong_to_right} from wrong to right."
         for row in each_row(turned.reset_index())
     )
 
@@ -93,104 +162,38 @@ def depth_reading(depth: pd.DataFrame, *, share: float = 0.9) -> str:
     """Say up to how many layers each task keeps a share of its score (``scores_by_depth``).
 
     Args:
-        depth: rows without and with layers left out.
+        depth: rows without and with layers left out; of several blocks of a size the best counts.
         share: of the whole model's score.
+
+    Raises:
+        ValueError: the whole model is not among the rows.
     """
     rows = headline(depth).query("higher_is_better")
-    scores = rows.pivot(index="n_removed", columns="task", values="value")
-    keeps = scores.ge(share * scores.loc[0]).cummin()
-    lines = []
-    for task in scores:
-        most = keeps.index[keeps[task]].max()
-        lines.append(
-            f"- *{escaped(task)}* keeps {percent(share)} of its score with up to {most} "
-            f"{'layer' if most == 1 else 'layers'} left out; without {scores.index[-1]} it scores "
-            f"{scores[task].iloc[-1]:.2f}."
-        )
+    keys = [key for key in ("task", "n_shot") if key in rows]
+    several = len(keys) > 1 and rows.groupby("task")["n_shot"].nunique().max() > 1
+    scores = rows.pivot_table(
+        index="n_removed", columns=keys if several else "task", values="value", aggfunc="max", sort=False
+    ).sort_index()
+    if 0 not in scores.index:
+        raise ValueError(f"depth must hold the whole model (n_removed 0), got {list(scores.index)}")
+    lines = [_depth_line(name, scores[name].dropna(), share) for name in scores]
     return "\n".join([*lines, "", _chance(int(rows["n"].min()))])
 
 
-def similarity_reading(similarity: pd.DataFrame) -> str:
-    """Say which variants stay closest and which move farthest, compared on the same prompts.
-
-    Args:
-        similarity: of ``response_similarity`` for several variants; with a column ``prompts``, by its sets.
-
-    >>> values = {"variant": ["a", "a", "b", "b"], "id": [0, 1, 0, 1], "similarity": [0.9, 0.8, 0.5, 0.3]}
-    >>> print(similarity_reading(pd.DataFrame(values)))  # doctest: +NORMALIZE_WHITESPACE
-    - closest to the unpruned model **a** (mean 0.850), farthest **b** (mean 0.400); on the same 2 prompts
-    they differ by 0.450 (95 % interval -0.185 to 1.085), so the order may be chance.
-    """
-    sets = similarity.groupby("prompts", sort=False) if "prompts" in similarity else [("", similarity)]
-    lines = []
-    for name, part in sets:
-        rows = part.pivot(index="id", columns="variant", values="similarity")
-        means = rows.mean().round(12).sort_values(ascending=False, kind="stable")
-        ends = {value: means.index[means == value] for value in (means.iloc[0], means.iloc[-1])}
-        closest, farthest = (f"{named(ends[mean])} (mean {mean:.3f})" for mean in means.iloc[[0, -1]])
-        gap = paired_difference(rows[means.index[-1]], rows[means.index[0]])
-        lines.append(
-            (f"- *{escaped(name)}*: " if name else "- ")
-            + f"closest to the unpruned model {closest}, farthest {farthest}; on the same {gap['n']} prompts "
-            f"they differ by {gap['difference']:.3f}{interval(gap)}"
-            + ("." if gap["ci_low"] > 0 else ", so the order may be chance.")
-        )
-    return "\n".join(lines)
-
-
-def closest_reading(similarity: pd.DataFrame) -> str:
-    """Say on what share of the prompts each variant is the closest to the base, alone or with another.
-
-    >>> values = {"variant": ["a", "a", "b", "b"], "id": [0, 1, 0, 1], "similarity": [1, 1, 1, 0.4]}
-    >>> print(closest_reading(pd.DataFrame(values)))  # doctest: +NORMALIZE_WHITESPACE
-    Closest to the base, alone or with another: **a** on 100 %, **b** on 50 % of 2 prompts; on 1 of them
-    several are equally close.
-    """
-    rows = similarity.pivot(index="id", columns="variant", values="similarity")
-    closest = rows.eq(rows.max(axis=1), axis=0)
-    shares = closest.mean().sort_values(ascending=False, kind="stable")
-    each = ", ".join(f"**{escaped(name)}** on {percent(value)}" for name, value in shares.items())
+def _depth_line(name: Any, scores: pd.Series, share: float) -> str:
+    """Return how far one task holds; ``scores`` by the number of layers that are out."""
+    task = f"*{escaped(name)}*" if not isinstance(name, tuple) else f"*{escaped(name[0])}* ({name[1]}-shot)"
+    end = f"without {scores.index[-1]} it scores {scores.iloc[-1]:.2f}"
+    if scores.loc[0] <= 0:
+        return f"- {task} scores nothing with the whole model, so there is nothing to keep; {end}."
+    most = scores.index[scores.ge(share * scores.loc[0]).cummin()].max()
     return (
-        f"Closest to the base, alone or with another: {each} of {len(rows)} prompts; on "
-        f"{(closest.sum(axis=1) > 1).sum()} of them several are equally close."
+        f"- {task} keeps {percent(share)} of its score with up to {counted(most, 'layer')} left out; {end}."
     )
-
-
-def divergence_reading(by_response: pd.DataFrame) -> str:
-    """Say how many responses of the base each variant would leave (``divergence_by_response``).
-
-    >>> print(divergence_reading(pd.DataFrame({"variant": "cut", "agrees_for": [4, 9], "n_tokens": [9, 9]})))
-    - **cut** would choose another next token in 1 of 2 responses, in the median after 4 tokens.
-    """
-    lines = []
-    for name, part in by_response.groupby("variant", sort=False):
-        left = part.loc[part["agrees_for"] < part["n_tokens"], "agrees_for"]
-        after = f", in the median after {left.median():.0f} tokens" if len(left) else ""
-        many = f"in {len(left)} of {len(part)} responses"
-        lines.append(f"- **{escaped(name)}** would choose another next token {many}{after}.")
-    return "\n".join(lines)
-
-
-def shift_reading(losses: pd.DataFrame) -> str:
-    """Say whether answers that moved farther go with more accuracy lost (``loss_against_similarity``)."""
-    found = shift_agreement(losses)
-    ordered = losses.sort_values("similarity", kind="stable")
-    shown = {
-        "The largest shift that lost less than 0.1": ordered[ordered["lost"] < 0.1].head(1),
-        "The smallest shift that lost 0.1 or more": ordered[ordered["lost"] >= 0.1].tail(1),
-    }
-    lines = [
-        f"- {what}: **{escaped(row.variant)}** on *{escaped(row.task)}*, similarity {row.similarity:.2f}, "
-        f"lost {row.lost:+.2f}."
-        for what, rows in shown.items()
-        for row in each_row(rows)
-    ]
-    rank = f"{found['spearman']:.2f} (95 % interval {found['ci_low']:.2f} to {found['ci_high']:.2f})"
-    what = f"shift (1 - similarity) and accuracy lost, over {found['n']} points"
-    return "\n".join([f"- Spearman's rank correlation of {what}: {rank}.", *lines])
 
 
 def _chance(n: int) -> str:
     """Say how far two shares of ``n`` items can lie apart by chance: 95 % of a normal, at one half each."""
-    largest = f"{1.96 * np.sqrt(0.5 / n):.2f}"
-    return f"With {n} items a task, a difference of less than {largest} between two scores can be chance."
+    largest = 1.96 * np.sqrt(0.5 / n)
+    less = f"a difference of less than {largest:.2f}" if largest < 1 else "any difference"
+    return f"With {counted(n, 'item')} a task, {less} between two scores can be chance."

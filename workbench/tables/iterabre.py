@@ -7,36 +7,47 @@ from typing import Any
 import pandas as pd
 
 from workbench.checks import checked, one_of
-from workbench.evaluation.scores import CATEGORY_ORDER, headline, score_table
+from workbench.evaluation.scores import CATEGORY_ORDER, Prefer, headline, named_categories, score_table
+from workbench.evaluation.suites import SUITES
 from workbench.tables.markup import WORDS
 
-#: ITR reports accuracy for every task but the perplexity, also where the leaderboard takes acc_norm
-_ACCURACY = ("acc", "exact_match", "exact_match,strict-match", "acc_norm")
 
-
-def iterabre_table(scores: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
+def iterabre_table(
+    scores: pd.DataFrame,
+    notes: pd.DataFrame,
+    *,
+    perplexity: str | None = None,
+    prefer: Prefer = "acc",
+) -> pd.DataFrame:
     """Return ITR table 1: perplexity and accuracies (percent) by category, a row a model and approach.
 
     Args:
-        scores: rows of ``evaluate`` with a column ``variant``: tasks with a ``category``, and at most one
-            word-level perplexity.
+        scores: rows of ``evaluate`` with a column ``variant``: tasks with a ``category``.
         notes: ``variant``, ``model``, ``approach``, ``layers`` (how many it has).
+        perplexity: the task whose word-level perplexity is printed. None takes WikiText where it is there,
+            else the only task that has one, texts that a loss was measured on (``perplexity``) last.
+        prefer: as for ``category_scores``, which has the same default: ITR reports plain accuracy, also of
+            tasks that the leaderboard, and ``recovery_table``, show by ``acc_norm``.
 
     Returns:
-        Columns in two levels, for ``to_latex`` and ``to_html``: Model, Approach, #L and Wiki ↓ stand alone;
-        the others are under Reasoning, Language, Knowledge, Multilingual, Other. Rows as in ``notes``.
+        Columns in two levels, for ``to_latex`` and ``to_html``: Model, Approach, #L and the perplexity
+        ("Wiki ↓") stand alone; the others are under Reasoning, Language, Knowledge, Multilingual, Other, in
+        the paper's order. Rows as in ``notes``.
 
     Raises:
-        ValueError: for missing columns, a variant that is not scored, or one that lacks a task.
+        ValueError: for missing columns, a variant that is not scored or lacks a task, a task with two numbers
+            of shots, several perplexities of which none is named.
     """
     notes = checked(notes, ["variant", "model", "approach", "layers"], "notes")
-    table, categories = _in_percent(scores, list(notes["variant"]))
+    table, categories = _in_percent(scores, list(notes["variant"]), perplexity, prefer)
     front = {"Model": notes["model"], "Approach": notes["approach"], "#L": notes["layers"]}
     columns = {("", name): list(values) for name, values in front.items()}
     for category in (None, *CATEGORY_ORDER, "other"):
-        for task in (task for task in table if categories[task] == category):
+        for task in (task for task in sorted(table, key=_place) if categories[task] == category):
             columns[((category or "").capitalize(), _head(task, category))] = table[task].tolist()
-    return pd.DataFrame(columns)
+    found = pd.DataFrame(columns)
+    found.attrs["digits"] = 2
+    return found
 
 
 def direct_iterative_table(
@@ -45,6 +56,8 @@ def direct_iterative_table(
     *,
     direct: str = "Direct+R",
     iterative: str = "Iterative+R",
+    perplexity: str | None = None,
+    prefer: Prefer = "acc",
 ) -> pd.DataFrame:
     """Return ITR table 2: direct against iterative removal with the difference of each pair.
 
@@ -53,6 +66,8 @@ def direct_iterative_table(
         notes: ``variant``, ``model``, ``approach`` (``direct`` or ``iterative``), ``dropped`` (layers).
         direct: what ``approach`` says of the direct variants.
         iterative: what it says of the iterative ones.
+        perplexity: as for ``iterabre_table``.
+        prefer: as for ``iterabre_table``.
 
     Returns:
         Model, Approach, #Dropped layers, Wiki ↓, the tasks (percent), Avg diff: for each model and number of
@@ -64,7 +79,7 @@ def direct_iterative_table(
         ValueError: for missing columns, a pair that is not complete, or a variant that lacks a task.
     """
     notes = checked(notes, ["variant", "model", "approach", "dropped"], "notes")
-    table, categories = _in_percent(scores, list(notes["variant"]))
+    table, categories = _in_percent(scores, list(notes["variant"]), perplexity, prefer)
     signs = pd.Series({task: 1 if categories[task] else -1 for task in table})
     rows, differences = [], []
     for (model, dropped), part in notes.groupby(["model", "dropped"], sort=False):
@@ -82,27 +97,50 @@ def direct_iterative_table(
     rows.append({"Model": "Tasks avg diff", "Approach": "", **pd.DataFrame(differences).mean()})
     columns = ["Model", "Approach", "#Dropped layers", *table, "Avg diff"]
     frame = pd.DataFrame(rows, columns=columns).astype({"#Dropped layers": "Int64"})
-    return frame.rename(columns={task: _head(task, categories[task]) for task in table})
+    frame = frame.rename(columns={task: _head(task, categories[task]) for task in table})
+    frame.attrs["digits"] = 2
+    return frame
+
+
+def _place(task: str) -> int:
+    """Return where the paper prints a task; those that it does not print follow as they came."""
+    printed = [name for name, _ in SUITES["iterabre"].tasks]
+    return printed.index(task) if task in printed else len(printed)
 
 
 def _head(task: str, category: str | None) -> str:
     """Return what the papers call a task; the one without a category is the perplexity."""
-    return "Wiki ↓" if category is None else WORDS["tasks"].get(task, task)
+    return str(WORDS["tasks"].get(task, task)) + (" ↓" if category is None else "")
 
 
-def _in_percent(scores: pd.DataFrame, names: list[Any]) -> tuple[pd.DataFrame, dict[str, str | None]]:
+def _in_percent(
+    scores: pd.DataFrame, names: list[Any], perplexity: str | None, prefer: Prefer
+) -> tuple[pd.DataFrame, dict[str, str | None]]:
     """Return variants x tasks and each task's category, None for the perplexity, which comes first."""
     frame = checked(scores, ["variant", "task", "metric", "value", "category"], "scores")
     frame = frame[frame["variant"].isin(names)]
-    rows = headline(frame, prefer="acc")
-    accuracies = rows[rows["metric"].isin(_ACCURACY)]
-    perplexities = frame[frame["metric"] == "word_perplexity"]
-    if perplexities["task"].nunique() > 1:
-        raise ValueError(f"scores must hold one perplexity, got {sorted(set(perplexities['task']))}")
+    rows = headline(frame, prefer=prefer)
+    accuracies = rows[rows["metric"].str.match("acc|exact_match")]
+    by_word = frame[frame["metric"] == "word_perplexity"]
+    wanted = _chosen_perplexity(by_word, set(frame.loc[frame["metric"] == "loss", "task"]), perplexity)
+    perplexities = by_word[by_word["task"] == wanted]
     shares = accuracies.assign(value=100 * accuracies["value"])
     table = score_table(pd.concat([perplexities, shares]), ["task"])
     for name in names:
         one_of(name, table.index, "variant of notes")
-    kinds = accuracies["category"].fillna("").replace("", "other")
+    kinds = named_categories(accuracies)
     categories = dict.fromkeys(perplexities["task"]) | dict(zip(accuracies["task"], kinds, strict=True))
     return table.loc[names], categories
+
+
+def _chosen_perplexity(by_word: pd.DataFrame, texts: set[str], asked: str | None) -> str | None:
+    """Return the task whose perplexity is printed, None where there is none."""
+    there = list(dict.fromkeys(by_word["task"]))
+    if asked is not None:
+        return str(one_of(asked, there, "perplexity"))
+    tasks = [task for task in there if task not in texts] or there
+    if "wikitext" in there or not there:
+        return "wikitext" if there else None
+    if len(tasks) > 1:
+        raise ValueError(f"perplexity must be given where scores hold several: one of {', '.join(there)}")
+    return str(tasks[0])

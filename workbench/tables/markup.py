@@ -5,16 +5,22 @@ from __future__ import annotations
 import html
 import re
 import tomllib
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_float
 from pandas.io.formats.style import Styler
+
+from workbench.checks import one_of
 
 #: the content of ``words.toml``
 WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
-_LATEX = str.maketrans(WORDS["latex"])
+#: signs that are printed as another one where two follow each other
+_JOINED = "-',"
 
 
 def to_latex(
@@ -22,18 +28,24 @@ def to_latex(
     *,
     caption: str | None = None,
     label: str | None = None,
-    digits: int = 3,
+    digits: int | None = None,
     group: int = 0,
+    best: Iterable[str] = (),
 ) -> str:
     """Return a frame as a LaTeX table with the rules of ``\\usepackage{booktabs}``; the index is not printed.
 
     Args:
         table: the frame; numbers are rounded, everything else is printed as escaped text. Columns in two
             levels get a head of two lines.
-        caption: text above the table, escaped.
+        caption: text above the table, escaped; what the table says of itself (``attrs["note"]``) follows it.
         label: for ``\\ref``.
-        digits: decimals of fractional numbers.
+        digits: decimals of fractional numbers; None takes those of the table (``attrs["digits"]``), or 3.
         group: the first ``group`` columns print a value only where it changes, with a rule between groups.
+        best: columns whose best value is bold, within each group of several rows; the largest, or the
+            smallest where the name ends in "↓".
+
+    Raises:
+        ValueError: for a column in ``best`` that the table does not have.
 
     >>> print(to_latex(pd.DataFrame({"task": ["a_b"], "score": [0.25]})), end="")
     \\begin{tabular}{lr}
@@ -46,6 +58,10 @@ def to_latex(
     """
     texts = _as_text(table, digits)
     cells = texts.map(latex_text)
+    for column in best:
+        place = list(table.columns).index(one_of(column, list(table.columns), "best"))
+        marked = _best(texts[place], texts[0] if group else texts[0] * 0, str(column).endswith("↓"))
+        cells[place] = cells[place].where(~marked, r"\textbf{" + cells[place] + "}")
     if group:
         changed = texts.iloc[:, :group].ne(texts.iloc[:, :group].shift())
         cells.iloc[:, :group] = cells.iloc[:, :group].where(changed.any(axis=1), "", axis=0)
@@ -57,7 +73,7 @@ def to_latex(
         column_format="".join("r" if right else "l" for right in _numeric(table)),
         hrules=True,
         multicol_align="c",
-        caption=caption and latex_text(caption),
+        caption=caption and latex_text(" ".join([caption, *_note(table)])),
         label=label and re.sub(r"[^A-Za-z0-9:._-]", "-", label),
         **above,
     )
@@ -65,8 +81,10 @@ def to_latex(
     return text.replace("\\\\\n", "\\\\\n" + spans, 1)
 
 
-def to_markdown(table: pd.DataFrame, *, digits: int = 3) -> str:
-    """Return a frame as a Markdown table; pipes, line ends and HTML in the cells are escaped.
+def to_markdown(table: pd.DataFrame, *, digits: int | None = None) -> str:
+    """Return a frame as a Markdown table; pipes, line ends, formulas and HTML in the cells are escaped.
+
+    What the table says of itself (``attrs["note"]``) stands below it; ``digits`` as for ``to_latex``.
 
     >>> print(to_markdown(pd.DataFrame({"text": ["a|b"], "score": [0.25]}), digits=2), end="")
     | text | score |
@@ -75,11 +93,14 @@ def to_markdown(table: pd.DataFrame, *, digits: int = 3) -> str:
     """
     marks = ["---:" if right else "---" for right in _numeric(table)]
     head, *rows = [[_markdown(text) for text in row] for row in _rows(table, digits)]
-    return "".join("| " + " | ".join(row) + " |\n" for row in (head, marks, *rows))
+    lines = ["| " + " | ".join(row) + " |\n" for row in (head, marks, *rows)]
+    return "".join([*lines, *(f"\n{_markdown(note)}\n" for note in _note(table))])
 
 
-def to_html(table: pd.DataFrame, *, caption: str | None = None, digits: int = 3) -> str:
+def to_html(table: pd.DataFrame, *, caption: str | None = None, digits: int | None = None) -> str:
     """Return a frame as an HTML table; everything in it is escaped.
+
+    What the table says of itself (``attrs["note"]``) follows the caption; ``digits`` as for ``to_latex``.
 
     >>> "<td>&lt;b&gt;</td>" in to_html(pd.DataFrame({"text": ["<b>"]}))
     True
@@ -89,7 +110,8 @@ def to_html(table: pd.DataFrame, *, caption: str | None = None, digits: int = 3)
     heads = "".join(f'<th scope="col"{at}>{text}</th>' for at, text in head)
     lines = ("".join(f"<td{at}>{text}</td>" for at, text in row) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    above = " ".join([*([caption] if caption else []), *_note(table)])
+    title = f"<caption>{html.escape(above)}</caption>" if above else ""
     return f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>\n"
 
 
@@ -97,16 +119,16 @@ def text_table(frame: pd.DataFrame, *, digits: int = 3) -> Styler:
     """Return a frame of texts as a notebook shows it best: left-aligned, lines kept, everything escaped.
 
     Args:
-        frame: texts, such as prompts and responses side by side; numbers are allowed.
+        frame: texts, such as prompts and responses side by side; numbers are allowed, and lists and what else
+            a cell can hold. The index is not shown.
         digits: of the numbers.
     """
-    style = (
-        frame.rename(columns=lambda name: html.escape(str(name)))
-        .style.hide(axis="index")
-        .format(precision=digits, escape="html")
-    )
-    cells = {"text-align": "left", "vertical-align": "top", "white-space": "pre-wrap"}
-    return style.set_properties(**cells).set_table_styles([{"selector": "th", "props": "text-align: left"}])
+    cells = _as_text(frame, digits).map(html.escape)
+    look = {"text-align": "left", "vertical-align": "top", "white-space": "pre-wrap"}
+    style = cells.style.hide(axis="index").relabel_index([html.escape(_flat(name)) for name in frame], axis=1)
+    # dollars in a text are no formula
+    style = style.set_properties(**look).set_table_attributes('class="tex2jax_ignore mathjax_ignore"')
+    return style.set_table_styles([{"selector": "th", "props": "text-align: left"}])
 
 
 def _numeric(table: pd.DataFrame) -> list[bool]:
@@ -121,7 +143,7 @@ def _flat(column: Any) -> str:
 
 def _latex_heads(columns: pd.Index) -> pd.Index:
     if columns.nlevels == 1:
-        return columns.map(lambda name: latex_text(str(name)))
+        return pd.Index([latex_text(str(name)) for name in columns])
     return pd.MultiIndex.from_tuples([[latex_text(str(level)) for level in column] for column in columns])
 
 
@@ -134,30 +156,68 @@ def _rules(columns: pd.Index) -> str:
     return "".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in spans) + "\n"
 
 
-def _rows(table: pd.DataFrame, digits: int) -> list[list[str]]:
+def _note(table: pd.DataFrame) -> list[str]:
+    """Return what a table says of itself, at most one text."""
+    return [str(table.attrs["note"])] if table.attrs.get("note") else []
+
+
+def _best(texts: pd.Series, groups: pd.Series, smallest: bool) -> pd.Series:
+    """Return which texts begin with the best number of their group, of those with several numbers."""
+    numbers = texts.str.extract(r"^([-+]?\d+(?:\.\d+)?)", expand=False).astype(float)
+    of_group = numbers.groupby(groups)
+    return (numbers == of_group.transform("min" if smallest else "max")) & (of_group.transform("count") > 1)
+
+
+def _rows(table: pd.DataFrame, digits: int | None) -> list[list[str]]:
     """Return the head and the rows as text."""
     return [[_flat(column) for column in table], *_as_text(table, digits).to_numpy().tolist()]
 
 
-def _as_text(table: pd.DataFrame, digits: int) -> pd.DataFrame:
-    return pd.DataFrame({i: [_cell(v, digits) for v in table.iloc[:, i]] for i in range(table.shape[1])})
+def _as_text(table: pd.DataFrame, digits: int | None) -> pd.DataFrame:
+    """Return the cells as texts, with rows and columns numbered: names may occur twice."""
+    digits = table.attrs.get("digits", 3) if digits is None else digits
+    columns = {i: [_cell(value, digits) for value in table.iloc[:, i]] for i in range(table.shape[1])}
+    return pd.DataFrame(columns, index=range(len(table)), dtype=object)
 
 
 def _cell(value: Any, digits: int) -> str:
-    if isinstance(value, float | np.floating):
-        return "–" if np.isnan(value) else f"{value:.{digits}f}"
-    return "–" if value is None or value is pd.NA else str(value)
+    if value is None or value is pd.NA or value is pd.NaT or (is_float(value) and np.isnan(value)):
+        return "–"
+    text = f"{value:.{digits}f}" if is_float(value) else str(value)
+    return text.encode(errors="backslashreplace").decode()  # half a pair of surrogates is no text
 
 
 def latex_text(text: str) -> str:
-    r"""Return a text so that LaTeX prints it as it stands, on one line.
+    r"""Return a text so that pdfLaTeX prints it as it stands, on one line, anywhere in a table or a sentence.
 
-    >>> print(latex_text("50 % of a_b"))
-    50 \% of a\_b
+    The result is ASCII. What LaTeX has no sign for (other scripts, emoji, control characters) is printed by
+    its number in Unicode.
+
+    >>> print(latex_text("50 % of a_b ≤ é 日"))
+    50 \% of a\_b $\leq$ \'{e} \texttt{U+65E5}
     """
-    return text.translate(_LATEX)
+    signs = unicodedata.normalize("NFC", text)
+    pairs = zip(signs, " " + signs, strict=False)
+    apart = ("{}" if sign in _JOINED and sign == before else "" for sign, before in pairs)
+    return "".join(gap + _latex_sign(sign) for gap, sign in zip(apart, signs, strict=True))
+
+
+def _latex_sign(sign: str) -> str:
+    if sign in WORDS["latex"]:
+        return str(WORDS["latex"][sign])
+    if " " <= sign <= "~":
+        return sign
+    parts = unicodedata.normalize("NFD", sign)
+    letter, marks = parts[0], parts[1:]
+    if letter.isascii() and letter.isalpha() and marks and set(marks) <= set(WORDS["accents"]):
+        for mark in marks:
+            letter = f"{WORDS['accents'][mark]}{{{letter}}}"
+        return letter
+    return rf"\texttt{{U+{ord(sign):04X}}}"
 
 
 def _markdown(text: str) -> str:
-    escaped = re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(text, quote=False))
-    return re.sub(r"\s*\n\s*", "<br>", escaped)
+    # a backslash by its number: before a bracket two of them begin a formula in Jupyter
+    escaped = html.escape(text, quote=False).replace("\\", "&#92;")
+    escaped = re.sub(r"([`*_\[\]|$~])", r"\\\1", escaped)
+    return re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*", "<br>", escaped)

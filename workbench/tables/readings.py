@@ -16,7 +16,7 @@ import pandas as pd
 
 from workbench.distances.blocks import best_blocks, checked_blocks
 from workbench.runs.provenance import library_versions
-from workbench.tables.sentences import each_row, escaped, interval, named, percent
+from workbench.tables.sentences import counted, each_row, escaped, interval, named, percent
 
 #: columns of a search's trials that are no settings
 _MEASURED = {"trial", "state", "loss", "train_loss", "steps", "tokens", "seconds", "error"}
@@ -59,7 +59,8 @@ def block_reading(distances: pd.DataFrame, start: int, size: int, savings: pd.Da
     '**Layers 0-1**: angular distance 0.300.'
     """
     row = _block(checked_blocks(distances, "distance", "distances"), start, size)
-    text = f"**Layers {row['removed']}**: angular distance {row['distance']:.3f}{interval(row)}"
+    layers = f"**{'Layer' if size == 1 else 'Layers'} {row['removed']}**"
+    text = f"{layers}: angular distance {row['distance']:.3f}{interval(row)}"
     if savings is None:
         return f"{text}."
     saved = _block(savings, start, size)
@@ -87,6 +88,39 @@ def stability_reading(stability: pd.DataFrame, *, sure: float = 0.9) -> str:
     )
 
 
+def agreement_reading(agreement: pd.DataFrame) -> str:
+    """Say how far metrics rank the same blocks alike (``rank_agreement``), size by size where it tells sizes.
+
+    Over blocks of all sizes together any two metrics agree that grow with the size, whatever they rank.
+
+    >>> rows = {"first": "a", "second": "b", "size": [1, 2], "n": [9, 8], "spearman": [0.7, -0.2]}
+    >>> rows |= {"ci_low": [0.1, -0.7], "ci_high": [0.9, 0.5]}
+    >>> print(agreement_reading(pd.DataFrame(rows)))  # doctest: +NORMALIZE_WHITESPACE
+    - **a** and **b** rank the blocks of one size alike (the interval is above 0) at 1 of 2 sizes: from -0.20
+    (size 2, 8 blocks) to 0.70 (size 1, 9 blocks).
+    """
+    lines = []
+    for (first, second), part in agreement.groupby(["first", "second"], sort=False):
+        pair, known = f"- **{escaped(first)}** and **{escaped(second)}**", part.dropna(subset=["spearman"])
+        if known.empty:
+            lines.append(f"{pair}: too few blocks, or all alike, to rank.")
+        elif "size" not in known:
+            row = known.iloc[0]
+            rank = f"{row['spearman']:.2f}{interval(row, '.2f')}"
+            lines.append(
+                f"{pair}: rank correlation {rank} over {row['n']} blocks of all sizes together, which "
+                'metrics that grow with the size share; by="size" tells more.'
+            )
+        else:
+            ends = (known.loc[known["spearman"].idxmin()], known.loc[known["spearman"].idxmax()])
+            low, high = (f"{r['spearman']:.2f} (size {r['size']}, {counted(r['n'], 'block')})" for r in ends)
+            lines.append(
+                f"{pair} rank the blocks of one size alike (the interval is above 0) at "
+                f"{(known['ci_low'] > 0).sum()} of {counted(len(part), 'size')}: from {low} to {high}."
+            )
+    return "\n".join(lines)
+
+
 def damage_reading(distances: pd.DataFrame, damage: pd.DataFrame, sizes: Iterable[int]) -> str:
     """Say for each size what skipping the nearest block costs, beside the least harmful block.
 
@@ -98,14 +132,16 @@ def damage_reading(distances: pd.DataFrame, damage: pd.DataFrame, sizes: Iterabl
     lines = []
     for pick in each_row(best_blocks(distances, list(sizes))):
         of_size = damage[damage["size"] == pick.size].sort_values("damage")
+        if not (of_size["start"] == pick.start).any():
+            lines.append(f"- size {pick.size}: the nearest block, **{pick.removed}**, was not measured.")
+            continue
         got, least = _block(of_size, pick.start, pick.size), of_size.iloc[0]
-        other = (
-            f"the least harmful is **{least['removed']}**, {least['damage']:+.3f}{interval(least, '+.3f')}"
-        )
+        rest = f"the least harmful is **{least['removed']}**, {least['damage']:+.3f}{interval(least, '+.3f')}"
+        if got["damage"] == least["damage"]:
+            rest = "no block costs less" if len(of_size) > 1 else "no other block was measured"
         lines.append(
             f"- size {pick.size}: the nearest block, **{got['removed']}**, costs {got['damage']:+.3f} nats a "
-            f"token{interval(got, '+.3f')}; "
-            + ("no block costs less." if got["damage"] == least["damage"] else f"{other}.")
+            f"token{interval(got, '+.3f')}; {rest}."
         )
     return "\n".join(lines)
 
@@ -160,11 +196,13 @@ def tuning_reading(trials: pd.DataFrame) -> str:
     'Held-out loss of 2 trainings, nats a token: from **0.250** (rank 8) to 0.500.'
     """
     done = trials.dropna(subset="loss")
+    if done.empty:
+        return f"None of {counted(len(trials), 'training')} ended with a loss."
     best = done[done["loss"] == done["loss"].min()]
     names = [name for name in trials if name not in _MEASURED]
     settings = [", ".join(f"{name} {row[name]}" for name in names) for row in best.to_dict("records")]
     return (
-        f"Held-out loss of {len(done)} trainings, nats a token: from **{done['loss'].min():.3f}** "
+        f"Held-out loss of {counted(len(done), 'training')}, nats a token: from **{done['loss'].min():.3f}** "
         f"({escaped(' or '.join(settings))}) to {done['loss'].max():.3f}."
     )
 
@@ -181,4 +219,9 @@ def _processor(device: Any) -> str:
 
 
 def _block(frame: pd.DataFrame, start: int, size: int) -> pd.Series:
-    return frame[(frame["start"] == start) & (frame["size"] == size)].iloc[0]
+    found = frame[(frame["start"] == start) & (frame["size"] == size)]
+    if found.empty:
+        raise ValueError(
+            f"the frame must hold the block of {size} from {start} on, it has {len(frame)} others"
+        )
+    return found.iloc[0]

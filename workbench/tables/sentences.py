@@ -36,6 +36,11 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def counted(n: int, what: str) -> str:
+    """Return a number of things, "1 item" or "2 items"."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def named(names: Iterable[Any], mark: str = "**") -> str:
     """Return names from data, marked and joined by "and"."""
     return " and ".join(f"{mark}{escaped(name)}{mark}" for name in names)
