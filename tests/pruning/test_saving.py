@@ -177,7 +177,9 @@ def test_a_model_of_images_and_texts_reloads_as_its_own_class(kind: str, tmp_pat
 # what is refused ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tokenizer", [None, "demo", 3, lambda text: text], ids=["None", "name", "number", "function"])
+@pytest.mark.parametrize(
+    "tokenizer", [None, "demo", 3, lambda text: text], ids=["None", "name", "number", "function"]
+)
 def test_what_is_no_tokenizer_is_refused_before_anything_is_written(tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tokenizer must be the model's tokenizer, got"):
         save_pruned(tiny_model("llama"), tokenizer, tmp_path / "saved")
