@@ -69,8 +69,8 @@ _PUBLIC = {
     "tables.sdd": "recovery_table calibration_table variant_notes sdd_table",
     "tables.iterabre": "iterabre_table direct_iterative_table",
     "tables.readings": (
-        "about block_reading stability_reading agreement_reading damage_reading look_reading looks_reading "
-        "distillation_reading tuning_reading"
+        "about block_reading end_token_reading end_point_reading stability_reading agreement_reading "
+        "damage_reading look_reading looks_reading distillation_reading tuning_reading"
     ),
     "tables.findings": ("summary_reading recovery_reading comparison_reading flips_reading depth_reading"),
     "tables.shifts": "similarity_reading closest_reading divergence_reading shift_reading",

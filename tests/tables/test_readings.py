@@ -44,7 +44,7 @@ def test_a_pick_from_one_text_has_no_stability():
     frame = pd.DataFrame({"size": [1], "stability": [np.nan], "runner_up": [pd.NA], "n_texts": [1]})
     assert "nothing to resample" in readings.stability_reading(frame)
     sure = frame.assign(stability=1.0, n_texts=9)
-    assert readings.stability_reading(sure).endswith("the same for 1 of 1 sizes.")
+    assert readings.stability_reading(sure).endswith("the same for 1 of 1 size.")
 
 
 def test_the_nearest_block_stands_beside_the_least_harmful_one():
@@ -131,3 +131,23 @@ def test_one_layer_is_a_layer_and_a_search_without_a_loss_has_no_best():
     assert readings.block_reading(distance_frame(), 3, 1).startswith("**Layer 3**")
     trials = pd.DataFrame({"trial": [0, 1], "rank": [4, 8], "loss": [np.nan, np.nan]})
     assert readings.tuning_reading(trials) == "None of 2 trainings ended with a loss."
+
+
+def test_the_token_at_which_texts_end_is_said_in_every_case():
+    frame = pd.DataFrame()
+    assert readings.end_token_reading(frame).endswith("is not known of this frame.")
+    for share, words in ((1.0, "Every text ends"), (0.8, "80 % of the texts end"), (0.2, "many tokens")):
+        frame.attrs["end_token"] = {"id": 4, "text": "<b>", "share": share}
+        said = readings.end_token_reading(frame)
+        assert words in said
+        assert "<b>" not in said  # text of a tokenizer is no markup
+
+
+def test_other_nearest_blocks_at_random_tokens_are_named():
+    angles = pd.DataFrame(
+        {"text": [0, 0, 1, 1], "start": [0, 1, 0, 1], "size": 1, "angle": [0.1, 0.2, 0.1, 0.2]}
+    )
+    angles.attrs["end_token"] = {"id": 4, "text": ".", "share": 1.0}
+    turned = angles.assign(angle=[0.2, 0.1, 0.2, 0.1], point=3)
+    assert "are the same for 1 size" in readings.end_point_reading(angles, angles.assign(point=3), [1])
+    assert "size 1: **1** instead of **0**" in readings.end_point_reading(angles, turned, [1])

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.distances.blocks import best_blocks, checked_blocks
+from workbench.distances.stability import mean_distances
 from workbench.runs.provenance import library_versions
 from workbench.tables.sentences import counted, each_row, escaped, interval, named, percent
 
@@ -68,22 +69,69 @@ def block_reading(distances: pd.DataFrame, start: int, size: int, savings: pd.Da
     return f"{text}; {parameters} of the parameters, {flops} of the FLOPs of a token."
 
 
-def stability_reading(stability: pd.DataFrame, *, sure: float = 0.9) -> str:
-    """Say for how many sizes resampled texts pick the same block (``pick_stability``).
+def end_token_reading(distances: pd.DataFrame) -> str:
+    """Say at which token distances at the last token were measured (``angular_distances``, ``block_angles``).
 
-    >>> rows = {"size": [1, 2], "stability": [1.0, 0.6], "runner_up": [3, 5], "n_texts": 64}
-    >>> print(stability_reading(pd.DataFrame(rows)))  # doctest: +NORMALIZE_WHITESPACE
-    In at least 90 % of the resamples of 64 texts the pick is the same for 1 of 2 sizes; less sure: size 2
-    (60 %, else start 5).
+    >>> frame = pd.DataFrame()
+    >>> frame.attrs["end_token"] = {"id": 4, "text": ".", "share": 0.75}
+    >>> print(end_token_reading(frame))  # doctest: +NORMALIZE_WHITESPACE
+    75 % of the texts end in one token, \".\": there the distances are those at this token.
     """
-    n = stability["n_texts"].iloc[0]
-    if n < 2:
-        return "With one text there is nothing to resample: how sure the pick is cannot be said."
-    shaky = stability[stability["stability"] < sure]
+    told = distances.attrs.get("end_token")
+    if not told:
+        return "At which token the texts end is not known of this frame."
+    if told["share"] < 0.5:
+        commonest = f'"{escaped(told["text"])}", ends {percent(told["share"])}'
+        return f"The texts end in many tokens; the commonest, {commonest} of them."
+    which = "these are the distances" if told["share"] == 1 else "there the distances are those"
+    every = "Every text ends" if told["share"] == 1 else f"{percent(told['share'])} of the texts end"
+    return f'{every} in one token, "{escaped(told["text"])}": {which} at this token.'
+
+
+def end_point_reading(angles: pd.DataFrame, points: pd.DataFrame, sizes: Iterable[int]) -> str:
+    """Say whether the nearest blocks at the last token are also the nearest at random tokens.
+
+    Args:
+        angles: of ``block_angles`` at the last token.
+        points: of ``block_angles`` with ``position="random"``, on the same texts.
+        sizes: block sizes to tell of.
+    """
+    last, anywhere = (best_blocks(mean_distances(frame), list(sizes)) for frame in (angles, points))
+    pairs = list(zip(last["size"], last["removed"], anywhere["removed"], strict=True))
+    other = [
+        f"size {size}: **{there}** instead of **{here}**" for size, here, there in pairs if here != there
+    ]
+    many = counted(len(pairs), "size")
+    if not other:
+        return f"{end_token_reading(angles)} At random tokens the nearest blocks are the same for {many}."
+    return (
+        f"{end_token_reading(angles)} At random tokens of the same texts {len(other)} of {many} have another "
+        f"nearest block: {'; '.join(other)}."
+    )
+
+
+def stability_reading(stability: pd.DataFrame, *, sure: float = 0.9) -> str:
+    """Say for how many sizes resamples pick the same block (``pick_stability``, of one kind or several).
+
+    >>> rows = {"size": [1, 2], "stability": [1.0, 0.6], "runner_up": [3, 5], "n_texts": 64, "over": "texts"}
+    >>> print(stability_reading(pd.DataFrame(rows)))  # doctest: +NORMALIZE_WHITESPACE
+    - over other texts: in at least 90 % of the resamples of 64 texts the pick is the same for 1 of 2 sizes;
+    less sure: size 2 (60 %, else start 5).
+    """
+    drawn = {"texts": "over other texts", "endpoints": "over other end points", "both": "over both"}
+    parts = stability.assign(over=stability.get("over", "texts")).groupby("over", sort=False)
+    return "\n".join(f"- {drawn[str(over)]}: {_stable(part, sure)}" for over, part in parts)
+
+
+def _stable(stability: pd.DataFrame, sure: float) -> str:
+    known, n = stability.dropna(subset=["stability"]), stability["n_texts"].iloc[0]
+    if known.empty:
+        return "with one text, or one point of each, there is nothing to resample."
+    shaky = known[known["stability"] < sure]
     each = [f"size {r.size} ({percent(r.stability)}, else start {r.runner_up})" for r in each_row(shaky)]
     return (
-        f"In at least {percent(sure)} of the resamples of {n} texts the pick is the same for "
-        f"{len(stability) - len(shaky)} of {len(stability)} sizes"
+        f"in at least {percent(sure)} of the resamples of {n} texts the pick is the same for "
+        f"{len(known) - len(shaky)} of {counted(len(known), 'size')}"
         + (f"; less sure: {', '.join(each)}." if each else ".")
     )
 
