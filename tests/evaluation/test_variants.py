@@ -22,6 +22,7 @@ from workbench.evaluation.variants import evaluate_variants, seed_ablation, shot
 from workbench.healing.adapters import as_variant
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
+from workbench.healing.records import read_record, write_record
 from workbench.pruning.removal import without_layers
 from workbench.runs.variant import Variant
 
@@ -213,8 +214,10 @@ def test_an_adapter_of_no_numbers_has_no_score(model, tokenizer, folder, run, va
     name = next(name for name in weights if "lora_B" in name)
     weights[name][0, 0] = torch.nan
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"not finite|not a number|NaN"):
-        evaluate_variants(model, tokenizer, variants[2:3], TASKS, run=run, include=folder, progress=False)
+    for words in ("was altered since the adapter was written", r"not finite|not a number|NaN"):
+        with pytest.raises(ValueError, match=words):
+            evaluate_variants(model, tokenizer, variants[2:3], TASKS, run=run, include=folder, progress=False)
+        write_record(path.parent, read_record(path.parent))  # as if it had been trained to this
 
 
 @pytest.fixture(scope="module")
