@@ -214,7 +214,7 @@ def test_an_adapter_of_no_numbers_has_no_score(model, tokenizer, folder, run, va
     name = next(name for name in weights if "lora_B" in name)
     weights[name][0, 0] = torch.nan
     save_file(weights, path, metadata={"format": "pt"})
-    for words in ("was altered since the adapter was written", r"not finite|not a number|NaN"):
+    for words in ("was altered since the adapter was written", "must hold finite numbers"):
         with pytest.raises(ValueError, match=words):
             evaluate_variants(model, tokenizer, variants[2:3], TASKS, run=run, include=folder, progress=False)
         write_record(path.parent, read_record(path.parent))  # as if it had been trained to this
