@@ -19,6 +19,7 @@ from workbench.distances.stability import mean_distances
 from workbench.runs.provenance import library_versions
 from workbench.tables.sentences import counted, each_row, escaped, interval, named, percent
 
+_BY_SIZE = 'by="size" tells more'
 #: columns of a search's trials that are no settings
 _MEASURED = {"trial", "state", "loss", "train_loss", "steps", "tokens", "seconds", "error"}
 
@@ -152,13 +153,12 @@ def agreement_reading(agreement: pd.DataFrame) -> str:
         pair, known = f"- **{escaped(first)}** and **{escaped(second)}**", part.dropna(subset=["spearman"])
         if known.empty:
             lines.append(f"{pair}: too few blocks, or all alike, to rank.")
-        elif "size" not in known:
+        elif "size" not in known or len(part) == 1:
             row = known.iloc[0]
             rank = f"{row['spearman']:.2f}{interval(row, '.2f')}"
-            lines.append(
-                f"{pair}: rank correlation {rank} over {row['n']} blocks of all sizes together, which "
-                'metrics that grow with the size share; by="size" tells more.'
-            )
+            blocks = f"all sizes together, which metrics that grow with the size share; {_BY_SIZE}"
+            blocks = f"size {row['size']}" if "size" in known else blocks
+            lines.append(f"{pair}: rank correlation {rank} over {row['n']} blocks of {blocks}.")
         else:
             ends = (known.loc[known["spearman"].idxmin()], known.loc[known["spearman"].idxmax()])
             low, high = (f"{r['spearman']:.2f} (size {r['size']}, {counted(r['n'], 'block')})" for r in ends)
