@@ -319,7 +319,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "folder": HERE / "plan",
         "model": "demo",
         "examples": distilled,
-        "out": HERE / "planned",
+        "out": HERE / "plan" / "adapter",
         "layers": [2],
         "config": config,
     }

@@ -78,7 +78,8 @@ def _check(name: str, value: Any, kind: str) -> None:
         allowed = " or ".join(dict.fromkeys(_KINDS[one][0] for one in kinds))
         raise ValueError(f"{name} must be {allowed}, got {_shown(value)}")
     least = _KNOWN["least"].get(name)
-    if least is not None and (kind == "Any" or is_whole(value)) and not (is_whole(value) and value >= least):
+    unknown = kind == "Any" and value is not None  # handed on: where None is wrong is said there
+    if least is not None and (unknown or is_whole(value)) and not (is_whole(value) and value >= least):
         raise ValueError(f"{name} must be a whole number >= {least}, got {_shown(value)}")
     if name in _KNOWN["shares"] and not 0 < value < 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
