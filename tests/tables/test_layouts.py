@@ -53,3 +53,6 @@ def test_trainings_are_summed_up_in_the_order_they_ran():
     assert list(table["variant"]) == ["z", "a"] and list(table["steps"]) == [20, 2]
     assert list(table["tokens/s"]) == [10.0, 10.0]
     assert list(table["final loss"]) == [(2 + 1) / 2, 19.0]  # the last two of twenty, the last of two
+    assert "held-out loss" not in table
+    log["held_out_loss"] = [None] * 9 + [3.5] + [None] * 9 + [2.5]
+    assert training_table(log.assign(variant="z"))["held-out loss"].tolist() == [2.5]

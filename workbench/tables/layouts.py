@@ -67,7 +67,8 @@ def training_table(log: pd.DataFrame) -> pd.DataFrame:
         log: rows of ``heal``'s log with a column ``variant``.
 
     Returns:
-        Frame variant, steps, tokens, seconds, tokens/s, final loss (mean over the last tenth of the steps).
+        Frame variant, steps, tokens, seconds, tokens/s, final loss (mean over the last tenth of the steps),
+        and held-out loss (of the last update) where it was measured.
 
     >>> rows = {"variant": "sft", "step": [1, 2], "tokens": [5, 9], "seconds": [1.0, 2.0], "loss": [2.0, 1.0]}
     >>> training_table(pd.DataFrame(rows)).to_dict("records")[0]["final loss"]
@@ -77,6 +78,8 @@ def training_table(log: pd.DataFrame) -> pd.DataFrame:
     table = runs.agg(steps=("step", "max"), tokens=("tokens", "max"), seconds=("seconds", "max"))
     table["tokens/s"] = table["tokens"] / table["seconds"]
     table["final loss"] = runs["loss"].agg(lambda loss: loss.tail(max(1, len(loss) // 10)).mean())
+    if "held_out_loss" in log:
+        table["held-out loss"] = runs["held_out_loss"].last()
     return table.reset_index()
 
 
