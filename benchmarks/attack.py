@@ -175,9 +175,43 @@ FINE: dict[tuple[str, str, str], str] = {
     ("*", "seed", str(2**70)): "NumPy takes seeds of any size",
     ("*", "sizes", "[]"): "no size, no row",
     ("*", "removed", "None"): "nothing removed",
-    ("user_message", "context", "'3'"): "a context may be a number in words",
-    ("render_chat", "template", "'text'"): "a template without anything to fill in is one",
+    ("*", "savings", "None"): "savings are left out",
+    ("*", "similarities", "None"): "similarity is left out",
+    ("*", "smooth", "None"): "the default",
+    ("as_variant", "run", "'no/../x'"): "a variant without an adapter needs no run",
+    ("block_savings", "sizes", "5"): "one size may stand alone",
+    ("check_contamination", "evaluation", "item as text"): "items may have names",
+    ("check_prunable", "layers", "None"): "asks whether any layer can go",
+    ("comparison_reading", "comparisons", "no rows"): "says that there are none",
+    ("flips_reading", "flips", "no rows"): "nothing to say",
+    ("final_answer", "text", "5"): "a number is its own answer",
+    ("final_answer", "text", "Odd()"): "what is no text states no answer",
+    ("format_layers", "layers", "[99]"): "names no model that it could be too deep for",
+    ("layers_of", "start", "1000000"): "names no model that it could be too deep for",
+    ("embed_texts", "texts", "['']"): "an empty response has an embedding",
+    ("embed_texts", "texts", "['  ']"): "an empty response has an embedding",
+    ("Variant", "model", "'demo'"): "a name",
+    ("Variant", "removed", "[99]"): "loads no model that it could be too deep for",
+    ("plan_training", "model", "'demo'"): "a name",
+    ("plan_training", "layers", "[99]"): "loads no model; run_plan refuses it",
+    ("plan_training", "revision", "'main'"): "loads no model; run_plan refuses it",
+    ("launch_command", "plan", "'/no/such/plan'"): "a plan may lie on the machine that will run it",
+    ("launch_command", "plan", "'/proc/none/x.jsonl'"): "a plan may lie on the machine that will run it",
+    ("launch_command", "plan", "'/dev/null/x.csv'"): "a plan may lie on the machine that will run it",
+    ("load_model", "revision", "None"): "the default",
 }
+for _function in ("format_layers", "plan_training", "Variant"):
+    _argument = "removed" if _function == "Variant" else "layers"
+    FINE[_function, _argument, f"{str(list(range(99)))[:57]}..."] = (
+        "loads no model that it could be too deep for"
+    )
+for _function in ("text_table", "to_html", "to_latex", "to_markdown"):
+    _argument = "frame" if _function == "text_table" else "table"
+    for _what in ("frame[]", "frame['x']", "no rows"):
+        FINE[_function, _argument, _what] = "any frame can be shown"
+for _what in ("'no_such_task'", "['']", "['demo_math', 'no_such_task']"):
+    FINE["task_fingerprint", "tasks", _what] = "digests what is there; evaluate refuses the name"
+FINE["task_fingerprint", "data", "'/no/such/folder'"] = "digests what is there; evaluate refuses the folder"
 
 
 def spoiled_frames(frame: pd.DataFrame) -> Iterator[tuple[str, Any]]:
@@ -306,6 +340,11 @@ def good_calls() -> dict[str, dict[str, Any]]:
     depth = wb.scores_by_depth(
         **mt, blocks=wb.best_blocks(distances, [1, 2]), tasks=["demo_pairs"], limit=8, progress=False
     )
+    some = {"position": "random", "points_per_text": 2, "max_length": 64}
+    points = wb.block_angles(**mt, texts=texts, **few, **some)
+    loss_depth = wb.scores_by_depth(
+        **mt, blocks=wb.best_blocks(distances, [1, 2]), texts=texts[:4], limit=8, progress=False
+    )
     ablation = wb.calibration_ablation({"stories": distances, "again": distances}, [1, 2])
     log = healed.log.assign(variant="pruned")
     summary = wb.summary_table(scores, {"language": ["demo_pairs"]}, similarities=similarity)
@@ -330,6 +369,15 @@ def good_calls() -> dict[str, dict[str, Any]]:
     measured = mt | {"texts": texts[:4], "progress": False}
     return {
         "about": {"model": model},
+        "agreement_reading": {"agreement": wb.rank_agreement({"a": distances, "b": influence})},
+        "end_point_reading": {"angles": angles, "points": points, "sizes": [1, 2]},
+        "end_token_reading": {"distances": distances},
+        "export_chat": {"distilled": distilled, "path": HERE / "chat.jsonl"},
+        "holm": {"p_values": [0.01, 0.5]},
+        "iterabre_table": {"scores": scores, "notes": notes},
+        "kept_shares": {"distilled": distilled},
+        "least_harmful": measured | {"sizes": [1], "seed": 0},
+        "loss_vs_fraction": {"scores": loss_depth},
         "angular_distances": measured
         | {"max_length": 64, "batch_size": 4, "position": "last", "confidence": 0.95, "seed": 0},
         "answer_forms": {"changes": changes},
@@ -662,7 +710,7 @@ def main() -> int:
     only, counts = set(sys.argv[1:]), Counter[str]()
     needed: set[tuple[str, str, str]] = set()
     calls = good_calls()
-    missing = {n for n in dir(wb) if inspect.isfunction(getattr(wb, n)) and n != "import_module"} - set(calls)
+    missing = {n for n in dir(wb) if n in wb.__all__ and inspect.isfunction(getattr(wb, n))} - set(calls)
     print(f"without a row here: {', '.join(sorted(missing)) or 'none'}")
     np.seterr(all="ignore")
     for name, argument, what, arguments in rows(calls):

@@ -40,7 +40,7 @@ def looked_at(**annotations: str) -> Any:
         ("n", "int | None", [1.5, "3", True], [3, None]),
         ("seed", "int", [-1, "0", 0.0], [0, 2**70]),
         ("confidence", "float", [0, 1, 5, "95", float("nan"), True, None], [0.95, np.float64(0.5)]),
-        ("share", "float", ["1", float("nan"), True], [1, 0.5]),
+        ("threshold", "float", ["1", float("nan"), True], [1, 0.5]),
         ("overwrite", "bool", ["yes", 1, None], [True, False]),
         ("title", "str | None", [5, b"x"], ["x", None]),
         ("out", "str | Path", [5, "", "a\0b", "x" * 300, None], ["here.jsonl"]),

@@ -9,6 +9,7 @@ import re
 import tomllib
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from workbench.checks import is_whole
 
 _KNOWN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _NUMBERS = frozenset(_KNOWN["numbers"])
+#: names that pandas' errors quote beside the column
+_CLASSES = frozenset(("DataFrame", "Pandas"))
 
 
 def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,7 +37,7 @@ def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
     kinds = {p.name: str(p.annotation).strip("'\"") for p in signature.parameters.values()}
     further = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
-    any_table = function.__name__ in _KNOWN["tables"]
+    own = {rule for rule in ("tables", "may_be_empty", "empty_texts") if function.__name__ in _KNOWN[rule]}
     writes = set() if function.__name__ in _KNOWN["readers"] else set(_KNOWN["outputs"])
 
     @functools.wraps(function)
@@ -44,8 +47,10 @@ def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
             given |= given.pop(name, {})
         for name, value in given.items():
             _check(name, value, kinds.get(name, "Any"))
-            for label, frame in () if any_table else _frames(name, value):
-                _check_frame(label, frame)
+            if name in _KNOWN["texts"]:
+                _check_texts(name, [value] if isinstance(value, str) else value, "empty_texts" in own)
+            for label, frame in () if "tables" in own else _frames(name, value):
+                check_frame(label, frame, "may_be_empty" in own)
             if name in writes and isinstance(value, str | Path):
                 _check_writable(name, Path(value))
         try:
@@ -74,6 +79,13 @@ def _check(name: str, value: Any, kind: str) -> None:
         _check_model(value)
     elif name == "tokenizer":
         _check_tokenizer(value)
+    elif name == "model_or_config":
+        if not hasattr(getattr(value, "config", value), "model_type"):
+            raise ValueError(f"{name} must be a language model or its configuration, got {_shown(value)}")
+    elif name == "encoder" and not (_is_path(value) or hasattr(value, "encode")):
+        raise ValueError(f"{name} must be a name, a path or a SentenceTransformer, got {_shown(value)}")
+    elif name == "blocks" and value is not None and not hasattr(value, "__iter__"):
+        raise ValueError(f"{name} must be a frame of blocks or (start, size) pairs, got {_shown(value)}")
     elif all(one in _KINDS for one in kinds) and not any(_KINDS[one][1](value) for one in kinds):
         allowed = " or ".join(dict.fromkeys(_KINDS[one][0] for one in kinds))
         raise ValueError(f"{name} must be {allowed}, got {_shown(value)}")
@@ -83,17 +95,25 @@ def _check(name: str, value: Any, kind: str) -> None:
         raise ValueError(f"{name} must be a whole number >= {least}, got {_shown(value)}")
     if name in _KNOWN["shares"] and not 0 < value < 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
-    if name in _KNOWN["texts"]:
-        _check_texts(name, [value] if isinstance(value, str) else value)
+    if name in _KNOWN["positive"] and not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
 
 
-def _check_texts(name: str, texts: Any) -> None:
+def _check_texts(name: str, texts: Any, may_be_empty: bool) -> None:
     """Refuse texts that no tokenizer can read: half a surrogate pair, as cut JSON escapes leave them."""
-    for index, text in enumerate(texts if isinstance(texts, list | tuple) else ()):
-        if isinstance(text, str) and not text.isascii() and re.search("[\ud800-\udfff]", text):
+    if not isinstance(texts, list | tuple) or not (texts or may_be_empty):
+        if isinstance(texts, list | tuple):
+            raise ValueError(f"{name} must hold at least one text, got none")
+        return
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            continue
+        if not text.isascii() and re.search("[\ud800-\udfff]", text):
             raise ValueError(
                 f"{name} {index} holds half a surrogate pair, which is no character: {text[:40]!r}"
             )
+        if not may_be_empty and not text.strip():
+            raise ValueError(f"{name} {index} is empty; leave empty texts out")
 
 
 def _check_writable(name: str, path: Path) -> None:
@@ -114,13 +134,16 @@ def _check_tokenizer(value: Any) -> None:
         raise ValueError(f"tokenizer must be a tokenizer, as load_model returns it, got {_shown(value)}")
 
 
-def _check_frame(name: str, frame: pd.DataFrame) -> None:
-    if frame.empty:
+def check_frame(name: str, frame: pd.DataFrame, may_be_empty: bool = False) -> None:
+    """Refuse a frame without rows, or with words in a column that holds numbers wherever it occurs."""
+    if frame.empty and not may_be_empty:
         raise ValueError(f"{name} must have at least one row, got an empty frame")
     for column in _NUMBERS.intersection(frame.columns):
-        if not pd.api.types.is_numeric_dtype(frame[column]) and frame[column].notna().any():
-            got = next((value for value in frame[column] if isinstance(value, str)), frame[column].dtype)
-            raise ValueError(f"{name}: column {column!r} must hold numbers, got {got!r}")
+        if pd.api.types.is_numeric_dtype(frame[column]):
+            continue
+        wrong = [value for value in frame[column].dropna() if not isinstance(value, Number)]
+        if wrong:
+            raise ValueError(f"{name}: column {column!r} must hold numbers, got {wrong[0]!r}")
 
 
 def _frames(name: str, value: Any) -> list[tuple[str, pd.DataFrame]]:
@@ -135,15 +158,14 @@ def _frames(name: str, value: Any) -> list[tuple[str, pd.DataFrame]]:
 def _missing_column(error: Exception, given: Mapping[str, Any]) -> str:
     """Return the line to say when an error is about a column that a frame of the call lacks, else ""."""
     steps = traceback.extract_tb(error.__traceback__)
-    if not any(f"{os.sep}pandas{os.sep}" in step.filename for step in steps):
+    row = "'Pandas' object has no attribute" in str(error)  # of itertuples
+    if not row and not any(f"{os.sep}pandas{os.sep}" in step.filename for step in steps):
         return ""  # not a frame's error
     looked_for = re.findall(r"'([^']+)'", str(error)) or [str(error)]
     for name, value in given.items():
         for label, frame in _frames(name, value):
-            missing = [
-                column for column in looked_for if column not in {*map(str, frame.columns), "DataFrame"}
-            ]
-            if len(missing) == len(set(looked_for) - {"DataFrame"}):
+            missing = [column for column in looked_for if column not in {*map(str, frame.columns), *_CLASSES}]
+            if len(missing) == len(set(looked_for) - _CLASSES):
                 return f"{label} needs the column {missing[-1]!r}, got {list(frame.columns)}"
     return ""
 
@@ -191,6 +213,17 @@ def _is_path(value: Any) -> bool:
     return all(len(os.fsencode(part)) < 256 for part in Path(value).parts)
 
 
+def _variants(value: Any) -> bool:
+    return _each(lambda one: hasattr(one, "removed"))(value) and (
+        not hasattr(value, "__len__") or len(value) > 0
+    )
+
+
+def _lists(value: Any) -> bool:
+    inside = value.values() if isinstance(value, Mapping) else ()
+    return bool(inside) and all(hasattr(one, "__iter__") and not isinstance(one, str) for one in inside)
+
+
 #: kind as an annotation names it -> how an error says it, and the test
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "None": ("None", lambda value: value is None),
@@ -205,8 +238,8 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Sequence[int]": ("whole numbers such as [3, 4]", _each(is_whole)),
     "Sequence[str]": ("a list of texts", _each(lambda one: isinstance(one, str))),
     "Iterable[str]": ("a list of texts", _each(lambda one: isinstance(one, str))),
-    "Iterable[Variant]": ("a list of variants", _each(lambda one: hasattr(one, "removed"))),
-    "Sequence[Variant]": ("a list of variants", _each(lambda one: hasattr(one, "removed"))),
+    "Iterable[Variant]": ("a list of variants", _variants),
+    "Sequence[Variant]": ("a list of variants", _variants),
     "Variant": ("a Variant", lambda value: hasattr(value, "removed")),
     "Run": ("a run of open_run", lambda value: hasattr(value, "save_variant")),
     "HealingConfig": ("a HealingConfig", lambda value: hasattr(value, "micro_batch_size")),
@@ -215,6 +248,9 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Mapping[str, float]": ("a mapping of names to numbers", lambda value: isinstance(value, Mapping)),
     "Mapping[str, Any]": ("a mapping", lambda value: isinstance(value, Mapping)),
     "dict[str, Any]": ("a mapping", lambda value: isinstance(value, Mapping)),
-    "Mapping[str, Sequence[str]]": ("a mapping of names to lists", lambda value: isinstance(value, Mapping)),
-    "Mapping[str, Sequence[Any]]": ("a mapping of names to lists", lambda value: isinstance(value, Mapping)),
+    "Mapping[str, Sequence[str]]": ("a mapping of names to lists", _lists),
+    "Mapping[str, Sequence[Any]]": ("a mapping of names to lists", _lists),
+    "tuple[int, int]": ("two whole numbers", lambda value: _each(is_whole)(value) and len(value) == 2),
+    "go.Figure": ("a plotly figure", lambda value: hasattr(value, "to_plotly_json")),
+    "ArrayLike": ("numbers", lambda value: hasattr(value, "__len__") or hasattr(value, "__array__")),
 }

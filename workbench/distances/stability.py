@@ -225,8 +225,9 @@ def _groups(angles: pd.DataFrame, texts: Any) -> np.ndarray:
 
 def _angle_table(angles: Any) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Return the blocks, by size and start, the angles ``[point, block]``, and the text of each point."""
-    checked(angles, ["text", "start", "size", "angle"], "angles")
     point = ["text", "point"] if "point" in angles else ["text"]
+    each = [*point, "start", "size"]
+    checked(angles, [*each, "angle"], "angles", unique=each)
     table = angles.pivot(index=point, columns=["size", "start"], values="angle").sort_index(axis=1)
     if table.isna().to_numpy().any():
         raise ValueError("angles must hold one angle for every text and block, got some missing")

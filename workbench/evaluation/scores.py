@@ -48,6 +48,7 @@ def headline(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
     ([0.2], [0.3])
     """
     scores = standing(scores)
+    checked(scores, ["task", "metric"], "scores")
     _check_prefer(scores, prefer)
     return one_metric(scores, prefer=prefer).reset_index(drop=True)
 
@@ -59,6 +60,8 @@ def standing(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
     """Refuse a preference that would change nothing: a word that is wrong is not noticed otherwise."""
+    if prefer is not None and not isinstance(prefer, str | Mapping):
+        raise ValueError(f"prefer must be a word, a metric or a mapping of tasks to them, got {prefer!r}")
     for task, wanted in prefer.items() if isinstance(prefer, Mapping) else ():
         metrics = set(scores.loc[scores["task"] == task, "metric"])
         if not any(_is_metric(metric, wanted) for metric in metrics):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.checks import checked
 from workbench.evaluation.items import paired_items, right_or_wrong
 from workbench.forgetting.similarity import response_similarity, seen
 from workbench.statistics import bootstrap_interval, paired_difference, spearman, spearman_interval
@@ -88,6 +89,7 @@ def shift_agreement(
     >>> round(shift_agreement(losses)["spearman"], 6), shift_agreement(losses.head(4))["note"]
     (1.0, 'no correlation from 4 independent points, fewer than 10')
     """
+    checked(losses, ["lost", "similarity"], "losses")
     keys = [key for key in ("task", "n_shot") if key in losses]
     points = losses.groupby(keys, sort=False).ngroup() if keys else pd.Series(range(len(losses)))
     found: dict[str, Any] = {"n": len(losses), "n_points": points.nunique()}

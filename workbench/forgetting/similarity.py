@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from workbench.checks import checked, first_line
+from workbench.models.loading import place_of
 from workbench.runs.files import sha256_of
 from workbench.statistics import bootstrap_interval, paired_difference
 
@@ -221,11 +222,12 @@ def _load(encoder: str, device: str | None) -> SentenceTransformer:
 
     logging: Any = transformers_logging  # its functions carry no types
 
+    place = None if device is None else str(place_of(device))
     path = str(_minilm()) if encoder in (MINILM, f"sentence-transformers/{MINILM}") else encoder
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        return SentenceTransformer(path, device=device)
+        return SentenceTransformer(path, device=place)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"encoder must be {MINILM!r}, a folder or a hub name of a Sentence-BERT model, got {encoder!r}: "

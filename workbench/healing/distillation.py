@@ -170,6 +170,9 @@ def rewrite_message(template: RewriteTemplate, row: dict[str, Any]) -> str:
     >>> rewrite_message(template, {"instruction": "2+2?", "context": "", "reference": "4", "answer": "4"})
     'Q: 2+2? A: 4'
     """
+    row = {name: field_text(row, name) for name in ("instruction", "context", "reference", "answer")}
+    if not row["instruction"]:
+        raise ValueError(f"instruction must hold a text, the row has {sorted(row)}")
     text = template.math if row["answer"] else template.open
     if missing := [name for name in ("{instruction}", "{reference}") if name not in text]:
         raise ValueError(f"template must contain {' and '.join(missing)}, got {text!r}")

@@ -118,6 +118,7 @@ def tune(
     out, config = Path(out), config or HealingConfig.preset("sdd")
     grid = {name: tuple(values) for name, values in (SDD_GRID if grid is None else grid).items()}
     one_of(search, ("grid", "tpe"), "search")
+    whole_number(seed, "seed", 0, 2**32 - 1)
     combinations = _combinations(grid, config)
     np.random.default_rng(seed).shuffle(combinations)
     most = len(combinations) if n_trials is None else whole_number(n_trials, "n_trials")

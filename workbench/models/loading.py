@@ -59,7 +59,7 @@ def load_model(
     Raises:
         ValueError: with one line that says which argument is wrong and what is allowed.
     """
-    place = _device(device)
+    place = place_of(device)
     kind = _dtype(dtype, place)
     _check_quantization(quantization)
     source = locate(name, revision)
@@ -78,7 +78,12 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def place_of(device: str | torch.device | None) -> torch.device:
+    """Return a device that is here: the one asked for, else the first CUDA GPU, else the CPU.
+
+    Raises:
+        ValueError: for what is no device, or none of this machine.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     with told(f"device must be None, 'cpu', 'cuda', 'cuda:1', ..., got {device!r}", RuntimeError, TypeError):
         place = torch.device(device if device is not None else "cuda" if count else "cpu")

@@ -37,6 +37,8 @@ def tuning_figure(trials: pd.DataFrame, *, title: str | None = "Held-out loss ov
     checked(frame, ["loss"], "trials with a loss")
     after = list(frame.columns).index("state") + 1
     settings = list(frame.columns[after : list(frame.columns).index("loss")])
+    if not settings:
+        raise ValueError(f"trials must have a column a setting between state and loss, got {list(trials)}")
     parts = [frame[["trial", "loss"]].assign(setting=name, value=frame[name]) for name in settings]
     points = pd.concat([part.sort_values("value", kind="stable") for part in parts], ignore_index=True)
     best = points[points["trial"] == frame.loc[frame["loss"].idxmin(), "trial"]]

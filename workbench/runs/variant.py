@@ -35,6 +35,8 @@ class Variant:
     def __post_init__(self) -> None:
         """Check the name and bring ``removed`` into one form."""
         _check_name("variant name", self.name)
+        if not isinstance(self.model, str) or not self.model:
+            raise ValueError(f"model must be a name, a folder or a hub id, got {self.model!r:.80}")
         given = list(self.removed) if isinstance(self.removed, Iterable) else [None]
         layers = [int(layer) if is_whole(layer) else -1 for layer in given]
         if any(layer < 0 for layer in layers) or len(set(layers)) < len(layers):

@@ -18,6 +18,7 @@ import anywidget
 import pandas as pd
 import traitlets as tr
 
+from workbench.arguments import check_frame
 from workbench.checks import checked
 from workbench.distances.blocks import (
     checked_blocks,
@@ -99,6 +100,9 @@ class BlockPicker(anywidget.AnyWidget):
             ValueError: for missing columns, repeated blocks, a frame that leaves open which layers the model
                 has, savings of another model, or a first choice that the frame does not hold.
         """
+        for name, given in (("distances", distances), ("savings", savings)):
+            if isinstance(given, pd.DataFrame):
+                check_frame(name, given)
         frame = checked_blocks(distances, "distance", "distances")
         layers = _layers_of_model(frame)
         self._frame = checked(frame[frame["size"] < len(layers)], [], "distances below the size of the model")
