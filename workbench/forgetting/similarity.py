@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from workbench.checks import checked, first_line
-from workbench.models.loading import place_of
 from workbench.runs.files import sha256_of
 from workbench.statistics import bootstrap_interval, paired_difference
 
@@ -219,6 +218,8 @@ def load_encoder(
 def _load(encoder: str, device: str | None) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
+
+    from workbench.models.loading import place_of
 
     logging: Any = transformers_logging  # its functions carry no types
 
