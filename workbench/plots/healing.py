@@ -87,11 +87,11 @@ def kept_reasons(distilled: pd.DataFrame, *, title: str | None = None) -> go.Fig
     counts = counts.assign(used=used, label=[f"{n} ({n / len(frame):.1%})" for n in counts["n"]])
     title = title or f"{kept} of {len(frame)} rewrites kept ({kept / len(frame):.1%})"
     fig = style.draw(px.bar, counts, "n", "reason", _USED, "used", text="label", hover="%{y}: %{text}")
-    fig.update_traces(textposition="outside")
+    fig.update_traces(textposition="outside", cliponaxis=False)
     fig.update_layout(title={"text": title}, height=170 + 34 * len(counts))
     fig.update_xaxes(title="examples", range=[0, 1.18 * counts["n"].max()])
     fig.update_yaxes(title="", showgrid=False, ticks="", type="category")
-    return fig.update_layout(legend_title_text="response used")
+    return style.legend_above(fig.update_layout(legend_title_text=""))
 
 
 def loss_curve(
