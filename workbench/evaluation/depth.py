@@ -120,7 +120,7 @@ def _layer_sets(blocks: Any, layers: Sequence[int]) -> list[tuple[int, ...]]:
     elif isinstance(blocks, pd.DataFrame):
         pairs = checked(blocks, ["start", "size"], "blocks")[["start", "size"]].itertuples(index=False)
         blocks = [layers_of(*pair, layers=layers) for pair in pairs]
-    sets = [tuple(sorted(set(one))) for one in blocks]
+    sets = [] if blocks is None else [tuple(sorted(set(one))) for one in blocks]
     if not sets or not all(sets):
         raise ValueError(f"blocks must name at least one layer each, and be at least one, got {blocks!r:.80}")
     return list(dict.fromkeys(sets))

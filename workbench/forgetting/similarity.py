@@ -219,12 +219,16 @@ def _load(encoder: str, device: str | None) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
+    from workbench.models.checkpoints import from_hub
     from workbench.models.loading import place_of
 
     logging: Any = transformers_logging  # its functions carry no types
 
     place = None if device is None else str(place_of(device))
     path = str(_minilm()) if encoder in (MINILM, f"sentence-transformers/{MINILM}") else encoder
+    if not Path(path).exists():  # left alone, the library asks the hub again and again, for a minute
+        named = path if "/" in path else f"sentence-transformers/{path}"
+        path = from_hub(named, allowed=f"encoder must be {MINILM!r}, a folder")
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

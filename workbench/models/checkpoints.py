@@ -54,7 +54,7 @@ def locate(name: str | Path, revision: str | None = None) -> str:
                 "name must be 'demo', an existing folder or a hub id such as 'org/model'; "
                 f"there is no folder {name}"
             )
-        return _from_hub(str(name), revision)
+        return from_hub(str(name), revision)
     if revision is not None:
         raise ValueError(
             f"revision must be None for a model on disk, got {revision!r} with name {str(name)!r}"
@@ -80,14 +80,16 @@ def _looks_like_a_path(name: str | Path) -> bool:
     return isinstance(name, Path) or text[:1] in "./~" or text.count("/") > 1 or "\\" in text
 
 
-def _from_hub(name: str, revision: str | None) -> str:
+def from_hub(
+    name: str, revision: str | None = None, *, allowed: str = "name must be 'demo', an existing folder"
+) -> str:
     """Ask the hub once and briefly; return the id, or the folder of the cache when the hub is out of reach.
 
     Left alone, loading asks again for each file, for minutes.
     """
     from huggingface_hub import HfApi
 
-    what = f"name must be 'demo', an existing folder or a hub id; {name!r} is no folder here and the hub"
+    what = f"{allowed} or a hub id; {name!r} is no folder here and the hub"
     try:
         with told(f"{what} did not give it", Exception):  # its classes of errors differ between releases
             HfApi().model_info(name, revision=revision, timeout=_SECONDS_FOR_THE_HUB)

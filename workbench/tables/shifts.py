@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.checks import checked
 from workbench.evaluation.scores import task_names
 from workbench.forgetting.shift import shift_agreement
 from workbench.forgetting.similarity import TIE, told_apart, unseen
@@ -122,6 +123,7 @@ def shift_reading(losses: pd.DataFrame) -> str:
 
     The share of changed answers stands beside the similarity: what it tells, no embedding is needed for.
     """
+    checked(losses, ["variant", "task", "lost", "similarity"], "losses")
     found, losses = shift_agreement(losses), losses.assign(task=task_names(losses))
     lines = [f"- {found['note'][:1].upper()}{found['note'][1:]}."] if found["note"] else _rank_lines(found)
     told = "changed_is_wrong" in losses
