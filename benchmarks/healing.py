@@ -86,7 +86,16 @@ class Numbers:
     def __init__(self, vocabulary: int, length: int) -> None:
         self.vocabulary, self.length = vocabulary, length
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
+    added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
+    special_tokens_map: dict[str, str] = {}  # noqa: RUF012
+    bos_token_id = eos_token_id = chat_template = None
+
+    def __len__(self) -> int:
+        return self.vocabulary
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        if not text:
+            return {"input_ids": []}
         few = np.random.default_rng(0).choice(self.vocabulary, 200, replace=False)
         return {"input_ids": np.random.default_rng(int(text)).choice(few, self.length).tolist()}
 
@@ -107,6 +116,7 @@ class Bench:
             micro_batch_size=shape.batch,
             max_length=shape.length,
             save_steps=10**6,
+            concatenate=False,
             compiled=device == "cuda",
         )
         self.checks: list[dict[str, Any]] = []

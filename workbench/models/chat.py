@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from workbench.checks import first_line
 from workbench.models.templates import PLAIN_TEMPLATE, rendered
@@ -25,6 +26,10 @@ _OPEN_THOUGHT = re.compile(rf"({_THOUGHT})\s*\Z")
 _THOUGHT_MARK = re.compile(rf"{_THOUGHT}|</(?:\w+:)?think(?:ing)?>|\[/THINK\]|◁/think▷")
 #: stands inside what spells a control token while a template is rendered
 _MARK = "\U000f0000"
+
+
+#: tokenizer -> the state it was in, and what finds its control tokens
+_KNOWN: WeakKeyDictionary[Any, tuple[Any, re.Pattern[str]]] = WeakKeyDictionary()
 
 
 def render_chat(
@@ -169,7 +174,18 @@ def _probes(tokenizer: Any) -> tuple[str, ...]:
 
 
 def _controls(tokenizer: Any) -> re.Pattern[str]:
-    """Return what finds the control tokens: the special ones, and others that the template writes."""
+    """Return what finds the control tokens: the special ones, and others that the template writes.
+
+    Kept for each tokenizer: asking one for its added tokens takes milliseconds, and texts come by thousands.
+    """
+    state = (len(tokenizer), getattr(tokenizer, "chat_template", None), _special_marks(tokenizer))
+    known = _KNOWN.get(tokenizer)
+    if known is None or known[0] != state:
+        _KNOWN[tokenizer] = known = (state, _found_controls(tokenizer))
+    return known[1]
+
+
+def _found_controls(tokenizer: Any) -> re.Pattern[str]:
     tokens = tokenizer.added_tokens_decoder.values()
     added = tuple((token.content, token.special, token.lstrip, token.rstrip) for token in tokens)
     source = _source(tokenizer) if _has_template(tokenizer) else ""
