@@ -23,9 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import LLAMA_8B, arguments, run_sections, write_record
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -80,24 +84,18 @@ SHAPES = {
 }
 
 
-class Numbers:
-    """A tokenizer for texts that are numbers: each stands for random tokens, of few kinds."""
+def numbers_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose words are the numbers of its tokens."""
+    words = WordLevel({str(token): token for token in range(vocabulary)}, unk_token="0")
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
-    def __init__(self, vocabulary: int, length: int) -> None:
-        self.vocabulary, self.length = vocabulary, length
 
-    added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
-    special_tokens_map: dict[str, str] = {}  # noqa: RUF012
-    bos_token_id = eos_token_id = chat_template = None
-
-    def __len__(self) -> int:
-        return self.vocabulary
-
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        if not text:
-            return {"input_ids": []}
-        few = np.random.default_rng(0).choice(self.vocabulary, 200, replace=False)
-        return {"input_ids": np.random.default_rng(int(text)).choice(few, self.length).tolist()}
+def random_text(number: int, vocabulary: int, length: int) -> str:
+    """Return a text of random tokens, of few kinds."""
+    few = np.random.default_rng(0).choice(vocabulary, 200, replace=False)
+    return " ".join(map(str, np.random.default_rng(number).choice(few, length)))
 
 
 class Bench:
@@ -106,8 +104,9 @@ class Bench:
     def __init__(self, shape: Shape, device: str) -> None:
         self.shape, self.device = shape, device
         self.model: Any = build(shape, device)
-        self.tokenizer = Numbers(shape.model["vocab_size"], shape.length)
-        self.texts = [str(k) for k in range(shape.batch * shape.steps)]
+        vocabulary = shape.model["vocab_size"]
+        self.tokenizer = numbers_tokenizer(vocabulary)
+        self.texts = [random_text(k, vocabulary, shape.length) for k in range(shape.batch * shape.steps)]
         self.config = HealingConfig(
             rank=8,
             learning_rate=1e-3,
