@@ -211,9 +211,9 @@ def test_the_loss_of_every_text_is_kept_for_pairs(model, tokenizer, tmp_path):
         frames.append(read_items(path))
     assert list(frames[0]["prompt"]) == texts
     compared = compare_items(*frames, metric="loss")
-    differences = frames[1]["value"] - frames[0]["value"]
+    differences = frames[1]["value"] - frames[0]["value"]  # each text weighs as many tokens as it has
     assert compared["n"].tolist() == [3]
-    assert compared["difference"].tolist() == pytest.approx([differences.mean()])
+    assert compared["difference"].tolist() == pytest.approx([np.average(differences, weights=weights)])
 
 
 REFUSES = (
