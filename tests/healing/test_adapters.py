@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +17,18 @@ from healed import (
     state,
     stop_at,
 )
+from interrupts import Interrupt, moments, traced
 from tiny import tiny_config, tiny_model, tiny_tokenizer
 
 from workbench.healing.adapters import as_variant, lora_targets, merge_adapter_, read_record, with_adapter
 from workbench.healing.config import HealingConfig
+from workbench.healing.heal import heal
 from workbench.models.identity import describe_model
+from workbench.models.layers import kept_layers
 from workbench.models.loading import load_model
 from workbench.pruning.removal import prune_, without_layers
 from workbench.pruning.saving import save_pruned
+from workbench.runs.run import open_run
 from workbench.runs.variant import Variant
 
 
@@ -441,3 +446,34 @@ def test_a_merge_is_exact_in_float32_and_rounds_in_bfloat16(dtype, agree, plain_
     assert same >= agree
     gap = (on - merged).abs().max().item()
     assert gap < 1e-4 if dtype == "float32" else 1e-4 < gap < on.std().item()
+
+
+def everything(model: Any) -> list[Any]:
+    """Return what must be as before: modules, modes, hooks, each weight with its place, the configuration."""
+    modules = [
+        (name, type(one).__name__, one.training, len(one._forward_hooks) + len(one._forward_pre_hooks))
+        for name, one in model.named_modules()
+    ]
+    weights = [
+        (name, one.requires_grad, one.data_ptr(), one.detach().double().abs().sum().item())
+        for name, one in model.named_parameters()
+    ]
+    return [modules, weights, model.config.to_dict(), kept_layers(model)]
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_of_200_moments_leaves_the_model_bit_equal(tmp_path):
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    folder = open_run("x", root=tmp_path)
+    config = HealingConfig(rank=2, max_steps=1, batch_size=4)
+    with without_layers(model, [2]):
+        heal(model, tokenizer, make_examples(4), config=config, out=folder.path("a"), progress=False)
+    variant, before = Variant("v", "tiny", removed=(2,), adapter="a"), everything(model)
+
+    def work() -> None:
+        with as_variant(model, variant, run=folder):
+            pass
+
+    for moment in moments(work, 200):
+        told = traced(work, Interrupt(moment))
+        assert everything(model) == before, told.where

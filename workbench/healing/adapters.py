@@ -7,7 +7,7 @@ bit.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -303,9 +303,8 @@ def _restored(model: Any) -> Iterator[None]:
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modules = [(module, module.training, dict(module._modules)) for module in model.modules()]
     attributes = dict(vars(model))
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for module, training, children in modules:
             module.training = training
             module._modules.clear()
@@ -318,6 +317,22 @@ def _restored(model: Any) -> Iterator[None]:
             parameter.requires_grad_(gradient)
             parameter.grad = None
 
+    with _at_the_end(restore):
+        yield
+
+
+@contextmanager
+def _at_the_end(restore: Callable[[], None]) -> Iterator[None]:
+    """Restore when the body ends, also when a second interrupt falls into that: twice does no harm."""
+    try:
+        yield
+    finally:
+        try:
+            restore()
+        except BaseException:
+            restore()
+            raise
+
 
 @contextmanager
 def _weights_kept(model: Any, *, after_errors_only: bool = False) -> Iterator[None]:
@@ -326,12 +341,14 @@ def _weights_kept(model: Any, *, after_errors_only: bool = False) -> Iterator[No
     quantized = getattr(unwrap(model), "is_quantized", False)
     held = [] if quantized else [(parameter, parameter.data) for parameter in model.parameters()]
     done = False
-    try:
-        yield
-        done = True
-    finally:
+
+    def restore() -> None:
         for parameter, data in () if done and after_errors_only else held:
             parameter.data = data
+
+    with _at_the_end(restore):
+        yield
+        done = True
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -1,0 +1,50 @@
+"""Ctrl-C at a chosen moment: a tracer that raises KeyboardInterrupt at the n-th line that runs."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+#: whose lines count; the interrupt falls between two of them
+WHOSE = ("/workbench/", "/peft/", "contextlib")
+
+
+class Interrupt:
+    """Count the lines of the package and of peft, and interrupt at one of them."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at, self.lines, self.where = at, 0, ""
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
+        return self._line if any(part in frame.f_code.co_filename for part in WHOSE) else None
+
+    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self._line
+
+
+def traced(work: Callable[[], None], tracer: Interrupt) -> Interrupt:
+    """Run the work under a tracer; an interrupt ends it."""
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        work()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return tracer
+
+
+def moments(work: Callable[[], None], many: int, last: int = 20, seed: int = 0) -> list[int]:
+    """Return so many moments of a work at random, among them the last lines, where things are put back."""
+    total = traced(work, Interrupt()).lines
+    drawn = random.Random(seed).sample(range(1, total - last), many - last)
+    return [*drawn, *range(total - last + 1, total + 1)]
