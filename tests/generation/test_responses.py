@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -25,6 +28,7 @@ from workbench.generation.responses import (
     token_ids,
 )
 from workbench.healing.distillation import self_distill
+from workbench.runs.files import locked
 
 TEXTS = [
     "Hello there",
@@ -335,3 +339,23 @@ def test_a_journal_goes_on_after_midnight(llama, tmp_path, monkeypatch):
     for now, before in zip(made(), today, strict=True):
         pd.testing.assert_frame_equal(now, before)
     assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == written
+
+
+def test_a_journal_has_one_writer_and_the_other_process_waits(tmp_path):
+    script = (
+        "import sys\n"
+        "from tiny import tiny_model, tiny_tokenizer\n"
+        "from workbench.generation.responses import generate_responses\n"
+        "frame = generate_responses(tiny_model(), tiny_tokenizer(), ['by the river', 'the fox'], "
+        "max_new_tokens=4, out=sys.argv[1], progress=False)\n"
+        "print(len(frame))\n"
+    )
+    out = tmp_path / "rows.jsonl"
+    command = [sys.executable, "-c", script, str(out)]
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", "."])}
+    with locked(out):
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=here, bufsize=1)
+        assert "another process is at it" in other.stdout.readline()
+        assert not out.exists()
+    assert other.communicate()[0].strip() == "2"
+    assert len(out.read_text().splitlines()) == 3

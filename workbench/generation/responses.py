@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from workbench.generation.prompts import token_ids as token_ids
 from workbench.models.chat import render_chat
 from workbench.models.identity import describe_model
 from workbench.models.templates import PLAIN_PROMPT as PLAIN_PROMPT
+from workbench.runs.files import locked
 from workbench.runs.journal import Journal
 
 
@@ -119,13 +120,22 @@ def journaled_responses(
         **options: of ``response_batches``, and ``overwrite``: begin ``out`` again when it belongs to other
             work.
 
+    A journal has one writer: another process that wants it waits, says so, and reads what is there then.
+
     Raises:
         ValueError: for an ``out`` of other work.
     """
+    if out is not None and Path(out).is_dir():
+        raise ValueError(f"out must be a file, {out} is a folder")
+    with nullcontext() if out is None else locked(out):
+        return _journaled(model, tokenizer, ids, out, work, **options)
+
+
+def _journaled(
+    model: Any, tokenizer: Any, ids: Prompts, out: str | Path | None, work: dict[str, Any], **options: Any
+) -> list[Response]:
     journal, found, overwrite = None, {}, options.pop("overwrite", False)
     if out is not None:
-        if Path(out).is_dir():
-            raise ValueError(f"out must be a file, {out} is a folder")
         generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
         header = {"model": describe_model(model), **work, "generation": generation}
         journal = Journal(out, header, overwrite=overwrite)
