@@ -13,6 +13,7 @@ import pytest
 
 from workbench.runs.files import (
     atomic_folder,
+    check_room,
     decode_frame,
     encode_frame,
     sha256_of,
@@ -154,3 +155,9 @@ def test_what_a_killed_write_left_is_cleaned_and_nothing_else(tmp_path: Path):
     with atomic_folder(out) as folder:
         (folder / "weights").write_text("whole")
     assert {path.name for path in tmp_path.iterdir()} == {"model", mine.name, alive.name}
+
+
+def test_a_result_that_does_not_fit_is_refused_before_the_work(tmp_path: Path):
+    check_room(tmp_path / "new" / "file", 1000)
+    with pytest.raises(ValueError, match=r"GiB are needed at .*new/file, [\d,.]+ GiB are free; make room"):
+        check_room(tmp_path / "new" / "file", 2**60)

@@ -16,7 +16,7 @@ from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, layer_container, unwrap
 from workbench.pruning.spellings import spell_both_ways
-from workbench.runs.files import atomic_folder
+from workbench.runs.files import atomic_folder, check_room
 from workbench.runs.provenance import library_versions
 
 #: file that says how a folder came about; a folder without it is never replaced
@@ -59,6 +59,7 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
     _check_folder(path)
     _check_savable(model, base)
     _check_tokenizer(tokenizer, base)
+    check_room(path, sum(tensor.numel() * tensor.element_size() for tensor in base.parameters()))
     with atomic_folder(path) as folder:
         _write_weights(base, folder)
         tokenizer.save_pretrained(folder)

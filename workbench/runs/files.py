@@ -71,6 +71,22 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def check_room(path: str | Path, needed: int) -> None:
+    """Refuse work whose result would not fit on the disk, before it begins.
+
+    Args:
+        path: where the result will lie; its folder need not be there yet.
+        needed: bytes of the result.
+
+    Raises:
+        ValueError: naming what is free, what is needed and where.
+    """
+    place = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if (free := shutil.disk_usage(place).free) < needed:
+        gib = f"{needed / 2**30:,.2f} GiB are needed at {path}, {free / 2**30:,.2f} GiB are free"
+        raise ValueError(f"{gib}; make room, or give another place")
+
+
 @contextmanager
 def locked(path: str | Path, name: str = "") -> Iterator[None]:
     """Hold a file or folder alone: another process that wants it waits, and says so in one line."""
