@@ -215,6 +215,10 @@ def _attended(config: Any, kind: str, context: int) -> int:
     return min(context, window or context)
 
 
+#: architectures whose count is not torch's own on small models, and how far off it is
+_OFF = {"inkling": "about 4 %", "jetmoe": "about 0.6 %", "xlnet": "12 to 17 %"}
+
+
 def _left_out(layers: Iterable[nn.Module], config: Any) -> str:
     """Say of how many layers the recurrent state is not counted, and the sparse attention counted in full."""
     kinds = [_kind(config, place) for place, _ in enumerate(layers)]
@@ -222,7 +226,8 @@ def _left_out(layers: Iterable[nn.Module], config: Any) -> str:
     compressed = sum("compressed" in kind or kind.endswith("_sparse") for kind in kinds)
     said = [f"the recurrent state of {chunked} of the layers is not counted"] if chunked else []
     said += [f"the compressed attention of {compressed} of them is counted as full"] if compressed else []
-    return "; ".join(said)
+    off = [share for name, share in _OFF.items() if str(config.model_type).startswith(name)]
+    return "; ".join(said + [f"the count of this architecture is off by {share}" for share in off])
 
 
 def _chunked(layer: nn.Module, kind: str) -> bool:
