@@ -57,7 +57,8 @@ def stages() -> dict[str, Stage]:
         short = wb.HealingConfig(rank=4, max_steps=3, batch_size=8, learning_rate=1e-3)
         where = {"out": folder / "study", "grid": grid, "config": short, "progress": False}
         found = wb.tune(*both, examples[:40], examples[40:], **where).trials
-        return found[["rank", "learning_rate", "loss"]].sort_values(["rank", "learning_rate"])
+        found = found.sort_values(["rank", "learning_rate"], ignore_index=True)
+        return found[["rank", "learning_rate", "loss"]]
 
     def scored(folder: Path) -> pd.DataFrame:
         run = wb.open_run("kills", root=folder)
