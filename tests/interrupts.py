@@ -8,8 +8,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-#: whose lines count; an interrupt falls between two of them. Not those of contextlib: one between the end of a
-#: body and the rest of its context manager is out of a library's reach
+#: whose lines count; an interrupt falls between two of them. Not those of contextlib: one between the end
+#: of a body and the rest of its context manager is out of a library's reach
 WHOSE = ("/workbench/", "/peft/")
 
 
