@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from healed import logits, make_examples, same_state, state
+from optuna.distributions import CategoricalDistribution
 from tiny import tiny_model, tiny_tokenizer
 
 from workbench.healing.adapters import with_adapter
@@ -20,6 +21,7 @@ from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
 from workbench.healing.losses import response_loss
 from workbench.healing.search import SDD_GRID, read_trials, tune
+from workbench.healing.study import choices, enqueue, name_of, open_study
 from workbench.plots.healing import tuning_figure
 from workbench.runs.files import decode_frame, encode_frame
 
@@ -280,3 +282,15 @@ def test_a_training_that_is_refused_is_told_and_the_search_goes_on(
     data, schema = encode_frame("tuning.csv", trials)
     pd.testing.assert_frame_equal(decode_frame("tuning.csv", data, schema), trials)
     assert len(tuning_figure(trials).data) >= 3
+
+
+def test_a_trial_killed_before_a_heartbeat_is_tried_again(model, tokenizer, sets, tmp_path, impatient):
+    out = tmp_path / "a"
+    search(model, tokenizer, sets, out, n_trials=2)
+    with open_study(out, GRID) as study:
+        enqueue(study, [{"rank": 4, "learning_rate": 3e-2}], GRID, tries=0)
+        trial = study.ask({name: CategoricalDistribution(choices(values)) for name, values in GRID.items()})
+        trial.set_user_attr("combination", name_of(trial.params))  # here its process was killed
+    trials = search(model, tokenizer, sets, out).trials
+    assert sorted(trials["state"]) == ["complete"] * 4
+    assert not trials.duplicated(["rank", "learning_rate"]).any()

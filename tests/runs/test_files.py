@@ -161,3 +161,26 @@ def test_a_result_that_does_not_fit_is_refused_before_the_work(tmp_path: Path):
     check_room(tmp_path / "new" / "file", 1000)
     with pytest.raises(ValueError, match=r"GiB are needed at .*new/file, [\d,.]+ GiB are free; make room"):
         check_room(tmp_path / "new" / "file", 2**60)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from workbench.runs.files import locked
+for _ in range(60):
+    with locked(Path(sys.argv[1])):
+        counter = Path(sys.argv[2])
+        seen = int(counter.read_text())
+        time.sleep(0.001)
+        counter.write_text(str(seen + 1))
+"""
+
+
+def test_a_lock_that_goes_when_it_is_let_go_still_lets_one_in_at_a_time(tmp_path, root):
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "held"), str(counter)]
+    holders = [subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL) for _ in range(4)]
+    assert [holder.wait(timeout=120) for holder in holders] == [0] * 4
+    assert counter.read_text() == "240"
+    assert os.listdir(tmp_path) == ["counter"]

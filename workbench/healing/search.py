@@ -143,7 +143,7 @@ def tune(
 
     callbacks = [partial(keep_result, out), *([] if keep_adapters else [partial(_remove_adapter, out)])]
     with open_study(out, grid, seed) as study:
-        rounds = iter(partial(combinations_left, study, combinations, total), [])
+        rounds = iter(partial(combinations_left, study, out, combinations, total), [])
         for left in tqdm(rounds, total=total, desc="tune", disable=not progress):
             enqueue(study, left, grid, tries=20 if search == "tpe" else 0)
             study.optimize(objective, n_trials=1, catch=(ValueError,), callbacks=callbacks)

@@ -13,7 +13,8 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,13 @@ def _restore(study: Any, out: Path, grid: Mapping[str, Sequence[Any]]) -> None:
             study.add_trial(optuna.trial.create_trial(state=state, distributions=_kinds(grid), **options))
 
 
-def combinations_left(study: Any, combinations: list[dict[str, Any]], total: int) -> list[dict[str, Any]]:
+def combinations_left(
+    study: Any, out: Path, combinations: list[dict[str, Any]], total: int
+) -> list[dict[str, Any]]:
     """Return the combinations to try; waits where a running trial may be that of a killed worker."""
-    for _ in range(GRACE // HEARTBEAT + 2):
+    for _ in range(GRACE // HEARTBEAT + 3):
         optuna.storages.fail_stale_trials(study)
+        _fail_unheard(study, out)
         known = trainings(study)
         if len(known) < total:
             taken = {trial.user_attrs["combination"] for trial in known}
@@ -130,6 +134,18 @@ def combinations_left(study: Any, combinations: list[dict[str, Any]], total: int
             break
         time.sleep(HEARTBEAT)
     return []
+
+
+def _fail_unheard(study: Any, out: Path) -> None:
+    """Fail the trials of workers killed before their first heartbeat: Optuna takes them for alive."""
+    running = [trial for trial in trainings(study) if trial.state.name == "RUNNING"]
+    old = [trial for trial in running if (datetime.now() - trial.datetime_start).total_seconds() > GRACE]
+    if old:
+        with closing(sqlite3.connect(out / DATABASE, timeout=60)) as connection:
+            heard = {row[0] for row in connection.execute("SELECT trial_id FROM trial_heartbeats")}
+        for trial in old:
+            if trial._trial_id not in heard:
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
 def enqueue(study: Any, left: list[dict[str, Any]], grid: Mapping[str, Sequence[Any]], *, tries: int) -> None:

@@ -89,7 +89,10 @@ def check_room(path: str | Path, needed: int) -> None:
 
 @contextmanager
 def locked(path: str | Path, name: str = "") -> Iterator[None]:
-    """Hold a file or folder alone: another process that wants it waits, and says so in one line."""
+    """Hold a file or folder alone: another process that wants it waits, and says so in one line.
+
+    The lock is a hidden file beside it, gone when it is let go.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)
@@ -101,6 +104,8 @@ def locked(path: str | Path, name: str = "") -> Iterator[None]:
     try:
         yield
     finally:
+        if lock.lock_counter == 1 and os.name == "posix":  # elsewhere release removes it
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
