@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
+
+#: most characters quoted of another library's message
+_LONGEST = 300
 
 
 def is_whole(value: Any) -> bool:
@@ -74,3 +78,15 @@ def checked(frame: Any, columns: Iterable[str], what: str, *, unique: Iterable[s
 def first_line(error: BaseException) -> str:
     """Return an error's message in one line, its kind where it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
+    """Turn a library's errors of these kinds into a ValueError of one line that begins with `what`."""
+    try:
+        yield
+    except kinds as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
+        kind = "" if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: "
+        raise ValueError(f"{what}: {kind}{said[:_LONGEST]}{hint}") from error

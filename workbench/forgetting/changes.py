@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.checks import checked, whole_number
-from workbench.data.answers import final_answer, same_answer
+from workbench.data.answers import final_answer
+from workbench.data.quantities import same_answer
 from workbench.forgetting.similarity import embed_texts, paired_responses
 from workbench.statistics import bootstrap_interval
 

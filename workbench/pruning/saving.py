@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.models.checkpoints import auto_class, is_remote, told
+from workbench.checks import told
+from workbench.models.checkpoints import auto_class, is_remote
 from workbench.models.costs import parameter_counts
 from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
