@@ -75,6 +75,12 @@ def _check(name: str, value: Any, kind: str) -> None:
         return
     if "Path" in kinds:
         kinds.remove("str")
+    least = _KNOWN["least"].get(name)
+    whole = is_whole(value) or (value is not None and {*kinds} <= {"int", "None", "Any"})
+    if least is not None and whole and not (is_whole(value) and value >= least):
+        raise ValueError(f"{name} must be a whole number >= {least}, got {_shown(value)}")
+    if name in _KNOWN["shares"] and not (_is_number(value) and 0 < value < 1):
+        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
     if name == "model" and kind != "str":
         _check_model(value)
     elif name == "tokenizer":
@@ -89,12 +95,6 @@ def _check(name: str, value: Any, kind: str) -> None:
     elif all(one in _KINDS for one in kinds) and not any(_KINDS[one][1](value) for one in kinds):
         allowed = " or ".join(dict.fromkeys(_KINDS[one][0] for one in kinds))
         raise ValueError(f"{name} must be {allowed}, got {_shown(value)}")
-    least = _KNOWN["least"].get(name)
-    unknown = kind == "Any" and value is not None  # handed on: where None is wrong is said there
-    if least is not None and (unknown or is_whole(value)) and not (is_whole(value) and value >= least):
-        raise ValueError(f"{name} must be a whole number >= {least}, got {_shown(value)}")
-    if name in _KNOWN["shares"] and not 0 < value < 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
     if name in _KNOWN["positive"] and not value > 0:
         raise ValueError(f"{name} must be above 0, got {value!r}")
 

@@ -11,6 +11,7 @@ import pytest
 from folders import write_jsonl
 from tiny import tiny_tokenizer
 
+import workbench as wb
 from workbench.data.texts import DEMO_CORPORA, fingerprint, load_texts
 
 
@@ -89,7 +90,7 @@ def test_the_demo_corpora_are_there():
 )
 def test_bad_text_arguments_give_one_clear_line(arguments, words):
     with pytest.raises(ValueError) as error:
-        load_texts(**arguments)
+        wb.load_texts(**arguments)
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
 

@@ -15,19 +15,12 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from transformers.utils import chat_template_utils
 
+import workbench as wb
 from workbench.generation.engines import in_halves
-from workbench.generation.responses import (
-    PLAIN_PROMPT,
-    asked_ids,
-    chat_prompt,
-    context_length,
-    end_tokens,
-    generate_responses,
-    respond,
-    response_batches,
-    token_ids,
-)
+from workbench.generation.prompts import chat_prompt, context_length, end_tokens, token_ids
+from workbench.generation.responses import asked_ids, generate_responses, respond, response_batches
 from workbench.healing.distillation import self_distill
+from workbench.models.templates import PLAIN_PROMPT
 from workbench.runs.files import locked
 
 TEXTS = [
@@ -184,8 +177,6 @@ def test_bos_stands_once():
         ({"prompts": ["fine", " "]}, ["not empty", "number 1"]),
         ({"prompts": ["fine", "word " * 400]}, ["prompts 1", "context of 256", "max_new_tokens"]),
         ({"max_new_tokens": 256}, ["prompts 0", "context of 256"]),
-        ({"max_new_tokens": 0}, ["max_new_tokens", "got 0"]),
-        ({"batch_size": 0}, ["batch_size", "got 0"]),
         ({"temperature": -1}, ["temperature", "got -1"]),
     ],
 )
@@ -194,6 +185,12 @@ def test_bad_arguments_give_one_clear_line(llama, tokenizer, change, words):
         ask(llama, tokenizer, **{"prompts": ["Hello"], **change})
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "batch_size"])
+def test_how_many_is_a_whole_number(llama, tokenizer, name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number >= 1, got 0"):
+        wb.generate_responses(llama, tokenizer, ["Hello"], **{name: 0})
 
 
 def test_a_model_without_a_limit_on_positions_has_no_context_length():

@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from workbench.checks import told, whole_number
-from workbench.data.files import ENDINGS, at_home
-from workbench.data.files import read_rows as read_rows
+from workbench.checks import told
+from workbench.data.files import ENDINGS, at_home, read_rows
 
 #: how long the hub may take to say that it is there
 SECONDS_FOR_THE_HUB = 10
@@ -77,11 +76,6 @@ class Draw:
     n: int | None
     seed: int = 0
     skip: int = 0
-
-    def __post_init__(self) -> None:
-        for value, name, least in ((self.n, "n", 1), (self.seed, "seed", 0), (self.skip, "skip", 0)):
-            if name != "n" or value is not None:
-                whole_number(value, name, least)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import whole_number
 from workbench.data import sources
 from workbench.data.sources import CORPORA, Draw, Source, open_source
 from workbench.digests import digest
@@ -103,14 +102,9 @@ def load_texts(
 
     texts = Texts(source.sample(usable, draw, why))
     passed_over = {kind: seen[kind] for kind in ("empty", "too_short", "repeated")}
-    texts.source = {
-        "name": source.name,
-        "n": len(texts),
-        "seed": seed,
-        "skip": skip,
-        "min_length": min_length,
-    }
-    texts.source |= {"revision": source.revision, "looked_at": seen.total(), **passed_over}
+    drawn = {"n": len(texts), "seed": seed, "skip": skip, "min_length": min_length}
+    texts.source = {"name": source.name, **drawn, "revision": source.revision}
+    texts.source |= {"looked_at": seen.total(), **passed_over}
     texts.source |= {"duplicates": len(texts) - len(set(texts))}
     return texts
 
@@ -135,10 +129,9 @@ def _source(name: Any, draw: Draw, split: str, location: str | Path | None) -> S
 
 
 def _length_check(min_length: int, tokenizer: Any) -> Callable[[str], bool]:
-    least = whole_number(min_length, "min_length", 0)
     if tokenizer is None:
-        return lambda text: len(text) >= least
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= least
+        return lambda text: len(text) >= min_length
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= min_length
 
 
 def _checked_list(texts: Any) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked, whole_number
+from workbench.checks import checked
 
 _FEWEST = 5  # words of an evaluation prompt that is looked for in training prompts
 
@@ -52,7 +52,6 @@ def check_contamination(
     """
     checked(examples, ("id", column), "examples")
     checked(evaluation, ("task", "item", "text"), "evaluation")
-    whole_number(n_words, "n_words")
     named = [(name, _words(text)) for name, text in zip(examples["id"], examples[column], strict=True)]
     full = [(name, words) for name, words in named if words]
     if not full or (len(full) < len(named) and column != "context"):

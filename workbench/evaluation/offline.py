@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from workbench.data.sources import read_rows
+from workbench.data.files import read_rows
 from workbench.evaluation.dependencies import digest_of_all, named_files
 from workbench.evaluation.index import leaves, packaged
 from workbench.evaluation.suites import LOCAL_SETS, LocalSet

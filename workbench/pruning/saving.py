@@ -53,8 +53,6 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
         ValueError: for a folder with other content, a model that cannot be saved as it stands, and a reload
             that gives another function.
     """
-    if not isinstance(path, str | Path):
-        raise ValueError(f"path must be text or a path, got {type(path).__name__}")
     path = Path(path).expanduser()
     base = unwrap(model)
     _check_folder(path)
