@@ -21,7 +21,7 @@ from workbench.healing import folders
 from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.arguments import training_arguments, within_memory
 from workbench.healing.config import HealingConfig
-from workbench.healing.launch import sharded
+from workbench.healing.launch import is_main, sharded
 from workbench.healing.losses import summing_loss
 from workbench.healing.records import write_record
 from workbench.healing.restoring import checkpointing, deprecations_muted, same_cache, same_randomness
@@ -31,7 +31,7 @@ from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept
 from workbench.models.hooks import compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, unwrap
-from workbench.runs.files import write_text_atomic
+from workbench.runs.files import check_room, locked, write_text_atomic
 
 
 class Healed(NamedTuple):
@@ -123,37 +123,38 @@ def heal(
     validation = read_validation(model, tokenizer, examples, held_out, **reading, **asked)
     here = describe_model(model)
     work = {"model": here, "data": digest(samples), "config": config.deciding(), **validation.settings()}
-    if folders.is_done(out, work, model, overwrite=overwrite):
-        return Healed(out, _read_back(out, here))
-    if config.packing:
-        check_packing(model)
-    checkpoints = unfinished / folders.CHECKPOINTS
-    begun = folders.last_checkpoint(checkpoints) and folders.same_work(
-        unfinished / folders.WORK, work, overwrite
-    )
-    ordered, lora = OrderedSamples(samples, config), _lora(model, config)
-    trackers = [report_to] if isinstance(report_to, str) else report_to
-    arguments = training_arguments(config, len(ordered), checkpoints, model, trackers)
-    if arguments.world_size > 1:
-        ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
-    _warn_of_cuts(counts, limit, len(examples))
-    _begin(unfinished, work, bool(begun), arguments)
-    quantized = bool(getattr(unwrap(model), "is_quantized", False))
-    record = {**work, "values": folders.values_digest(model), "kept_layers": list(kept_layers(model))}
-    record |= {"quantized": quantized, **counts}
-    train = partial(_train, model, lora, ordered, config, arguments, progress, record, validation)
-    recomputing = checkpointing(model) if config.gradient_checkpointing else nullcontext()
-    with deprecations_muted(), same_randomness(model.device), same_cache(model), recomputing:
-        log = within_memory(train, arguments)
-    if validation.samples:
-        record["kept_step"] = kept_step(log, keep)
-    with arguments.main_process_first(local=False):
-        if arguments.should_save:
-            kept = checkpoints / f"checkpoint-{record.get('kept_step', len(log))}"
-            folders.store(out, kept, log, record)
-            folders.clear(unfinished)
-    log.attrs.update(folders.log_attributes(record))
-    return Healed(out, log)
+    with locked(out) if is_main() else nullcontext():  # a second one waits, and finds it done
+        if folders.is_done(out, work, model, overwrite=overwrite):
+            return Healed(out, _read_back(out, here))
+        if config.packing:
+            check_packing(model)
+        checkpoints = unfinished / folders.CHECKPOINTS
+        begun = folders.last_checkpoint(checkpoints) and folders.same_work(
+            unfinished / folders.WORK, work, overwrite
+        )
+        ordered, lora = OrderedSamples(samples, config), _lora(model, config)
+        trackers = [report_to] if isinstance(report_to, str) else report_to
+        arguments = training_arguments(config, len(ordered), checkpoints, model, trackers)
+        if arguments.world_size > 1:
+            ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
+        _warn_of_cuts(counts, limit, len(examples))
+        _begin(unfinished, work, bool(begun), arguments)
+        quantized = bool(getattr(unwrap(model), "is_quantized", False))
+        record = {**work, "values": folders.values_digest(model), "kept_layers": list(kept_layers(model))}
+        record |= {"quantized": quantized, **counts}
+        train = partial(_train, model, lora, ordered, config, arguments, progress, record, validation)
+        recomputing = checkpointing(model) if config.gradient_checkpointing else nullcontext()
+        with deprecations_muted(), same_randomness(model.device), same_cache(model), recomputing:
+            log = within_memory(train, arguments)
+        if validation.samples:
+            record["kept_step"] = kept_step(log, keep)
+        with arguments.main_process_first(local=False):
+            if arguments.should_save:
+                kept = checkpoints / f"checkpoint-{record.get('kept_step', len(log))}"
+                folders.store(out, kept, log, record)
+                folders.clear(unfinished)
+        log.attrs.update(folders.log_attributes(record))
+        return Healed(out, log)
 
 
 def _read_back(out: Path, here: dict[str, Any]) -> pd.DataFrame:
@@ -197,6 +198,8 @@ def _train(
         compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
         _reported(progress, arguments.max_steps) as on_step,
     ):
+        # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
+        check_room(arguments.output_dir, 24 * sum(p.numel() for p in peft.parameters() if p.requires_grad))
         return run_training(
             peft, ordered, arguments, on_step, partial(write_record, record=record), validation
         )
