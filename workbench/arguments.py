@@ -101,10 +101,10 @@ def _check(name: str, value: Any, kind: str) -> None:
 
 def _check_texts(name: str, texts: Any, may_be_empty: bool) -> None:
     """Refuse texts that no tokenizer can read: half a surrogate pair, as cut JSON escapes leave them."""
-    if not isinstance(texts, list | tuple) or not (texts or may_be_empty):
-        if isinstance(texts, list | tuple):
-            raise ValueError(f"{name} must hold at least one text, got none")
+    if not isinstance(texts, list | tuple):
         return
+    if not texts and not may_be_empty:
+        raise ValueError(f"{name} must hold at least one text, got none")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             continue
@@ -200,11 +200,8 @@ def _each(test: Callable[[Any], bool], kind: type = Collection) -> Callable[[Any
 
 
 def _is_frames(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and all(isinstance(one, pd.DataFrame) for one in value.values())
-        and bool(value)
-    )
+    frames = value.values() if isinstance(value, Mapping) else ()
+    return bool(frames) and all(isinstance(one, pd.DataFrame) for one in frames)
 
 
 def _is_path(value: Any) -> bool:
@@ -214,9 +211,8 @@ def _is_path(value: Any) -> bool:
 
 
 def _variants(value: Any) -> bool:
-    return _each(lambda one: hasattr(one, "removed"))(value) and (
-        not hasattr(value, "__len__") or len(value) > 0
-    )
+    several = _each(lambda one: hasattr(one, "removed"))(value)
+    return several and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 def _lists(value: Any) -> bool:

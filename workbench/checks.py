@@ -100,6 +100,6 @@ def checked_interval(confidence: Any, seed: Any) -> None:
     Traceback (most recent call last):
     ValueError: confidence must be between 0 and 1, got 95
     """
-    if not isinstance(confidence, Real) or not 0 < confidence < 1:
+    if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence!r}")
     whole_number(seed, "seed", least=0)

@@ -197,9 +197,7 @@ def paired_difference(
         low, high = _paired_proportions(higher, lower, len(change), confidence)
     else:
         equal = np.ones(len(change))
-        ends = _mean_interval(
-            change[:, None], equal, confidence, whole_number(n_resamples, "n_resamples"), seed
-        )
+        ends = _mean_interval(change[:, None], equal, confidence, n_resamples, seed)
         low, high = ends[:, 0].tolist()
     p_value = float(binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0
     found = {"n": len(change), "difference": float(change.mean()), "ci_low": low, "ci_high": high}

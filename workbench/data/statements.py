@@ -30,7 +30,7 @@ def stated(sentence: str) -> str | None:
         return lead if breakdown or not _goes_on(rest) else said
     for pattern in (FIND.yes_or_no, FIND.choice):
         if match := pattern.match(said):
-            return match[1]
+            return str(match[1])
     plain = plain_text(said)
     if "=" in plain:
         return stated(plain.rpartition("=")[2])

@@ -135,11 +135,8 @@ def _length_check(min_length: int, tokenizer: Any) -> Callable[[str], bool]:
 
 
 def _checked_list(texts: Any) -> list[str]:
-    if (
-        isinstance(texts, Mapping | set | bytes)
-        or not isinstance(texts, Iterable)
-        or hasattr(texts, "columns")
-    ):
+    wrong = isinstance(texts, Mapping | set | bytes) or hasattr(texts, "columns")
+    if wrong or not isinstance(texts, Iterable):
         raise ValueError(
             "name must be a name, a path or a list of texts (of a frame one column, frame['text']), "
             f"got {type(texts).__name__}"

@@ -148,11 +148,9 @@ def _looked_up(prompts: Sequence[list[str]], part: pd.DataFrame, n_words: int) -
         around = (inner[k] for run in _runs(words, _FEWEST) for k in begins.get(run, ()))
         places = [k for k in known.get(own[0], ()) if whole in lines[k]]
         places += [k for k, core in around if _line(core) in whole]
-        yield {
-            "occurs": bool(places),
-            "overlap": sum(run in known for run in own) / len(own),
-            "item": items[min(places)] if places else None,
-        }
+        overlap = sum(run in known for run in own) / len(own)
+        first = items[min(places)] if places else None
+        yield {"occurs": bool(places), "overlap": overlap, "item": first}
 
 
 def _cores(texts: list[list[str]]) -> list[list[str]]:

@@ -140,11 +140,6 @@ def _losses(
 
 def _placed(rows: pd.DataFrame, cut: Sequence[int], n_layers: int, series: str, healed: bool) -> pd.DataFrame:
     """Return rows of scores with what was removed in front."""
-    front = {
-        "series": series,
-        "healed": healed,
-        "removed": format_layers(cut) if cut else "",
-        "n_removed": len(cut),
-        "fraction": len(cut) / n_layers,
-    }
+    front = {"series": series, "healed": healed, "removed": format_layers(cut) if cut else ""}
+    front |= {"n_removed": len(cut), "fraction": len(cut) / n_layers}
     return rows.assign(**front)[[*front, *rows.columns.difference([*front], sort=False)]]

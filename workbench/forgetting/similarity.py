@@ -79,20 +79,13 @@ def response_similarity(
     first, *others = codes.reshape(len(paired) + 1, len(base))
     blind = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
     _warn(float(np.mean([*blind.values()])))
-    frames = [
-        pd.DataFrame(
-            {
-                "variant": name,
-                "id": base["id"].to_numpy(),
-                "similarity": np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1),
-                "truncated": cut[first] | cut[second],
-                "cut_off": _cut_off(base) | _cut_off(paired[name]),
-                "empty": blank[first] | blank[second],
-                "unseen": blind[name],
-            }
-        )
-        for name, second in zip(paired, others, strict=True)
-    ]
+    frames = []
+    for name, second in zip(paired, others, strict=True):
+        cosine = np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1)
+        marks = {"truncated": cut[first] | cut[second], "cut_off": _cut_off(base) | _cut_off(paired[name])}
+        marks |= {"empty": blank[first] | blank[second], "unseen": blind[name]}
+        rows = {"variant": name, "id": base["id"].to_numpy(), "similarity": cosine}
+        frames.append(pd.DataFrame(rows | marks))
     result = pd.concat(frames, ignore_index=True)
     return result if isinstance(other, Mapping) else result.drop(columns="variant")
 
