@@ -109,9 +109,7 @@ def _check_texts(name: str, texts: Any, may_be_empty: bool) -> None:
         if not isinstance(text, str):
             continue
         if not text.isascii() and re.search("[\ud800-\udfff]", text):
-            raise ValueError(
-                f"{name} {index} holds half a surrogate pair, which is no character: {text[:40]!r}"
-            )
+            raise ValueError(f"{name} {index} holds half a surrogate pair, no character: {text[:40]!r}")
         if not may_be_empty and not text.strip():
             raise ValueError(f"{name} {index} is empty; leave empty texts out")
 

@@ -233,10 +233,9 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """
     given = np.asarray(p_values, dtype=np.float64).ravel()
     tested = np.flatnonzero(~np.isnan(given))
-    if ((given[tested] < 0) | (given[tested] > 1)).any():
-        raise ValueError(
-            f"p_values must be between 0 and 1, got {given[tested].min()} to {given[tested].max()}"
-        )
+    known = given[tested]
+    if ((known < 0) | (known > 1)).any():
+        raise ValueError(f"p_values must be between 0 and 1, got {known.min()} to {known.max()}")
     order = tested[np.argsort(given[tested], kind="stable")]
     corrected = np.full(len(given), np.nan)
     steps = given[order] * np.arange(len(order), 0, -1)

@@ -75,7 +75,7 @@ def test_the_demo_corpora_are_there():
         ({"name": "demo", "n": 2.0}, ["n must be", "2.0"]),
         ({"name": "demo-german", "n": 10**6}, ["n must be at most", "got 1000000"]),
         ({"name": ["good", "", "more"]}, ["number 1", "''"]),
-        ({"name": ["good", None]}, ["number 1", "None"]),
+        ({"name": ["good", None]}, ["a list of texts", "None"]),
         ({"name": []}, ["no usable row"]),
         ({"name": "demo", "seed": -1}, ["seed must be", ">= 0", "got -1"]),
         ({"name": "demo", "min_length": "5"}, ["min_length must be", "'5'"]),

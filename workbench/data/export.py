@@ -69,9 +69,7 @@ def _chat(number: int, row: dict[Any, Any], column: str) -> list[dict[str, str]]
     """Return what a row asks with, and the reply."""
     for name in ("instruction", column):
         if not isinstance(row[name], str) or not row[name].strip():
-            raise ValueError(
-                f"distilled must hold a text in every {name}; row {number} has {row[name]!r:.60}"
-            )
+            raise ValueError(f"distilled needs a text in every {name}; row {number} has {row[name]!r:.60}")
     turns = [*conversation(row), {"role": "assistant", "content": row[column]}]
     roles = [turn["role"] for turn in _without_system(turns)]
     if roles != ["user", "assistant"] * (len(roles) // 2):

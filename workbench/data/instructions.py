@@ -176,9 +176,8 @@ def _opened(
         _check_mapping(columns)
         repo, _, config = str(name).partition(":")
         hub = HubSet(repo, config or None) if str(name).count("/") == 1 else None
-    files = {
-        one: [demo_path("instructions") / f"{one.removeprefix('demo-')}.jsonl"] for one in DEMO_INSTRUCTIONS
-    }
+    folder = demo_path("instructions")
+    files = {one: [folder / f"{one.removeprefix('demo-')}.jsonl"] for one in DEMO_INSTRUCTIONS}
     return open_source(
         name, INSTRUCTION_SETS, files, draw, other="with columns= a hub set owner/name", hub=hub, split=split,
         location=location,

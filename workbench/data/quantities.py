@@ -45,9 +45,8 @@ def parse_number(value: str | int | float | None) -> Fraction | None:
     if value is None or isinstance(value, bool):
         return None
     if not isinstance(value, str):
-        return (
-            Fraction(value if isinstance(value, int) else str(value)) if abs(value) < float("inf") else None
-        )
+        finite = abs(value) < float("inf")
+        return Fraction(value if isinstance(value, int) else str(value)) if finite else None
     if len(value) > _LONGEST:
         return None
     text = without_markup(value)
@@ -160,9 +159,8 @@ def _of_digits(match: re.Match[str]) -> Fraction | None:
     whole, top, bottom = map(_exact, parts)
     if bottom == 0:
         return None
-    value = _with_unit(
-        whole + top * Fraction(10) ** int(power) / bottom, match["unit"], bool(match["currency"])
-    )
+    number = whole + top * Fraction(10) ** int(power) / bottom
+    value = _with_unit(number, match["unit"], bool(match["currency"]))
     signs = [match["sign"].lower(), match["sign2"], match["topsign"], match["bottomsign"]]
     negative = sum(sign not in ("", "+", None) for sign in signs) % 2
     return -value if value is not None and negative else value

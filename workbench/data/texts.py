@@ -144,9 +144,7 @@ def _checked_list(texts: Any) -> list[str]:
     rows = list(texts)
     for index, text in enumerate(rows):
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(
-                f"texts must be strings that are not empty; number {index} of the list is {text!r:.60}"
-            )
+            raise ValueError(f"texts must be strings that are not empty; number {index} is {text!r:.60}")
     return rows
 
 

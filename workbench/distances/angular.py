@@ -198,9 +198,7 @@ def _picker(mask: Tensor, points: list[list[int]] | None, batch: Batch) -> Calla
     """Return what picks the states of each text: ``[row, token, width]`` to ``[row, point, width]``."""
     if points is None:
         real, counts = mask[..., None], mask.sum(dim=1)[:, None, None]
-        return lambda state: (
-            torch.where(real, state, 0).sum(dim=1, keepdim=True, dtype=torch.float32) / counts
-        )
+        return lambda state: torch.where(real, state, 0).sum(1, keepdim=True, dtype=torch.float32) / counts
     most = max(len(some) for some in points)
     # a text of fewer points repeats its last one, which is left out again behind the pass
     at = [[*points[text], *[points[text][-1]] * (most - len(points[text]))] for text in batch.texts]

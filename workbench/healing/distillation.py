@@ -300,9 +300,7 @@ def _judged(
             response = with_closing(response, row)
             closed += response != row["rewrite"]
         judged.append(row | {"kept": kept, "reason": reason, "response": response})
-    frame = pd.DataFrame(
-        judged, columns=[*(name for name in rows[0]), "rewrite", "kept", "reason", "response"]
-    )
+    frame = pd.DataFrame(judged, columns=[*rows[0], "rewrite", "kept", "reason", "response"])
     frame.attrs["closing"] = closed
     if not frame["kept"].any():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in frame["reason"].value_counts().items())

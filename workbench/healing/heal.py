@@ -199,12 +199,10 @@ def _train(
         _reported(progress, arguments.max_steps) as on_step,
     ):
         # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
-        check_room(
-            str(arguments.output_dir), 24 * sum(p.numel() for p in peft.parameters() if p.requires_grad)
-        )
-        return run_training(
-            peft, ordered, arguments, on_step, partial(write_record, record=record), validation
-        )
+        trained = sum(p.numel() for p in peft.parameters() if p.requires_grad)
+        check_room(str(arguments.output_dir), 24 * trained)
+        note = partial(write_record, record=record)
+        return run_training(peft, ordered, arguments, on_step, note, validation)
 
 
 def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:

@@ -214,9 +214,7 @@ def _check_list(texts: Any) -> None:
     if isinstance(texts, (str, bytes)):
         raise ValueError(f"texts must be a list of texts, got one {kind}; put it into a list")
     if isinstance(texts, Mapping | Set) or hasattr(texts, "columns"):
-        raise ValueError(
-            f"texts must be a list of texts, got a {kind}; give one column or entry of it as a list"
-        )
+        raise ValueError(f"texts must be a list of texts, got a {kind}; give one column or entry of it")
     if not hasattr(texts, "__len__") or getattr(texts, "ndim", 1) == 0:
         raise ValueError(f"texts must be a list of texts, got a {kind}; give list(texts)")
     if not len(texts):

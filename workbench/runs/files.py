@@ -210,9 +210,7 @@ def _check_frame(name: str, frame: pd.DataFrame) -> None:
     if frame.columns.empty:
         raise ValueError(f"{name} must have at least one column, got a frame with none")
     if frame.index.nlevels > 1 or frame.index.name is not None:
-        raise ValueError(
-            f"{name}: the index is not stored; reset_index() keeps {list(frame.index.names)} as columns"
-        )
+        raise ValueError(f"{name}: the index is not stored; reset_index() keeps {list(frame.index.names)}")
 
 
 def _texts(frame: pd.DataFrame) -> set[str]:
