@@ -217,9 +217,7 @@ def strategies(study: Study, size: int) -> None:
             same.setdefault(removed, name)
         for kind, number in (("scores", 0), ("items", 1)):
             frames = {name: pair[number] for name, pair in told.items()}
-            study.write(
-                kind, pd.concat(frames, names=["variant"]).reset_index("variant").assign(size=size)
-            )
+            study.write(kind, pd.concat(frames, names=["variant"]).reset_index("variant").assign(size=size))
 
 
 def parsed(removed: str) -> list[int]:
@@ -293,9 +291,7 @@ def removed_block(study: Study) -> list[int]:
     """Return the six layers of least distance on C4."""
     shape = study.shape
     texts = study.texts("c4", shape.texts)
-    found = wb.angular_distances(
-        study.model, study.tokenizer, texts, max_length=shape.length, progress=False
-    )
+    found = wb.angular_distances(study.model, study.tokenizer, texts, max_length=shape.length, progress=False)
     row = wb.best_blocks(found, [HEALED]).iloc[0]
     return list(wb.layers_of(int(row["start"]), HEALED))
 
@@ -363,7 +359,9 @@ def premise(study: Study, distilled: pd.DataFrame) -> pd.DataFrame:
         row = {"text": name, "loss": loss, "words": words.mean(), "similarity": near.mean(), "n": len(there)}
         rows.append(row | {"similarity_std": near.std(), "kept": few["kept"].mean()})
     lengths = own["response"].str.split().str.len()
-    rows.append({"text": "own", "words": lengths.mean(), "cut_off": 1 - own["finished"].mean(), "n": len(own)})
+    rows.append(
+        {"text": "own", "words": lengths.mean(), "cut_off": 1 - own["finished"].mean(), "n": len(own)}
+    )
     return pd.DataFrame(rows)
 
 
@@ -376,9 +374,7 @@ def queue(shape: str) -> list[list[str]]:
         return [*parts, heal[0], others[0]]
     more = [["--part", "healing", "--set", "alpaca", "--seed", "0", "--rows", "8000"]]
     for seed in ("1", "2"):
-        more += [
-            ["--part", "healing", "--set", name, "--seed", seed, "--rows", "2000"] for name in TRAINED
-        ]
+        more += [["--part", "healing", "--set", name, "--seed", seed, "--rows", "2000"] for name in TRAINED]
     more += [["--part", "healing", "--set", "gsm8k", "--seed", "0", "--rows", "8000"]]
     return [*parts, *heal, *more[:1], *others, *more[1:]]
 
@@ -389,7 +385,14 @@ def run_all(options: argparse.Namespace) -> int:
     cuda = options.device == "cuda"
     slots = [gpu for _ in range(options.at_once) for gpu in range(options.gpus)]
     base = [sys.executable, __file__, "--model", options.model, "--data", str(options.data)]
-    base += ["--out", str(options.out), "--shape", options.shape, "--learning-rate", str(options.learning_rate)]
+    base += [
+        "--out",
+        str(options.out),
+        "--shape",
+        options.shape,
+        "--learning-rate",
+        str(options.learning_rate),
+    ]
     base += ["--encoder", options.encoder] if options.encoder else []
     options.out.mkdir(parents=True, exist_ok=True)
     failed = 0
@@ -428,12 +431,16 @@ def collect(options: argparse.Namespace) -> None:
     for name, frame in frames.items():
         frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     about = [{"part": part.name, **json.loads((part / "part.json").read_text())} for part in parts]
-    (folder / "record.json").write_text(json.dumps({"benchmark": "findings", "parts": about}, indent=1) + "\n")
+    (folder / "record.json").write_text(
+        json.dumps({"benchmark": "findings", "parts": about}, indent=1) + "\n"
+    )
     print(f"{folder}: {len(frames)} frames of {len(parts)} parts")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--model", default="smollm2", help="a folder, or 'smollm2'")
     add("--data", type=Path, default=ROOT.parent / "shared" / "data")

@@ -48,7 +48,9 @@ def summed_up(parts: list[Path]) -> Frames:
     frames["distances"] = read_parts(parts, "distances", "distances-*")
     frames["stability"] = read_parts(parts, "distances", "stability-*")
     frames["strategies"] = read_parts(parts, "strategies", "damage")
-    frames["strategy_scores"] = headline_scores(read_parts(parts, "strategies", "scores"), ["variant", "size"])
+    frames["strategy_scores"] = headline_scores(
+        read_parts(parts, "strategies", "scores"), ["variant", "size"]
+    )
     frames["strategy_items"] = pooled(
         read_parts(parts, "strategies", "items"), ["size"], first="distance-0", tasks=TELLING
     )
@@ -80,7 +82,9 @@ def summed_up(parts: list[Path]) -> Frames:
         frames["changes"] = means(changes, [*groups, "variant"], columns)
         frames["why"] = lengths_matched(similarity, changes)
     responses = read_parts(parts, "healing", "responses")
-    frames["responses"] = responses.groupby([*KEYS, "variant", "prompts"]).head(1) if len(responses) else responses
+    frames["responses"] = (
+        responses.groupby([*KEYS, "variant", "prompts"]).head(1) if len(responses) else responses
+    )
     return {name: frame for name, frame in frames.items() if len(frame)}
 
 
@@ -107,7 +111,9 @@ def item_table(items: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def pooled(items: pd.DataFrame, keys: list[str], *, first: str, tasks: list[str] | None = None) -> pd.DataFrame:
+def pooled(
+    items: pd.DataFrame, keys: list[str], *, first: str, tasks: list[str] | None = None
+) -> pd.DataFrame:
     """Compare every variant with one of them on the same items, each task and the mean over tasks."""
     if items.empty:
         return items
@@ -132,7 +138,12 @@ def mean_of_tasks(first: pd.Series, other: pd.Series) -> dict[str, float]:
     error = float(np.sqrt((change.var(ddof=1) / change.size()).sum()) / change.ngroups)
     difference = float(change.mean().mean())
     half = 1.96 * error
-    return {"n": len(first), "difference": difference, "ci_low": difference - half, "ci_high": difference + half}
+    return {
+        "n": len(first),
+        "difference": difference,
+        "ci_low": difference - half,
+        "ci_high": difference + half,
+    }
 
 
 def with_reference(items: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
@@ -193,7 +204,9 @@ def paired(rows: pd.DataFrame, keys: list[str], value: str, first: str, other: s
     for values, part in rows.groupby(keys, sort=False):
         wide = part.pivot(index="id", columns="variant", values=value).dropna()
         if {first, other} <= set(wide):
-            found.append(dict(zip(keys, values, strict=True)) | wb.paired_difference(wide[first], wide[other]))
+            found.append(
+                dict(zip(keys, values, strict=True)) | wb.paired_difference(wide[first], wide[other])
+            )
     return pd.DataFrame(found)
 
 
@@ -255,7 +268,9 @@ def claims(frames: Frames) -> pd.DataFrame:
 def block_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
     rows = []
     if "strategies" in frames and "strategy_items" in frames:
-        told = frames["strategies"].assign(name=lambda f: f["strategy"] + "-" + f["draw"].astype(int).astype(str))
+        told = frames["strategies"].assign(
+            name=lambda f: f["strategy"] + "-" + f["draw"].astype(int).astype(str)
+        )
         blind = told[told["strategy"].isin(["deepest", "shallowest", "random"])]
         best = told[told["strategy"] == "distance"].set_index("size")["damage"]
         gap = blind["damage"] - blind["size"].map(best)
@@ -268,7 +283,9 @@ def block_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
             f"[{low:+.3f}, {high:+.3f}]; loss {gap.mean():+.2f} nats a token, higher in {int((gap > 0).sum())} "
             f"of {len(gap)}"
         )
-        rows.append(("C1", verdict(-mean, -high, -low), number, "mean accuracy on four sets above chance, sizes 2-10"))
+        rows.append(
+            ("C1", verdict(-mean, -high, -low), number, "mean accuracy on four sets above chance, sizes 2-10")
+        )
     if "strategy_scores" in frames:
         guess = at_chance(frames["strategy_scores"])
         known = [task for task in ("boolq", "mmlu") if task in guess]
@@ -277,11 +294,15 @@ def block_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
         rows.append(("C2", "undecided" if undecided else "see the scores", number, "the base's own scores"))
     if "agreement" in frames:
         one = frames["agreement"]
-        pair = one[(one["first"] == "angular distance") & (one["second"] == "block influence") & (one["size"] == 1)]
+        pair = one[
+            (one["first"] == "angular distance") & (one["second"] == "block influence") & (one["size"] == 1)
+        ]
         if len(pair):
             row = pair.iloc[0]
             number = f"Spearman {row['spearman']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}] over {row['n']:.0f} layers"
-            rows.append(("C10", verdict(row["spearman"], row["ci_low"], row["ci_high"]), number, "single layers"))
+            rows.append(
+                ("C10", verdict(row["spearman"], row["ci_low"], row["ci_high"]), number, "single layers")
+            )
     return rows
 
 
@@ -303,7 +324,9 @@ def healing_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
         items = frames["healing_items"].query("task == 'mean of tasks' and variant == 'self-distilled'")
         mean, low, high = spread(items["difference"])
         clear = f"{int((items['ci_low'] > 0).sum())} clearly better, {int((items['ci_high'] < 0).sum())} clearly worse"
-        number = f"self-distilled less SFT {mean:+.4f} [{low:+.4f}, {high:+.4f}]; of {len(items)} pairs {clear}"
+        number = (
+            f"self-distilled less SFT {mean:+.4f} [{low:+.4f}, {high:+.4f}]; of {len(items)} pairs {clear}"
+        )
         rows.append(("C4", verdict(mean, low, high), number, "mean accuracy on nine sets, the same items"))
         by_rows = items.groupby("rows")["difference"].mean()
         if len(by_rows) > 1:
@@ -314,7 +337,9 @@ def healing_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
         kinds = gap.groupby("prompts")["difference"].mean()
         where = ", ".join(f"{name} {value:+.3f}" for name, value in kinds.items())
         number = f"similarity to the base, self-distilled less SFT: {mean:+.3f} [{low:+.3f}, {high:+.3f}] ({where})"
-        rows.append(("C5", verdict(mean, low, high), number, "Sentence-BERT, 100 prompts of each of three kinds"))
+        rows.append(
+            ("C5", verdict(mean, low, high), number, "Sentence-BERT, 100 prompts of each of three kinds")
+        )
     return rows
 
 
@@ -325,7 +350,9 @@ def more_rows(frames: Frames) -> tuple[str, str, str, str]:
     few, many = wide.columns.min(), wide.columns.max()
     gain = wide[many] - wide[few]
     mean, low, high = spread(gain)
-    number = ", ".join(f"{name} {wide.loc[name, few]:.3f} -> {wide.loc[name, many]:.3f}" for name in wide.index)
+    number = ", ".join(
+        f"{name} {wide.loc[name, few]:.3f} -> {wide.loc[name, many]:.3f}" for name in wide.index
+    )
     return "C6", verdict(mean, low, high), f"recovery at {few} and {many} rows: {number}", "one seed"
 
 
@@ -362,7 +389,9 @@ def closeness_figure(rows: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     for name, part in rows.groupby("variant", sort=False):
         label = part["data"] + ", asked " + part["prompts"]
-        figure.add_scatter(x=part["similarity"], y=label, name=name, mode="markers", marker={"size": 9, "opacity": 0.7})
+        figure.add_scatter(
+            x=part["similarity"], y=label, name=name, mode="markers", marker={"size": 9, "opacity": 0.7}
+        )
     figure.update_xaxes(title="mean similarity to the base's responses (one dot a training)")
     return figure.update_layout(title="Which responses stay close?", height=520)
 
@@ -372,10 +401,14 @@ def recovery_figure(rows: pd.DataFrame) -> go.Figure:
     for name, part in rows[rows["variant"] != "base"].groupby("variant", sort=False):
         error = {"array": part["ci_high"] - part["recovery"], "arrayminus": part["recovery"] - part["ci_low"]}
         label = part["data"] + ", " + part["rows"].astype(str) + " rows, seed " + part["seed"].astype(str)
-        figure.add_scatter(x=part["recovery"], y=label, error_x={"type": "data", **error}, name=name, mode="markers")
+        figure.add_scatter(
+            x=part["recovery"], y=label, error_x={"type": "data", **error}, name=name, mode="markers"
+        )
     figure.add_vline(x=1, line_dash="dot")
     figure.update_xaxes(title="share of the unpruned model's average over nine sets")
-    return figure.update_layout(title="Six of thirty layers out: what is left, what healing wins back", height=520)
+    return figure.update_layout(
+        title="Six of thirty layers out: what is left, what healing wins back", height=520
+    )
 
 
 def table(frame: pd.DataFrame, digits: int = 3) -> str:
@@ -402,7 +435,9 @@ def page(frames: Frames, pictures: Mapping[str, str], about: Mapping[str, Any]) 
     lines += section(pictures, "blocks", "## Which blocks go?", agreement_text(frames), calibration(frames))
     lines += section(pictures, "strategies", "## Against cutting blindly", "", strategy_table(frames))
     lines += section(pictures, "recovery", "## What healing wins back", "", score_summary(frames))
-    lines += section(pictures, "similarity", "## Which responses stay close, and why", why_text(frames), why(frames))
+    lines += section(
+        pictures, "similarity", "## Which responses stay close, and why", why_text(frames), why(frames)
+    )
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -444,7 +479,9 @@ def score_summary(frames: Frames) -> str:
     if "scores" not in frames:
         return ""
     base = frames["strategy_scores"]
-    base = base[base["variant"].isin(["base-0", "distance-0", "deepest-0", "shallowest-0"]) & (base["size"] == 6)]
+    base = base[
+        base["variant"].isin(["base-0", "distance-0", "deepest-0", "shallowest-0"]) & (base["size"] == 6)
+    ]
     base = base.assign(trained="")
     healed = frames["scores"].assign(trained=lambda f: f["data"] + " " + f["rows"].astype(str))
     rows = pd.concat([base, healed], ignore_index=True)
@@ -456,13 +493,24 @@ def score_summary(frames: Frames) -> str:
 def why(frames: Frames) -> str:
     shown = []
     if "why" in frames:
-        mean = frames["why"].groupby(["data", "rows", "prompts"], sort=False).mean(numeric_only=True).reset_index()
+        mean = (
+            frames["why"]
+            .groupby(["data", "rows", "prompts"], sort=False)
+            .mean(numeric_only=True)
+            .reset_index()
+        )
         shown.append(table(mean.drop(columns=["seed", "n"])))
     if "premise" in frames:
-        mean = frames["premise"].groupby(["data", "rows", "text"], sort=False).mean(numeric_only=True).reset_index()
+        mean = (
+            frames["premise"]
+            .groupby(["data", "rows", "text"], sort=False)
+            .mean(numeric_only=True)
+            .reset_index()
+        )
         shown.append(
             "What the two data sets are to the base: loss of the base on each text (nats a token), words, and similarity "
-            "to the answer that the base itself gives to the bare prompt.\n\n" + table(mean.drop(columns=["seed"]))
+            "to the answer that the base itself gives to the bare prompt.\n\n"
+            + table(mean.drop(columns=["seed"]))
         )
     return "\n".join(shown)
 
@@ -493,7 +541,9 @@ def why_text(frames: Frames) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--record", type=Path, help="default: the newest of benchmarks/records")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options = parser.parse_args()

@@ -97,7 +97,10 @@ def blocks_claim(distances: pd.DataFrame, damage: pd.DataFrame) -> Row:
             gaps.append(float(other["damage"] - best["damage"]))
             clear.append((other["ci_low"] > best["ci_high"]) * 1 - (other["ci_high"] < best["ci_low"]) * 1)
     if not gaps:
-        return "undecided", "no size at which the nearest block is another than the deepest and the shallowest"
+        return (
+            "undecided",
+            "no size at which the nearest block is another than the deepest and the shallowest",
+        )
     better, worse = clear.count(1), clear.count(-1)
     number = f"{better} of {len(gaps)} blind blocks clearly cost more, {worse} clearly less; on average "
     number += f"{np.mean(gaps):+.3f} nats a token"
@@ -130,7 +133,9 @@ def healing_claim(scores: pd.DataFrame, items: pd.DataFrame) -> Row:
     found = average_recovery(scores, items=items).set_index("variant")
     if "pruned" not in found.index or not {SFT, DISTILLED} & set(found.index):
         return "not asked", "notebook 04"
-    best = found.loc[[name for name in (SFT, DISTILLED) if name in found.index]].sort_values("recovery").iloc[-1]
+    best = (
+        found.loc[[name for name in (SFT, DISTILLED) if name in found.index]].sort_values("recovery").iloc[-1]
+    )
     pruned = found.loc["pruned", "recovery"]
     half = (1 + pruned) / 2
     number = f"pruned keeps {pruned:.1%} of the base's average, {best.name} {best['recovery']:.1%}"
@@ -151,7 +156,9 @@ def data_claim(comparisons: pd.DataFrame) -> Row:
     mean = float((rows["sign"] * rows["difference"]).mean())
     errors = ((rows["ci_high"] - rows["ci_low"]) / (2 * 1.96)).fillna(0.0)
     half = 1.96 * float(np.sqrt((errors**2).sum())) / len(rows)
-    number = f"self-distilled less SFT {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}], {len(rows)} tasks"
+    number = (
+        f"self-distilled less SFT {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}], {len(rows)} tasks"
+    )
     return verdict(mean, mean - half, mean + half), number
 
 
