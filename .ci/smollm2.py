@@ -32,20 +32,22 @@ pipeline_tag: text-generation
 
 # SmolLM2-135M-Instruct, dequantised
 
-A Llama-like decoder of 30 layers x 576 with 134.5 million parameters and a context of 8,192 tokens, made and tuned to
-follow instructions by Hugging Face ([the model's own page](https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct);
-licence Apache-2.0, in LICENSE).
+A Llama-like decoder of 30 layers x 576 with 134.5 million parameters and a context of 8,192 tokens, made and
+tuned to follow instructions by Hugging Face
+([its own page](https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct); licence Apache-2.0, in LICENSE).
 
-These weights come from the GGUF file `{member}` of the package `{package}` on the Python index (sha256 `{sha256}`),
-whose matrices are quantised to about 4.5 bits a value (Q4_1). They were dequantised by transformers and saved in
-bfloat16, so it is a slightly coarser model than the one on the hub; scores of the two need not agree to the last digit.
+These weights come from the GGUF file `{member}` of the package `{package}` on the Python
+index (sha256 `{sha256}`), whose matrices are quantised to
+about 4.5 bits a value (Q4_1). They were dequantised by transformers and saved in bfloat16, so it is a
+slightly coarser model than the one on the hub; scores of the two need not agree to the last digit.
 
-It answers simple questions in English. On four-way multiple choice of school knowledge (MMLU, ARC-Challenge) it is
-near a guess.
+It answers simple questions in English. On four-way multiple choice of school knowledge (MMLU, ARC-Challenge)
+it is near a guess.
 """
 
 
 def main() -> int:
+    """Fetch, check and write the model, unless it is there; return 0 when it is."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -113,6 +115,7 @@ def write(file: Path, folder: Path) -> None:
 
 
 def last_line(error: Exception) -> str:
+    """Return what pip, or the machine, says went wrong."""
     said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
     errors = [line for line in said if line.startswith("ERROR")]
     return (errors or said or ["no reason given"])[-1]

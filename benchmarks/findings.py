@@ -1,15 +1,16 @@
 """What the papers' method does to a small real model: distances, strategies, healing; one part a process.
 
-    python benchmarks/findings.py --model PATH --data FOLDER --out OUT --part all --gpus 2 --seconds 480
+    python benchmarks/findings.py --model PATH --data FOLDER --out OUT --gpus 2 --seconds 480
     python benchmarks/findings.py --model PATH --data FOLDER --out OUT --part healing --set alpaca --seed 0
     python benchmarks/findings.py --out OUT --collect     # frames of all parts into benchmarks/records
 
-`--part all` starts the others as processes of their own, several on a GPU (a small model is bound by launches,
-not by arithmetic), the most telling first, and stops them when the seconds are over: each part writes its frames
-as it goes, so that a cut loses only what was running. `--shape small` is a trial on a CPU: few rows, few items.
+`--part all` starts the others as processes of their own, several on a GPU (a small model is bound by
+launches, not by arithmetic), the most telling first, and stops them when the seconds are over: each part
+writes its frames as it goes, so that a cut loses only what was running. `--shape small` is a trial on a CPU:
+few rows, few items.
 
-The data folder holds c4, redpajama, wikitext2_v1_valid, alpaca, dolly, gsm8k_train, gsm8k_test and the zero-shot
-sets as jsonl. Nothing is downloaded.
+The data folder holds c4, redpajama, wikitext2_v1_valid, alpaca, dolly, gsm8k_train, gsm8k_test and the
+zero-shot sets as jsonl. Nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The record of `findings.py` as frames, claims, figures and a page of the documentation.
 
-    python benchmarks/findings_page.py                    # the newest record -> docs/findings.md, docs/findings/
+    python benchmarks/findings_page.py     # the newest record -> docs/findings.md, docs/findings/
     python benchmarks/findings_page.py --record FOLDER --out FOLDER   # a trial
 
 A claim is confirmed or refuted where its 95 % interval lies on one side of nothing, and undecided otherwise.
@@ -159,7 +159,7 @@ def with_reference(items: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
 
 
 def recovered(items: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of the base's average over tasks, and of what pruning lost above it, with intervals."""
+    """Return the share of the base's average over tasks that each variant keeps, with its interval."""
     rng, found = np.random.default_rng(0), []
     for values, part in item_table(items).groupby(KEYS):
         wide = part.pivot(index=["task", "item"], columns="variant", values="value")
@@ -280,7 +280,8 @@ def block_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
         number = (
             f"of {len(items)} blind choices {int((items['ci_high'] < 0).sum())} score clearly lower, "
             f"{int((items['ci_low'] > 0).sum())} clearly higher; on average {mean:+.3f} "
-            f"[{low:+.3f}, {high:+.3f}]; loss {gap.mean():+.2f} nats a token, higher in {int((gap > 0).sum())} "
+            f"[{low:+.3f}, {high:+.3f}]; loss {gap.mean():+.2f} nats a token, higher in "
+            f"{int((gap > 0).sum())} "
             f"of {len(gap)}"
         )
         rows.append(
@@ -299,7 +300,10 @@ def block_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
         ]
         if len(pair):
             row = pair.iloc[0]
-            number = f"Spearman {row['spearman']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}] over {row['n']:.0f} layers"
+            number = (
+                f"Spearman {row['spearman']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}] "
+                f"over {row['n']:.0f} layers"
+            )
             rows.append(
                 ("C10", verdict(row["spearman"], row["ci_low"], row["ci_high"]), number, "single layers")
             )
@@ -323,7 +327,10 @@ def healing_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
     if "healing_items" in frames:
         items = frames["healing_items"].query("task == 'mean of tasks' and variant == 'self-distilled'")
         mean, low, high = spread(items["difference"])
-        clear = f"{int((items['ci_low'] > 0).sum())} clearly better, {int((items['ci_high'] < 0).sum())} clearly worse"
+        clear = (
+            f"{int((items['ci_low'] > 0).sum())} clearly better, "
+            f"{int((items['ci_high'] < 0).sum())} clearly worse"
+        )
         number = (
             f"self-distilled less SFT {mean:+.4f} [{low:+.4f}, {high:+.4f}]; of {len(items)} pairs {clear}"
         )
@@ -336,7 +343,10 @@ def healing_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
         mean, low, high = spread(gap.groupby(KEYS)["difference"].mean())
         kinds = gap.groupby("prompts")["difference"].mean()
         where = ", ".join(f"{name} {value:+.3f}" for name, value in kinds.items())
-        number = f"similarity to the base, self-distilled less SFT: {mean:+.3f} [{low:+.3f}, {high:+.3f}] ({where})"
+        number = (
+            f"similarity to the base, self-distilled less SFT: {mean:+.3f} [{low:+.3f}, "
+            f"{high:+.3f}] ({where})"
+        )
         rows.append(
             ("C5", verdict(mean, low, high), number, "Sentence-BERT, 100 prompts of each of three kinds")
         )
@@ -423,8 +433,10 @@ def page(frames: Frames, pictures: Mapping[str, str], about: Mapping[str, Any]) 
     lines = [
         "# Findings on a real model",
         "",
-        "What the papers' method does to SmolLM2-135M-Instruct (30 layers; `make smollm2`), on public data. Every "
-        f"number is of one record ({date}; {gpu}; {len(parts)} parts; frames in `benchmarks/records`), made by "
+        "What the papers' method does to SmolLM2-135M-Instruct (30 layers; `make smollm2`), on "
+        "public data. Every "
+        f"number is of one record ({date}; {gpu}; {len(parts)} parts; frames in "
+        f"`benchmarks/records`), made by "
         "`benchmarks/findings.py` and laid out by `benchmarks/findings_page.py`. A verdict is *confirmed* or "
         "*refuted* where the 95 % interval lies on one side of nothing, else *undecided*.",
         "",
@@ -470,7 +482,8 @@ def strategy_table(frames: Frames) -> str:
     rows["accuracy"] = [scores.get((row.variant, row.size), np.nan) for row in rows.itertuples()]
     shown = ["size", "strategy", "removed", "damage", "ci_low", "ci_high", "accuracy"]
     return table(rows[shown].sort_values(["size", "damage"])) + (
-        "\n`damage`: rise of the loss on 48 C4 texts that chose nothing, with its 95 % interval. `accuracy`: mean of "
+        "\n`damage`: rise of the loss on 48 C4 texts that chose nothing, with its 95 % interval. "
+        "`accuracy`: mean of "
         "ARC-Easy, HellaSwag, PIQA, BLiMP."
     )
 
@@ -508,7 +521,8 @@ def why(frames: Frames) -> str:
             .reset_index()
         )
         shown.append(
-            "What the two data sets are to the base: loss of the base on each text (nats a token), words, and similarity "
+            "What the two data sets are to the base: loss of the base on each text (nats a token), "
+            "words, and similarity "
             "to the answer that the base itself gives to the bare prompt.\n\n"
             + table(mean.drop(columns=["seed"]))
         )
@@ -522,19 +536,22 @@ def why_text(frames: Frames) -> str:
         rows = frames["premise"].pivot_table(index=KEYS, columns="text", values="similarity")
         mean, low, high = spread(rows["rewrite"] - rows["reference"])
         told.append(
-            f"On its own training prompts a rewrite is {mean:+.3f} [{low:+.3f}, {high:+.3f}] nearer to the base's own "
+            f"On its own training prompts a rewrite is {mean:+.3f} [{low:+.3f}, {high:+.3f}] nearer "
+            f"to the base's own "
             "answer than the reference is (cosine): the most that learning from it could bring."
         )
         losses = frames["premise"].pivot_table(index=KEYS, columns="text", values="loss")
         told.append(
-            f"The base's loss is {losses['reference'].mean():.2f} on references and {losses['rewrite'].mean():.2f} on "
+            f"The base's loss is {losses['reference'].mean():.2f} on references and "
+            f"{losses['rewrite'].mean():.2f} on "
             "rewrites, so the rewrites are its own words."
         )
     if "why" in frames:
         rows = frames["why"]
         told.append(
             f"The difference between the methods is {rows['difference'].mean():+.3f} over all prompts and "
-            f"{rows['same_length'].mean():+.3f} where both responses are as far in length from the base's; similarity "
+            f"{rows['same_length'].mean():+.3f} where both responses are as far in length from the "
+            f"base's; similarity "
             f"falls by {-rows['slope'].mean():.3f} for each doubling or halving of the length."
         )
     return " ".join(told)

@@ -14,7 +14,7 @@ __version__ = "0.2.0"
 
 #: the public names, by the file that defines them
 _PUBLIC = {
-    "defaults": "fitting work_ahead preset_parameters",
+    "defaults": "fitting work_ahead story_model preset_parameters",
     "models.chat": "render_chat",
     "models.costs": "parameter_counts block_savings",
     "models.identity": "describe_model",

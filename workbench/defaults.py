@@ -1,7 +1,7 @@
-"""What notebooks take where a parameter is None: sets, tasks and sizes that fit the model, the data, the machine.
+"""What notebooks take where a parameter is None: sets, tasks and sizes that fit model, data and machine.
 
-The values are in ``defaults.toml``. They follow from the model, the device and the folder ``data`` alone, never
-from a clock, so that a second run finds what the first one stored.
+The values are in ``defaults.toml``. They follow from the model, the device and the folder ``data`` alone,
+never from a clock, so that a second run finds what the first one stored.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def fitting(model: Any, *, data: str | Path | None = None, **asked: Any) -> Simp
     """
     tables = ["demo"] if is_demo(model) else ["public", *(["public-cpu"] if _on_cpu(model) else [])]
     known = {name: value for table in tables for name, value in _TABLES[table].items()}
+    if not is_demo(model) and (named := _of_demo(asked)):
+        print(f"Of the demo's fictional land, taken because it is named: {', '.join(named)}", flush=True)
     chosen = {}
     for name, value in asked.items():
         default = value
@@ -67,7 +69,7 @@ def fitting(model: Any, *, data: str | Path | None = None, **asked: Any) -> Simp
                 default = _there(name, default, data)
             if default is not None:
                 chosen[name] = default
-        asked[name] = default
+        asked[name] = None if default == "all" else default
     if chosen:
         told = ", ".join(f"{name} = {value!r}" for name, value in chosen.items())
         print(f"Chosen for {_name(model)}: {told}", flush=True)
@@ -75,7 +77,7 @@ def fitting(model: Any, *, data: str | Path | None = None, **asked: Any) -> Simp
 
 
 #: parameters for which None means the function's own choice
-_NONE = ("changes", "n_shot", "max_eval_length", "quantization", "n_points")
+_NONE = ("n_shot", "quantization")
 
 
 def is_demo(model: Any) -> bool:
@@ -83,17 +85,30 @@ def is_demo(model: Any) -> bool:
     return _name(model) in ("demo", short_name(DEMO / "model"))
 
 
-def check_demo_sets(model: Any, parameters: Mapping[str, Any], *, by_name: bool = True) -> list[str]:
-    """Return the demo's sets and tasks among parameters that are meant for another model."""
-    if is_demo(model):
-        return []
-    demo = {*DEMO_TEXTS, *DEMO_INSTRUCTIONS}
-    found = []
+def story_model(name: str, data: str | Path | None) -> str:
+    """Return the model of notebook 00: the one that is asked for where it has public sets, else the demo.
+
+    >>> story_model("smollm2", None)
+    Notebook 00 tells the demo model's story; for smollm2 give data= a folder with public sets.
+    'demo'
+    """
+    if name == "demo" or data is not None:
+        return name
+    print(
+        f"Notebook 00 tells the demo model's story; for {name} give data= a folder with public sets.",
+        flush=True,
+    )
+    return "demo"
+
+
+def _of_demo(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the demo's sets and tasks among parameters."""
+    demo, found = {*DEMO_TEXTS, *DEMO_INSTRUCTIONS}, []
     for name in (*_SETS, *_TASKS):
         value = parameters.get(name)
         values = [value] if isinstance(value, str) else value or []
         found += [one for one in values if one in demo or (name in _TASKS and str(one).startswith("demo"))]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def preset_parameters(name: str) -> dict[str, Any]:
@@ -105,16 +120,16 @@ def preset_parameters(name: str) -> dict[str, Any]:
     >>> preset_parameters("sdd")["sizes"]
     [2, 4, 6, 8, 10]
     """
-    values = _TABLES["presets"][one_of(name, PRESETS, "preset")]
-    return {key: (None if value == "all" else value) for key, value in values.items()}
+    return dict(_TABLES["presets"][one_of(name, PRESETS, "preset")])
 
 
 def work_ahead(
     model: Any, what: str, *, rows: int, tokens: float, passes: float = 1.0, cost: float = 1.0
 ) -> None:
-    """Say before a long stage how many rows and passes it takes, and roughly how long; nothing for a short one.
+    """Say before a long stage how many rows and passes it takes, and roughly how long.
 
-    The speed is measured once a model, by one small batch, so the time is a guess within a factor of two or so.
+    A short stage gets no line. The speed is measured once a model, by one small batch, so the time is a
+    guess within a factor of two or so.
 
     Args:
         model: as it will run.
@@ -128,7 +143,8 @@ def work_ahead(
     if seconds >= _SHORT:
         times = f" x {passes:,.0f} passes" if passes > 1 else ""
         print(
-            f"{what}: {rows:,} rows of about {tokens:,.0f} tokens{times}, roughly {_duration(seconds)} (what is "
+            f"{what}: {rows:,} rows of about {tokens:,.0f} tokens{times}, roughly "
+            f"{_duration(seconds)} (what is "
             "stored is not computed again)",
             flush=True,
         )
@@ -197,7 +213,8 @@ def _there(name: str, value: Any, data: str | Path) -> Any:
 def _some(found: list[str], name: str, data: str | Path, known: Mapping[str, Any]) -> list[str]:
     if not found:
         raise ValueError(
-            f"data must be a folder with sets for {name}, {data} holds none of {', '.join(list(known)[:8])}, ...; "
+            f"data must be a folder with sets for {name}, {data} holds none of "
+            f"{', '.join(list(known)[:8])}, ...; "
             f"give {name}="
         )
     return found

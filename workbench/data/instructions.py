@@ -57,7 +57,8 @@ def load_instructions(
     for its largest runs 50,000 of Alpaca Cleaned and OpenMathInstruct.
 
     Args:
-        name: ``demo-math``, ``demo-open``, ``gsm8k``, ``gsm8k-test``, ``alpaca``, ``alpaca-cleaned``, ``dolly``,
+        name: ``demo-math``, ``demo-open``, ``gsm8k``, ``gsm8k-test``, ``alpaca``, ``alpaca-cleaned``,
+        ``dolly``,
             ``openmathinstruct`` (its correct solutions), the path of a file whose form is recognised by its
             columns, or with ``columns`` any file or hub set (``owner/name`` or
             ``owner/name:configuration``). Chats (``messages``, ShareGPT's ``conversations``, ``prompt`` and

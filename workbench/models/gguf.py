@@ -1,7 +1,7 @@
 """Models in GGUF files, and the small real one that the Python index carries: read as full weights.
 
-transformers does the reading; the `gguf` package knows the file format. What comes out is a model like any other:
-its 4-bit or 8-bit values are those of the file, held in the dtype that was asked for.
+transformers does the reading; the `gguf` package knows the file format. What comes out is a model like any
+other: its 4-bit or 8-bit values are those of the file, held in the dtype that was asked for.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def smollm2(revision: str | None = None) -> str:
         return from_hub(SMOLLM2_HUB, revision)
     except ValueError as error:
         raise ValueError(
-            f"name {SMOLLM2!r} is not here: `make smollm2` takes it from the Python index, or the hub has it as "
-            f"{SMOLLM2_HUB} ({first_line(error)[:120]})"
+            f"name {SMOLLM2!r} is not here: `make smollm2` takes it from the Python index, or the hub has it "
+            f"as {SMOLLM2_HUB} ({first_line(error)[:120]})"
         ) from error
 
 

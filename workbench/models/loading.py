@@ -50,9 +50,9 @@ def load_model(
 ) -> tuple[Any, Any]:
     """Load a decoder-only language model and its tokenizer, ready to be analysed, pruned or asked.
 
-    Whatever can be checked without the weights is checked first. Weights come from safetensors, or from a GGUF
-    file, whose values are dequantised (which a line says); a weight that the files lack is an error, never a
-    random value.
+    Whatever can be checked without the weights is checked first. Weights come from safetensors, or from a
+    GGUF file, whose values are dequantised (which a line says); a weight that the files lack is an error,
+    never a random value.
 
     Args:
         name: "demo" for the shipped model, "smollm2" for the real one that `make smollm2` fetches (else its
