@@ -83,6 +83,19 @@ def claims_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def claims_reading(claims: pd.DataFrame) -> str:
+    """Say how many claims a run confirms, refutes and leaves open, and which (``claims_table``).
+
+    >>> claims_reading(pd.DataFrame({"claim": ["C1", "C2"], "verdict": ["confirmed", "undecided"]}))
+    '**1 of 2** claims confirmed (C1); undecided: C2.'
+    """
+    by_verdict = {kind: list(part["claim"]) for kind, part in claims.groupby("verdict", sort=False)}
+    confirmed = by_verdict.pop("confirmed", [])
+    first = f"**{len(confirmed)} of {len(claims)}** claims confirmed"
+    first += f" ({', '.join(confirmed)})" if confirmed else ""
+    return "; ".join([first, *(f"{kind}: {', '.join(names)}" for kind, names in by_verdict.items())]) + "."
+
+
 def blocks_claim(distances: pd.DataFrame, damage: pd.DataFrame) -> Row:
     """Compare the damage of the nearest block of each size with that of the deepest and the shallowest."""
     clear, gaps = [], []
