@@ -173,7 +173,8 @@ def _duration(seconds: float) -> str:
 
 
 def _name(model: Any) -> str:
-    return str(getattr(unwrap(model), "_source", {}).get("id") or unwrap(model).config._name_or_path)
+    base = unwrap(model)
+    return str(getattr(base, "_source", {}).get("id") or base.config._name_or_path or type(base).__name__)
 
 
 def _on_cpu(model: Any) -> bool:
@@ -183,8 +184,8 @@ def _on_cpu(model: Any) -> bool:
 def _computed(model: Any, name: str, value: Any) -> Any:
     """Return a default that the model decides: sizes by its depth, lengths by its context."""
     n_layers, context = number_of_layers(model), context_length(model)
-    if name in ("sizes", "depth_sizes") and value == "auto":
-        return sorted({max(1, round(share * n_layers)) for share in _SHARES})
+    if name in ("sizes", "depth_sizes") and value in ("auto", "few"):
+        return sorted({max(1, round(share * n_layers)) for share in _SHARES[: 3 if value == "few" else None]})
     if name == "block_size" and value == "auto":
         return max(1, round(_SHARES[2] * n_layers))
     if name in ("max_length", "loss_length") and value is not None:
@@ -204,7 +205,8 @@ def _there(name: str, value: Any, data: str | Path) -> Any:
     values = [value] if isinstance(value, str) else value
     held = [one for one in values if in_folder(one, known, data)]
     if not held and isinstance(value, str):
-        pool = INSTRUCTION_SETS if name == "instructions" else CORPORA
+        learned = {one: held for one, held in INSTRUCTION_SETS.items() if held.split is None}
+        pool = learned if name == "instructions" else CORPORA
         held = [one for one in pool if in_folder(one, known, data)]
     held = _some(held, name, data, known)
     return held[0] if isinstance(value, str) else held

@@ -35,7 +35,7 @@ NEEDS = {
     "C3": (("scores.csv", "items.jsonl"), "05"),
     "C4": (("comparisons.csv",), "05"),
     "C5": (("similarity.csv",), "06"),
-    "C6": ((), "03 to 06 again, in a run with more n_examples"),
+    "C6": ((), "03 (then 04 to 06), in a run with more n_examples"),
     "C7": ((), "08"),
     "C8": (("acceptance.csv",), "09"),
     "C9": ((), "07"),
@@ -43,6 +43,11 @@ NEEDS = {
 }
 SFT, DISTILLED = "pruned-sft", "pruned-self-distilled"
 Row = tuple[str, str]
+
+
+def claim_frames() -> list[str]:
+    """Return the names of a run's frames that speak to any claim."""
+    return sorted({name for names, _ in NEEDS.values() for name in names})
 
 
 def verdict(value: float, low: float, high: float) -> str:
