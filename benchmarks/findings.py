@@ -38,10 +38,10 @@ import workbench as wb
 
 SIZES = [2, 4, 6, 8, 10]
 TRAINED = {"alpaca": "alpaca", "dolly": "dolly", "gsm8k": "gsm8k_train"}
-SINGLE = ["arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande", "copa", "boolq"]
-GROUPS = ["blimp", "mmlu"]
+SINGLE = ("arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande", "copa", "boolq")
+GROUPS = ("blimp", "mmlu")
 #: for every strategy and size: the sets on which this model is clearly above a guess
-TELLING = ["arc_easy", "hellaswag", "piqa"]
+TELLING = ("arc_easy", "hellaswag", "piqa")
 #: the block that distance and damage agree on, six of thirty layers: what is healed
 HEALED = 6
 
@@ -64,11 +64,13 @@ class Shape:
     epochs: float = 5.0
     micro: int = 64
     rows: int | None = None  # None: as asked
+    single: tuple[str, ...] = SINGLE
+    groups: tuple[str, ...] = GROUPS
 
 
 SHAPES = {
     "full": Shape(),
-    "small": Shape(12, 128, 4, 48, (1, 6), 1, 6, 1, 6, 4, 24, 1.0, 8, 16),
+    "small": Shape(12, 128, 4, 48, (1, 6), 1, 6, 1, 6, 4, 24, 1.0, 8, 16, ("arc_easy", "piqa", "copa"), ()),
 }
 
 
@@ -107,21 +109,22 @@ class Study:
     def texts(self, name: str, n: int, skip: int = 0) -> list[str]:
         return wb.load_texts(self.data / f"{name}.jsonl", n=n, seed=0, skip=skip)
 
-    def scores(self, variant: str, limit: int, tasks: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def scores(self, variant: str, limit: int, tasks: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Score the model as it stands, and return its items without their texts."""
         parts, items = [], []
-        for names, most in ((tasks, limit), (GROUPS, self.shape.part)):
-            names = [name for name in names if name not in GROUPS or names is GROUPS]
+        for names, most in ((tasks, limit), (self.shape.groups, self.shape.part)):
+            if not names:
+                continue
             place = self.folder / f".items-{variant}.jsonl"
             parts.append(
                 wb.evaluate(
                     self.model,
                     self.tokenizer,
-                    names,
+                    list(names),
                     limit=most,
                     data=self.data,
                     items=place,
-                    max_length=1024,
+                    max_length=min(1024, self.model.config.max_position_embeddings),
                     batch_size="auto",
                     progress=False,
                 )
@@ -130,7 +133,7 @@ class Study:
             place.unlink()
         found = pd.concat(items, ignore_index=True)
         found["prompt"] = [hashlib.sha256(prompt.encode()).hexdigest()[:8] for prompt in found["prompt"]]
-        found = found[found["metric"].isin(["acc", "acc_norm"])].assign(target="", response="")
+        found = found[found["metric"].isin(["acc", "acc_norm"])]
         return pd.concat(parts, ignore_index=True), found[
             ["task", "n_shot", "item", "metric", "value", "prompt"]
         ]
@@ -204,7 +207,7 @@ def strategies(study: Study, size: int) -> None:
         study.write("damage", rows.drop(columns="start").merge(damage.drop(columns="size"), on="removed"))
     study.write("choices", rows)
     whole = size == HEALED  # here all nine sets, for these are what healing is compared with
-    tasks, limit = (SINGLE, shape.limit) if whole else (TELLING, shape.few)
+    tasks, limit = (shape.single, shape.limit) if whole else (TELLING, shape.few)
     told: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
     asked = [("base-0", "")] if whole else []
     asked += [(row.name, row.removed) for row in rows.itertuples(index=False)]
@@ -270,7 +273,7 @@ def healing(study: Study, name: str, seed: int, rows: int) -> None:
                     compared(study, prompts, answers, labels)
                 if variant in columns:
                     with study.timed(f"scores, {variant}"):
-                        told[variant] = study.scores(variant, shape.limit, SINGLE)
+                        told[variant] = study.scores(variant, shape.limit, shape.single)
         for kind, number in (("scores", 0), ("items", 1)):
             if told:
                 frames = {one: pair[number] for one, pair in told.items()}
