@@ -70,7 +70,7 @@ class Shape:
 
 SHAPES = {
     "full": Shape(),
-    "small": Shape(12, 128, 4, 48, (1, 6), 1, 6, 1, 6, 4, 24, 1.0, 8, 16, ("arc_easy", "piqa", "copa"), ()),
+    "small": Shape(12, 128, 4, 48, (1, 6), 1, 6, 1, 6, 4, 24, 1.0, 8, 16, ("arc_easy", "copa"), ()),
 }
 
 
@@ -206,13 +206,14 @@ def strategies(study: Study, size: int) -> None:
         damage = wb.block_damage(model, tokenizer, fresh, rows, **settings)
         study.write("damage", rows.drop(columns="start").merge(damage.drop(columns="size"), on="removed"))
     study.write("choices", rows)
-    whole = size == HEALED  # here all nine sets, for these are what healing is compared with
-    tasks, limit = (shape.single, shape.limit) if whole else (TELLING, shape.few)
+    # what healing is compared with gets all nine sets, with all items
+    whole = ("base-0", "distance-0", "deepest-0", "shallowest-0") if size == HEALED else ()
     told: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
     asked = [("base-0", "")] if whole else []
     asked += [(row.name, row.removed) for row in rows.itertuples(index=False)]
     same: dict[str, str] = {}
     for name, removed in asked:
+        tasks, limit = (shape.single, shape.limit) if name in whole else (TELLING, shape.few)
         with (
             study.timed(f"scores, {name} ({removed})"),
             wb.without_layers(model, parsed(removed)) if removed else nullcontext(),
@@ -254,7 +255,7 @@ def healing(study: Study, name: str, seed: int, rows: int) -> None:
         answers["base"] = answered(study, prompts)
     for variant in ("pruned", *columns):
         with wb.without_layers(model, layers):
-            adapter = study.folder / f".adapter-{variant}"
+            adapter = study.folder / f"adapter-{variant}"
             if variant in columns:
                 with study.timed(f"training, {variant}"):
                     healed = wb.heal(
@@ -282,13 +283,15 @@ def healing(study: Study, name: str, seed: int, rows: int) -> None:
     with study.timed("divergence"):
         variants = [wb.Variant("pruned", study.options.model, removed=layers)]
         for variant in columns:
-            place = str((study.folder / f".adapter-{variant}").absolute())
-            variants.append(wb.Variant(variant, study.options.model, removed=layers, adapter=place))
-        tokens = wb.token_divergence(model, tokenizer, answers["base"], variants, progress=False)
+            of_it = {"removed": layers, "adapter": f"adapter-{variant}"}
+            variants.append(wb.Variant(variant, study.options.model, **of_it))
+        tokens = wb.token_divergence(
+            model, tokenizer, answers["base"], variants, run=study.folder, progress=False
+        )
         by_response = wb.divergence_by_response(tokens).merge(prompts[["id", "prompts"]], on="id")
         study.write("divergence", by_response, **labels)
     for variant in columns:
-        shutil.rmtree(study.folder / f".adapter-{variant}", ignore_errors=True)
+        shutil.rmtree(study.folder / f"adapter-{variant}", ignore_errors=True)
 
 
 def removed_block(study: Study) -> list[int]:
