@@ -286,7 +286,7 @@ def healing(study: Study, name: str, seed: int, rows: int) -> None:
             of_it = {"removed": layers, "adapter": f"adapter-{variant}"}
             variants.append(wb.Variant(variant, study.options.model, **of_it))
         tokens = wb.token_divergence(
-            model, tokenizer, answers["base"], variants, run=study.folder, progress=False
+            model, tokenizer, answers["base"], variants, run=str(study.folder), progress=False
         )
         by_response = wb.divergence_by_response(tokens).merge(prompts[["id", "prompts"]], on="id")
         study.write("divergence", by_response, **labels)
