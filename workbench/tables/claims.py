@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.agreement import rank_agreement
 from workbench.distances.blocks import best_blocks
 from workbench.evaluation.recovery import average_recovery
 from workbench.evaluation.scores import accuracies
 from workbench.evaluation.suites import CHANCE
 from workbench.forgetting.similarity import seen
-from workbench.statistics import paired_difference, rank_agreement
+from workbench.statistics import paired_difference
 
 #: claims of the papers, and what a run keeps that speaks to them
 CLAIMS = {
