@@ -14,6 +14,7 @@ __version__ = "0.2.0"
 
 #: the public names, by the file that defines them
 _PUBLIC = {
+    "defaults": "fitting work_ahead story_model preset_parameters",
     "models.chat": "render_chat",
     "models.costs": "parameter_counts block_savings",
     "models.identity": "describe_model",
@@ -74,6 +75,7 @@ _PUBLIC = {
         "damage_reading look_reading looks_reading distillation_reading tuning_reading"
     ),
     "tables.findings": ("summary_reading recovery_reading comparison_reading flips_reading depth_reading"),
+    "tables.claims": "claims_table claims_reading claim_frames",
     "tables.shifts": "similarity_reading closest_reading divergence_reading shift_reading",
     "tables.sentences": "say",
     "tables.markup": "text_table to_latex to_markdown to_html",
