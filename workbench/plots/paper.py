@@ -1,19 +1,20 @@
 """The figures of a run for a paper, from its frames: no model is loaded.
 
-``FIGURES`` is the list: for each the frames that it needs, how it is drawn and what its caption says. A figure whose
-frames are not there yet is left out, and the notebook that writes them is named.
+``captions.toml`` is the list: for each the frames that it needs and what its caption says; ``DRAWN`` says how
+it is drawn. A figure whose frames are not there yet is left out, and the notebook that writes them is named.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.distances.blocks import best_blocks
 from workbench.evaluation.items import flip_counts
 from workbench.evaluation.scores import category_scores
 from workbench.forgetting.changes import response_changes
@@ -21,8 +22,9 @@ from workbench.plots import blocks, forgetting, healing, heatmaps, scores, style
 from workbench.runs.run import Run
 from workbench.tables.paper import readable
 
-#: frames -> the drawn figure
-Draw = Callable[[Run], go.Figure]
+CAPTIONS = Path(__file__).with_name("captions.toml")
+#: figures of which there is one a set of prompts
+OF_PROMPTS = ("06_forms", "06_similarity")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Picture:
 
     name: str
     needs: tuple[str, ...]
-    draw: Draw
+    draw: Callable[[Run], go.Figure]
     caption: str
 
 
@@ -66,13 +68,15 @@ def _matching(run: Run, pattern: str) -> list[str]:
 
 
 def _all(run: Run) -> list[Picture]:
-    pictures = [Picture(name, needs, draw, caption) for name, needs, draw, caption in FIGURES]
-    sets = _prompt_sets(run)
-    for name in sets:
-        of_set = f" Prompts: {name}." if len(sets) > 1 else ""
-        for kind, needs, draw, caption in OF_PROMPTS:
-            pictures.append(Picture(f"{kind}_{name}", needs, partial(draw, prompts=name), caption + of_set))
-    return sorted(pictures, key=lambda picture: ORDER.index(picture.name.split("_")[1]))
+    listed, sets = tomllib.loads(CAPTIONS.read_text(encoding="utf-8")), _prompt_sets(run)
+    found = []
+    for name, told in listed.items():
+        of_set = {f"{name}_{one}": one for one in sets} if name in OF_PROMPTS else {name: ""}
+        for own, prompts in of_set.items():
+            draw = partial(DRAWN[name], prompts=prompts) if prompts else DRAWN[name]
+            beside = f" Prompts: {prompts}." if len(of_set) > 1 else ""
+            found.append(Picture(own, tuple(told["needs"]), draw, told["caption"] + beside))
+    return found
 
 
 def _prompt_sets(run: Run) -> list[str]:
@@ -180,171 +184,29 @@ def _divergence(run: Run) -> go.Figure:
     return forgetting.divergence_distribution(readable(frame), title=None)
 
 
-def least_and_nearest(run: Run) -> pd.DataFrame:
-    """Return for each measured size the nearest block and its damage: what the metric costs."""
-    damage = run.read("damage.csv")
-    best = best_blocks(run.read("distances.csv"), [int(size) for size in damage["size"].unique()])
-    columns = ["start", "size", *(name for name in ("damage", "ci_low", "ci_high") if name in damage)]
-    return best[["start", "size", "removed", "distance"]].merge(damage[columns], on=["start", "size"])
-
-
-_BASE = "what the unpruned model answers"
-_MARKED = "Triangles at the end of a logarithmic scale are values below it."
-#: of one figure: name, the frames it needs, how it is drawn, its caption
-FIGURES: list[tuple[str, tuple[str, ...], Draw, str]] = [
-    (
-        "01_distances",
-        ("distances.csv",),
-        lambda run: heatmaps.distance_heatmap(run.read("distances.csv"), title=None),
-        "Angular distance between the input and the output of every block of layers, by the first removed layer "
-        "and the number of layers. Light blocks change the residual stream least; a circle marks the least of "
-        "each size.",
+#: name -> how it is drawn
+DRAWN: dict[str, Callable[..., go.Figure]] = {
+    "01_distances": lambda run: heatmaps.distance_heatmap(run.read("distances.csv"), title=None),
+    "01_lines": lambda run: blocks.distance_lines(run.read("distances.csv"), title=None),
+    "01_calibration": _calibration,
+    "01_damage": _distance_and_damage,
+    "01_metrics": _metrics,
+    "01_agreement": _agreement,
+    "02_chosen": _chosen,
+    "03_kept": _kept,
+    "04_healing": _healing,
+    "04_tuning": lambda run: healing.tuning_figure(run.read("tuning.csv"), title=None),
+    "05_scores": lambda run: scores.score_bars(read(run, "scores.csv"), title=None),
+    "05_categories": lambda run: scores.category_bars(
+        readable(category_scores(run.read("scores.csv"), prefer=None)), title=None
     ),
-    (
-        "01_lines",
-        ("distances.csv",),
-        lambda run: blocks.distance_lines(run.read("distances.csv"), title=None),
-        "Angular distance of blocks of several sizes by their first removed layer; bands are 95 % bootstrap "
-        "intervals over texts, circles the least of each size.",
-    ),
-    (
-        "01_calibration",
-        ("distances.csv", "calibration.csv"),
-        _calibration,
-        "The block of least angular distance by block size and calibration set (left), and its distance with "
-        "the 95 % interval over texts (right).",
-    ),
-    (
-        "01_damage",
-        ("distances.csv", "damage.csv"),
-        _distance_and_damage,
-        "Angular distance of a block, and the increase of the loss on held-out texts when the block is skipped "
-        f"(logarithmic). Circles mark the least of each size. {_MARKED}",
-    ),
-    (
-        "01_metrics",
-        ("distances.csv", "influence.csv", "removal_similarity.csv", "damage.csv"),
-        _metrics,
-        "What four measures say of removing one layer, with 95 % intervals over texts; the filled mark is the "
-        f"layer that each would remove. All scales are logarithmic. {_MARKED}",
-    ),
-    (
-        "01_agreement",
-        ("distances.csv", "damage.csv"),
-        _agreement,
-        "Angular distance of a block against the increase of the loss when it is skipped, by block size, with "
-        "Spearman's rank correlation within a size. Blocks of one size overlap, so that its intervals are "
-        f"narrower than those of independent blocks. {_MARKED}",
-    ),
-    (
-        "02_chosen",
-        ("distances.csv", "selection.json"),
-        _chosen,
-        "Angular distance of every block of layers; the frame is the block that was removed.",
-    ),
-    (
-        "03_kept",
-        ("distilled.jsonl",),
-        _kept,
-        "Rewrites that were kept as training data and those that fell back to the reference, by reason, and how "
-        "long the rewrites are beside the references.",
-    ),
-    (
-        "04_healing",
-        ("healing-*.csv",),
-        _healing,
-        "Loss while the pruned model is fine-tuned: thin lines are single optimizer steps, thick lines their "
-        "exponential mean, diamonds the loss on held-out rows of the same data.",
-    ),
-    (
-        "04_tuning",
-        ("tuning.csv",),
-        lambda run: healing.tuning_figure(run.read("tuning.csv"), title=None),
-        "Held-out loss of every training of the grid search against each setting, one seed each; the ring is the "
-        "best training.",
-    ),
-    (
-        "05_scores",
-        ("scores.csv",),
-        lambda run: scores.score_bars(read(run, "scores.csv"), title=None),
-        "Scores by task with 95 % intervals over items (Wilson's for shares). Perplexities, where there are any, "
-        "are below: less is better.",
-    ),
-    (
-        "05_categories",
-        ("scores.csv",),
-        lambda run: scores.category_bars(
-            readable(category_scores(run.read("scores.csv"), prefer=None)), title=None
-        ),
-        "Mean score of the tasks of each category with 95 % intervals.",
-    ),
-    (
-        "05_flips",
-        ("items.jsonl", "scores.csv"),
-        _flips,
-        "Items that turned from right to wrong and from wrong to right against the unpruned model, as shares of "
-        "the items of each task; numbers are counts.",
-    ),
-    (
-        "05_depth",
-        ("depth.csv", "scores.csv", "distances.csv"),
-        partial(_depth, draw=scores.score_vs_fraction),
-        "Score against the share of layers dropped. Dotted: the best block of each size left out, not healed; "
-        "filled marks: healed. Healed models and the unpruned one may have answered more items than those along the "
-        "dotted line. Bars are 95 % intervals, the dashed line is a random guess.",
-    ),
-    (
-        "05_loss",
-        ("depth.csv", "scores.csv", "distances.csv"),
-        partial(_depth, draw=scores.loss_vs_fraction),
-        "Loss divided by the logarithm of the vocabulary's size against the share of layers dropped, on a "
-        "logarithmic scale; 1 is a uniform guess.",
-    ),
-    (
-        "06_pairs",
-        ("similarity.csv",),
-        lambda run: forgetting.similarity_pairs(read(run, "similarity.csv"), title=None),
-        f"Cosine similarity of each response to {_BASE}, a column a prompt, ordered by the variant that moved "
-        "farthest.",
-    ),
-    (
-        "06_map",
-        ("map.csv",),
-        _map,
-        "Responses in the plane of the first two principal directions of their embeddings, with their shares of "
-        "the variance; arrows lead from the mean of the unpruned model's to that of the variant's.",
-    ),
-    (
-        "06_divergence",
-        ("divergence.jsonl",),
-        _divergence,
-        "Kullback-Leibler divergence of the next-token distribution from the unpruned model's, mean over the tokens of "
-        "each of its responses (dots), with the mean over all tokens and its 95 % interval (diamonds).",
-    ),
-    (
-        "06_lost",
-        ("loss_similarity.csv",),
-        lambda run: forgetting.loss_similarity(read(run, "loss_similarity.csv"), title=None),
-        f"Accuracy lost on each task against the mean similarity of its answers to {_BASE}, with 95 % intervals "
-        "of both; the tasks that lost a tenth or more are named.",
-    ),
-]
-#: figures of which there is one a set of prompts
-OF_PROMPTS: list[tuple[str, tuple[str, ...], Callable[..., go.Figure], str]] = [
-    (
-        "06_forms",
-        ("responses-*.jsonl",),
-        _forms,
-        "How the responses state their final answer (left), and how long they are against the unpruned model's, with "
-        "95 % intervals (right).",
-    ),
-    (
-        "06_similarity",
-        ("similarity.csv", "responses-*.jsonl"),
-        _similarity,
-        f"Cosine similarity of each response to {_BASE} to the same prompt (dots), its distribution, and the mean "
-        "with its 95 % interval (diamonds).",
-    ),
-]
-_NAMES = [name.split("_")[1] for name, *_ in FIGURES]
-ORDER = [*_NAMES[: _NAMES.index("pairs")], "forms", "similarity", *_NAMES[_NAMES.index("pairs") :]]
+    "05_flips": _flips,
+    "05_depth": partial(_depth, draw=scores.score_vs_fraction),
+    "05_loss": partial(_depth, draw=scores.loss_vs_fraction),
+    "06_forms": _forms,
+    "06_similarity": _similarity,
+    "06_pairs": lambda run: forgetting.similarity_pairs(read(run, "similarity.csv"), title=None),
+    "06_map": _map,
+    "06_divergence": _divergence,
+    "06_lost": lambda run: forgetting.loss_similarity(read(run, "loss_similarity.csv"), title=None),
+}

@@ -361,3 +361,8 @@ def use_template(name: str) -> None:
 def current_template() -> go.layout.Template:
     """Return the template that ``use_template`` chose last; ``"screen"`` when it was never called."""
     return TEMPLATES[_current]
+
+
+def current_name() -> str:
+    """Return the name of the template that figures are made with."""
+    return _current

@@ -4,12 +4,17 @@
   const css = document.getElementById("fonts").textContent;
   const loaded = Promise.all([...document.fonts].map((font) => font.load()));
   const draw = Plotly.toImage;
+  let last = { told: "", svg: "" }; // the same figure in another format is not drawn again
   Plotly.toImage = async (figure, options) => {
     await loaded;
     document.title = figure.layout.meta?.title ?? "figure";
-    const vector = { ...options, format: "svg", imageDataOnly: true, scale: 1 };
-    const plain = await draw(figure, vector);
-    const svg = plain.replace(/<svg[^>]*>/, (tag) => `${tag}<style>${css}</style>`);
+    const told = JSON.stringify([figure, options.width, options.height]);
+    if (told !== last.told) {
+      const vector = { format: "svg", imageDataOnly: true, width: options.width, height: options.height };
+      const plain = await draw(figure, vector);
+      last = { told, svg: plain.replace(/<svg[^>]*>/, (tag) => `${tag}<style>${css}</style>`) };
+    }
+    const { svg } = last;
     if (options.format === "svg") {
       return options.imageDataOnly ? svg : `data:image/svg+xml,${encodeURIComponent(svg)}`;
     }

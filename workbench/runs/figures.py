@@ -132,8 +132,9 @@ def _write(fig: go.Figure, path: Path, name: str, image: bytes | None) -> Path:
 def _images(fig: go.Figure, names: list[str], scale: float) -> tuple[dict[str, bytes], str | None]:
     """Return the images by their formats, and why some are missing; a browser that died starts once again."""
     drawn: dict[str, bytes] = {}
+    figure = vector_cells(fig) if names else fig
     for name in names:
-        figure, size = (fig, scale) if name == "png" else (vector_cells(fig), 1)
+        size = scale if name == "png" else 1
         for again in (False, True):
             renderer = _renderer(os.environ.get("BROWSER_PATH"))
             if renderer.problem:
