@@ -257,7 +257,8 @@ def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.DataFrame)
     drawn = costs.clip(lower=floor) if log else costs
     line = {"color": "#5c6370", "width": style.px_of(1.5)}
     chosen = scores.index == costs.idxmin()
-    fill, size = np.where(chosen, "#0072b2", "white"), np.where(chosen, style.px_of(11), style.px_of(7))
+    small = style.px_of(float(np.clip(200 / len(costs), 3.5, 7)))
+    fill, size = np.where(chosen, "#0072b2", "white"), np.where(chosen, style.px_of(11), small)
     symbol = np.where(drawn > costs, "triangle-down", "circle")
     marker = {"color": fill, "size": size, "symbol": symbol, "opacity": 1, "line": line}
     hover = f"layer %{{x}}<br>{style.plain(label)} %{{customdata:.4f}}<extra></extra>"

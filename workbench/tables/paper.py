@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from workbench.distances.blocks import best_blocks
-from workbench.evaluation.scores import task_categories
+from workbench.evaluation.scores import accuracies, score_intervals, task_categories, task_names
 from workbench.forgetting.similarity import similarity_summary
 from workbench.runs.run import Run
 from workbench.tables.layouts import summary_table, training_table
@@ -103,7 +103,7 @@ def _interval(
     return [f"{one:z.{digits}f}" + ("" if pd.isna(half) else f" ± {half:.{digits}f}") for one, half in pairs]
 
 
-def _whole(run: Run) -> pd.DataFrame:
+def _sdd(run: Run) -> pd.DataFrame:
     """Return SDD table 8, what decides first, with the shares of the parameters that the picker knew."""
     variants, selection = run.variants(), _selection(run)
     rows = []
@@ -121,14 +121,17 @@ def _whole(run: Run) -> pd.DataFrame:
 
 
 def _results(run: Run) -> pd.DataFrame:
-    return _whole(run)[["Block", "Saved", "Method", "Recovery (%)", "Avg. score"]]
+    return _sdd(run)[["Block", "Saved", "Method", "Recovery (%)", "Avg. score"]]
 
 
 def _tasks(run: Run) -> pd.DataFrame:
-    table = _whole(run)
-    table = table.drop(columns=["Saved", "Recovery (%)", "Avg. score"])
-    table.attrs["note"] = None
-    return table.rename(columns=lambda name: str(name).replace("_", " "))
+    """Return a row a task, so that many tasks fit; a column a variant."""
+    rows = score_intervals(accuracies(readable(run.read("scores.csv"))))
+    rows = rows.assign(told=_interval(100 * rows[["value", "low", "high"]], "value", 1, "low", "high"))
+    names, tasks = rows["variant"].unique(), task_names(rows)
+    rows["task"] = [str(WORDS["tasks"].get(name, name.replace("_", " "))) for name in tasks]
+    table = rows.pivot(index="task", columns="variant", values="told").loc[rows["task"].unique(), names]
+    return table.rename_axis(index="Task", columns=None).reset_index()
 
 
 def _selection(run: Run) -> dict[str, object]:
@@ -216,8 +219,7 @@ SHEETS = [
         "tasks",
         ("scores.csv", "items.jsonl"),
         _tasks,
-        "Scores by task, in percent.",
-        group=1,
+        f"Scores by task, in percent. {_HALF}",
     ),
     Sheet(
         "scores",
@@ -229,8 +231,8 @@ SHEETS = [
         "blocks",
         ("distances.csv", "damage.csv"),
         _blocks,
-        "The block of least angular distance of each size with the loss (nats per token) that skipping it costs, "
-        f"and the block that costs least. {_HALF}",
+        "The block of least angular distance of each size with the loss (nats per token) that skipping it "
+        f"costs, and the block that costs least. {_HALF}",
     ),
     Sheet(
         "calibration",
@@ -243,7 +245,8 @@ SHEETS = [
         "differences",
         ("comparisons.csv",),
         _differences,
-        f"Paired differences of scores, in points, that are clear (p < 0.05 after Holm's correction). {_HALF}",
+        "Paired differences of scores, in points, that are clear (p < 0.05 after Holm's correction). "
+        + _HALF,
     ),
     Sheet(
         "similarity",
