@@ -46,7 +46,7 @@ def distance_lines(
     bands = _bands(rows, styles) if {"ci_low", "ci_high"} <= set(rows) else []
     marks = style.best_marks(best["start"], best["distance"], size=style.px_of(13), fill="rgba(0,0,0,0)")
     fig = go.Figure([*bands, *lines.data, marks], lines.layout)
-    fig = style.legend_above(fig.update_layout(title={"text": title}))
+    fig = style.legend_above(fig.update_layout(style.titled(title)))
     fig.update_xaxes(title="first removed layer", **style.layer_axis(style.last_layer(frame) + 1))
     return fig.update_yaxes(title=style.DISTANCE, rangemode="tozero")
 

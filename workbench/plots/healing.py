@@ -106,7 +106,7 @@ def kept_reasons(distilled: pd.DataFrame, *, title: str | None = None) -> go.Fig
     if lengths:
         _add_lengths(fig, frame)
     height = sum(room[: 1 + lengths]) + style.px_of(130 + 60 * lengths)
-    return style.legend_above(fig.update_layout(height=height, barmode="stack", meta={"title": told}))
+    return style.legend_above(fig.update_layout(height=height, barmode="stack"))
 
 
 def _add_lengths(fig: go.Figure, frame: pd.DataFrame) -> None:

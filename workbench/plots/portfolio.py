@@ -33,7 +33,7 @@ def paper_figures(
     columns: int | Iterable[int] = (1, 2),
     formats: str | Iterable[str] = ("pdf", "png"),
 ) -> pd.DataFrame:
-    """Write every figure and table that the frames of a run allow, as a paper prints them. No model is loaded.
+    """Write every figure and table that the frames of a run allow, as a paper prints them, without a model.
 
     Figures are 3.25 in (one column) and 6.75 in (two) wide, their text 8 pt, labels inside 7, in one embedded
     font, without a title: what a title would say is in ``figures/captions.tex``. Tables are LaTeX for

@@ -138,7 +138,9 @@ def draw(
     if kind in (px.scatter, px.line):
         options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
     options["category_orders"] = {by: [*styles], **options.get("category_orders", {})}
+    title = options.pop("title", None)
     fig = kind(frame, x=x, y=y, template=current_template(), **{**_size(), **options})
+    fig.update_layout(titled(title))
     if hover is None:
         return fig.update_traces(hovertemplate=None, hoverinfo="skip")
     return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
@@ -146,13 +148,18 @@ def draw(
 
 def new_figure(title: str | None, *traces: Any) -> go.Figure:
     """Return a figure of some traces in the current template."""
-    return go.Figure(traces, {"template": current_template(), "title": {"text": title}, **_size()})
+    return go.Figure(traces, {"template": current_template(), **titled(title), **_size()})
 
 
 def new_panels(title: str | None, rows: int, columns: int, /, **options: Any) -> go.Figure:
     """Return an empty figure of several panels in the current template."""
     fig = make_subplots(rows, columns, **options)
-    return fig.update_layout(template=current_template(), title={"text": title}, **_size())
+    return fig.update_layout(template=current_template(), **titled(title), **_size())
+
+
+def titled(title: str | None) -> dict[str, Any]:
+    """Return the layout of a title: on the screen it is drawn, in print it is the name of the file alone."""
+    return {"title": {"text": title if _current == "screen" else None}, "meta": {"title": title}}
 
 
 def _size() -> dict[str, float]:
@@ -276,7 +283,8 @@ def log_floor(values: pd.Series) -> float:
     above = values[values > 0]
     if above.empty:
         return 1e-3
-    least = max(float(above.min()), float(above.max()) / 10**_DECADES) * (1 + 1e-9)
+    least = float(above.min()) / (2 if (values <= 0).any() else 1)  # apart from what is not above 0
+    least = max(least, float(above.max()) / 10**_DECADES) * (1 + 1e-9)
     decade = 10.0 ** np.floor(np.log10(least))
     return float(f"{max(step for step in (1, 2, 5) if step * decade <= least) * decade:.3g}")
 
