@@ -71,7 +71,7 @@ def _all(run: Run) -> list[Picture]:
     listed, sets = tomllib.loads(CAPTIONS.read_text(encoding="utf-8")), _prompt_sets(run)
     found = []
     for name, told in listed.items():
-        of_set = {f"{name}_{one}": one for one in sets} if name in OF_PROMPTS else {name: ""}
+        of_set = {f"{name}_{one}": one for one in sets if name in OF_PROMPTS} or {name: ""}
         for own, prompts in of_set.items():
             draw = partial(DRAWN[name], prompts=prompts) if prompts else DRAWN[name]
             beside = f" Prompts: {prompts}." if len(of_set) > 1 else ""

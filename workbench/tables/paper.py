@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from workbench.distances.blocks import best_blocks
+from workbench.distances.blocks import best_blocks, checked_blocks
 from workbench.evaluation.scores import accuracies, score_intervals, task_categories, task_names
 from workbench.forgetting.similarity import similarity_summary
 from workbench.runs.run import Run
@@ -146,7 +146,9 @@ def _scores(run: Run) -> pd.DataFrame:
 
 
 def _blocks(run: Run) -> pd.DataFrame:
-    damage = run.read("damage.csv")
+    damage = checked_blocks(run.read("damage.csv"), "damage", "damage")
+    if not {"ci_low", "ci_high"} <= set(damage):
+        damage = damage.assign(ci_low=float("nan"), ci_high=float("nan"))
     best = best_blocks(run.read("distances.csv"), [int(size) for size in damage["size"].unique()])
     of_nearest = best[["start", "size"]].merge(damage, on=["start", "size"])
     least = damage.loc[damage.groupby("size")["damage"].idxmin()]
