@@ -64,6 +64,7 @@ _PUBLIC = {
     ),
     "plots.healing": "tuning_figure kept_reasons loss_curve",
     "plots.heatmaps": "distance_heatmap damage_heatmap distance_beside_damage",
+    "plots.portfolio": "paper_figures",
     "plots.scores": "score_bars score_vs_fraction loss_vs_fraction category_bars flip_bars",
     "plots.style": "use_template",
     "plots.tokens": "token_view",
