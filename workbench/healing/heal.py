@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from workbench.healing.adapters import deprecations_muted, lora_targets, new_adapter
-from workbench.healing.arguments import training_arguments, within_memory
+from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory
 from workbench.healing.config import HealingConfig
 from workbench.healing.folders import (
     CHECKPOINTS,
@@ -41,6 +41,7 @@ from workbench.healing.launch import sharded
 from workbench.healing.losses import summing_loss
 from workbench.healing.records import write_record
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
+from workbench.healing.steps import captures
 from workbench.healing.trainer import OnStep, run_training
 from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_validation
 from workbench.models.hooks import compiled_layers, compiling_pays
@@ -145,7 +146,11 @@ def heal(
     begun = last_checkpoint(unfinished / CHECKPOINTS) and same_work(unfinished / WORK, work, overwrite)
     ordered, lora = OrderedSamples(samples, config), _lora(model, config)
     trackers = [report_to] if isinstance(report_to, str) else report_to
-    arguments = training_arguments(config, len(ordered), unfinished / CHECKPOINTS, model, trackers)
+    lengths = [len(sample.ids) for sample in samples]
+    places = (config, len(ordered), unfinished / CHECKPOINTS, model, trackers)
+    arguments = training_arguments(*places, longest=max(lengths))
+    if captures(model, config, lengths, processes=arguments.world_size):
+        set_micro_batch(arguments, config.batch_size, config.batch_size)
     if arguments.world_size > 1:
         ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
     _warn_of_cuts(counts, limit, len(examples))
@@ -207,17 +212,21 @@ def _train(
     """Train a fresh adapter from the last checkpoint or the beginning."""
     compiled = _compiles(model, int(ordered.tokens[-1]), config)
     even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
+    lengths = [len(sample.ids) for sample in ordered.samples]
+    # an update that did not fit into memory at once goes in micro-batches
+    fixed = arguments.gradient_accumulation_steps == 1 and captures(
+        model, config, lengths, processes=arguments.world_size
+    )
     with (
         new_adapter(model, deepcopy(lora), config.seed) as peft,  # a copy: peft shortens its list of targets
-        summing_loss(peft, chunk=config.loss_chunk, compiled=compiled),
+        summing_loss(peft, chunk=config.loss_chunk, compiled=compiled, gaps=fixed),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
         disable_input_dtype_casting(peft, active=arguments.bf16),
-        compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
+        compiled_layers(model, dynamic=fixed or not even) if compiled else nullcontext(),
         _reported(progress, arguments.max_steps) as on_step,
     ):
-        return run_training(
-            peft, ordered, arguments, on_step, partial(write_record, record=record), validation
-        )
+        keeping = partial(write_record, record=record)
+        return run_training(peft, ordered, arguments, on_step, keeping, validation, fixed=fixed)
 
 
 def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:
