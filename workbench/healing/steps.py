@@ -199,6 +199,7 @@ class FixedSteps:
         self.seen: set[tuple[int, ...]] = set()
         self.pool: Any = None
         self.can_capture = self.stream is not None
+        self.failure: Exception | None = None
 
     def __call__(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """Return the loss of an update, its gradient added to the parameters'.
@@ -262,8 +263,8 @@ class FixedSteps:
                 graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
             ):
                 self._add(model, taken)
-        except Exception:  # of whatever cannot be captured
-            self.can_capture = False
+        except Exception as error:  # of whatever cannot be captured
+            self.can_capture, self.failure = False, error
             return
         self.pool = graph.pool()
         self.graphs[tuple(block.shape)] = graph, taken
