@@ -32,7 +32,7 @@ _GENERATED = 2**15
 @contextmanager
 def texts_remembered() -> Iterator[None]:
     """Read no text twice until leaving: the variants of a model are asked the same."""
-    token = _known.set({})
+    token = _known.set({} if _known.get() is None else _known.get())
     try:
         yield
     finally:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch.distributed as dist
+
+Result = TypeVar("Result")
 
 
 def place() -> tuple[int, int]:
@@ -27,6 +29,24 @@ def everyones(mine: Any) -> list[Any]:
     found: list[Any] = [None] * n
     dist.all_gather_object(found, mine)
     return found
+
+
+def by_the_first(work: Callable[[], Result]) -> Result:
+    """Let the first process do something, and return in all what it gives; an error of it reaches all."""
+    number, n = place()
+    if n == 1:
+        return work()
+    found: Any = None
+    if number == 0:
+        try:
+            found = (work(), None)
+        except Exception as error:
+            found = (None, error)
+    result, error = everyones(found)[0]
+    if error is not None:
+        raise error
+    given: Result = result
+    return given
 
 
 def wait() -> None:
