@@ -41,7 +41,7 @@ said = [
                        temperature=t, out=here / f"said-{{t}}.jsonl")
     for t in (0.0, 0.8)
 ]
-rewritten = self_distill(model, tokenizer, make_examples(), out=here / "rewritten.jsonl", batch_size=3,
+rewritten = self_distill(model, tokenizer, make_examples(9).assign(answer=""), out=here / "rewritten.jsonl", batch_size=3,
                          max_new_tokens=8, progress=False, rule=lambda row: True)
 frames = {{"scores": scores, "rewritten": rewritten, "greedy": said[0], "sampled": said[1]}}
 frames |= {{"kept": kept[0].scores, "again": kept[1].scores, "items": kept[0].items}}
