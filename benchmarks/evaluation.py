@@ -1,16 +1,17 @@
 """Evaluation against the harness's own HFLM, side by side: seconds, and how far the answers are apart.
 
-    python benchmarks/evaluation.py --shape llama-8b --data FOLDER --tokenizer FOLDER   # one H200: 110 seconds
-    python benchmarks/evaluation.py --shape smollm2 --data FOLDER --model FOLDER        # one H200: 60 seconds
+    python benchmarks/evaluation.py --shape llama-8b --data FOLDER --tokenizer FOLDER   # one H200: 110 s
+    python benchmarks/evaluation.py --shape smollm2 --data FOLDER --model FOLDER        # one H200: 60 s
     python benchmarks/evaluation.py --device cpu --shape tiny --data FOLDER             # two CPU cores
 
-Weights are random unless ``--model`` names a folder. The tasks are loaded once, so the clock sees prompts being
-built, read and computed, on both sides. HFLM counts at its best batch size. The record is written after every
-part.
+Weights are random unless ``--model`` names a folder. The tasks are loaded once, so the clock sees prompts
+being built, read and computed, on both sides. HFLM counts at its best batch size. The record is written after
+every part.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -203,6 +204,8 @@ def main() -> int:
     parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer; the demo's without one")
     parser.add_argument("--seconds", type=float, default=115, help="no part is begun later")
     options = parser.parse_args()
+    for name in ("lm_eval", "lm-eval"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     bench = Bench(options)
     for name, asked in SHAPES[options.shape][1].items():
         bench.part(name, lambda asked=asked: bench.compared(asked), 15 if options.shape == "llama-8b" else 3)

@@ -23,6 +23,7 @@ from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.variants import evaluate_variants
 from workbench.generation.responses import generate_responses
 from workbench.healing.distillation import self_distill
+from workbench.models.processes import place
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
 
@@ -41,8 +42,9 @@ said = [
                        temperature=t, out=here / f"said-{{t}}.jsonl")
     for t in (0.0, 0.8)
 ]
-rewritten = self_distill(model, tokenizer, make_examples(9).assign(answer=""), out=here / "rewritten.jsonl", batch_size=3,
-                         max_new_tokens=8, progress=False, rule=lambda row: True)
+rewritten = self_distill(model, tokenizer, make_examples(9).assign(answer=""), out=here / "rewritten.jsonl",
+                         batch_size=3, max_new_tokens=8, progress=False, rule=lambda row: True)
+assert os.environ.get("WORLD_SIZE", "1") == str(place()[1])
 frames = {{"scores": scores, "rewritten": rewritten, "greedy": said[0], "sampled": said[1]}}
 frames |= {{"kept": kept[0].scores, "again": kept[1].scores, "items": kept[0].items}}
 for name, frame in frames.items():

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 Result = TypeVar("Result")
@@ -17,7 +18,8 @@ def place() -> tuple[int, int]:
         return 0, 1
     from accelerate import PartialState
 
-    state = PartialState()  # joins the others where that is not done yet
+    cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    state = PartialState(cpu=cpu)  # joins the others where that is not done yet
     return state.process_index, state.num_processes
 
 
