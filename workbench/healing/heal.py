@@ -19,13 +19,14 @@ from transformers import TrainingArguments
 
 from workbench.healing import folders
 from workbench.healing.adapters import lora_targets, new_adapter
-from workbench.healing.arguments import training_arguments, within_memory
+from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory
 from workbench.healing.config import HealingConfig
 from workbench.healing.launch import is_main, sharded
 from workbench.healing.losses import summing_loss
 from workbench.healing.records import write_record
 from workbench.healing.restoring import checkpointing, deprecations_muted, same_cache, same_randomness
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
+from workbench.healing.steps import captures
 from workbench.healing.trainer import OnStep, run_training
 from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_validation
 from workbench.models.hooks import compiled_layers, compiling_pays
@@ -134,7 +135,11 @@ def heal(
         )
         ordered, lora = OrderedSamples(samples, config), _lora(model, config)
         trackers = [report_to] if isinstance(report_to, str) else report_to
-        arguments = training_arguments(config, len(ordered), checkpoints, model, trackers)
+        lengths = [len(sample.ids) for sample in samples]
+        places = (config, len(ordered), checkpoints, model, trackers)
+        arguments = training_arguments(*places, longest=max(lengths))
+        if captures(model, config, lengths, processes=arguments.world_size):
+            set_micro_batch(arguments, config.batch_size, config.batch_size)
         if arguments.world_size > 1:
             ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
         _warn_of_cuts(counts, limit, len(examples))
@@ -190,19 +195,24 @@ def _train(
     """Train a fresh adapter from the last checkpoint or the beginning."""
     compiled = _compiles(model, int(ordered.tokens[-1]), config)
     even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
+    lengths = [len(sample.ids) for sample in ordered.samples]
+    # an update that did not fit into memory at once goes in micro-batches
+    fixed = arguments.gradient_accumulation_steps == 1 and captures(
+        model, config, lengths, processes=arguments.world_size
+    )
     with (
         new_adapter(model, deepcopy(lora), config.seed) as peft,  # a copy: peft shortens its list of targets
-        summing_loss(peft, chunk=config.loss_chunk, compiled=compiled),
+        summing_loss(peft, chunk=config.loss_chunk, compiled=compiled, gaps=fixed),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
         disable_input_dtype_casting(peft, active=arguments.bf16),
-        compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
+        compiled_layers(model, dynamic=fixed or not even) if compiled else nullcontext(),
         _reported(progress, arguments.max_steps) as on_step,
     ):
         # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
         trained = sum(p.numel() for p in peft.parameters() if p.requires_grad)
         check_room(str(arguments.output_dir), 24 * trained)
         note = partial(write_record, record=record)
-        return run_training(peft, ordered, arguments, on_step, note, validation)
+        return run_training(peft, ordered, arguments, on_step, note, validation, fixed=fixed)
 
 
 def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:
