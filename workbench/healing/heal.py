@@ -38,7 +38,7 @@ from workbench.healing.folders import (
 )
 from workbench.healing.folders import same_work as same_work
 from workbench.healing.launch import sharded
-from workbench.healing.losses import summing_loss
+from workbench.healing.objective import Objective
 from workbench.healing.records import write_record
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
 from workbench.healing.trainer import OnStep, run_training
@@ -81,6 +81,7 @@ def heal(
     keep: str = "last",
     patience: int | None = None,
     report_to: str | Sequence[str] = (),
+    objective: Objective | None = None,
 ) -> Healed:
     """Train a LoRA adapter on the model as it stands, and leave the model as it was, bit by bit.
 
@@ -113,6 +114,7 @@ def heal(
         patience: stop after so many measurements without a new least held-out loss; None for never.
         report_to: trackers that get each row of the log: names that the Trainer knows, such as
             ``"tensorboard"`` or ``"wandb"``.
+        objective: what is minimised; None for the loss on the learned tokens (``recover`` gives another).
 
     Returns:
         The adapter's folder and the log. ``log.attrs`` says how many responses were truncated (``cut``) or
@@ -127,23 +129,25 @@ def heal(
         KeyboardInterrupt: when stopped: at the end of the update that runs a checkpoint is written, and the
             error names its folder, which ``with_adapter`` takes like a finished one.
     """
-    config = _checked_config(config)
+    config, objective = _checked_config(config), objective or Objective()
     check_asked(held_out, evaluate_every, keep, patience)
     out = adapter_folder(out)
     unfinished = unfinished_folder(out)
     limit = sequence_limit(model, config.max_length)
     reading: Any = {"response": response, "max_length": limit, "concatenate": config.concatenate}
     samples, counts = read_examples(model, tokenizer, examples, **reading)
+    objective.check(samples, config)
     asked: Any = {"every": evaluate_every, "keep": keep, "patience": patience}
     validation = read_validation(model, tokenizer, examples, held_out, **reading, **asked)
     here = describe_model(model)
     work = {"model": here, "data": digest(samples), "config": config.deciding(), **validation.settings()}
+    work |= objective.settings()
     if is_done(out, work, model, overwrite=overwrite):
         return Healed(out, _read_back(out, here))
     if config.packing:
         check_packing(model)
     begun = last_checkpoint(unfinished / CHECKPOINTS) and same_work(unfinished / WORK, work, overwrite)
-    ordered, lora = OrderedSamples(samples, config), _lora(model, config)
+    ordered, lora = OrderedSamples(samples, config, whole=objective.whole), lora_config(model, config)
     trackers = [report_to] if isinstance(report_to, str) else report_to
     arguments = training_arguments(config, len(ordered), unfinished / CHECKPOINTS, model, trackers)
     if arguments.world_size > 1:
@@ -153,7 +157,8 @@ def heal(
     quantized = bool(getattr(unwrap(model), "is_quantized", False))
     record = {**work, "values": values_digest(model), "kept_layers": list(kept_layers(model))}
     record |= {"quantized": quantized, **counts}
-    train = partial(_train, model, lora, ordered, config, arguments, progress, record, validation)
+    how: Any = (progress, record, validation, objective)
+    train = partial(_train, model, lora, ordered, config, arguments, *how)
     checkpointing = _checkpointing(model) if config.gradient_checkpointing else nullcontext()
     with deprecations_muted(), _same_randomness(model.device), _same_cache(model), checkpointing:
         log = within_memory(train, arguments)
@@ -203,21 +208,22 @@ def _train(
     progress: bool | OnStep,
     record: dict[str, Any],
     validation: Validation,
+    objective: Objective,
 ) -> pd.DataFrame:
     """Train a fresh adapter from the last checkpoint or the beginning."""
     compiled = _compiles(model, int(ordered.tokens[-1]), config)
     even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
     with (
         new_adapter(model, deepcopy(lora), config.seed) as peft,  # a copy: peft shortens its list of targets
-        summing_loss(peft, chunk=config.loss_chunk, compiled=compiled),
+        objective.acts(peft, chunk=config.loss_chunk, compiled=compiled),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
         disable_input_dtype_casting(peft, active=arguments.bf16),
         compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
         _reported(progress, arguments.max_steps) as on_step,
     ):
-        return run_training(
-            peft, ordered, arguments, on_step, partial(write_record, record=record), validation
-        )
+        objective.begin(peft)
+        told = partial(write_record, record=record)
+        return run_training(peft, ordered, arguments, on_step, told, validation, objective)
 
 
 def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:
@@ -236,7 +242,8 @@ def _compiles(model: Any, n_tokens: int, config: HealingConfig) -> bool:
     return compiling_pays(model, 2 * n_tokens) and not sharded() and not config.deterministic
 
 
-def _lora(model: Any, config: HealingConfig) -> Any:
+def lora_config(model: Any, config: HealingConfig) -> Any:
+    """Return the ``peft.LoraConfig`` of a training."""
     found = lora_targets(model, config.targets)
     for name in ("dropout", "dora"):
         if found["target_parameters"] and getattr(config, name):
