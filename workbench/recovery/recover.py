@@ -137,7 +137,7 @@ def carry_adapter(model: Any, source: str | Path, removed: Iterable[int], out: s
         kept = list(kept_layers(model))
         if not set(kept) <= set(trained):
             raise ValueError(f"source: {source} is of layers {trained}, which lack some of {kept}")
-        stack = _stack_name(model)
+        stack, here = _stack_name(model), describe_model(model)
         with new_adapter(model, lora_config(model, config), config.seed) as peft, atomic_folder(Path(out)) as new:
             names = get_peft_model_state_dict(peft, save_embedding_layers=False)
             places = {place: trained.index(layer) for place, layer in enumerate(kept)}
@@ -145,10 +145,8 @@ def carry_adapter(model: Any, source: str | Path, removed: Iterable[int], out: s
             peft.save_pretrained(new, save_embedding_layers=False)
             _only(new)
             told = {name: record[name] for name in ("config", "cut", "left_out", "quantized") if name in record}
-            told |= {"kept_layers": kept, "data": record["data"], "carried": record["sha256"][WEIGHTS]}
+            told |= {"model": here, "kept_layers": kept, "data": record["data"], "carried": record["sha256"][WEIGHTS]}
             write_record(new, told)
-        described = {"model": describe_model(model)}
-    write_record(out, {**read_record(out), **described})
     return Path(out)
 
 
