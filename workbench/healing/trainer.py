@@ -106,7 +106,10 @@ class _ResponseTrainer(Trainer):
         **options: Any,
     ) -> None:
         # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation
-        options |= {"train_dataset": ordered, "data_collator": partial(collate, packed=ordered.packed, whole=ordered.whole)}
+        options |= {
+            "train_dataset": ordered,
+            "data_collator": partial(collate, packed=ordered.packed, whole=ordered.whole),
+        }
         super().__init__(compute_loss_func=lambda *_, **__: None, **options)
         self.remove_callback(PrinterCallback)
         if self.is_fsdp_enabled and self.args.bf16:

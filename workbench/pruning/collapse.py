@@ -74,7 +74,9 @@ def collapse_changes(model: nn.Module, merges: Merges, merging: str = "equation"
     layers, changes = decoder_layers(model), []
     for (place, name), value in merged_tensors(model, merges, merging).items():
         module = layers[place].get_submodule(name.rpartition(".")[0])
-        changes.append((module._parameters, name.rpartition(".")[2], nn.Parameter(value, requires_grad=False)))
+        changes.append(
+            (module._parameters, name.rpartition(".")[2], nn.Parameter(value, requires_grad=False))
+        )
     return changes
 
 

@@ -66,7 +66,9 @@ def choose_layers(
     return tuple(int(layer) for layer in str(order).split())
 
 
-def shortgpt_layers(model: Any, tokenizer: Any, texts: Sequence[str], *, target_layers: int) -> tuple[int, ...]:
+def shortgpt_layers(
+    model: Any, tokenizer: Any, texts: Sequence[str], *, target_layers: int
+) -> tuple[int, ...]:
     """Return the layers of least block influence, the least first (ShortGPT); see ``choose_layers``."""
     return choose_layers(model, tokenizer, texts, target_layers=target_layers, method="shortgpt")
 

@@ -12,7 +12,14 @@ from workbench.checks import whole_number
 from workbench.healing.adapters import new_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import Healed, heal, lora_config
-from workbench.healing.records import SETTINGS, WEIGHTS, adapter_digests, checked_adapter, read_record, write_record
+from workbench.healing.records import (
+    SETTINGS,
+    WEIGHTS,
+    adapter_digests,
+    checked_adapter,
+    read_record,
+    write_record,
+)
 from workbench.healing.trainer import OnStep
 from workbench.models.identity import describe_model
 from workbench.models.layers import decoder_layers, kept_layers, layer_container, unwrap
@@ -138,14 +145,24 @@ def carry_adapter(model: Any, source: str | Path, removed: Iterable[int], out: s
         if not set(kept) <= set(trained):
             raise ValueError(f"source: {source} is of layers {trained}, which lack some of {kept}")
         stack, here = _stack_name(model), describe_model(model)
-        with new_adapter(model, lora_config(model, config), config.seed) as peft, atomic_folder(Path(out)) as new:
+        with (
+            new_adapter(model, lora_config(model, config), config.seed) as peft,
+            atomic_folder(Path(out)) as new,
+        ):
             names = get_peft_model_state_dict(peft, save_embedding_layers=False)
             places = {place: trained.index(layer) for place, layer in enumerate(kept)}
             set_peft_model_state_dict(peft, {name: held[_moved(name, stack, places)] for name in names})
             peft.save_pretrained(new, save_embedding_layers=False)
             _only(new)
-            told = {name: record[name] for name in ("config", "cut", "left_out", "quantized") if name in record}
-            told |= {"model": here, "kept_layers": kept, "data": record["data"], "carried": record["sha256"][WEIGHTS]}
+            told = {
+                name: record[name] for name in ("config", "cut", "left_out", "quantized") if name in record
+            }
+            told |= {
+                "model": here,
+                "kept_layers": kept,
+                "data": record["data"],
+                "carried": record["sha256"][WEIGHTS],
+            }
             write_record(new, told)
     return Path(out)
 
