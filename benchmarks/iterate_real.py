@@ -266,19 +266,15 @@ def main() -> None:
     parser.add_argument("--reserve", type=float, default=90.0, help="seconds kept for the scores of iterate")
     parser.add_argument("--texts", default="c4.jsonl", help="of the data folder")
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument(
-        "--updates", type=int, default=30, help="of one recovery; 61 are an epoch of 2,000 rows"
-    )
+    parser.add_argument("--updates", type=int, default=30, help="of one recovery; 61: an epoch of 2,000 rows")
     parser.add_argument("--batch", type=int, default=32, help="sequences an update, all at once")
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--target", type=int, default=20)
     parser.add_argument("--depths", type=int, nargs="+", default=[22, 26, 20], help="the first: all suites")
     parser.add_argument(
-        "--limit", type=int, default=600, help="items of a suite (of a group a twentieth each)"
+        "--limit", type=int, default=600, help="items of a suite; of a group a twentieth each"
     )
-    parser.add_argument(
-        "--quick", type=int, default=100, help="the same for each state of iterate; 0 for none"
-    )
+    parser.add_argument("--quick", type=int, default=100, help="the same for each state of iterate, or 0")
     parser.add_argument("--articles", type=int, help="of WikiText-2 test; all by default")
     parser.add_argument("--eval-batch", type=int, default=32)
     given = parser.parse_args()

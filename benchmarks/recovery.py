@@ -4,9 +4,9 @@
     python benchmarks/recovery.py --device cpu --shape tiny        # two CPU cores: some seconds
 
 Random weights made on the device, a quarter of the layers left out, LoRA of rank 32 on every linear layer,
-the paper's loss on ``batch x length`` random tokens, forward and backward. The plain way beside it is what one
-would write: a teacher and a student each with weights of its own, eager attention, every hidden state, every
-attention matrix and all logits kept. The targets are the project's own: memory at most 1.3 x the weights plus
+the paper's loss on ``batch x length`` random tokens, forward and backward. The plain way beside it is what
+one would write: a teacher and a student each with weights of its own, eager attention, every hidden state (the
+last after the norm, as transformers gives it), every attention matrix and all logits kept. The targets are the project's own: memory at most 1.3 x the weights plus
 what one forward and backward of the student alone needs, time at most 0.6 x the plain way's.
 """
 
@@ -152,7 +152,7 @@ class Bench:
         self, weights: dict[str, float] | None, *, compiled: bool = False
     ) -> Iterator[Callable[[], Any]]:
         """Yield one step of the student: recovery's loss, or for None the loss on the tokens alone."""
-        shape, config = self.shape, HealingConfig.preset("iterabre", rank=self.shape.rank)
+        config = HealingConfig.preset("iterabre", rank=self.shape.rank)
         with ExitStack() as stack:
             whole = stack.enter_context(two_states(removal_changes(self.model, self.removed)))
             stack.enter_context(deprecations_muted())
@@ -183,7 +183,6 @@ class Bench:
                 return loss.detach()
 
             yield step
-        del shape
 
     def ours(self, compiled: bool) -> dict[str, Any]:
         """Return recovery's step as the package does it."""
@@ -231,7 +230,7 @@ class Bench:
         return self.timed(step, 2)
 
     def attention(self, length: int, way: str) -> dict[str, Any]:
-        """Return the attention term of 8 layers alone: computed at once, or from matrices that are all kept."""
+        """Return the attention term of 8 layers alone, at once, or from matrices that are all kept."""
         heads, groups = self.shape.model["num_attention_heads"], self.shape.model["num_key_value_heads"]
         width, rows = self.shape.model["hidden_size"] // heads, self.shape.batch
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32

@@ -42,7 +42,7 @@ def draw_(peft):
 
 
 def ours(model, removed, weights, *, temperature=1.0, checkpointing=False, chunk=5):
-    """Return the terms of the package, and the adapter's gradients by name; the teacher's logits on the way."""
+    """Return the loss and terms of the package, the adapter's gradients by name, and what asks for one."""
     with two_states(removal_changes(model, removed)) as whole:
         objective = Distillation(model, whole, kept_layers(model), weights=weights, temperature=temperature)
         lora = lora_config(model, HealingConfig(rank=3))
@@ -114,10 +114,14 @@ def materialised(model, removed, weights, temperature=1.0):
             "lm": torch.nn.functional.cross_entropy(z[0][3 : n - 1], ids[0, 4:n]),
         }
         for name in weights:
-            terms[name] += n * float(found[name])
+            terms[name] += n * found[name].item()
             total = total + n * weights[name] * found[name]
     total.backward()
     return total.item(), terms, {name: p.grad for name, p in peft.named_parameters() if p.grad is not None}
+
+
+def _hold(states, key, _, __, out):
+    states[key] = out[0] if isinstance(out, tuple) else out
 
 
 def _visible(mine, theirs, model, layer):

@@ -157,7 +157,7 @@ def last_states(
     max_length: int = 512,
     max_tokens: int = 16384,
 ) -> list[Tensor]:
-    """Return the last hidden state of every text ``[token, width]``, for ``removal_similarity(original=...)``.
+    """Return the last hidden state of every text ``[token, width]``, for ``original`` of the similarity.
 
     Args:
         model: any decoder-only transformers model.

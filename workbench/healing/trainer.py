@@ -56,8 +56,8 @@ def run_training(
         objective: what the model returns as its loss, and which parts of it are logged.
 
     Returns:
-        Frame with ``LOG_COLUMNS`` and the parts of the loss, one row an update: loss is the mean over the learned tokens of the
-        update, learning_rate the one that it was made with; tokens and seconds count from the beginning of
+        Frame with ``LOG_COLUMNS`` and the parts of the loss, one row an update: loss is the mean over the
+        learned tokens of the update, learning_rate the one that it was made with; tokens and seconds count from the beginning of
         the training to the moment when the device was done with the update, tokens_per_second is of the
         update alone; held_out_loss is missing (NaN) where it was not measured.
 

@@ -38,7 +38,7 @@ class Seen(NamedTuple):
         key: ``[row, group, token, width]``; each group serves several heads.
         scale: what their products are multiplied by.
         cap: scores become ``cap * tanh(score / cap)``; None for never.
-        mask: ``[row or 1, head or 1, token, token]``, True (or 0) where a token sees another; None for causal.
+        mask: ``[row or 1, head or 1, token, token]``, True (or 0) where one sees another; None for causal.
     """
 
     query: Tensor

@@ -93,8 +93,8 @@ def iterate(
         Frame ``iteration, phase, layer, similarity, layers_left, removed, order, adapter``: for every layer
         that goes a row of phase ``P``, for every recovery one of ``P+R`` (without layer and similarity).
         ``removed`` are all layers gone by then as text, ``order`` as they went, ``adapter`` the folder of the
-        adapter that is on at the end of the phase, relative to ``out`` ("" for none). ``read_iterations(out)`` gives what there
-        is of one that was stopped.
+        adapter that is on at the end of the phase, relative to ``out`` ("" for none).
+        ``read_iterations(out)`` gives what there is of one that was stopped.
 
     Raises:
         ValueError: before any work: for a target out of range, a model that is pruned already, calibration

@@ -341,6 +341,6 @@ def check_batch(n_samples: int, config: HealingConfig) -> None:
     """
     if n_samples < config.batch_size:
         raise ValueError(
-            f"examples must make at least batch_size={config.batch_size} sequences, got {n_samples}; give more "
-            "texts, or a smaller batch_size"
+            f"examples must make at least batch_size={config.batch_size} sequences, got {n_samples}; give "
+            "more texts, or a smaller batch_size"
         )

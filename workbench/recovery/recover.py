@@ -80,7 +80,7 @@ def recover(
 
     Raises:
         ValueError: before any work for a model that is pruned already, terms or weights that are none, fewer
-            sequences than a batch, attention matrices that cannot be had; and as ``without_layers``, ``heal``.
+            sequences than a batch, attention matrices that cannot be had; as ``without_layers``, ``heal``.
     """
     config, weights = config or HealingConfig.preset("iterabre"), checked_loss(loss)
     check_teacher(model, weights)

@@ -27,8 +27,8 @@ def iteration_reading(iterations: pd.DataFrame) -> str:
     first, last = gone["similarity"].iloc[0], gone["similarity"].iloc[-1]
     how = "fell" if last < first else "went"
     return (
-        f"The layers went in the order **{order}**; the similarity of the last state {how} from {first:.3f} to "
-        f"{last:.3f}."
+        f"The layers went in the order **{order}**; the similarity of the last state {how} from {first:.3f} "
+        f"to {last:.3f}."
     )
 
 
@@ -70,7 +70,8 @@ def methods_reading(
     Raises:
         ValueError: for missing columns, no such metric or approach.
 
-    >>> frame = pd.DataFrame({"approach": ["iterate", "laco"], "metric": "word_perplexity", "value": [30, 80]})
+    >>> frame = pd.DataFrame({"approach": ["iterate", "laco"], "value": [30, 80]})
+    >>> frame = frame.assign(metric="word_perplexity")
     >>> methods_reading(frame)
     '**iterate** 30.00 (1 seed), lowest; laco 80.00 (1 seed).'
     """
