@@ -5,9 +5,10 @@
 
 Random weights made on the device, a quarter of the layers left out, LoRA of rank 32 on every linear layer,
 the paper's loss on ``batch x length`` random tokens, forward and backward. The plain way beside it is what
-one would write: a teacher and a student each with weights of its own, eager attention, every hidden state (the
-last after the norm, as transformers gives it), every attention matrix and all logits kept. The targets are the project's own: memory at most 1.3 x the weights plus
-what one forward and backward of the student alone needs, time at most 0.6 x the plain way's.
+one would write: a teacher and a student each with weights of its own, eager attention, every hidden state
+(the last one after the norm, as transformers gives it), every attention matrix and all logits kept. The
+targets are the project's own: memory at most 1.3 x the weights plus what one forward and backward of the
+student alone needs, time at most 0.6 x the plain way's.
 """
 
 from __future__ import annotations

@@ -81,14 +81,8 @@ def materialised(model, removed, weights, temperature=1.0):
         states = {}
         for who, one in (("teacher", teacher), ("student", student)):
             layers = one.get_decoder().layers if hasattr(one.get_decoder(), "layers") else one.transformer.h
-            hooks = [
-                layer.register_forward_hook(
-                    lambda _, __, out, key=(who, k): states.__setitem__(
-                        key, out[0] if isinstance(out, tuple) else out
-                    )
-                )
-                for k, layer in enumerate(layers)
-            ]
+            held = enumerate(layers)
+            hooks = [layer.register_forward_hook(partial(_hold, states, (who, k))) for k, layer in held]
             with torch.set_grad_enabled(who == "student"):
                 states[who] = (peft if who == "student" else one)(input_ids=ids, **asked)
             for hook in hooks:

@@ -57,9 +57,9 @@ def run_training(
 
     Returns:
         Frame with ``LOG_COLUMNS`` and the parts of the loss, one row an update: loss is the mean over the
-        learned tokens of the update, learning_rate the one that it was made with; tokens and seconds count from the beginning of
-        the training to the moment when the device was done with the update, tokens_per_second is of the
-        update alone; held_out_loss is missing (NaN) where it was not measured.
+        learned tokens of the update, learning_rate the one that it was made with; tokens and seconds count
+        from the beginning of the training to the moment when the device was done with the update,
+        tokens_per_second is of the update alone; held_out_loss is missing (NaN) where it was not measured.
 
     Raises:
         Diverged: when loss or gradient is not finite; says the step and where the last checkpoint is.
