@@ -1,6 +1,7 @@
 """The loss of recovery against one that keeps everything, and what it reaches."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
