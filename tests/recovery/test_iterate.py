@@ -24,7 +24,14 @@ TOKENIZER = tiny_tokenizer()
 TEXTS = [f"The quick brown fox number {k} jumps over the dog {7 * k} times." for k in range(24)]
 CALIBRATION = ["A small dog runs.", "Anna has 12 apples and a lemon.", "The old house by the river."]
 QUICK = HealingConfig.preset(
-    "iterabre", batch_size=4, micro_batch_size=4, max_length=24, rank=4, learning_rate=1e-2, max_steps=3, save_steps=1
+    "iterabre",
+    batch_size=4,
+    micro_batch_size=4,
+    max_length=24,
+    rank=4,
+    learning_rate=1e-2,
+    max_steps=3,
+    save_steps=1,
 )
 
 
@@ -142,7 +149,12 @@ def start(out, *launcher):
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, str(script)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, cwd=tests.parent
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        cwd=tests.parent,
     )
 
 
@@ -179,7 +191,10 @@ def test_two_processes_of_a_launcher_do_what_one_does(tmp_path):
     two = read_iterations(tmp_path / "two")
     columns = ["iteration", "phase", "layer", "removed", "adapter"]
     pd.testing.assert_frame_equal(two[columns], one[columns])
-    logs = [pd.read_json(tmp_path / name / "iteration-02/recovered/log.jsonl", lines=True) for name in ("one", "two")]
+    logs = [
+        pd.read_json(tmp_path / name / "iteration-02/recovered/log.jsonl", lines=True)
+        for name in ("one", "two")
+    ]
     for name in ("loss", "hidden", "attention", "logits"):
         assert logs[0][name].to_numpy() == pytest.approx(logs[1][name].to_numpy(), rel=2e-2)
 

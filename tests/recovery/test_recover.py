@@ -47,7 +47,9 @@ def test_it_learns_and_leaves_the_teacher_as_it_was_to_the_bit(tmp_path):
     healed = run(model, tmp_path / "a")
     log = healed.log
     assert list(log.columns[-3:]) == ["hidden", "attention", "logits"]
-    assert log["loss"].to_numpy() == pytest.approx(log[["hidden", "attention", "logits"]].sum(axis=1), rel=1e-5)
+    assert log["loss"].to_numpy() == pytest.approx(
+        log[["hidden", "attention", "logits"]].sum(axis=1), rel=1e-5
+    )
     assert log["loss"].iloc[-1] < 0.7 * log["loss"].iloc[0]
     assert same_state(model, before) and torch.equal(logits(model), said)
     with as_variant(model, Variant("a", "tiny", removed=(3, 5), adapter="a"), run=tmp_path):
@@ -96,9 +98,8 @@ def test_an_adapter_carried_over_is_the_same_on_the_layers_that_stay(tmp_path, f
     model = tiny_model(family)
     run(model, tmp_path / "a", removed=[3])
     carry_adapter(model, tmp_path / "a", [3, 5], tmp_path / "b")
-    with without_layers(model, [3]), with_adapter(model, tmp_path / "a"):
-        with without_layers(model, [5]):
-            wanted = logits(model)
+    with without_layers(model, [3]), with_adapter(model, tmp_path / "a"), without_layers(model, [5]):
+        wanted = logits(model)
     with without_layers(model, [3, 5]), with_adapter(model, tmp_path / "b"):
         assert torch.equal(logits(model), wanted)
     # and the training begins exactly there: with no step the loss is the carried adapter's

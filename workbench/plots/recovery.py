@@ -83,6 +83,34 @@ def loss_terms(log: pd.DataFrame, *, title: str | None = "Recovery: loss by its 
     return style.legend_above(fig.update_yaxes(title="mean squared difference", type="log"))
 
 
+def recovery_progress(
+    log: pd.DataFrame, n_layers: int, *, title: str | None = "Iterative recovery"
+) -> go.Figure:
+    """Draw the loss by its terms beside the stack of layers, as far as an ``iterate`` has come.
+
+    Args:
+        log: rows of ``iterate(progress=...)``, with ``iteration`` and ``order``.
+        n_layers: of the whole model.
+        title: of the figure.
+
+    Raises:
+        ValueError: for missing columns.
+    """
+    orders = checked(log, ["iteration", "order"], "log").groupby("iteration")["order"].last()
+    gone, rows = 0, []
+    for iteration, order in orders.items():
+        layers = str(order).split()
+        rows += [(iteration, "P", int(one), n_layers - len(layers), order) for one in layers[gone:]]
+        gone = len(layers)
+    stack = pd.DataFrame(rows, columns=["iteration", "phase", "layer", "layers_left", "order"])
+    fig = style.new_panels(title, 1, 2, column_widths=[0.62, 0.38], horizontal_spacing=0.12)
+    style.add_panel(fig, loss_terms(log, title=None), 1)
+    style.add_panel(fig, stack_over_iterations(stack, n_layers, title=None), 2)
+    fig.update_yaxes(type="log", title="mean squared difference", col=1).update_xaxes(title="update", col=1)
+    fig.update_yaxes(title="layer", **style.layer_axis(n_layers), col=2)
+    return style.legend_above(fig.update_xaxes(title="iteration", dtick=1, col=2))
+
+
 def phase_lines(
     scores: pd.DataFrame,
     *,

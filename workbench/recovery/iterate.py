@@ -86,8 +86,8 @@ def iterate(
         out: folder of the run: an adapter and the scores for each iteration. Every step is kept as it is
             done; the same call after a kill goes on, with the same layers and, on the CPU, the same weights.
         overwrite: begin again where ``out`` was made from other things.
-        progress: show bars; or a function called with each row of each recovery's log, with ``iteration`` and
-            ``removed``.
+        progress: show bars; or a function called with each row of each recovery's log, with ``iteration``,
+            ``removed`` and ``order``.
 
     Returns:
         Frame ``iteration, phase, layer, similarity, layers_left, removed, order, adapter``: for every layer
@@ -169,6 +169,7 @@ class _Steps:
         start = self.out / self.adapter if self.adapter else None
         self.adapter = f"iteration-{self.iteration:02d}/recovered"
         told = {"iteration": self.iteration, "removed": format_layers(self.order)}
+        told |= {"order": " ".join(map(str, self.order))}
         watch = self.progress
         if callable(watch):
             watch = lambda row: self.progress(row | told)  # noqa: E731
@@ -214,6 +215,24 @@ def read_iterations(out: str | Path) -> pd.DataFrame:
                 steps.adapter = f"{folder.name}/recovered"
                 steps._row("P+R", None, None, steps.adapter)
     return _frame(steps.rows, depth)
+
+
+def recovery_log(out: str | Path) -> pd.DataFrame:
+    """Return the logs of all recoveries of an ``iterate`` that are done: ``iteration, order`` and their rows.
+
+    Args:
+        out: its folder.
+
+    Raises:
+        ValueError: for a folder that ``iterate`` did not write.
+    """
+    rows, logs = read_iterations(out), []
+    for row in rows[rows["phase"] == "P+R"].itertuples():
+        log = pd.read_json(Path(out) / str(row.adapter) / "log.jsonl", lines=True)
+        logs.append(log.assign(iteration=row.iteration, order=row.order))
+    return (
+        pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=["iteration", "order", "step"])
+    )
 
 
 def removal_order(iterations: pd.DataFrame) -> tuple[int, ...]:

@@ -6,15 +6,16 @@ import pandas as pd
 
 from workbench.checks import checked
 
-_BY = ["variant", "task", "metric", "value", "stderr"]
 
-
-def phase_scores(scores: pd.DataFrame, iterations: pd.DataFrame, *, base: str | None = None) -> pd.DataFrame:
+def phase_scores(
+    scores: pd.DataFrame, iterations: pd.DataFrame, *, base: str | None = None, prefix: str = ""
+) -> pd.DataFrame:
     """Return scores with the iteration and phase of each variant of ``iteration_variants``.
 
     Args:
         scores: rows of ``evaluate`` (or of ``blimp_groups``) with a column ``variant``.
         iterations: of ``iterate``.
+        prefix: of the names, as for ``iteration_variants``.
         base: the variant that is the whole model: iteration 0 of both phases; None for none.
 
     Returns:
@@ -27,7 +28,7 @@ def phase_scores(scores: pd.DataFrame, iterations: pd.DataFrame, *, base: str | 
     frame = checked(scores, ["variant"], "scores")
     needed = ["iteration", "phase", "layers_left", "removed"]
     rows = checked(iterations, needed, "iterations").groupby(["iteration", "phase"], sort=False).tail(1)
-    names = rows["layers_left"].astype(str) + "-" + rows["phase"]
+    names = prefix + rows["layers_left"].astype(str) + "-" + rows["phase"]
     places = rows[needed].assign(variant=names)
     if base is not None:
         depth = int(rows["layers_left"].iloc[0]) + len(str(iterations["order"].iloc[0]).split())
