@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -88,10 +87,10 @@ def test_the_frame_says_what_went_and_what_is_left(done):
 
 def test_an_iteration_begins_exactly_where_the_last_one_ended(done):
     frame, model, folder = done
-    first, *_ = order = removal_order(frame)
-    with without_layers(model, [first]), with_adapter(model, folder / "run/iteration-01/recovered"):
-        with without_layers(model, [order[1]]):
-            wanted = logits(model)
+    first, second, *_ = removal_order(frame)
+    adapter = with_adapter(model, folder / "run/iteration-01/recovered")
+    with without_layers(model, [first]), adapter, without_layers(model, [second]):
+        wanted = logits(model)
     variants = {one.name: one for one in iteration_variants(frame, model="tiny", folder="run")}
     assert list(variants) == ["6-P", "6-P+R", "5-P", "5-P+R", "4-P", "4-P+R"]
     with as_variant(model, variants["5-P"], run=folder):
@@ -137,7 +136,9 @@ torch.set_num_threads(1)
 from recovery.test_iterate import run
 from tiny import tiny_model
 print("begin", flush=True)
-run(tiny_model("llama"), {out!r}, target_layers=5, progress=lambda row: print(row["iteration"], row["step"], flush=True))
+def see(row):
+    print(row["iteration"], row["step"], flush=True)
+run(tiny_model("llama"), {out!r}, target_layers=5, progress=see)
 print("end", flush=True)
 """
 
@@ -226,7 +227,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     (tmp_path / "a" / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds mine.txt and no iterate.json"):
         run(tiny_model("llama"), tmp_path / "a")
-    assert time.time() > 0 and (tmp_path / "a" / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "a" / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.real_model
