@@ -16,6 +16,7 @@ from tiny import tiny_model, tiny_tokenizer
 from workbench.distances.influence import removal_similarity
 from workbench.healing.adapters import as_variant, with_adapter
 from workbench.healing.config import HealingConfig
+from workbench.models.loading import load_model
 from workbench.pruning.removal import prune_, without_layers
 from workbench.recovery.iterate import iterate, iteration_variants, read_iterations, removal_order
 
@@ -230,9 +231,12 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     assert (tmp_path / "a" / "mine.txt").read_text() == "mine"
 
 
-@pytest.mark.real_model
-def test_one_iteration_of_a_real_model(tmp_path, real_model):
-    model, tokenizer = real_model
+@pytest.mark.slow
+def test_one_iteration_of_a_real_model(tmp_path, root):
+    folder = root / "data" / "models" / "smollm2-135m-instruct"
+    if not folder.is_dir():
+        pytest.skip("the real model is not in data/models")
+    model, tokenizer = load_model(str(folder), dtype="float32", device="cpu")
     config = HealingConfig.preset("iterabre", batch_size=2, micro_batch_size=2, max_length=48, max_steps=2)
     frame = iterate(
         model, tokenizer, TEXTS, target_layers=29, config=config, out=tmp_path / "run", progress=False

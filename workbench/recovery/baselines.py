@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -12,15 +13,16 @@ from torch import Tensor
 
 from workbench.checks import one_of, whole_number
 from workbench.distances.angular import angular_distances
-from workbench.distances.blocks import best_blocks, layers_of
+from workbench.distances.blocks import best_blocks, format_layers, layers_of
 from workbench.distances.damage import block_damage
 from workbench.distances.influence import block_influence, last_states, removal_similarity
 from workbench.distances.strategies import greedy_layers
 from workbench.evaluation.perplexity import perplexity
 from workbench.models.layers import kept_layers, number_of_layers
-from workbench.pruning.collapse import collapsed_layers, layers_merged_away
+from workbench.pruning.collapse import MERGINGS, collapsed_layers, layers_merged_away
 from workbench.runs.variant import Variant
 
+Merges = tuple[tuple[int, int], ...]
 METHODS = ("similarity", "shortgpt", "gro", "damage")
 
 
@@ -130,35 +132,14 @@ def laco(
     Raises:
         ValueError: for settings out of range, layers of different form.
     """
-    depth = number_of_layers(model)
-    highest = depth if highest is None else highest
-    whole_number(merged_at_once, "merged_at_once", 2, depth)
-    whole_number(lowest, "lowest", 0, depth - 1)
-    whole_number(highest, "highest", lowest, depth)
-    whole_number(interval, "interval")
-    if not -1 <= threshold <= 1:
-        raise ValueError(f"threshold must be from -1 to 1, got {threshold!r}")
     original = last_states(model, tokenizer, texts, max_length=max_length)
-    left, merges = list(kept_layers(model)), []
-    rows, place = [], highest - merged_at_once
-    while place >= lowest:
-        count = min(merged_at_once - 1, len(left) - 1 - place)
-        tried, similarity = [*merges, (left[place], count)], float("nan")
-        if count > 0:
-            with collapsed_layers(model, tried, merging=merging):
-                similarity = _alike(original, last_states(model, tokenizer, texts, max_length=max_length))
-        merged = similarity > threshold
-        row = {"layer": left[place] if place < len(left) else None, "count": count}
-        if merged:
-            del left[place + 1 : place + 1 + count]
-            merges = tried
-            place -= interval
-            place = len(left) - 1 - merged_at_once if place >= len(left) else place
-        else:
-            place -= 1
-        rows.append(row | {"similarity": similarity, "merged": merged, "layers_left": len(left)})
-    gone = layers_merged_away(kept_layers(model), merges)
-    return Collapse(tuple(merges), tuple(sorted(gone)), merging, pd.DataFrame(rows))
+
+    def alike(merges: Merges) -> float:
+        with collapsed_layers(model, merges, merging=merging):
+            return _alike(original, last_states(model, tokenizer, texts, max_length=max_length))
+
+    settings = (merged_at_once, threshold, lowest, highest, interval)
+    return _collapse(kept_layers(model), alike, *settings, merging=merging)
 
 
 def laco_for(
@@ -172,6 +153,7 @@ def laco_for(
     at_once: Sequence[int] = (2, 3, 4, 5, 6, 7, 8),
     thresholds: Sequence[float] = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95),
     intervals: Sequence[int] = (1, 2),
+    lowest: int = 1,
     max_length: int = 512,
 ) -> Collapse:
     """Search LaCo's settings for a wanted depth: the closest depth, then the least perplexity (ITR 4).
@@ -186,6 +168,7 @@ def laco_for(
         at_once: values of ``merged_at_once`` to try.
         thresholds: values of ``threshold``.
         intervals: values of ``interval``.
+        lowest: as for ``laco``.
         max_length: as for ``laco``.
 
     Returns:
@@ -194,15 +177,61 @@ def laco_for(
     _layers_to_go(model, target_layers)
     depth = number_of_layers(model)
     found: dict[tuple[tuple[int, int], ...], Collapse] = {}
+    original = last_states(model, tokenizer, texts, max_length=max_length)
+    one_of(merging, MERGINGS, "merging")
+
+    @cache  # settings that differ in their threshold try the same merges
+    def alike(merges: Merges) -> float:
+        with collapsed_layers(model, merges, merging=merging):
+            return _alike(original, last_states(model, tokenizer, texts, max_length=max_length))
+
     for count, threshold, interval in product(at_once, thresholds, intervals):
         if count <= depth:
-            asked: Any = {"merging": merging, "max_length": max_length, "interval": interval}
-            one = laco(model, tokenizer, texts, merged_at_once=count, threshold=threshold, **asked)
+            settings: Any = (count, threshold, lowest, None, interval)
+            one = _collapse(kept_layers(model), alike, *settings, merging=merging)
             found.setdefault(one.merges, one)
     away = {merges: abs(depth - len(one.removed) - target_layers) for merges, one in found.items()}
     closest = [one for merges, one in found.items() if away[merges] == min(away.values())]
     losses = [_loss(model, tokenizer, held_out or texts, one) for one in closest]
     return closest[losses.index(min(losses))]
+
+
+def _collapse(
+    layers: Sequence[int],
+    alike: Callable[[Merges], float],
+    merged_at_once: int,
+    threshold: float,
+    lowest: int,
+    highest: int | None,
+    interval: int,
+    *,
+    merging: str,
+) -> Collapse:
+    """Go down the layers and merge where ``alike`` stays above the threshold."""
+    depth, highest = len(layers), len(layers) if highest is None else highest
+    whole_number(merged_at_once, "merged_at_once", 2, depth)
+    whole_number(lowest, "lowest", 0, depth - 1)
+    whole_number(highest, "highest", lowest, depth)
+    whole_number(interval, "interval")
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"threshold must be from -1 to 1, got {threshold!r}")
+    left, rows, place = list(layers), [], highest - merged_at_once
+    merges: Merges = ()
+    while place >= lowest:
+        count = min(merged_at_once - 1, len(left) - 1 - place)
+        layer = left[place] if place < len(left) else None
+        tried = merges if layer is None else (*merges, (layer, count))
+        similarity = alike(tried) if count > 0 else float("nan")
+        merged = similarity > threshold
+        if merged:
+            merges = tried
+            del left[place + 1 : place + 1 + count]
+        place -= interval if merged else 1
+        place = len(left) - 1 - merged_at_once if merged and place >= len(left) else place
+        row = {"layer": layer, "count": count, "similarity": similarity, "merged": merged}
+        rows.append(row | {"layers_left": len(left)})
+    gone = layers_merged_away(layers, merges)
+    return Collapse(merges, tuple(sorted(gone)), merging, pd.DataFrame(rows))
 
 
 def _loss(model: Any, tokenizer: Any, texts: Sequence[str], one: Collapse) -> float:
@@ -223,8 +252,6 @@ def _damages(model: Any, tokenizer: Any, texts: Sequence[str], gone: Any, asked:
     sets = [(*gone, layer) for layer in left]
     frame = block_damage(model, tokenizer, texts, layer_sets=sets, **asked)
     by_set = dict(zip(frame["removed"], frame["damage"], strict=True))
-    from workbench.distances.blocks import format_layers
-
     return pd.DataFrame({"layer": left, "damage": [by_set[format_layers(one)] for one in sets]})
 
 
