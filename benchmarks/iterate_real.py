@@ -237,7 +237,7 @@ def collect(out: Path) -> None:
             continue
     scores = pd.concat(frames, ignore_index=True)
     scores.to_csv(out / "scores.csv", index=False)
-    shown = scores[scores["metric"].isin(["word_perplexity", "acc"]) & scores["parent"].fillna("").eq("")]
+    shown = scores[scores["metric"].isin(["word_perplexity", "acc"]) & scores["parent"].isna()]
     shown = shown.sort_values("limit").drop_duplicates(
         ["method", "seed", "phase", "layers", "task", "metric"], keep="last"
     )
