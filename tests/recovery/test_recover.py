@@ -62,7 +62,9 @@ def test_it_learns_and_leaves_the_teacher_as_it_was_to_the_bit(tmp_path):
 def test_the_size_of_a_micro_batch_changes_nothing_but_rounding(tmp_path):
     model = tiny_model("gemma3")
     texts = [text * (1 + k % 3) for k, text in enumerate(TEXTS)]  # padded batches
-    config = QUICK.__class__(**{**vars(QUICK), "concatenate": False, "learning_rate": 1e-3})
+    config = QUICK.__class__(
+        **{**vars(QUICK), "concatenate": False, "learning_rate": 1e-3, "max_length": 128}
+    )
     logs = []
     for micro in (1, 4):
         changed = config.__class__(**{**vars(config), "micro_batch_size": micro})
