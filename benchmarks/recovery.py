@@ -29,10 +29,11 @@ from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch.nn.functional import mse_loss
 
-from workbench.healing.adapters import deprecations_muted, new_adapter
+from workbench.healing.adapters import new_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import lora_config
 from workbench.healing.losses import summing_loss
+from workbench.healing.restoring import deprecations_muted
 from workbench.models.hooks import compiled_layers
 from workbench.models.layers import kept_layers
 from workbench.pruning.removal import removal_changes, two_states

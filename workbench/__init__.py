@@ -59,7 +59,8 @@ _PUBLIC = {
     "forgetting.shift": "loss_against_similarity shift_agreement",
     "forgetting.divergence": "token_divergence divergence_by_response",
     "forgetting.similarity": "response_similarity similarity_summary embed_texts",
-    "statistics": "bootstrap_interval paired_difference holm rank_agreement removal_cost",
+    "statistics": "bootstrap_interval paired_difference holm",
+    "agreement": "rank_agreement removal_cost",
     "plots.blocks": "distance_lines metric_comparison distance_vs_damage calibration_comparison",
     "plots.forgetting": (
         "similarity_distribution similarity_pairs similarity_map answer_forms divergence_distribution "
