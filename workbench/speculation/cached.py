@@ -25,7 +25,7 @@ class CachedDecoder:
 
     Args:
         target: the model whose output it is.
-        draft: another model of the same vocabulary; None to decode plainly.
+        draft: another model of the same vocabulary, or None as for ``DraftDecoder``.
         how: draft length, temperature and ends.
 
     Raises:
@@ -34,7 +34,7 @@ class CachedDecoder:
 
     def __init__(self, target: Any, draft: Any, how: Drafting) -> None:
         self.target, self.draft, self.how = unwrap(target), draft and unwrap(draft), how
-        self.k = how.draft_length if draft is not None else 0
+        self.k = how.draft_length
         if getattr(self.target, "_is_stateful", False):
             raise ValueError(
                 f"model must have a key-value cache that can be cut back; {type(self.target).__name__} has "
@@ -84,6 +84,8 @@ class CachedDecoder:
         self, tokens: list[int], cache: DynamicCache, numbers: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         ids, found, chances = tokens[cache.get_seq_length() :], [], []
+        if self.draft is None:
+            return self._tensor([0] * self.k), None
         for step in range(self.k):
             logits = self._logits(self.draft, ids, cache)[:, -1]
             if self.how.temperature:
@@ -93,13 +95,11 @@ class CachedDecoder:
             else:
                 found.append(logits.argmax(dim=-1, keepdim=True))
             ids = [int(found[-1])]
-        drafted = torch.cat(found, dim=1) if found else self._tensor([])[:, :0]
+        drafted = torch.cat(found, dim=1) if found else self._tensor([])
         return drafted, torch.stack(chances, dim=1) if chances else None
 
     def _logits(self, model: Any, ids: list[int], cache: DynamicCache) -> Tensor:
-        found: Tensor = model(
-            input_ids=self._tensor(ids), past_key_values=cache, use_cache=True
-        ).logits
+        found: Tensor = model(input_ids=self._tensor(ids), past_key_values=cache, use_cache=True).logits
         return found
 
     def _tensor(self, ids: list[int]) -> Tensor:

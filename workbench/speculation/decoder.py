@@ -96,14 +96,15 @@ class DraftDecoder:
 
     Args:
         target: a model that ``why_not_static`` has nothing against; in evaluation mode.
-        draft: another model of the same vocabulary (see ``draft_view``); None to decode plainly.
+        draft: another model of the same vocabulary (see ``draft_view``). None with a draft length of 0
+            decodes plainly, with another one it proposes nothing but zeros: what reading them costs.
         how: draft length, temperature and ends.
     """
 
     def __init__(self, target: Any, draft: Any, how: Drafting) -> None:
-        self.how, self.k = how, how.draft_length if draft is not None else 0
+        self.how, self.k = how, how.draft_length
         self.target = _Side(target)
-        self.draft = _Side(draft) if self.k else None
+        self.draft = _Side(draft) if self.k and draft is not None else None
         self.sides = [self.target] if self.draft is None else [self.target, self.draft]
         self.device = self.target.model.device
         self.ends = torch.tensor(sorted(how.ends), dtype=torch.long, device=self.device)
@@ -138,7 +139,8 @@ class DraftDecoder:
         self._capture()
         for number in range(max_new_tokens):  # a round gives at least one token
             self.replay()
-            if number % CHECK_EVERY == CHECK_EVERY - 1 and bool(self.finished.all()):
+            near = (number + 2) * (self.k + 1) >= max_new_tokens  # all could be done
+            if number % (2 if near else CHECK_EVERY) == 1 and bool(self.finished.all()):
                 break
         return self._results(prompts, max_new_tokens)
 
@@ -169,7 +171,7 @@ class DraftDecoder:
             self.__dict__.pop(name, None)
 
     def _begin(self, prompts: Prompts, indices: Sequence[int]) -> None:
-        rows, _, room = self.shape
+        room = self.shape[2]
         longest = max(map(len, prompts))
         lengths = torch.tensor([len(row) for row in prompts])[:, None]
         self.tokens.zero_()
@@ -236,7 +238,7 @@ class DraftDecoder:
         """Return k drafted tokens ``[row, k]``, and with a temperature their whole distributions."""
         at, found, chances = self.at, [], []
         if self.draft is None:
-            return at[:, :0], None
+            return at.new_zeros(len(at), self.k), None
         # the token before is read again: the draft has not read it where all of a round was accepted
         places = torch.cat([(at - 1).clamp(min=0), at], dim=1)
         ids = self.tokens.gather(1, places)

@@ -71,7 +71,7 @@ class RowSlots(StaticLayer):
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' own attention for the prompts; then query heads that share a key head as one."""
+    """Transformers' own attention for the prompts; then query heads that share a key head as one."""
     wanted = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if wanted:
         raise NotExactError(f"its attention has {', '.join(wanted)}")

@@ -64,8 +64,8 @@ def _on_the_same_weights(model: Any) -> Any:
     tensors = [*base.parameters(), *base.buffers()]
     if getattr(base, "is_quantized", False) or any(tensor.is_meta for tensor in tensors):
         raise ValueError(
-            "model must have full weights in memory to share them with a draft; load it with quantization=None "
-            "and on one device"
+            "model must have full weights in memory to share them with a draft; load it with "
+            "quantization=None and on one device"
         )
     # another Parameter object on the same memory: exchanging its data leaves the target's alone
     known: dict[int, Any] = {id(buffer): buffer for buffer in base.buffers()}
