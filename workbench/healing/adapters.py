@@ -21,6 +21,7 @@ from workbench.checks import first_line
 from workbench.healing.records import RECORD as RECORD
 from workbench.healing.records import WEIGHTS, checked_adapter
 from workbench.healing.records import read_record as read_record
+from workbench.healing.tensors import holds_tensors, put_tensors
 from workbench.models.identity import describe_model
 from workbench.models.layers import decoder_layers, kept_layers, unwrap
 from workbench.models.loading import keep_trainable
@@ -39,7 +40,7 @@ def with_adapter(model: Any, path: str | Path, *, layers: Sequence[int] | None =
     Args:
         model: the model with the very layers the adapter was trained on: pruned, or inside
             ``without_layers``.
-        path: folder that ``heal`` wrote.
+        path: folder that ``heal`` wrote, or one of whole tensors that ``merge_variants`` wrote.
         layers: for a LoRA adapter of another trainer, which says nothing of layers: the original indices of
             the layers it was trained on, by your word.
 
@@ -51,7 +52,7 @@ def with_adapter(model: Any, path: str | Path, *, layers: Sequence[int] | None =
             load it onto the wrong ones without a warning), files that are damaged or altered, tensors that
             are missing, too many, of another size or not finite, or a model that has an adapter on already.
     """
-    with _weights_kept(model), _loaded(model, Path(path), layers):
+    with _weights_kept(model), _put_on(model, Path(path), layers):
         yield model
 
 
@@ -112,6 +113,10 @@ def merge_adapter_(model: Any, path: str | Path, *, layers: Sequence[int] | None
             "again; load it with quantization=None, prune_ the same layers and merge, or use with_adapter"
         )
     kept = _weights_kept(model, after_errors_only=True)
+    if holds_tensors(path):
+        with kept:
+            put_tensors(model, path, layers)
+        return model
     with kept, _loaded(model, Path(path), layers) as wrapper, deprecations_muted():
         _check_not_tied(model)
         try:
@@ -119,6 +124,18 @@ def merge_adapter_(model: Any, path: str | Path, *, layers: Sequence[int] | None
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"adapter {path} cannot be merged: {first_line(error)}") from error
     return model
+
+
+@contextmanager
+def _put_on(model: Any, path: Path, layers: Sequence[int] | None) -> Iterator[None]:
+    """Put a LoRA adapter on the model, or whole tensors in the place of its own."""
+    if holds_tensors(path):
+        _check_bare(model)
+        put_tensors(model, path, layers)
+        yield
+        return
+    with _loaded(model, path, layers):
+        yield
 
 
 @contextmanager
