@@ -54,6 +54,13 @@ _PUBLIC = {
     "forgetting.shift": "loss_against_similarity shift_agreement",
     "forgetting.divergence": "token_divergence divergence_by_response",
     "forgetting.similarity": "response_similarity similarity_summary embed_texts",
+    "merging.slerp": "slerp",
+    "merging.variants": "merge_variants",
+    "merging.gain": "merge_gain",
+    "speculation.acceptance": "draft_rounds acceptance acceptance_by_position",
+    "speculation.rule": "tokens_per_call theory_speed_up",
+    "speculation.speed": "draft_speed speed_ups",
+    "speculation.views": "draft_view early_exit",
     "statistics": "bootstrap_interval paired_difference holm rank_agreement removal_cost",
     "plots.blocks": "distance_lines metric_comparison distance_vs_damage calibration_comparison",
     "plots.forgetting": (

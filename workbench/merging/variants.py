@@ -148,7 +148,7 @@ def merge_tensors(
     """
     at = checked_t(t)
     with without_layers(model, first.removed):
-        ends = [_ends(model, variant, run) for variant in (first, second)]
+        ends = [ends_of(model, variant, run) for variant in (first, second)]
         parameters = dict(unwrap(model).named_parameters())
         names = [name for name in parameters if name in ends[0] or name in ends[1]]
         if not names:
@@ -201,8 +201,16 @@ def _combined(base: Tensor, whole: list[Tensor], t: float, method: str, density:
     return {"ties": merge_utils.ties, "dare": merge_utils.dare_linear}[method](changes, weights, density)
 
 
-def _ends(model: Any, variant: Variant, run: Run) -> Mapping[str, _End]:
-    """Return what gives each tensor that a variant changes, by the name of its parameter."""
+def ends_of(model: Any, variant: Variant, run: Run) -> Mapping[str, _End]:
+    """Return what gives each tensor that a variant changes, by the name of its parameter.
+
+    Each is a function of a type: None for the tensor to the bit as merging the adapter gives it, or float32.
+
+    Args:
+        model: without the variant's removed layers, and without its adapter.
+        variant: of the run.
+        run: where its adapter is.
+    """
     if variant.adapter is None:
         return {}
     folder = run.path(variant.adapter)
