@@ -58,6 +58,7 @@ _PUBLIC = {
     "merging.variants": "merge_variants",
     "merging.gain": "merge_gain",
     "speculation.acceptance": "draft_rounds acceptance acceptance_by_position",
+    "speculation.compare": "compare_drafts",
     "speculation.rule": "tokens_per_call theory_speed_up",
     "speculation.speed": "draft_speed speed_ups",
     "speculation.views": "draft_view early_exit",

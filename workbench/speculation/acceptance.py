@@ -118,7 +118,7 @@ def acceptance(
     >>> acceptance(rounds)[["acceptance", "accepted_length"]].round(3).values.tolist()
     [[0.571, 1.0]]
     """
-    frame = _summed(checked(rounds, [*_KEYS, "prompt", "n_tokens", "accepted", "proposed"], "rounds"))
+    frame = summed_up(checked(rounds, [*_KEYS, "prompt", "n_tokens", "accepted", "proposed"], "rounds"))
     keys = _KEYS if by_kind else ["draft", "draft_length"]
     rows = []
     for values, part in frame.groupby(keys, sort=False):
@@ -323,7 +323,8 @@ def _row(name: str, asked: Asked, k: int, index: int, one: Drafted) -> dict[str,
     return {**told, "n_tokens": len(one.tokens), **texts}
 
 
-def _summed(rounds: pd.DataFrame) -> pd.DataFrame:
+def summed_up(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Return rounds with their sums: calls of the target, accepted and proposed tokens."""
     calls = rounds["accepted"].str.split().str.len()
     sums = {name: [int(_numbers(text).sum()) for text in rounds[name]] for name in ("accepted", "proposed")}
     return rounds.assign(calls=calls, **sums)
