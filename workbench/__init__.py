@@ -64,6 +64,8 @@ _PUBLIC = {
     "speculation.views": "draft_view early_exit",
     "statistics": "bootstrap_interval paired_difference holm rank_agreement removal_cost",
     "plots.blocks": "distance_lines metric_comparison distance_vs_damage calibration_comparison",
+    "plots.drafts": "acceptance_by_length acceptance_by_place speed_against_theory",
+    "plots.merging": "merging_path",
     "plots.forgetting": (
         "similarity_distribution similarity_pairs similarity_map answer_forms divergence_distribution "
         "loss_similarity"
@@ -82,6 +84,7 @@ _PUBLIC = {
     ),
     "tables.findings": ("summary_reading recovery_reading comparison_reading flips_reading depth_reading"),
     "tables.shifts": "similarity_reading closest_reading divergence_reading shift_reading",
+    "tables.drafts": "merging_reading drafts_reading speed_reading",
     "tables.sentences": "say",
     "tables.markup": "text_table to_latex to_markdown to_html",
     "widgets.live": "LiveLoss",
