@@ -28,7 +28,7 @@ from workbench.models.layers import kept_layers, unwrap
 PARALLEL = 0.9995
 NORMS = ("linear", "mergekit")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
-_BEFORE_LAYERS = re.compile(r"embed|wte|wpe")
+_BEFORE_LAYERS = re.compile(r"embed_(?:tokens|in|positions)|embeddings|wte|wpe")
 
 
 class Merged(NamedTuple):
@@ -60,7 +60,7 @@ def slerp(a: Any, b: Any, t: float | Sequence[float] = 0.5, *, norms: str = "lin
         norms: ``"linear"``, or ``"mergekit"`` (see the top of the file).
 
     Returns:
-        A tensor, else a state dict, for ``model.load_state_dict``.
+        A tensor, else a state dict for ``model.load_state_dict``; of folders by the names in their files.
 
     Raises:
         ValueError: for t outside of [0, 1], tensors of other names or shapes (the first is named), other

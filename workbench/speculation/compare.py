@@ -27,7 +27,7 @@ def compare_drafts(
     Args:
         rounds: frame of ``draft_rounds``.
         between: pairs (first, second) of drafts.
-        draft_length: at which length; None for 1: each token of the target's response on its own.
+        draft_length: at which length; None for the shortest: at 1 each token stands on its own.
         by_kind: each kind of prompt on its own.
         confidence: coverage of the intervals.
         seed: of the resampling.

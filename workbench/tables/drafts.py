@@ -91,6 +91,6 @@ def speed_reading(speeds: pd.DataFrame) -> str:
         f"Best is **{escaped(best['draft'])}** with {counted(int(best['draft_length']), 'token')} a round: "
         f"{best['speed_up']:.2f} times {verdict} (95 % interval {best['speed_up_low']:.2f} to "
         f"{best['speed_up_high']:.2f}); theory gives {best['theory']:.2f} for its "
-        f"{percent(best['acceptance'])} accepted tokens at {best['cost']:.2f} target steps a draft step. Over "
-        f"all rows measurement and theory differ by {percent(apart)} at most."
+        f"{percent(best['acceptance'])} accepted tokens at {best['cost']:.2f} target steps a draft step. "
+        f"Over all rows measurement and theory differ by {percent(apart)} at most."
     )
