@@ -153,9 +153,9 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_made(run):
         merge_variants(model, first, second, run=run, method="ties", density=0)
     with pytest.raises(ValueError, match="at least one t"):
         merge_variants(model, first, second, [], run=run)
+    bare = [Variant(name, "tiny", removed=REMOVED) for name in "ab"]
     with pytest.raises(ValueError, match="have no adapter"):
-        bare = Variant("a", "tiny", removed=REMOVED)
-        merge_variants(model, bare, Variant("b", "tiny", removed=REMOVED), [0.5], run=run)
+        merge_variants(model, *bare, [0.5], run=run)
     assert not list(run.folder.glob("merged/*/tensors.safetensors"))
     poison = run.path("adapters/bad")
     copy_folder(run.path(second.adapter), poison, torch.nan)

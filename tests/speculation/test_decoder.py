@@ -105,9 +105,9 @@ def test_sampled_output_has_the_target_s_distribution(engine):
     exact = chances.gather(2, torch.tensor(texts)[..., None]).sum(dim=(1, 2)).exp()
     assert float(exact.sum()) == pytest.approx(1)
     n = 6000 if engine is DraftDecoder else 700
-    with draft_view(model, without(1, 2)) as draft:
-        with engine(model, draft, Drafting(2, temperature=temperature, seed=5)).ready() as decoder:
-            found = decoder([prompt] * n, 3)
+    how = Drafting(2, temperature=temperature, seed=5)
+    with draft_view(model, without(1, 2)) as draft, engine(model, draft, how).ready() as decoder:
+        found = decoder([prompt] * n, 3)
     accepted = sum(sum(one.accepted) for one in found) / sum(sum(one.proposed) for one in found)
     assert 0.1 < accepted < 0.95  # both branches of the rule were taken
     seen = torch.zeros(125)
@@ -126,9 +126,8 @@ def test_models_are_left_as_they_were_and_buffers_let_go():
     before = model(input_ids=torch.arange(9)[None]).logits
     with draft_view(model, without(2)) as draft:
         decoder = DraftDecoder(model, draft, Drafting(2))
-        with pytest.raises(RuntimeError, match="stop"), decoder.ready():
+        with decoder.ready():
             decoder(prompts_of(LENGTHS), 4)
-            raise RuntimeError("stop")
     assert decoder_forward(model).config._attn_implementation == "sdpa"
     assert torch.equal(model(input_ids=torch.arange(9)[None]).logits, before)
     assert not hasattr(decoder, "tokens") and not hasattr(decoder.target, "cache")
