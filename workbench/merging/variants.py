@@ -42,6 +42,7 @@ def merge_variants(
     density: float = 0.5,
     seed: int = 0,
     name: str | None = None,
+    remember: bool = True,
 ) -> list[Variant]:
     """Merge two healed variants of one pruning at some t each, and keep the merges as variants of the run.
 
@@ -63,6 +64,7 @@ def merge_variants(
         density: share of the numbers of a change that ``"ties"`` and ``"dare"`` keep.
         seed: of what ``"dare"`` drops.
         name: of the merges, before their t; None for ``merged-<method>``.
+        remember: save the merges as variants of the run, so that ``run.variants()`` has them.
 
     Returns:
         The merged variants, in the order of ``ts``.
@@ -90,8 +92,8 @@ def merge_variants(
             f"{folder}.csv", merge_tensors, model, first, second, t, **settings, run=run, out=run.path(folder)
         )
         note = f"{method} of {first.name} and {second.name} at t = {shown}"
-        made.append(run.save_variant(replace(first, name=full, adapter=folder, note=note)))
-    return made
+        made.append(replace(first, name=full, adapter=folder, note=note))
+    return [run.save_variant(one) for one in made] if remember else made
 
 
 def check_one_pruning(model: Any, first: Variant, second: Variant) -> None:

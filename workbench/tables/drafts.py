@@ -86,7 +86,7 @@ def speed_reading(speeds: pd.DataFrame) -> str:
     checked(speeds, ["draft", "draft_length", "speed_up", "theory", "cost", "acceptance"], "speeds")
     best = speeds.loc[speeds["speed_up"].idxmax()]
     apart = (speeds["speed_up"] / speeds["theory"] - 1).abs().max()
-    verdict = "faster" if best["speed_up"] > 1 else "as fast, so that drafting does not pay here"
+    verdict = "as fast as plain decoding" + ("" if best["speed_up"] > 1 else ", so that it does not pay here")
     return (
         f"Best is **{escaped(best['draft'])}** with {counted(int(best['draft_length']), 'token')} a round: "
         f"{best['speed_up']:.2f} times {verdict} (95 % interval {best['speed_up_low']:.2f} to "
