@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import StaticCache
@@ -62,9 +63,8 @@ class Drafting:
     def uniforms(self, indices: Sequence[int], rounds: int) -> Tensor:
         """Return the numbers in [0, 1) of prompts, ``[prompt, round, 2 k + 1]``."""
         width = 2 * self.draft_length + 1
-        made = [torch.Generator().manual_seed((self.seed << 32) + index) for index in indices]
-        rows = [torch.rand(rounds, width, generator=one, dtype=torch.float64) for one in made]
-        return torch.stack(rows)
+        rows = [np.random.default_rng([self.seed, index]).random((rounds, width)) for index in indices]
+        return torch.from_numpy(np.stack(rows))
 
 
 class _Side:
