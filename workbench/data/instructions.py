@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked
+from workbench.checks import checked, told
 from workbench.data import sources
 from workbench.data.answers import final_answer, without_calculator_marks
 from workbench.data.chats import alpaca_history, asked_and_answered, chat_turns, joined
@@ -138,10 +138,8 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     history = row.get("history")
     if not isinstance(history, list | tuple):
-        try:
+        with told(f"history of row {row.get('id', '?')} must be turns as JSON", json.JSONDecodeError):
             history = json.loads(field_text(row, "history") or "[]")
-        except json.JSONDecodeError as error:
-            raise ValueError(f"history of row {row.get('id', '?')} must be turns as JSON: {error}") from error
     texts = [field_text(row, name) for name in ("instruction", "context")]
     if not texts[0].strip():
         raise ValueError(f"instruction must hold a text, row {row.get('id', '?')} has none")
@@ -178,9 +176,8 @@ def _opened(
         _check_mapping(columns)
         repo, _, config = str(name).partition(":")
         hub = HubSet(repo, config or None) if str(name).count("/") == 1 else None
-    files = {
-        one: [demo_path("instructions") / f"{one.removeprefix('demo-')}.jsonl"] for one in DEMO_INSTRUCTIONS
-    }
+    folder = demo_path("instructions")
+    files = {one: [folder / f"{one.removeprefix('demo-')}.jsonl"] for one in DEMO_INSTRUCTIONS}
     return open_source(
         name, INSTRUCTION_SETS, files, draw, other="with columns= a hub set owner/name", hub=hub, split=split,
         location=location,
@@ -191,15 +188,13 @@ def _tidy(
     raw: Mapping[str, Any], columns: Mapping[str, str] | None, where: str, system: str | None
 ) -> dict[str, str]:
     """Bring one row into the five fields, its history and its form."""
-    try:
+    with told(where, ValueError):
         mapping = _known_columns(raw) if columns is None else _checked_columns(columns, raw)
         earlier = alpaca_history({name: raw.get(mapping.get(name, name)) for name in ("system", "history")})
         values: dict[str, Any] = {}
         if "messages" in mapping or not mapping:
             values = asked_and_answered(joined(earlier + (chat_turns(raw, mapping.get("messages")) or [])))
             earlier = values.pop("history")
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
     for field in [*FIELDS, "form"]:
         column = mapping.get(field, "form" if field == "form" else "")
         values[field] = sources.as_text(values.get(field, raw.get(column)), f"{column or field} of {where}")

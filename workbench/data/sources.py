@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from workbench.checks import first_line, whole_number
-from workbench.data.files import ENDINGS, at_home
-from workbench.data.files import read_rows as read_rows
+from workbench.checks import told
+from workbench.data.files import ENDINGS, at_home, read_rows
 
 #: how long the hub may take to say that it is there
 SECONDS_FOR_THE_HUB = 10
@@ -77,11 +76,6 @@ class Draw:
     n: int | None
     seed: int = 0
     skip: int = 0
-
-    def __post_init__(self) -> None:
-        for value, name, least in ((self.n, "n", 1), (self.seed, "seed", 0), (self.skip, "skip", 0)):
-            if name != "n" or value is not None:
-                whole_number(value, name, least)
 
 
 @dataclass(frozen=True)
@@ -251,7 +245,10 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
 
     if source.files and split != "train" and "{split}" not in source.files[0][0]:
         raise ValueError(f"split must be 'train' for {name}, got {split!r}")
-    try:
+    place = location or f"the hub ({source.repo})"
+    hint = ". Without a network give location= a local copy of the repository, or name a file"
+    # the classes of errors differ between releases of the client; each means "not there"
+    with told(f"{name} could not be opened at {place}", Exception, hint=hint):
         if location is not None:
             root = repository = str(at_home(location))
             found = re.search(r"/snapshots/([0-9a-f]{40})\b", root)
@@ -269,11 +266,6 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
             builder = load_dataset_builder(repository, source.config, revision=commit)
             streams = [builder.as_streaming_dataset(split=split)]
         rows = [*streams[0]] if source.whole else None
-    except Exception as error:  # the classes differ between releases of the client; each means "not there"
-        raise ValueError(
-            f"{name} could not be opened at {location or f'the hub ({source.repo})'}: {first_line(error)}. "
-            "Without a network give location= a local copy of the repository, or name a file"
-        ) from error
     weights = [weight for _, weight in source.files] or [1.0]
     return Source(name, rows, tuple(zip(streams, weights, strict=True)), commit)
 

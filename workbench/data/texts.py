@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import whole_number
 from workbench.data import sources
 from workbench.data.sources import CORPORA, Draw, Source, open_source
 from workbench.digests import digest
@@ -103,14 +102,9 @@ def load_texts(
 
     texts = Texts(source.sample(usable, draw, why))
     passed_over = {kind: seen[kind] for kind in ("empty", "too_short", "repeated")}
-    texts.source = {
-        "name": source.name,
-        "n": len(texts),
-        "seed": seed,
-        "skip": skip,
-        "min_length": min_length,
-    }
-    texts.source |= {"revision": source.revision, "looked_at": seen.total(), **passed_over}
+    drawn = {"n": len(texts), "seed": seed, "skip": skip, "min_length": min_length}
+    texts.source = {"name": source.name, **drawn, "revision": source.revision}
+    texts.source |= {"looked_at": seen.total(), **passed_over}
     texts.source |= {"duplicates": len(texts) - len(set(texts))}
     return texts
 
@@ -135,18 +129,14 @@ def _source(name: Any, draw: Draw, split: str, location: str | Path | None) -> S
 
 
 def _length_check(min_length: int, tokenizer: Any) -> Callable[[str], bool]:
-    least = whole_number(min_length, "min_length", 0)
     if tokenizer is None:
-        return lambda text: len(text) >= least
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= least
+        return lambda text: len(text) >= min_length
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= min_length
 
 
 def _checked_list(texts: Any) -> list[str]:
-    if (
-        isinstance(texts, Mapping | set | bytes)
-        or not isinstance(texts, Iterable)
-        or hasattr(texts, "columns")
-    ):
+    wrong = isinstance(texts, Mapping | set | bytes) or hasattr(texts, "columns")
+    if wrong or not isinstance(texts, Iterable):
         raise ValueError(
             "name must be a name, a path or a list of texts (of a frame one column, frame['text']), "
             f"got {type(texts).__name__}"
@@ -154,9 +144,7 @@ def _checked_list(texts: Any) -> list[str]:
     rows = list(texts)
     for index, text in enumerate(rows):
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(
-                f"texts must be strings that are not empty; number {index} of the list is {text!r:.60}"
-            )
+            raise ValueError(f"texts must be strings that are not empty; number {index} is {text!r:.60}")
     return rows
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from workbench.checks import one_of, whole_number
-from workbench.healing.adapters import _check_name, _check_weights, _loaded, _weights_kept
+from workbench.healing.adapters import _check_name, _check_weights, _loaded
+from workbench.healing.restoring import weights_kept
 from workbench.healing.tensors import TENSORS, checked_tensors, holds_tensors, write_tensors
 from workbench.merging.slerp import NORMS, Merged, check_pair, checked_t, merged_pair, place_of
 from workbench.models.identity import describe_model
@@ -243,7 +244,7 @@ def _of_lora(model: Any, folder: Path) -> Mapping[str, _End]:
     from peft.tuners.lora.layer import LoraLayer
 
     with ExitStack() as stack:
-        stack.enter_context(_weights_kept(model))
+        stack.enter_context(weights_kept(model))
         wrapper = stack.enter_context(_loaded(model, folder, None))
         adapted = wrapper.get_base_model().named_modules()
         modules = {name: module for name, module in adapted if isinstance(module, LoraLayer)}

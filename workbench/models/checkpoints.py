@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import first_line, is_whole
+from workbench.checks import is_whole, told
 from workbench.places import demo_path
 
 _TOKENIZER_FILES = (
@@ -26,8 +24,6 @@ PROBES = [
     "Straße  café 東京\n\n  x_y=1;",
 ]
 _SECONDS_FOR_THE_HUB = 10
-#: most characters quoted of another library's message
-_LONGEST = 300
 
 
 def locate(name: str | Path, revision: str | None = None) -> str:
@@ -61,18 +57,6 @@ def locate(name: str | Path, revision: str | None = None) -> str:
         )
     _check_folder(path)
     return str(path)
-
-
-@contextmanager
-def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
-    """Turn a library's errors of these kinds into a ValueError of one line that begins with `what`."""
-    try:
-        yield
-    except kinds as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
-        kind = "" if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: "
-        raise ValueError(f"{what}: {kind}{said[:_LONGEST]}{hint}") from error
 
 
 def _looks_like_a_path(name: str | Path) -> bool:

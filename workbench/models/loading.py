@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from workbench.checks import one_of
+from workbench.checks import one_of, told
 from workbench.models.checkpoints import (
     auto_class,
     cached,
@@ -19,7 +19,6 @@ from workbench.models.checkpoints import (
     is_remote,
     locate,
     reads_as_its_file,
-    told,
 )
 from workbench.models.layers import layer_container
 from workbench.places import short_name
