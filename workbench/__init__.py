@@ -60,9 +60,19 @@ _PUBLIC = {
     "forgetting.shift": "loss_against_similarity shift_agreement",
     "forgetting.divergence": "token_divergence divergence_by_response",
     "forgetting.similarity": "response_similarity similarity_summary embed_texts",
+    "merging.slerp": "slerp",
+    "merging.variants": "merge_variants",
+    "merging.gain": "merge_gain",
+    "speculation.acceptance": "draft_rounds acceptance acceptance_by_position",
+    "speculation.compare": "compare_drafts",
+    "speculation.rule": "tokens_per_call theory_speed_up",
+    "speculation.speed": "draft_speed speed_ups",
+    "speculation.views": "draft_view early_exit",
     "statistics": "bootstrap_interval paired_difference holm",
     "agreement": "rank_agreement removal_cost",
     "plots.blocks": "distance_lines metric_comparison distance_vs_damage calibration_comparison",
+    "plots.drafts": "acceptance_by_length acceptance_by_place speed_against_theory",
+    "plots.merging": "merging_path",
     "plots.forgetting": (
         "similarity_distribution similarity_pairs similarity_map answer_forms divergence_distribution "
         "loss_similarity"
@@ -85,6 +95,7 @@ _PUBLIC = {
     "tables.findings": ("summary_reading recovery_reading comparison_reading flips_reading depth_reading"),
     "tables.claims": "claims_table claims_reading claim_frames",
     "tables.shifts": "similarity_reading closest_reading divergence_reading shift_reading",
+    "tables.drafts": "merging_reading drafts_reading speed_reading",
     "tables.sentences": "say",
     "tables.markup": "text_table to_latex to_markdown to_html",
     "widgets.live": "LiveLoss",
