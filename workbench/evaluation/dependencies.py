@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from workbench.checks import told
 from workbench.digests import digest
 from workbench.evaluation.index import below
 from workbench.runs.content import content_of, files_below
@@ -66,8 +67,8 @@ def check_code(names: Iterable[str], index: Mapping[str, Any], trusted: Path | N
                 raise ValueError(f"{file} names Python functions; allow_code=True runs them")
         for entry in _measured(index[name].cfg):
             if entry.get("hf_evaluate") or entry.get("metric") not in metric_registry:
-                told = f"task {name!r} takes metric {entry.get('metric')!r} from another library"
-                raise ValueError(f"{told}; allow_code=True runs it")
+                foreign = f"task {name!r} takes metric {entry.get('metric')!r} from another library"
+                raise ValueError(f"{foreign}; allow_code=True runs it")
 
 
 def _measured(cfg: Any) -> Iterator[dict[str, Any]]:
@@ -99,11 +100,8 @@ def sandbox(allow_code: bool = False) -> Iterator[None]:
     used.from_string = lru_cache(maxsize=512)(used.from_string)
     lm_eval.utils.env = used
     try:
-        yield
-    except SecurityError as error:
-        raise ValueError(
-            f"a template of a task reaches for Python ({error}); allow_code=True lets it"
-        ) from error
+        with told("a template of a task reaches for Python", SecurityError, hint="; allow_code=True lets it"):
+            yield
     finally:
         lm_eval.utils.env = free
 

@@ -218,7 +218,7 @@ def suite_length(tasks: str | Sequence[str], model: Any) -> int | None:
         raise ValueError(
             f"tasks must not mix suites of different context lengths, got {names}; run them one by one"
         )
-    from workbench.generation.responses import context_length
+    from workbench.generation.prompts import context_length
 
     length, context = lengths.pop() if lengths else None, context_length(model)
     return min(length, context) if length and context else length
@@ -239,7 +239,7 @@ def check_settings(
         )
     if batch_size != "auto" and not (is_whole(batch_size) and int(batch_size) >= 1):
         raise ValueError(f"batch_size must be a whole number >= 1, or 'auto', got {batch_size!r}")
-    from workbench.generation.responses import context_length
+    from workbench.generation.prompts import context_length
 
     context = context_length(model)
     if max_length is not None and not (is_whole(max_length) and 2 <= max_length <= (context or max_length)):

@@ -15,20 +15,15 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
-from workbench.checks import checked, one_of, whole_number
+from workbench.checks import checked, one_of
 from workbench.data.instructions import conversation
 from workbench.data.texts import fingerprint
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import ENGINES, by_length, decoder_of, in_halves
-from workbench.generation.prompts import asked_ids, response_room
-from workbench.generation.prompts import chat_prompt as chat_prompt
-from workbench.generation.prompts import context_length as context_length
-from workbench.generation.prompts import end_tokens as end_tokens
-from workbench.generation.prompts import token_ids as token_ids
+from workbench.generation.prompts import asked_ids, context_length, end_tokens, response_room, token_ids
 from workbench.models.chat import render_chat
 from workbench.models.identity import describe_model
 from workbench.models.processes import by_the_first, everyones, place, shares
-from workbench.models.templates import PLAIN_PROMPT as PLAIN_PROMPT
 from workbench.runs.files import locked
 from workbench.runs.journal import Journal
 
@@ -97,8 +92,6 @@ def generate_responses(
         ValueError: for no prompts, an empty prompt, prompts that leave no room for the response in the
             context, or an ``out`` of other work.
     """
-    whole_number(max_new_tokens, "max_new_tokens")
-    whole_number(seed, "seed", 0)
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
     asked = [one if isinstance(one, str) else row for one, row in zip(prompts, ids, strict=True)]
@@ -240,8 +233,6 @@ def response_batches(
         ValueError: for a setting out of range, or an engine that cannot run this model.
     """
     one_of(engine, ENGINES, "engine")
-    whole_number(max_new_tokens, "max_new_tokens")
-    whole_number(batch_size, "batch_size")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be at least 0 (0 for greedy), got {temperature!r}")
     known, lengths = set(done), [len(row) for row in ids]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tomllib
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from workbench.checks import one_of
 from workbench.healing.config import SCHEDULES, HealingConfig
 from workbench.healing.launch import sharded
+
+_ALWAYS = tomllib.loads(Path(__file__).with_name("trainer.toml").read_text(encoding="utf-8"))
 
 
 def training_arguments(
@@ -54,6 +57,7 @@ def training_arguments(
     same = ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
     arguments = TrainingArguments(
         output_dir=str(folder),
+        **_ALWAYS,
         **{name: getattr(config, name) for name in same},
         max_steps=steps,
         lr_scheduler_type=SCHEDULES[config.schedule],
@@ -64,16 +68,8 @@ def training_arguments(
         dataloader_pin_memory=cuda,
         # a blocking copy would wait for the whole step before it
         accelerator_config={"non_blocking": cuda},
-        logging_strategy="no",  # ours does not wait for the GPU
-        logging_nan_inf_filter=False,
         save_steps=config.save_steps or -(-steps // 10),
-        save_total_limit=2,
-        train_sampling_strategy="sequential",  # the order is fixed already
-        ddp_find_unused_parameters=False,
         report_to=list(report_to),
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["targets"],
     )
     # several GPUs and no launcher: the Trainer would split batches over them by threads (DataParallel)
     arguments._n_gpu = min(arguments._n_gpu, 1)

@@ -18,21 +18,7 @@ SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup", "linear": "
 #: what GRO B.1 sets otherwise for some models
 OF_MODEL = ("rank", "learning_rate", "max_length")
 _HERE = Path(__file__).parent
-#: whole numbers: least and most; None is allowed for those that are None by default
-_WHOLE: dict[str, tuple[int, int | None]] = {
-    **dict.fromkeys(("rank", "max_steps", "batch_size", "micro_batch_size", "max_length"), (1, None)),
-    **dict.fromkeys(("save_steps", "loss_chunk"), (1, None)),
-    "warmup_steps": (0, None),
-    "seed": (0, 2**32 - 1),
-}
-#: numbers: least, whether it is allowed itself, and what they stay below
-_NUMBERS = {
-    "learning_rate": (0.0, False, 10.0),
-    "epochs": (0.0, False, 1e6),
-    "dropout": (0.0, True, 1.0),
-    "weight_decay": (0.0, True, math.inf),
-    "max_grad_norm": (0.0, True, math.inf),
-}
+_LIMITS = tomllib.loads((_HERE / "limits.toml").read_text(encoding="utf-8"))
 
 
 class _AsRank(float):
@@ -122,10 +108,9 @@ class HealingConfig:
                 object.__setattr__(self, name, _checked(name, value))
         if self.alpha == "rank" or isinstance(self.alpha, _AsRank):
             object.__setattr__(self, "alpha", _AsRank(self.rank))
-        if self.batch_size % (self.micro_batch_size or 1):
-            raise ValueError(
-                f"micro_batch_size must divide batch_size={self.batch_size}, got {self.micro_batch_size}"
-            )
+        micro = self.micro_batch_size or 1
+        if self.batch_size % micro:
+            raise ValueError(f"micro_batch_size must divide batch_size={self.batch_size}, got {micro}")
 
     @classmethod
     def preset(cls, name: str, *, model: str | None = None, **changes: Any) -> HealingConfig:
@@ -170,10 +155,10 @@ class HealingConfig:
 
 def _checked(name: str, value: Any) -> Any:
     """Return the value of a field as its own type."""
-    if name in _WHOLE:
-        return whole_number(value, name, *_WHOLE[name])
-    if name in _NUMBERS:
-        return _number(value, name, *_NUMBERS[name])
+    if name in _LIMITS["whole"]:
+        return whole_number(value, name, *_LIMITS["whole"][name])
+    if name in _LIMITS["numbers"]:
+        return _number(value, name, *_LIMITS["numbers"][name])
     if name == "alpha":
         return value if value == "rank" or isinstance(value, _AsRank) else _number(value, name, 0.0, False)
     if name == "schedule":

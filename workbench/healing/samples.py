@@ -22,7 +22,7 @@ from workbench.checks import checked
 from workbench.data.instructions import conversation, field_text
 from workbench.generation.prompts import context_length, end_tokens
 from workbench.healing.config import HealingConfig
-from workbench.healing.order import training_order as training_order
+from workbench.healing.order import training_order
 from workbench.models.chat import chat_ids, render_chat, text_ids
 from workbench.models.hooks import inference
 from workbench.models.layers import decoder_forward, unwrap

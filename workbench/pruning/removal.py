@@ -81,9 +81,7 @@ def prune_(model: nn.Module, layers: Iterable[int]) -> nn.Module:
     """
     stack, _ = layer_container(model)
     if getattr(stack, _FOR_A_WHILE, False):
-        raise ValueError(
-            "model must not be inside without_layers, which restores it; leave that first, then prune_"
-        )
+        raise ValueError("model must not be inside without_layers, which restores it; leave that first")
     changes = _changes(model, layers)
     before = _before(changes)
     try:
