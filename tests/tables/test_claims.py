@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import workbench as wb
-from workbench.tables.claims import CLAIMS, NEEDS, SFT
+from workbench.tables.claims import CLAIMS, NEEDS, SFT, claims_table
 
 DISTILLED = "pruned-self-distilled"
 
@@ -27,7 +27,7 @@ def blocks(value: str, best: int, n_layers: int = 8, spread: float = 0.01) -> pd
 
 
 def test_nothing_is_claimed_of_an_empty_run():
-    table = wb.claims_table({})
+    table = claims_table({})
     assert list(table["claim"]) == list(CLAIMS) == [f"C{n}" for n in range(1, 11)]
     assert set(table["verdict"]) == {"not asked"}
     assert table["number"].str.match(r"notebook \d\d").all()
