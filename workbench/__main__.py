@@ -41,12 +41,21 @@ def _notebooks(options: argparse.Namespace) -> int:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a stop leaves tasks of the kernel's client
     run = open_run(options.run, root=options.root)
     try:
-        run_notebooks(numbered_notebooks(options.notebooks), run, dict(options.set))
+        stated = _preset(options.preset)
+        run_notebooks(numbered_notebooks(options.notebooks), run, dict(options.set), where_known=stated)
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     _report(run)
     return 0
+
+
+def _preset(name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    from workbench.defaults import preset_parameters
+
+    return preset_parameters(name)
 
 
 def _figures(options: argparse.Namespace) -> int:
@@ -101,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         add("notebooks", nargs="*", metavar="NOTEBOOK", help="number or name; default: all, in order")
         add("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
         told = "a value for a name in the notebooks' parameters cells, such as model_name=path/to/model"
+        paper = "what a paper states, for all notebooks: sdd, gro or itr; --set goes before it"
+        add("--preset", metavar="NAME", help=paper)
         add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help=told)
     figures = commands.add_parser("figures", help="write every figure and table of a run for a paper")
     figures.add_argument("run", metavar="NAME", help="of a run whose notebooks have run")

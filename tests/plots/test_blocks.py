@@ -9,8 +9,8 @@ from drawn import ablation_frame
 from frames import damage_frame, distance_frame
 
 import workbench as plots
+from workbench.agreement import rank_agreement
 from workbench.plots import style
-from workbench.statistics import rank_agreement
 
 
 def test_a_loss_that_fell_stays_on_the_log_axes(distances, damage):

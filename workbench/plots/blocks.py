@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
+from workbench.agreement import rank_agreement, removal_cost
 from workbench.checks import checked
 from workbench.distances.blocks import checked_blocks, least, parse_layers
 from workbench.plots import style
-from workbench.statistics import rank_agreement, removal_cost
 
 
 def distance_lines(

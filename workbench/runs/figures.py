@@ -220,18 +220,8 @@ def _axes(trace: Any) -> list[str]:
 
 #: what a heatmap may say of itself beside its numbers and still be drawn by paths
 _PLAIN = frozenset(("type", "x", "y", "z", "zmin", "zmax", "colorscale", "colorbar", "showscale"))
-_PLAIN |= {
-    "showlegend",
-    "xaxis",
-    "yaxis",
-    "name",
-    "meta",
-    "uid",
-    "text",
-    "customdata",
-    "hovertemplate",
-    "hoverongaps",
-}
+_PLAIN |= {"showlegend", "xaxis", "yaxis", "name", "meta", "uid", "text", "customdata"}
+_PLAIN |= {"hovertemplate", "hoverongaps"}
 
 
 @cache
