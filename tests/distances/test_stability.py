@@ -188,7 +188,7 @@ class TestCalibrationAblation:
         small = mean_distances(angle_frame(n_layers=5))
         with pytest.raises(ValueError, match="at least one named frame"):
             calibration_ablation({})
-        with pytest.raises(ValueError, match="must all come from one model"):
+        with pytest.raises(ValueError, match="must come from one model"):
             calibration_ablation({"a": small, "b": mean_distances(angle_frame())})
         with pytest.raises(ValueError, match="size must be between 1 and 4 for a model of 5 layers, got 6"):
             calibration_ablation({"a": small}, [6])
