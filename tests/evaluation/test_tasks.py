@@ -382,7 +382,7 @@ ATTACKS = {
     "verbatim": ("doc_to_text: !<!function> payload.text", "names Python functions"),
     "template": (
         "doc_to_text: \"{{ cycler.__init__.__globals__.os.system('touch RAN') }}\"",
-        "a template of a task reaches for Python .*; allow_code=True",
+        "a template of a task reaches for Python: .*; allow_code=True",
     ),
     "later": (
         "doc_to_text: \"{% if question != first %}{{ cycler.__init__.__globals__.os.system('touch RAN') }}"

@@ -174,12 +174,8 @@ def run_plan(plan: str | Path, *, overwrite: bool = False, progress: bool = True
     options = {key: named.get(key) for key in ("revision", "quantization")}
     model, tokenizer = load_model(named.get("path") or named["name"], **options, **_place(named.get("dtype")))
     model._source["id"] = short_name(named["name"])  # as it was called where the plan was written
-    given: dict[str, Any] = {
-        "response": planned["response"] or "reference",
-        "config": config,
-        "overwrite": overwrite,
-    }
-    given |= {"out": plan.parent / planned["out"], "held_out": rows.get(HELD_OUT)}
+    given: dict[str, Any] = {"response": planned["response"] or "reference", "config": config}
+    given |= {"out": plan.parent / planned["out"], "held_out": rows.get(HELD_OUT), "overwrite": overwrite}
     shown = progress and is_main()
     with without_layers(model, planned["layers"]):
         return heal(model, tokenizer, rows[EXAMPLES], progress=shown, **given)
