@@ -10,6 +10,8 @@ import sys
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.slow
+
 WORK = """
 import json, os, sys
 sys.path[:0] = {paths!r}

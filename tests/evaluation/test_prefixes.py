@@ -55,7 +55,7 @@ def tokens(monkeypatch):
     return watched
 
 
-SHARING = ["llama", "gpt-neox", "qwen3", "gemma3", "gpt2", "mistral", "gemma2", "qwen3-moe", "olmo2"]
+SHARING = ["llama", "gpt-neox", "qwen3", "gemma3", "gpt2", "mistral", "qwen3-moe"]
 
 
 @pytest.mark.parametrize("architecture", SHARING)
@@ -70,7 +70,7 @@ def test_answers_equal_the_harness_for_a_third_of_the_tokens(architecture, token
     assert mine < sum(counts) / 3
 
 
-@pytest.mark.parametrize("architecture", ["bloom", "falcon", "gpt-neo", "llama4", "rwkv", "minimax", "jamba"])
+@pytest.mark.parametrize("architecture", ["bloom", "gpt-neo", "llama4", "rwkv", "minimax"])
 def test_models_that_cannot_share_answer_as_the_harness(architecture):
     model, requests = tiny_model(architecture), asked_of()
     assert_same(ours(model, requests), theirs(model, requests))

@@ -75,6 +75,7 @@ WRONG = {
     "packing": ("no", 1),
     "loss_chunk": (0, None),
     "compiled": ("yes", 0),
+    "captured": ("yes", 0),
     "dora": ("no", 1, None),
     "rslora": (0,),
     "concatenate": (None, "yes"),

@@ -42,8 +42,8 @@ def by_the_first(work: Callable[[], Result]) -> Result:
     if number == 0:
         try:
             found = (work(), None)
-        except Exception as error:
-            found = (None, error)
+        except Exception as failure:
+            found = (None, failure)
     result, error = everyones(found)[0]
     if error is not None:
         raise error
