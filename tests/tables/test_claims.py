@@ -101,3 +101,12 @@ def test_c5_pairs_prompts_and_c10_ranks_layers():
     influence = pd.DataFrame({"layer": range(8), "influence": 0.1 + 0.1 * np.abs(np.arange(8) - 4)})
     verdict, number = verdict_of("C10", distances__csv=blocks("distance", best=4), influence__csv=influence)
     assert verdict == "confirmed" and number.startswith("Spearman 1.00")
+
+
+def test_c8_pairs_drafts_by_prompt():
+    one = {"kind": "maths", "prompt": range(30), "draft_length": 1, "proposed": "1 1 1 1"}
+    sft = pd.DataFrame(one | {"draft": SFT, "accepted": ["1 0 0 1", "0 0 0 1", "0 1 1 0"] * 10})
+    better = sft.assign(draft=DISTILLED, accepted=["1 1 1 1", "0 1 0 1", "1 1 1 1"] * 10)
+    verdict, number = verdict_of("C8", draft_rounds__jsonl=pd.concat([sft, better]))
+    assert verdict == "confirmed" and "+0.417" in number
+    assert verdict_of("C8", draft_rounds__jsonl=sft)[0] == "not asked"

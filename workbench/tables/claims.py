@@ -38,7 +38,7 @@ NEEDS = {
     "C5": (("similarity.csv",), "06"),
     "C6": ((), "03 (then 04 to 06), in a run with more n_examples"),
     "C7": ((), "08"),
-    "C8": (("acceptance.csv",), "09"),
+    "C8": (("draft_rounds.jsonl",), "09"),
     "C9": ((), "07"),
     "C10": (("distances.csv", "influence.csv"), "01"),
 }
@@ -192,14 +192,20 @@ def closeness_claim(similarity: pd.DataFrame) -> Row:
     return verdict(gap["difference"], gap["ci_low"], gap["ci_high"]), number
 
 
-def drafts_claim(acceptance: pd.DataFrame) -> Row:
-    """Compare how often drafts of the two healed variants are accepted."""
-    rates = acceptance.groupby("draft")["acceptance"].mean()
-    if not {SFT, DISTILLED} <= set(rates.index):
+def drafts_claim(rounds: pd.DataFrame) -> Row:
+    """Compare how often the drafts of the two healed variants are accepted, prompt by prompt."""
+    rows = rounds[rounds["draft_length"] == rounds["draft_length"].min()]
+    taken, offered = (
+        [sum(map(int, str(text).split())) for text in rows[name]] for name in ("accepted", "proposed")
+    )
+    rates = rows.assign(rate=np.divide(taken, np.maximum(offered, 1)))
+    wide = rates.pivot_table(index=["kind", "prompt"], columns="draft", values="rate")
+    if not {SFT, DISTILLED} <= set(wide):
         return "not asked", "notebook 09"
-    gap = rates[DISTILLED] - rates[SFT]
-    number = f"accepted: self-distilled {rates[DISTILLED]:.3f}, SFT {rates[SFT]:.3f} (no interval)"
-    return ("undecided" if abs(gap) < 0.01 else "confirmed" if gap > 0 else "refuted"), number
+    wide = wide.dropna(subset=[SFT, DISTILLED])
+    gap = paired_difference(wide[SFT], wide[DISTILLED])
+    number = f"accepted, self-distilled less SFT {gap['difference']:+.3f}{_interval(gap)}, {gap['n']} prompts"
+    return verdict(gap["difference"], gap["ci_low"], gap["ci_high"]), number
 
 
 def metrics_claim(distances: pd.DataFrame, influence: pd.DataFrame) -> Row:
