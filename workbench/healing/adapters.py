@@ -24,7 +24,8 @@ from workbench.models.identity import describe_model
 from workbench.models.layers import decoder_layers, kept_layers, unwrap
 from workbench.models.loading import keep_trainable
 from workbench.places import short_name
-from workbench.pruning.removal import without_layers
+from workbench.pruning.collapse import collapse_changes
+from workbench.pruning.removal import two_states, without_layers
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
 
@@ -74,6 +75,8 @@ def as_variant(model: Any, variant: Variant, *, run: Run | str | Path | None = N
     """
     _check_name(model, variant)
     with ExitStack() as stack:
+        if variant.merges:
+            stack.enter_context(two_states(collapse_changes(model, variant.merges, variant.merging)))
         stack.enter_context(without_layers(model, variant.removed))
         if variant.adapter is not None:
             if run is None and not Path(variant.adapter).is_dir():

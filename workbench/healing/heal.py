@@ -19,13 +19,14 @@ from transformers import TrainingArguments
 
 from workbench.healing import folders
 from workbench.healing.adapters import lora_targets, new_adapter
-from workbench.healing.arguments import training_arguments, within_memory
+from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory
 from workbench.healing.config import HealingConfig
 from workbench.healing.launch import is_main, sharded
-from workbench.healing.losses import summing_loss
+from workbench.healing.objective import Objective
 from workbench.healing.records import write_record
 from workbench.healing.restoring import checkpointing, deprecations_muted, same_cache, same_randomness
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
+from workbench.healing.steps import captures
 from workbench.healing.trainer import OnStep, run_training
 from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_validation
 from workbench.models.hooks import compiled_layers, compiling_pays
@@ -66,6 +67,7 @@ def heal(
     keep: str = "last",
     patience: int | None = None,
     report_to: str | Sequence[str] = (),
+    objective: Objective | None = None,
 ) -> Healed:
     """Train a LoRA adapter on the model as it stands, and leave the model as it was, bit by bit.
 
@@ -98,6 +100,7 @@ def heal(
         patience: stop after so many measurements without a new least held-out loss; None for never.
         report_to: trackers that get each row of the log: names that the Trainer knows, such as
             ``"tensorboard"`` or ``"wandb"``.
+        objective: what is minimised; None for the loss on the learned tokens (``recover`` gives another).
 
     Returns:
         The adapter's folder and the log. ``log.attrs`` says how many responses were truncated (``cut``) or
@@ -112,17 +115,19 @@ def heal(
         KeyboardInterrupt: when stopped: at the end of the update that runs a checkpoint is written, and the
             error names its folder, which ``with_adapter`` takes like a finished one.
     """
-    config = config or HealingConfig.preset("sdd")
+    config, objective = config or HealingConfig.preset("sdd"), objective or Objective()
     check_asked(held_out, evaluate_every, keep, patience)
     out = folders.adapter_folder(out)
     unfinished = folders.unfinished_folder(out)
     limit = sequence_limit(model, config.max_length)
     reading: Any = {"response": response, "max_length": limit, "concatenate": config.concatenate}
     samples, counts = read_examples(model, tokenizer, examples, **reading)
+    objective.check(samples, config)
     asked: Any = {"every": evaluate_every, "keep": keep, "patience": patience}
     validation = read_validation(model, tokenizer, examples, held_out, **reading, **asked)
     here = describe_model(model)
     work = {"model": here, "data": digest(samples), "config": config.deciding(), **validation.settings()}
+    work |= objective.settings()
     with locked(out) if is_main() else nullcontext():  # a second one waits, and finds it done
         if folders.is_done(out, work, model, overwrite=overwrite):
             return Healed(out, _read_back(out, here))
@@ -132,9 +137,13 @@ def heal(
         begun = folders.last_checkpoint(checkpoints) and folders.same_work(
             unfinished / folders.WORK, work, overwrite
         )
-        ordered, lora = OrderedSamples(samples, config), _lora(model, config)
+        ordered, lora = OrderedSamples(samples, config, whole=objective.whole), lora_config(model, config)
         trackers = [report_to] if isinstance(report_to, str) else report_to
-        arguments = training_arguments(config, len(ordered), checkpoints, model, trackers)
+        lengths = [len(sample.ids) for sample in samples]
+        places = (config, len(ordered), checkpoints, model, trackers)
+        arguments = training_arguments(*places, longest=max(lengths))
+        if objective.capturable and captures(model, config, lengths, processes=arguments.world_size):
+            set_micro_batch(arguments, config.batch_size, config.batch_size)
         if arguments.world_size > 1:
             ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
         _warn_of_cuts(counts, limit, len(examples))
@@ -142,7 +151,8 @@ def heal(
         quantized = bool(getattr(unwrap(model), "is_quantized", False))
         record = {**work, "values": folders.values_digest(model), "kept_layers": list(kept_layers(model))}
         record |= {"quantized": quantized, **counts}
-        train = partial(_train, model, lora, ordered, config, arguments, progress, record, validation)
+        how: Any = (progress, record, validation, objective)
+        train = partial(_train, model, lora, ordered, config, arguments, *how)
         recomputing = checkpointing(model) if config.gradient_checkpointing else nullcontext()
         with deprecations_muted(), same_randomness(model.device), same_cache(model), recomputing:
             log = within_memory(train, arguments)
@@ -186,23 +196,29 @@ def _train(
     progress: bool | OnStep,
     record: dict[str, Any],
     validation: Validation,
+    objective: Objective,
 ) -> pd.DataFrame:
     """Train a fresh adapter from the last checkpoint or the beginning."""
     compiled = _compiles(model, int(ordered.tokens[-1]), config)
     even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
+    lengths = [len(sample.ids) for sample in ordered.samples]
+    # an update that did not fit into memory at once goes in micro-batches
+    whole = objective.capturable and arguments.gradient_accumulation_steps == 1
+    fixed = whole and captures(model, config, lengths, processes=arguments.world_size)
     with (
         new_adapter(model, deepcopy(lora), config.seed) as peft,  # a copy: peft shortens its list of targets
-        summing_loss(peft, chunk=config.loss_chunk, compiled=compiled),
+        objective.acts(peft, chunk=config.loss_chunk, compiled=compiled, gaps=fixed),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
         disable_input_dtype_casting(peft, active=arguments.bf16),
-        compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
+        compiled_layers(model, dynamic=fixed or not even) if compiled else nullcontext(),
         _reported(progress, arguments.max_steps) as on_step,
     ):
         # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
         trained = sum(p.numel() for p in peft.parameters() if p.requires_grad)
         check_room(str(arguments.output_dir), 24 * trained)
+        objective.begin(peft)
         note = partial(write_record, record=record)
-        return run_training(peft, ordered, arguments, on_step, note, validation)
+        return run_training(peft, ordered, arguments, on_step, note, validation, objective, fixed=fixed)
 
 
 def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:
@@ -221,7 +237,8 @@ def _compiles(model: Any, n_tokens: int, config: HealingConfig) -> bool:
     return compiling_pays(model, 2 * n_tokens) and not sharded() and not config.deterministic
 
 
-def _lora(model: Any, config: HealingConfig) -> Any:
+def lora_config(model: Any, config: HealingConfig) -> Any:
+    """Return the ``peft.LoraConfig`` of a training."""
     found = lora_targets(model, config.targets)
     for name in ("dropout", "dora"):
         if found["target_parameters"] and getattr(config, name):
