@@ -15,7 +15,7 @@ def gain_of(*rows):
 def test_a_merge_counts_as_better_only_where_it_beats_both_ends():
     rows = [("m", "a", 0.10, 0.05, 0.15, 0.001, True), ("m", "b", 0.02, -0.01, 0.05, 0.6, False)]
     text = merging_reading(gain_of(*rows))
-    assert text.startswith("No merge is better") and "0.020 above **b**" in text and "p 0.60" in text
+    assert text.startswith("No merge is better") and "0.020 above **b**" in text and "p 0.6;" in text
     rows[1] = ("m", "b", 0.08, 0.04, 0.12, 0.01, True)
     text = merging_reading(gain_of(*rows, ("x", "a", -0.1, -0.2, 0.0, 1.0, False)))
     assert (

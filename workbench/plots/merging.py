@@ -38,6 +38,6 @@ def merging_path(
     if {"ci_low", "ci_high"} <= set(frame):
         shown |= {"error_y": ("ci_low", "ci_high")}
     fig = style.draw(px.line, frame, "t", measure, styles, "line", title=title, **shown)
-    fig.update_layout(showlegend=by is not None)
+    fig.update_layout(showlegend=by is not None, legend={"title": {"text": ""}})
     fig.update_xaxes(title="t (0: the first variant, 1: the second)", range=[-0.04, 1.04])
     return fig.update_yaxes(title=measure.replace("_", " "))

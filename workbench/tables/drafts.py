@@ -17,7 +17,7 @@ def merging_reading(gain: pd.DataFrame, angles: pd.DataFrame | None = None) -> s
 
     >>> row = {"variant": "m", "against": "a", "n": 100, "difference": 0.02, "ci_low": -0.01, "ci_high": 0.05}
     >>> print(merging_reading(pd.DataFrame([row | {"p_adjusted": 0.4, "better": False}])))
-    No merge is better than either of its ends by more than chance. The nearest is **m**: 0.020 above **a** (95 % interval -0.010 to 0.050, corrected p 0.40; 100 items).
+    No merge is better than either of its ends by more than chance. The nearest is **m**: 0.020 above **a** (95 % interval -0.010 to 0.050, corrected p 0.4; 100 items).
     """  # noqa: E501 - one printed line
     checked(gain, ["variant", "against", "n", "difference", "p_adjusted", "better"], "gain")
     worst = {
@@ -30,7 +30,7 @@ def merging_reading(gain: pd.DataFrame, angles: pd.DataFrame | None = None) -> s
     if better:
         head = f"Better than either end by more than chance: {named(better)}. The best is"
     above = "above" if row["difference"] >= 0 else "below"
-    told = f"{interval(row)[:-1]}, corrected p {row['p_adjusted']:.2f}; {counted(int(row['n']), 'item')})"
+    told = f"{interval(row)[:-1]}, corrected p {row['p_adjusted']:.2g}; {counted(int(row['n']), 'item')})"
     against = f"{abs(row['difference']):.3f} {above} **{escaped(row['against'])}**"
     text = f"{head} **{escaped(best)}**: {against}{told}."
     return text if angles is None else f"{text} {_apart(angles)}"
