@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -137,3 +138,20 @@ def test_a_title_has_room_above_a_legend_or_the_titles_of_panels(distances, dama
         sides += [note.font.size or sizes.font.size for note in notes if note.y >= 0.99]
         needed = 1.6 * sizes.title.font.size + 2.2 * max(sides, default=0)
         assert not fig.layout.title.text or margin >= needed, (name, margin, needed)
+
+
+def test_variants_differ_without_colour_and_can_be_seen_on_white():
+    """Contrast as WCAG counts it; marks that are lighter than 3:1 have a form of their own."""
+
+    def contrast(color: str) -> float:
+        parts = np.array([int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return 1.05 / (float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05)
+
+    for looks in (style.LOOK["variants"], style.LOOK["sets"]):
+        assert len({look.get("symbol", "circle") for look in looks}) == len(looks)
+        assert all(contrast(look["color"]) >= 1.7 for look in looks)
+    names = variant_styles(["base", "pruned", "pruned + SFT", "pruned + self-distilled"])
+    assert all(contrast(one.color) >= 2.2 for one in names.values())
+    forms = [contrast(look["color"]) for look in style.LOOK["forms"]]  # dark to light
+    assert all(dark > 1.2 * light for dark, light in pairwise(forms))

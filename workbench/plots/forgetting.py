@@ -74,7 +74,9 @@ def similarity_pairs(
     order = table.mean().idxmin()
     table = table.sort_values([order, *(name for name in table if name != order)], kind="stable")
     place, names = np.arange(1, len(table) + 1), [*map(style.plain, table)]
-    bar = {"title": {"text": "similarity to the<br>unpruned model's response", "side": "right"}}
+    bar: dict[str, Any] = {
+        "title": {"text": "similarity to the<br>unpruned model's response", "side": "right"}
+    }
     bar |= {"thickness": style.px_of(14), "outlinewidth": 0, "ticks": "outside", "xpad": style.px_of(8)}
     cells = go.Heatmap(
         x=place,
