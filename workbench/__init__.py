@@ -14,6 +14,7 @@ __version__ = "0.2.0"
 
 #: the public names, by the file that defines them
 _PUBLIC = {
+    "defaults": "fitting work_ahead story_model preset_parameters",
     "models.chat": "render_chat",
     "models.costs": "parameter_counts block_savings",
     "models.identity": "describe_model",
@@ -59,15 +60,26 @@ _PUBLIC = {
     "forgetting.shift": "loss_against_similarity shift_agreement",
     "forgetting.divergence": "token_divergence divergence_by_response",
     "forgetting.similarity": "response_similarity similarity_summary embed_texts",
+    "merging.slerp": "slerp",
+    "merging.variants": "merge_variants",
+    "merging.gain": "merge_gain",
+    "speculation.acceptance": "draft_rounds acceptance acceptance_by_position",
+    "speculation.compare": "compare_drafts",
+    "speculation.rule": "tokens_per_call theory_speed_up",
+    "speculation.speed": "draft_speed speed_ups",
+    "speculation.views": "draft_view early_exit",
     "statistics": "bootstrap_interval paired_difference holm",
     "agreement": "rank_agreement removal_cost",
     "plots.blocks": "distance_lines metric_comparison distance_vs_damage calibration_comparison",
+    "plots.drafts": "acceptance_by_length acceptance_by_place speed_against_theory",
+    "plots.merging": "merging_path",
     "plots.forgetting": (
         "similarity_distribution similarity_pairs similarity_map answer_forms divergence_distribution "
         "loss_similarity"
     ),
     "plots.healing": "tuning_figure kept_reasons loss_curve",
     "plots.heatmaps": "distance_heatmap damage_heatmap distance_beside_damage",
+    "plots.portfolio": "paper_figures",
     "plots.scores": "score_bars score_vs_fraction loss_vs_fraction category_bars flip_bars",
     "plots.recovery": "stack_over_iterations loss_terms recovery_progress phase_lines phase_changes",
     "plots.style": "use_template",
@@ -81,7 +93,9 @@ _PUBLIC = {
         "damage_reading look_reading looks_reading distillation_reading tuning_reading"
     ),
     "tables.findings": ("summary_reading recovery_reading comparison_reading flips_reading depth_reading"),
+    "tables.claims": "claims_table claims_reading claim_frames",
     "tables.shifts": "similarity_reading closest_reading divergence_reading shift_reading",
+    "tables.drafts": "merging_reading drafts_reading speed_reading",
     "tables.sentences": "say",
     "tables.markup": "text_table to_latex to_markdown to_html",
     "widgets.live": "LiveLoss",

@@ -122,6 +122,7 @@ import workbench.healing.study
 import workbench.healing.trainer as trainer
 workbench.healing.study.HEARTBEAT, workbench.healing.study.GRACE = 1, 3
 from test_search import *
+from tiny import tiny_tokenizer
 report = trainer._ResponseTrainer._report
 def slow(self, update):
     report(self, update)

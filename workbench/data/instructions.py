@@ -49,6 +49,7 @@ def load_instructions(
     system: str | None = None,
     split: str = "train",
     location: str | Path | None = None,
+    data: str | Path | None = None,
 ) -> pd.DataFrame:
     """Load an instruction set in one tidy form, sampled like ``load_texts``.
 
@@ -56,7 +57,8 @@ def load_instructions(
     for its largest runs 50,000 of Alpaca Cleaned and OpenMathInstruct.
 
     Args:
-        name: ``demo-math``, ``demo-open``, ``gsm8k``, ``alpaca``, ``alpaca-cleaned``, ``dolly``,
+        name: ``demo-math``, ``demo-open``, ``gsm8k``, ``gsm8k-test``, ``alpaca``, ``alpaca-cleaned``,
+        ``dolly``,
             ``openmathinstruct`` (its correct solutions), the path of a file whose form is recognised by its
             columns, or with ``columns`` any file or hub set (``owner/name`` or
             ``owner/name:configuration``). Chats (``messages``, ShareGPT's ``conversations``, ``prompt`` and
@@ -71,6 +73,8 @@ def load_instructions(
         system: system prompt of the rows that have none of their own.
         split: of a hub set.
         location: a local copy of the hub repository to read instead of the hub.
+        data: a folder with public sets as jsonl (``gsm8k_train.jsonl``, ``alpaca.jsonl``, ...): a hub set
+            that it holds is read from there.
 
     Returns:
         Frame with id, instruction, context, reference, answer, all texts; ``context`` and ``answer`` are
@@ -87,7 +91,7 @@ def load_instructions(
             unique, a damaged file, a field that is no text; files and rows are named.
     """
     draw = Draw(n, seed, skip)
-    source = _opened(name, draw, columns, split, location)
+    source = _opened(name, draw, columns, split, location, data)
     label = source.name
     prefix = Path(label).name.split(".")[0] if at_home(label).is_file() else label
     seen: Counter[str] = Counter()
@@ -170,6 +174,7 @@ def _opened(
     columns: Mapping[str, str] | None,
     split: str,
     location: str | Path | None,
+    data: str | Path | None,
 ) -> sources.Source:
     hub = None
     if columns is not None:
@@ -180,7 +185,7 @@ def _opened(
     files = {one: [folder / f"{one.removeprefix('demo-')}.jsonl"] for one in DEMO_INSTRUCTIONS}
     return open_source(
         name, INSTRUCTION_SETS, files, draw, other="with columns= a hub set owner/name", hub=hub, split=split,
-        location=location,
+        location=location, data=data,
     )  # fmt: skip
 
 

@@ -38,6 +38,8 @@ class HubSet:
         files: JSON-lines files with their weights, read by path; empty where the repository's card says them.
         whole: small enough to be read whole, so that a sample is uniform over all of it.
         licence: as its source states it.
+        split: which part of it the name stands for, where it is not the one asked for.
+        here: names of its file in a folder of public sets, the first that is there.
     """
 
     repo: str
@@ -45,6 +47,8 @@ class HubSet:
     files: tuple[tuple[str, float], ...] = ()
     whole: bool = True
     licence: str = ""
+    split: str | None = None
+    here: tuple[str, ...] = ()
 
 
 #: what `sources.toml` says: public sets by name, and forms of instruction sets
@@ -53,7 +57,11 @@ TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".t
 
 def _hub_sets(kind: str) -> dict[str, HubSet]:
     files = {name: tuple(told.get("files", {}).items()) for name, told in TABLES[kind].items()}
-    return {name: HubSet(**{**told, "files": files[name]}) for name, told in TABLES[kind].items()}
+    here = {name: tuple(told.get("here", ())) for name, told in TABLES[kind].items()}
+    return {
+        name: HubSet(**{**told, "files": files[name], "here": here[name]})
+        for name, told in TABLES[kind].items()
+    }
 
 
 CORPORA = _hub_sets("corpora")
@@ -136,6 +144,20 @@ class Source:
                 yield drawn
 
 
+def in_folder(name: str, known: Mapping[str, HubSet], data: str | Path | None) -> Path | None:
+    """Return the file of a hub set in a folder of public sets as jsonl, None where it has none.
+
+    Raises:
+        ValueError: for a folder that is not there.
+    """
+    if data is None:
+        return None
+    if not (folder := at_home(str(data))).is_dir():
+        raise ValueError(f"data must be a folder with public sets as jsonl, got {str(data)!r}, which is none")
+    files = known[name].here if name in known else ()
+    return next((folder / file for file in files if (folder / file).is_file()), None)
+
+
 def open_source(
     name: str | Path,
     known: Mapping[str, HubSet],
@@ -146,6 +168,7 @@ def open_source(
     hub: HubSet | None = None,
     split: str = "train",
     location: str | Path | None = None,
+    data: str | Path | None = None,
 ) -> Source:
     """Find and open a source by its name.
 
@@ -158,6 +181,7 @@ def open_source(
         hub: what a name that is none of these stands for.
         split: ``train``, ``validation`` or ``test`` of a hub set.
         location: a local copy of the hub repository to read instead of the hub.
+        data: a folder of public sets as jsonl; a hub set that it holds is read from there.
 
     Raises:
         ValueError: for a name that is none of these, ``n=None`` of a large set, a split that is not there,
@@ -167,6 +191,8 @@ def open_source(
         raise ValueError(f"name must be text or a path, got {type(name).__name__}")
     label = str(name)
     path = at_home(label)
+    if local := in_folder(label, known, data):
+        return Source(label, read_rows(local))
     if found := known.get(label):
         if draw.n is None and not found.whole:
             raise ValueError(f"n must be a number for {label}, which is too large to be read whole; got None")
@@ -243,10 +269,12 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
     from datasets import load_dataset_builder
     from huggingface_hub import HfApi
 
+    split = source.split or split
     if source.files and split != "train" and "{split}" not in source.files[0][0]:
         raise ValueError(f"split must be 'train' for {name}, got {split!r}")
     place = location or f"the hub ({source.repo})"
-    hint = ". Without a network give location= a local copy of the repository, or name a file"
+    hint = ". Without a network give location= a local copy of the repository, data= a folder with the "
+    hint += "public sets as jsonl, or name a file"
     # the classes of errors differ between releases of the client; each means "not there"
     with told(f"{name} could not be opened at {place}", Exception, hint=hint):
         if location is not None:

@@ -39,6 +39,7 @@ def load_texts(
     column: str = "text",
     split: str = "train",
     location: str | Path | None = None,
+    data: str | Path | None = None,
 ) -> Texts:
     """Load calibration texts: a sample without replacement, the same for the same seed.
 
@@ -66,6 +67,8 @@ def load_texts(
         column: the column of a file or hub set that holds the texts.
         split: ``train``, ``validation`` or ``test`` of a hub corpus.
         location: a local copy of the hub repository to read instead of the hub.
+        data: a folder with public sets as jsonl (``c4.jsonl``, ...): a hub corpus that it holds is read from
+            there.
 
     Returns:
         The texts, a list with an attribute ``source``: JSON values that belong with a result's provenance.
@@ -81,7 +84,7 @@ def load_texts(
     set()
     """
     draw, long_enough = Draw(n, seed, skip), _length_check(min_length, tokenizer)
-    source = _source(name, draw, split, location)
+    source = _source(name, draw, split, location, data)
     if not isinstance(name, str | Path):
         draw = _all_or(draw, sum(map(long_enough, source.rows or ())))
     seen: Counter[str] = Counter()
@@ -121,11 +124,14 @@ def fingerprint(obj: Any) -> str:
     return digest(identity(obj, "obj"))
 
 
-def _source(name: Any, draw: Draw, split: str, location: str | Path | None) -> Source:
+def _source(
+    name: Any, draw: Draw, split: str, location: str | Path | None, data: str | Path | None
+) -> Source:
     if not isinstance(name, str | Path):
         return Source("list", _checked_list(name))
     files = {one: [demo_path("texts") / f"{part}.jsonl" for part in DEMO_TEXTS[one]] for one in DEMO_TEXTS}
-    return open_source(name, CORPORA, files, draw, other="a list of texts", split=split, location=location)
+    settings: dict[str, Any] = {"split": split, "location": location, "data": data}
+    return open_source(name, CORPORA, files, draw, other="a list of texts", **settings)
 
 
 def _length_check(min_length: int, tokenizer: Any) -> Callable[[str], bool]:

@@ -66,7 +66,9 @@ def _check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
         metrics = set(scores.loc[scores["task"] == task, "metric"])
         if not any(_is_metric(metric, wanted) for metric in metrics):
             allowed = ", ".join(sorted(metrics)) or "of a task of the scores"
-            raise ValueError(f"prefer must name a metric of each task, {task!r}: {allowed}; got {wanted!r}")
+            raise ValueError(
+                f"prefer must name a metric of each task, of {task!r}: {allowed}; got {wanted!r}"
+            )
     known = {*_WORDS, *scores.get("metric", ())}
     if isinstance(prefer, str):
         one_of(prefer, sorted(known), "prefer")

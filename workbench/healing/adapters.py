@@ -19,6 +19,7 @@ from torch import nn
 from workbench.checks import told
 from workbench.healing.records import WEIGHTS, checked_adapter, read_record
 from workbench.healing.restoring import deprecations_muted, restored, weights_kept
+from workbench.healing.tensors import holds_tensors, put_tensors
 from workbench.models.identity import describe_model
 from workbench.models.layers import decoder_layers, kept_layers, unwrap
 from workbench.models.loading import keep_trainable
@@ -38,7 +39,7 @@ def with_adapter(model: Any, path: str | Path, *, layers: Sequence[int] | None =
     Args:
         model: the model with the very layers the adapter was trained on: pruned, or inside
             ``without_layers``.
-        path: folder that ``heal`` wrote.
+        path: folder that ``heal`` wrote, or one of whole tensors that ``merge_variants`` wrote.
         layers: for a LoRA adapter of another trainer, which says nothing of layers: the original indices of
             the layers it was trained on, by your word.
 
@@ -50,7 +51,7 @@ def with_adapter(model: Any, path: str | Path, *, layers: Sequence[int] | None =
             load it onto the wrong ones without a warning), files that are damaged or altered, tensors that
             are missing, too many, of another size or not finite, or a model that has an adapter on already.
     """
-    with weights_kept(model), _loaded(model, Path(path), layers):
+    with weights_kept(model), _put_on(model, Path(path), layers):
         yield model
 
 
@@ -113,11 +114,27 @@ def merge_adapter_(model: Any, path: str | Path, *, layers: Sequence[int] | None
             "again; load it with quantization=None, prune_ the same layers and merge, or use with_adapter"
         )
     kept = weights_kept(model, after_errors_only=True)
+    if holds_tensors(path):
+        with kept:
+            put_tensors(model, path, layers)
+        return model
     with kept, _loaded(model, Path(path), layers) as wrapper, deprecations_muted():
         _check_not_tied(model)
         with told(f"adapter {path} cannot be merged", RuntimeError, ValueError):
             wrapper.merge_and_unload(safe_merge=True)
     return model
+
+
+@contextmanager
+def _put_on(model: Any, path: Path, layers: Sequence[int] | None) -> Iterator[None]:
+    """Put a LoRA adapter on the model, or whole tensors in the place of its own."""
+    if holds_tensors(path):
+        _check_bare(model)
+        put_tensors(model, path, layers)
+        yield
+        return
+    with _loaded(model, path, layers):
+        yield
 
 
 @contextmanager

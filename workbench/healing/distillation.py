@@ -31,6 +31,7 @@ from workbench.healing.judging import LEAKS, closing_words, judge, with_closing
 from workbench.models.chat import chat_ids, render_chat
 from workbench.models.identity import describe_model
 from workbench.models.layers import layer_container, unwrap
+from workbench.models.processes import by_the_first
 from workbench.runs.journal import Journal
 
 TEMPLATE_FILE = "distillation_template.json"
@@ -139,7 +140,7 @@ def self_distill(
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if out is not None and Path(out).is_file():
         header = {"model": describe_model(model), **work, "generation": generation}
-        _carry_over(Path(out), header, partial(_that_fit, model, ids))
+        by_the_first(partial(_carry_over, Path(out), header, partial(_that_fit, model, ids)))
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
     found = responses.journaled_responses(
         model, tokenizer, [ids[k] for k in fits], out, work, **options, **generation

@@ -19,13 +19,14 @@ from transformers import TrainingArguments
 
 from workbench.healing import folders
 from workbench.healing.adapters import lora_targets, new_adapter
-from workbench.healing.arguments import training_arguments, within_memory
+from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory
 from workbench.healing.config import HealingConfig
 from workbench.healing.launch import is_main, sharded
 from workbench.healing.objective import Objective
 from workbench.healing.records import write_record
 from workbench.healing.restoring import checkpointing, deprecations_muted, same_cache, same_randomness
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
+from workbench.healing.steps import captures
 from workbench.healing.trainer import OnStep, run_training
 from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_validation
 from workbench.models.hooks import compiled_layers, compiling_pays
@@ -138,7 +139,11 @@ def heal(
         )
         ordered, lora = OrderedSamples(samples, config, whole=objective.whole), lora_config(model, config)
         trackers = [report_to] if isinstance(report_to, str) else report_to
-        arguments = training_arguments(config, len(ordered), checkpoints, model, trackers)
+        lengths = [len(sample.ids) for sample in samples]
+        places = (config, len(ordered), checkpoints, model, trackers)
+        arguments = training_arguments(*places, longest=max(lengths))
+        if objective.capturable and captures(model, config, lengths, processes=arguments.world_size):
+            set_micro_batch(arguments, config.batch_size, config.batch_size)
         if arguments.world_size > 1:
             ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
         _warn_of_cuts(counts, limit, len(examples))
@@ -196,12 +201,16 @@ def _train(
     """Train a fresh adapter from the last checkpoint or the beginning."""
     compiled = _compiles(model, int(ordered.tokens[-1]), config)
     even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
+    lengths = [len(sample.ids) for sample in ordered.samples]
+    # an update that did not fit into memory at once goes in micro-batches
+    whole = objective.capturable and arguments.gradient_accumulation_steps == 1
+    fixed = whole and captures(model, config, lengths, processes=arguments.world_size)
     with (
         new_adapter(model, deepcopy(lora), config.seed) as peft,  # a copy: peft shortens its list of targets
-        objective.acts(peft, chunk=config.loss_chunk, compiled=compiled),
+        objective.acts(peft, chunk=config.loss_chunk, compiled=compiled, gaps=fixed),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
         disable_input_dtype_casting(peft, active=arguments.bf16),
-        compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
+        compiled_layers(model, dynamic=fixed or not even) if compiled else nullcontext(),
         _reported(progress, arguments.max_steps) as on_step,
     ):
         # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
@@ -209,7 +218,7 @@ def _train(
         check_room(str(arguments.output_dir), 24 * trained)
         objective.begin(peft)
         note = partial(write_record, record=record)
-        return run_training(peft, ordered, arguments, on_step, note, validation, objective)
+        return run_training(peft, ordered, arguments, on_step, note, validation, objective, fixed=fixed)
 
 
 def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:

@@ -19,10 +19,12 @@ class Objective:
     Attributes:
         names: parts of the loss that are logged on their own, each a column.
         whole: every token of a sequence counts, not the learned ones alone.
+        capturable: an update can be captured once and replayed (``steps.FixedSteps``).
     """
 
     names: tuple[str, ...] = ()
     whole = False
+    capturable = True
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -40,9 +42,11 @@ class Objective:
         self.seen.clear()
         self.totals = None
 
-    def acts(self, model: Any, *, chunk: int, compiled: bool) -> AbstractContextManager[None]:
+    def acts(
+        self, model: Any, *, chunk: int, compiled: bool, gaps: bool = False
+    ) -> AbstractContextManager[None]:
         """Let the model return the summed loss of a batch, until leaving."""
-        return summing_loss(model, chunk=chunk, compiled=compiled)
+        return summing_loss(model, chunk=chunk, compiled=compiled, gaps=gaps)
 
     def weigh(self, weight: Any) -> None:
         """Add the parts of the batches since the last call to those of the update."""

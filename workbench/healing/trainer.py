@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerState, TrainingArgumen
 from workbench.healing.folders import STATE, last_checkpoint
 from workbench.healing.objective import Objective
 from workbench.healing.samples import OrderedSamples, collate
+from workbench.healing.steps import FixedSteps, block_tokens, collate_blocks
 from workbench.healing.validation import HELD_OUT, Validation, best_step
 
 #: called after every update with its row of the log
@@ -43,6 +44,8 @@ def run_training(
     record: Record,
     validation: Validation | None = None,
     objective: Objective | None = None,
+    *,
+    fixed: bool = False,
 ) -> pd.DataFrame:
     """Train the parameters that ask for it, going on from the last whole checkpoint if there is one.
 
@@ -54,6 +57,7 @@ def run_training(
         record: called with the folder of each checkpoint, to write beside the adapter what it fits.
         validation: held-out samples, and what follows from their loss.
         objective: what the model returns as its loss, and which parts of it are logged.
+        fixed: run each update, which is one batch, in blocks of fixed shape (``steps.FixedSteps``).
 
     Returns:
         Frame with ``LOG_COLUMNS`` and the parts of the loss, one row an update: loss is the mean over the
@@ -70,9 +74,9 @@ def run_training(
     history = [] if checkpoint is None else TrainerState.load_from_json(f"{checkpoint}/{STATE}").log_history
     if not validation.is_over(history):  # stopped early, and killed before it was stored
         trainer = _ResponseTrainer(
-            ordered, on_step, record, validation, objective, model=model, args=arguments
+            ordered, on_step, record, validation, objective, fixed, model=model, args=arguments
         )
-        with trainer.stopped_politely():
+        with trainer.stopped_politely(), trainer.forgetting():
             trainer.train(resume_from_checkpoint=checkpoint)
         history = trainer.state.log_history
     columns = [*LOG_COLUMNS, *objective.names, *([HELD_OUT] if validation.samples else [])]
@@ -103,14 +107,16 @@ class _ResponseTrainer(Trainer):
         record: Record,
         validation: Validation,
         objective: Objective,
+        fixed: bool,
         **options: Any,
     ) -> None:
+        collator: Any = partial(collate, packed=ordered.packed, whole=ordered.whole)
+        if fixed:
+            collator = partial(collate_blocks, tokens=block_tokens(options["model"]))
         # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation
-        options |= {
-            "train_dataset": ordered,
-            "data_collator": partial(collate, packed=ordered.packed, whole=ordered.whole),
-        }
+        options |= {"train_dataset": ordered, "data_collator": collator}
         super().__init__(compute_loss_func=lambda *_, **__: None, **options)
+        self.steps = FixedSteps(options["model"]) if fixed else None
         self.remove_callback(PrinterCallback)
         if self.is_fsdp_enabled and self.args.bf16:
             # accelerate's own would also round the loss and sum gradients in bfloat16
@@ -126,10 +132,31 @@ class _ResponseTrainer(Trainer):
         self.last_seen: int | None = None
         self.stop_asked = False
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **settings: Any) -> torch.Tensor:
+        if self.steps is None:
+            loss: torch.Tensor = super().training_step(model, inputs, *args, **settings)
+            return loss
+        inputs = self._prepare_inputs(inputs)
+        self._start_clock(inputs)
+        if not model.training:
+            model.train()
+        return self.steps(model, inputs)
+
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Give the memory of captured steps back at the end."""
+        try:
+            yield
+        finally:
+            self.steps = None
+
+    def _start_clock(self, inputs: dict[str, Any]) -> None:
         if self.last_seen is None:
             self.last_seen, self.before = self.state.global_step, self._last_row()
             self.first = (time.perf_counter() - self.started, _event(inputs["input_ids"]))
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+        self._start_clock(inputs)
         inputs = dict(inputs)
         weight = inputs.pop("weight")
         # the mean over the learned tokens of the whole update; processes average their gradients, hence

@@ -87,6 +87,7 @@ class Distillation(Objective):
     """
 
     whole = True
+    capturable = False
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class Distillation(Objective):
             set_peft_model_state_dict(model, load_file(self.start / "adapter_model.safetensors"))
 
     @contextmanager
-    def acts(self, model: Any, *, chunk: int, compiled: bool) -> Iterator[None]:
+    def acts(self, model: Any, *, chunk: int, compiled: bool, gaps: bool = False) -> Iterator[None]:
         """Let the model return the loss of a batch in place of logits, until leaving."""
         base = unwrap(model)
         if "attention" in self.weights:

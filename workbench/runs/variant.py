@@ -21,7 +21,7 @@ class Variant:
         model: name, folder or hub id, as given to ``load_model``.
         revision: of the hub model, or None.
         removed: original indices of the layers taken out, ascending.
-        adapter: folder of a LoRA adapter relative to the run folder, or None.
+        adapter: folder of a LoRA adapter, or of a merge's tensors, relative to the run folder; or None.
         note: for the reader.
         merges: of ``laco``: ``(layer, count)``, the next ``count`` layers went into ``layer``; they are in
             ``removed``.
