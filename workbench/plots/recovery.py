@@ -53,7 +53,7 @@ def stack_over_iterations(
     fig.update_xaxes(
         title="iteration (0: the whole model)", dtick=1, showgrid=False, range=[-0.5, last + 0.5]
     )
-    return fig.update_yaxes(title="layer", **style.layer_axis(depth), range=[-0.5, depth - 0.5])
+    return fig.update_yaxes(title="layer", **{**style.layer_axis(depth), "range": [-0.5, depth - 0.5]})
 
 
 def loss_terms(log: pd.DataFrame, *, title: str | None = "Recovery: loss by its terms") -> go.Figure:
