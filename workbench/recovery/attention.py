@@ -71,8 +71,10 @@ class _Watch:
 @torch.compiler.disable
 def _watched(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
     """Attend as the model does, and tell of it; a compiled layer is left and entered again for it."""
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(_Watch.own, eager)
+    own = sys.modules[type(module).__module__]
+    attend: Any = (
+        own.eager_attention_forward if _Watch.own == "eager" else ALL_ATTENTION_FUNCTIONS[_Watch.own]
+    )
     output = attend(module, query, key, value, mask, **options)
     if _Watch.see is not None and id(module) in _Watch.places:
         scale = options.get("scaling")

@@ -293,6 +293,7 @@ def _data(model: Any, tokenizer: Any, examples: Any, response: str, config: Heal
 def _begin(out: Path, work: dict[str, Any]) -> None:
     """Begin a folder, without the scores of other work; adapters are overwritten as they are made."""
     others = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    others = {name for name in others if not (name.startswith(".") and name.endswith(".tmp"))}  # of a kill
     if others and WORK not in others:
         raise ValueError(f"out: {out} holds {sorted(others)[0]} and no {WORK}; give a folder of its own")
     for folder in out.glob("iteration-*"):
@@ -308,9 +309,10 @@ def _one_first() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    import torch
     from accelerate import PartialState
 
-    with PartialState().main_process_first():
+    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
         yield
 
 
