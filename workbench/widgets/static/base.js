@@ -84,3 +84,14 @@ function parsed(text) {
 
 const named = (layers) => `${layers.length > 1 ? "layers" : "layer"} ${runs(layers)}`;
 const same = (a, b) => a.length === b.length && a.every((value, i) => value === b[i]);
+
+// what was typed counts when it is typed to the end: on Enter, or when the field is left
+function onEntry(input, action) {
+  input.addEventListener("change", action);
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    event.stopPropagation();
+    action();
+  });
+}

@@ -184,7 +184,7 @@ function render({ model, el }) {
       }
       show();
     };
-    for (const input of [from, to, top]) input.addEventListener("change", change);
+    for (const input of [from, to, top]) onEntry(input, change);
     const all = button("all", () => {
       Object.assign(view, { from: 0, to: layers.length - 1, top: sizes.length - 1 });
       refuse("");
@@ -314,15 +314,14 @@ function render({ model, el }) {
   // ---- page -> state
   const whole = (input) => (/^\s*-?\d+\s*$/.test(input.value) ? Number(input.value) : null);
   for (const input of [start, size]) {
-    // typed to the end (Enter or leaving the field): "12" is never 1 on its way
-    input.addEventListener("change", () => {
+    onEntry(input, () => {
       const [first, count] = [whole(start) ?? (input === size ? chosen()[0] : null), whole(size)];
       if (first === null || count === null) refuse(`${input.name} must be a whole number, got ${input.value || "nothing"}`);
       else chooseBlock(first, count);
       showFields();
     });
   }
-  set.addEventListener("change", () => {
+  onEntry(set, () => {
     const removed = parsed(set.value);
     if (removed) choose(removed);
     else refuse(`layers must look like 24-25 or 3,9-10, got ${set.value || "nothing"}`);
@@ -365,7 +364,7 @@ function render({ model, el }) {
   function redraw() {
     const width = root.clientWidth - 24;
     if (width <= 0) return;
-    const beside = maps.length > 1 && width >= 640;
+    const beside = maps.length > 1 && width >= 540;
     root.classList.toggle("bp-beside", beside);
     root.classList.toggle("bp-wide", width >= 1000);
     const each = beside ? (width - 16) / 2 : width;

@@ -1,6 +1,6 @@
 // ---- heatmap: one measure over all blocks, drawn at its size on the screen, so that text keeps its own
 
-const EDGE = { left: 40, right: 62, top: 8, bottom: 36 };
+const EDGE = { left: 40, right: 68, top: 8, bottom: 36 };
 
 function step(count, room, each) {
   return [1, 2, 5, 10, 20, 50].find((one) => (count / one) * each <= room) ?? 100;

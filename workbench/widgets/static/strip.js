@@ -24,6 +24,10 @@ function layerStrip(blocks, take, point) {
     boxes[cursor].tabIndex = 0;
     boxes[cursor].focus();
   }
+  row.addEventListener("focusin", (event) => {
+    const place = boxes.indexOf(event.target);
+    if (place >= 0 && place !== cursor) focus(place);
+  });
   row.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     event.preventDefault();
