@@ -72,8 +72,13 @@ def tab(opened):
 
 def place_of(tab, at: int, size: int, view: int = 0, heatmap: int = 0) -> tuple[float, float]:
     """Return where on the screen a cell lies, by its first layer and size, from the ticks of the axes."""
-    return tab.page.locator(f"{PICKER}").nth(view).locator("svg").nth(heatmap).evaluate(
-        """(svg, [at, size]) => {
+    return (
+        tab.page.locator(f"{PICKER}")
+        .nth(view)
+        .locator("svg")
+        .nth(heatmap)
+        .evaluate(
+            """(svg, [at, size]) => {
             svg.scrollIntoView({ block: "center" });
             const middle = (node) => {
                 const box = node.getBoundingClientRect();
@@ -90,7 +95,8 @@ def place_of(tab, at: int, size: int, view: int = 0, heatmap: int = 0) -> tuple[
             };
             return [along(across, at), along(up, size)];
         }""",
-        [at, size],
+            [at, size],
+        )
     )
 
 
@@ -342,9 +348,7 @@ def test_a_busy_kernel_and_none_at_all_are_shown(tab):
     status.get_by_text("Kernel busy, or gone; waiting: keep").wait_for()
     tab.page.locator(f"{PICKER} .bp-body").nth(1).get_by_text("3-4").wait_for()
     tab.page.wait_for_function(f"() => document.querySelector('{PICKER} .bp-status').textContent === ''")
-    tab.page.evaluate(
-        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
-    )
+    tab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     status.get_by_text("No kernel").wait_for()
     tab.page.keyboard.press("l")
     says(tab, "nothing to look with", where=".bp-why")

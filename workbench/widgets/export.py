@@ -11,6 +11,7 @@ import pandas as pd
 
 from workbench.checks import one_of
 from workbench.distances.blocks import format_layers
+from workbench.tables.sentences import interval, percent
 
 Layers = tuple[int, ...]
 
@@ -34,12 +35,18 @@ def as_text(form: str, selection: Mapping[str, Any], picture: Callable[[], str])
 
 
 def reading(
-    used: Layers | None, where: str | None, shown: Layers, touched: bool, kept: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, Any],
+    used: Layers | None,
+    where: str | None,
+    shown: Layers,
+    touched: bool,
+    kept: Sequence[Mapping[str, Any]],
 ) -> str:
-    """Say what is used, where it is saved, what the picker shows and what is kept beside it.
+    """Say what is used and what that does, where it is saved, what the picker shows and what is kept.
 
-    >>> reading((3, 4), "selection.json", (3, 4), True, [])
-    '**Layers 3-4** are used: chosen in the picker, saved in selection.json. Nothing is kept to compare.'
+    >>> print(reading({"distance": 0.0755}, (3, 4), "selection.json", (3, 4), True, []))
+    **Layers 3-4** are used: chosen in the picker, saved in selection.json. Angular distance 0.076.
+    Nothing is kept to compare.
     """
     if used is None:
         says = f"Nothing is used yet; the picker shows **{_named(shown)}**, and nothing is saved."
@@ -50,7 +57,23 @@ def reading(
         if used != shown:
             says += f" The picker shows {_named(shown)}, which is not used: press Use for that."
     others = ", ".join(format_layers(row["layers"]) for row in kept)
-    return f"{says} {f'Kept to compare: {others}.' if others else 'Nothing is kept to compare.'}"
+    rest = f"Kept to compare: {others}." if others else "Nothing is kept to compare."
+    return f"{says} {_measures(facts)}\n{rest}"
+
+
+def _measures(facts: Mapping[str, Any]) -> str:
+    parts = []
+    if "distance" in facts:
+        parts.append(f"angular distance {facts['distance']:.3f}{interval(facts)}")
+    if "damage" in facts:
+        ends = {"ci_low": facts.get("damage_low"), "ci_high": facts.get("damage_high")}
+        spread = interval(ends, "+.3f") if None not in ends.values() else ""
+        parts.append(f"damage {facts['damage']:+.3f} nats a token{spread}")
+    for name, what in (("parameters_saved", "of the parameters"), ("flops_saved", "of the FLOPs of a token")):
+        if name in facts:
+            parts.append(f"saves {percent(facts[name], 2)} {what}")
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else "It is no single block, so it was not measured."
 
 
 def figure(frame: pd.DataFrame, chosen: Layers, layers: Sequence[int], **settings: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Looks of the picker: one at a time in a thread, cancelled by the next, remembered while the model is the same."""
+"""Looks of the picker: one at a time in a thread, cancelled by the next, remembered while the model stays."""
 
 from __future__ import annotations
 

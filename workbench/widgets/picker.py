@@ -1,19 +1,17 @@
-"""The block picker: heatmaps of distance, damage and more to choose from, by click, key, field or call. No torch.
+"""The block picker: heatmaps of distance, damage and more, to choose from by click, key, field or call.
 
-``BlockPicker`` is a small state object: ``start``, ``size`` and ``layers`` say what is chosen, the page mirrors
-them, and every click has a method that does the same. The page is in ``static/``; it loads nothing from a
-network.
+``BlockPicker`` is a small state object: ``start``, ``size`` and ``layers`` say what is chosen, the page
+mirrors them, and every click has a method that does the same. The page is in ``static/``; it loads nothing
+from a network, and this file no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import anywidget
 import pandas as pd
 import traitlets as tr
 
@@ -22,31 +20,21 @@ from workbench.checks import checked, first_line, whole_number
 from workbench.distances.blocks import (
     checked_blocks,
     format_layers,
-    layers_are_known,
-    layers_in,
     layers_of,
-    least,
 )
 from workbench.widgets import export
+from workbench.widgets.choice import LayerChoice, Layers
 from workbench.widgets.looks import Look, Looks
-from workbench.widgets.metrics import metrics_of
+from workbench.widgets.metrics import layer_savings, layers_of_model, metrics_of
 from workbench.widgets.picture import picture
-from workbench.widgets.presets import Presets, checked_layers
-
-Layers = tuple[int, ...]
+from workbench.widgets.presets import Presets
 
 _STATIC = Path(__file__).parent / "static"
 #: the page, in the order in which its files build on each other; together they are one module
 _SCRIPTS = ("base", "blocks", "kernel", "heatmap", "strip", "tables", "block_picker")
-#: steps that can be undone
-_STEPS = 200
 
 
-class BlockError(tr.TraitError, ValueError):
-    """A block or layers that the model does not have."""
-
-
-class BlockPicker(anywidget.AnyWidget):
+class BlockPicker(LayerChoice):
     """Choose layers to remove on heatmaps of what their removal costs.
 
     Attributes:
@@ -60,13 +48,9 @@ class BlockPicker(anywidget.AnyWidget):
     _esm = "\n".join((_STATIC / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
     _css = _STATIC / "block_picker.css"
 
-    start = tr.Int(allow_none=True)
-    size = tr.Int()
-    layers = tr.Tuple()
     auto_look = tr.Bool(False).tag(sync=True)
 
     _title = tr.Unicode().tag(sync=True)
-    _layers = tr.List(tr.Int()).tag(sync=True)
     _sizes = tr.List(tr.Int()).tag(sync=True)
     _metrics: Any = tr.List().tag(sync=True)
     # the numbers of every measure, see Metric.packed: 26 kB each at 80 layers, 190 kB as JSON
@@ -75,8 +59,6 @@ class BlockPicker(anywidget.AnyWidget):
     _flops: Any = tr.List().tag(sync=True)
     _totals = tr.List(default_value=[0, 0]).tag(sync=True)
     _presets: Any = tr.List().tag(sync=True)
-    _chosen: Any = tr.List().tag(sync=True)
-    _steps = tr.List(default_value=[0, 0]).tag(sync=True)
     _kept: Any = tr.List().tag(sync=True)
     _used = tr.Dict().tag(sync=True)
     _look = tr.Dict().tag(sync=True)
@@ -84,7 +66,6 @@ class BlockPicker(anywidget.AnyWidget):
 
     # the base class closes a widget whose constructor failed
     _looks: Looks | None = None
-    _moving = False
 
     def __init__(
         self,
@@ -131,7 +112,7 @@ class BlockPicker(anywidget.AnyWidget):
             if isinstance(given, pd.DataFrame):
                 check_frame(name, given)
         frame = checked_blocks(distances, "distance", "distances")
-        layers = _layers_of_model(frame)
+        layers = layers_of_model(frame)
         self._frame = checked(frame[frame["size"] < len(layers)], [], "distances below the size of the model")
         self._blocks = set(zip(self._frame["start"].tolist(), self._frame["size"].tolist(), strict=True))
         self._measured = metrics_of(self._frame, damage, influence, similarity, frames, layers)
@@ -139,7 +120,7 @@ class BlockPicker(anywidget.AnyWidget):
         self._write = use if use is not None else _writes_to(run)
         self._past: list[Layers] = []
         self._next: list[Layers] = []
-        saved = {} if savings is None else _layer_savings(savings, layers)
+        saved = {} if savings is None else layer_savings(savings, layers)
         sizes = sorted({size for _, size in self._blocks})
         size = size if size is not None else (2 if 2 in sizes else sizes[0])
         start = start if start is not None else self._nearest(size)
@@ -157,47 +138,6 @@ class BlockPicker(anywidget.AnyWidget):
         self._looks = Looks(self._show_look, self._show_kept)
         self.on_msg(self._on_message)
 
-    def choose(self, start: int, size: int) -> Layers:
-        """Choose a block, as a click on its cell does.
-
-        Returns:
-            The layers that it removes.
-
-        Raises:
-            ValueError: when the frame does not hold the block.
-        """
-        self._check(start, size)
-        return self._take(layers_of(start, size, layers=self._layers))
-
-    def choose_best(self, size: int) -> Layers:
-        """Choose the nearest block of a size."""
-        return self.choose(self._nearest(size), size)
-
-    def choose_layers(self, layers: Iterable[int]) -> Layers:
-        """Choose any layers, with or without gaps, as the strip of layers does.
-
-        Raises:
-            ValueError: for a layer that the model does not have, for none and for all of them.
-        """
-        return self._take(self._checked(layers))
-
-    def choose_preset(self, name: str, size: int | None = None) -> Layers:
-        """Choose one of ``presets`` for a number of layers; None means as many as are chosen now."""
-        return self._take(self._checked(self._ready.layers(name, self.size if size is None else size)))
-
-    @property
-    def presets(self) -> list[str]:
-        """Names of the ready choices."""
-        return self._ready.names
-
-    def undo(self) -> Layers:
-        """Go back to the choice before; returns the layers that are chosen then."""
-        return self._step(self._past, self._next, "undo")
-
-    def redo(self) -> Layers:
-        """Take back an ``undo``."""
-        return self._step(self._next, self._past, "redo")
-
     def keep(self, layers: Iterable[int] | None = None) -> pd.DataFrame:
         """Keep layers beside the others, to compare; None means those chosen now. Returns ``kept``."""
         kept = list(self.layers if layers is None else self._checked(layers))
@@ -207,24 +147,27 @@ class BlockPicker(anywidget.AnyWidget):
 
     def drop(self, start: int | Iterable[int], size: int | None = None) -> pd.DataFrame:
         """Take a block, or a set of layers, out of those kept; returns ``kept``."""
-        gone = layers_of(start, size, layers=self._layers) if isinstance(start, int) and size else start
+        gone: Any = layers_of(cast(int, start), size, layers=self._layers) if size is not None else start
         gone = list(self._checked(gone))
         self._kept = [row for row in self._kept if row["layers"] != gone]
         return self.kept
 
     @property
     def kept(self) -> pd.DataFrame:
-        """Kept choices in order: block, layers, every measure with its interval, shares saved, losses seen."""
+        """Kept choices in order: layers, measures with their intervals, shares saved, losses seen."""
         frame = pd.DataFrame([self._facts(tuple(row["layers"])) for row in self._kept])
         return frame.astype({"start": "Int64"}) if len(frame) and frame["start"].hasnans else frame
 
     def compare(self, *layer_sets: Iterable[int]) -> pd.DataFrame:
-        """Keep sets of layers, look at each on the same texts, and return their rows of ``kept``."""
-        asked = [self._checked(layers) for layers in layer_sets or (self.layers,)]
-        for layers in asked:
+        """Keep sets of layers, look at all that are kept on the same texts, and return ``kept``.
+
+        Raises:
+            ValueError: for layers that the model does not have, and when ``look_with`` was not called.
+        """
+        for layers in [self._checked(layers) for layers in layer_sets or (self.layers,)]:
             self.keep(layers)
-        self._looking.start(*asked, stays=True).result()
-        return pd.DataFrame([self._facts(layers) for layers in asked])
+        self._looking.start(*(tuple(row["layers"]) for row in self._kept), stays=True).result()
+        return self.kept
 
     def use(self) -> Layers:
         """Use what is chosen now, as the button does: it is written where the picker was told to write."""
@@ -248,8 +191,11 @@ class BlockPicker(anywidget.AnyWidget):
         return bool(self._past or self._next)
 
     def reading(self) -> str:
-        """Say in words what is used, saved, shown and kept."""
-        return export.reading(self.used, self._used.get("where"), self.layers, self.touched, self._kept)
+        """Say in words what is used, what that does, where it is saved, what is shown and kept."""
+        facts = self._facts(self.used or self.layers)
+        return export.reading(
+            facts, self.used, self._used.get("where"), self.layers, self.touched, self._kept
+        )
 
     def selection(self) -> dict[str, Any]:
         """Return the choice and the kept ones as dicts and lists, as ``save`` writes it."""
@@ -269,9 +215,10 @@ class BlockPicker(anywidget.AnyWidget):
         shown = [metric for metric in self._measured if metric.name in ("distance", "damage")]
         return picture(shown, self._layers, self.layers, self._title)
 
-    def figure(self, **settings: Any) -> Any:
-        """Return ``distance_heatmap`` of the distances with every block of the choice framed."""
-        return export.figure(self._frame, self.layers, self._layers, **settings)
+    def figure(self, layers: Iterable[int] | None = None, **settings: Any) -> Any:
+        """Return ``distance_heatmap`` with each block of the layers framed; None means those chosen now."""
+        shown = self.layers if layers is None else self._checked(layers)
+        return export.figure(self._frame, shown, self._layers, **settings)
 
     def look_with(self, look: Look, *, auto: bool | None = None) -> BlockPicker:
         """Give the picker what it computes about layers before they are cut.
@@ -321,57 +268,10 @@ class BlockPicker(anywidget.AnyWidget):
         assert self._looks is not None
         return self._looks
 
-    @tr.validate("start", "size", "layers", "_chosen")
-    def _validate_choice(self, proposal: Any) -> Any:
-        name, value = proposal["trait"].name, proposal["value"]
-        if self._moving:
-            return value
-        if name == "layers":
-            way_out = "choose with picker.choose(start, size) or picker.choose_layers([...])"
-            raise BlockError(f"layers says what is chosen and cannot be set; {way_out}")
-        if name == "_chosen":
-            return list(self._checked(value))
-        block = {"start": self.start, "size": self.size, name: value}
-        self._check(block["start"], block["size"])
-        return int(value)
-
-    @tr.observe("start", "size", "_chosen")
-    def _follow(self, change: Any) -> None:
-        if not self._moving and change["name"] == "_chosen":
-            self._take(tuple(change["new"]))
-        elif not self._moving:
-            self._take(layers_of(self.start, self.size, layers=self._layers))
-
-    def _take(self, layers: Layers, *, step: bool = False) -> Layers:
-        """Choose layers that were checked."""
-        if layers == self.layers:
-            return layers
-        if not step:
-            self._past, self._next = [*self._past[-_STEPS:], self.layers], []
+    def _moved(self) -> None:
         self._looking.cancel(by_choice=True)
-        block = (layers[0], len(layers))
-        is_block = block in self._blocks and layers_of(*block, layers=self._layers) == layers
-        with self._hand(), self.hold_sync(), self.hold_trait_notifications():
-            self._chosen, self.start, self.size = list(layers), layers[0] if is_block else None, len(layers)
-            self.layers, self._steps = layers, [len(self._past), len(self._next)]
         if self.auto_look and self._looking.able:
             self.look()
-        return layers
-
-    def _step(self, here: list[Layers], there: list[Layers], what: str) -> Layers:
-        if not here:
-            raise ValueError(f"{what} needs a choice to go back to, there is none")
-        there.append(self.layers)
-        return self._take(here.pop(), step=True)
-
-    @contextmanager
-    def _hand(self) -> Iterator[None]:
-        """Set several traits as one; each of them alone would be refused."""
-        before, self._moving = self._moving, True
-        try:
-            yield
-        finally:
-            self._moving = before
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         """Do what a button or key of the page asks for, and answer, so that it knows that it was heard."""
@@ -414,33 +314,12 @@ class BlockPicker(anywidget.AnyWidget):
     def _show_kept(self) -> None:
         self._kept = [self._with_losses(row) for row in self._kept]
 
-    def _check(self, start: Any, size: Any) -> None:
-        if (start, size) not in self._blocks:
-            allowed = f"size must be one of {format_layers(n for _, n in self._blocks)}"
-            if starts := [s for s, n in self._blocks if n == size]:
-                allowed = f"start must be one of {format_layers(starts)} for size {size}"
-            got = f"got start {start!r}, size {size!r}"
-            raise BlockError(f"{allowed}, {got}; choose(start, size) sets both at once")
-
-    def _checked(self, layers: Any) -> Layers:
-        try:
-            return checked_layers(layers, self._layers)
-        except ValueError as error:
-            raise BlockError(str(error)) from None
-
-    def _nearest(self, size: int) -> int:
-        rows = self._frame[self._frame["size"] == size]
-        if rows.empty:
-            self._check(None, size)
-        return int(least(rows, "distance")["start"].item())
-
     def _with_losses(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"layers": row["layers"], **self._looking.losses(tuple(row["layers"]))}
 
     def _facts(self, layers: Layers) -> dict[str, Any]:
         """Return what is known of layers: their names as text, the rest as numbers."""
-        block = (layers[0], len(layers))
-        is_block = block in self._blocks and layers_of(*block, layers=self._layers) == layers
+        is_block = self._is_block(layers)
         facts: dict[str, Any] = {"start": layers[0] if is_block else None, "size": len(layers)}
         facts["removed"] = format_layers(layers)
         for metric in self._measured:
@@ -456,27 +335,3 @@ class BlockPicker(anywidget.AnyWidget):
 
 def _writes_to(run: Any) -> Callable[[BlockPicker], Any] | None:
     return None if run is None else lambda picker: picker.save(run)
-
-
-def _layers_of_model(frame: pd.DataFrame) -> list[int]:
-    """Return the model's layers; where they can only be guessed from gaps between blocks, refuse."""
-    layers, starts = layers_in(frame), sorted(set(frame["start"]))
-    told = layers_are_known(frame) or set(starts) <= set(frame.loc[frame["size"] == 1, "start"])
-    if not told and starts != list(range(starts[0], starts[-1] + 1)):
-        raise ValueError(
-            "distances must tell which layers the model has, these have gaps between their blocks: give the "
-            "frame as angular_distances returned it, or keep its blocks of size 1"
-        )
-    return layers
-
-
-def _layer_savings(savings: pd.DataFrame, layers: list[int]) -> dict[str, Any]:
-    """Return parameters and FLOPs of each layer and of the whole; a block's are the sum over its layers."""
-    columns = ["start", "size", "parameters", "parameters_left", "flops", "flops_left"]
-    single = checked(savings, columns, "savings").query("size == 1").sort_values("start")
-    if list(single["start"]) not in (layers, list(range(len(layers)))):
-        needed = f"savings must hold the {len(layers)} blocks of size 1 of the same model"
-        raise ValueError(f"{needed}, got {len(single)}; call block_savings(model) without sizes")
-    whole = [int(single[name].iloc[0] + single[f"{name}_left"].iloc[0]) for name in ("parameters", "flops")]
-    counts = single[["parameters", "flops"]].astype(int)
-    return {"_totals": whole, **{f"_{name}": counts[name].tolist() for name in counts}}

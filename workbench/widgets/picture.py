@@ -100,7 +100,7 @@ def _cells(table: pd.DataFrame, corner: Any, wide: float, high: float, low: floa
     runs: list[list[Any]] = []  # level, left, top, cells
     for start, size, level in ordered.sort_values(["size", "start"])[["start", "size", "level"]].to_numpy():
         x, y = corner(start, size)
-        last = runs[-1] if runs else [None, 0, 0, 0]
+        last = runs[-1] if runs else [-1, 0.0, 0.0, 0]
         if (last[0], last[2]) == (level, y) and abs(last[1] + wide * last[3] - x) < wide / 2:
             last[3] += 1
         else:
@@ -123,7 +123,9 @@ def _blocks(chosen: Sequence[int], layers: Sequence[int]) -> list[tuple[int, int
 
 def _frame(x: float, y: float, wide: float, high: float) -> str:
     around = f'x="{x - 1:.1f}" y="{y - 1:.1f}" width="{wide + 2:.1f}" height="{high + 2:.1f}" fill="none"'
-    return f'<rect {around} stroke="#fff" stroke-width="4"/><rect {around} stroke="{_CHOSEN}" stroke-width="2"/>'
+    return (
+        f'<rect {around} stroke="#fff" stroke-width="4"/><rect {around} stroke="{_CHOSEN}" stroke-width="2"/>'
+    )
 
 
 def _strip(layers: Sequence[int], chosen: Sequence[int], width: float) -> str:
@@ -187,7 +189,14 @@ def number(value: float) -> str:
 
 
 def _text(
-    x: float, y: float, words: Any, *, anchor: str = "start", size: int = 12, weight: int = 400, more: str = ""
+    x: float,
+    y: float,
+    words: Any,
+    *,
+    anchor: str = "start",
+    size: int = 12,
+    weight: int = 400,
+    more: str = "",
 ) -> str:
     look = f'text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" {more}'
     return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape(str(words))}</text>'

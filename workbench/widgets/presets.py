@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -33,7 +34,7 @@ class Presets:
         self._by: dict[str, Callable[[int], Layers]] = {}
         for metric in metrics:
             if not metric.single:
-                self._by[f"least {metric.name}"] = lambda size, metric=metric: self._least(metric, size)
+                self._by[f"least {metric.name}"] = partial(self._least, metric)
         self._by["deepest (keeping the last)"] = lambda size: _layers(deepest_blocks(layers, [size]))
         self._by["shallowest"] = lambda size: _layers(shallowest_blocks(layers, [size]))
         if (costs := single_layers(metrics, layers)) is not None:
@@ -43,7 +44,7 @@ class Presets:
         self._by[f"random (seed {seed})"] = self._random
         for name, chosen in (given or {}).items():
             checked = checked_layers(chosen, layers, f"presets[{name!r}]")
-            self._by[f"{name}: {format_layers(checked)}"] = lambda _, checked=checked: checked
+            self._by[f"{name}: {format_layers(checked)}"] = partial(_given, checked)
 
     @property
     def names(self) -> list[str]:
@@ -95,6 +96,10 @@ def checked_layers(chosen: Any, layers: Sequence[int], what: str = "layers") -> 
     if len(found) == len(layers):
         raise ValueError(f"{allowed}, and not all of them: something has to stay")
     return found
+
+
+def _given(layers: Layers, _size: int) -> Layers:
+    return layers
 
 
 def _layers(choice: pd.DataFrame) -> Layers:
