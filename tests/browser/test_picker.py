@@ -340,7 +340,7 @@ def test_a_reload_finds_the_choice_in_the_live_kernel(tab):
 
 
 def test_a_busy_kernel_and_none_at_all_are_shown(tab):
-    # a cell that runs is no hindrance where the kernel hears widgets beside it: the picker's own answer is late
+    # a cell that runs is no hindrance where the kernel hears widgets beside it, so the answer itself is late
     tab.run("import time; do = picker._do; picker._do = lambda content: (time.sleep(2), do(content))[1]")
     click_cell(tab, 3, 2)
     tab.page.keyboard.press("k")

@@ -88,7 +88,7 @@ def test_a_trait_set_out_of_range_is_refused_too(picker):
     for change in ({"start": 14}, {"size": 5}):
         with pytest.raises((ValueError, traitlets.TraitError), match="choose\\(start, size\\)"):
             picker.set_trait(*change.popitem())
-    with pytest.raises(traitlets.TraitError, match="got layer|got 99"):
+    with pytest.raises(traitlets.TraitError, match="got 99"):
         picker.set_state({"_chosen": [99]})
     assert (picker.start, picker.size, picker.layers) == (12, 4, (12, 13, 14, 15))
 

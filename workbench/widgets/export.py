@@ -44,8 +44,8 @@ def reading(
 ) -> str:
     """Say what is used and what that does, where it is saved, what the picker shows and what is kept.
 
-    >>> print(reading({"distance": 0.0755}, (3, 4), "selection.json", (3, 4), True, []))
-    **Layers 3-4** are used: chosen in the picker, saved in selection.json. Angular distance 0.076.
+    >>> print(reading({"distance": 0.25}, (3, 4), "selection.json", (3, 4), True, []))
+    **Layers 3-4** are used: chosen in the picker, saved in selection.json. Angular distance 0.250.
     Nothing is kept to compare.
     """
     if used is None:

@@ -185,7 +185,8 @@ def _bar(metric: Metric, values: pd.Series, ends: tuple[float, float], x: float)
 
 def number(value: float) -> str:
     """Return a value with about three digits that count."""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+    return text.lstrip("-") if float(text) == 0 else text
 
 
 def _text(
