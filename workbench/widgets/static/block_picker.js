@@ -117,7 +117,7 @@ function render({ model, el }) {
   const lookKept = button("Look at all kept", () => kernel.ask("look_kept", {}, { words: "look at all kept" }));
   const bar = make("div", { class: "bp-bar" },
     make("label", {}, "start ", start), make("label", {}, "size ", size), make("label", {}, "layers ", set),
-    presets, undoIt, redoIt, button("Keep", keep, { key: "K" }), look, stop, autoLabel, use);
+    presets, undoIt, redoIt, button("Keep", keep, { key: "K" }), look, stop, autoLabel);
   const used = make("div", { class: "bp-used" });
   const strip = layerStrip(blocks, take, point);
   const maps = drawn.map((which, i) => panel(which, i));
@@ -132,7 +132,7 @@ function render({ model, el }) {
     make("div", { class: "bp-head" }, make("div", { class: "bp-title" }, model.get("_title")), status),
     bar, strip.node, make("div", { class: "bp-maps" }, ...maps.map((one) => one.node)),
     make("div", { class: "bp-foot" }, zoom, exports()),
-    make("div", { class: "bp-readout" }, now, under), make("div", { class: "bp-last" }, used, why),
+    make("div", { class: "bp-readout" }, now, under), make("div", { class: "bp-last" }, use, used, why),
     make("div", { class: "bp-boxes" }, bestBox.node, keptBox.node, lookBox.node),
     make("details", { class: "bp-help" }, make("summary", {}, "Keys and clicks"), HELP));
   el.append(root);
@@ -367,6 +367,7 @@ function render({ model, el }) {
     const beside = maps.length > 1 && width >= 540;
     root.classList.toggle("bp-beside", beside);
     root.classList.toggle("bp-wide", width >= 1000);
+    root.classList.toggle("bp-tight", beside && width < 860);
     const each = beside ? (width - 16) / 2 : width;
     const rows = view.top + 1;
     const high = Math.min(Math.max(rows * (rows > 40 ? 4.5 : 16), 150), 300) + EDGE.top + EDGE.bottom;

@@ -1,5 +1,12 @@
 // ---- tables: the best of each size, the kept ones, the look
 
+// A value and its interval, which may take a line of its own but is not broken.
+function spread(text) {
+  const at = text.indexOf(" [");
+  if (at < 0) return [text];
+  return [make("span", { class: "bp-one" }, text.slice(0, at)), " ", make("span", { class: "bp-one" }, text.slice(at + 1))];
+}
+
 // One row a size, one column a measure that is drawn; a click chooses.
 function bestTable(blocks, metrics, view, choose) {
   const head = make("tr", {}, make("th", { scope: "col" }, "size"),
@@ -12,7 +19,7 @@ function bestTable(blocks, metrics, view, choose) {
       const removed = blocks.removed(best.at, row);
       const pick = button(runs(removed), () => choose(removed), { title: `choose ${named(removed)}` });
       pick.dataset.layers = runs(removed);
-      const cell = make("td", {}, pick, ` ${metric.text(best.at, row)}`);
+      const cell = make("td", {}, pick, " ", ...spread(metric.text(best.at, row)));
       const ties = [[best.equal, "=", "as low as this, to the last digit shown"],
         [best.near, "≈", "within the interval of this one"]];
       for (const [count, sign, words] of ties) {
@@ -48,11 +55,11 @@ function keptTable(model, blocks, metrics, order, { choose, drop, sort }) {
     back.dataset.layers = runs(layers);
     const gone = button("×", () => drop(layers), { title: `drop ${texts[0]}` });
     gone.setAttribute("aria-label", `drop ${texts[0]}`);
-    const cells = texts.slice(1).map((text) => make("td", {}, text));
+    const cells = texts.slice(1).map((text) => make("td", {}, ...spread(text)));
     if (least !== null && added === least) cells.at(-2).append(make("strong", {}, " least"));
-    return make("tr", {}, make("td", {}, back), ...cells, make("td", {}, gone));
+    return make("tr", {}, make("td", { class: "bp-one" }, gone, " ", back), ...cells);
   });
-  return make("table", {}, make("thead", {}, make("tr", {}, ...head, make("th", {}))), make("tbody", {}, ...body));
+  return make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
 }
 
 const compared = (a, b) => (typeof a === "number" ? (Number.isFinite(a) ? a : 1e99) - (Number.isFinite(b) ? b : 1e99) : 0);
@@ -110,8 +117,8 @@ function lookPanel(found, current, able) {
     text.trim() ? make("pre", {}, text) : make("pre", { class: "bp-soft" }, "(no answer: it ends at once)"));
   const panel = make("div", { class: stale ? "bp-stale" : "" },
     note(make("strong", {}, `without ${found.removed}`), stale ? ", which is not the present choice: " : ": ", loss),
-    make("div", { class: "bp-prompt" }, "question: ", make("code", {}, found.prompt)),
     make("div", { class: "bp-pair" }, said("whole model", found.base_text),
-      said(`without ${found.removed}`, found.text)));
+      said(`without ${found.removed}`, found.text)),
+    make("div", { class: "bp-prompt" }, "question: ", make("code", {}, found.prompt)));
   return [panel];
 }
