@@ -52,10 +52,12 @@ shown = go.FigureWidget(figure)
 shown.data[0].on_click(lambda trace, points, state: setattr(label, "value", str(points.point_inds)))
 display(label, shown)
 """
+BOX = "node => { const {x, y, width, height} = node.getBoundingClientRect(); return {x, y, width, height}; }"
 # resolves when the element's text has changed since the next click and the browser has drawn it
 WATCH = """selector => {
     const element = document.querySelector(selector);
-    window.timed = new Promise(resolve => {
+    window.timed = new Promise((resolve, reject) => {
+        setTimeout(() => reject(new Error("no answer to a click")), 20000);
         let clicked = null;
         const note = () => (clicked = performance.now());
         document.addEventListener("pointerdown", note, { capture: true, once: true });
@@ -70,8 +72,10 @@ WATCH = """selector => {
 
 def cells(tab: Tab, heatmap: str, columns: int, rows: int) -> list[tuple[float, float]]:
     """Return the centres on the page of one cell a click, no two the same in a row."""
-    box = tab.page.locator(heatmap).first.bounding_box()
-    assert box is not None
+    box, before = tab.page.locator(heatmap).first.evaluate(BOX), None
+    while box != before:  # until the page has settled
+        tab.page.wait_for_timeout(500)
+        box, before = tab.page.locator(heatmap).first.evaluate(BOX), box
     places = [((3 * i + 1) % 8, (5 * i + 2) % 7) for i in range(CLICKS)]
     return [
         (box["x"] + (at + 0.5) * box["width"] / columns, box["y"] + (rows - row - 0.5) * box["height"] / rows)

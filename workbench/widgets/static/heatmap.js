@@ -78,13 +78,14 @@ function heatmap(blocks, name) {
 }
 
 function cellsOf(blocks, metric, colours, left, top, view) {
-  const { wide, high } = view;
   const paths = new Map();
   const unknown = [];
   blocks.sizes.forEach((_, row) => {
     for (let at = 0; at < blocks.starts[row]; at++) {
       if (!blocks.there(at, row) || !inView(blocks, view, at, row)) continue;
-      const cell = `M${left(at).toFixed(2)},${top(row).toFixed(2)}h${wide}v${high}h${-wide}z`;
+      // edges that two cells share are the same numbers, or a line of the page shows between them
+      const [x, y, right, under] = [left(at), top(row), left(at + 1), top(row - 1)].map((one) => one.toFixed(2));
+      const cell = `M${x},${y}H${right}V${under}H${x}z`;
       if (!metric.known(at, row)) {
         if (metric.best[row]) unknown.push(cell); // of a size that was measured
         continue;
