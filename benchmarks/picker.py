@@ -4,8 +4,8 @@
 
 JupyterLab runs on this machine with Chromium in front of it. A click on a cell is timed in the page, from the
 event to the first frame that shows the picker's own text (readout), and to the first frame that shows a label
-which the kernel sets when it hears of the choice (kernel). The picker holds three measures of every block, each
-with its interval; two are drawn.
+which the kernel sets when it hears of the choice (kernel). The picker holds three measures of every block,
+with their intervals; two are drawn.
 """
 
 from __future__ import annotations

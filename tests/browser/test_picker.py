@@ -269,6 +269,27 @@ def test_the_pointer_is_followed_in_both_heatmaps_without_covering_them(tab):
     assert page.locator(f"{PICKER}").first.bounding_box()["height"] == before
 
 
+def test_pointer_and_choice_stand_out_from_every_colour(tab):
+    tab.page.mouse.move(*place_of(tab, 6, 3))
+    least = tab.page.locator(PICKER).first.evaluate(
+        """root => {
+            const light = (colour) => {
+                const [r, g, b] = colour.match(/\\d+/g).map((one) => one / 255).map(
+                    (one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            const cells = [...root.querySelectorAll(".bp-cells path[fill]")].map((one) => light(one.getAttribute("fill")));
+            return [".bp-hover", ".bp-chosen"].map((kind) => {
+                const strokes = [...root.querySelectorAll(kind)].map((one) => getComputedStyle(one).stroke)
+                    .filter((one) => one !== "none").map(light);
+                return Math.min(...cells.map((cell) => Math.max(...strokes.map((one) => contrast(one, cell)))));
+            });
+        }"""
+    )
+    assert min(least) >= 3
+
+
 def test_a_look_blocks_nothing_is_cancelled_and_shows_text_as_text(tab):
     tab.run(LOOK)
     tab.run("picker.choose(3, 2)")

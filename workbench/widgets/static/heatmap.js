@@ -11,7 +11,8 @@ function heatmap(blocks, name) {
   const { layers, sizes, starts } = blocks;
   const svg = draw("svg", { tabindex: 0, role: "application", "aria-roledescription": "heatmap" });
   const mark = (kind) => {
-    const parts = ["bp-outer", "bp-inner"].map((tone) => draw("rect", { class: `${kind} ${tone}`, rx: 1 }));
+    // dark, light, and the inner line: one of them stands out from any colour beneath
+    const parts = ["bp-rim", "bp-outer", "bp-inner"].map((tone) => draw("rect", { class: `${kind} ${tone}`, rx: 1 }));
     const group = draw("g", { visibility: "hidden" });
     group.append(...parts);
     return { group, parts };
@@ -32,7 +33,7 @@ function heatmap(blocks, name) {
     const x = left(cell[0]) + (at0.wide - wide) / 2;
     const y = top(cell[1]) + (at0.high - high) / 2;
     parts.forEach((part, i) => {
-      const out = i ? 1 : 2.5;
+      const out = [4, 2.5, 1][i];
       const box = { x: x - out, y: y - out, width: wide + 2 * out, height: high + 2 * out };
       for (const [key, value] of Object.entries(box)) part.setAttribute(key, value);
     });
