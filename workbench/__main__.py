@@ -1,4 +1,4 @@
-"""The command line: run the numbered notebooks for a run and print what they found; run a plan of healing."""
+"""The command line: run the numbered notebooks and print what they found; figures for a paper; healing."""
 
 from __future__ import annotations
 
@@ -41,11 +41,37 @@ def _notebooks(options: argparse.Namespace) -> int:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a stop leaves tasks of the kernel's client
     run = open_run(options.run, root=options.root)
     try:
-        run_notebooks(numbered_notebooks(options.notebooks), run, dict(options.set))
+        stated = _preset(options.preset)
+        run_notebooks(numbered_notebooks(options.notebooks), run, dict(options.set), where_known=stated)
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     _report(run)
+    return 0
+
+
+def _preset(name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    from workbench.defaults import preset_parameters
+
+    return preset_parameters(name)
+
+
+def _figures(options: argparse.Namespace) -> int:
+    """Write the figures and tables of a run; those that it has no frames for are named."""
+    from workbench.plots.portfolio import paper_figures
+
+    run = open_run(options.run, root=options.root)
+    formats = options.formats.split(",")
+    files = paper_figures(run, options.out, columns=options.columns or (1, 2), formats=formats)
+    for name, notebook in files.attrs["left_out"].items():
+        print(f"left out   {name}: run notebook {notebook} for this run")
+    folder = Path(os.path.relpath(options.out or run.folder))
+    drawn = files[files["columns"] > 0]
+    print(f"figures    {drawn['name'].nunique()}, in {folder / 'figures'}")
+    print(f"tables     {files[files['columns'] == 0]['name'].nunique()}, in {folder / 'tables'}")
+    print(f"all        {folder / 'index.html'}")
     return 0
 
 
@@ -84,7 +110,18 @@ def _parser() -> argparse.ArgumentParser:
         add("notebooks", nargs="*", metavar="NOTEBOOK", help="number or name; default: all, in order")
         add("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
         told = "a value for a name in the notebooks' parameters cells, such as model_name=path/to/model"
+        paper = "what a paper states, for all notebooks: sdd, gro or itr; --set goes before it"
+        add("--preset", metavar="NAME", help=paper)
         add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help=told)
+    figures = commands.add_parser("figures", help="write every figure and table of a run for a paper")
+    figures.add_argument("run", metavar="NAME", help="of a run whose notebooks have run")
+    figures.add_argument("--columns", type=int, choices=(1, 2), help="of the page; default: both widths")
+    figures.add_argument("--out", help="folder for figures/, tables/ and index.html (default: the run's own)")
+    figures.add_argument(
+        "--formats", default="pdf,png", help="of pdf, png, svg, html, csv (default: pdf,png)"
+    )
+    figures.add_argument("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
+    figures.set_defaults(command=_figures)
     heal = commands.add_parser("heal", help="run a plan of healing, alone or by a launcher")
     heal.add_argument("--plan", required=True, help="the plan.json that notebook 04 wrote")
     begin = "begin again what was trained from another model, data or config"

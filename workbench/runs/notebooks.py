@@ -69,7 +69,11 @@ def numbered_notebooks(names: Iterable[str] = (), *, folder: str | Path | None =
 
 
 def run_notebooks(
-    notebooks: Iterable[str | Path], run: Run, parameters: Mapping[str, Any] | None = None
+    notebooks: Iterable[str | Path],
+    run: Run,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    where_known: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Execute notebooks in order for one run, and leave executed copies in ``<run>/notebooks``.
 
@@ -77,6 +81,7 @@ def run_notebooks(
         notebooks: paths, in the order in which they build on each other.
         run: where results go.
         parameters: values for names that the notebooks' parameters cells assign.
+        where_known: further values, for those notebooks that have such a parameter.
 
     Returns:
         The executed copies (each with an HTML page of the same name beside it).
@@ -87,8 +92,10 @@ def run_notebooks(
             before any notebook starts.
     """
     sources = {Path(path): nbformat.read(path, as_version=4) for path in notebooks}
-    values = _values(sources, run, parameters or {})
-    time_needed = "as long as the settings take" if parameters else "up to 10 minutes on two CPU cores"
+    values = _values(sources, run, parameters or {}, where_known or {})
+    time_needed = (
+        "as long as the settings take" if parameters or where_known else "up to 10 minutes on two CPU cores"
+    )
     what = f"{len(sources)} notebook{'s' * (len(sources) != 1)}, {time_needed} the first time"
     print(f"{what}; what is stored already is not computed again; results in {run.folder}", flush=True)
     width = max((len(path.stem) for path in sources), default=0)
@@ -166,7 +173,10 @@ def execute(
 
 
 def _values(
-    sources: Mapping[Path, NotebookNode], run: Run, parameters: Mapping[str, Any]
+    sources: Mapping[Path, NotebookNode],
+    run: Run,
+    parameters: Mapping[str, Any],
+    where_known: Mapping[str, Any],
 ) -> dict[Path, dict[str, Any]]:
     """Return for each notebook those parameters that it has, and the run's name."""
     assigned = {path: _assigned(path, notebook) for path, notebook in sources.items()}
@@ -178,7 +188,7 @@ def _values(
         for path, names in assigned.items():
             if name in names:
                 _check_kind(name, value, names[name], path.stem)
-    given = {**parameters, RUN_PARAMETER: run.name}
+    given = {**where_known, **parameters, RUN_PARAMETER: run.name}
     return {path: {name: given[name] for name in given if name in names} for path, names in assigned.items()}
 
 
