@@ -566,7 +566,8 @@ def readme(frames: Frames, about: Mapping[str, Any]) -> str:
         [
             "![Angular distance and damage of every block of SmolLM2](docs/findings/blocks.png)",
             "",
-            "*SmolLM2-135M-Instruct, 30 layers, on C4: what the metric predicts (left), what skipping the block "
+            "*SmolLM2-135M-Instruct, 30 layers, on C4: what the metric predicts (left), what "
+            "skipping the block "
             "really does (right).*",
             "",
             table(shown[shown["verdict"] != "not asked"]),
