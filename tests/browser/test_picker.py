@@ -285,11 +285,13 @@ def test_pointer_and_choice_stand_out_from_every_colour(tab):
                 return 0.2126 * r + 0.7152 * g + 0.0722 * b;
             };
             const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-            const cells = [...root.querySelectorAll(".bp-cells path[fill]")].map((one) => light(one.getAttribute("fill")));
+            const cells = [...root.querySelectorAll(".bp-cells path[fill]")].map(
+                (one) => light(one.getAttribute("fill")));
             return [".bp-hover", ".bp-chosen"].map((kind) => {
                 const strokes = [...root.querySelectorAll(kind)].map((one) => getComputedStyle(one).stroke)
                     .filter((one) => one !== "none").map(light);
-                return Math.min(...cells.map((cell) => Math.max(...strokes.map((one) => contrast(one, cell)))));
+                const most = (cell) => Math.max(...strokes.map((one) => contrast(one, cell)));
+                return Math.min(...cells.map(most));
             });
         }"""
     )
