@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import traitlets
-from frames import distance_frame, savings_frame
+from frames import damage_frame, distance_frame, savings_frame
 
 from workbench.distances.blocks import best_blocks
 from workbench.widgets.picker import BlockPicker
@@ -48,10 +48,10 @@ def test_choose_does_what_a_click_does(picker):
     heard = []
     picker.observe(lambda change: heard.append(change["new"]), "layers")
     assert picker.choose(3, 2) == (3, 4)
-    by_call = picker.get_state(["start", "size"])
+    by_call = (picker.start, picker.size, picker.get_state("_chosen"))
     picker.choose(0, 1)
-    picker.set_state({"start": 3, "size": 2})
-    assert picker.get_state(["start", "size"]) == by_call
+    picker.set_state({"_chosen": [3, 4]})
+    assert (picker.start, picker.size, picker.get_state("_chosen")) == by_call
     assert picker.layers == (3, 4)
     assert heard == [(3, 4), (0,), (3, 4)]
     picker.choose(3, 2)
@@ -88,25 +88,54 @@ def test_a_trait_set_out_of_range_is_refused_too(picker):
     for change in ({"start": 14}, {"size": 5}):
         with pytest.raises((ValueError, traitlets.TraitError), match="choose\\(start, size\\)"):
             picker.set_trait(*change.popitem())
-    with pytest.raises(traitlets.TraitError):
-        picker.set_state({"start": 99, "size": 4})
+    with pytest.raises(traitlets.TraitError, match="got 99"):
+        picker.set_state({"_chosen": [99]})
     assert (picker.start, picker.size, picker.layers) == (12, 4, (12, 13, 14, 15))
 
 
-def test_what_is_sent_to_the_page_is_the_frame(distances):
-    picker = BlockPicker(distances.sample(frac=1, random_state=0), savings=savings_frame(16))
-    values = np.frombuffer(picker._cells, "<f4").reshape(3, -1)
+def unpacked(picker: BlockPicker, which: int = 0) -> np.ndarray:
+    """Return value, low and high of every block of a measure, as the page reads them."""
+    data, found = picker._cells, []
+    for told in picker._metrics:
+        sizes = [1] if told["single"] else picker._sizes
+        count = sum(len(picker._layers) - size + 1 for size in sizes)
+        values = np.frombuffer(data[: 4 * count], "<f4").astype(float)
+        steps = np.full((2, count), np.nan)
+        used = 4 * count
+        if told["step"]:
+            steps = np.frombuffer(data[used : used + 4 * count], "<i2").reshape(2, -1).astype(float)
+            steps[steps == -32768] = np.nan
+            used += 4 * count
+        found.append(np.stack([values, *(values + steps * told["step"])]))
+        data = data[-(-used // 4) * 4 :]
+    assert not data
+    return found[which]
+
+
+def test_what_is_sent_to_the_page_are_the_frames(distances):
+    damage = damage_frame(distances)
+    damage = damage.assign(ci_low=damage["damage"] - 0.5, ci_high=damage["damage"] + 1.25)
+    shuffled = distances.sample(frac=1, random_state=0)
+    picker = BlockPicker(shuffled, damage, savings=savings_frame(16))
+    values = unpacked(picker)
     assert values.shape[1] == 16 * 17 // 2 - 1
     expected = distances[distances["size"] < 16].sort_values(["size", "start"])
     for row, column in zip(values, ("distance", "ci_low", "ci_high"), strict=True):
-        np.testing.assert_array_equal(row, expected[column].to_numpy(np.float32))
+        np.testing.assert_allclose(row, expected[column], atol=2e-6)
+    pairs = expected.merge(damage, on=["start", "size"], how="left", suffixes=("_d", ""))
+    for row, column in zip(unpacked(picker, 1), ("damage", "ci_low", "ci_high"), strict=True):
+        np.testing.assert_allclose(row, pairs[column], atol=5e-5)
     assert picker._sizes == list(range(1, 16))
     assert (sum(picker._parameters), picker._totals[0]) == (16 * 200_000, 1_000_000 + 16 * 200_000)
 
 
-@pytest.mark.parametrize(("n_layers", "limit"), [(16, 30_000), (80, 75_000)])
-def test_the_payload_stays_small(n_layers, limit):
-    picker = BlockPicker(distance_frame(n_layers), savings=savings_frame(n_layers))
+@pytest.mark.parametrize(("n_layers", "limit"), [(16, 80_000), (80, 150_000)])
+def test_the_payload_stays_small_with_three_measures_and_their_intervals(n_layers, limit):
+    distances = distance_frame(n_layers)
+    other = distances.rename(columns={"distance": "value"})
+    damage = distances.rename(columns={"distance": "damage"})
+    picker = BlockPicker(distances, damage, frames={"other": other}, savings=savings_frame(n_layers))
+    assert np.isfinite(unpacked(picker, 2)).all()
     state = picker.get_state()
     size = sum(len(value) if isinstance(value, bytes) else len(json.dumps(value)) for value in state.values())
     assert size < limit
@@ -116,7 +145,7 @@ def test_a_frame_of_some_sizes_without_intervals_is_enough(distances):
     few = distances.loc[distances["size"].isin([2, 4]), ["start", "size", "distance"]]
     picker = BlockPicker(few, size=4)
     assert picker._sizes == [2, 4]
-    values = np.frombuffer(picker._cells, "<f4").reshape(3, -1)
+    values = unpacked(picker)
     assert np.isfinite(values[0]).all()
     assert np.isnan(values[1:]).all()
     with pytest.raises(ValueError, match=r"size must be one of 2,4"):
@@ -150,7 +179,7 @@ def test_frames_that_do_not_fit_are_refused(distances):
 def test_choices_are_kept_compared_and_dropped(picker, distances):
     picker.choose(3, 2)
     picker.keep()
-    message(picker, do="keep", start=5, size=4)
+    message(picker, do="keep", layers=[5, 6, 7, 8])
     assert picker.layers == (5, 6, 7, 8)
     picker.keep()
     kept = picker.kept
@@ -161,7 +190,7 @@ def test_choices_are_kept_compared_and_dropped(picker, distances):
     row = distances.query("start == 5 and size == 4").iloc[0]
     assert (kept["distance"][1], kept["ci_low"][1]) == (row["distance"], row["ci_low"])
     assert kept["parameters_saved"][1] == pytest.approx(800_000 / 4_200_000)
-    message(picker, do="drop", start=3, size=2)
+    message(picker, do="drop", layers=[3, 4])
     assert list(picker.kept["removed"]) == ["5-8"]
 
 
@@ -247,7 +276,7 @@ def test_a_look_that_fails_says_so_on_the_page_and_to_the_caller(picker):
     assert (picker._look["state"], picker._look["error"]) == ("failed", "<b>out of memory</b>")
 
 
-def test_fast_looks_follow_every_choice_unless_told_otherwise(picker):
+def test_looks_follow_every_choice_only_where_one_asked_for_it(picker):
     calls = []
 
     def look(layers, cancelled):
@@ -256,15 +285,14 @@ def test_fast_looks_follow_every_choice_unless_told_otherwise(picker):
 
     picker.choose(0, 1)
     picker.look_with(look)
-    assert not picker.auto_look
     picker.look().result(timeout=10)
-    assert picker.auto_look
     picker.choose(3, 2)
-    picker._running[1].result(timeout=10)
-    assert calls == [(0,), (3, 4)]
-    picker.look_with(look, auto=False)
-    picker.choose(5, 2)
-    assert calls == [(0,), (3, 4)]
+    assert not picker.auto_look
+    assert calls == [(0,)]
+    picker.look_with(look, auto=True)
+    picker.choose_layers([5, 9])
+    assert picker.look().result(timeout=10)["removed"] == "5,9"
+    assert calls == [(0,), (5, 9)]
 
 
 def test_a_look_needs_something_to_look_with(picker):

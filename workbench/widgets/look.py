@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from workbench.digests import model_digests
 from workbench.distances.damage import block_damage
 from workbench.generation.responses import respond
 from workbench.models.layers import decoder_layers
@@ -50,23 +51,28 @@ def looking(
 
     Returns:
         ``look(layers, cancelled)``, which returns a dict (see ``look``), or None once ``cancelled()`` is
-        true.
+        true. Its ``identity()`` tells which weights are looked at, so that nothing seen of others is shown.
     """
     view, tokens = shared_view(model), copy.deepcopy(tokenizer)  # a fast tokenizer must not serve two threads
     limits = {"max_length": max_length, "max_new_tokens": max_new_tokens}
     alone = threading.Lock()
-    whole: dict[str, str] = {}
+    answers: dict[str, str] = {}  # of the whole model, by its weights
+
+    def identity() -> str:
+        return model_digests(view)["weights"]
 
     def look_at(layers: Iterable[int], cancelled: Callable[[], bool]) -> dict[str, Any] | None:
         with alone:
+            now = identity()
             try:
                 with _stopping(view, cancelled):
-                    found = look(view, tokens, texts, prompt, layers, base_text=whole.get("text"), **limits)
+                    found = look(view, tokens, texts, prompt, layers, base_text=answers.get(now), **limits)
             except Cancelled:
                 return None
-        whole["text"] = found["base_text"]
+        answers[now] = found["base_text"]
         return found
 
+    look_at.identity = identity  # type: ignore[attr-defined]
     return look_at
 
 
@@ -96,8 +102,8 @@ def look(
         max_new_tokens: length of an answer.
 
     Returns:
-        ``base_loss``, ``loss`` (nats per token, as ``block_damage`` gives them), ``prompt``, ``base_text``,
-        ``text``.
+        ``base_loss``, ``loss`` (nats per token, as ``block_damage`` gives them), the interval of their
+        difference as ``loss_low``, ``loss_high``, ``n_texts``, ``prompt``, ``base_text``, ``text``.
 
     Raises:
         ValueError: for layers that the model does not have, and as ``block_damage`` and ``respond``.
@@ -108,8 +114,11 @@ def look(
         base_text = _answer(model, tokenizer, prompt, max_new_tokens)
     with without_layers(model, layers):
         text = _answer(model, tokenizer, prompt, max_new_tokens)
-    losses = {name: float(damage[name].item()) for name in ("base_loss", "loss")}
-    return {**losses, "prompt": prompt, "base_text": base_text, "text": text}
+    row = damage.iloc[0].astype(object)
+    losses = {name: float(row[name]) for name in ("base_loss", "loss")}
+    interval = {f"loss_{end}": float(row[f"ci_{end}"]) for end in ("low", "high")}
+    more = {name: value for name, value in interval.items() if value == value} | {"n_texts": len(texts)}
+    return {**losses, **more, "prompt": prompt, "base_text": base_text, "text": text}
 
 
 def shared_view(model: nn.Module) -> nn.Module:

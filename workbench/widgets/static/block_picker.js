@@ -1,103 +1,15 @@
-// A heatmap of blocks that can be chosen from: traits in, traits out, and the page mirrors them.
-// Whatever a click does a key does. Text from models and data is only ever set as text, never as markup.
+// ---- picker: state in, state out. Whatever a click does a key does.
 
-const SVG = "http://www.w3.org/2000/svg";
-// viridis from its light end: light = near = removable, as in the static figures
-const SCALE = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#277f8e", "#365c8d", "#46327e", "#440154"];
-const SHADES = 64;
-const WIDTH = 760;
-const EDGE = { left: 52, right: 92, top: 12, bottom: 74 };
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-function draw(tag, attributes = {}, text = null) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== null) node.textContent = text;
-  return node;
-}
-
-function shade(share) {
-  const at = Math.min(Math.max(share, 0), 1) * (SCALE.length - 1);
-  const low = Math.min(Math.floor(at), SCALE.length - 2);
-  const part = (hex, i) => parseInt(hex.slice(1 + 2 * i, 3 + 2 * i), 16);
-  const mix = [0, 1, 2].map((i) => part(SCALE[low], i) * (1 - at + low) + part(SCALE[low + 1], i) * (at - low));
-  return `rgb(${mix.map(Math.round).join(",")})`;
-}
-
-const percent = (share) => `${(100 * share).toFixed(2)} %`;
-function amount(count) {
-  const unit = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]].find(([size]) => count >= size);
-  return unit ? `${(count / unit[0]).toFixed(2)}${unit[1]}` : `${count}`;
-}
-function runs(layers) {
-  const parts = [];
-  for (const layer of layers) {
-    const last = parts.at(-1);
-    if (last && layer === last[1] + 1) last[1] = layer;
-    else parts.push([layer, layer]);
-  }
-  return parts.map(([low, high]) => (low === high ? `${low}` : `${low}-${high}`)).join(",");
-}
-const tickStep = (count) => [1, 2, 5, 10, 20].find((step) => count / step <= 20) ?? 50;
-
-// What the picker knows of its blocks. A block is [position of its first layer, row of its size].
-function readBlocks(model) {
-  const layers = model.get("_layers");
-  const sizes = model.get("_sizes");
-  const bytes = model.get("_cells");
-  const values = new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
-  const starts = sizes.map((size) => layers.length - size + 1);
-  const offsets = starts.map((_, row) => starts.slice(0, row).reduce((sum, n) => sum + n, 0));
-  const count = starts.reduce((sum, n) => sum + n, 0);
-  const field = (number) => (at, row) => values[number * count + offsets[row] + at];
-  const distance = field(0);
-  const there = (at, row) => at >= 0 && at < starts[row] && Number.isFinite(distance(at, row));
-  const best = sizes.map((_, row) => {
-    let found = -1;
-    for (let at = 0; at < starts[row]; at++)
-      if (there(at, row) && (found < 0 || distance(at, row) < distance(found, row))) found = at;
-    return found;
-  });
-  const saved = (costs, at, row) =>
-    costs.length ? costs.slice(at, at + sizes[row]).reduce((sum, n) => sum + n, 0) : null;
-  return {
-    layers, sizes, starts, best, distance, there, saved,
-    low: field(1),
-    high: field(2),
-    zmax: values.subarray(0, count).reduce((most, value) => (value > most ? value : most), 0) || 1,
-    removed: (at, row) => layers.slice(at, at + sizes[row]),
-  };
-}
-
-function describe(model, blocks, at, row) {
-  const { sizes, layers } = blocks;
-  const removed = blocks.removed(at, row);
-  const interval = Number.isFinite(blocks.low(at, row))
-    ? ` [${blocks.low(at, row).toFixed(4)}, ${blocks.high(at, row).toFixed(4)}]`
-    : "";
-  const lines = [
-    `removes ${removed.length > 1 ? "layers" : "layer"} ${runs(removed)} (start ${layers[at]}, size ${sizes[row]})`,
-    `angular distance ${blocks.distance(at, row).toFixed(4)}${interval}`,
-  ];
-  for (const [name, costs, whole] of [
-    ["parameters", model.get("_parameters"), model.get("_totals")[0]],
-    ["FLOPs per token", model.get("_flops"), model.get("_totals")[1]],
-  ]) {
-    const count = blocks.saved(costs, at, row);
-    if (count !== null) lines.push(`saves ${percent(count / whole)} of the ${name} (${amount(whole - count)} left)`);
-  }
-  return lines;
-}
+const HELP = [
+  "Click a cell, or drag over the layers (a click on one adds it or takes it back; shift and drag adds several).",
+  "Keys on a heatmap: ← → first layer, ↑ ↓ size, with shift five at once; Home and End first and last; B best of",
+  "this size; K keep, L look, U use, Z undo, Y redo (or Ctrl+Z, Ctrl+Shift+Z). On the layers: ← → move, space takes",
+  "one or puts it back, shift and arrows choose a range.",
+].join(" ");
 
 function render({ model, el }) {
   const blocks = readBlocks(model);
-  const { layers, sizes, starts } = blocks;
+  const { layers, sizes, starts, metrics } = blocks;
   const listeners = [];
   const on = (names, handler) => {
     for (const name of names) {
@@ -105,297 +17,400 @@ function render({ model, el }) {
       listeners.push([name, handler]);
     }
   };
-  const chosen = () => [layers.indexOf(model.get("start")), sizes.indexOf(model.get("size"))];
+  const chosen = () => model.get("_chosen");
+  const id = `bp-${Math.random().toString(36).slice(2)}`;
+  const view = { from: 0, to: layers.length - 1, top: firstTop(blocks, chosen().length), colours: "useful" };
+  const second = metrics.findIndex((metric) => metric.name === "damage");
+  const drawn = metrics.length > 1 ? [0, second > 0 ? second : 1] : [0];
+  const order = { column: null, down: false };
+  let [began, pointed] = [0, null];
 
-  function choose(at, row) {
-    row = Math.min(Math.max(row, 0), sizes.length - 1);
-    at = Math.min(Math.max(at, 0), starts[row] - 1);
-    if (!blocks.there(at, row)) return;
-    if (layers[at] === model.get("start") && sizes[row] === model.get("size")) return;
-    model.set("start", layers[at]);
-    model.set("size", sizes[row]);
+  // ---- choosing
+  const why = make("div", { class: "bp-why", role: "status", "aria-live": "polite" });
+  const refuse = (words) => (why.textContent = words);
+  function choose(removed) {
+    refuse("");
+    if (same(removed, chosen())) return true;
+    const strange = removed.find((layer) => !blocks.place.has(layer));
+    if (strange !== undefined) return refuse(`layer ${strange} is not there: the layers are ${runs(layers)}`) && false;
+    if (!removed.length) return refuse("one layer at least has to be chosen") && false;
+    if (removed.length === layers.length) return refuse("not all layers can go: something has to stay") && false;
+    model.set("_chosen", removed);
     model.save_changes();
+    kernel.ping();
+    return true;
+  }
+  // a block by number; one that is not there is refused in words
+  function chooseBlock(start, size) {
+    const [at, row] = [blocks.place.get(start), sizes.indexOf(size)];
+    if (row < 0) return refuse(`no block of size ${size}: sizes are ${runs(sizes)}`) && false;
+    if (at === undefined) return refuse(`no layer ${start}: the layers are ${runs(layers)}`) && false;
+    if (at >= starts[row])
+      return refuse(`size ${size} from layer ${start} on does not fit: the last start is ${layers[starts[row] - 1]}`) && false;
+    if (!blocks.there(at, row)) return refuse(`the block of ${size} from layer ${start} on was not measured`) && false;
+    return choose(blocks.removed(at, row));
+  }
+  function take(over, how) {
+    if (how === "drag") return choose(over);
+    const now = new Set(chosen());
+    for (const layer of over) how === "toggle" && now.has(layer) ? now.delete(layer) : now.add(layer);
+    return choose([...now].sort((a, b) => a - b));
+  }
+  // by key from the present cell; gaps between measured blocks are jumped over
+  function move(across, up, steps = 1) {
+    const cell = blocks.cellOf(chosen()) ?? [blocks.place.get(chosen()[0]), Math.max(sizes.indexOf(chosen().length), 0)];
+    let [at, row] = cell;
+    for (let i = 0; i < steps; i++) {
+      let [x, y] = [at + across, row + up];
+      while (y >= 0 && y < sizes.length && x >= 0 && x < starts[y] && !blocks.there(x, y)) [x, y] = [x + across, y + up];
+      if (blocks.there(x, y)) [at, row] = [x, y];
+      else if (i === 0) return refuse(edgeWords(cell, across, up));
+      else break;
+    }
+    choose(blocks.removed(at, row));
+  }
+  function edgeWords([at, row], across, up) {
+    if (up > 0 && row < sizes.length - 1)
+      return `${sizes[row + 1]} layers from ${layers[at]} on do not fit: the model ends at layer ${layers.at(-1)}`;
+    if (up) return up > 0 ? `${sizes[row]} is the largest size` : `${sizes[row]} is the smallest size`;
+    return across < 0 ? "this is the first block of this size" : "this is the last block of this size";
+  }
+  const row = () => Math.max(sizes.indexOf(chosen().length), 0);
+  function best(which = drawn[0]) {
+    const found = metrics[which].best[row()];
+    if (found && sizes.includes(chosen().length)) choose(blocks.removed(found.at, row()));
+    else refuse(`${metrics[which].label} was not measured for ${chosen().length} layers`);
   }
 
-  // the parts, top to bottom
-  const id = `bp-${Math.random().toString(36).slice(2)}`;
-  const field = (name, least, most) => make("input", { type: "number", name, min: least, max: most, step: 1 });
-  const start = field("start", layers[0], layers.at(-1));
-  const size = field("size", sizes[0], sizes.at(-1));
-  const button = (text, action, key) => {
-    const node = make("button", { type: "button", title: key ? `key: ${key}` : text }, text);
-    node.addEventListener("click", action);
-    return node;
-  };
-  const best = () => {
-    const row = chosen()[1];
-    choose(blocks.best[row], row);
-  };
-  // changes of state wait while the kernel is busy and messages do not, so a message says which block is meant
-  const ask = (what) => () => model.send({ do: what, start: model.get("start"), size: model.get("size") });
-  const keep = ask("keep");
-  const seeIt = ask("look");
-  const look = button("Look", seeIt, "l");
+  // ---- asking the kernel
+  const status = make("div", { class: "bp-status", role: "status", "aria-live": "polite" });
+  const kernel = listenTo(model, (state, words) => {
+    status.textContent = words;
+    status.dataset.state = state;
+    el.querySelector(".bp")?.classList.toggle("bp-dead", state === "gone");
+  });
+  const ask = (what, words) => kernel.ask(what, { layers: chosen() }, { words });
+  const keep = () => ask("keep", "keep");
+  const seeIt = () => ask("look", "look");
+  const useIt = () => ask("use", "use");
+  const undo = () => (model.get("_steps")[0] ? kernel.ask("undo", {}) : refuse("nothing to undo"));
+  const redo = () => (model.get("_steps")[1] ? kernel.ask("redo", {}) : refuse("nothing to redo"));
+
+  // ---- the parts, top to bottom
+  const field = (name, hint) => make("input", { type: "text", inputmode: "numeric", name, title: hint, autocomplete: "off" });
+  const start = field("start", "first layer that goes");
+  const size = field("size", "how many go");
+  const set = field("layers", "any layers, such as 3,9-10");
+  const undoIt = button("Undo", undo, { key: "Ctrl+Z" });
+  const redoIt = button("Redo", redo, { key: "Ctrl+Shift+Z" });
+  const look = button("Look", seeIt, { key: "L", title: "loss and an answer without these layers" });
+  const stop = button("Cancel", () => kernel.ask("cancel", {}), { title: "cancel the look" });
+  const use = button("Use this block", useIt, { key: "U" });
+  use.classList.add("bp-use");
   const auto = make("input", { type: "checkbox" });
   const autoLabel = make("label", { class: "bp-auto" }, auto, "look at every choice");
-  const bar = make(
-    "div", { class: "bp-bar" },
-    make("label", {}, "start ", start), make("label", {}, "size ", size),
-    button("Nearest of this size", best, "b"), button("Keep", keep, "k"), look, autoLabel,
-  );
-  const readout = make("div", { class: "bp-readout", role: "status", "aria-live": "polite", id: `${id}-now` });
-  const tip = make("div", { class: "bp-tip", "aria-hidden": "true", hidden: "" });
-  const plot = drawPlot(model, blocks, `${id}-now`);
-  const kept = make("div", { class: "bp-kept" });
-  const looked = make("div", { class: "bp-look", "aria-live": "polite" });
-  const help = make(
-    "div", { class: "bp-help" },
-    "Click a cell, or use the arrow keys: ← → start, ↑ ↓ size, Home and End first and last, B nearest, K keep, L look.",
-  );
-  const root = make(
-    "div", { class: "bp", "data-lm-suppress-shortcuts": "true" },
-    make("div", { class: "bp-title" }, model.get("_title")), bar,
-    make("div", { class: "bp-plot" }, plot.svg, tip), readout, help, kept, looked,
-  );
+  const presets = choice("ready choices", [["", "ready choices …"], ...model.get("_presets").map((name) => [name, name])],
+    (name) => {
+      presets.value = "";
+      if (name) kernel.ask("preset", { name, size: chosen().length }, { words: name });
+    });
+  const lookKept = button("Look at all kept", () => kernel.ask("look_kept", {}, { words: "look at all kept" }));
+  const bar = make("div", { class: "bp-bar" },
+    make("label", {}, "start ", start), make("label", {}, "size ", size), make("label", {}, "layers ", set),
+    presets, undoIt, redoIt, button("Keep", keep, { key: "K" }), look, stop, autoLabel);
+  const used = make("div", { class: "bp-used" });
+  const strip = layerStrip(blocks, take, point);
+  const maps = drawn.map((which, i) => panel(which, i));
+  const now = make("div", { class: "bp-now", role: "status", "aria-live": "polite", id: `${id}-now` });
+  const under = make("div", { class: "bp-under", "aria-hidden": "true" });
+  const bestBox = box("Best of each size (click chooses)");
+  const keptBox = box("Kept", lookKept);
+  const lookBox = box("Look");
+  lookBox.body.setAttribute("aria-live", "polite");
+  const zoom = zoomFields();
+  const root = make("div", { class: "bp", "data-lm-suppress-shortcuts": "true" },
+    make("div", { class: "bp-head" }, make("div", { class: "bp-title" }, model.get("_title")), status),
+    bar, strip.node, make("div", { class: "bp-maps" }, ...maps.map((one) => one.node)),
+    make("div", { class: "bp-foot" }, zoom, exports()),
+    make("div", { class: "bp-readout" }, now, under), make("div", { class: "bp-last" }, use, used, why),
+    make("div", { class: "bp-boxes" }, bestBox.node, keptBox.node, lookBox.node),
+    make("details", { class: "bp-help" }, make("summary", {}, "Keys and clicks"), HELP));
   el.append(root);
 
-  // state -> page
-  function showChoice() {
-    const [at, row] = chosen();
-    plot.choose(at, row);
-    if (Number(start.value) !== model.get("start")) start.value = model.get("start");
-    if (Number(size.value) !== model.get("size")) size.value = model.get("size");
-    const lines = describe(model, blocks, at, row);
-    const nearest = blocks.best[row];
-    const rank = nearest === at ? `the nearest block of size ${sizes[row]}`
-      : `nearest of this size: start ${layers[nearest]}, ${blocks.distance(nearest, row).toFixed(4)}`;
-    readout.replaceChildren(make("strong", {}, lines[0]), ...lines.slice(1).map((line) => make("span", {}, line)),
-      make("span", {}, rank));
-    showLook();
+  function box(title, ...more) {
+    const body = make("div", { class: "bp-body", tabindex: 0, role: "region", "aria-label": title });
+    return { body, node: make("div", { class: "bp-box-of" }, make("div", { class: "bp-box-head" }, title, ...more), body) };
   }
-  const showKept = () => kept.replaceChildren(...keptTable(model, blocks, choose));
-  function showLook() {
-    const able = model.get("_can_look");
-    look.hidden = autoLabel.hidden = !able;
-    auto.checked = model.get("auto_look");
-    looked.replaceChildren(...(able ? lookPanel(model.get("_look"), runs(blocks.removed(...chosen()))) : []));
-  }
-  on(["change:start", "change:size"], showChoice);
-  on(["change:_kept"], showKept);
-  on(["change:_look", "change:_can_look", "change:auto_look"], showLook);
-
-  // page -> state
-  const typed = () => {
-    if (!start.value || !size.value) return;
-    const row = sizes.findIndex((n) => n >= Number(size.value));
-    const at = layers.findIndex((n) => n >= Number(start.value));
-    choose(at < 0 ? layers.length - 1 : at, row < 0 ? sizes.length - 1 : row);
-  };
-  for (const input of [start, size]) {
-    input.addEventListener("input", typed);
-    // a number that does not fit was brought into range: show what was chosen
-    input.addEventListener("change", () => {
-      start.value = model.get("start");
-      size.value = model.get("size");
+  function panel(which, i) {
+    const map = heatmap(blocks, i ? "" : "Home, End, B, K, L, U work too.");
+    map.svg.setAttribute("aria-describedby", `${id}-now`);
+    const pick = choice(`measure of heatmap ${i + 1}`, metrics.map((metric, n) => [n, metric.label]), (n) => {
+      drawn[i] = Number(n);
+      redraw();
+      showTables();
     });
+    pick.value = `${which}`;
+    const note = make("span", { class: "bp-soft" });
+    const node = make("div", { class: "bp-map" }, make("div", { class: "bp-map-head" }, pick, note), map.svg);
+    map.svg.addEventListener("click", (event) => {
+      map.svg.focus({ preventScroll: true });
+      const cell = map.cellAt(event);
+      if (cell) choose(blocks.removed(...cell));
+    });
+    map.svg.addEventListener("pointermove", (event) => {
+      const cell = map.cellAt(event);
+      point(cell && blocks.removed(...cell));
+    });
+    map.svg.addEventListener("pointerleave", () => point(null));
+    map.svg.addEventListener("keydown", keys);
+    return { map, node, note };
+  }
+  function zoomFields() {
+    const [from, to, top] = [field("from", "first layer drawn"), field("to", "last layer drawn"), field("sizes", "largest size drawn")];
+    const show = () => {
+      [from.value, to.value, top.value] = [layers[view.from], layers[view.to], sizes[view.top]];
+    };
+    const change = () => {
+      const [a, b] = [blocks.place.get(Number(from.value)), blocks.place.get(Number(to.value))];
+      const most = sizes.findLastIndex((n) => n <= Number(top.value));
+      if (a === undefined || b === undefined || a >= b) refuse(`draw from a layer to a later one of ${runs(layers)}`);
+      else if (most < 0) refuse(`sizes are ${runs(sizes)}`);
+      else {
+        refuse("");
+        const fits = sizes.findLastIndex((n) => n <= b - a + 1);
+        Object.assign(view, { from: a, to: b, top: Math.max(Math.min(most, fits), 0) });
+        redraw();
+        showTables();
+      }
+      show();
+    };
+    for (const input of [from, to, top]) onEntry(input, change);
+    const all = button("all", () => {
+      Object.assign(view, { from: 0, to: layers.length - 1, top: sizes.length - 1 });
+      refuse("");
+      redraw();
+      showTables();
+      show();
+    }, { title: "draw all layers and sizes" });
+    const colours = choice("colours", COLOURS, (value) => {
+      view.colours = value;
+      redraw();
+    });
+    show();
+    return make("div", { class: "bp-zoom" }, make("label", {}, "colours ", colours),
+      make("span", {}, "draw ", make("label", {}, "layers ", from), make("label", {}, " to ", to),
+        make("label", {}, " and sizes up to ", top), " ", all));
+  }
+  function exports() {
+    const copied = make("span", { class: "bp-soft", role: "status", "aria-live": "polite" });
+    const copy = (what, text) => () => copyText(text()).then((done) => {
+      if (done) copied.replaceChildren(`${what} copied`);
+      else copied.replaceChildren(`${what}: `, make("code", {}, text()));
+    });
+    const python = () => `layers = (${chosen().join(", ")}${chosen().length === 1 ? "," : ""})  # ${runs(chosen())}, ` +
+      `${chosen().length} of ${layers.length} layers`;
+    const json = () => JSON.stringify({ layers: chosen(), removed: runs(chosen()), n_layers: layers.length });
+    const figure = () => kernel.ask("picture", {}, { words: "figure", then: ({ picture }) => download(picture) });
+    return make("div", { class: "bp-export" }, "Export: ", button("Python", copy("Python", python)),
+      button("JSON", copy("JSON", json)), button("Figure (SVG)", figure), " ", copied);
+  }
+
+  // ---- state -> page
+  function saves(removed) {
+    return [["parameters", "_parameters", 0], ["FLOPs per token", "_flops", 1]].flatMap(([name, costs, which]) => {
+      const count = blocks.saved(model.get(costs), removed);
+      const whole = model.get("_totals")[which];
+      return count === null ? [] : [`saves ${percent(count / whole)} of the ${name} (${amount(whole - count)} left)`];
+    });
+  }
+  function measures(removed) {
+    const cell = blocks.cellOf(removed);
+    return [...new Set(drawn)].map((which) => {
+      const metric = metrics[which];
+      return `${metric.label} ${measure(blocks, metric, removed, cell)[1]}`;
+    });
+  }
+  function what(removed) {
+    const cell = blocks.cellOf(removed);
+    return cell ? `${named(removed)} (start ${removed[0]}, size ${removed.length})`
+      : `${named(removed)} (${removed.length} layers, no block of the heatmap)`;
+  }
+  function point(removed) {
+    if (removed === pointed || (removed && pointed && same(removed, pointed))) return;
+    pointed = removed;
+    const cell = removed && blocks.cellOf(removed);
+    for (const { map } of maps) map.hover(cell);
+    strip.point(removed ?? []);
+    under.textContent = removed ? `under the pointer: ${[what(removed), ...measures(removed)].join(" · ")}` : "";
+  }
+  function showChoice() {
+    const removed = chosen();
+    const cell = blocks.cellOf(removed);
+    for (const { map } of maps) map.choose(removed);
+    strip.choose(removed);
+    [start.value, size.value, set.value] = [cell ? removed[0] : "–", removed.length, runs(removed)];
+    const away = cell && !inView(blocks, view, ...cell) ? ["outside of what is drawn"] : [];
+    now.replaceChildren(make("strong", {}, `removes ${what(removed)}`),
+      ...[...measures(removed), ...saves(removed), ...away].map((line) => make("span", {}, line)));
+    for (const node of root.querySelectorAll("button[data-layers]")) {
+      const it = node.dataset.layers === runs(removed);
+      node.closest("td").classList.toggle("bp-it", it);
+    }
+    showUsed();
+    if (model.get("_look").state === "done") showLook();
+  }
+  function showUsed() {
+    const found = model.get("_used");
+    const mine = found.layers && same(found.layers, chosen());
+    use.classList.toggle("bp-done", Boolean(mine));
+    use.textContent = mine ? "In use" : "Use this block";
+    used.textContent = !found.layers ? "Nothing is in use yet: press Use this block."
+      : `In use: ${named(found.layers)}${found.where ? `, written to ${found.where}` : ", written nowhere"}` +
+        (mine ? "." : ". What is chosen now is not.");
+  }
+  function showTables() {
+    const measured = [...new Set(drawn)].map((which) => metrics[which]);
+    bestBox.body.replaceChildren(bestTable(blocks, measured, view, choose));
+    showKept();
+  }
+  function showKept() {
+    const measured = [...new Set(drawn)].map((which) => metrics[which]);
+    const drop = (removed) => kernel.ask("drop", { layers: removed }, { words: "drop" });
+    const sort = (column) => {
+      order.down = order.column === column && !order.down;
+      order.column = column;
+      showKept();
+    };
+    keptBox.body.replaceChildren(keptTable(model, blocks, measured, order, { choose, drop, sort }));
+    lookKept.hidden = !model.get("_can_look") || !model.get("_kept").length;
+    showChoice();
+  }
+  function showLook() {
+    const [able, found] = [model.get("_can_look"), model.get("_look")];
+    const running = found.state === "running";
+    look.disabled = auto.disabled = !able;
+    stop.disabled = !running;
+    auto.checked = model.get("auto_look");
+    lookBox.body.replaceChildren(...lookPanel(found, runs(chosen()), able));
+  }
+  const clock = setInterval(() => {
+    const node = lookBox.body.querySelector(".bp-seconds");
+    if (node) node.textContent = `${((performance.now() - began) / 1000).toFixed(0)} s`;
+  }, 500);
+  const showSteps = () => {
+    undoIt.disabled = !model.get("_steps")[0];
+    redoIt.disabled = !model.get("_steps")[1];
+  };
+  on(["change:_chosen"], showChoice);
+  on(["change:_steps"], showSteps);
+  on(["change:_used"], showUsed);
+  on(["change:_kept"], showKept);
+  on(["change:_look"], () => {
+    if (model.get("_look").state === "running") began = performance.now();
+    showLook();
+  });
+  on(["change:_can_look", "change:auto_look"], showLook);
+
+  // ---- page -> state
+  const whole = (input) => (/^\s*-?\d+\s*$/.test(input.value) ? Number(input.value) : null);
+  for (const input of [start, size]) {
+    onEntry(input, () => {
+      const [first, count] = [whole(start) ?? (input === size ? chosen()[0] : null), whole(size)];
+      if (first === null || count === null) refuse(`${input.name} must be a whole number, got ${input.value || "nothing"}`);
+      else chooseBlock(first, count);
+      showFields();
+    });
+  }
+  onEntry(set, () => {
+    const removed = parsed(set.value);
+    if (removed) choose(removed);
+    else refuse(`layers must look like 24-25 or 3,9-10, got ${set.value || "nothing"}`);
+    showFields();
+  });
+  function showFields() {
+    const cell = blocks.cellOf(chosen());
+    [start.value, size.value, set.value] = [cell ? chosen()[0] : "–", chosen().length, runs(chosen())];
   }
   auto.addEventListener("change", () => {
     model.set("auto_look", auto.checked);
     model.save_changes();
   });
-  plot.svg.addEventListener("click", (event) => {
-    plot.svg.focus();
-    const cell = plot.cellAt(event);
-    if (cell) choose(...cell);
-  });
-  plot.svg.addEventListener("pointermove", (event) => {
-    const cell = plot.cellAt(event);
-    plot.hover(cell);
-    tip.hidden = !cell;
-    if (!cell) return;
-    tip.replaceChildren(...describe(model, blocks, ...cell).map((line) => make("div", {}, line)));
-    const frame = plot.svg.getBoundingClientRect();
-    const x = event.clientX - frame.left;
-    const right = x > frame.width / 2;
-    tip.style.left = right ? "" : `${x + 14}px`;
-    tip.style.right = right ? `${frame.width - x + 14}px` : "";
-    tip.style.top = `${event.clientY - frame.top + 14}px`;
-  });
-  plot.svg.addEventListener("pointerleave", () => {
-    plot.hover(null);
-    tip.hidden = true;
-  });
-  plot.svg.addEventListener("keydown", (event) => {
+  function keys(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const [at, row] = chosen();
+    const steps = event.shiftKey ? 5 : 1;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const action = {
-      ArrowLeft: () => choose(at - 1, row), ArrowRight: () => choose(at + 1, row),
-      ArrowUp: () => choose(at, row + 1), ArrowDown: () => choose(at, row - 1),
-      Home: () => choose(0, row), End: () => choose(starts[row] - 1, row),
-      b: best, k: keep, l: () => model.get("_can_look") && seeIt(),
+      ArrowLeft: () => move(-1, 0, steps), ArrowRight: () => move(1, 0, steps),
+      ArrowUp: () => move(0, 1, steps), ArrowDown: () => move(0, -1, steps),
+      Home: () => move(-1, 0, layers.length), End: () => move(1, 0, layers.length),
+      b: () => best(), k: keep, l: seeIt, u: useIt, z: undo, y: redo,
     }[key];
     if (!action) return;
     event.preventDefault();
     event.stopPropagation();
-    action();
+    if (key !== "l" || model.get("_can_look")) action();
+    else refuse("there is nothing to look with: picker.look_with(...)");
+  }
+  root.addEventListener("keydown", (event) => {
+    if (!(event.ctrlKey || event.metaKey) || event.altKey || event.target.tagName === "INPUT") return;
+    const key = event.key.toLowerCase();
+    if (key !== "z" && key !== "y") return;
+    event.preventDefault();
+    event.stopPropagation();
+    key === "y" || event.shiftKey ? redo() : undo();
   });
 
-  showChoice();
-  showKept();
-  return () => listeners.forEach(([name, handler]) => model.off(name, handler));
-}
+  // ---- its size on the screen
+  function redraw() {
+    const width = root.clientWidth - 24;
+    if (width <= 0) return;
+    const beside = maps.length > 1 && width >= 540;
+    root.classList.toggle("bp-beside", beside);
+    root.classList.toggle("bp-wide", width >= 1000);
+    root.classList.toggle("bp-tight", beside && width < 860);
+    const each = beside ? (width - 16) / 2 : width;
+    const rows = view.top + 1;
+    const high = Math.min(Math.max(rows * (rows > 40 ? 4.5 : 16), 150), 300) + EDGE.top + EDGE.bottom;
+    maps.forEach(({ map, note }, i) => {
+      const metric = metrics[drawn[i]];
+      map.render(metric, view, each, high);
+      note.textContent = [
+        metric.texts ? `on ${metric.texts} texts` : "", metric.single ? "single layers, added up over a block" : "",
+        metric.sizes.length < sizes.length ? `sizes ${runs(metric.sizes)}` : "",
+      ].filter((one) => one).join(", ");
+    });
+    strip.resize(width);
+    showChoice();
+  }
+  const resized = new ResizeObserver(() => redraw());
+  resized.observe(root);
 
-function drawPlot(model, blocks, describedBy) {
-  const { layers, sizes, starts } = blocks;
-  const inner = WIDTH - EDGE.left - EDGE.right;
-  const wide = inner / layers.length;
-  const high = Math.min(Math.max(400 / sizes.length, 4.6), 26);
-  const bottom = EDGE.top + high * sizes.length;
-  const height = bottom + EDGE.bottom;
-  const left = (at) => EDGE.left + at * wide;
-  const top = (row) => bottom - (row + 1) * high;
-  const svg = draw("svg", {
-    viewBox: `0 0 ${WIDTH} ${height}`, tabindex: 0, role: "application", "aria-roledescription": "heatmap",
-    "aria-label": `${model.get("_title")}: ${layers.length} layers, ${sizes.length} block sizes. Arrow keys choose.`,
-    "aria-describedby": describedBy,
-  });
-
-  const paths = new Map();
-  sizes.forEach((_, row) => {
-    for (let at = 0; at < starts[row]; at++) {
-      if (!blocks.there(at, row)) continue;
-      const level = Math.round((blocks.distance(at, row) / blocks.zmax) * (SHADES - 1));
-      const cell = `M${left(at)},${top(row)}h${wide}v${high}h${-wide}z`;
-      paths.set(level, (paths.get(level) ?? "") + cell);
-    }
-  });
-  const cells = draw("g", { class: "bp-cells", "shape-rendering": "crispEdges" });
-  for (const [level, path] of paths) cells.append(draw("path", { d: path, fill: shade(level / (SHADES - 1)) }));
-  const radius = Math.min(Math.max(0.22 * Math.min(wide, high), 1.4), 4.5);
-  const marks = draw("g", { class: "bp-best" });
-  blocks.best.forEach((at, row) => {
-    if (at >= 0) marks.append(draw("circle", { cx: left(at) + wide / 2, cy: top(row) + high / 2, r: radius }));
-  });
-  // the edge of the triangle, for dark cells on a dark page
-  const steps = sizes.map((_, row) => `H${left(starts[row])}V${top(row)}`).join("");
-  const edge = draw("path", { class: "bp-edge", d: `M${left(0)},${bottom}${steps}H${left(0)}z` });
-  svg.append(cells, edge, marks, ...axes(blocks, { left, top, wide, high, bottom }), ...legend(blocks, bottom));
-
-  // the strip under the cells: one box a layer, the removed ones filled
-  const strip = layers.map((_, at) =>
-    draw("rect", { class: "bp-layer", x: left(at) + 0.5, y: bottom + 6, width: Math.max(wide - 1, 1), height: 10 }));
-  const outline = (name) => draw("rect", { class: name, width: wide, height: high, rx: 1, visibility: "hidden" });
-  const [under, chosenMark, hovered] = ["bp-chosen-under", "bp-chosen", "bp-hover"].map(outline);
-  svg.append(...strip, hovered, under, chosenMark);
-  const place = (mark, at, row) => {
-    mark.setAttribute("x", left(at));
-    mark.setAttribute("y", top(row));
-    mark.setAttribute("visibility", "visible");
-  };
-  return {
-    svg,
-    choose(at, row) {
-      for (const mark of [under, chosenMark]) place(mark, at, row);
-      strip.forEach((box, i) => box.classList.toggle("bp-gone", i >= at && i < at + sizes[row]));
-    },
-    hover(cell) {
-      if (cell) place(hovered, ...cell);
-      else hovered.setAttribute("visibility", "hidden");
-    },
-    cellAt(event) {
-      const frame = svg.getBoundingClientRect();
-      const scale = WIDTH / frame.width;
-      const at = Math.floor(((event.clientX - frame.left) * scale - EDGE.left) / wide);
-      const row = Math.floor((bottom - (event.clientY - frame.top) * scale) / high);
-      return row >= 0 && row < sizes.length && blocks.there(at, row) ? [at, row] : null;
-    },
+  redraw();
+  showTables();
+  showLook();
+  showSteps();
+  return () => {
+    resized.disconnect();
+    clearInterval(clock);
+    kernel.stop();
+    listeners.forEach(([name, handler]) => model.off(name, handler));
   };
 }
 
-function axes({ layers, sizes }, { left, top, wide, high, bottom }) {
-  const text = (x, y, words, more = {}) => draw("text", { x, y, "text-anchor": "middle", ...more }, words);
-  const ticks = [];
-  const across = tickStep(layers.length);
-  layers.forEach((layer, at) => {
-    if (at % across === 0) ticks.push(text(left(at) + wide / 2, bottom + 32, layer));
-  });
-  const up = tickStep(sizes.length);
-  sizes.forEach((size, row) => {
-    if (size % up && row) return;
-    ticks.push(text(EDGE.left - 8, top(row) + high / 2 + 4, size, { "text-anchor": "end" }));
-  });
-  const middle = (bottom + EDGE.top) / 2;
-  return [
-    ...ticks,
-    text(left(layers.length / 2), bottom + 56, "first removed layer (filled boxes: the layers that go)"),
-    text(14, middle, "block size", { transform: `rotate(-90 14 ${middle})` }),
-  ];
+// The clipboard where the page may write to it.
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
-function legend({ zmax }, bottom) {
-  const x = WIDTH - EDGE.right + 22;
-  const high = bottom - EDGE.top;
-  const steps = 48;
-  const boxes = Array.from({ length: steps }, (_, i) =>
-    draw("rect", {
-      x, y: EDGE.top + (high * i) / steps, width: 12, height: high / steps + 0.5, fill: shade(1 - i / (steps - 1)),
-    }));
-  const labels = [0, 0.5, 1].map((share) =>
-    draw("text", { x: x + 17, y: EDGE.top + high * (1 - share) + (share === 1 ? 9 : share ? 4 : 0) },
-      (share * zmax).toFixed(2)));
-  const middle = (bottom + EDGE.top) / 2;
-  const name = draw("text", {
-    x: x + 58, y: middle, "text-anchor": "middle", transform: `rotate(-90 ${x + 58} ${middle})`,
-  }, "angular distance");
-  return [...boxes, ...labels, name];
-}
-
-function keptTable(model, blocks, choose) {
-  const rows = model.get("_kept");
-  if (!rows.length) return [];
-  const titles = ["kept", "distance", "parameters", "FLOPs", "loss whole", "loss without", ""];
-  const head = make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title)));
-  const body = rows.map(({ start, size, base_loss: base, loss }) => {
-    const [at, row] = [blocks.layers.indexOf(start), blocks.sizes.indexOf(size)];
-    const name = runs(blocks.removed(at, row));
-    const back = make("button", { type: "button", title: "choose this block again" }, name);
-    back.addEventListener("click", () => choose(at, row));
-    const drop = make("button", { type: "button", "aria-label": `drop ${name}`, title: "drop" }, "×");
-    drop.addEventListener("click", () => model.send({ do: "drop", start, size }));
-    const saves = (costs, whole) => {
-      const count = blocks.saved(costs, at, row);
-      return count === null ? "–" : `−${percent(count / whole)}`;
-    };
-    const [parameters, flops] = model.get("_totals");
-    const cells = [
-      back, blocks.distance(at, row).toFixed(4), saves(model.get("_parameters"), parameters),
-      saves(model.get("_flops"), flops), base?.toFixed(3) ?? "–", loss?.toFixed(3) ?? "–", drop,
-    ];
-    return make("tr", {}, ...cells.map((cell) => make("td", {}, cell)));
-  });
-  return [make("table", {}, make("thead", {}, head), make("tbody", {}, ...body))];
-}
-
-function lookPanel(found, current) {
-  const words = {
-    running: `looking at the model without ${found.removed} …`,
-    cancelled: `the look at ${found.removed} was cancelled`,
-    failed: `the look at ${found.removed} failed: ${found.error}`,
-  };
-  if (!found.state) return [make("div", { class: "bp-note" }, "Look: loss and a generation, with and without the block.")];
-  if (found.state !== "done") return [make("div", { class: "bp-note" }, words[found.state])];
-  const change = found.loss - found.base_loss;
-  const stale = found.removed !== current;
-  const loss = `held-out loss ${found.base_loss.toFixed(3)} → ${found.loss.toFixed(3)} nats per token ` +
-    `(${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(3)}; ${found.seconds.toFixed(1)} s)`;
-  const said = (title, text) => make("figure", {}, make("figcaption", {}, title), make("pre", {}, text));
-  return [
-    make("div", { class: "bp-note" }, make("strong", {}, `without ${found.removed}`), stale ? " (not the current choice): " : ": ", loss),
-    make("div", { class: "bp-prompt" }, "prompt: ", make("code", {}, found.prompt)),
-    make("div", { class: stale ? "bp-pair bp-stale" : "bp-pair" },
-      said("whole model", found.base_text), said(`without ${found.removed}`, found.text)),
-  ];
+function download(picture) {
+  const link = make("a", { href: URL.createObjectURL(new Blob([picture], { type: "image/svg+xml" })), download: "picker.svg" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 export default { render };
