@@ -18,9 +18,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 demo: $(READY)  ## run every notebook on the demo model; results in data/runs/demo
 	@$(PY) -m workbench demo
 
-lab: $(READY)  ## open JupyterLab on the notebooks
-	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) \
-		--ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+RUN ?= demo
+lab: $(READY)  ## open JupyterLab on copies of the notebooks in data/runs/demo/lab (RUN=NAME: of another run)
+	@$(PY) -m workbench lab $(RUN)
 
 test: lint  ## lint, unit tests and doctests on every core, and every notebook executed at demo size
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --ignore tests/notebooks \

@@ -19,6 +19,6 @@
 
 import logging
 
-# peft, which several files here import before anything else, imports it where it is installed; its warnings are
-# of optional packages of its own
+# peft, which several files here import before anything else, imports it where it is installed; it warns of
+# optional packages of its own
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
