@@ -21,6 +21,7 @@ _PUBLIC = {
     "models.loading": "load_model",
     "data.answers": "final_answer",
     "data.export": "export_chat",
+    "data.labels": "named_sets",
     "data.quantities": "same_number",
     "data.instructions": "load_instructions user_message conversation",
     "data.texts": "load_texts fingerprint",
@@ -70,7 +71,7 @@ _PUBLIC = {
     "tables.iterabre": "iterabre_table direct_iterative_table",
     "tables.readings": (
         "about block_reading end_token_reading end_point_reading stability_reading agreement_reading "
-        "damage_reading look_reading looks_reading distillation_reading tuning_reading"
+        "damage_reading choice_reading look_reading looks_reading distillation_reading tuning_reading"
     ),
     "tables.findings": ("summary_reading recovery_reading comparison_reading flips_reading depth_reading"),
     "tables.shifts": "similarity_reading closest_reading divergence_reading shift_reading",

@@ -116,8 +116,8 @@ def _for_run(notebook: NotebookNode, run: Run, values: dict[str, Any]) -> Notebo
     lines = "".join(f"\n{name} = {value!r}" for name, value in values.items())
     own = new.new_code_cell(f"# of this run{lines}", id=tags[0], metadata={"tags": tags[:1]})
     told = (
-        f"*This is a copy for the run `{run.name}`, in `{_shown(run.folder / 'lab')}`: change it as you like, "
-        f"the notebook that it was made from stays as it is. Results go to `{_shown(run.folder)}`.*"
+        f"*A copy for the run `{run.name}`, in `{_shown(run.folder / 'lab')}`: change it as you like, the "
+        f"notebook that it was made from stays as it is. Results go to `{_shown(run.folder)}`.*"
     )
     notebook.cells.insert(place + 1, own)
     notebook.cells.insert(0, new.new_markdown_cell(told, id=tags[1], metadata={"tags": tags[1:]}))

@@ -26,7 +26,7 @@ from traitlets.config import Config
 
 from workbench.places import NOTEBOOKS, ROOT
 from workbench.runs.files import write_text_atomic
-from workbench.runs.pages import add_pictures, drop_dead_widgets, write_page
+from workbench.runs.pages import SCRIPT, add_pictures, drop_dead_widgets, write_page
 from workbench.runs.parameters import parameters_of, values_for
 from workbench.runs.progress import altogether, say_line, times_of, told
 from workbench.runs.run import Run
@@ -184,7 +184,7 @@ def execute(
     drop_dead_widgets(executed)
     add_pictures(executed)
     write_text_atomic(copy, nbformat.writes(executed))
-    write_page(executed, copy.with_suffix(".html"))
+    write_page(executed, copy.with_suffix(".html"), script=run.path(SCRIPT))
     failed.unlink(missing_ok=True)
     return executed
 

@@ -138,8 +138,9 @@ class Run:
     def figure(self, fig: Any, name: str, /, **options: Any) -> Any:
         """Save a figure under ``figures/`` (see ``save_figure``) and return it for display."""
         from workbench.runs.figures import save_figure
+        from workbench.runs.pages import SCRIPT
 
-        save_figure(fig, self.path(f"figures/{name}"), **options)
+        save_figure(fig, self.path(f"figures/{name}"), script=self.path(SCRIPT), **options)
         return fig
 
     def save_variant(self, variant: Variant) -> Variant:

@@ -167,7 +167,7 @@ def _ticks(highest: float) -> list[float]:
     """Return about five round numbers from 0 up to the highest.
 
     >>> _ticks(63), _ticks(2.2)
-    ([0.0, 20.0, 40.0, 60.0], [0.0, 0.5, 1.0, 1.5, 2.0])
+    ([0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0], [0.0, 0.5, 1.0, 1.5, 2.0])
     """
     rough = highest / 5
     decade = 10.0 ** np.floor(np.log10(rough))
