@@ -23,9 +23,8 @@ lab: $(READY)  ## open JupyterLab on copies of the notebooks in data/runs/demo/l
 	@$(PY) -m workbench lab $(RUN)
 
 test: lint  ## lint, unit tests and doctests on every core, and every notebook executed at demo size
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --ignore tests/notebooks \
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
 		--doctest-modules workbench tests
-	$(PY) -m pytest tests/notebooks
 
 test-compat: $(READY)  ## are the folders that save_pruned writes the same function for readers with transformers 4?
 	@.ci/compat $(PY) $(VENV)/transformers-4

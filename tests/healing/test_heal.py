@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -359,3 +360,36 @@ def test_it_heals_as_its_full_precision_twin(quantized, tmp_path, checkpointed):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     torch.testing.assert_close(healed[0], healed[1], rtol=1e-3, atol=1e-3)
     assert same_state(model, before)
+
+
+SECOND = """
+import sys
+sys.path[:0] = {paths!r}
+from healed import make_examples
+from tiny import tiny_model, tiny_tokenizer
+from workbench.healing.config import HealingConfig
+from workbench.healing.heal import heal
+config = HealingConfig(max_steps=6, max_length=128, batch_size=4)
+model, options = tiny_model("llama"), dict(config=config, out={out!r}, progress=print)
+healed = heal(model, tiny_tokenizer(), make_examples(24), **options)
+print("adapter", healed.log["loss"].sum())
+"""
+
+
+def test_two_that_heal_into_one_folder_at_once_train_once(root, tmp_path):
+    paths = [str(root / "tests"), str(root / "tests" / "healing"), str(root)]
+    command = [sys.executable, "-c", SECOND.format(paths=paths, out=str(tmp_path / "a"))]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("'step': 6" in text for text in told) == 1
+    assert sum("another process is at it" in text for text in told) <= 1
+    assert len({text.splitlines()[-1] for text in told}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_training_too_large_for_the_disk_does_not_begin(model, tokenizer, examples, tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(ValueError, match="GiB are needed at"):
+        run(model, tokenizer, examples, tmp_path / "a", progress=pytest.fail)

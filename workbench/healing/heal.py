@@ -37,7 +37,7 @@ from workbench.healing.folders import (
     values_digest,
 )
 from workbench.healing.folders import same_work as same_work
-from workbench.healing.launch import sharded
+from workbench.healing.launch import is_main, sharded
 from workbench.healing.losses import summing_loss
 from workbench.healing.records import write_record
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
@@ -46,7 +46,7 @@ from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept
 from workbench.models.hooks import compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, unwrap
-from workbench.runs.files import write_text_atomic
+from workbench.runs.files import check_room, locked, write_text_atomic
 
 
 class Healed(NamedTuple):
@@ -138,34 +138,35 @@ def heal(
     validation = read_validation(model, tokenizer, examples, held_out, **reading, **asked)
     here = describe_model(model)
     work = {"model": here, "data": digest(samples), "config": config.deciding(), **validation.settings()}
-    if is_done(out, work, model, overwrite=overwrite):
-        return Healed(out, _read_back(out, here))
-    if config.packing:
-        check_packing(model)
-    begun = last_checkpoint(unfinished / CHECKPOINTS) and same_work(unfinished / WORK, work, overwrite)
-    ordered, lora = OrderedSamples(samples, config), _lora(model, config)
-    trackers = [report_to] if isinstance(report_to, str) else report_to
-    arguments = training_arguments(config, len(ordered), unfinished / CHECKPOINTS, model, trackers)
-    if arguments.world_size > 1:
-        ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
-    _warn_of_cuts(counts, limit, len(examples))
-    _begin(unfinished, work, bool(begun), arguments)
-    quantized = bool(getattr(unwrap(model), "is_quantized", False))
-    record = {**work, "values": values_digest(model), "kept_layers": list(kept_layers(model))}
-    record |= {"quantized": quantized, **counts}
-    train = partial(_train, model, lora, ordered, config, arguments, progress, record, validation)
-    checkpointing = _checkpointing(model) if config.gradient_checkpointing else nullcontext()
-    with deprecations_muted(), _same_randomness(model.device), _same_cache(model), checkpointing:
-        log = within_memory(train, arguments)
-    if validation.samples:
-        record["kept_step"] = kept_step(log, keep)
-    with arguments.main_process_first(local=False):
-        if arguments.should_save:
-            kept = unfinished / CHECKPOINTS / f"checkpoint-{record.get('kept_step', len(log))}"
-            store(out, kept, log, record)
-            clear(unfinished)
-    log.attrs.update(log_attributes(record))
-    return Healed(out, log)
+    with locked(out) if is_main() else nullcontext():  # a second one waits, and finds it done
+        if is_done(out, work, model, overwrite=overwrite):
+            return Healed(out, _read_back(out, here))
+        if config.packing:
+            check_packing(model)
+        begun = last_checkpoint(unfinished / CHECKPOINTS) and same_work(unfinished / WORK, work, overwrite)
+        ordered, lora = OrderedSamples(samples, config), _lora(model, config)
+        trackers = [report_to] if isinstance(report_to, str) else report_to
+        arguments = training_arguments(config, len(ordered), unfinished / CHECKPOINTS, model, trackers)
+        if arguments.world_size > 1:
+            ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
+        _warn_of_cuts(counts, limit, len(examples))
+        _begin(unfinished, work, bool(begun), arguments)
+        quantized = bool(getattr(unwrap(model), "is_quantized", False))
+        record = {**work, "values": values_digest(model), "kept_layers": list(kept_layers(model))}
+        record |= {"quantized": quantized, **counts}
+        train = partial(_train, model, lora, ordered, config, arguments, progress, record, validation)
+        checkpointing = _checkpointing(model) if config.gradient_checkpointing else nullcontext()
+        with deprecations_muted(), _same_randomness(model.device), _same_cache(model), checkpointing:
+            log = within_memory(train, arguments)
+        if validation.samples:
+            record["kept_step"] = kept_step(log, keep)
+        with arguments.main_process_first(local=False):
+            if arguments.should_save:
+                kept = unfinished / CHECKPOINTS / f"checkpoint-{record.get('kept_step', len(log))}"
+                store(out, kept, log, record)
+                clear(unfinished)
+        log.attrs.update(log_attributes(record))
+        return Healed(out, log)
 
 
 def _checked_config(config: HealingConfig | None) -> HealingConfig:
@@ -215,6 +216,8 @@ def _train(
         compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
         _reported(progress, arguments.max_steps) as on_step,
     ):
+        # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
+        check_room(arguments.output_dir, 24 * sum(p.numel() for p in peft.parameters() if p.requires_grad))
         return run_training(
             peft, ordered, arguments, on_step, partial(write_record, record=record), validation
         )

@@ -143,6 +143,11 @@ def sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
+def is_main() -> bool:
+    """Return whether this is the first of a launcher's processes, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def run_plan(plan: str | Path, *, overwrite: bool = False, progress: bool = True) -> Any:
     """Run a plan, or read its result back where it has been run; by a launcher's processes or alone.
 
@@ -183,7 +188,7 @@ def run_plan(plan: str | Path, *, overwrite: bool = False, progress: bool = True
             out=plan.parent / planned["out"],
             overwrite=overwrite,
             held_out=rows.get(HELD_OUT),
-            progress=progress and os.environ.get("RANK", "0") == "0",
+            progress=progress and is_main(),
         )
 
 
