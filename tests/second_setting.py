@@ -1,4 +1,4 @@
-"""Another world than the demo's: a tiny model of another family and depth on disk, data by path, equal items."""
+"""Another world than the demo's: a tiny model of another family and depth, data by path, equal items."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def make_world(folder: Path) -> World:
 
 
 def _values(folder: Path) -> dict[str, Any]:
-    """Return the parameters: data in a list, in a dict with labels, absolute, relative and from the home folder."""
+    """Return the parameters; data by path: in lists, with labels, absolute, relative, from the home."""
     whole = str(folder / "data" / "my texts.jsonl")
     both, task = ["own_choice", "own_sum"], ["own_choice"]
     return {
@@ -95,7 +95,7 @@ def _values(folder: Path) -> dict[str, Any]:
         "04.n_held_out": 4,
         "04.changes": {"rank": 2, "max_steps": 6},
         "04.grid": {"rank": [2, 4]},
-        "04.grid_changes": {"max_steps": 2},
+        "04.grid_changes": {"max_steps": 3, "warmup_steps": 1},
         "05.tasks": both,
         "05.include": "./own tasks",
         "05.limit": 8,

@@ -71,7 +71,7 @@ def _lab(options: argparse.Namespace) -> int:
     command, environment = lab_command(run, chosen)
     print(f"notebooks  {Path(os.path.relpath(folder))}: copies for the run {run.name!r}, yours to change")
     print("\n".join([*lines, f"results    {Path(os.path.relpath(run.folder))}"]), flush=True)
-    server = subprocess.Popen(command, env=environment, cwd=folder)
+    server = subprocess.Popen(command, env=environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     return server.wait()

@@ -45,7 +45,7 @@ def opened(chromium, tmp_path_factory) -> Iterator[tuple[Tab, Run, str]]:
     world = make_world(tmp_path_factory.mktemp("world"))
     with running_own_lab(world.folder, "second", [*world.settings, *SMALL], world.home) as lab:
         context = chromium.new_context(viewport={"width": 1300, "height": 1100})
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(120_000)
         tab = Tab(context.new_page(), lab.url)
         yield (
             tab,
@@ -60,7 +60,7 @@ def step(tab: Tab, at: int) -> list[dict]:
     tab.page.evaluate(GO_TO, at)
     tab.page.keyboard.press("Shift+Enter")
     seen, cell = [], f"window.jupyterapp.shell.currentWidget.content.widgets[{at}]"
-    busy = f"() => {cell}.model.type === 'code' && {cell}.model.executionState !== 'idle'"
+    busy = f"() => {cell}.model.type === 'code' && {cell}.model.executionCount === null"
     until = time.monotonic() + 400
     while tab.page.evaluate(busy):
         assert time.monotonic() < until, f"cell {at} does not end"

@@ -94,7 +94,7 @@ def lab_command(run: Run, options: list[str] | None = None) -> tuple[list[str], 
         run: the run.
         options: of JupyterLab, behind ours.
     """
-    folder = run.folder / "lab"
+    folder = (run.folder / "lab").absolute()
     first = min(path.name for path in folder.glob("[0-9][0-9]_*.ipynb"))
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", *_QUIET]
     command += [f"--LabApp.default_url=/lab/tree/{first}", *_as_root(), *(options or [])]

@@ -292,7 +292,8 @@ def tuning_reading(trials: pd.DataFrame) -> str:
     """
     done = trials.dropna(subset="loss")
     if done.empty:
-        return f"None of {counted(len(trials), 'training')} ended with a loss."
+        why = next((f" ({escaped(said)})" for said in trials.get("error", []) if said), "")
+        return f"None of {counted(len(trials), 'training')} ended with a loss{why}."
     best = done[done["loss"] == done["loss"].min()]
     names = [name for name in trials if name not in _MEASURED]
     settings = [", ".join(f"{name} {row[name]}" for name in names) for row in best.to_dict("records")]
