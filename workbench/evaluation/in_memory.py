@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
-from tqdm.auto import tqdm
 from transformers import LogitsProcessorList
 
+from workbench.bars import tqdm
 from workbench.models.chat import render_chat
 from workbench.models.hooks import watch_states
 

@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
-from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
+from workbench.bars import tqdm
 from workbench.healing.adapters import deprecations_muted, lora_targets, new_adapter
 from workbench.healing.arguments import training_arguments, within_memory
 from workbench.healing.config import HealingConfig

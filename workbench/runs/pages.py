@@ -13,6 +13,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+from workbench.bars import BAR
 from workbench.runs.files import write_text_atomic
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -105,8 +106,9 @@ def _with_drawn_formulas(markdown: str) -> str:
 
 
 def _only_a_widget(output: NotebookNode) -> bool:
-    kinds = set(output.get("data", ()))
-    return WIDGET in kinds and kinds <= {WIDGET, "text/plain"}
+    data = output.get("data", {})
+    is_bar = f'class="{BAR}"' in data.get("text/html", "")
+    return is_bar or (WIDGET in data and set(data) <= {WIDGET, "text/plain"})
 
 
 def _bundles(notebook: NotebookNode) -> Iterator[dict[str, Any]]:
