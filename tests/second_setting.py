@@ -112,3 +112,9 @@ def _values(folder: Path) -> dict[str, Any]:
 
 def _jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def unexpected(outputs: list[Any]) -> list[Any]:
+    """Return what should not be among outputs; that the rewrites of a random model fail is expected."""
+    told = [one for one in outputs if one["output_type"] == "error" or one.get("name") == "stderr"]
+    return [one for one in told if "every one of 20 rewrites was refused" not in "".join(one.get("text", ""))]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from live_lab import PICKER, Tab, running_own_lab
-from second_setting import make_world
+from second_setting import make_world, unexpected
 
 from workbench.runs.run import Run, open_run
 
@@ -97,7 +97,7 @@ def test_a_person_goes_through_a_notebook(opened, name: str):
         if name == "02_pick_blocks" and clicked is None and tab.page.locator(PICKER).count():
             clicked = click_another_block(tab)
     shown = tab.page.evaluate(OUTPUTS)
-    assert [one for one in shown if one["output_type"] == "error" or one.get("name") == "stderr"] == []
+    assert unexpected(shown) == []
     assert any("application/vnd.plotly.v1+json" in one.get("data", {}) for one in shown)
     heights = [pair for one in seen for pair in one["heights"]]
     assert heights and all(drawn == pytest.approx(asked, abs=2) for asked, drawn in heights)

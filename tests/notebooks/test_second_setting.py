@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from second_setting import LAYERS, World, make_world
+from second_setting import LAYERS, World, make_world, unexpected
 
 from workbench.__main__ import main
 from workbench.runs.pages import PLOTLY
@@ -48,9 +48,7 @@ def test_every_notebook_ends_with_figures_and_no_warning(second_run: Run):
     assert tuple(notebooks) == NAMES
     for name, notebook in notebooks.items():
         outputs = shown(notebook)
-        assert [one for one in outputs if one.output_type == "error" or one.get("name") == "stderr"] == [], (
-            name
-        )
+        assert unexpected(outputs) == [], name
         assert any(PLOTLY in one.get("data", {}) for one in outputs), name
 
 
