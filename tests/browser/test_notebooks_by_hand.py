@@ -22,13 +22,9 @@ NAMES = (
 )
 STATE = """() => {
     const shown = window.jupyterapp.shell.currentWidget, content = shown.content;
-    const cell = content.activeCell, kernel = shown.sessionContext.session.kernel;
     const boxes = [...document.querySelectorAll(".js-plotly-plot")].filter(one => one.layout);
     return {
-        at: content.activeCellIndex,
         cells: content.widgets.length,
-        kind: cell.model.type,
-        idle: kernel.status === "idle" && !cell.promptNode?.textContent.includes("*"),
         heights: boxes.map(one => [one.layout.height, one.getBoundingClientRect().height]),
         loss: document.querySelector(".live-loss .live-status")?.textContent,
         line: document.querySelector(".live-loss .live-line")?.getAttribute("points"),
@@ -50,7 +46,7 @@ def opened(chromium, tmp_path_factory) -> Iterator[tuple[Tab, Run, str]]:
         yield (
             tab,
             open_run("second", root=world.folder / "runs"),
-            f"{lab.url}/lab/tree/{{}}.ipynb?token={lab.token}",
+            f"{lab.url}/lab/workspaces/{{0}}/tree/{{0}}.ipynb?token={lab.token}",
         )
         context.close()
 

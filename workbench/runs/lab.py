@@ -117,7 +117,8 @@ def _for_run(notebook: NotebookNode, run: Run, values: dict[str, Any]) -> Notebo
     own = new.new_code_cell(f"# of this run{lines}", id=tags[0], metadata={"tags": tags[:1]})
     told = (
         f"*A copy for the run `{run.name}`, in `{_shown(run.folder / 'lab')}`: change it as you like, the "
-        f"notebook that it was made from stays as it is. Results go to `{_shown(run.folder)}`.*"
+        f"notebook it was made from stays as it is. Results go to `{_shown(run.folder)}`. After a restart "
+        "of the kernel run it from the top: what the run holds is read, not computed again.*"
     )
     notebook.cells.insert(place + 1, own)
     notebook.cells.insert(0, new.new_markdown_cell(told, id=tags[1], metadata={"tags": tags[1:]}))

@@ -142,8 +142,8 @@ def _line(
     yield f'<polyline class="live-line" points="{points}" fill="none" stroke-width="2" {drawn}/>'
     held_out = [row for row in rows if _number(row.get("held_out_loss"))]
     for row in held_out:
-        x, y = _at(row["step"], row["held_out_loss"], ends).split(",")
-        mark = f'transform="translate({x} {y}) rotate(45)" fill="{style.color}" stroke="white"'
+        at = " ".join(_at(row["step"], row["held_out_loss"], ends).split(","))
+        mark = f'transform="translate({at}) rotate(45)" fill="{style.color}" stroke="white"'
         yield f'<rect class="live-held-out" x="-4.5" y="-4.5" width="9" height="9" {mark}/>'
     x = LEFT + 230 * place
     yield f'<path d="M{x} 70h28" stroke-width="2" {drawn}/>'
