@@ -32,6 +32,7 @@ STATE = """() => {
 }"""
 OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.toJSON().cells
     .flatMap(cell => cell.outputs ?? [])"""
+STOP = "() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
 GO_TO = "(at) => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = at; }"
 
 
@@ -90,6 +91,7 @@ def test_a_person_goes_through_a_notebook(opened, name: str):
     seen, clicked = [], None
     for at in range(cells):
         seen += step(tab, at)
+        tab.page.screenshot(path=f"/tmp/hands/shots/{name[:2]}-{at:02d}.png")
         if name == "02_pick_blocks" and clicked is None and tab.page.locator(PICKER).count():
             clicked = click_another_block(tab)
     shown = tab.page.evaluate(OUTPUTS)
@@ -104,6 +106,7 @@ def test_a_person_goes_through_a_notebook(opened, name: str):
     if name in ("00_start_here", "04_healing"):
         assert len({one["loss"] for one in seen} - {None}) >= 2
         assert len({one["line"] for one in seen} - {None}) >= 2
+    tab.page.evaluate(STOP)
     assert "copy for the run `second`" in tab.page.evaluate(
         "() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells[0].source"
     )

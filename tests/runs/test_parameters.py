@@ -38,6 +38,11 @@ def test_a_name_is_for_every_notebook_that_has_it_or_for_one(sources):
     assert {one["run_name"] for one in alone.values()} == {"r"}
 
 
+def test_what_is_given_where_it_is_known_comes_last(sources):
+    found = values_for(sources, "r", {"n_texts": 3}, {"n_texts": 9, "sets": ["b"], "other": 1}).values()
+    assert list(found) == [{"n_texts": 3, "run_name": "r"}, {"n_texts": 3, "sets": ["b"], "run_name": "r"}]
+
+
 def test_a_list_of_sets_may_be_a_dict_with_labels(sources):
     assert values(sources, sets={"C4": "c4.jsonl"})[1] == {"sets": {"C4": "c4.jsonl"}}
 

@@ -66,7 +66,11 @@ def numbered_notebooks(names: Iterable[str] = (), *, folder: str | Path | None =
 
 
 def run_notebooks(
-    notebooks: Iterable[str | Path], run: Run, parameters: Mapping[str, Any] | None = None
+    notebooks: Iterable[str | Path],
+    run: Run,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    where_known: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Execute notebooks in order for one run, and leave executed copies in ``<run>/notebooks``.
 
@@ -75,6 +79,7 @@ def run_notebooks(
         run: where results go.
         parameters: values for names that the notebooks' parameters cells assign; ``"01.n_texts"`` is for that
             notebook alone.
+        where_known: further values, for those notebooks that have such a parameter.
 
     Returns:
         The executed copies (each with an HTML page of the same name beside it).
@@ -85,7 +90,7 @@ def run_notebooks(
             before any notebook starts.
     """
     sources = {Path(path): nbformat.read(path, as_version=4) for path in notebooks}
-    values = values_for(sources, run.name, parameters or {})
+    values = values_for(sources, run.name, parameters or {}, where_known)
     times = [times_of(notebook, run.folder / "notebooks" / path.name) for path, notebook in sources.items()]
     what = f"{len(sources)} notebook{'s' * (len(sources) != 1)}, {altogether(times)}"
     print(f"{what}; what is stored already is not computed again; results in {run.folder}", flush=True)
@@ -101,7 +106,11 @@ def run_notebooks(
 
 
 def planned(
-    notebooks: Iterable[str | Path], run: Run, parameters: Mapping[str, Any] | None = None
+    notebooks: Iterable[str | Path],
+    run: Run,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    where_known: Mapping[str, Any] | None = None,
 ) -> Iterator[str]:
     """Yield the lines that say what ``run_notebooks`` would do: each notebook's time and parameters.
 
@@ -109,12 +118,13 @@ def planned(
         notebooks: paths.
         run: where results would go.
         parameters: as ``run_notebooks`` takes them; what they set has a star.
+        where_known: as ``run_notebooks`` takes them.
 
     Raises:
         ValueError: as ``run_notebooks``.
     """
     sources = {Path(path): nbformat.read(path, as_version=4) for path in notebooks}
-    values = values_for(sources, run.name, parameters or {})
+    values = values_for(sources, run.name, parameters or {}, where_known)
     times = [times_of(notebook, run.folder / "notebooks" / path.name) for path, notebook in sources.items()]
     for (path, notebook), time_needed in zip(sources.items(), times, strict=True):
         yield f"{path.stem}: {time_needed}"

@@ -56,7 +56,10 @@ def parameters_of(path: Path, notebook: NotebookNode) -> dict[str, Assigned]:
 
 
 def values_for(
-    sources: Mapping[Path, NotebookNode], run_name: str, parameters: Mapping[str, Any]
+    sources: Mapping[Path, NotebookNode],
+    run_name: str,
+    parameters: Mapping[str, Any],
+    where_known: Mapping[str, Any] | None = None,
 ) -> dict[Path, dict[str, Any]]:
     """Return for each notebook those of the given values that it has a name for, and the run's name.
 
@@ -65,13 +68,15 @@ def values_for(
         run_name: value of ``run_name`` in each.
         parameters: by name, for every notebook that has it; ``"01.n_texts"`` is for that notebook alone, and
             goes before ``"n_texts"``.
+        where_known: further values, for those notebooks that have such a name; ``parameters`` go before them.
 
     Raises:
         ValueError: for a name that no notebook has, a value of another kind than the one it replaces, or one
             that no cell can assign.
     """
     assigned = {path: parameters_of(path, notebook) for path, notebook in sources.items()}
-    given: dict[Path, dict[str, Any]] = {path: {} for path in sources}
+    further = where_known or {}
+    given = {path: {name: further[name] for name in further if name in assigned[path]} for path in sources}
     for name in sorted(parameters, key=lambda name: "." in name):
         _check_assignable(name, parameters[name])
         for path in _notebooks_with(name, assigned):
