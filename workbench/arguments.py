@@ -75,6 +75,12 @@ def _check(name: str, value: Any, kind: str) -> None:
         return
     if "Path" in kinds:
         kinds.remove("str")
+    least = _KNOWN["least"].get(name)
+    whole = is_whole(value) or (value is not None and {*kinds} <= {"int", "None", "Any"})
+    if least is not None and whole and not (is_whole(value) and value >= least):
+        raise ValueError(f"{name} must be a whole number >= {least}, got {_shown(value)}")
+    if name in _KNOWN["shares"] and not (_is_number(value) and 0 < value < 1):
+        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
     if name == "model" and kind != "str":
         _check_model(value)
     elif name == "tokenizer":
@@ -89,29 +95,21 @@ def _check(name: str, value: Any, kind: str) -> None:
     elif all(one in _KINDS for one in kinds) and not any(_KINDS[one][1](value) for one in kinds):
         allowed = " or ".join(dict.fromkeys(_KINDS[one][0] for one in kinds))
         raise ValueError(f"{name} must be {allowed}, got {_shown(value)}")
-    least = _KNOWN["least"].get(name)
-    unknown = kind == "Any" and value is not None  # handed on: where None is wrong is said there
-    if least is not None and (unknown or is_whole(value)) and not (is_whole(value) and value >= least):
-        raise ValueError(f"{name} must be a whole number >= {least}, got {_shown(value)}")
-    if name in _KNOWN["shares"] and not 0 < value < 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
     if name in _KNOWN["positive"] and not value > 0:
         raise ValueError(f"{name} must be above 0, got {value!r}")
 
 
 def _check_texts(name: str, texts: Any, may_be_empty: bool) -> None:
     """Refuse texts that no tokenizer can read: half a surrogate pair, as cut JSON escapes leave them."""
-    if not isinstance(texts, list | tuple) or not (texts or may_be_empty):
-        if isinstance(texts, list | tuple):
-            raise ValueError(f"{name} must hold at least one text, got none")
+    if not isinstance(texts, list | tuple):
         return
+    if not texts and not may_be_empty:
+        raise ValueError(f"{name} must hold at least one text, got none")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             continue
         if not text.isascii() and re.search("[\ud800-\udfff]", text):
-            raise ValueError(
-                f"{name} {index} holds half a surrogate pair, which is no character: {text[:40]!r}"
-            )
+            raise ValueError(f"{name} {index} holds half a surrogate pair, no character: {text[:40]!r}")
         if not may_be_empty and not text.strip():
             raise ValueError(f"{name} {index} is empty; leave empty texts out")
 
@@ -200,11 +198,8 @@ def _each(test: Callable[[Any], bool], kind: type = Collection) -> Callable[[Any
 
 
 def _is_frames(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and all(isinstance(one, pd.DataFrame) for one in value.values())
-        and bool(value)
-    )
+    frames = value.values() if isinstance(value, Mapping) else ()
+    return bool(frames) and all(isinstance(one, pd.DataFrame) for one in frames)
 
 
 def _is_path(value: Any) -> bool:
@@ -214,9 +209,8 @@ def _is_path(value: Any) -> bool:
 
 
 def _variants(value: Any) -> bool:
-    return _each(lambda one: hasattr(one, "removed"))(value) and (
-        not hasattr(value, "__len__") or len(value) > 0
-    )
+    several = _each(lambda one: hasattr(one, "removed"))(value)
+    return several and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 def _lists(value: Any) -> bool:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import pandas as pd
+
+#: most characters quoted of another library's message
+_LONGEST = 300
 
 
 def is_whole(value: Any) -> bool:
@@ -74,3 +79,27 @@ def checked(frame: Any, columns: Iterable[str], what: str, *, unique: Iterable[s
 def first_line(error: BaseException) -> str:
     """Return an error's message in one line, its kind where it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
+    """Turn a library's errors of these kinds into a ValueError of one line that begins with `what`."""
+    try:
+        yield
+    except kinds as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
+        kind = "" if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: "
+        raise ValueError(f"{what}: {kind}{said[:_LONGEST]}{hint}") from error
+
+
+def checked_interval(confidence: Any, seed: Any) -> None:
+    """Raise a ValueError unless these are a coverage and a seed: to call before anything runs for hours.
+
+    >>> checked_interval(95, 0)
+    Traceback (most recent call last):
+    ValueError: confidence must be between 0 and 1, got 95
+    """
+    if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence!r}")
+    whole_number(seed, "seed", least=0)

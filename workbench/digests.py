@@ -67,9 +67,7 @@ def weights_digest(model: Any) -> str:
         whole.update(_sums_once(tensor, looks[name]))
         if scales := getattr(tensor, "quant_state", None):
             # of bitsandbytes: the packed weights are half of it
-            held = sorted(
-                (name, value) for name, value in scales.as_dict().items() if hasattr(value, "data_ptr")
-            )
+            held = sorted(pair for pair in scales.as_dict().items() if hasattr(pair[1], "data_ptr"))
             whole.update(b"".join(_sums(value) for _, value in held))
     return whole.hexdigest()
 

@@ -1,4 +1,4 @@
-"""Where things lie: the checkout, the demo world in it, and the folder of all runs."""
+"""Where things lie: the checkout, the demo world in it, the folders of runs and of fetched models."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def runs_folder() -> Path:
     if chosen := os.environ.get("WORKBENCH_RUNS"):
         return Path(chosen).expanduser()
     return (ROOT if in_checkout() else Path.cwd()) / "data" / "runs"
+
+
+def models_folder() -> Path:
+    """Return the folder of models that were fetched: ``data/models`` of the checkout, else of here."""
+    return (ROOT if in_checkout() else Path.cwd()) / "data" / "models"
 
 
 def short_name(name: str | Path) -> str:

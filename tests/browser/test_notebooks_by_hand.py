@@ -15,7 +15,7 @@ from workbench.runs.run import Run, open_run
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 #: the demo in 00, as small as it goes; the notebooks after it on the second setting
-SMALL = ["00.model_name='demo'", "00.n_texts=8", "00.n_examples=48", "00.n_items=4"]
+SMALL = ["00.model_name='demo'", "00.n_story_texts=8", "00.n_story_examples=48", "00.n_items=4"]
 NAMES = (
     *("00_start_here", "01_angular_distance", "02_pick_blocks", "03_self_distillation", "04_healing"),
     *("05_evaluation", "06_forgetting"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from workbench.data.answers import final_answer, without_calculator_marks, without_thoughts
+from workbench.data.files import read_rows
 from workbench.data.quantities import parse_number, same_answer, same_number
-from workbench.data.sources import read_rows
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tiny import tiny_tokenizer
 
 from workbench.data.export import export_chat
 from workbench.data.instructions import user_message
-from workbench.generation.responses import chat_prompt
+from workbench.generation.prompts import chat_prompt
 
 STRANGE = 'Grüße "quoted",\nnew line\u2028and 数学 $x<5$ \\frac{1}{2}\t<|end|>'
 

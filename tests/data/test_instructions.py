@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from folders import write_jsonl
 
+import workbench as wb
 from workbench.data.instructions import FIELDS, conversation, field_text, load_instructions, user_message
 
 
@@ -92,7 +93,7 @@ def test_the_demo_sets_are_in_the_one_form():
 )
 def test_bad_instruction_arguments_give_one_clear_line(arguments, words):
     with pytest.raises(ValueError) as error:
-        load_instructions(**arguments)
+        wb.load_instructions(**arguments)
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
 

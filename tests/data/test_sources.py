@@ -52,21 +52,6 @@ def test_a_sample_stops_when_it_has_enough_and_passes_rows_over():
     assert sorted(seven + rest) == rows[1::2]
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ((0,), "n must be a whole number >= 1, got 0"),
-        (("3",), "n must be a whole number >= 1, got '3'"),
-        ((3, -1), "seed must be a whole number >= 0, got -1"),
-        ((3, None), "seed must be a whole number >= 0, got None"),
-        ((3, 0, -2), "skip must be a whole number >= 0, got -2"),
-    ],
-)
-def test_a_draw_is_checked_before_anything_is_read(values, words):
-    with pytest.raises(ValueError, match=words):
-        Draw(*values)
-
-
 def test_missing_fields_are_empty_text_and_what_holds_several_is_none():
     assert [as_text(value, "x") for value in (None, float("nan"), 3, "x")] == ["", "", "3", "x"]
     for value in (["a"], {"a": 1}, b"a", "a\ud800"):

@@ -11,6 +11,7 @@ import pytest
 from folders import write_jsonl
 from tiny import tiny_tokenizer
 
+import workbench as wb
 from workbench.data.texts import DEMO_CORPORA, fingerprint, load_texts
 
 
@@ -74,7 +75,7 @@ def test_the_demo_corpora_are_there():
         ({"name": "demo", "n": 2.0}, ["n must be", "2.0"]),
         ({"name": "demo-german", "n": 10**6}, ["n must be at most", "got 1000000"]),
         ({"name": ["good", "", "more"]}, ["number 1", "''"]),
-        ({"name": ["good", None]}, ["number 1", "None"]),
+        ({"name": ["good", None]}, ["a list of texts", "None"]),
         ({"name": []}, ["no usable row"]),
         ({"name": "demo", "seed": -1}, ["seed must be", ">= 0", "got -1"]),
         ({"name": "demo", "min_length": "5"}, ["min_length must be", "'5'"]),
@@ -89,7 +90,7 @@ def test_the_demo_corpora_are_there():
 )
 def test_bad_text_arguments_give_one_clear_line(arguments, words):
     with pytest.raises(ValueError) as error:
-        load_texts(**arguments)
+        wb.load_texts(**arguments)
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
 

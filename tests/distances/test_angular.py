@@ -13,6 +13,7 @@ from flows import flow_model
 from skipping import TEXTS, raw_states
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 
+import workbench as wb
 from workbench.data.texts import load_texts
 from workbench.distances.angular import angular_distance, angular_distances, block_angles
 from workbench.distances.blocks import best_blocks
@@ -370,7 +371,7 @@ class TestEndPoints:
     )
     def test_errors(self, model, tokenizer, options, message):
         with pytest.raises(ValueError, match=message):
-            block_angles(model, tokenizer, TEXTS, progress=False, **options)
+            wb.block_angles(model, tokenizer, TEXTS, progress=False, **options)
 
     def test_cut_elsewhere_the_demo_chooses_other_blocks(self, demo_model):
         """At full stops alone the pick looks certain; at other tokens it is another one."""

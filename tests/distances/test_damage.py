@@ -9,6 +9,7 @@ import torch
 from skipping import TEXTS, skipping
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 
+import workbench as wb
 from workbench.distances.angular import angular_distances
 from workbench.distances.blocks import best_blocks
 from workbench.distances.damage import block_damage, least_harmful
@@ -218,6 +219,7 @@ def test_a_text_given_many_times_is_one_text_to_every_interval(model, tokenizer)
 def test_interval_and_seed_are_checked_before_any_pass(tokenizer, options, message):
     model = tiny_model("llama")
     model.model.embed_tokens.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
-    for measure in (angular_distances, block_influence, removal_similarity, partial(block_damage, sizes=[1])):
+    measures = (wb.angular_distances, wb.block_influence, wb.removal_similarity)
+    for measure in (*measures, partial(wb.block_damage, sizes=[1])):
         with pytest.raises(ValueError, match=message):
             measure(model, tokenizer, TEXTS, progress=False, **options)

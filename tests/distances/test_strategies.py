@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from frames import random_distances
 
+import workbench as wb
 from workbench.distances.blocks import parse_layers
 from workbench.distances.strategies import (
     deepest_blocks,
@@ -52,7 +53,7 @@ class TestStrategies:
 
     def test_n_draws(self):
         with pytest.raises(ValueError, match="n_draws must be a whole number >= 1, got 0"):
-            random_layers(8, [2], n_draws=0)
+            wb.random_layers(8, [2], n_draws=0)
 
     def test_all_in_one_frame(self):
         frame = removal_strategies(random_distances(), [2, 5], n_draws=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+import workbench as wb
 from workbench.data.instructions import load_instructions
 from workbench.evaluation.contamination import check_contamination, contamination_summary, evaluation_prompts
 
@@ -136,4 +137,4 @@ def test_the_test_problems_of_a_task_are_found_in_it(shared_data):
 )
 def test_bad_input_is_one_clear_line(examples, evaluation, options, message):
     with pytest.raises(ValueError, match=message):
-        check_contamination(examples, evaluation, **options)
+        wb.check_contamination(examples, evaluation, **options)

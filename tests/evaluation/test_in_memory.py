@@ -19,7 +19,7 @@ from workbench.evaluation import in_memory
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.items import compare_items, read_items
 from workbench.evaluation.perplexity import perplexity
-from workbench.generation.responses import chat_prompt
+from workbench.generation.prompts import chat_prompt
 
 MARK = 4
 LONG = "Anna gives 12 apples to Ben by the river. " * 4

@@ -12,6 +12,7 @@ import torch
 from scoring import PACKAGED, read_jsonl
 from tiny import tiny_model
 
+import workbench as wb
 from workbench.data.texts import load_texts
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.items import read_items
@@ -171,10 +172,10 @@ def test_windows_are_those_of_the_papers_and_never_longer_than_the_model(tokeniz
         assert frame.attrs["max_length"] == max(lengths) == expected
         assert sorted(read_items(tmp_path / "items.jsonl")["prompt"]) == sorted(pages)
     with pytest.raises(ValueError, match="n must be a whole number >= 1, got 0"):
-        corpus_perplexity(model, tokenizer, "c4", data=tmp_path, n=0)
+        wb.corpus_perplexity(model, tokenizer, "c4", data=tmp_path, n=0)
 
 
 @pytest.mark.parametrize("texts", [[], "one text", ["fine text", ""], ["fine text", "a"], ["text", None]])
 def test_texts_that_cannot_be_scored_are_refused(model, tokenizer, texts):
     with pytest.raises(ValueError, match="text"):
-        perplexity(model, tokenizer, texts, progress=False)
+        wb.perplexity(model, tokenizer, texts, progress=False)

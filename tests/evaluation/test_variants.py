@@ -13,6 +13,7 @@ from scoring import CHOICE, GENERATE, load_manager, rows, write_jsonl
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
+import workbench as wb
 from workbench.evaluation import evaluate as module
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.harness import shot_order
@@ -281,7 +282,7 @@ def test_every_number_and_order_is_one_measurement(long_model, tokenizer, sums):
 )
 def test_ablations_out_of_range_are_refused(long_model, tokenizer, sums, settings, message):
     with pytest.raises(ValueError, match=message):
-        shot_ablation(long_model, tokenizer, "toy_sums", include=sums, progress=False, **settings)
+        wb.shot_ablation(long_model, tokenizer, "toy_sums", include=sums, progress=False, **settings)
 
 
 def test_seeds_are_variants_of_one_method(long_model, tokenizer, sums, run):

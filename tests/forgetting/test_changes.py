@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import workbench as wb
 from workbench.forgetting import changes as module
 from workbench.forgetting.changes import (
     answer_form,
@@ -112,7 +113,7 @@ def test_the_farthest_are_the_least_similar_with_both_texts():
         at = int(row.id[1:])
         assert (row[4], row[5]) == (BASE[at], TERSE[at])
     with pytest.raises(ValueError, match="n must be a whole number >= 1, got 0"):
-        farthest_responses(similarities, base, others, n=0)
+        wb.farthest_responses(similarities, base, others, n=0)
 
 
 def test_the_map_is_the_principal_plane_and_links_equal_texts():

@@ -13,7 +13,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 from workbench.forgetting import divergence as module
 from workbench.forgetting.divergence import divergence_by_response, token_divergence, token_texts
-from workbench.healing.adapters import RECORD, lora_targets, new_adapter
+from workbench.healing.adapters import lora_targets, new_adapter
+from workbench.healing.records import RECORD
 from workbench.models.layers import kept_layers
 from workbench.pruning.removal import without_layers
 from workbench.runs.variant import Variant

@@ -9,7 +9,8 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from workbench.generation.engines import by_length
-from workbench.generation.responses import chat_prompt, generate_responses
+from workbench.generation.prompts import chat_prompt
+from workbench.generation.responses import generate_responses
 from workbench.models.layers import decoder_forward
 
 

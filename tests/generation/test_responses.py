@@ -15,19 +15,12 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from transformers.utils import chat_template_utils
 
+import workbench as wb
 from workbench.generation.engines import in_halves
-from workbench.generation.responses import (
-    PLAIN_PROMPT,
-    asked_ids,
-    chat_prompt,
-    context_length,
-    end_tokens,
-    generate_responses,
-    respond,
-    response_batches,
-    token_ids,
-)
+from workbench.generation.prompts import chat_prompt, context_length, end_tokens, token_ids
+from workbench.generation.responses import asked_ids, generate_responses, respond, response_batches
 from workbench.healing.distillation import self_distill
+from workbench.models.templates import PLAIN_PROMPT
 from workbench.runs.files import locked
 
 TEXTS = [
@@ -184,8 +177,6 @@ def test_bos_stands_once():
         ({"prompts": ["fine", " "]}, ["not empty", "number 1"]),
         ({"prompts": ["fine", "word " * 400]}, ["prompts 1", "context of 256", "max_new_tokens"]),
         ({"max_new_tokens": 256}, ["prompts 0", "context of 256"]),
-        ({"max_new_tokens": 0}, ["max_new_tokens", "got 0"]),
-        ({"batch_size": 0}, ["batch_size", "got 0"]),
         ({"temperature": -1}, ["temperature", "got -1"]),
     ],
 )
@@ -287,13 +278,15 @@ def test_prompts_may_be_tokens(llama, tokenizer, prompts, tmp_path):
     ("options", "words"),
     [
         ({"max_new_tokens": "8"}, "max_new_tokens must be"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number >= 1, got 0"),
         ({"seed": 1.5}, "seed must be"),
         ({"seed": -1}, "seed"),
     ],
 )
 def test_settings_are_checked_before_anything_runs(llama, tokenizer, options, words):
     with pytest.raises(ValueError, match=words):
-        ask(llama, tokenizer, ["Hi"], temperature=1.0, **options)
+        wb.generate_responses(llama, tokenizer, ["Hi"], temperature=1.0, **options)
 
 
 def test_a_journal_is_a_file(llama, tokenizer, tmp_path):

@@ -20,9 +20,10 @@ from healed import (
 from interrupts import Interrupt, moments, traced
 from tiny import tiny_config, tiny_model, tiny_tokenizer
 
-from workbench.healing.adapters import as_variant, lora_targets, merge_adapter_, read_record, with_adapter
+from workbench.healing.adapters import as_variant, lora_targets, merge_adapter_, with_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
+from workbench.healing.records import read_record
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers
 from workbench.models.loading import load_model
@@ -30,21 +31,6 @@ from workbench.pruning.removal import prune_, without_layers
 from workbench.pruning.saving import save_pruned
 from workbench.runs.run import open_run
 from workbench.runs.variant import Variant
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture
-def model():
-    return tiny_model("llama")
-
-
-@pytest.fixture
-def examples():
-    return make_examples()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 
 from workbench.data.instructions import FIELDS, load_instructions
-from workbench.generation.responses import chat_prompt, generate_responses
+from workbench.generation.prompts import chat_prompt, token_ids
+from workbench.generation.responses import generate_responses
 from workbench.healing import distillation
 from workbench.healing.distillation import (
     RewriteTemplate,
@@ -22,11 +23,6 @@ from workbench.healing.distillation import (
 )
 
 SHORT = RewriteTemplate(math="Q: {instruction} R: {reference}", open="Q: {instruction} R: {reference}")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +250,7 @@ def test_with_more_tokens_only_what_was_cut_off_is_rewritten_again(
 
     def room(row):
         prompt = chat_prompt(tokenizer, rewrite_message(SHORT, row))
-        return 256 - len(responses.token_ids(tokenizer, [prompt])[0])
+        return 256 - len(token_ids(tokenizer, [prompt])[0])
 
     while room(examples.loc[3].to_dict()) >= 16:  # fits with 8 new tokens, not with 16
         examples.loc[3, "instruction"] += " a"

@@ -17,11 +17,6 @@ from workbench.healing.folders import values_digest
 ONE = HealingConfig(**{**QUICK.__dict__, "max_steps": 1})
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
 @pytest.fixture
 def model():
     return tiny_model("llama", num_hidden_layers=3)

@@ -28,24 +28,10 @@ from healed import (
 )
 from tiny import tiny_model, tiny_tokenizer
 
+import workbench as wb
 from workbench.healing.adapters import merge_adapter_, with_adapter
 from workbench.healing.config import HealingConfig
 from workbench.pruning.removal import prune_, without_layers
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture
-def model():
-    return tiny_model("llama")
-
-
-@pytest.fixture
-def examples():
-    return make_examples()
 
 
 def test_the_same_seed_gives_the_same_adapter(model, tokenizer, examples, tmp_path):
@@ -228,7 +214,6 @@ def test_healing_on_plain_texts_is_the_same_call(model, tokenizer, tmp_path):
         ({"examples": make_examples(3).assign(reference=["a", "", "b"])}, "'row-1' has none"),
         ({"config": HealingConfig(max_length=4)}, "no prompt fits max_length=4"),
         ({"config": HealingConfig(targets=["w9"])}, "targets must be"),
-        ({"config": {"rank": 4}}, "config must be a HealingConfig, got dict"),
         ({"config": HealingConfig(max_steps=4, warmup_steps=4)}, "warmup_steps must be below the 4 updates"),
         ({"config": HealingConfig(epochs=1e-3)}, "epochs=0.001 of 3 examples is not one"),
         ({"examples": make_examples(3).assign(reference=[5, 2, 7])}, "column reference.*got 5 in row row-0"),
@@ -242,8 +227,6 @@ def test_healing_on_plain_texts_is_the_same_call(model, tokenizer, tmp_path):
         ({"patience": 2}, "patience needs held_out"),
         ({"evaluate_every": 2}, "evaluate_every needs held_out"),
         ({"keep": "least", "held_out": make_examples(5)}, "keep must be one of last, best, got 'least'"),
-        ({"patience": 0, "held_out": make_examples(5)}, "patience must be a whole number"),
-        ({"evaluate_every": 1.5, "held_out": make_examples(5)}, "evaluate_every must be a whole number"),
         ({"held_out": make_examples(2)}, "held_out must hold other examples.*2 of 2 are among them"),
         ({"held_out": make_examples(5).assign(reference="")[3:]}, "held_out: column reference must hold"),
     ],
@@ -253,6 +236,21 @@ def test_bad_input_gives_one_clear_line(model, tokenizer, tmp_path, change, word
     with pytest.raises(ValueError, match=words) as error:
         run(**{**arguments, **change})
     assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": {"rank": 4}}, "config must be a HealingConfig or None, got"),
+        ({"patience": 0}, "patience must be a whole number >= 1, got 0"),
+        ({"evaluate_every": 1.5}, "evaluate_every must be a whole number >= 1, got 1.5"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_by_name(model, tokenizer, tmp_path, change, words):
+    options = {"held_out": make_examples(5), "out": tmp_path / "a", **change}
+    with pytest.raises(ValueError, match=words):
+        wb.heal(model, tokenizer, make_examples(3), **options)
     assert not any(tmp_path.iterdir())
 
 

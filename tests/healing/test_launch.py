@@ -19,6 +19,7 @@ from healed import make_examples, stop_at
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
 
+import workbench as wb
 from workbench.__main__ import main
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
@@ -41,7 +42,7 @@ def model_folder(tmp_path_factory):
 
 def planned(model_folder, tmp_path, examples, name="a", **options):
     options = {"layers": [2, 3], "config": CONFIG, **options}
-    return plan_training(tmp_path / "plans" / name, str(model_folder), examples, **options)
+    return wb.plan_training(tmp_path / "plans" / name, str(model_folder), examples, **options)
 
 
 def launched(plan, root, cwd, **options):
@@ -167,7 +168,7 @@ def test_wrong_plans_give_one_line(model_folder, tmp_path, capsys):
         ({"processes": 8}, "must share the plan's batch_size 8 evenly, in micro-batches of 2, got 8"),
     ]:
         with pytest.raises(ValueError, match=words):
-            launch_command(plan, **options)
+            wb.launch_command(plan, **options)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"layers": []}', '{"meals": 3}'])
@@ -191,10 +192,10 @@ BAD = {
         "every reference; row 0",
     ),
     "no rows": ({"examples": []}, "at least one row"),
-    "one text": ({"examples": "a story"}, "must be a frame or a list of texts"),
-    "no texts": ({"examples": [1, 2]}, "every text; row 0"),
+    "one text": ({"examples": "a story"}, "must be a pandas DataFrame or a list of texts"),
+    "no texts": ({"examples": [1, 2]}, "a list of texts, got"),
     "a negative layer": ({"layers": [-1]}, "layers must be a whole number >= 0, got -1"),
-    "half a layer": ({"layers": [1.5]}, "layers must be a whole number >= 0, got 1.5"),
+    "half a layer": ({"layers": [1.5]}, "layers must be whole numbers"),
     "a preset's name": ({"config": "sdd"}, "config must be a HealingConfig"),
     "another type": ({"dtype": "float8"}, "dtype must be one of"),
     "other bits": ({"quantization": "int8"}, "quantization must be one of"),

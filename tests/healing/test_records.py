@@ -8,7 +8,7 @@ import pytest
 import torch
 from healed import logits, make_examples, run, same_state, state
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model
 
 from workbench.healing.adapters import merge_adapter_, with_adapter
 from workbench.healing.config import HealingConfig
@@ -81,11 +81,6 @@ DAMAGE = {
     "trained biases": (set_in(SETTINGS, bias="all"), "must be a LoRA adapter with bias 'none'"),
     "another rank": (set_in(SETTINGS, r=5), "cannot be put on the model"),
 }
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])

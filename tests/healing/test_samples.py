@@ -13,14 +13,15 @@ from healed import (
     make_examples,
     run,
 )
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from workbench.data.instructions import load_instructions
-from workbench.generation.responses import PLAIN_PROMPT, chat_prompt
+from workbench.generation.prompts import chat_prompt
 from workbench.healing.adapters import with_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.losses import response_loss
+from workbench.healing.order import training_order
 from workbench.healing.samples import (
     NO_SAMPLE,
     OrderedSamples,
@@ -29,25 +30,10 @@ from workbench.healing.samples import (
     digest,
     read_samples,
     text_samples,
-    training_order,
 )
 from workbench.models.chat import render_chat
+from workbench.models.templates import PLAIN_PROMPT
 from workbench.pruning.removal import without_layers
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture
-def model():
-    return tiny_model("llama")
-
-
-@pytest.fixture
-def examples():
-    return make_examples()
 
 
 @pytest.mark.parametrize("template", [True, False])

@@ -14,8 +14,9 @@ import pytest
 import torch
 from healed import logits, make_examples, same_state, state
 from optuna.distributions import CategoricalDistribution
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model
 
+import workbench as wb
 from workbench.healing.adapters import with_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
@@ -35,19 +36,14 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
 def sets():
     rows = make_examples(24)
     return rows[:16], rows[16:].reset_index(drop=True)
 
 
-def search(model, tokenizer, sets, out, **options):
+def search(model, tokenizer, sets, out, by=tune, **options):
     options = {"grid": GRID, "config": BASE, "progress": False, **options}
-    return tune(model, tokenizer, *sets, out=out, **options)
+    return by(model, tokenizer, *sets, out=out, **options)
 
 
 def test_the_grid_is_the_papers():
@@ -126,6 +122,7 @@ import workbench.healing.study
 import workbench.healing.trainer as trainer
 workbench.healing.study.HEARTBEAT, workbench.healing.study.GRACE = 1, 3
 from test_search import *
+from tiny import tiny_tokenizer
 report = trainer._ResponseTrainer._report
 def slow(self, update):
     report(self, update)
@@ -217,7 +214,7 @@ def test_two_workers_share_the_work(model, tokenizer, sets, tmp_path, root, impa
 )
 def test_bad_searches_give_one_line_before_any_work(model, tokenizer, sets, tmp_path, options, words):
     with pytest.raises(ValueError, match=words):
-        search(model, tokenizer, sets, tmp_path / "a", **options)
+        search(model, tokenizer, sets, tmp_path / "a", by=wb.tune, **options)
     assert not (tmp_path / "a").exists()
 
 

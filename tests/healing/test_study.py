@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from healed import make_examples
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model
 
 from workbench.healing.config import HealingConfig
 from workbench.healing.search import read_trials, tune
@@ -16,11 +16,6 @@ CONFIG = HealingConfig(max_steps=1, max_length=64, batch_size=4)
 @pytest.fixture
 def model():
     return tiny_model("llama", num_hidden_layers=3)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")

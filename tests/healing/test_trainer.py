@@ -32,21 +32,6 @@ from workbench.healing.trainer import LOG_COLUMNS
 from workbench.pruning.removal import without_layers
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture
-def model():
-    return tiny_model("llama")
-
-
-@pytest.fixture
-def examples():
-    return make_examples()
-
-
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "granite", "opt", "bloom"])
 def test_the_first_loss_is_the_mean_over_the_learned_tokens(architecture, tokenizer, examples, tmp_path):
     model = tiny_model(

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 from healed import QUICK, make_examples, run, same_weights, stop_at
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model
 
 from workbench.healing import heal as heal_module
 from workbench.healing.adapters import with_adapter
@@ -18,11 +18,6 @@ from workbench.plots.healing import loss_curve
 from workbench.widgets.live import LiveLoss, _status
 
 HELD = make_examples(32)[20:]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 @pytest.fixture
@@ -99,11 +94,11 @@ def test_an_early_stop_is_one_also_after_a_kill(model, tokenizer, tmp_path, monk
     def killed(*_):
         raise MemoryError
 
-    store = heal_module.store
-    monkeypatch.setattr(heal_module, "store", killed)
+    store = heal_module.folders.store
+    monkeypatch.setattr(heal_module.folders, "store", killed)
     with pytest.raises(MemoryError):
         overfitting(model, tokenizer, tmp_path / "a", keep="best", patience=2)
-    monkeypatch.setattr(heal_module, "store", store)
+    monkeypatch.setattr(heal_module.folders, "store", store)
     rows = []
     found = overfitting(model, tokenizer, tmp_path / "a", keep="best", patience=2, progress=rows.append)
     assert rows == []

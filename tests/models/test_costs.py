@@ -11,6 +11,7 @@ from tiny import CONFIGS, LAYERS, tiny_config, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
+import workbench as wb
 from workbench.models.costs import block_savings, flop_counts, parameter_counts
 from workbench.pruning.removal import prune_, without_layers
 
@@ -271,7 +272,7 @@ def test_what_is_no_decoder_and_no_context() -> None:
     ):
         parameter_counts(T5Config())
     with pytest.raises(ValueError, match="context must be a whole number >= 1, got 0"):
-        flop_counts(tiny_config("llama"), context=0)
+        wb.block_savings(tiny_config("llama"), context=0)
 
 
 def test_of_an_architecture_that_is_not_counted_exactly_it_is_said() -> None:

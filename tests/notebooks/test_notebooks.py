@@ -47,7 +47,9 @@ def test_a_page_gives_its_question_its_method_and_where_it_ran(path: Path):
     assert "**Method.**" in first and first.count("$$") == 2
     assert re.search(r"\]\(https://arxiv\.org/abs/\d{4}\.\d{5}\)[^\n]*(?:section|table|figure)", first)
     assert re.search(r"\*About \d+ s in all on two CPU cores", first)
-    assert sum("wb.about(model)" in source for source in sources(path, "code")) == 1
+    code = sources(path, "code")
+    of_model = any("load_model" in source for source in code)
+    assert sum("wb.about(model)" in source for source in code) == of_model
     assert re.search(r"\]\(\d\d_\w+\.ipynb\)", rest[-1]), "what to open next"
 
 
@@ -97,5 +99,5 @@ def test_a_second_run_computes_no_stage_again(demo_run: Run):
 def test_every_result_tells_where_it_came_from(demo_run: Run):
     for name in demo_run.files():
         told = demo_run.provenance(name)
-        assert told["command"].startswith("notebook 0"), name
+        assert told["command"].startswith("notebook "), name
         assert json.dumps(told["inputs"]) != "null", name

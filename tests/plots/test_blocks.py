@@ -9,17 +9,18 @@ from drawn import ablation_frame
 from frames import damage_frame, distance_frame
 
 import workbench as plots
+from workbench.agreement import rank_agreement
 from workbench.plots import style
-from workbench.statistics import rank_agreement
 
 
 def test_a_loss_that_fell_stays_on_the_log_axes(distances, damage):
     fell = damage.assign(damage=damage["damage"].where(damage["start"] != 2, -0.01))
     points = plots.distance_vs_damage(distances, fell).data[0]
-    assert min(points.y) == 1e-3
+    floor = style.log_floor(fell["damage"])
+    assert 0 < floor < fell.loc[fell["damage"] > 0, "damage"].min() and min(points.y) == floor
     assert list(points.customdata[2]) == ["2", -0.01]
     panel = plots.metric_comparison({"damage": fell}).data[0]
-    assert panel.y[2] == 1e-3
+    assert panel.y[2] == style.log_floor(fell.query("size == 1")["damage"])
     assert panel.customdata[2] == -0.01
     assert panel.marker.size[2] == max(panel.marker.size)
 
@@ -27,9 +28,9 @@ def test_a_loss_that_fell_stays_on_the_log_axes(distances, damage):
 def test_lines_show_each_size_and_its_interval(distances):
     fig = plots.distance_lines(distances, sizes=[2, 5])
     lines = {trace.name: trace for trace in fig.data if trace.mode == "lines+markers"}
-    assert set(lines) == {"2", "5"}
+    assert set(lines) == {"2 layers", "5 layers"}
     two = distances[distances["size"] == 2]
-    assert list(lines["2"].y) == list(two["distance"])
+    assert list(lines["2 layers"].y) == list(two["distance"])
     band = fig.data[0]
     assert list(band.y) == [*two["ci_high"], *two["ci_low"][::-1]]
     with pytest.raises(ValueError, match=r"sizes must be some of .* got \[9\]"):
@@ -51,10 +52,11 @@ def test_the_scatter_states_the_agreement_of_each_size(distances, damage):
     fig = plots.distance_vs_damage(distances, damage)
     agreement = rank_agreement({"a": distances, "b": damage}, by="size").set_index("size")
     for trace in fig.data:
-        size = int(trace.name.split(":")[0])
+        size = int(trace.name.split(" ")[0])
         expected = agreement.loc[size]
         assert trace.name == (
-            f"{size}: {expected['spearman']:.2f} [{expected['ci_low']:.2f}, {expected['ci_high']:.2f}]"
+            f"{size} layer{'s' * (size > 1)}: {expected['spearman']:.2f} "
+            f"[{expected['ci_low']:.2f}, {expected['ci_high']:.2f}], n={len(trace.x)}"
         )
     assert sum(len(trace.x) for trace in fig.data) == len(damage)
     few = plots.distance_vs_damage(distances, damage, sizes=[4]).data[0]
@@ -62,7 +64,7 @@ def test_the_scatter_states_the_agreement_of_each_size(distances, damage):
     assert (
         plots.distance_vs_damage(distances, damage[damage["size"] == 1].head(2))
         .data[0]
-        .name.endswith("few blocks")
+        .name.endswith("few blocks (n=2)")
     )
 
 
@@ -88,19 +90,20 @@ def test_metrics_without_single_layers_are_refused(distances):
 def test_what_lies_below_a_log_axis_is_marked_and_keeps_its_number(distances, damage):
     low = damage.assign(damage=damage["damage"].where(damage["start"] % 3 != 2, -0.01))
     fig = plots.distance_vs_damage(distances, low)
-    (marks,) = [trace for trace in fig.data if trace.name == "less than 0.001"]
-    below = distances.merge(low[low["damage"] < 1e-3][["start", "size"]])
-    assert sorted(marks.x) == sorted(below["distance"]) and set(marks.y) == {1e-3}
-    assert fig.layout.yaxis.ticktext[0] == "≤ 0.001"
+    floor = style.log_floor(low["damage"])
+    (marks,) = [trace for trace in fig.data if trace.name == f"less than {floor:g}"]
+    below = distances.merge(low[low["damage"] < floor][["start", "size"]])
+    assert sorted(marks.x) == sorted(below["distance"]) and set(marks.y) == {floor}
+    assert fig.layout.yaxis.ticktext[0] == f"≤ {floor:g}"
     panel = plots.metric_comparison({"damage": low})
     symbols = panel.data[0].marker.symbol
     single = low[low["size"] == 1].sort_values("start")["damage"]
-    assert [one == "triangle-down" for one in symbols] == list(single < 1e-3)
-    # nothing below: no mark, and the axis begins at a decade near the least
+    assert [one == "triangle-down" for one in symbols] == list(single < style.log_floor(single))
+    # nothing below: no mark, and the axis begins near the least
     high = damage.assign(damage=damage["damage"].abs() + 0.2)
     fig = plots.distance_vs_damage(distances, high)
     assert not any("less than" in trace.name for trace in fig.data)
-    assert fig.layout.yaxis.ticktext[0] == "0.1"
+    assert fig.layout.yaxis.ticktext[0] == "0.2"
 
 
 @pytest.mark.parametrize("similarity", [[1.0] * 7, [1.0, 0.9, 0.8, 1.0, 0.7, 0.6, 0.5], [1.0000001] * 7])
@@ -118,15 +121,16 @@ def test_metrics_of_zero_and_less_are_drawn_apart_from_the_least_above(similarit
         assert fig.layout.yaxis.type != "log" and list(panel.y) == pytest.approx(costs)
 
 
-@pytest.mark.parametrize("template", ["screen", "paper"])
+@pytest.mark.parametrize("template", style.TEMPLATES)
 @pytest.mark.parametrize("n_layers", [6, 40])
 def test_a_legend_of_many_sizes_stands_beside_the_points_and_fits(n_layers, template):
     plots.use_template(template)
     distances = distance_frame(n_layers, n_texts=3)
     fig = plots.distance_vs_damage(distances, damage_frame(distances, sizes=tuple(range(1, n_layers))))
     entries, font = len(fig.data), style.current_template().layout.font.size
-    assert (fig.layout.legend.x > 1) == (entries > 6)
-    assert fig.layout.height >= (1.5 * font * entries if entries > 6 else 0)
+    assert (fig.layout.legend.x > 1) == (template != "column")
+    beside = fig.layout.margin.b if template == "column" else fig.layout.height
+    assert beside >= 1.5 * font * entries
 
 
 def test_no_label_of_the_calibration_figure_is_cut_or_runs_into_another_panel():

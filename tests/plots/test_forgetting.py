@@ -32,11 +32,12 @@ def test_pairs_are_ordered_by_the_farthest_variant_and_stay_pairs():
     frame = similarity_frame(25)
     fig = plots.similarity_pairs(frame.sample(frac=1, random_state=0))
     table = frame.pivot(index="id", columns="variant", values="similarity")
-    points = {trace.name: trace for trace in fig.data if trace.name}
-    farthest = points[table.mean().idxmin()]
-    assert list(farthest.y) == sorted(farthest.y)
-    for name, trace in points.items():
-        assert [table.loc[int(id_), name] for (id_,) in trace.customdata] == list(trace.y)
+    (cells,) = fig.data
+    rows = dict(zip(fig.layout.yaxis.ticktext, np.array(cells.z), strict=True))
+    farthest = rows[table.mean().idxmin()]
+    assert set(rows) == set(table) and list(farthest) == sorted(farthest)
+    for name, values in rows.items():
+        assert [table.loc[int(id_), name] for id_ in cells.text[0]] == list(values)
     with pytest.raises(ValueError, match="every id for every variant"):
         plots.similarity_pairs(frame.iloc[1:])
 
@@ -44,9 +45,9 @@ def test_pairs_are_ordered_by_the_farthest_variant_and_stay_pairs():
 def test_forms_are_shares_and_lengths_ratios():
     fig = plots.answer_forms(change_frame())
     bars = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in fig.data if trace.type == "bar"}
-    assert bars["the answer is 7"] == {"base": 0.6, "pruned": 0.6, "pruned + SFT": 0}
-    assert bars["#### 7"]["pruned + SFT"] == 0.9
-    assert "boxed" not in bars
+    assert bars["in a sentence"] == {"base": 0.6, "pruned": 0.6, "pruned + SFT": 0}
+    assert bars["after ####"]["pruned + SFT"] == 0.9
+    assert "in a box" not in bars
     ratio = next(trace for trace in fig.data if trace.type == "scatter" and trace.y[0] == "pruned + SFT")
     frame = change_frame().query("variant == 'pruned + SFT'")
     assert ratio.x[0] == pytest.approx(frame["length"].sum() / frame["base_length"].sum())
@@ -64,15 +65,17 @@ def test_divergences_are_on_decades_with_the_mean_over_tokens():
     assert fig.layout.xaxis.ticktext[0] == "≤ 0.0001"
 
 
-def test_the_map_joins_the_same_prompts_on_the_same_axes():
+def test_the_map_has_every_response_and_an_arrow_from_mean_to_mean():
     frame = map_frame()
     fig = plots.similarity_map(frame.sort_values(["variant", "id"], ascending=[True, False]))
     base, far = (frame[frame["variant"] == name].set_index("id") for name in ("base", "pruned + SFT"))
-    panel = [trace for trace in fig.data if trace.xaxis == ("x2")]
-    links = next(trace for trace in panel if trace.mode == "lines")
-    ends = np.array(links.x, dtype=float).reshape(-1, 3)[:, :2]
-    assert sorted(map(tuple, ends)) == sorted(zip(base["x"], far["x"], strict=True))
-    assert "31% of the variance" in fig.layout.xaxis.title.text + (fig.layout.xaxis2.title.text or "")
+    panel = {trace.name: trace for trace in fig.data if trace.xaxis == "x2"}
+    assert sorted(panel["base"].x) == sorted(base["x"])
+    assert sorted(panel["pruned + SFT"].y) == sorted(far["y"])
+    (arrow,) = [note for note in fig.layout.annotations if note.showarrow]  # the other one moved nowhere
+    assert (arrow.x, arrow.ax) == pytest.approx((far["x"].mean(), base["x"].mean()))
+    assert (arrow.xref, arrow.axref, arrow.yref, arrow.ayref) == ("x2", "x2", "y2", "y2")
+    assert "31%" in fig.layout.xaxis.title.text
     with pytest.raises(ValueError, match="base 'whole' and another variant"):
         plots.similarity_map(frame, base="whole")
 
@@ -80,19 +83,19 @@ def test_the_map_joins_the_same_prompts_on_the_same_axes():
 def test_loss_against_similarity_states_its_correlation():
     frame = loss_frame()
     fig = plots.loss_similarity(frame)
-    (note,) = fig.layout.annotations
-    assert note.text == shift_agreement(frame)["note"] == "no correlation from 3 tasks, fewer than 10"
+    assert shift_agreement(frame)["note"] == "no correlation from 3 tasks, fewer than 10"
+    assert fig.layout.xaxis.title.text.endswith("(no correlation from 3 tasks, fewer than 10)")
     many = pd.concat(
         [frame.assign(task=frame["task"] + str(k), changed=1 - frame["similarity"]) for k in range(4)]
     )
     found = shift_agreement(many)
-    assert plots.loss_similarity(many).layout.annotations[0].text == (
-        f"Spearman of shift and loss {found['spearman']:.2f} "
+    assert plots.loss_similarity(many).layout.xaxis.title.text.partition("<br>")[2] == (
+        f"(Spearman of shift and loss {found['spearman']:.2f} "
         f"[{found['ci_low']:.2f}, {found['ci_high']:.2f}], 12 tasks"
-        f"<br>of the share of changed answers and loss {found['changed_spearman']:.2f}"
+        f";<br>of the share of changed answers and loss {found['changed_spearman']:.2f})"
     )
     (pruned,) = (trace for trace in fig.data if trace.name == "pruned")
     assert list(pruned.x) == [0.99, 0.95, 0.97]
     assert list(pruned.error_x.array) == pytest.approx([0.02] * 3)
-    assert list(pruned.text) == ["", "b", ""]
-    assert "2 tasks" in plots.loss_similarity(frame.head(2)).layout.annotations[0].text
+    assert [note.text for note in fig.layout.annotations] == ["a", "b"]
+    assert "2 tasks" in plots.loss_similarity(frame.head(2)).layout.xaxis.title.text

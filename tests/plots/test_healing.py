@@ -30,19 +30,25 @@ def test_the_loss_is_smoothed_around_the_raw_line(log):
     raw, smooth = (next(trace for trace in fig.data if trace.opacity == dim) for dim in (0.35, None))
     sft = log[log["variant"] == "SFT"]
     assert list(raw.y) == list(sft["loss"])
-    assert list(smooth.y) == list(sft["loss"].rolling(4, center=True, min_periods=1).mean())
+    weights = 0.6 ** np.arange(len(sft))  # 1 - 2 / (4 + 1)
+    means = [np.average(sft["loss"][: end + 1], weights=weights[end::-1]) for end in range(len(sft))]
+    assert list(smooth.y) == pytest.approx(means) and smooth.y[0] == raw.y[0]
     assert len(plots.loss_curve(sft.drop(columns="variant"), smooth=1).data) == 1
 
 
 def test_the_grid_is_drawn_by_setting_with_its_best():
     fig = tuning_figure(trials())
     assert [fig.layout.xaxis.title.text, fig.layout.xaxis2.title.text] == ["rank", "learning rate"]
-    lines = [trace for trace in fig.data if trace.mode == "lines"]
-    assert list(lines[0].y) == [1.5, 1.3]
-    assert list(lines[1].x) == ["2e-5", "6e-5", "1e-4"]
-    assert list(lines[1].y) == [1.7, 1.4, 1.3]
-    stars = [trace for trace in fig.data if trace.name == "best"]
-    assert [list(star.x) for star in stars] == [["8"], ["1e-4"]]
+    assert not [trace for trace in fig.data if "lines" in trace.mode]  # nothing was tried between
+    ranks, rates = (trace for trace in fig.data if trace.name == "one training")
+    assert sorted(zip(ranks.x, ranks.y, strict=True)) == [
+        *(("4", loss) for loss in (1.5, 1.6, 1.7)),
+        *(("8", loss) for loss in (1.3, 1.4)),
+    ]
+    assert list(fig.layout.xaxis2.categoryarray) == ["2e-5", "6e-5", "1e-4"] and len(rates.x) == 5
+    rings = [trace for trace in fig.data if trace.name == "best (trial 3)"]
+    assert [list(ring.x) for ring in rings] == [["8"], ["1e-4"]]
+    assert [list(ring.y) for ring in rings] == [[1.3], [1.3]]
     assert "nats" in fig.layout.yaxis.title.text
     with pytest.raises(ValueError, match="trials with a loss must have at least one row"):
         tuning_figure(trials().assign(loss=np.nan))
@@ -54,10 +60,10 @@ def test_a_raw_line_has_the_colour_of_its_mean(log):
     few = pd.DataFrame({"step": [2, 1], "loss": [1.0, 2.0], "variant": "one"})
     many = log[log["variant"] == "SFT"].assign(variant="two")
     fig = plots.loss_curve(pd.concat([few, many]))
-    raw = next(trace for trace in fig.data if trace.opacity)
+    raw = {trace.name: trace.line.color for trace in fig.data if trace.opacity}
     colours = {trace.name: trace.line.color for trace in fig.data if not trace.opacity}
     assert [*colours] == ["one", "two"]
-    assert raw.line.color == colours["two"] != colours["one"]
+    assert raw == colours and colours["two"] != colours["one"]
     assert list(next(trace for trace in fig.data if trace.name == "one").x) == [1, 2]
 
 

@@ -66,8 +66,12 @@ def test_missing_columns_are_named(draw, missing):
 def test_templates_are_set_once_and_by_name(distances):
     assert plots.distance_heatmap(distances).layout.template.layout.width == 860
     plots.use_template("paper")
-    assert "Times" in plots.distance_heatmap(distances).layout.template.layout.font.family
-    with pytest.raises(ValueError, match="one of screen, paper, got 'poster'"):
+    fig = plots.distance_heatmap(distances)
+    assert (fig.layout.width, fig.layout.title.text) == (648, None)  # 6.75 in; a caption says it
+    assert fig.layout.meta["title"] == "Angular distance across each block"
+    plots.use_template("column")
+    assert plots.distance_heatmap(distances).layout.width == 312  # 3.25 in
+    with pytest.raises(ValueError, match="one of screen, paper, column, got 'poster'"):
         plots.use_template("poster")
 
 
@@ -91,12 +95,15 @@ def test_each_figure_takes_its_frame_as_it_is_and_shows_text_as_text(name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_each_figure_has_both_templates_and_a_title_that_can_go(name):
+def test_each_figure_has_every_template_and_a_title_that_can_go(name):
     frame = FIGURES[name][0]()
-    style.use_template("paper")
-    fig = getattr(plots, name)(frame, title=None)
-    assert "Times" in fig.layout.template.layout.font.family
-    assert not fig.layout.title.text
+    assert getattr(plots, name)(frame).layout.title.text
+    assert not getattr(plots, name)(frame, title=None).layout.title.text
+    for template in style.TEMPLATES:
+        style.use_template(template)
+        fig = getattr(plots, name)(frame)
+        assert fig.layout.template.layout.font.family.startswith("Workbench Sans,")
+        assert bool(fig.layout.title.text) == (template == "screen")
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -107,7 +114,7 @@ def test_what_a_frame_lacks_is_named(name):
         getattr(plots, name)(FIGURES[name][0]().head(0))
 
 
-@pytest.mark.parametrize("template", ["screen", "paper"])
+@pytest.mark.parametrize("template", style.TEMPLATES)
 def test_every_figure_carries_its_own_size_in_what_is_saved(distances, damage, kept, log, template):
     style.use_template(template)
     wanted = style.current_template().layout
@@ -119,9 +126,7 @@ def test_every_figure_carries_its_own_size_in_what_is_saved(distances, damage, k
         assert saved["height"] >= 0.4 * wanted.height, name
 
 
-@pytest.mark.parametrize("template", ["screen", "paper"])
-def test_a_title_has_room_above_a_legend_or_the_titles_of_panels(distances, damage, kept, log, template):
-    style.use_template(template)
+def test_a_title_has_room_above_a_legend_or_the_titles_of_panels(distances, damage, kept, log):
     made = every_figure(distances, damage, kept, log)
     made |= {name: getattr(plots, name)(make()) for name, (make, _) in FIGURES.items()}
     sizes = style.current_template().layout

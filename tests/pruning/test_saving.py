@@ -15,6 +15,7 @@ from tiny import LAYERS, SIZES, VISION, randomise_, tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+import workbench as wb
 from workbench.distances.damage import block_damage
 from workbench.models.layers import decoder_layers, kept_layers
 from workbench.models.loading import load_model
@@ -200,8 +201,8 @@ def test_a_pad_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [None, 3, [], b"saved"], ids=str)
 def test_what_is_no_path(path: Any) -> None:
-    with pytest.raises(ValueError, match="path must be text or a path, got"):
-        save_pruned(tiny_model("llama"), TOKENIZER, path)
+    with pytest.raises(ValueError, match="path must be a name or a path, got"):
+        wb.save_pruned(tiny_model("llama"), TOKENIZER, path)
 
 
 def test_a_model_without_its_head_is_refused(tmp_path: Path) -> None:

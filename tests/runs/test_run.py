@@ -293,8 +293,8 @@ def test_a_kill_between_file_and_sidecar_makes_the_stage_run_again(run: Run, sta
 import os, sys
 import pandas as pd
 import workbench.runs.run as runs
-write = runs.write_text_atomic
-runs.write_text_atomic = lambda *_: os._exit(9)
+write = runs.files.write_text_atomic
+runs.files.write_text_atomic = lambda *_: os._exit(9)
 runs.open_run("test", root={str(run.folder.parent)!r}).write("x.csv", pd.DataFrame({{"start": [9]}}))
 """
     assert (

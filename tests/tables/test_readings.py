@@ -11,8 +11,8 @@ import pytest
 from frames import damage_frame, distance_frame, savings_frame
 from tiny import tiny_model
 
+from workbench.agreement import rank_agreement
 from workbench.distances.blocks import format_layers
-from workbench.statistics import rank_agreement
 from workbench.tables import readings
 
 

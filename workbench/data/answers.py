@@ -10,58 +10,16 @@ import re
 from typing import Any
 
 from workbench.data.quantities import (
-    COMPOUND,
     clean,
     other_readings,
     parse_number,
     plain_characters,
     plain_latex,
-    same_answer,
-    same_number,
 )
-from workbench.data.statements import (
-    NOT_YET,
-    NUMBER_WORD,
-    WORDS,
-    YES_NO,
-    left_open,
-    main_number,
-    numbers_in,
-    plain_text,
-    stated,
-)
-
-__all__ = [
-    "final_answer",
-    "parse_number",
-    "same_answer",
-    "same_number",
-    "without_calculator_marks",
-    "without_thoughts",
-]
+from workbench.data.statements import left_open, main_number, numbers_in, plain_text, stated
+from workbench.data.words import FIND
 
 _LONGEST, _TAIL = 20_000, 600  # characters from the end that are looked at; of a statement
-_THOUGHT = r"(?:think|thinking|thought|reasoning)>"
-_STATEMENT = re.compile(
-    rf"(?<!to )(?<!can )\b{WORDS['answer']}\b(?!\s+(?:choices|options|the|this)\b)"
-    rf"(?:[^\n:=.]{{0,40}}?\b{WORDS['is']}(?![\w'’])\s*:?|[^\n:=.,]{{0,24}}?[:=：])"
-    r"|(?:答案|答え|答|정답|답)(?:应该|并|不)*\s*(?:是|为|は|은|[:：=])[:：]?",
-    re.I,
-)
-_DENIED = re.compile(r"\b(?:not|cannot|never|no|nicht)\b|不", re.I)  # "the answer cannot be 5"
-_HEADING = re.compile(r"^\W{0,20}(?:the )?(?:final )?(?:answer|antwort)\W{0,20}\n", re.I | re.M)
-_STEP = re.compile(r"\s*(?:step\b|conclusion|\d+[.):])", re.I)  # as a heading
-_NEXT_TASK = re.compile(
-    rf"\n\s{{0,9}}(?:[#*]{{1,9}}\s{{0,9}})?(?:(?:(?:new|next) )?{WORDS['next_task']}\s?\d{{0,9}}\s?:"
-    r"|<\|?(?:user|im_start))",
-    re.I,
-)
-_GOODBYE = re.compile(rf"(?<!\w){WORDS['goodbye']}", re.I)
-_TAKEN_BACK = re.compile(rf"\b{WORDS['taken_back']}\b|[.!;,]\s+(?:actually\b|no, )", re.I)
-_SENTENCE_END = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?<!\bvs)(?<!\bapprox)[.!?](?=[\s)*\"”]|$)|[。！？\n]")
-_ABBREVIATION = re.compile(r"\b(Rs|[Nn]o|[Nn]r)\.\s*(?=[-$]?\d)")  # its full stop ends no sentence
-_REASON = re.compile(r"\s(?:because|since)\s", re.I)
-_SPELLED = re.compile(rf"(?:\ban?\s)?\b(?:{NUMBER_WORD}\b(?:\s?-?(?:and\s)?)?)+", re.I)
 
 
 def final_answer(text: Any) -> str | None:
@@ -101,8 +59,8 @@ def without_thoughts(text: str) -> str:
     >>> without_thoughts("<think>5?</think> It is 6."), without_thoughts("Well. <think>5 or")
     ('It is 6.', 'Well.')
     """
-    begun = re.split(rf"</{_THOUGHT}\s*", text)[-1]
-    said = re.split(rf"<{_THOUGHT}", begun)[0]
+    begun = FIND.thought_end.split(text)[-1]
+    said = FIND.thought.split(begun)[0]
     return text if said == text else said.rstrip()
 
 
@@ -112,7 +70,7 @@ def _first_found(text: str, *finders: Any) -> str | None:
 
 def _until_new_question(text: str) -> str:
     """Cut the text where a model went on with the next question, its own answered."""
-    for match, _ in zip(_NEXT_TASK.finditer(text), range(3), strict=False):
+    for match, _ in zip(FIND.new_question.finditer(text), range(3), strict=False):
         head = text[: match.start()]
         if _first_found(head, _after_marks, _boxed, _after_statement):
             return head
@@ -127,10 +85,10 @@ def _after_marks(text: str) -> str | None:
             re.fullmatch(r"[^A-Za-z]*|(?:\$|Rs)?[^A-Za-z]*(?:[a-z]\S*\s*){,3}", mark)
             and parse_number(mark) is not None
         ):
-            return None if _TAKEN_BACK.search(text, found.end()) else mark
+            return None if FIND.taken.search(text, found.end()) else mark
     _, mark, said = text.rstrip().rpartition("\n")[2].rpartition("####")
-    heading = _STATEMENT.search(said) or _HEADING.match(f"{said}\n") or _STEP.match(said) or "boxed" in said
-    return clean(said) if mark and not heading else None
+    heading = FIND.statement.search(said) or FIND.heading.match(f"{said}\n") or FIND.step.match(said)
+    return clean(said) if mark and not heading and "boxed" not in said else None
 
 
 def _boxed(text: str) -> str | None:
@@ -139,16 +97,16 @@ def _boxed(text: str) -> str | None:
     if not boxes:
         return None
     start, end, said = boxes[-1]
-    if _TAKEN_BACK.search(text, end):
+    if FIND.taken.search(text, end):
         return None
     if len(boxes) > 1 and re.fullmatch(r"[\s$,.*]{0,9}(?:or|and|,)[\s$*]{0,9}", text[boxes[-2][1] : start]):
         return f"{boxes[-2][2]} or {said}"
-    if NOT_YET.search(text[max(0, start - 40) : start]):
+    if FIND.not_this.search(text[max(0, start - 40) : start]):
         return f"not {said}"
     words = plain_latex(said)
     if worked_out := re.fullmatch(r"(?:[\d\s.,+*/()×·^-]|\\times|\\cdot|\\div)+=([^=]+)", words):
         return clean(worked_out[1])
-    if _STATEMENT.search(words):
+    if FIND.statement.search(words):
         return _after_statement(words)
     mixed = re.search(r"\\text\s*\{[^{}]*\}", said) and not re.fullmatch(r"\\text\s*\{[^{}]*\}", said)
     return stated(words) if mixed else clean(said)
@@ -170,33 +128,33 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
 def _after_statement(text: str) -> str | None:
     """Return what the last "the answer is ..." states."""
     text = re.sub(r"n['’]t\b", " not", text)
-    heads = [match for pattern in (_STATEMENT, _HEADING) for match in pattern.finditer(text)]
+    heads = [match for pattern in (FIND.statement, FIND.heading) for match in pattern.finditer(text)]
     for head in sorted(heads, key=lambda match: match.end())[:-6:-1]:
         tail = text[head.end() : head.end() + _TAIL].lstrip(" *_:")
-        if _DENIED.search(head.group()):
+        if FIND.denied.search(head.group()):
             return f"not {clean(tail)}"
         if tail.strip():
-            line = _ABBREVIATION.sub(r"\1 ", tail.lstrip().partition("\n")[0])
-            return clean(line) if _TAKEN_BACK.search(tail) else stated(_SENTENCE_END.split(line)[0])
+            line = FIND.abbreviation.sub(r"\1 ", tail.lstrip().partition("\n")[0])
+            return clean(line) if FIND.taken.search(tail) else stated(FIND.sentence_end.split(line)[0])
     return None
 
 
 def _last_number(text: str) -> str | None:
     """Return the number of the last sentence that has one; None where that leaves it open."""
-    if match := _GOODBYE.search(text, max(0, len(text) - _TAIL)):
+    if match := FIND.closing.search(text, max(0, len(text) - _TAIL)):
         text = text[: match.start()] if re.search(r"\d", text[: match.start()]) else text
     text = plain_text(text[-4 * _TAIL :])
     numbers = numbers_in(text)
     if not numbers:
         return None
-    begin = max((match.end() for match in _SENTENCE_END.finditer(text, 0, numbers[-1][0])), default=0)
-    if (end := _SENTENCE_END.search(text, numbers[-1][1])) and end.group() == "?":
+    begin = max((match.end() for match in FIND.sentence_end.finditer(text, 0, numbers[-1][0])), default=0)
+    if (end := FIND.sentence_end.search(text, numbers[-1][1])) and end.group() == "?":
         return None  # asked, not said
     sentence = text[begin:]
-    if (reason := _REASON.search(sentence)) and numbers_in(sentence[: reason.start()]):
+    if (reason := FIND.reason.search(sentence)) and numbers_in(sentence[: reason.start()]):
         sentence = sentence[: reason.start()]
     numbers = numbers_in(sentence)
-    told = [match.group() for match in COMPOUND.finditer(sentence[-_TAIL:])]
+    told = [match.group() for match in FIND.compound.finditer(sentence[-_TAIL:])]
     compound = [quantity for quantity in told if other_readings(quantity)]
     if compound or left_open(sentence, numbers):
         return compound[-1] if compound else None
@@ -207,8 +165,8 @@ def _without_digits(text: str) -> str | None:
     """Return the answer of a text without a number in digits: yes, B, or the last number in words."""
     if re.search(r"\d", text):
         return None
-    if match := YES_NO.match(text.strip(" *_\n")) or re.fullmatch(r"\W*([A-J])\W*", text):
+    if match := FIND.yes_or_no.match(text.strip(" *_\n")) or re.fullmatch(r"\W*([A-J])\W*", text):
         return match[1]
-    found = list(_SPELLED.finditer(text[-_TAIL:]))
+    found = list(FIND.spelled.finditer(text[-_TAIL:]))
     words = clean(found[-1].group()) if found else ""
     return words if words.lower() != "one" and parse_number(words) is not None else None

@@ -6,15 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from workbench.data.sources import TABLES
+
 #: columns that hold the turns of a chat, or its beginning and its end
 CHAT_COLUMNS = ("messages", "conversations", "conversation", "dialog")
 PAIR = ("prompt", "completion")
-ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "model": "assistant",
-}  # fmt: skip
+#: what other libraries call a role -> the role
+ROLES: dict[str, str] = TABLES["roles"]
 
 
 def chat_turns(raw: Mapping[str, Any], column: str | None = None) -> list[dict[str, str]] | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked, one_of
-from workbench.data.instructions import user_message
+from workbench.checks import checked, one_of, told
+from workbench.data.instructions import conversation, field_text
 from workbench.runs.files import write_text_atomic
 
 #: form -> ending of its file
@@ -18,6 +18,12 @@ FORMS = {"messages": ".jsonl", "sharegpt": ".json", "alpaca": ".json"}
 #: LLaMA-Factory's list of the sets in a folder
 DATASET_INFO = "dataset_info.json"
 _SPEAKERS = {"user": "human", "assistant": "gpt"}
+#: what LLaMA-Factory's list says of the columns of a form
+_COLUMNS = {
+    "sharegpt": {"messages": "conversations", "system": "system"},
+    "alpaca": {"prompt": "instruction", "query": "input", "response": "output"}
+    | {"system": "system", "history": "history"},
+}
 
 
 def export_chat(
@@ -48,73 +54,53 @@ def export_chat(
     if path.suffix != FORMS[form]:
         raise ValueError(f"path must end in {FORMS[form]} for the form {form!r}, got {path.name!r}")
     rows = checked(distilled, ["instruction", column], "distilled").to_dict("records")
-    told = [_told(number, row, column) for number, row in enumerate(rows)]
+    chats = [_chat(number, row, column) for number, row in enumerate(rows)]
     if form == "messages":
-        lines = [{"messages": [*before, *_last(row, column)]} for row, before in told]
-        return write_text_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        lines = [json.dumps({"messages": chat}, ensure_ascii=False) + "\n" for chat in chats]
+        return write_text_atomic(path, "".join(lines))
     info = _with_entry(path, form)
-    made = [(_alpaca if form == "alpaca" else _sharegpt)(row, before, column) for row, before in told]
+    made = [_in_form(form, row, chat, column) for row, chat in zip(rows, chats, strict=True)]
     write_text_atomic(path, json.dumps(made, ensure_ascii=False, indent=1) + "\n")
     write_text_atomic(path.with_name(DATASET_INFO), json.dumps(info, ensure_ascii=False, indent=2) + "\n")
     return path
 
 
-def _told(number: int, row: dict[Any, Any], column: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """Return a row with texts in its columns, and the turns before it."""
+def _chat(number: int, row: dict[Any, Any], column: str) -> list[dict[str, str]]:
+    """Return what a row asks with, and the reply."""
     for name in ("instruction", column):
         if not isinstance(row[name], str) or not row[name].strip():
-            raise ValueError(
-                f"distilled must hold a text in every {name}; row {number} has {row[name]!r:.60}"
-            )
-    context = row.get("context")
-    before = row.get("history")
-    if isinstance(before, str) and before:
-        before = json.loads(before)
-    turns = [dict(turn) for turn in before] if isinstance(before, list) else []
-    roles = [turn.get("role") for turn in turns]
-    if roles[:1] == ["system"]:
-        roles = roles[1:]
+            raise ValueError(f"distilled needs a text in every {name}; row {number} has {row[name]!r:.60}")
+    turns = [*conversation(row), {"role": "assistant", "content": row[column]}]
+    roles = [turn["role"] for turn in _without_system(turns)]
     if roles != ["user", "assistant"] * (len(roles) // 2):
         raise ValueError(f"history must be turns of user and assistant in turn, row {number} has {roles}")
-    return {**row, "context": context if isinstance(context, str) else ""}, turns
+    return turns
 
 
-def _last(row: Mapping[str, Any], column: str) -> list[dict[str, str]]:
-    """Return the turns of a row itself: what the user says, and the reply."""
-    user = {"role": "user", "content": user_message(row["instruction"], row["context"])}
-    return [user, {"role": "assistant", "content": row[column]}]
+def _without_system(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    return turns[turns[0]["role"] == "system" :]
 
 
-def _system(turns: list[dict[str, str]]) -> tuple[str, list[dict[str, str]]]:
-    first = bool(turns) and turns[0]["role"] == "system"
-    return (turns[0]["content"], turns[1:]) if first else ("", turns)
-
-
-def _sharegpt(row: Mapping[str, Any], before: list[dict[str, str]], column: str) -> dict[str, Any]:
-    system, turns = _system([*before, *_last(row, column)])
-    said = [{"from": _SPEAKERS[turn["role"]], "value": turn["content"]} for turn in turns]
-    return {"conversations": said, "system": system}
-
-
-def _alpaca(row: Mapping[str, Any], before: list[dict[str, str]], column: str) -> dict[str, Any]:
-    system, turns = _system(before)
-    said = [turn["content"] for turn in turns]
-    history = [list(pair) for pair in zip(said[::2], said[1::2], strict=True)]
-    own = {"instruction": row["instruction"], "input": row["context"], "output": row[column]}
-    return {**own, "system": system, "history": history}
+def _in_form(form: str, row: Mapping[Any, Any], chat: list[dict[str, str]], column: str) -> dict[str, Any]:
+    """Return a chat in one of LLaMA-Factory's forms."""
+    turns = _without_system(chat)
+    system = {"system": "" if len(turns) == len(chat) else chat[0]["content"]}
+    if form == "sharegpt":
+        said = [{"from": _SPEAKERS[turn["role"]], "value": turn["content"]} for turn in turns]
+        return {"conversations": said} | system
+    before = [turn["content"] for turn in turns[:-2]]
+    history = {"history": [list(pair) for pair in zip(before[::2], before[1::2], strict=True)]}
+    own = {"instruction": row["instruction"], "input": field_text(row, "context"), "output": row[column]}
+    return own | system | history
 
 
 def _with_entry(path: Path, form: str) -> dict[str, Any]:
     """Return LLaMA-Factory's list of the folder with this file in it."""
     place = path.with_name(DATASET_INFO)
-    try:
-        info: dict[str, Any] = dict(json.loads(place.read_text(encoding="utf-8"))) if place.exists() else {}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{place} is damaged; remove it, or give a path in another folder") from error
+    info: dict[str, Any] = {}
+    if place.exists():
+        with told(f"{place} is damaged; remove it, or give a path in another folder", ValueError, TypeError):
+            info = dict(json.loads(place.read_text(encoding="utf-8")))
     if info.get(path.stem, {}).get("file_name", path.name) != path.name:
         raise ValueError(f"{place} has {path.stem!r} for another file already; give the file another name")
-    columns = {"messages": "conversations", "system": "system"}
-    if form == "alpaca":
-        columns = {"prompt": "instruction", "query": "input", "response": "output"}
-        columns |= {"system": "system", "history": "history"}
-    return {**info, path.stem: {"file_name": path.name, "formatting": form, "columns": columns}}
+    return {**info, path.stem: {"file_name": path.name, "formatting": form, "columns": _COLUMNS[form]}}

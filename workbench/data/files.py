@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import first_line
+from workbench.checks import first_line, told
 
 ENDINGS = (
     ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".txt", ".txt.gz", ".parquet",
@@ -51,20 +51,16 @@ def _parquet(path: Path) -> list[Any]:
     import pyarrow
     from pyarrow.parquet import read_table
 
-    try:
+    with told(f"{path} is not a whole parquet file", pyarrow.ArrowException, OSError):
         rows: list[Any] = read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a whole parquet file: {first_line(error)}") from error
     return rows
 
 
 def _text(path: Path) -> str:
     data = path.read_bytes()
     if path.suffix.lower() == ".gz":
-        try:
+        with told(f"{path} is not a whole gzip file", OSError, EOFError, zlib.error):
             data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole gzip file: {first_line(error)}") from error
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         return data.decode(encoding)
@@ -119,10 +115,8 @@ def _is_json(text: str) -> bool:
 
 
 def _rows_of(value: Any, path: Path) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    lists = [one for one in value.values() if isinstance(one, list)] if isinstance(value, dict) else []
-    if len(lists) == 1:
+    lists = [one for one in value.values() if isinstance(one, list)] if isinstance(value, dict) else [value]
+    if len(lists) == 1 and isinstance(lists[0], list):
         found: list[Any] = lists[0]
         return found
     what = f"an object with {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)[:40]

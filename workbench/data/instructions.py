@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked
+from workbench.checks import checked, told
 from workbench.data import sources
 from workbench.data.answers import final_answer, without_calculator_marks
 from workbench.data.chats import alpaca_history, asked_and_answered, chat_turns, joined
@@ -49,6 +49,7 @@ def load_instructions(
     system: str | None = None,
     split: str = "train",
     location: str | Path | None = None,
+    data: str | Path | None = None,
 ) -> pd.DataFrame:
     """Load an instruction set in one tidy form, sampled like ``load_texts``.
 
@@ -56,7 +57,8 @@ def load_instructions(
     for its largest runs 50,000 of Alpaca Cleaned and OpenMathInstruct.
 
     Args:
-        name: ``demo-math``, ``demo-open``, ``gsm8k``, ``alpaca``, ``alpaca-cleaned``, ``dolly``,
+        name: ``demo-math``, ``demo-open``, ``gsm8k``, ``gsm8k-test``, ``alpaca``, ``alpaca-cleaned``,
+        ``dolly``,
             ``openmathinstruct`` (its correct solutions), the path of a file whose form is recognised by its
             columns, or with ``columns`` any file or hub set (``owner/name`` or
             ``owner/name:configuration``). Chats (``messages``, ShareGPT's ``conversations``, ``prompt`` and
@@ -71,6 +73,8 @@ def load_instructions(
         system: system prompt of the rows that have none of their own.
         split: of a hub set.
         location: a local copy of the hub repository to read instead of the hub.
+        data: a folder with public sets as jsonl (``gsm8k_train.jsonl``, ``alpaca.jsonl``, ...): a hub set
+            that it holds is read from there.
 
     Returns:
         Frame with id, instruction, context, reference, answer, all texts; ``context`` and ``answer`` are
@@ -87,7 +91,7 @@ def load_instructions(
             unique, a damaged file, a field that is no text; files and rows are named.
     """
     draw = Draw(n, seed, skip)
-    source = _opened(name, draw, columns, split, location)
+    source = _opened(name, draw, columns, split, location, data)
     label = source.name
     prefix = Path(label).name.split(".")[0] if at_home(label).is_file() else label
     seen: Counter[str] = Counter()
@@ -138,10 +142,8 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     history = row.get("history")
     if not isinstance(history, list | tuple):
-        try:
+        with told(f"history of row {row.get('id', '?')} must be turns as JSON", json.JSONDecodeError):
             history = json.loads(field_text(row, "history") or "[]")
-        except json.JSONDecodeError as error:
-            raise ValueError(f"history of row {row.get('id', '?')} must be turns as JSON: {error}") from error
     texts = [field_text(row, name) for name in ("instruction", "context")]
     if not texts[0].strip():
         raise ValueError(f"instruction must hold a text, row {row.get('id', '?')} has none")
@@ -172,18 +174,18 @@ def _opened(
     columns: Mapping[str, str] | None,
     split: str,
     location: str | Path | None,
+    data: str | Path | None,
 ) -> sources.Source:
     hub = None
     if columns is not None:
         _check_mapping(columns)
         repo, _, config = str(name).partition(":")
         hub = HubSet(repo, config or None) if str(name).count("/") == 1 else None
-    files = {
-        one: [demo_path("instructions") / f"{one.removeprefix('demo-')}.jsonl"] for one in DEMO_INSTRUCTIONS
-    }
+    folder = demo_path("instructions")
+    files = {one: [folder / f"{one.removeprefix('demo-')}.jsonl"] for one in DEMO_INSTRUCTIONS}
     return open_source(
         name, INSTRUCTION_SETS, files, draw, other="with columns= a hub set owner/name", hub=hub, split=split,
-        location=location,
+        location=location, data=data,
     )  # fmt: skip
 
 
@@ -191,15 +193,13 @@ def _tidy(
     raw: Mapping[str, Any], columns: Mapping[str, str] | None, where: str, system: str | None
 ) -> dict[str, str]:
     """Bring one row into the five fields, its history and its form."""
-    try:
+    with told(where, ValueError):
         mapping = _known_columns(raw) if columns is None else _checked_columns(columns, raw)
         earlier = alpaca_history({name: raw.get(mapping.get(name, name)) for name in ("system", "history")})
         values: dict[str, Any] = {}
         if "messages" in mapping or not mapping:
             values = asked_and_answered(joined(earlier + (chat_turns(raw, mapping.get("messages")) or [])))
             earlier = values.pop("history")
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
     for field in [*FIELDS, "form"]:
         column = mapping.get(field, "form" if field == "form" else "")
         values[field] = sources.as_text(values.get(field, raw.get(column)), f"{column or field} of {where}")

@@ -7,45 +7,18 @@ exponent beyond 400, is none and is compared as text.
 from __future__ import annotations
 
 import re
-import tomllib
 import unicodedata
 from fractions import Fraction
-from pathlib import Path
 
-WORDS = tomllib.loads(Path(__file__).with_name("answers.toml").read_text(encoding="utf-8"))["numbers"]
+from workbench.data.words import FIND, LATEX, NUMBERS, SCALES, SMALL
+
 _LONGEST = 400  # characters of a text that may say one number
 _DIGITS_MOST, _EXPONENT_MOST = 100, 400
-#: 1,080.50 | 10,00,000 | 1 080 and 1'080 | 1.080,50 and 1.080.500 | 1080.5 | .5
-DIGITS = (
-    r"(?:\d{1,3}(?:\.\d{3})+,\d{1,2}(?![\d,])|\d{1,3}(?:\.\d{3}){2,}(?![\d.,])"
-    r"|\d{1,3}(?: \d{3})+,\d{1,2}(?![\d,])"
-    r"|(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?:[ '’]\d{3})+)(?!,?\d)(?:\.\d+)?"
-    r"|\d+(?:\.\d+)?|\.\d+)"
-)
-CURRENCY = r"(?:(?:US|CA|AU|A|C)?[$€£¥₹]|\b(?:Rs|USD|EUR|GBP|INR)\b\.?)"
-SIGN = r"(?:[-+]|\b(?:minus|negative|menos|moins|meno)\b)"
-_ATOM = rf"\(?\s*(?P<NAMEsign>[-+]?)\s*(?P<NAME>{DIGITS})(?:\s*\))?"
-_NUMBER = re.compile(
-    rf"(?P<sign>{SIGN}?)\s*(?P<currency>{CURRENCY}?)\s*(?P<sign2>[-+]?)\s*"
-    rf"(?:(?P<whole>\d+)\s+(?:and\s+)?(?=\(?\d+\)?\s*/))?"
-    rf"{_ATOM.replace('NAME', 'top')}(?:[eE](?P<power>[-+]?\d+))?"
-    rf"(?:\s*/\s*{_ATOM.replace('NAME', 'bottom')})?(?P<unit>.*)",
-    re.DOTALL | re.IGNORECASE,
-)
-# glued to a number these are units; any other letter there ("3x", "2ab") may be algebra
-GLUED_UNIT = r"(?:%|°\s?[CF]?|[€$£¥₹¢]"
-GLUED_UNIT += r"|(?:[cm]m|[kmM]?[gLl]|km|min|h|hrs?|s|m|am|pm|st|nd|rd|th|ft|in|lbs?|oz|mph|[GM]B)\b)"
 _GLUED_SCALE = {"k": 10**3, "K": 10**3, "M": 10**6, "mn": 10**6, "bn": 10**9, "B": 10**9, "m": 10**6}
-SCALES: dict[str, int] = WORDS["scales"]
-SMALL = {word: k for k, word in enumerate(WORDS["ones"])}
-SMALL |= {word: 20 + 10 * k for k, word in enumerate(WORDS["tens"])}
-_PART = {word: k for k, word in enumerate(WORDS["parts"], 2)} | {"fourth": 4, "hundredth": 100}
+_PART = {word: k for k, word in enumerate(NUMBERS["parts"], 2)} | {"fourth": 4, "hundredth": 100}
 _PART |= {f"{word}s": part for word, part in _PART.items()} | {"halves": 2}
 _COINS = {"quarter", "quarters", "half", "halves"}  # "5 quarters" are coins, "three quarters" are not
-_NO_UNIT = {*WORDS["no_unit"], *SMALL} - {"one"}
-_LEAD = re.compile(
-    rf"^(?:(?:{'|'.join(WORDS['lead'])})\s*)+(?=\S)|^[A-Za-z]\w{{0,2}}\s*(?:=|\\in\b|∈)\s*", re.I
-)
+_NO_UNIT = {*NUMBERS["no_unit"], *SMALL} - {"one"}
 _VULGAR = {c: " " + unicodedata.normalize("NFKC", c).replace("⁄", "/") for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 _CHARACTERS = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
@@ -55,30 +28,7 @@ _CHARACTERS = str.maketrans(
     | _VULGAR
 )
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_POWER = r"\s*(?:\^|\*\*)\s*[({]?\s*([-+]?\d+)(?:\s*[)}])?"
-_LATEX = (
-    (r"(?<!\\)\\(?:[,!;: ]|(?:left|right|displaystyle|quad|qquad)(?![A-Za-z]))", ""),
-    (r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 "),
-    (r"\{,\}", ","),
-    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", "°"),
-    (rf"(?<=[\d.])\s*(?:\\times|\\cdot|[×·xX*])\s*10{_POWER}", r"e\1"),
-    (rf"(?<![\w.^*])10{_POWER}(?![\w.])", r"1e\1"),
-    (r"\\sqrt\s*\{([^{}]*)\}|\\sqrt\s*(\w)|√\s*\(?(\w+)\)?", r"sqrt(\1\2\3)"),
-    (r"([_^])\s*\{([^{}]*)\}", r"\1(\2)"),
-    (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" (\1)/(\2)"),
-    (r"\\[dt]?frac\s*(\d)\s*(\d)", r" \1/\2"),
-    (r"\\pm(?![A-Za-z])", "±"),
-    (r"\\([$%#&])", r"\1"),
-    (r"\\[()\[\]]", ""),
-)
-_LATEX_PATTERNS = tuple((re.compile(pattern), replacement) for pattern, replacement in _LATEX)
-_KINDS: list[dict[str, int]] = WORDS["kinds"]
-_MEASURE = (
-    rf"({DIGITS})\s*({'|'.join(sorted({u for kind in _KINDS for u in kind}, key=len, reverse=True))})s?\b\.?"
-)
-#: "5 hours and 30 minutes"
-COMPOUND = re.compile(rf"{_MEASURE}(?:,?\s*(?:and\s+)?{_MEASURE})+", re.I)
-_CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s))\s*(?!(?:and|or)\b)([\w$(\\-].*)", re.DOTALL)
+_KINDS: list[dict[str, int]] = NUMBERS["kinds"]
 
 
 def parse_number(value: str | int | float | None) -> Fraction | None:
@@ -95,13 +45,12 @@ def parse_number(value: str | int | float | None) -> Fraction | None:
     if value is None or isinstance(value, bool):
         return None
     if not isinstance(value, str):
-        return (
-            Fraction(value if isinstance(value, int) else str(value)) if abs(value) < float("inf") else None
-        )
+        finite = abs(value) < float("inf")
+        return Fraction(value if isinstance(value, int) else str(value)) if finite else None
     if len(value) > _LONGEST:
         return None
     text = without_markup(value)
-    match = _NUMBER.fullmatch(text)
+    match = FIND.number.fullmatch(text)
     return _of_digits(match) if match else _of_words(text)
 
 
@@ -158,7 +107,7 @@ def other_readings(text: str) -> list[Fraction | str]:
     value = parse_number(text)
     if value is not None:
         return [value / 100] if re.search(r"%|\bper ?cent\b", text) else []
-    if match := _CHOICE.fullmatch(text):
+    if match := FIND.lettered.fullmatch(text):
         return [match[1], match[2]]
     if match := re.fullmatch(r"([-+]?\d+),(\d{1,2})", text):
         return [Fraction(f"{match[1]}.{match[2]}")] if len(match[1]) <= _DIGITS_MOST else []
@@ -181,7 +130,7 @@ def plain_latex(text: str) -> str:
     >>> plain_latex(r"1\frac{1}{2}"), plain_latex(r"3 \times 10^{8}\text{ m}")
     ('1 (1)/(2)', '3e8  m ')
     """
-    for pattern, replacement in _LATEX_PATTERNS:
+    for pattern, replacement in LATEX:
         text = pattern.sub(replacement, text)
     return text
 
@@ -197,7 +146,7 @@ def without_markup(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] == "$":
         text = text.strip("$")
     text = clean(plain_latex(text))
-    text = _LEAD.sub("", _LEAD.sub("", text))
+    text = FIND.before_number.sub("", FIND.before_number.sub("", text))
     return text[1:-1].strip() if re.fullmatch(r"\([^(),]*\)", text) else text
 
 
@@ -210,9 +159,8 @@ def _of_digits(match: re.Match[str]) -> Fraction | None:
     whole, top, bottom = map(_exact, parts)
     if bottom == 0:
         return None
-    value = _with_unit(
-        whole + top * Fraction(10) ** int(power) / bottom, match["unit"], bool(match["currency"])
-    )
+    number = whole + top * Fraction(10) ** int(power) / bottom
+    value = _with_unit(number, match["unit"], bool(match["currency"]))
     signs = [match["sign"].lower(), match["sign2"], match["topsign"], match["bottomsign"]]
     negative = sum(sign not in ("", "+", None) for sign in signs) % 2
     return -value if value is not None and negative else value
@@ -223,7 +171,7 @@ def _with_unit(value: Fraction, unit: str, currency: bool) -> Fraction | None:
     glued = re.match(r"[A-Za-z]+", unit)
     if glued and glued.group() in _GLUED_SCALE and (currency or glued.group() not in ("m", "B")):
         value, unit = value * _GLUED_SCALE[glued.group()], unit[glued.end() :]
-    elif found := re.match(GLUED_UNIT, unit):
+    elif found := FIND.glued_unit.match(unit):
         unit = unit[found.end() :]
     unit = re.sub(r"^(?=-[A-Za-z])|(?<=[A-Za-z])\s*\^\s*\(?[23]\)?", " ", unit)
     if not re.match(r"[\s.,;)]|/[A-Za-z]|$", unit) or re.search(r"[\d=<>+*\\^{}]", unit):
@@ -240,7 +188,7 @@ def _of_words(text: str) -> Fraction | None:
     if words and words[0] in ("minus", "negative"):
         value = _of_words(" ".join(words[1:]))
         return None if value is None else -value
-    if words and words[0] in WORDS["none"]:
+    if words and words[0] in NUMBERS["none"]:
         return Fraction(0) if len(words) < 4 else None
     value, rest = _cardinal(words)
     if words[:1] == ["half"]:
@@ -286,9 +234,9 @@ def _scaled(value: Fraction, words: list[str]) -> Fraction | None:
 
 def _compound(text: str) -> list[Fraction]:
     """Return a quantity told in several units in each of them: 5 hours 30 minutes is 5.5 and 330."""
-    if not COMPOUND.fullmatch(text):
+    if not FIND.compound.fullmatch(text):
         return []
-    parts = [(_exact(number), unit.lower()) for number, unit in re.findall(_MEASURE, text, re.I)]
+    parts = [(_exact(number), unit.lower()) for number, unit in FIND.one_measure.findall(text)]
     kind = next((kind for kind in _KINDS if all(unit in kind for _, unit in parts)), None)
     if kind is None:
         return []

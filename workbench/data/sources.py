@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from workbench.checks import first_line, whole_number
-from workbench.data.files import ENDINGS, at_home
-from workbench.data.files import read_rows as read_rows
+from workbench.checks import told
+from workbench.data.files import ENDINGS, at_home, read_rows
 
 #: how long the hub may take to say that it is there
 SECONDS_FOR_THE_HUB = 10
@@ -39,6 +38,8 @@ class HubSet:
         files: JSON-lines files with their weights, read by path; empty where the repository's card says them.
         whole: small enough to be read whole, so that a sample is uniform over all of it.
         licence: as its source states it.
+        split: which part of it the name stands for, where it is not the one asked for.
+        here: names of its file in a folder of public sets, the first that is there.
     """
 
     repo: str
@@ -46,6 +47,8 @@ class HubSet:
     files: tuple[tuple[str, float], ...] = ()
     whole: bool = True
     licence: str = ""
+    split: str | None = None
+    here: tuple[str, ...] = ()
 
 
 #: what `sources.toml` says: public sets by name, and forms of instruction sets
@@ -54,7 +57,11 @@ TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".t
 
 def _hub_sets(kind: str) -> dict[str, HubSet]:
     files = {name: tuple(told.get("files", {}).items()) for name, told in TABLES[kind].items()}
-    return {name: HubSet(**{**told, "files": files[name]}) for name, told in TABLES[kind].items()}
+    here = {name: tuple(told.get("here", ())) for name, told in TABLES[kind].items()}
+    return {
+        name: HubSet(**{**told, "files": files[name], "here": here[name]})
+        for name, told in TABLES[kind].items()
+    }
 
 
 CORPORA = _hub_sets("corpora")
@@ -77,11 +84,6 @@ class Draw:
     n: int | None
     seed: int = 0
     skip: int = 0
-
-    def __post_init__(self) -> None:
-        for value, name, least in ((self.n, "n", 1), (self.seed, "seed", 0), (self.skip, "skip", 0)):
-            if name != "n" or value is not None:
-                whole_number(value, name, least)
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,20 @@ class Source:
                 yield drawn
 
 
+def in_folder(name: str, known: Mapping[str, HubSet], data: str | Path | None) -> Path | None:
+    """Return the file of a hub set in a folder of public sets as jsonl, None where it has none.
+
+    Raises:
+        ValueError: for a folder that is not there.
+    """
+    if data is None:
+        return None
+    if not (folder := at_home(str(data))).is_dir():
+        raise ValueError(f"data must be a folder with public sets as jsonl, got {str(data)!r}, which is none")
+    files = known[name].here if name in known else ()
+    return next((folder / file for file in files if (folder / file).is_file()), None)
+
+
 def open_source(
     name: str | Path,
     known: Mapping[str, HubSet],
@@ -152,6 +168,7 @@ def open_source(
     hub: HubSet | None = None,
     split: str = "train",
     location: str | Path | None = None,
+    data: str | Path | None = None,
 ) -> Source:
     """Find and open a source by its name.
 
@@ -164,6 +181,7 @@ def open_source(
         hub: what a name that is none of these stands for.
         split: ``train``, ``validation`` or ``test`` of a hub set.
         location: a local copy of the hub repository to read instead of the hub.
+        data: a folder of public sets as jsonl; a hub set that it holds is read from there.
 
     Raises:
         ValueError: for a name that is none of these, ``n=None`` of a large set, a split that is not there,
@@ -173,6 +191,8 @@ def open_source(
         raise ValueError(f"name must be text or a path, got {type(name).__name__}")
     label = str(name)
     path = at_home(label)
+    if local := in_folder(label, known, data):
+        return Source(label, read_rows(local))
     if found := known.get(label):
         if draw.n is None and not found.whole:
             raise ValueError(f"n must be a number for {label}, which is too large to be read whole; got None")
@@ -249,9 +269,14 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
     from datasets import load_dataset_builder
     from huggingface_hub import HfApi
 
+    split = source.split or split
     if source.files and split != "train" and "{split}" not in source.files[0][0]:
         raise ValueError(f"split must be 'train' for {name}, got {split!r}")
-    try:
+    place = location or f"the hub ({source.repo})"
+    hint = ". Without a network give location= a local copy of the repository, data= a folder with the "
+    hint += "public sets as jsonl, or name a file"
+    # the classes of errors differ between releases of the client; each means "not there"
+    with told(f"{name} could not be opened at {place}", Exception, hint=hint):
         if location is not None:
             root = repository = str(at_home(location))
             found = re.search(r"/snapshots/([0-9a-f]{40})\b", root)
@@ -269,11 +294,6 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
             builder = load_dataset_builder(repository, source.config, revision=commit)
             streams = [builder.as_streaming_dataset(split=split)]
         rows = [*streams[0]] if source.whole else None
-    except Exception as error:  # the classes differ between releases of the client; each means "not there"
-        raise ValueError(
-            f"{name} could not be opened at {location or f'the hub ({source.repo})'}: {first_line(error)}. "
-            "Without a network give location= a local copy of the repository, or name a file"
-        ) from error
     weights = [weight for _, weight in source.files] or [1.0]
     return Source(name, rows, tuple(zip(streams, weights, strict=True)), commit)
 

@@ -4,64 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
-from pathlib import Path
 
-from workbench.data.quantities import (
-    CURRENCY,
-    DIGITS,
-    GLUED_UNIT,
-    SCALES,
-    SIGN,
-    SMALL,
-    clean,
-    other_readings,
-    parse_number,
-    plain_latex,
-    same_answer,
-)
+from workbench.data.quantities import clean, other_readings, parse_number, plain_latex, same_answer
+from workbench.data.words import FIND
 
-_LISTS = tomllib.loads(Path(__file__).with_name("answers.toml").read_text(encoding="utf-8"))
-WORDS = {name: f"(?:{'|'.join(words)})" for name, words in _LISTS.items() if name != "numbers"}
-_BREAK = re.compile(rf"[,;:](?=\s)|\s*(?:≈|\\approx)|\s[-—]\s|\s\(|\s{WORDS['explained']}\s", re.I)
-NOT_YET = re.compile(
-    rf"\b{WORDS['not_yet']}\b(?:\s+(?:be|equal to|necessarily|exactly|just))*\s*\W{{0,3}}$", re.I
-)
-_ASIDE = re.compile(rf"(?:\b{WORDS['aside']}\s+(?:{WORDS['aside_more']}\s+)*|(?:[≈~]|\\approx)\s*)$", re.I)
-_THAN = re.compile(  # after a number: it is a difference
-    r"\s*(?:\w+\s+)?(?:more|less|fewer|older|younger|taller|shorter|longer|higher|lower|larger) than\b"
-)
-_LABEL = re.compile(rf"\b{WORDS['label']}\s+#?$", re.I)
-_CLAUSE = re.compile(r"[,;](?=\s)|\b(?:so|which|thus|therefore|hence)\b", re.I)
-_IN_ALL = re.compile(r"\b(?:total|altogether|in all)\b", re.I)
-_SYMBOL = r"(?:[-+*/×÷^±]|\\times|\\cdot|\\div|% of\b)"
-_OPERATOR = rf"\b{WORDS['operator']}\b"
-_COMPARED = r"(?:[<>≤≥≠]|\\(?:le|ge|lt|gt|ne)q?\b)"
-_OPERAND = r"(?:\d|sqrt|\\?pi\b|[b-z]\b)"
-_SUM = re.compile(rf"\s*(?:(?:{_SYMBOL}|{_OPERATOR})\s*\(?{_OPERAND}|{_COMPARED})")
-_LETTER = r"[^\W\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"  # East Asian scripts put no space beside a number
-_IN_TEXT = re.compile(
-    rf"(?<!{_LETTER})(?<!\d:)(?<![.,/^√±|])(?<![\^_]\()(?<!\w\()"
-    rf"(?:(?<![\w)\]])(?:[-+]|(?=[a-z]){SIGN}\s))?(?:{CURRENCY}\s?)?[-+]?"
-    rf"(?:\d+\s+\(?\d+\)?/\(?\d+\)?|\(?{DIGITS}\)?/\(?{DIGITS}\)?|{DIGITS}(?:[eE][-+]?\d+)?)"
-    rf"(?:[kKM]\b|[mb]n\b|{GLUED_UNIT})?(?!{_LETTER}|\(|[.,:]\d|\s?\^)"
-    rf"(?:\s+(?:{'|'.join(SCALES)})\b)*(?:\s?%)?"
-)
-NUMBER_WORD = rf"(?:{'|'.join([*SMALL, *SCALES, 'none'])})"
-_MORE = re.compile(  # after a number: it is not all
-    r"\s*(?:(?:squared|cubed|factorial|or (?:more|less|fewer|so)|if|(?:more|less|fewer) than \d+)\b"
-    r"|in \d{1,3}\b(?!\s+\w))",
-    re.I,
-)
-_LIST = re.compile(  # after a number: another that counts as much
-    rf"\s*(?:,|(?:\w+\s*)?,?\s*(?:\b(?:and|to|{WORDS['either']})\b|&)(?:\s+(?:maybe|perhaps|even))?|-)"
-    rf"\s*{SIGN}?\s*{CURRENCY}?\s*(?:{DIGITS}|{NUMBER_WORD}\b)(?!\s+(?:in|of|from|for|more|less|each|is|are|were)\b)",
-    re.I,
-)
-YES_NO = re.compile(rf"({WORDS['yes_no']})(?=$|[,.;:!]|\s[-—(]|\s(?:because|since|as)\b)", re.I)
-_CHOICE = re.compile(
-    r"(?:option|choice|letter)?\s*\(?([A-J])(?=\)?[,;](?!\s*\(?[A-J]\b)|\)?\s(?:because|since|as)\b)"
-)
 Number = tuple[int, int, str]  # start, end and text of a number in running text
 
 
@@ -77,14 +23,14 @@ def stated(sentence: str) -> str | None:
     one, *others = re.split(r",?\s+or\s+", said)
     if others and all(_says_one_thing(part) and same_answer(one, part) for part in others):
         return one
-    lead = _BREAK.split(said)[0]
+    lead = FIND.pause.split(said)[0]
     if _says_one_thing(lead):
         rest = said[len(lead) :]
-        breakdown = _IN_ALL.search(lead) and re.match(r",\s*\d", rest)  # "12 in total, 5 red and 7 green"
+        breakdown = FIND.in_all.search(lead) and re.match(r",\s*\d", rest)  # "12 in total, 5 red and 7 green"
         return lead if breakdown or not _goes_on(rest) else said
-    for pattern in (YES_NO, _CHOICE):
+    for pattern in (FIND.yes_or_no, FIND.choice):
         if match := pattern.match(said):
-            return match[1]
+            return str(match[1])
     plain = plain_text(said)
     if "=" in plain:
         return stated(plain.rpartition("=")[2])
@@ -97,7 +43,7 @@ def stated(sentence: str) -> str | None:
 
 def _goes_on(rest: str) -> bool:
     """Whether what follows a number makes another of it: "or 6", "or more", "squared", "in 4"."""
-    return bool(_LIST.match(rest) or _MORE.match(rest) or _SUM.match(rest))
+    return bool(FIND.another.match(rest) or FIND.more.match(rest) or FIND.sum.match(rest))
 
 
 def _says_one_thing(text: str) -> bool:
@@ -113,8 +59,8 @@ def plain_text(text: str) -> str:
 def numbers_in(text: str) -> list[Number]:
     """Return start, end and text of the numbers in running text; a minus after a number is an operation."""
     found = []
-    for match in _IN_TEXT.finditer(text):
-        if _LABEL.search(text[max(0, match.start() - 12) : match.start()]) or _listed(text, match):
+    for match in FIND.number_in_text.finditer(text):
+        if FIND.labelled.search(text[max(0, match.start() - 12) : match.start()]) or _listed(text, match):
             continue
         number = match.group().strip().strip("()")
         before = text[max(0, match.start() - 8) : match.start()].rstrip()
@@ -134,20 +80,17 @@ def left_open(text: str, numbers: list[Number]) -> bool:
     """Whether the last number is one of several, denied, or part of a sum that is not worked out."""
     start, end, found = numbers[-1]
     before, after = text[max(0, start - 60) : start], text[end : end + 60]
-    several = re.search(
-        rf"{DIGITS}(?:\s+\w+)?\s*,?\s*\b(?:to|and|{WORDS['either']})\s*(?:\w\s*=\s*)?\W?$", before
-    )
-    sum_ = re.search(rf"[\w)]\s*{_SYMBOL}\s*$|\d\s*{_OPERATOR}\s*$|{_COMPARED}\s*$", before)
+    several, sum_ = FIND.another_before.search(before), FIND.sum_before.search(before)
     odds = re.search(r"\d\s+in\s*$", before) and not re.match(r"\s+\w", after)  # 1 in 4
-    operand = re.match(SIGN, found) and re.search(r"[\d)\]]\s*$", before)
-    return bool(several or odds or sum_ or operand or NOT_YET.search(before)) or _goes_on(after)
+    operand = FIND.sign.match(found) and re.search(r"[\d)\]]\s*$", before)
+    return bool(several or odds or sum_ or operand or FIND.not_this.search(before)) or _goes_on(after)
 
 
 def _in_passing(text: str, start: int, end: int) -> bool:
     """Whether a number only says when, for how many, about how much or by how much more."""
     before = text[:start]
     inside = before.rfind("(") > before.rfind(")") and text[start : start + 1] != "("
-    return inside or bool(_ASIDE.search(before, start - 60) or _THAN.match(text, end))
+    return inside or bool(FIND.passing.search(before, start - 60) or FIND.difference.match(text, end))
 
 
 def main_number(text: str, numbers: list[Number]) -> str:
@@ -156,7 +99,7 @@ def main_number(text: str, numbers: list[Number]) -> str:
     Of several clauses the last with such a number counts; in it what follows the last equals sign, else the
     last number.
     """
-    begins = [0, *(match.end() for match in _CLAUSE.finditer(text)), len(text)]
+    begins = [0, *(match.end() for match in FIND.clause.finditer(text)), len(text)]
     for begin, end in reversed(list(itertools.pairwise(begins))):
         inside = [number for number in numbers if begin <= number[0] < end]
         equals = text.rfind("=", begin, end)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import whole_number
 from workbench.data import sources
 from workbench.data.sources import CORPORA, Draw, Source, open_source
 from workbench.digests import digest
@@ -40,6 +39,7 @@ def load_texts(
     column: str = "text",
     split: str = "train",
     location: str | Path | None = None,
+    data: str | Path | None = None,
 ) -> Texts:
     """Load calibration texts: a sample without replacement, the same for the same seed.
 
@@ -67,6 +67,8 @@ def load_texts(
         column: the column of a file or hub set that holds the texts.
         split: ``train``, ``validation`` or ``test`` of a hub corpus.
         location: a local copy of the hub repository to read instead of the hub.
+        data: a folder with public sets as jsonl (``c4.jsonl``, ...): a hub corpus that it holds is read from
+            there.
 
     Returns:
         The texts, a list with an attribute ``source``: JSON values that belong with a result's provenance.
@@ -82,7 +84,7 @@ def load_texts(
     set()
     """
     draw, long_enough = Draw(n, seed, skip), _length_check(min_length, tokenizer)
-    source = _source(name, draw, split, location)
+    source = _source(name, draw, split, location, data)
     if not isinstance(name, str | Path):
         draw = _all_or(draw, sum(map(long_enough, source.rows or ())))
     seen: Counter[str] = Counter()
@@ -103,14 +105,9 @@ def load_texts(
 
     texts = Texts(source.sample(usable, draw, why))
     passed_over = {kind: seen[kind] for kind in ("empty", "too_short", "repeated")}
-    texts.source = {
-        "name": source.name,
-        "n": len(texts),
-        "seed": seed,
-        "skip": skip,
-        "min_length": min_length,
-    }
-    texts.source |= {"revision": source.revision, "looked_at": seen.total(), **passed_over}
+    drawn = {"n": len(texts), "seed": seed, "skip": skip, "min_length": min_length}
+    texts.source = {"name": source.name, **drawn, "revision": source.revision}
+    texts.source |= {"looked_at": seen.total(), **passed_over}
     texts.source |= {"duplicates": len(texts) - len(set(texts))}
     return texts
 
@@ -127,26 +124,25 @@ def fingerprint(obj: Any) -> str:
     return digest(identity(obj, "obj"))
 
 
-def _source(name: Any, draw: Draw, split: str, location: str | Path | None) -> Source:
+def _source(
+    name: Any, draw: Draw, split: str, location: str | Path | None, data: str | Path | None
+) -> Source:
     if not isinstance(name, str | Path):
         return Source("list", _checked_list(name))
     files = {one: [demo_path("texts") / f"{part}.jsonl" for part in DEMO_TEXTS[one]] for one in DEMO_TEXTS}
-    return open_source(name, CORPORA, files, draw, other="a list of texts", split=split, location=location)
+    settings: dict[str, Any] = {"split": split, "location": location, "data": data}
+    return open_source(name, CORPORA, files, draw, other="a list of texts", **settings)
 
 
 def _length_check(min_length: int, tokenizer: Any) -> Callable[[str], bool]:
-    least = whole_number(min_length, "min_length", 0)
     if tokenizer is None:
-        return lambda text: len(text) >= least
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= least
+        return lambda text: len(text) >= min_length
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= min_length
 
 
 def _checked_list(texts: Any) -> list[str]:
-    if (
-        isinstance(texts, Mapping | set | bytes)
-        or not isinstance(texts, Iterable)
-        or hasattr(texts, "columns")
-    ):
+    wrong = isinstance(texts, Mapping | set | bytes) or hasattr(texts, "columns")
+    if wrong or not isinstance(texts, Iterable):
         raise ValueError(
             "name must be a name, a path or a list of texts (of a frame one column, frame['text']), "
             f"got {type(texts).__name__}"
@@ -154,9 +150,7 @@ def _checked_list(texts: Any) -> list[str]:
     rows = list(texts)
     for index, text in enumerate(rows):
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(
-                f"texts must be strings that are not empty; number {index} of the list is {text!r:.60}"
-            )
+            raise ValueError(f"texts must be strings that are not empty; number {index} is {text!r:.60}")
     return rows
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from workbench.checks import is_whole, whole_number
+from workbench.checks import is_whole
 from workbench.distances.stability import mean_distances
 from workbench.models.batches import (
     Batch,
@@ -30,7 +30,6 @@ from workbench.models.batches import (
 )
 from workbench.models.hooks import check_finite, compiled_layers, compiling_pays, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
-from workbench.statistics import checked_interval
 
 #: numbers that are turned to float64 at once (128 MiB)
 CHUNK = 2**24
@@ -110,7 +109,6 @@ def angular_distances(
         ValueError: for no texts, an empty text, ``max_length``, ``batch_size`` or ``position`` out of range
             (all before the first forward pass), or a state that is zero or not finite.
     """
-    checked_interval(confidence, seed)
     reading: dict[str, Any] = {"max_length": max_length, "batch_size": batch_size, "position": position}
     reading |= {"points_per_text": points_per_text, "seed": seed, "compiled": compiled}
     angles = block_angles(model, tokenizer, texts, **reading, progress=progress)
@@ -138,7 +136,6 @@ def block_angles(
         Frame ``text, start, size, angle``: ``text`` is the text's position in ``texts``, ``angle`` is in
         ``[0, 1]``. With ``position="random"`` also ``point``, the token, counted from 0.
     """
-    whole_number(batch_size, "batch_size")
     tokens = read_tokens(model, tokenizer, texts, max_length)
     points = _points([len(ids) for ids in tokens], position, points_per_text, seed)
     batches = make_batches(tokens, batch_size=batch_size, model=model)
@@ -164,8 +161,6 @@ def block_angles(
 def _points(lengths: list[int], position: Any, count: Any, seed: Any) -> list[list[int]] | None:
     """Return the tokens whose states stand for each text, from 0; None for the mean of all."""
     _check_position(position, min(lengths))
-    whole_number(count, "points_per_text")
-    whole_number(seed, "seed", least=0)
     if position == "random":
         draws = [np.random.default_rng([seed, number]) for number in range(len(lengths))]
         drawn = [rng.permutation(max(1, n - 1))[:count] for rng, n in zip(draws, lengths, strict=True)]
@@ -203,9 +198,7 @@ def _picker(mask: Tensor, points: list[list[int]] | None, batch: Batch) -> Calla
     """Return what picks the states of each text: ``[row, token, width]`` to ``[row, point, width]``."""
     if points is None:
         real, counts = mask[..., None], mask.sum(dim=1)[:, None, None]
-        return lambda state: (
-            torch.where(real, state, 0).sum(dim=1, keepdim=True, dtype=torch.float32) / counts
-        )
+        return lambda state: torch.where(real, state, 0).sum(1, keepdim=True, dtype=torch.float32) / counts
     most = max(len(some) for some in points)
     # a text of fewer points repeats its last one, which is left out again behind the pass
     at = [[*points[text], *[points[text][-1]] * (most - len(points[text]))] for text in batch.texts]

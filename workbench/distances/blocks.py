@@ -45,9 +45,8 @@ def layers_of(start: int, size: int, *, layers: Sequence[int] | None = None) -> 
         room = (
             f"at most {kept[-size]} for size {size}" if size <= len(kept) else f"of a size up to {len(kept)}"
         )
-        raise ValueError(
-            f"a block must end within the model's {len(kept)} layers: start {room}, got start {start}"
-        )
+        allowed = f"a block must end within the model's {len(kept)} layers: start {room}"
+        raise ValueError(f"{allowed}, got start {start}")
     return tuple(kept[first : first + size])
 
 

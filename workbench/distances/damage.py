@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from workbench.checks import checked, whole_number
+from workbench.checks import checked
 from workbench.distances.blocks import checked_sizes, layer_set_frame, layers_of, least, parse_layers
 from workbench.distances.sweep import Form, Replay, check_shared, positions_of
 from workbench.models.batches import Batch, each_text, first_of, make_batches, measured_on, read_tokens
 from workbench.models.hooks import check_finite
 from workbench.models.layers import kept_layers
-from workbench.statistics import bootstrap_interval, checked_interval
+from workbench.statistics import bootstrap_interval
 
 #: most logits made at once (1 GiB in float32), or one text's where these are more
 LOGITS = 2**28
@@ -75,7 +75,6 @@ def block_damage(
             texts, a text of fewer than two tokens, a setting out of range, a loss that is not finite, or an
             architecture whose layers pass on more than their state.
     """
-    checked_interval(confidence, seed)
     kept = kept_layers(model)
     asked = _layer_sets(kept, blocks, sizes, layer_sets)
     removals = [positions_of(model, layers) for layers in asked]
@@ -132,7 +131,6 @@ def least_harmful(
         raise ValueError(
             f"texts must hold at least two different ones, to choose and to measure, got {len(different)}"
         )
-    whole_number(seed, "seed", least=0)
     order = np.random.default_rng(seed).permutation(different)
     chooses = np.isin(first, order[: len(order) // 2])
     one, two = (

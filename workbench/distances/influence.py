@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from workbench.distances.stability import mean_and_spread
 from workbench.distances.sweep import Form, Replay, check_shared, positions_of
 from workbench.models.batches import Batch, each_text, first_of, make_batches, measured_on, read_tokens
-from workbench.models.hooks import check_finite, watch_states
+from workbench.models.hooks import check_finite, inference, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
-from workbench.statistics import bootstrap_interval, checked_interval
+from workbench.statistics import bootstrap_interval
 
 
 def block_influence(
@@ -53,7 +54,6 @@ def block_influence(
         ValueError: for no texts, an empty text, ``max_length`` or ``batch_size`` out of range, or states that
             are zero or not finite.
     """
-    checked_interval(confidence, seed)
     tokens = read_tokens(model, tokenizer, texts, max_length)
     batches = make_batches(tokens, batch_size=batch_size, model=model)
     cosines = each_text(model, batches, partial(_mean_cosines, model), title="influence", progress=progress)
@@ -77,6 +77,7 @@ def removal_similarity(
     *,
     removed: Iterable[int] = (),
     final_norm: bool = True,
+    original: Sequence[Tensor] | None = None,
     max_length: int = 512,
     max_tokens: int = 16384,
     confidence: float = 0.95,
@@ -105,6 +106,7 @@ def removal_similarity(
         removed: layers (original numbers) left out of every candidate besides its own: the next step of a
             greedy search (see ``greedy_layers``). The comparison stays with the model as given.
         final_norm: compare after the final norm (True) or before it.
+        original: ``last_states`` of the model to compare with; None for the model as given.
         max_length: most tokens read of a text, from its beginning (IteRABRe: 512).
         max_tokens: bounds memory: one layer call sees at most so many tokens (or one text, where that is
             longer), and at most 32 times as many states wait between layers.
@@ -121,7 +123,6 @@ def removal_similarity(
             not have, fewer than two layers left, states that are zero or not finite, or an architecture whose
             layers pass on more than their state.
     """
-    checked_interval(confidence, seed)
     removed = list(removed)
     tokens = read_tokens(model, tokenizer, texts, max_length)
     batches = make_batches(tokens, max_tokens=max_tokens, model=model)
@@ -131,7 +132,9 @@ def removal_similarity(
         raise ValueError(f"removed must leave at least two layers to choose from, got {len(gone)} removed")
     candidates = [tuple(sorted((*gone, layer))) for layer in left]
     forms = check_shared(model, max(tokens, key=len), head=False)
-    measure = partial(_similarities, model, candidates, final_norm, max_tokens, forms)
+    if original is not None and [len(states) for states in original] != [len(ids) for ids in tokens]:
+        raise ValueError("original must be last_states of the same texts, cut at the same max_length")
+    measure = partial(_similarities, model, candidates, final_norm, max_tokens, forms, original)
     values = each_text(model, batches, measure, title="removal similarity", progress=progress).numpy()
     check_finite("residual states", values)
     frame = pd.DataFrame({"layer": [kept_layers(model)[layer] for layer in left]})
@@ -141,6 +144,38 @@ def removal_similarity(
     settings["interval"] = "of each layer by itself, over texts"
     frame.attrs = measured_on(model, tokens, tokenizer=tokenizer, measure="removal similarity", **settings)
     return frame
+
+
+def last_states(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Any,
+    *,
+    final_norm: bool = True,
+    max_length: int = 512,
+    max_tokens: int = 16384,
+) -> list[Tensor]:
+    """Return the last hidden state of every text ``[token, width]``, for ``original`` of the similarity.
+
+    Args:
+        model: any decoder-only transformers model.
+        tokenizer: its tokenizer; None for texts that are token ids.
+        texts: strings, or token ids as lists or 1-D tensors.
+        final_norm: after the final norm (True) or before it.
+        max_length: most tokens read of a text, from its beginning.
+        max_tokens: most tokens of a batch.
+    """
+    tokens = read_tokens(model, tokenizer, texts, max_length)
+    found: dict[int, Tensor] = {}
+    with inference(model):
+        for batch in make_batches(tokens, max_tokens=max_tokens, model=model):
+            ids, _ = batch.on_device_of(model)
+            raw: dict[int, Tensor] = {}
+            with watch_states(model, raw.__setitem__):
+                normed = decoder_forward(model)(input_ids=ids, use_cache=False)[0]
+            states = normed if final_norm else raw[max(raw)]
+            found |= {text: states[row, : len(tokens[text])].cpu() for row, text in enumerate(batch.texts)}
+    return [found[text] for text in range(len(tokens))]
 
 
 def _mean_cosines(model: nn.Module, batch: Batch) -> Tensor:
@@ -173,6 +208,7 @@ def _similarities(
     final_norm: bool,
     max_tokens: int,
     forms: list[Form],
+    original: Sequence[Tensor] | None,
     batch: Batch,
 ) -> Tensor:
     """Return the cosine of each text and candidate with the original: ``[row, candidate]``."""
@@ -184,6 +220,9 @@ def _similarities(
     for names, states in replay.packs(candidates):
         states = replay.normed(states) if final_norm else states
         if names == [()]:
+            if original is not None:
+                held = pad_sequence([original[text] for text in batch.texts], batch_first=True)
+                states = held.to(states.device)
             base, mask = states, mask.to(states.device)
             continue
         rows = states.reshape(len(names), len(ids), *states.shape[1:]).to(base.device)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import is_whole, whole_number
+from workbench.agreement import removal_cost
+from workbench.checks import is_whole
 from workbench.distances.blocks import best_blocks, block_metric, checked_sizes, layer_set_frame, layers_in
-from workbench.statistics import removal_cost
 
 _COLUMNS = ["strategy", "size", "start", "removed"]
 
@@ -85,8 +85,6 @@ def random_layers(
     [['random', 2, 0], ['random', 2, 1]]
     """
     layers = _layer_numbers(n_layers)
-    whole_number(n_draws, "n_draws")
-    whole_number(seed, "seed", least=0)
     asked = checked_sizes(sizes, len(layers))
     rngs = [(size, np.random.default_rng([seed, size])) for size in asked]
     sets = [sorted(rng.choice(layers, size, replace=False)) for size, rng in rngs for _ in range(n_draws)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked, whole_number
+from workbench.checks import checked
 
 _FEWEST = 5  # words of an evaluation prompt that is looked for in training prompts
 
@@ -52,7 +52,6 @@ def check_contamination(
     """
     checked(examples, ("id", column), "examples")
     checked(evaluation, ("task", "item", "text"), "evaluation")
-    whole_number(n_words, "n_words")
     named = [(name, _words(text)) for name, text in zip(examples["id"], examples[column], strict=True)]
     full = [(name, words) for name, words in named if words]
     if not full or (len(full) < len(named) and column != "context"):
@@ -149,11 +148,9 @@ def _looked_up(prompts: Sequence[list[str]], part: pd.DataFrame, n_words: int) -
         around = (inner[k] for run in _runs(words, _FEWEST) for k in begins.get(run, ()))
         places = [k for k in known.get(own[0], ()) if whole in lines[k]]
         places += [k for k, core in around if _line(core) in whole]
-        yield {
-            "occurs": bool(places),
-            "overlap": sum(run in known for run in own) / len(own),
-            "item": items[min(places)] if places else None,
-        }
+        overlap = sum(run in known for run in own) / len(own)
+        first = items[min(places)] if places else None
+        yield {"occurs": bool(places), "overlap": overlap, "item": first}
 
 
 def _cores(texts: list[list[str]]) -> list[list[str]]:

@@ -7,11 +7,13 @@ import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from workbench.checks import told
 from workbench.digests import digest
 from workbench.evaluation.index import below
 from workbench.runs.content import content_of, files_below
@@ -65,8 +67,8 @@ def check_code(names: Iterable[str], index: Mapping[str, Any], trusted: Path | N
                 raise ValueError(f"{file} names Python functions; allow_code=True runs them")
         for entry in _measured(index[name].cfg):
             if entry.get("hf_evaluate") or entry.get("metric") not in metric_registry:
-                told = f"task {name!r} takes metric {entry.get('metric')!r} from another library"
-                raise ValueError(f"{told}; allow_code=True runs it")
+                foreign = f"task {name!r} takes metric {entry.get('metric')!r} from another library"
+                raise ValueError(f"{foreign}; allow_code=True runs it")
 
 
 def _measured(cfg: Any) -> Iterator[dict[str, Any]]:
@@ -80,7 +82,7 @@ def _measured(cfg: Any) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def sandbox(allow_code: bool = False) -> Iterator[None]:
-    """Let the harness render the templates of tasks in jinja's sandbox, unless they may reach for Python.
+    """Let the harness render templates, each compiled once, in a sandbox unless they may reach for Python.
 
     Raises:
         ValueError: a template reaches for Python.
@@ -90,15 +92,16 @@ def sandbox(allow_code: bool = False) -> Iterator[None]:
     from jinja2.sandbox import SandboxedEnvironment
 
     free = lm_eval.utils.env
+    used: Any = free.overlay()
     if not allow_code:
-        lm_eval.utils.env = SandboxedEnvironment(undefined=free.undefined, keep_trailing_newline=True)
-        lm_eval.utils.env.filters = free.filters
+        used = SandboxedEnvironment(undefined=free.undefined, keep_trailing_newline=True)
+        used.filters = free.filters
+    # the harness has each template compiled again for every item, which took most of an evaluation's time
+    used.from_string = lru_cache(maxsize=512)(used.from_string)
+    lm_eval.utils.env = used
     try:
-        yield
-    except SecurityError as error:
-        raise ValueError(
-            f"a template of a task reaches for Python ({error}); allow_code=True lets it"
-        ) from error
+        with told("a template of a task reaches for Python", SecurityError, hint="; allow_code=True lets it"):
+            yield
     finally:
         lm_eval.utils.env = free
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -11,9 +11,7 @@ from workbench.checks import checked
 from workbench.distances.blocks import format_layers, layers_of, parse_layers
 from workbench.evaluation.evaluate import questions
 from workbench.runs.keys import reads
-
-if TYPE_CHECKING:
-    from workbench.runs.variant import Variant
+from workbench.runs.variant import Variant
 
 NOT_HEALED = "pruned, not healed"
 
@@ -132,7 +130,7 @@ def _losses(
     """Return the rows of the loss (nats a token) of the whole model, as (), and without each cut."""
     from workbench.distances.damage import block_damage
     from workbench.evaluation.perplexity import loss_rows, loss_values
-    from workbench.generation.responses import context_length
+    from workbench.generation.prompts import context_length
 
     length = context_length(model) or 10**9
     found = block_damage(model, tokenizer, list(texts), layer_sets=cuts, max_length=length, progress=progress)
@@ -142,11 +140,6 @@ def _losses(
 
 def _placed(rows: pd.DataFrame, cut: Sequence[int], n_layers: int, series: str, healed: bool) -> pd.DataFrame:
     """Return rows of scores with what was removed in front."""
-    front = {
-        "series": series,
-        "healed": healed,
-        "removed": format_layers(cut) if cut else "",
-        "n_removed": len(cut),
-        "fraction": len(cut) / n_layers,
-    }
+    front = {"series": series, "healed": healed, "removed": format_layers(cut) if cut else ""}
+    front |= {"n_removed": len(cut), "fraction": len(cut) / n_layers}
     return rows.assign(**front)[[*front, *rows.columns.difference([*front], sort=False)]]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+#: whether the other processes of a launcher wait to be called to an evaluation
+_calls: ContextVar[bool] = ContextVar("calls", default=False)
+
+
+@contextmanager
+def calling_others() -> Iterator[None]:
+    """Let the first process of a launcher call the others to each evaluation, until leaving."""
+    token = _calls.set(True)
+    try:
+        yield
+    finally:
+        _calls.reset(token)
+
+
 def questions(tasks: Any, include: Any = None, data: Any = None) -> dict[str, str]:
     """Return digests of the task files and data behind arguments of ``evaluate``, for its key in a run."""
     return task_fingerprint(tasks, include=include, data=data) if tasks else {}
@@ -38,7 +54,7 @@ def evaluate(
     *,
     limit: int | float | None = None,
     n_shot: int | None = None,
-    batch_size: int | str = 32,
+    batch_size: int | str = "auto",
     max_length: int | None = None,
     items: str | Path | None = None,
     include: str | Path | None = None,
@@ -60,6 +76,11 @@ def evaluate(
     tokenizer begins texts with a mark, every window of a long text begins with it and none is scored; the
     harness scores the first and leaves the others without. Chat prompts are those of ``chat_prompt``.
 
+    What prompts have in common is computed once: the choices of an item share its context, the items of an
+    MMLU subject their few-shot examples; for models that cannot (see ``prefixes.can_share``) each is computed
+    whole, as in the harness. Under ``accelerate launch`` the processes share the batches and get the same
+    scores, to the bit those of one process; all must call this.
+
     A prompt longer than the context loses its beginning, as in the harness; the column ``truncated`` counts
     these items.
 
@@ -75,8 +96,9 @@ def evaluate(
             "iterabre-multilingual"); one or several.
         limit: only the first ``limit`` items of every task, or that share of them when below 1.
         n_shot: few-shot examples in the prompt; None keeps the suite's or the task's own number.
-        batch_size: prompts in a batch at most; fewer where their logits would take more than 1 GiB (in
-            16 bits) or do not fit into memory. "auto" takes as many as fit so.
+        batch_size: rows of tokens at once at most; the choices of an item share a row. "auto" takes as many
+            as free memory holds and keep a GPU busy. Fewer where their logits would take more than 1 GiB (in
+            16 bits); half as many where memory does not suffice after all.
         max_length: context in tokens; None takes the suite's where it has one and the model's reaches it,
             otherwise the model's.
         items: a .jsonl path for every item's prompt, answer and scores; ``read_items`` reads it. The score of
@@ -126,7 +148,10 @@ def evaluate(
     chat = check_chat(tokenizer, chat_template, thinking)
     from workbench.evaluation import harness
     from workbench.evaluation.in_memory import InMemory
+    from workbench.models.processes import by_the_first, everyones, place
 
+    if _calls.get():
+        everyones(())
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
     asked = {"system_instruction": system_instruction, "confirm_run_unsafe_code": allow_code}
@@ -134,7 +159,7 @@ def evaluate(
         drawn: dict[str, Any] = {"seed": seed, "shot_order": shot_order, "allow_code": allow_code}
         drawn |= {"max_new_tokens": max_new_tokens, "gen_kwargs": gen_kwargs}
         loaded = prepared(plan, include=include, data=data, missing=missing, **drawn)
-        chat |= {"batch_size": batch_size, "max_length": max_length, "progress": progress}
+        chat |= {"batch_size": batch_size, "max_length": max_length, "progress": progress and place()[0] == 0}
         lm = InMemory(model, tokenizer, **chat)
         with lm.bar:
             for part in loaded.tasks.values():
@@ -144,7 +169,8 @@ def evaluate(
                 rows += harness.score_rows(results, part, cut)
                 lines += harness.item_lines(results, part["tasks"], cut)
     if items is not None:
-        write_text_atomic(items, "".join(lines))
+        path, text = items, "".join(lines)
+        by_the_first(lambda: write_text_atomic(path, text))
     scores = pd.DataFrame(rows)
     scores.attrs |= {"skipped": loaded.skipped, "chat_template": chat_template, "thinking": thinking}
     return scores
@@ -192,7 +218,7 @@ def suite_length(tasks: str | Sequence[str], model: Any) -> int | None:
         raise ValueError(
             f"tasks must not mix suites of different context lengths, got {names}; run them one by one"
         )
-    from workbench.generation.responses import context_length
+    from workbench.generation.prompts import context_length
 
     length, context = lengths.pop() if lengths else None, context_length(model)
     return min(length, context) if length and context else length
@@ -213,7 +239,7 @@ def check_settings(
         )
     if batch_size != "auto" and not (is_whole(batch_size) and int(batch_size) >= 1):
         raise ValueError(f"batch_size must be a whole number >= 1, or 'auto', got {batch_size!r}")
-    from workbench.generation.responses import context_length
+    from workbench.generation.prompts import context_length
 
     context = context_length(model)
     if max_length is not None and not (is_whole(max_length) and 2 <= max_length <= (context or max_length)):

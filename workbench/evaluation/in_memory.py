@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 from transformers import LogitsProcessorList
 
 from workbench.bars import tqdm
+from workbench.evaluation.answers import Answers
+from workbench.evaluation.prefixes import Batch, can_share, least_saved, plan, room_for
 from workbench.models.chat import render_chat
 from workbench.models.hooks import watch_states
+from workbench.models.processes import everyones, place, shares
 
-#: logits that exist at once: prompts in a batch x tokens x vocabulary (1 GiB in bfloat16, and their softmax)
+#: tokens of texts by tokenizer, while several variants are asked the same
+_known: ContextVar[dict[Any, Any] | None] = ContextVar("known", default=None)
+#: logits that exist at once: places x vocabulary (1 GiB in bfloat16, and their softmax)
 _LOGITS = 2**29
 #: tokens of a batch that is generated where ``batch_size`` is "auto", prompts and answers
 _GENERATED = 2**15
+
+
+@contextmanager
+def texts_remembered() -> Iterator[None]:
+    """Read no text twice until leaving: the variants of a model are asked the same."""
+    token = _known.set({} if _known.get() is None else _known.get())
+    try:
+        yield
+    finally:
+        _known.reset(token)
 
 
 class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no types
@@ -52,7 +69,11 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         settings |= {"think_end_token": "</think>"} if thinking else {}
         super().__init__(pretrained=model, tokenizer=tokenizer, max_length=max_length, **settings)
         self.truncated: set[tuple[str, int]] = set()
-        self._rows, self._end = 1, 0  # of the batch that is being gathered
+        shared = _known.get()
+        # by text and whether special tokens are added; None: as the tokenizer does
+        self.known: dict[tuple[str, bool | None], np.ndarray] = (
+            {} if shared is None else shared.setdefault(id(tokenizer), {})
+        )
         self.most = None if batch_size == "auto" else int(batch_size)
         self.chat: dict[str, Any] = {"thinking": thinking, "template": template}
         begin = tokenizer.bos_token_id
@@ -76,45 +97,81 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated."""
         self._expect(len(requests))
-        answers = super().loglikelihood(requests, disable_tqdm=True)
-        for request, length in zip(requests, self._lengths, strict=True):
-            self._note(request, length > self.max_length + 1)
-        return answers
+        pairs = self.encoded([request.args for request in requests])
+        for request, (context, continuation) in zip(requests, pairs, strict=True):
+            self._note(request, len(context) + len(continuation) > self.max_length + 1)
+        return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
+
+    def encoded(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Any, Any]]:
+        """Return the tokens of (context, continuation) as in the harness; each text is read once."""
+        split = [_spaces_moved(*pair) if pair[0] else None for pair in pairs]
+        self._read([text for one in split if one for text in (one[0], "".join(one))])
+        self._read([text for context, text in pairs if not context], add_special_tokens=False)
+        return [
+            self._after_nothing(text) if one is None else self._apart(*one)
+            for one, (_, text) in zip(split, pairs, strict=True)
+        ]
+
+    def _apart(self, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
+        head, whole = self.known[context, None], self.known[context + continuation, None]
+        return head, whole[len(head) :]
+
+    def _after_nothing(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        ids, first = self.known[text, False], self.prefix_token_id
+        return (ids[:1], ids[1:]) if ids[0] == first else (np.array([first], dtype=ids.dtype), ids)
+
+    def _read(self, texts: list[str], add_special_tokens: bool | None = None) -> None:
+        """Put the tokens of texts into ``known``, as ``tok_encode`` of each gives them."""
+        new = list(dict.fromkeys(text for text in texts if (text, add_special_tokens) not in self.known))
+        mark = self.tokenizer.decode(self.prefix_token_id)
+        marked = [add_special_tokens is None and has_bos_prefix(text, mark) for text in new]
+        for begun in (False, True):
+            some = [text for text, its in zip(new, marked, strict=True) if its == begun]
+            asked = (
+                False if begun else self.add_bos_token if add_special_tokens is None else add_special_tokens
+            )
+            settings = {} if asked is None else {"add_special_tokens": asked}
+            ids = self.tokenizer(some, verbose=False, **settings)["input_ids"] if some else []
+            self.known |= {
+                (text, add_special_tokens): np.array(one, dtype=np.int32)
+                for text, one in zip(some, ids, strict=True)
+            }
 
     def _loglikelihood_tokens(
-        self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
-    ) -> Any:
-        self._lengths = [len(context) + len(continuation) for _, context, continuation in requests]
-        if (longest := max(len(continuation) for *_, continuation in requests)) > self.max_length:
+        self, requests: list[Any], disable_tqdm: bool = True, *, sharing: bool = True
+    ) -> list[tuple[float, bool]]:
+        """Answer (text, context, continuation): inputs that begin alike share what they have in common."""
+        pairs = [(np.asarray(c, np.int32), np.asarray(t, np.int32)) for _, c, t in requests]
+        if (longest := max(len(continuation) for _, continuation in pairs)) > self.max_length:
             raise ValueError(
                 f"max_length must be at least {longest}, the longest answer in tokens, got {self.max_length}"
             )
-        self.batch_size_per_gpu = "auto"  # lets the harness ask ``_batch_scheduler``
-        return self._in_halves(lambda: super(InMemory, self)._loglikelihood_tokens(requests, True))
+        inputs: dict[bytes, int] = {}
+        texts: list[np.ndarray] = []
+        asked: list[int] = []
+        users: list[list[int]] = []
+        for number, (context, continuation) in enumerate(pairs):
+            text = np.concatenate([context, continuation])[-(self.max_length + 1) :][:-1]
+            k = inputs.setdefault(text.tobytes(), len(texts))
+            if k == len(texts):
+                texts.append(text)
+                asked.append(0)
+                users.append([])
+            asked[k] = max(asked[k], len(continuation))
+            users[k].append(number)
+        answers = Answers(self, [continuation for _, continuation in pairs], users)
+        found = answers.of(self._planned(texts, asked, sharing))
+        return [found[number] for number in range(len(pairs))]
 
-    def _batch_scheduler(self, pos: int, n_reordered_requests: Sequence[Any]) -> int:
-        """Return how many requests go into the batch that the one at ``pos`` is in, the longest first."""
-        if pos == 0 or pos >= self._end:
-            _, context, continuation = n_reordered_requests[pos]
-            length = min(len(context) + len(continuation), self.max_length)
-            fit = _LOGITS // (length * self.config.get_text_config().vocab_size)
-            self._rows = int(max(1, min(fit, self.most or fit)))
-            self._end = pos + self._rows
-        return self._rows
-
-    def _in_halves(self, answer: Callable[[], Any]) -> Any:
-        """Answer requests, again in half the batches where memory does not suffice."""
-        while True:
-            try:
-                return answer()
-            except torch.OutOfMemoryError as error:
-                if self._rows == 1:
-                    raise ValueError(
-                        f"max_length must be smaller: of {self.max_length} tokens, no prompt fits into memory"
-                    ) from error
-            self.most = self._rows // 2
-            warnings.warn(f"{self._rows} prompts do not fit into memory; now {self.most}", stacklevel=2)
-            torch.cuda.empty_cache()
+    def _planned(self, texts: list[np.ndarray], asked: list[int], sharing: bool) -> list[Batch]:
+        """Lay inputs out in batches that fit into memory, the same in every process."""
+        places = max(1, _LOGITS // self.config.get_text_config().vocab_size)
+        room = min(everyones(room_for(self.model)))
+        size: dict[str, Any] = {"rows": self.most or len(texts), "tokens": room, "places": places}
+        batches = plan(texts, asked, sharing=sharing, least=least_saved(self.model), **size)
+        if any(batch.shared for batch in batches) and not can_share(self.model):
+            batches = plan(texts, asked, sharing=False, **size)
+        return batches
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness, but every window begins with the mark of a tokenizer that has one, unscored."""
@@ -141,7 +198,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         self._expect(len(windows))
         sums = np.zeros(len(texts))
         if windows:
-            answers = self._loglikelihood_tokens([(("", ""), *window) for _, *window in windows])
+            answers = self._loglikelihood_tokens([(None, *window) for _, *window in windows], sharing=False)
             np.add.at(sums, [k for k, *_ in windows], [total for total, _ in answers])
         return sums
 
@@ -163,36 +220,81 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated to leave room for the answer."""
         self._expect(len(requests))
+        self._read([request.args[0] for request in requests])
         longest = 1
         for request in requests:
             prompt, settings = request.args
-            length, room = len(self.tok_encode(prompt)), self.max_length - self.answer_length(settings)
+            length, room = len(self.known[prompt, None]), self.max_length - self.answer_length(settings)
             self._note(request, length > room)
             longest = max(longest, min(length, room) + self.max_length - room)
-        return self._in_halves(lambda: self._generate(requests, max(1, _GENERATED // longest)))
+        return self._generated(requests, self.most or max(1, _GENERATED // longest))
 
-    def _generate(self, requests: list[Any], fit: int) -> Any:
-        self._rows = self.most or fit
-        self.batch_size_per_gpu = self._rows
-        return super().generate_until(requests, disable_tqdm=True)
+    def _generated(self, requests: list[Any], rows: int) -> list[str]:
+        """Generate batch after batch as the harness gathers them, each by one of the processes there are."""
+        order = sorted(range(len(requests)), key=lambda k: self._longest_first(requests[k]))
+        kinds: dict[str, list[int]] = {}
+        for k in order:
+            kinds.setdefault(repr(requests[k].args[1]), []).append(k)
+        batches = [some[at : at + rows] for some in kinds.values() for at in range(0, len(some), rows)]
+        owners = shares([sum(-self._longest_first(requests[k])[0] for k in some) for some in batches])
+        mine: dict[int, str] = {}
+        for some, owner in zip(batches, owners, strict=True):
+            if owner == place()[0]:
+                mine |= zip(some, self._in_halves([requests[k] for k in some]), strict=True)
+        found = {k: text for part in everyones(mine) for k, text in part.items()}
+        return [found[k] for k in range(len(requests))]
+
+    def _longest_first(self, request: Any) -> tuple[int, str]:
+        text = request.args[0]
+        return -len(self.known[text, None]), text
+
+    def _in_halves(self, requests: list[Any]) -> list[str]:
+        """Generate one batch, in halves where memory does not suffice."""
+        self.batch_size_per_gpu = rows = min(self.most or len(requests), len(requests))
+        try:
+            found: list[str] = super().generate_until(requests, disable_tqdm=True)
+            return found
+        except torch.OutOfMemoryError as error:
+            self.take_less(rows, error)
+        return self._in_halves(requests)
+
+    def take_less(self, rows: int, error: BaseException) -> None:
+        """Take half as many prompts at once from now on.
+
+        Raises:
+            ValueError: when it was one.
+        """
+        if rows == 1:
+            raise ValueError(
+                f"max_length must be smaller: of {self.max_length} tokens, no prompt fits into memory"
+            ) from error
+        self.most = rows // 2
+        warnings.warn(f"{rows} prompts do not fit into memory; now {self.most}", stacklevel=2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def answer_length(self, settings: dict[str, Any] | None) -> int:
         """Return how many tokens a task generates with these settings."""
         return int(normalize_gen_kwargs(dict(settings or {}), self.max_gen_toks)["max_gen_toks"])
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
-        return self._checked(inps, super()._model_call(inps, *args, **settings))
+        return self.checked(inps, super()._model_call(inps, *args, **settings))
 
     def _model_generate(self, context: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
-        settings["logits_processor"] = LogitsProcessorList([self._checked])
+        settings["logits_processor"] = LogitsProcessorList([self.checked])
         found: torch.Tensor = super()._model_generate(context, *args, **settings)
         return found
 
-    def _checked(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def checked(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return logits that can be compared: in an argmax, the first of several that are no numbers wins."""
         if not torch.isfinite(logits.amax(-1)).all():
             raise ValueError(f"the model's logits are not finite; {broken_part(self.model, ids)}")
         return logits
+
+    def mixed(self) -> Any:
+        """Return the context in which the harness runs the model."""
+        kind = self.mixed_precision_dtype
+        return torch.autocast(device_type=self.device.type, dtype=kind, enabled=kind is not None)
 
     def _expect(self, n: int) -> None:
         self.bar.total += n
@@ -219,3 +321,9 @@ def broken_part(model: Any, ids: torch.Tensor) -> str:
     with watch_states(model, see):
         model(ids)
     return found[0] if found else "its weights and layers are, its head is not"
+
+
+def _spaces_moved(context: str, continuation: str) -> tuple[str, str]:
+    """Let spaces at the end of a context begin what follows, as the harness does."""
+    bare = context.rstrip()
+    return bare, context[len(bare) :] + continuation

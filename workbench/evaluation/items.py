@@ -31,9 +31,7 @@ def read_items(path: str | Path) -> pd.DataFrame:
         ValueError: the file does not exist.
     """
     if not (path := Path(path)).is_file():
-        raise ValueError(
-            f"path must be a file that evaluate(..., items=path) wrote, got {path}: no such file"
-        )
+        raise ValueError(f"path must be a file that evaluate(..., items=) wrote, got {path}: no such file")
     entries = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
     rows = [
         {**entry, "metric": metric, "value": value}
@@ -154,9 +152,8 @@ def _by_variant(items: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, p
     """Return the items of each of several variants."""
     if isinstance(items, pd.DataFrame):
         checked(items, ["variant", *_ITEM], "items of several variants (or give other=)")
-        items = {
-            str(name): part.drop(columns="variant") for name, part in items.groupby("variant", sort=False)
-        }
+        parts = items.groupby("variant", sort=False)
+        items = {str(name): part.drop(columns="variant") for name, part in parts}
     if len(items) < 2:
         raise ValueError(f"items must hold at least two variants to compare, got {list(items)}")
     return dict(items)

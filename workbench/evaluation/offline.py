@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from workbench.data.sources import read_rows
+from workbench.data.files import read_rows
 from workbench.evaluation.dependencies import digest_of_all, named_files
 from workbench.evaluation.index import leaves, packaged
 from workbench.evaluation.suites import LOCAL_SETS, LocalSet
@@ -189,9 +189,7 @@ def _boolq(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     labels = [row.get("label", row.get("answer")) for row in rows]
     for number, label in enumerate(labels):
         if label not in (0, 1):
-            raise ValueError(
-                f"boolq: row {number} needs label 0 or 1, or answer true or false, got {label!r}"
-            )
+            raise ValueError(f"boolq: row {number} needs label 0 or 1 or answer true or false, got {label!r}")
     return [{**row, "label": int(bool(label))} for row, label in zip(rows, labels, strict=True)]
 
 

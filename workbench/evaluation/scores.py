@@ -67,7 +67,7 @@ def _check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
         if not any(_is_metric(metric, wanted) for metric in metrics):
             allowed = ", ".join(sorted(metrics)) or "of a task of the scores"
             raise ValueError(
-                f"prefer must name a metric of each of its tasks, of {task!r}: {allowed}; got {wanted!r}"
+                f"prefer must name a metric of each task, of {task!r}: {allowed}; got {wanted!r}"
             )
     known = {*_WORDS, *scores.get("metric", ())}
     if isinstance(prefer, str):
@@ -205,7 +205,7 @@ def score_table(rows: pd.DataFrame, keys: Sequence[str] = ("task", "n_shot")) ->
     for name, row in table.iterrows():
         if missing := sorted({str(np.atleast_1d(column)[0]) for column in table.columns[row.isna()]}):
             raise ValueError(
-                f"every variant must be scored on the same tasks; {name!r} lacks {', '.join(missing)}"
+                f"variants must be scored on the same tasks; {name!r} lacks {', '.join(missing)}"
             )
     return table
 

@@ -16,16 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from workbench.checks import first_line, one_of, whole_number
-from workbench.evaluation import offline
+from workbench.evaluation import dependencies, offline
 from workbench.evaluation.columns import check_columns
-from workbench.evaluation.dependencies import (
-    check_code,
-    digest_of_all,
-    hub_commits,
-    own_files,
-    placed,
-    sandbox,
-)
 from workbench.evaluation.index import leaves, packaged, packaged_tasks, task_manager
 from workbench.evaluation.offline import OnDisk, set_of
 from workbench.evaluation.suites import LOCAL_SETS, SUITES
@@ -82,11 +74,12 @@ def task_fingerprint(
     folder = _folder(include)
     index = task_manager(folder).task_index
     if folder and (own := names & index.keys()):
-        parts["include"] = digest_of_all(own_files(own, folder, index))
+        parts["include"] = dependencies.digest_of_all(dependencies.own_files(own, folder, index))
         names |= {leaf for name in own for leaf in leaves(name, index)}
     if data is not None:
-        parts["data"] = digest_of_all({file.name: file for file in offline.local_files(names, data)})
-    if commits := hub_commits():
+        files = {file.name: file for file in offline.local_files(names, data)}
+        parts["data"] = dependencies.digest_of_all(files)
+    if commits := dependencies.hub_commits():
         read = sorted(_hub_sets(names, index, data) & commits.keys())
         parts |= {"hub": "; ".join(f"{name} {commits[name]}" for name in read)} if read else {}
     return parts
@@ -172,7 +165,8 @@ def load_plan(
     manager = task_manager(_folder(include))
     own = set(manager.task_index)
     if not allow_code:
-        check_code(own.intersection(names), manager.task_index, demo_path("tasks") if in_checkout() else None)
+        trusted = demo_path("tasks") if in_checkout() else None
+        dependencies.check_code(own.intersection(names), manager.task_index, trusted)
     _place_data(names, manager.task_index)
     sources = {name: manager if name in own else _packaged_or_error(name, own) for name in names}
     others = {name: _packaged_in(name, own, manager) if name in own else [name] for name in names}
@@ -180,7 +174,7 @@ def load_plan(
     gaps = {name: f"no rows of {', '.join(lost)}" for name in names if (lost := _absent(local[name]))}
     found = Loaded({}, [], gaps)
     for shots, name in [(shots, name) for shots, part in plan.items() for name in part]:
-        with sandbox(allow_code):
+        with dependencies.sandbox(allow_code):
             tasks, why = _one(sources[name], name, shots, local[name], own)
         if why:
             gaps[name] = f"{gaps[name]}; {why}" if name in gaps else why
@@ -253,9 +247,7 @@ def _folder(include: str | Path | None) -> Path | None:
         return demo_path("tasks") if in_checkout() else None
     folder = Path(include).expanduser()
     if not folder.is_dir():
-        raise ValueError(
-            f"include must be a folder of task files (*.yaml), got {str(include)!r}, which is none"
-        )
+        raise ValueError(f"include must be a folder of task files (*.yaml), {str(include)!r} is none")
     if not task_manager(folder).task_index:
         raise ValueError(f"include must be a folder of task files, but no *.yaml in {folder} names a task")
     return folder
@@ -284,7 +276,7 @@ def _place_data(names: Iterable[str], index: dict[str, Any]) -> None:
 
     for name in set().union(*(leaves(name, index) for name in names)) & index.keys():
         path = Path(index[name].yaml_path).resolve()
-        if found := placed(index[name].cfg, path, name):
+        if found := dependencies.placed(index[name].cfg, path, name):
             try:
                 index[name] = replace(index[name], yaml_path=None, cfg=load_yaml(path) | found)
             except ImportError as error:

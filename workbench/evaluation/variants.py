@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from math import factorial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from workbench.checks import is_whole, one_of, whole_number
-from workbench.evaluation.evaluate import check_chat, check_settings, evaluate, prepared, suite_length
+from workbench.checks import is_whole, one_of
+from workbench.evaluation.evaluate import (
+    calling_others,
+    check_chat,
+    check_settings,
+    evaluate,
+    prepared,
+    suite_length,
+)
 from workbench.evaluation.items import read_items
 from workbench.evaluation.tasks import plan_tasks
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 #: settings of ``evaluate`` that say which questions are asked, and the others
 _SOURCES = ("include", "data", "missing", "allow_code")
@@ -48,14 +51,14 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_variants(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    tokenizer: Any,
     variants: Sequence[Variant],
     tasks: str | Sequence[str],
     *,
     run: Run,
     n_shot: int | None = None,
-    batch_size: int | str = 32,
+    batch_size: int | str = "auto",
     progress: bool = True,
     **settings: Any,
 ) -> Evaluated:
@@ -97,25 +100,46 @@ def evaluate_variants(
     check_settings(model, settings.get("limit"), batch_size, settings["max_length"])
     check_chat(tokenizer, settings.get("chat_template", False), settings.get("thinking", False))
     loaded = prepared(plan, **{name: settings[name] for name in _QUESTIONS if name in settings})
+    from workbench.evaluation.in_memory import texts_remembered
     from workbench.healing.adapters import as_variant
 
     settings |= {"batch_size": batch_size, "progress": progress}
     scores, items = [], []
-    for variant in variants:
-        with as_variant(model, variant, run=run):
-            for task, shots in loaded.left:
-                place = f"evaluations/{variant.name}/{_file_name(task, shots)}"
-                stated = settings | {"n_shot": shots, "items": run.path(f"{place}.jsonl")}
-                with run.lock(place):  # scores and items are of the same call
-                    found = run.frame(f"{place}.csv", evaluate, model, tokenizer, task, **stated)
-                    answered = read_items(stated["items"])
-                found.insert(0, "variant", variant.name)
-                answered.insert(0, "variant", variant.name)
-                scores.append(found)
-                items.append(answered)
+    with texts_remembered():  # all are asked the same
+        for variant in variants:
+            with as_variant(model, variant, run=run):
+                for task, shots in loaded.left:
+                    place = f"evaluations/{variant.name}/{_file_name(task, shots)}"
+                    stated = settings | {"n_shot": shots, "items": run.path(f"{place}.jsonl")}
+                    found, answered = _kept(run, place, model, tokenizer, task, stated)
+                    found.insert(0, "variant", variant.name)
+                    answered.insert(0, "variant", variant.name)
+                    scores.append(found)
+                    items.append(answered)
     evaluated = Evaluated(pd.concat(scores, ignore_index=True), pd.concat(items, ignore_index=True))
     evaluated.scores.attrs |= found.attrs | {"skipped": loaded.skipped}
     return evaluated
+
+
+def _kept(
+    run: Run, place: str, model: Any, tokenizer: Any, task: str, settings: dict[str, Any]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return scores and items as the run keeps them, measured where it does not, by all processes together.
+
+    The first process alone reads and writes the run; it calls the others where there is something to measure.
+    """
+    from workbench.models.processes import everyones
+    from workbench.models.processes import place as process
+
+    kept: Any = ()
+    if process()[0]:
+        while not (kept := everyones(None)[0]):
+            evaluate(model, tokenizer, task, **settings)
+        return kept[0], kept[1]
+    with run.lock(place), calling_others():  # scores and items are of the same call
+        found = run.frame(f"{place}.csv", evaluate, model, tokenizer, task, **settings)
+        kept = found, read_items(settings["items"])
+    return everyones(kept)[0] if process()[1] > 1 else kept  # type: ignore[no-any-return]
 
 
 def _file_name(task: str, shots: int | None) -> str:
@@ -124,8 +148,8 @@ def _file_name(task: str, shots: int | None) -> str:
 
 
 def shot_ablation(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    tokenizer: Any,
     tasks: str | Sequence[str],
     *,
     shots: Sequence[int] = (0, 1, 5),
@@ -154,7 +178,6 @@ def shot_ablation(
     """
     if not len(shots) or not all(is_whole(n) and n >= 0 for n in shots) or len(set(shots)) < len(shots):
         raise ValueError(f"shots must be different whole numbers of at least 0, got {list(shots)}")
-    whole_number(orders, "orders")
     if given := {"n_shot", "shot_order", "items"} & settings.keys():
         raise ValueError(f"settings must not hold {sorted(given)}: shots and orders say it")
     frames = [
@@ -166,8 +189,8 @@ def shot_ablation(
 
 
 def seed_ablation(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    tokenizer: Any,
     variants: Mapping[str, Mapping[int, Variant]],
     tasks: str | Sequence[str],
     *,

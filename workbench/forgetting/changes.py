@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked, whole_number
-from workbench.data.answers import final_answer, same_answer
+from workbench.checks import checked
+from workbench.data.answers import final_answer
+from workbench.data.quantities import same_answer
 from workbench.forgetting.similarity import embed_texts, paired_responses
 from workbench.statistics import bootstrap_interval
 
@@ -120,7 +121,6 @@ def farthest_responses(
     Raises:
         ValueError: as ``response_similarity``; for ``n`` below 1.
     """
-    whole_number(n, "n")
     base, paired = paired_responses(base, others)
     asked = [name for name in ("instruction", "prompt") if name in base][:1]
     sides = base[["id", *asked, "response"]].rename(columns={"response": "base response"})

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from workbench.bars import tqdm
-from workbench.checks import checked, whole_number
+from workbench.checks import checked
 from workbench.distances.sweep import Replay
 from workbench.forgetting.similarity import checked_responses
-from workbench.generation.responses import context_length, end_tokens, token_ids
+from workbench.generation.prompts import context_length, end_tokens, token_ids
 from workbench.healing.adapters import as_variant
 from workbench.models.batches import Batch, make_batches, read_tokens
 from workbench.models.hooks import inference, watch_states
@@ -73,7 +73,7 @@ def token_divergence(
     prompts, texts, answers = _tokens(model, tokenizer, responses)
     whole = read_tokens(model, None, [a + b for a, b in zip(prompts, answers, strict=True)], 10**9)
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
-    room = max(1, min(whole_number(max_tokens, "max_tokens"), LOGITS // vocabulary))
+    room = max(1, min(max_tokens, LOGITS // vocabulary))
     batches = make_batches(whole, max_tokens=room, model=model)
     starts = [len(prompt) for prompt in prompts]
     ids, pieces = list(responses["id"]), [token_texts(tokenizer, answer) for answer in answers]
@@ -86,10 +86,8 @@ def token_divergence(
                 found = _compared(model, batches, states, starts, bar)
             frames += [_rows(variant.name, *one) for one in zip(ids, pieces, found, strict=True)]
     found = pd.concat(frames, ignore_index=True)
-    found.attrs["tokenised_again"] = {
-        "responses": len(ids),
-        "other_lengths": _other_lengths(texts, responses),
-    }
+    again = {"responses": len(ids), "other_lengths": _other_lengths(texts, responses)}
+    found.attrs["tokenised_again"] = again
     return found
 
 

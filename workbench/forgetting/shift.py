@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.agreement import spearman, spearman_interval
 from workbench.checks import checked
 from workbench.evaluation.items import paired_items, right_or_wrong
 from workbench.forgetting.similarity import response_similarity, seen
-from workbench.statistics import bootstrap_interval, paired_difference, spearman, spearman_interval
+from workbench.statistics import bootstrap_interval, paired_difference
 
 _FORETOLD = ("spearman", "rho_low", "rho_high")
 #: answers that must have turned, and that must not, before it is said which do; independent points of a

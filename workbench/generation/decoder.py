@@ -304,10 +304,8 @@ def _disagreement(model: Any) -> str | None:
                 decoder.at.add_(1)
     except NotExactError as error:
         return str(error)
-    alone = [
-        model(input_ids=torch.tensor([[*row, 1]], device=model.device)).logits[0, -2:] for row in prompts
-    ]
-    wanted, got = torch.stack(alone).float(), torch.stack(found, dim=1).float()
+    own = [model(input_ids=torch.tensor([[*row, 1]], device=model.device)).logits[0, -2:] for row in prompts]
+    wanted, got = torch.stack(own).float(), torch.stack(found, dim=1).float()
     tolerance = {torch.float32: 1e-4, torch.float64: 1e-9}.get(model.dtype, 0.04)
     gap = float((wanted - got).norm() / wanted.norm())
     return None if gap <= tolerance else f"its logits with a static cache are off by {gap:.2g} of their size"

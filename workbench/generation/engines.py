@@ -42,13 +42,9 @@ def decoder_of(
     if reason is not None:
         yield lambda rows, uniforms: _generate(model, rows, temperature, uniforms)
         return
-    decoder = StaticDecoder(
-        model,
-        ends=model.generation_config.eos_token_id or [],
-        pad=model.generation_config.pad_token_id,
-        temperature=temperature,
-        compiled=compiling_pays(model, total),
-    )
+    marks = {"ends": model.generation_config.eos_token_id or [], "pad": model.generation_config.pad_token_id}
+    how: dict[str, Any] = {"temperature": temperature, "compiled": compiling_pays(model, total)}
+    decoder = StaticDecoder(model, **marks, **how)
     with decoder.ready():
         yield lambda rows, uniforms: decoder(rows, new, uniforms)
 

@@ -107,6 +107,4 @@ def _ids_of(tokenizer: Any, prompt: Any, number: int) -> list[int]:
         return text_ids(tokenizer, as_text(prompt, f"prompt {number}"), end=False, control=True)
     if isinstance(prompt, list | tuple) and prompt and all(map(is_whole, prompt)):
         return [int(token) for token in prompt]
-    raise ValueError(
-        f"prompts must be texts that are not empty, or tokens; number {number} is {prompt!r:.60}"
-    )
+    raise ValueError(f"prompts must be texts that are not empty or tokens; number {number} is {prompt!r:.60}")

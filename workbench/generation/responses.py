@@ -15,19 +15,15 @@ import torch
 from transformers import GenerationConfig
 
 from workbench.bars import tqdm
-from workbench.checks import checked, one_of, whole_number
+from workbench.checks import checked, one_of
 from workbench.data.instructions import conversation
 from workbench.data.texts import fingerprint
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import ENGINES, by_length, decoder_of, in_halves
-from workbench.generation.prompts import asked_ids, response_room
-from workbench.generation.prompts import chat_prompt as chat_prompt
-from workbench.generation.prompts import context_length as context_length
-from workbench.generation.prompts import end_tokens as end_tokens
-from workbench.generation.prompts import token_ids as token_ids
+from workbench.generation.prompts import asked_ids, context_length, end_tokens, response_room, token_ids
 from workbench.models.chat import render_chat
 from workbench.models.identity import describe_model
-from workbench.models.templates import PLAIN_PROMPT as PLAIN_PROMPT
+from workbench.models.processes import by_the_first, everyones, place, shares
 from workbench.runs.files import locked
 from workbench.runs.journal import Journal
 
@@ -68,7 +64,8 @@ def generate_responses(
     Greedy by default; in float32 the responses equal those of one prompt at a time. The model's own
     sampling settings (repetition penalty, top-p) are left out, so that greedy is the argmax for every
     model. With a temperature each prompt is sampled with random numbers of its own, so its response does
-    not depend on its batch.
+    not depend on its batch. Under ``accelerate launch`` the processes share the batches, and each gets all
+    responses.
 
     Args:
         model: a causal language model.
@@ -95,8 +92,6 @@ def generate_responses(
         ValueError: for no prompts, an empty prompt, prompts that leave no room for the response in the
             context, or an ``out`` of other work.
     """
-    whole_number(max_new_tokens, "max_new_tokens")
-    whole_number(seed, "seed", 0)
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
     asked = [one if isinstance(one, str) else row for one, row in zip(prompts, ids, strict=True)]
@@ -120,33 +115,56 @@ def journaled_responses(
         **options: of ``response_batches``, and ``overwrite``: begin ``out`` again when it belongs to other
             work.
 
-    A journal has one writer: another process that wants it waits, says so, and reads what is there then.
+    A journal has one writer: another process that wants it waits, says so, and reads what is there then. The
+    processes of a launcher share the batches; each writes a part of its own, which the first adds in the end,
+    or the next call where they were killed.
 
     Raises:
         ValueError: for an ``out`` of other work.
     """
     if out is not None and Path(out).is_dir():
         raise ValueError(f"out must be a file, {out} is a folder")
-    with nullcontext() if out is None else locked(out):
-        return _journaled(model, tokenizer, ids, out, work, **options)
-
-
-def _journaled(
-    model: Any, tokenizer: Any, ids: Prompts, out: str | Path | None, work: dict[str, Any], **options: Any
-) -> list[Response]:
-    journal, found, overwrite = None, {}, options.pop("overwrite", False)
-    if out is not None:
-        generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
-        header = {"model": describe_model(model), **work, "generation": generation}
-        journal = Journal(out, header, overwrite=overwrite)
-        found = {row["prompt_index"]: Response(**row) for row in journal.rows()}
-    with closing(response_batches(model, tokenizer, ids, done=set(found), **options)) as batches:
-        for batch in batches:
-            fresh = [one for one in batch if one.prompt_index not in found]
-            if journal:
-                journal.append([asdict(one) for one in fresh])
-            found |= {one.prompt_index: one for one in fresh}
+    overwrite = options.pop("overwrite", False)
+    generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
+    header = {"model": describe_model(model), **work, "generation": generation}
+    number, n = place()
+    with nullcontext() if out is None or number else locked(out):
+        known = by_the_first(lambda: {} if out is None else _known(out, header, overwrite))
+        journal = None if out is None else Journal(_own_part(out), header, overwrite=n > 1)
+        mine: dict[int, Response] = {}
+        with closing(response_batches(model, tokenizer, ids, done=set(known), **options)) as batches:
+            for batch in batches:
+                fresh = [one for one in batch if one.prompt_index not in known]
+                if journal:
+                    journal.append([asdict(one) for one in fresh])
+                mine |= {one.prompt_index: one for one in fresh}
+        found = known | {index: one for some in everyones(mine) for index, one in some.items()}
+        if out is not None and n > 1:
+            by_the_first(lambda: _known(out, header, False))
     return [found[index] for index in range(len(ids))]
+
+
+def _known(out: str | Path, header: dict[str, Any], overwrite: bool) -> dict[int, Response]:
+    """Return the responses in a journal, after adding those that several processes left beside it."""
+    journal = Journal(out, header, overwrite=overwrite)
+    found = {row["prompt_index"]: Response(**row) for row in journal.rows()}
+    beside = [path for path in Path(out).parent.iterdir() if path.name.startswith(f".{Path(out).name}.part-")]
+    for part in sorted(beside):
+        try:
+            rows = Journal(part, header).rows()
+        except ValueError:  # of other work, which has ended
+            rows = []
+        fresh = {row["prompt_index"]: Response(**row) for row in rows if row["prompt_index"] not in found}
+        journal.append(map(asdict, fresh.values()))
+        found |= fresh
+        part.unlink()
+    return found
+
+
+def _own_part(out: str | Path) -> Path:
+    """Return the file that this process adds to: one beside the journal where there are several."""
+    number, n = place()
+    return Path(out) if n == 1 else Path(out).with_name(f".{Path(out).name}.part-{number}")
 
 
 def respond(
@@ -215,8 +233,6 @@ def response_batches(
         ValueError: for a setting out of range, or an engine that cannot run this model.
     """
     one_of(engine, ENGINES, "engine")
-    whole_number(max_new_tokens, "max_new_tokens")
-    whole_number(batch_size, "batch_size")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be at least 0 (0 for greedy), got {temperature!r}")
     known, lengths = set(done), [len(row) for row in ids]
@@ -224,12 +240,15 @@ def response_batches(
     if not todo:
         return
     settings = _settings(model, tokenizer, max_new_tokens)
-    total = sum(lengths[index] + max_new_tokens for batch in todo for index in batch)
+    costs = [sum(lengths[index] + max_new_tokens for index in batch) for batch in todo]
+    total, number = sum(costs), place()[0]
+    hidden = not progress or number > 0
+    todo = [batch for batch, owner in zip(todo, shares(costs), strict=True) if owner == number]
     sizes = {"longest": max(lengths), "new": max_new_tokens, "total": total}
     with (
         _own_settings(model, settings),
         decoder_of(engine, model, temperature, **sizes) as decode,
-        tqdm(total=sum(map(len, todo)), desc="generate", unit="prompt", disable=not progress) as bar,
+        tqdm(total=sum(map(len, todo)), desc="generate", unit="prompt", disable=hidden) as bar,
     ):
         started, tokens = time.perf_counter(), 0
         for batch in todo:

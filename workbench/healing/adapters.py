@@ -7,7 +7,7 @@ bit.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import logging as transformers_logging
 
-from workbench.checks import first_line
-from workbench.healing.records import RECORD as RECORD
-from workbench.healing.records import WEIGHTS, checked_adapter
-from workbench.healing.records import read_record as read_record
+from workbench.checks import told
+from workbench.healing.records import WEIGHTS, checked_adapter, read_record
+from workbench.healing.restoring import deprecations_muted, restored, weights_kept
+from workbench.healing.tensors import holds_tensors, put_tensors
 from workbench.models.identity import describe_model
 from workbench.models.layers import decoder_layers, kept_layers, unwrap
 from workbench.models.loading import keep_trainable
 from workbench.places import short_name
-from workbench.pruning.removal import without_layers
+from workbench.pruning.collapse import collapse_changes
+from workbench.pruning.removal import two_states, without_layers
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
 
@@ -39,7 +39,7 @@ def with_adapter(model: Any, path: str | Path, *, layers: Sequence[int] | None =
     Args:
         model: the model with the very layers the adapter was trained on: pruned, or inside
             ``without_layers``.
-        path: folder that ``heal`` wrote.
+        path: folder that ``heal`` wrote, or one of whole tensors that ``merge_variants`` wrote.
         layers: for a LoRA adapter of another trainer, which says nothing of layers: the original indices of
             the layers it was trained on, by your word.
 
@@ -51,7 +51,7 @@ def with_adapter(model: Any, path: str | Path, *, layers: Sequence[int] | None =
             load it onto the wrong ones without a warning), files that are damaged or altered, tensors that
             are missing, too many, of another size or not finite, or a model that has an adapter on already.
     """
-    with _weights_kept(model), _loaded(model, Path(path), layers):
+    with weights_kept(model), _put_on(model, Path(path), layers):
         yield model
 
 
@@ -75,6 +75,8 @@ def as_variant(model: Any, variant: Variant, *, run: Run | str | Path | None = N
     """
     _check_name(model, variant)
     with ExitStack() as stack:
+        if variant.merges:
+            stack.enter_context(two_states(collapse_changes(model, variant.merges, variant.merging)))
         stack.enter_context(without_layers(model, variant.removed))
         if variant.adapter is not None:
             if run is None and not Path(variant.adapter).is_dir():
@@ -111,14 +113,28 @@ def merge_adapter_(model: Any, path: str | Path, *, layers: Sequence[int] | None
             "model must have full weights to be merged into, it is quantized and the sum would be rounded "
             "again; load it with quantization=None, prune_ the same layers and merge, or use with_adapter"
         )
-    kept = _weights_kept(model, after_errors_only=True)
+    kept = weights_kept(model, after_errors_only=True)
+    if holds_tensors(path):
+        with kept:
+            put_tensors(model, path, layers)
+        return model
     with kept, _loaded(model, Path(path), layers) as wrapper, deprecations_muted():
         _check_not_tied(model)
-        try:
+        with told(f"adapter {path} cannot be merged", RuntimeError, ValueError):
             wrapper.merge_and_unload(safe_merge=True)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"adapter {path} cannot be merged: {first_line(error)}") from error
     return model
+
+
+@contextmanager
+def _put_on(model: Any, path: Path, layers: Sequence[int] | None) -> Iterator[None]:
+    """Put a LoRA adapter on the model, or whole tensors in the place of its own."""
+    if holds_tensors(path):
+        _check_bare(model)
+        put_tensors(model, path, layers)
+        yield
+        return
+    with _loaded(model, path, layers):
+        yield
 
 
 @contextmanager
@@ -138,7 +154,7 @@ def new_adapter(model: Any, config: Any, seed: int) -> Iterator[Any]:
     _check_bare(model)
     keep_trainable(model)
     asked = set(config.target_modules) | {name.rpartition(".")[0] for name in config.target_parameters or ()}
-    with _restored(model):
+    with restored(model):
         # peft writes it down as what the adapter belongs on: a local folder, of the whole model
         model.name_or_path = None
         torch.manual_seed(seed)
@@ -193,14 +209,13 @@ def _loaded(model: Any, path: Path, layers: Sequence[int] | None) -> Iterator[An
             f"adapter {path} was trained on other layers than the model has: trained on {trained}, the model "
             f"has {here}; leave out the same layers as in training"
         )
-    with _restored(model):
+    with restored(model):
         # peft draws first weights before it loads the trained ones, and only warns of tensors that it lacks
         with deprecations_muted(), warnings.catch_warnings(), torch.random.fork_rng([]):
             warnings.filterwarnings("ignore", "Found missing adapter keys|Model has `tie_word_embeddings")
-            try:
+            kinds = (SafetensorError, RuntimeError, ValueError, TypeError, KeyError)
+            with told(f"adapter {path} cannot be put on the model", *kinds):
                 wrapper: Any = PeftModel.from_pretrained(model, str(path))
-            except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"adapter {path} cannot be put on the model: {first_line(error)}") from error
             _check_tensors(wrapper, path)
         yield wrapper
 
@@ -285,70 +300,6 @@ def _adapted(model: nn.Module) -> set[str]:
 
     found = {name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     return {name for name in found if not name.endswith(".base_layer")}
-
-
-@contextmanager
-def deprecations_muted() -> Iterator[None]:
-    """Keep the libraries' notes on their own deprecations off the screen."""
-    with ExitStack() as stack:
-        stack.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
-        transformers_logging.set_verbosity_error()
-        stack.enter_context(warnings.catch_warnings(action="ignore", category=FutureWarning))
-        yield
-
-
-@contextmanager
-def _restored(model: Any) -> Iterator[None]:
-    """Give back what peft and training change in a model, also half done: modules, gradients, the mode."""
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    modules = [(module, module.training, dict(module._modules)) for module in model.modules()]
-    attributes = dict(vars(model))
-
-    def restore() -> None:
-        for module, training, children in modules:
-            module.training = training
-            module._modules.clear()
-            module._modules.update(children)
-        for name in vars(model).keys() - attributes.keys():
-            delattr(model, name)
-        if "name_or_path" in attributes:
-            model.name_or_path = attributes["name_or_path"]
-        for parameter, gradient in wanted:
-            parameter.requires_grad_(gradient)
-            parameter.grad = None
-
-    with _at_the_end(restore):
-        yield
-
-
-@contextmanager
-def _at_the_end(restore: Callable[[], None]) -> Iterator[None]:
-    """Restore when the body ends, also when a second interrupt falls into that: twice does no harm."""
-    try:
-        yield
-    finally:
-        try:
-            restore()
-        except BaseException:
-            restore()
-            raise
-
-
-@contextmanager
-def _weights_kept(model: Any, *, after_errors_only: bool = False) -> Iterator[None]:
-    """Give the parameters their tensors back, where other ones took their place."""
-    # 4-bit weights are never merged into, and bitsandbytes repacks them where it computes on a CPU
-    quantized = getattr(unwrap(model), "is_quantized", False)
-    held = [] if quantized else [(parameter, parameter.data) for parameter in model.parameters()]
-    done = False
-
-    def restore() -> None:
-        for parameter, data in () if done and after_errors_only else held:
-            parameter.data = data
-
-    with _at_the_end(restore):
-        yield
-        done = True
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -20,16 +20,18 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked
+from workbench.checks import checked, told
 from workbench.data.answers import without_thoughts
 from workbench.data.instructions import EXTRAS, FIELDS, conversation, field_text
 from workbench.data.texts import fingerprint
 from workbench.generation import responses
-from workbench.generation.responses import Response, chat_prompt
+from workbench.generation.prompts import chat_prompt, context_length
+from workbench.generation.responses import Response
 from workbench.healing.judging import LEAKS, closing_words, judge, with_closing
 from workbench.models.chat import chat_ids, render_chat
 from workbench.models.identity import describe_model
 from workbench.models.layers import layer_container, unwrap
+from workbench.models.processes import by_the_first
 from workbench.runs.journal import Journal
 
 TEMPLATE_FILE = "distillation_template.json"
@@ -138,7 +140,7 @@ def self_distill(
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if out is not None and Path(out).is_file():
         header = {"model": describe_model(model), **work, "generation": generation}
-        _carry_over(Path(out), header, partial(_that_fit, model, ids))
+        by_the_first(partial(_carry_over, Path(out), header, partial(_that_fit, model, ids)))
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
     found = responses.journaled_responses(
         model, tokenizer, [ids[k] for k in fits], out, work, **options, **generation
@@ -215,10 +217,8 @@ def _checked_rule(rule: str | Rule, row: dict[str, Any], template: RewriteTempla
 
 def _verdict(rule: Rule, row: dict[str, Any]) -> tuple[bool, str]:
     """Return whether a rule keeps a row, and why."""
-    try:
+    with told(f"rule fails on row {row['id']!r}", Exception):
         verdict = rule(dict(row))
-    except Exception as error:
-        raise ValueError(f"rule fails on row {row['id']!r}: {type(error).__name__}: {error}") from error
     if not isinstance(verdict, tuple):
         return bool(verdict), "kept by the rule" if verdict else "refused by the rule"
     if len(verdict) != 2:
@@ -272,7 +272,7 @@ def _carry_over(out: Path, header: dict[str, Any], fits: Callable[[int], list[in
 
 def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int]:
     """Return the rows whose prompt and response fit the context."""
-    context = responses.context_length(model)
+    context = context_length(model)
     fits = [k for k, row in enumerate(ids) if context is None or len(row) + max_new_tokens <= context]
     if not fits:
         raise ValueError(
@@ -301,9 +301,7 @@ def _judged(
             response = with_closing(response, row)
             closed += response != row["rewrite"]
         judged.append(row | {"kept": kept, "reason": reason, "response": response})
-    frame = pd.DataFrame(
-        judged, columns=[*(name for name in rows[0]), "rewrite", "kept", "reason", "response"]
-    )
+    frame = pd.DataFrame(judged, columns=[*rows[0], "rewrite", "kept", "reason", "response"])
     frame.attrs["closing"] = closed
     if not frame["kept"].any():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in frame["reason"].value_counts().items())

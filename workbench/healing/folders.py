@@ -94,7 +94,7 @@ def same_work(record: Path, work: dict[str, Any], overwrite: bool, model: Any = 
     found = _read(record)
     wanted = json.loads(json.dumps(work))
     differ = [key for key, value in wanted.items() if found.get(key) != value]
-    differ += ["held_out"] * ("held_out" in found and "held_out" not in wanted)
+    differ += [key for key in ("held_out", "objective") if key in found and key not in wanted]
     if "model" in differ and _same_model(found, wanted["model"], model):
         differ.remove("model")
     if differ and not overwrite:

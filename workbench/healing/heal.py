@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 import json
-import random
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-import torch
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
 from transformers import TrainingArguments
 
 from workbench.bars import tqdm
-from workbench.healing.adapters import deprecations_muted, lora_targets, new_adapter
-from workbench.healing.arguments import training_arguments, within_memory
+from workbench.healing import folders
+from workbench.healing.adapters import lora_targets, new_adapter
+from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory
 from workbench.healing.config import HealingConfig
-from workbench.healing.folders import (
-    CHECKPOINTS,
-    WORK,
-    adapter_folder,
-    clear,
-    is_done,
-    last_checkpoint,
-    log_attributes,
-    read_log,
-    store,
-    unfinished_folder,
-    values_digest,
-)
-from workbench.healing.folders import same_work as same_work
 from workbench.healing.launch import is_main, sharded
-from workbench.healing.losses import summing_loss
+from workbench.healing.objective import Objective
 from workbench.healing.records import write_record
+from workbench.healing.restoring import checkpointing, deprecations_muted, same_cache, same_randomness
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
+from workbench.healing.steps import captures
 from workbench.healing.trainer import OnStep, run_training
 from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_validation
 from workbench.models.hooks import compiled_layers, compiling_pays
@@ -81,6 +67,7 @@ def heal(
     keep: str = "last",
     patience: int | None = None,
     report_to: str | Sequence[str] = (),
+    objective: Objective | None = None,
 ) -> Healed:
     """Train a LoRA adapter on the model as it stands, and leave the model as it was, bit by bit.
 
@@ -113,6 +100,7 @@ def heal(
         patience: stop after so many measurements without a new least held-out loss; None for never.
         report_to: trackers that get each row of the log: names that the Trainer knows, such as
             ``"tensorboard"`` or ``"wandb"``.
+        objective: what is minimised; None for the loss on the learned tokens (``recover`` gives another).
 
     Returns:
         The adapter's folder and the log. ``log.attrs`` says how many responses were truncated (``cut``) or
@@ -127,57 +115,61 @@ def heal(
         KeyboardInterrupt: when stopped: at the end of the update that runs a checkpoint is written, and the
             error names its folder, which ``with_adapter`` takes like a finished one.
     """
-    config = _checked_config(config)
+    config, objective = config or HealingConfig.preset("sdd"), objective or Objective()
     check_asked(held_out, evaluate_every, keep, patience)
-    out = adapter_folder(out)
-    unfinished = unfinished_folder(out)
+    out = folders.adapter_folder(out)
+    unfinished = folders.unfinished_folder(out)
     limit = sequence_limit(model, config.max_length)
     reading: Any = {"response": response, "max_length": limit, "concatenate": config.concatenate}
     samples, counts = read_examples(model, tokenizer, examples, **reading)
+    objective.check(samples, config)
     asked: Any = {"every": evaluate_every, "keep": keep, "patience": patience}
     validation = read_validation(model, tokenizer, examples, held_out, **reading, **asked)
     here = describe_model(model)
     work = {"model": here, "data": digest(samples), "config": config.deciding(), **validation.settings()}
+    work |= objective.settings()
     with locked(out) if is_main() else nullcontext():  # a second one waits, and finds it done
-        if is_done(out, work, model, overwrite=overwrite):
+        if folders.is_done(out, work, model, overwrite=overwrite):
             return Healed(out, _read_back(out, here))
         if config.packing:
             check_packing(model)
-        begun = last_checkpoint(unfinished / CHECKPOINTS) and same_work(unfinished / WORK, work, overwrite)
-        ordered, lora = OrderedSamples(samples, config), _lora(model, config)
+        checkpoints = unfinished / folders.CHECKPOINTS
+        begun = folders.last_checkpoint(checkpoints) and folders.same_work(
+            unfinished / folders.WORK, work, overwrite
+        )
+        ordered, lora = OrderedSamples(samples, config, whole=objective.whole), lora_config(model, config)
         trackers = [report_to] if isinstance(report_to, str) else report_to
-        arguments = training_arguments(config, len(ordered), unfinished / CHECKPOINTS, model, trackers)
+        lengths = [len(sample.ids) for sample in samples]
+        places = (config, len(ordered), checkpoints, model, trackers)
+        arguments = training_arguments(*places, longest=max(lengths))
+        if objective.capturable and captures(model, config, lengths, processes=arguments.world_size):
+            set_micro_batch(arguments, config.batch_size, config.batch_size)
         if arguments.world_size > 1:
             ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
         _warn_of_cuts(counts, limit, len(examples))
         _begin(unfinished, work, bool(begun), arguments)
         quantized = bool(getattr(unwrap(model), "is_quantized", False))
-        record = {**work, "values": values_digest(model), "kept_layers": list(kept_layers(model))}
+        record = {**work, "values": folders.values_digest(model), "kept_layers": list(kept_layers(model))}
         record |= {"quantized": quantized, **counts}
-        train = partial(_train, model, lora, ordered, config, arguments, progress, record, validation)
-        checkpointing = _checkpointing(model) if config.gradient_checkpointing else nullcontext()
-        with deprecations_muted(), _same_randomness(model.device), _same_cache(model), checkpointing:
+        how: Any = (progress, record, validation, objective)
+        train = partial(_train, model, lora, ordered, config, arguments, *how)
+        recomputing = checkpointing(model) if config.gradient_checkpointing else nullcontext()
+        with deprecations_muted(), same_randomness(model.device), same_cache(model), recomputing:
             log = within_memory(train, arguments)
         if validation.samples:
             record["kept_step"] = kept_step(log, keep)
         with arguments.main_process_first(local=False):
             if arguments.should_save:
-                kept = unfinished / CHECKPOINTS / f"checkpoint-{record.get('kept_step', len(log))}"
-                store(out, kept, log, record)
-                clear(unfinished)
-        log.attrs.update(log_attributes(record))
+                kept = checkpoints / f"checkpoint-{record.get('kept_step', len(log))}"
+                folders.store(out, kept, log, record)
+                folders.clear(unfinished)
+        log.attrs.update(folders.log_attributes(record))
         return Healed(out, log)
-
-
-def _checked_config(config: HealingConfig | None) -> HealingConfig:
-    if config is not None and not isinstance(config, HealingConfig):
-        raise ValueError(f"config must be a HealingConfig, got {type(config).__name__}")
-    return config or HealingConfig.preset("sdd")
 
 
 def _read_back(out: Path, here: dict[str, Any]) -> pd.DataFrame:
     """Return the log of a training that is done; say it where that was done in another type."""
-    log = read_log(out)
+    log = folders.read_log(out)
     if (trained := log.attrs["dtype"]) != here["dtype"]:
         warnings.warn(
             f"{out} was trained in {trained}, the model is in {here['dtype']}; it is taken as it is",
@@ -204,23 +196,29 @@ def _train(
     progress: bool | OnStep,
     record: dict[str, Any],
     validation: Validation,
+    objective: Objective,
 ) -> pd.DataFrame:
     """Train a fresh adapter from the last checkpoint or the beginning."""
     compiled = _compiles(model, int(ordered.tokens[-1]), config)
     even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
+    lengths = [len(sample.ids) for sample in ordered.samples]
+    # an update that did not fit into memory at once goes in micro-batches
+    whole = objective.capturable and arguments.gradient_accumulation_steps == 1
+    fixed = whole and captures(model, config, lengths, processes=arguments.world_size)
     with (
         new_adapter(model, deepcopy(lora), config.seed) as peft,  # a copy: peft shortens its list of targets
-        summing_loss(peft, chunk=config.loss_chunk, compiled=compiled),
+        objective.acts(peft, chunk=config.loss_chunk, compiled=compiled, gaps=fixed),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
         disable_input_dtype_casting(peft, active=arguments.bf16),
-        compiled_layers(model, dynamic=not even) if compiled else nullcontext(),
+        compiled_layers(model, dynamic=fixed or not even) if compiled else nullcontext(),
         _reported(progress, arguments.max_steps) as on_step,
     ):
         # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
-        check_room(arguments.output_dir, 24 * sum(p.numel() for p in peft.parameters() if p.requires_grad))
-        return run_training(
-            peft, ordered, arguments, on_step, partial(write_record, record=record), validation
-        )
+        trained = sum(p.numel() for p in peft.parameters() if p.requires_grad)
+        check_room(str(arguments.output_dir), 24 * trained)
+        objective.begin(peft)
+        note = partial(write_record, record=record)
+        return run_training(peft, ordered, arguments, on_step, note, validation, objective, fixed=fixed)
 
 
 def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:
@@ -228,8 +226,8 @@ def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: Train
     with arguments.main_process_first(local=False):
         if arguments.should_save:
             if not begun:
-                clear(unfinished)
-            write_text_atomic(unfinished / WORK, json.dumps(work, indent=1))
+                folders.clear(unfinished)
+            write_text_atomic(unfinished / folders.WORK, json.dumps(work, indent=1))
 
 
 def _compiles(model: Any, n_tokens: int, config: HealingConfig) -> bool:
@@ -239,7 +237,8 @@ def _compiles(model: Any, n_tokens: int, config: HealingConfig) -> bool:
     return compiling_pays(model, 2 * n_tokens) and not sharded() and not config.deterministic
 
 
-def _lora(model: Any, config: HealingConfig) -> Any:
+def lora_config(model: Any, config: HealingConfig) -> Any:
+    """Return the ``peft.LoraConfig`` of a training."""
     found = lora_targets(model, config.targets)
     for name in ("dropout", "dora"):
         if found["target_parameters"] and getattr(config, name):
@@ -274,39 +273,3 @@ def _reported(progress: bool | OnStep, steps: int) -> Iterator[OnStep]:
                 progress(row)
 
         yield on_step
-
-
-@contextmanager
-def _same_randomness(device: torch.device) -> Iterator[None]:
-    """Leave the random states and the choice of kernels as they were: the Trainer sets them all."""
-    cudnn: Any = torch.backends.cudnn
-    with ExitStack() as stack:
-        stack.callback(random.setstate, random.getstate())
-        stack.callback(np.random.set_state, np.random.get_state())
-        stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
-        for name in ("deterministic", "benchmark"):
-            stack.callback(setattr, cudnn, name, getattr(cudnn, name))
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        yield
-
-
-@contextmanager
-def _same_cache(model: Any) -> Iterator[None]:
-    """Leave the model's setting whether to cache as it was: the Trainer switches it off for good."""
-    configs = {id(one): one for one in (model.config, model.config.get_text_config(decoder=True))}.values()
-    before = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
-    try:
-        yield
-    finally:
-        for config, use in before:
-            config.use_cache = use
-
-
-@contextmanager
-def _checkpointing(model: Any) -> Iterator[None]:
-    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
-    try:
-        yield
-    finally:
-        getattr(model, f"{name}_checkpointing_disable")()

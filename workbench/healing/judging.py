@@ -7,7 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from workbench.data.answers import final_answer, same_answer, without_calculator_marks
+from workbench.data.answers import final_answer, without_calculator_marks
+from workbench.data.quantities import same_answer
 
 KEPT_ANSWER, KEPT_OPEN = "same final answer", "passes the quality rules"
 KEPT_SAME = "same text as the reference"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked, one_of, whole_number
+from workbench.checks import checked, one_of, told, whole_number
 from workbench.healing.config import HealingConfig
 from workbench.places import short_name
 from workbench.runs.files import sha256_of, write_text_atomic
@@ -75,8 +75,6 @@ def plan_training(
     left_out = sorted({whole_number(layer, "layers", 0) for layer in layers})
     one_of(dtype, ("float32", "bfloat16", "float16", None), "dtype")
     one_of(quantization, ("nf4", None), "quantization")
-    if not isinstance(config, HealingConfig):
-        raise ValueError(f"config must be a HealingConfig, got {config!r:.80}")
     frame = isinstance(examples, pd.DataFrame)
     tables = {EXAMPLES: _learnable(examples, response)}
     if held_out is not None:
@@ -120,8 +118,6 @@ def launch_command(
     >>> launch_command("plan.json", cpu=True).partition("--")[0]
     'python -m torch.distributed.run '
     """
-    whole_number(processes, "processes")
-    whole_number(machines, "machines")
     if cpu and (fsdp or machines > 1):
         raise ValueError("fsdp must be False and machines 1 without GPUs: FSDP spreads weights over GPUs")
     if processes % machines:
@@ -174,22 +170,15 @@ def run_plan(plan: str | Path, *, overwrite: bool = False, progress: bool = True
     planned, config = _read_plan(plan), _config(plan)
     _check_inside(plan.parent, planned["out"])
     rows = {name: _read_rows(plan.parent / name, known, planned) for name, known in planned["files"].items()}
-    told = planned["model"]
-    options = {key: told.get(key) for key in ("revision", "quantization")}
-    model, tokenizer = load_model(told.get("path") or told["name"], **options, **_place(told.get("dtype")))
-    model._source["id"] = short_name(told["name"])  # as it was called where the plan was written
+    named = planned["model"]
+    options = {key: named.get(key) for key in ("revision", "quantization")}
+    model, tokenizer = load_model(named.get("path") or named["name"], **options, **_place(named.get("dtype")))
+    model._source["id"] = short_name(named["name"])  # as it was called where the plan was written
+    given = {"response": planned["response"] or "reference", "config": config, "overwrite": overwrite}
+    given |= {"out": plan.parent / planned["out"], "held_out": rows.get(HELD_OUT)}
+    shown = progress and is_main()
     with without_layers(model, planned["layers"]):
-        return heal(
-            model,
-            tokenizer,
-            rows[EXAMPLES],
-            response=planned["response"] or "reference",
-            config=config,
-            out=plan.parent / planned["out"],
-            overwrite=overwrite,
-            held_out=rows.get(HELD_OUT),
-            progress=progress and is_main(),
-        )
+        return heal(model, tokenizer, rows[EXAMPLES], progress=shown, **given)
 
 
 def _check_folder(folder: Path) -> None:
@@ -250,10 +239,9 @@ def _read_rows(path: Path, known: str, planned: dict[str, Any]) -> pd.DataFrame 
 
 
 def _config(path: Path) -> HealingConfig:
-    try:
-        return HealingConfig(**_read_plan(path)["config"])
-    except TypeError as error:
-        raise ValueError(f"{path} is a plan of another version ({error}); plan it again") from error
+    with told(f"{path} is a plan of another version", TypeError, hint="; plan it again"):
+        config = HealingConfig(**_read_plan(path)["config"])
+    return config
 
 
 def _check_batches(plan: dict[str, Any], processes: int) -> None:

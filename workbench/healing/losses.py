@@ -68,14 +68,18 @@ def head_of(model: Any) -> Head | None:
     return head if same else None
 
 
-def loss_and_gradient(head: Head, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(
+    head: Head, states: Tensor, targets: Tensor, *, gaps: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return the summed cross-entropy of one chunk, and its gradient with respect to the states.
 
     Args:
         head: the frozen head.
         states: after the final norm ``[position, width]``.
         targets: the token to predict at each ``[position]``.
+        gaps: whether some targets are below 0, which count for nothing.
     """
+    counts, targets = ((targets >= 0)[:, None], targets.clamp(min=0)) if gaps else (None, targets)
     logits = head.logits(states)
     normalizer = logits.logsumexp(-1, keepdim=True)
     picked = logits.gather(1, targets[:, None])
@@ -85,8 +89,10 @@ def loss_and_gradient(head: Head, states: Tensor, targets: Tensor) -> tuple[Tens
         gradient = gradient * head.scale
     if head.cap is not None:
         gradient = gradient * (1 - (logits / head.cap).square())
-    weight = head.linear.weight
-    return (normalizer - picked).sum(), gradient.to(states.dtype) @ weight.to(states.dtype)
+    losses, weight = normalizer - picked, head.linear.weight
+    if counts is not None:
+        losses, gradient = losses * counts, gradient * counts
+    return losses.sum(), gradient.to(states.dtype) @ weight.to(states.dtype)
 
 
 def summed_loss(states: Tensor, targets: Tensor, chunk_loss: ChunkLoss, chunk: int) -> Tensor:
@@ -162,17 +168,18 @@ def mean_loss(model: Any, samples: list[Sample], batch_size: int) -> float:
 
 
 @contextmanager
-def summing_loss(model: Any, *, chunk: int, compiled: bool = False) -> Iterator[None]:
+def summing_loss(model: Any, *, chunk: int, compiled: bool = False, gaps: bool = False) -> Iterator[None]:
     """Let the model return the summed loss of chosen positions instead of logits, until leaving.
 
-    It then takes ``input_ids`` [row, token], ``positions`` [n] (places in the flattened rows), ``targets``
-    [n] and maybe ``position_ids``. The model is called as ever, so wrappers around it (peft, mixed precision,
-    DDP, FSDP) do their work.
+    It then takes ``input_ids`` [row, token], ``positions`` [n] (places in the flattened rows, None for all),
+    ``targets`` [n] and maybe ``position_ids``. The model is called as ever, so wrappers around it (peft,
+    mixed precision, DDP, FSDP) do their work.
 
     Args:
         model: a causal language model, with or without an adapter on.
         chunk: positions whose logits are in memory at once.
         compiled: compile the chunk's work.
+        gaps: whether some targets are -100, which count for nothing.
     """
     base, head = unwrap(model), head_of(model)
     if head is not None and head.linear.weight.requires_grad:
@@ -180,19 +187,26 @@ def summing_loss(model: Any, *, chunk: int, compiled: bool = False) -> Iterator[
     own, decoder = base.forward, decoder_forward(base)
 
     work = torch.compile(loss_and_gradient, dynamic=True) if compiled else loss_and_gradient
+    work = partial(work, gaps=True) if gaps else work
 
-    def loss(input_ids: Tensor, positions: Tensor, targets: Tensor, **others: Any) -> Tensor:
+    def loss(input_ids: Tensor, positions: Tensor | None, targets: Tensor, **others: Any) -> Tensor:
         # peft passes every argument it knows, as None
         given = {name: value for name, value in others.items() if value is not None}
         given |= {"input_ids": input_ids, "use_cache": False}
         if head is not None:
-            states = decoder(**given).last_hidden_state.flatten(0, 1).index_select(0, positions)
+            states = _chosen(decoder(**given).last_hidden_state, positions)
             return summed_loss(states, targets, partial(work, head), chunk)
         if base.config.model_type == "gemma3" and hasattr(base.config, "vision_config"):
             # refuses to train without them; elsewhere (GPT-2) they would be added to the embedding
             given["token_type_ids"] = torch.zeros_like(input_ids)
-        logits = own(**given).logits.flatten(0, 1).index_select(0, positions)
+        logits = _chosen(own(**given).logits, positions)
         return cross_entropy(logits.float(), targets, reduction="sum")
 
     with replaced_forwards([base], lambda _: loss):
         yield
+
+
+def _chosen(values: Tensor, positions: Tensor | None) -> Tensor:
+    """Return the values ``[n, size]`` at some positions of the flattened rows, or at all."""
+    flat = values.flatten(0, 1)
+    return flat if positions is None else flat.index_select(0, positions)

@@ -22,7 +22,7 @@ from workbench.checks import checked
 from workbench.data.instructions import conversation, field_text
 from workbench.generation.prompts import context_length, end_tokens
 from workbench.healing.config import HealingConfig
-from workbench.healing.order import training_order as training_order
+from workbench.healing.order import training_order
 from workbench.models.chat import chat_ids, render_chat, text_ids
 from workbench.models.hooks import inference
 from workbench.models.layers import decoder_forward, unwrap
@@ -204,14 +204,16 @@ class OrderedSamples(Dataset[tuple[Sample, float]]):
         places: the same with each update's samples longest first, as they lie in its micro-batches.
     """
 
-    def __init__(self, samples: list[Sample], config: HealingConfig) -> None:
+    def __init__(self, samples: list[Sample], config: HealingConfig, *, whole: bool = False) -> None:
         """Fix the order of the whole training.
 
         Args:
             samples: what there is to learn.
             config: its epochs or steps, batch_size, seed and packing.
+            whole: weigh an update by all its tokens, not by the learned ones.
         """
         self.samples, self.batch_size, self.packed = samples, config.batch_size, config.packing
+        self.whole = whole
         steps, batch, grouped = config.max_steps, config.batch_size, not config.packing
         total = steps * batch if steps else round(config.epochs * len(samples))
         if not total:
@@ -221,8 +223,10 @@ class OrderedSamples(Dataset[tuple[Sample, float]]):
         )
         self.length = total
         updates = [self.order[start : start + batch] for start in range(0, total, batch)]
-        self.weights = [1.0 / sum(samples[k].learned for k in update) for update in updates]
-        self.tokens = np.cumsum([sum(len(samples[k].ids) for k in update) for update in updates])
+        tokens = [sum(len(samples[k].ids) for k in update) for update in updates]
+        learned = [sum(samples[k].learned for k in update) for update in updates]
+        self.weights = [1.0 / counted for counted in (tokens if whole else learned)]
+        self.tokens = np.cumsum(tokens)
         if grouped:  # an update is one sum: how its samples lie in micro-batches is a matter of padding alone
             updates = [sorted(update, key=lambda k: -len(samples[k].ids)) for update in updates]
         self.places = [k for update in updates for k in update]
@@ -247,7 +251,9 @@ class OrderedSamples(Dataset[tuple[Sample, float]]):
         return min(step * self.batch_size, len(self.order)) / len(self.samples)
 
 
-def collate(rows: list[tuple[Sample, float]], *, packed: bool = False) -> dict[str, torch.Tensor]:
+def collate(
+    rows: list[tuple[Sample, float]], *, packed: bool = False, whole: bool = False
+) -> dict[str, torch.Tensor]:
     """Make one batch: padded on the right, the loss asked for at the learned positions only.
 
     No attention mask: a causal model never looks ahead to the padding, and without one attention takes its
@@ -257,6 +263,7 @@ def collate(rows: list[tuple[Sample, float]], *, packed: bool = False) -> dict[s
         rows: samples, each with the weight of its update.
         packed: let short samples share a row, none longer than the longest sample. Position ids that begin
             again at 0 tell transformers where a sample begins, so that none sees another.
+        whole: also give ``lengths`` [row], the tokens of each sample; 0 for one that only fills up.
 
     Returns:
         ``input_ids`` [row, token]; ``positions`` [n], the places in the flattened rows whose logits are
@@ -273,6 +280,8 @@ def collate(rows: list[tuple[Sample, float]], *, packed: bool = False) -> dict[s
         "targets": ids.flatten()[learned],
         "weight": torch.tensor(rows[0][1]),
     }
+    if whole:
+        batch["lengths"] = torch.tensor([len(one.ids) if one.learned else 0 for one in samples])
     if packed:
         batch["position_ids"] = _rows(groups, lambda sample: torch.arange(len(sample.ids)))
     return batch

@@ -22,25 +22,12 @@ import pandas as pd
 
 from workbench.bars import tqdm
 from workbench.checks import first_line, one_of, whole_number
+from workbench.healing import study as studies
 from workbench.healing.adapters import with_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import Healed, heal
 from workbench.healing.losses import response_loss
 from workbench.healing.samples import Sample, digest, read_examples, sequence_limit
-from workbench.healing.study import (
-    STUDY,
-    begin_study,
-    begun_with,
-    choices,
-    combinations_left,
-    enqueue,
-    is_training,
-    keep_result,
-    name_of,
-    open_study,
-    trainings,
-    values_of,
-)
 from workbench.healing.trainer import Diverged
 from workbench.models.identity import describe_model
 
@@ -121,31 +108,33 @@ def tune(
     whole_number(seed, "seed", 0, 2**32 - 1)
     combinations = _combinations(grid, config)
     np.random.default_rng(seed).shuffle(combinations)
-    most = len(combinations) if n_trials is None else whole_number(n_trials, "n_trials")
+    most = n_trials or len(combinations)
     total = min(most, len(combinations))
     limit = sequence_limit(model, config.max_length)
     sets = {"data": examples, "held_out": held_out}
     samples = {name: read_examples(model, tokenizer, rows, response, limit)[0] for name, rows in sets.items()}
     _check_apart(*samples.values())
-    work = {name: digest(tokens) for name, tokens in samples.items()}
+    work: dict[str, Any] = {name: digest(tokens) for name, tokens in samples.items()}
     others = {name: value for name, value in asdict(config).items() if name not in grid}
-    begin_study(out, {**work, "model": describe_model(model), "config": others, "grid": grid}, overwrite)
+    work |= {"model": describe_model(model), "config": others, "grid": grid}
+    studies.begin_study(out, work, overwrite)
     train = partial(heal, model, tokenizer, examples, response=response, progress=False)
     measure = partial(response_loss, model, tokenizer, held_out, response=response, max_length=limit)
 
     def objective(trial: Any) -> float:
         params = _claimed(trial, grid, total)
         with _failures_told(trial):
-            healed = train(config=replace(config, **params), out=out / "trials" / name_of(params))
+            healed = train(config=replace(config, **params), out=out / "trials" / studies.name_of(params))
             trial.set_user_attr("measured", _measured(healed))
             with with_adapter(model, healed.adapter):
                 return measure()
 
-    callbacks = [partial(keep_result, out), *([] if keep_adapters else [partial(_remove_adapter, out)])]
-    with open_study(out, grid, seed) as study:
-        rounds = iter(partial(combinations_left, study, out, combinations, total), [])
+    cleared = [] if keep_adapters else [partial(_remove_adapter, out)]
+    callbacks = [partial(studies.keep_result, out), *cleared]
+    with studies.open_study(out, grid, seed) as study:
+        rounds = iter(partial(studies.combinations_left, study, out, combinations, total), [])
         for left in tqdm(rounds, total=total, desc="tune", disable=not progress):
-            enqueue(study, left, grid, tries=20 if search == "tpe" else 0)
+            studies.enqueue(study, left, grid, tries=20 if search == "tpe" else 0)
             study.optimize(objective, n_trials=1, catch=(ValueError,), callbacks=callbacks)
         trials, best = _frame(study, list(grid)), _best(study, grid, config)
     return Tuned(trials, best)
@@ -157,22 +146,22 @@ def read_trials(out: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: for a folder without a search.
     """
-    if not (Path(out) / STUDY).is_file():
+    if not (Path(out) / studies.STUDY).is_file():
         raise ValueError(f"out must be the folder of a search that tune began, {out} is none")
-    grid = begun_with(Path(out))["grid"]
-    with open_study(Path(out), grid) as study:
+    grid = studies.begun_with(Path(out))["grid"]
+    with studies.open_study(Path(out), grid) as study:
         return _frame(study, list(grid))
 
 
 def _claimed(trial: Any, grid: Mapping[str, Sequence[Any]], total: int) -> dict[str, Any]:
     """Return a trial's settings; give it up when another trial has them, or all trainings are given out."""
-    chosen = {name: trial.suggest_categorical(name, choices(values)) for name, values in grid.items()}
-    params = values_of(chosen, grid)
-    trial.set_user_attr("combination", name_of(params))
-    others = [one for one in trainings(trial.study) if one.number != trial.number]
+    chosen = {name: trial.suggest_categorical(name, studies.choices(values)) for name, values in grid.items()}
+    params = studies.values_of(chosen, grid)
+    trial.set_user_attr("combination", studies.name_of(params))
+    others = [one for one in studies.trainings(trial.study) if one.number != trial.number]
     # two that start at once may both give up: the combination is then left, and taken up again
     taken = {one.user_attrs["combination"] for one in others}
-    if name_of(params) in taken or len(others) >= total:
+    if studies.name_of(params) in taken or len(others) >= total:
         raise optuna.TrialPruned
     return params
 
@@ -223,14 +212,14 @@ def _combinations(grid: Mapping[str, Sequence[Any]], config: HealingConfig) -> l
 
 
 def _remove_adapter(out: Path, study: Any, trial: Any) -> None:
-    if is_training(trial):
+    if studies.is_training(trial):
         for ending in ("", ".unfinished"):
             shutil.rmtree(out / "trials" / (trial.user_attrs["combination"] + ending), ignore_errors=True)
 
 
 def _frame(study: Any, names: list[str]) -> pd.DataFrame:
     rows = []
-    for trial in trainings(study):
+    for trial in studies.trainings(study):
         told = trial.user_attrs
         state = told.get("state", trial.state.name.lower())
         loss = trial.value if trial.state.name == "COMPLETE" else float("nan")
@@ -242,6 +231,6 @@ def _frame(study: Any, names: list[str]) -> pd.DataFrame:
 
 
 def _best(study: Any, grid: Mapping[str, Sequence[Any]], config: HealingConfig) -> HealingConfig | None:
-    complete = [trial for trial in trainings(study) if trial.state.name == "COMPLETE"]
+    complete = [trial for trial in studies.trainings(study) if trial.state.name == "COMPLETE"]
     best = min(complete, key=lambda trial: trial.value, default=None)
-    return best and replace(config, **values_of(best.params, grid))
+    return best and replace(config, **studies.values_of(best.params, grid))

@@ -22,7 +22,8 @@ import optuna
 from filelock import FileLock
 
 from workbench.bars import tqdm
-from workbench.healing.heal import same_work
+from workbench.checks import told
+from workbench.healing.folders import same_work
 from workbench.runs.files import write_text_atomic
 
 STUDY, DATABASE, FINISHED = "study.json", "study.db", "finished"
@@ -53,10 +54,9 @@ def _same(out: Path, work: dict[str, Any], overwrite: bool) -> bool:
 
 def begun_with(out: Path) -> dict[str, Any]:
     """Return what a search was begun with."""
-    try:
-        return dict(json.loads((out / STUDY).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{out / STUDY} is damaged; overwrite=True begins the search again") from error
+    with told(f"{out / STUDY} is damaged; overwrite=True begins the search again", ValueError, TypeError):
+        work = dict(json.loads((out / STUDY).read_text(encoding="utf-8")))
+    return work
 
 
 @contextmanager
@@ -88,12 +88,11 @@ def _set_aside_damaged(database: Path) -> None:
     if not database.is_file():
         return
     try:
-        connection = sqlite3.connect(database, timeout=60)
-        found = connection.execute("PRAGMA quick_check").fetchone()[0]
-        connection.close()
+        with closing(sqlite3.connect(database, timeout=60)) as connection:
+            found = connection.execute("PRAGMA quick_check").fetchone()[0]
+    except sqlite3.OperationalError:  # another worker writes
+        raise
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):  # another worker writes
-            raise
         found = str(error)
     if found != "ok":
         os.replace(database, database.with_suffix(".damaged.db"))
@@ -103,19 +102,19 @@ def _set_aside_damaged(database: Path) -> None:
 def keep_result(out: Path, study: Any, trial: Any) -> None:
     """Write what a finished training found into a file of its own."""
     if is_training(trial):
-        told = {"number": trial.number, "state": trial.state.name, "value": trial.value}
-        told |= {"params": trial.params, "user_attrs": trial.user_attrs}
-        write_text_atomic(out / FINISHED / f"{trial.number}.json", json.dumps(told) + "\n")
+        found = {"number": trial.number, "state": trial.state.name, "value": trial.value}
+        found |= {"params": trial.params, "user_attrs": trial.user_attrs}
+        write_text_atomic(out / FINISHED / f"{trial.number}.json", json.dumps(found) + "\n")
 
 
 def _restore(study: Any, out: Path, grid: Mapping[str, Sequence[Any]]) -> None:
     """Add the finished trials that the database has lost."""
     there = {trial.user_attrs["combination"] for trial in trainings(study)}
     files = sorted((out / FINISHED).glob("*.json"), key=lambda path: int(path.stem))
-    for told in (json.loads(path.read_text(encoding="utf-8")) for path in files):
-        if told["user_attrs"]["combination"] not in there:
-            options = {name: told[name] for name in ("value", "params", "user_attrs")}
-            state = optuna.trial.TrialState[told["state"]]
+    for kept in (json.loads(path.read_text(encoding="utf-8")) for path in files):
+        if kept["user_attrs"]["combination"] not in there:
+            options = {name: kept[name] for name in ("value", "params", "user_attrs")}
+            state = optuna.trial.TrialState[kept["state"]]
             study.add_trial(optuna.trial.create_trial(state=state, distributions=_kinds(grid), **options))
 
 

@@ -18,7 +18,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 
 from workbench.healing.folders import STATE, last_checkpoint
+from workbench.healing.objective import Objective
 from workbench.healing.samples import OrderedSamples, collate
+from workbench.healing.steps import FixedSteps, block_tokens, collate_blocks
 from workbench.healing.validation import HELD_OUT, Validation, best_step
 
 #: called after every update with its row of the log
@@ -41,36 +43,43 @@ def run_training(
     on_step: OnStep,
     record: Record,
     validation: Validation | None = None,
+    objective: Objective | None = None,
+    *,
+    fixed: bool = False,
 ) -> pd.DataFrame:
     """Train the parameters that ask for it, going on from the last whole checkpoint if there is one.
 
     Args:
-        model: inside ``summing_loss``, with an adapter whose parameters require gradients.
+        model: inside ``objective.acts``, with an adapter whose parameters require gradients.
         ordered: which samples, in which order.
         arguments: of the Trainer.
         on_step: called after every update with its row of the log, ``steps`` and ``seconds_left``.
         record: called with the folder of each checkpoint, to write beside the adapter what it fits.
         validation: held-out samples, and what follows from their loss.
+        objective: what the model returns as its loss, and which parts of it are logged.
+        fixed: run each update, which is one batch, in blocks of fixed shape (``steps.FixedSteps``).
 
     Returns:
-        Frame with ``LOG_COLUMNS``, one row an update: loss is the mean over the learned tokens of the
-        update, learning_rate the one that it was made with; tokens and seconds count from the beginning of
-        the training to the moment when the device was done with the update, tokens_per_second is of the
-        update alone; held_out_loss is missing (NaN) where it was not measured.
+        Frame with ``LOG_COLUMNS`` and the parts of the loss, one row an update: loss is the mean over the
+        learned tokens of the update, learning_rate the one that it was made with; tokens and seconds count
+        from the beginning of the training to the moment when the device was done with the update,
+        tokens_per_second is of the update alone; held_out_loss is missing (NaN) where it was not measured.
 
     Raises:
         Diverged: when loss or gradient is not finite; says the step and where the last checkpoint is.
         KeyboardInterrupt: when stopped, after writing a checkpoint; says where.
     """
-    validation = validation or Validation([])
+    validation, objective = validation or Validation([]), objective or Objective()
     checkpoint = last_checkpoint(str(arguments.output_dir))
     history = [] if checkpoint is None else TrainerState.load_from_json(f"{checkpoint}/{STATE}").log_history
     if not validation.is_over(history):  # stopped early, and killed before it was stored
-        trainer = _ResponseTrainer(ordered, on_step, record, validation, model=model, args=arguments)
-        with trainer.stopped_politely():
+        trainer = _ResponseTrainer(
+            ordered, on_step, record, validation, objective, fixed, model=model, args=arguments
+        )
+        with trainer.stopped_politely(), trainer.forgetting():
             trainer.train(resume_from_checkpoint=checkpoint)
         history = trainer.state.log_history
-    columns = [*LOG_COLUMNS, *([HELD_OUT] if validation.samples else [])]
+    columns = [*LOG_COLUMNS, *objective.names, *([HELD_OUT] if validation.samples else [])]
     return pd.DataFrame([row for row in history if "tokens_per_second" in row])[columns]
 
 
@@ -79,7 +88,7 @@ class _Update(NamedTuple):
 
     step: int
     learning_rate: float
-    values: torch.Tensor  # loss and norm of the gradient, in main memory
+    values: torch.Tensor  # loss, norm of the gradient, parts of the loss; in main memory
     done: float | torch.cuda.Event  # seconds since this call began, or what tells on a GPU
     held_out: float | None = None
 
@@ -92,11 +101,22 @@ class _ResponseTrainer(Trainer):
     """
 
     def __init__(
-        self, ordered: OrderedSamples, on_step: OnStep, record: Record, validation: Validation, **options: Any
+        self,
+        ordered: OrderedSamples,
+        on_step: OnStep,
+        record: Record,
+        validation: Validation,
+        objective: Objective,
+        fixed: bool,
+        **options: Any,
     ) -> None:
+        collator: Any = partial(collate, packed=ordered.packed, whole=ordered.whole)
+        if fixed:
+            collator = partial(collate_blocks, tokens=block_tokens(options["model"]))
         # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation
-        options |= {"train_dataset": ordered, "data_collator": partial(collate, packed=ordered.packed)}
+        options |= {"train_dataset": ordered, "data_collator": collator}
         super().__init__(compute_loss_func=lambda *_, **__: None, **options)
+        self.steps = FixedSteps(options["model"]) if fixed else None
         self.remove_callback(PrinterCallback)
         if self.is_fsdp_enabled and self.args.bf16:
             # accelerate's own would also round the loss and sum gradients in bfloat16
@@ -104,6 +124,7 @@ class _ResponseTrainer(Trainer):
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
         self.ordered, self.on_step, self.record, self.validation = ordered, on_step, record, validation
+        self.objective = objective
         self.started = time.perf_counter()
         self.first: tuple[float, Any] = (0.0, None)
         self.before = _BEGINNING
@@ -111,15 +132,38 @@ class _ResponseTrainer(Trainer):
         self.last_seen: int | None = None
         self.stop_asked = False
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **settings: Any) -> torch.Tensor:
+        if self.steps is None:
+            loss: torch.Tensor = super().training_step(model, inputs, *args, **settings)
+            return loss
+        inputs = self._prepare_inputs(inputs)
+        self._start_clock(inputs)
+        if not model.training:
+            model.train()
+        return self.steps(model, inputs)
+
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Give the memory of captured steps back at the end."""
+        try:
+            yield
+        finally:
+            self.steps = None
+
+    def _start_clock(self, inputs: dict[str, Any]) -> None:
         if self.last_seen is None:
             self.last_seen, self.before = self.state.global_step, self._last_row()
             self.first = (time.perf_counter() - self.started, _event(inputs["input_ids"]))
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+        self._start_clock(inputs)
         inputs = dict(inputs)
         weight = inputs.pop("weight")
         # the mean over the learned tokens of the whole update; processes average their gradients, hence
         # times them
-        loss: torch.Tensor = model(**inputs) * weight * self.accelerator.num_processes
+        weight = weight * self.accelerator.num_processes
+        loss: torch.Tensor = model(**inputs) * weight
+        self.objective.weigh(weight)
         return loss
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
@@ -165,17 +209,17 @@ class _ResponseTrainer(Trainer):
 
     def _update(self, step: int, loss: torch.Tensor, norm: Any, rate: float) -> _Update:
         norm = 0.0 if norm is None else getattr(norm, "full_tensor", lambda: norm)()
-        values = torch.stack([loss, torch.as_tensor(norm).to(loss)])
+        values = torch.stack([loss, torch.as_tensor(norm).to(loss), *self.objective.take(loss)])
         if self.accelerator.num_processes > 1:
             values = self.accelerator.reduce(values, "mean")
         if values.is_cuda:
-            values = torch.empty(2, pin_memory=True).copy_(values, non_blocking=True)
+            values = torch.empty(len(values), pin_memory=True).copy_(values, non_blocking=True)
         return _Update(step, rate, values, _event(loss) or time.perf_counter() - self.started)
 
     def _report(self, update: _Update) -> None:
         """Read an update, check that its numbers are finite, log its row and pass it on."""
         seconds = self._seconds(update.done)
-        loss, norm = update.values.tolist()
+        loss, norm, *parts = update.values.tolist()
         self._check_finite(update.step, loss=loss, grad_norm=norm, held_out_loss=update.held_out or 0.0)
         before, past = self.before, self._last_row()
         tokens = int(self.ordered.tokens[update.step - 1])
@@ -187,7 +231,8 @@ class _ResponseTrainer(Trainer):
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_second": (tokens - past["tokens"]) / max(seconds - past["seconds"], 1e-9),
-        } | ({HELD_OUT: update.held_out} if self.validation.samples else {})
+        } | dict(zip(self.objective.names, parts, strict=True))
+        row |= {HELD_OUT: update.held_out} if self.validation.samples else {}
         self.state.log_history.append(row)
         self._tell_trackers(row)
         here = (tokens - before["tokens"]) / max(seconds - before["seconds"], 1e-9)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import one_of, whole_number
+from workbench.checks import one_of
 from workbench.healing.losses import mean_loss
 from workbench.healing.samples import OrderedSamples, Sample, check_apart, digest, read_examples
 
@@ -73,9 +73,6 @@ def kept_step(log: pd.DataFrame, keep: str) -> int:
 def check_asked(held_out: Any, every: int | None, keep: str, patience: int | None) -> None:
     """Refuse settings that are none, or that need held-out examples where there are none."""
     one_of(keep, ("last", "best"), "keep")
-    for value, name in ((every, "evaluate_every"), (patience, "patience")):
-        if value is not None:
-            whole_number(value, name)
     given = {"keep='best'": keep == "best", "patience": patience, "evaluate_every": every}
     if held_out is None and (needs := [name for name, value in given.items() if value]):
         raise ValueError(f"{needs[0]} needs held_out, the examples to measure the loss on")

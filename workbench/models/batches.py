@@ -162,18 +162,6 @@ def each_text(
     return torch.cat(parts)[torch.from_numpy(order)]
 
 
-def last_real_token(mask: Tensor) -> Tensor:
-    """Return where each row's last real token is, for padding on either side.
-
-    ``[:, -1]`` is wrong for padding on the right, ``mask.sum() - 1`` for padding on the left.
-
-    Args:
-        mask: ``[row, token]``, True (or 1) at real tokens; at least one a row.
-    """
-    numbered = torch.arange(1, mask.shape[1] + 1, device=mask.device) * mask.bool()
-    return numbered.argmax(dim=1)
-
-
 def measured_on(
     model: nn.Module, tokens: Sequence[Tensor], *, tokenizer: Any = None, **settings: Any
 ) -> dict[str, Any]:
@@ -226,9 +214,7 @@ def _check_list(texts: Any) -> None:
     if isinstance(texts, (str, bytes)):
         raise ValueError(f"texts must be a list of texts, got one {kind}; put it into a list")
     if isinstance(texts, Mapping | Set) or hasattr(texts, "columns"):
-        raise ValueError(
-            f"texts must be a list of texts, got a {kind}; give one column or entry of it as a list"
-        )
+        raise ValueError(f"texts must be a list of texts, got a {kind}; give one column or entry of it")
     if not hasattr(texts, "__len__") or getattr(texts, "ndim", 1) == 0:
         raise ValueError(f"texts must be a list of texts, got a {kind}; give list(texts)")
     if not len(texts):
@@ -260,7 +246,7 @@ def _tokens_of(tokenizer: Any, text: Any, number: int) -> Tensor:
             raise ValueError(f"text {number} is empty; leave empty texts out")
         if tokenizer is None:
             raise ValueError(f"tokenizer must be given for texts that are strings, got None (text {number})")
-        text = _encoded(tokenizer, text, number)
+        text = _encoded(tokenizer, text)
     elif isinstance(text, Tensor) and not text.is_floating_point():
         text = text.cpu()
     ids = np.asarray(text, dtype=None if np.size(text) else np.int64)
@@ -271,17 +257,7 @@ def _tokens_of(tokenizer: Any, text: Any, number: int) -> Tensor:
     return torch.as_tensor(ids.astype(np.int64))
 
 
-def _encoded(tokenizer: Any, text: str, number: int) -> list[int]:
-    if not callable(tokenizer):
-        raise ValueError(f"tokenizer must be a tokenizer of transformers, got {type(tokenizer).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = text[error.start]
-        raise ValueError(
-            f"text {number} holds half a character ({half!r}, a lone surrogate), which no tokenizer reads; "
-            f"write it as text.encode('utf-8', 'replace').decode()"
-        ) from None
+def _encoded(tokenizer: Any, text: str) -> list[int]:
     # cut by the caller: truncation=True would follow truncation_side, and we keep the beginning
     ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     begin = getattr(tokenizer, "bos_token_id", None)

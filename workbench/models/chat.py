@@ -65,14 +65,7 @@ def render_chat(
     return text if thinking or not generation_prompt else _OPEN_THOUGHT.sub(_closed, text)
 
 
-def chat_ids(
-    tokenizer: Any,
-    turns: Sequence[Turn],
-    *,
-    thinking: bool = False,
-    generation_prompt: bool = True,
-    template: str | None = None,
-) -> list[int]:
+def chat_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
     """Return a chat as tokens; what the turns say is text, also where it spells a control token.
 
     The begin mark stands where the template writes it; without a template, where the tokenizer adds it.
@@ -91,10 +84,9 @@ def chat_ids(
     if spelled := any(_spelled(turn["content"], controls) for turn in turns):
         clean = [turn | {"content": turn["content"].replace(_MARK, "")} for turn in turns]
         turns = [turn | {"content": _marked(turn["content"], controls)} for turn in clean]
-    options: dict[str, Any] = {"thinking": thinking, "template": template}
-    text = render_chat(tokenizer, turns, generation_prompt=generation_prompt, **options)
+    text = render_chat(tokenizer, turns)
     ids = _marked_ids(tokenizer, text, controls) if spelled else _encoded(tokenizer, text)
-    return ids if _has_template(tokenizer) or template else _around(tokenizer)[0] + ids
+    return ids if _has_template(tokenizer) else _around(tokenizer)[0] + ids
 
 
 def text_ids(

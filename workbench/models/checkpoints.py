@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import first_line, is_whole
+from workbench.checks import is_whole, told
 from workbench.places import demo_path
 
 _TOKENIZER_FILES = (
@@ -26,15 +24,13 @@ PROBES = [
     "Straße  café 東京\n\n  x_y=1;",
 ]
 _SECONDS_FOR_THE_HUB = 10
-#: most characters quoted of another library's message
-_LONGEST = 300
 
 
 def locate(name: str | Path, revision: str | None = None) -> str:
     """Return the folder or hub id that `name` stands for, after checking that it has a configuration.
 
     Args:
-        name: "demo" for the shipped model, a folder, or a hub id such as "org/model".
+        name: "demo" for the shipped model, a folder, a .gguf file, or a hub id such as "org/model".
         revision: branch, tag or commit of a hub id; None for anything on disk.
 
     Raises:
@@ -59,20 +55,9 @@ def locate(name: str | Path, revision: str | None = None) -> str:
         raise ValueError(
             f"revision must be None for a model on disk, got {revision!r} with name {str(name)!r}"
         )
-    _check_folder(path)
+    if not (path.is_file() and path.suffix.lower() == ".gguf"):
+        _check_folder(path)
     return str(path)
-
-
-@contextmanager
-def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
-    """Turn a library's errors of these kinds into a ValueError of one line that begins with `what`."""
-    try:
-        yield
-    except kinds as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
-        kind = "" if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: "
-        raise ValueError(f"{what}: {kind}{said[:_LONGEST]}{hint}") from error
 
 
 def _looks_like_a_path(name: str | Path) -> bool:
@@ -116,11 +101,13 @@ def cached(name: str, revision: str | None = None) -> Path | None:
 def _check_folder(folder: Path) -> None:
     """Raise ValueError without a configuration or a tokenizer, or with weights that are all pickled."""
     if not folder.is_dir():
-        raise ValueError(f"name must be a folder, a hub id or 'demo'; {folder} is a file")
+        raise ValueError(f"name must be a folder, a .gguf file, a hub id or 'demo'; {folder} is a file")
     files = {path.name for path in folder.iterdir()}
     if "config.json" not in files:
         adapter = "adapter_config.json" in files
-        hint = "; it is an adapter: load its base model, then with_adapter" if adapter else _gguf(files)
+        hint = (
+            "; it is an adapter: load its base model, then with_adapter" if adapter else _gguf(folder, files)
+        )
         raise ValueError(f"{folder} is not a model folder: it has no config.json{hint}")
     if not files & {*_TOKENIZER_FILES}:
         raise ValueError(
@@ -128,8 +115,8 @@ def _check_folder(folder: Path) -> None:
             "save the model's own there with tokenizer.save_pretrained"
         )
     whole = any(name.endswith(".safetensors") for name in files)
-    if not whole and _gguf(files):
-        raise ValueError(f"{folder} has no safetensors weights{_gguf(files)}")
+    if not whole and (hint := _gguf(folder, files)):
+        raise ValueError(f"{folder} has no safetensors weights{hint}")
     pickles = sorted(name for name in files if name.endswith(_PICKLES))
     if pickles and not whole:
         raise ValueError(
@@ -139,9 +126,9 @@ def _check_folder(folder: Path) -> None:
     _check_index(folder)
 
 
-def _gguf(files: set[str]) -> str:
+def _gguf(folder: Path, files: set[str]) -> str:
     file = min((name for name in files if name.endswith(".gguf")), default=None)
-    return f"; GGUF weights ({file}) are not read: take the model's safetensors" if file else ""
+    return f"; it has GGUF weights: give that file itself, {folder / file}" if file else ""
 
 
 def _check_index(folder: Path) -> None:

@@ -70,7 +70,8 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
     """
     skeleton, layers = _skeleton(model_or_config)
     config = skeleton.config.get_text_config(decoder=True)
-    context = _context(config, context)
+    longest = getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT
+    context = context or min(DEFAULT_CONTEXT, longest)
     beside = 2 * sum(p.numel() for p in _parts_by_layer(skeleton, nn.Linear))
     products = [_weight_flops(layer, config) + beside // len(layers) for layer in layers]
     counts = [flops + _attention_flops(config, i, context) for i, flops in enumerate(products)]
@@ -132,12 +133,6 @@ def _sizes(sizes: int | Iterable[int] | None, depth: int) -> list[int]:
     return [whole_number(size, "sizes", most=depth - 1) for size in chosen]
 
 
-def _context(config: Any, context: int | None) -> int:
-    if context is None:
-        return min(DEFAULT_CONTEXT, getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT)
-    return whole_number(context, "context")
-
-
 def _skeleton(model_or_config: Any) -> tuple[Any, nn.ModuleList]:
     """Build the model that the configuration describes, without memory for its weights."""
     model = unwrap(model_or_config) if isinstance(model_or_config, nn.Module) else None
@@ -179,9 +174,8 @@ def _attention_flops(config: Any, layer: int, context: int) -> int:
     if not heads:  # a state-space or recurrent model
         return 0
     head = getattr(own, f"{prefix}head_dim", None) or own.hidden_size // heads
-    query = value = head * (
-        2 if own.model_type == "diffllama" else 1
-    )  # which attends twice, to half the values
+    # diffllama attends twice, to half the values
+    query = value = head * (2 if own.model_type == "diffllama" else 1)
     if getattr(own, "qk_nope_head_dim", None):  # multi-head latent attention (DeepSeek)
         query, value = own.qk_nope_head_dim + own.qk_rope_head_dim, own.v_head_dim
     attended = _attended(own, kind, context)

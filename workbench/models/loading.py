@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from workbench import bars
-from workbench.checks import one_of
+from workbench.checks import one_of, told
 from workbench.models.checkpoints import (
     auto_class,
     cached,
@@ -24,10 +24,18 @@ from workbench.models.checkpoints import (
     is_remote,
     locate,
     reads_as_its_file,
-    told,
+)
+from workbench.models.gguf import (
+    SMOLLM2,
+    SMOLLM2_FOLDER,
+    SMOLLM2_HUB,
+    dequantised,
+    full_weights_,
+    gguf_options,
+    smollm2,
 )
 from workbench.models.layers import layer_container
-from workbench.places import short_name
+from workbench.places import models_folder, short_name
 
 # transformers and peft import it where it is installed, and it warns of optional packages of its own
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -46,11 +54,13 @@ def load_model(
 ) -> tuple[Any, Any]:
     """Load a decoder-only language model and its tokenizer, ready to be analysed, pruned or asked.
 
-    Whatever can be checked without the weights is checked first. Weights come from safetensors only, and a
-    weight that the files lack is an error, never a random value.
+    Whatever can be checked without the weights is checked first. Weights come from safetensors, or from a
+    GGUF file, whose values are dequantised (which a line says); a weight that the files lack is an error,
+    never a random value.
 
     Args:
-        name: "demo" for the shipped model, a folder, or a hub id such as "org/model".
+        name: "demo" for the shipped model, "smollm2" for the real one that `make smollm2` fetches (else its
+            hub id), a folder, a .gguf file, or a hub id such as "org/model".
         revision: branch, tag or commit of a hub id.
         dtype: "float32", "bfloat16" or "float16"; None for float32 on the CPU and bfloat16 on a GPU.
         device: such as "cpu", "cuda" or "cuda:1"; None for the GPU when there is one.
@@ -67,20 +77,32 @@ def load_model(
     place = place_of(device)
     kind = _dtype(dtype, place)
     _check_quantization(quantization)
-    source = locate(name, revision)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
+    source = smollm2(revision) if str(name) == SMOLLM2 else locate(name, revision)
+    source, form = gguf_options(source, quantization)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision or "main", **form}
     config = _config(source, str(name), options)
     tokenizer = _tokenizer(source, str(name), config, options)
     options |= {"config": config, "dtype": kind}
     if quantization:
         options["quantization_config"] = _nf4(kind)
+    options |= dequantised() if form else {}
     model = _model(source, str(name), place, options)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    on_disk = str(name) == "demo" or Path(name).expanduser().exists()
-    commit = None if on_disk else cached(str(name), revision)
-    model._source = {"id": short_name(name), "revision": commit.name if commit else revision}
+    if form:
+        full_weights_(model, short_name(name))
+    model._source = {"id": short_name(name), "revision": _commit(str(name), source, revision)}
     return model.eval(), tokenizer
+
+
+def _commit(name: str, source: str, revision: str | None) -> str | None:
+    """Return the commit of a model of the hub, None for one on disk."""
+    hub_id = SMOLLM2_HUB if name == SMOLLM2 else name
+    on_disk = (
+        name == "demo" or Path(name).expanduser().exists() or source == str(models_folder() / SMOLLM2_FOLDER)
+    )
+    commit = None if on_disk else cached(hub_id, revision)
+    return commit.name if commit else revision
 
 
 def place_of(device: str | torch.device | None) -> torch.device:
@@ -162,7 +184,11 @@ def _as_its_file_says(tokenizer: Any, source: str, options: dict[str, Any]) -> A
     from transformers.utils.hub import cached_file
 
     where = {"revision": options["revision"], "_raise_exceptions_for_missing_entries": False}
-    file = None if is_remote(tokenizer) else cached_file(source, "tokenizer.json", **where)
+    file = (
+        None
+        if is_remote(tokenizer) or "gguf_file" in options
+        else cached_file(source, "tokenizer.json", **where)
+    )
     if file is None or reads_as_its_file(tokenizer, file, special_tokens=False):
         return tokenizer
     fast: Any = PreTrainedTokenizerFast
@@ -184,7 +210,9 @@ def _model(source: str, name: str, place: torch.device, options: dict[str, Any])
     config = options["config"]
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     loader: Any = AutoModelForCausalLM if remote and options["trust_remote_code"] else auto_class(config)
-    options = options | {"use_safetensors": True, "output_loading_info": True}
+    options = options | {"output_loading_info": True}
+    if "gguf_file" not in options:
+        options["use_safetensors"] = True
     options["ignore_mismatched_sizes"] = True  # they are in the report, and refused below
     on_load = place.type == "cuda" or "quantization_config" in options
     if on_load:

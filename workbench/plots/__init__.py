@@ -7,4 +7,6 @@
 - ``scores``: bars, scores against layers dropped, flips
 - ``forgetting``: similarity, forms, divergence
 - ``tokens``: one response with its tokens shaded
+- ``paper``: which figures a run has
+- ``portfolio``: all of them as files
 """

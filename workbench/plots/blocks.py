@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
+from workbench.agreement import rank_agreement, removal_cost
 from workbench.checks import checked
 from workbench.distances.blocks import checked_blocks, least, parse_layers
 from workbench.plots import style
-from workbench.statistics import rank_agreement, removal_cost
 
 
 def distance_lines(
@@ -38,15 +38,15 @@ def distance_lines(
     rows = frame.assign(size=frame["size"].astype(str))
     rows = rows[rows["size"].isin(styles)]
     best = least(rows, "distance")
-    hover = f"size %{{fullData.name}}, layers %{{customdata[0]}}<br>{style.DISTANCE} %{{y:.4f}}"
+    hover = f"%{{fullData.name}}, layers %{{customdata[0]}}<br>{style.DISTANCE} %{{y:.4f}}"
     shown = {"custom_data": "removed", "markers": True, "hover": hover}
     lines = style.draw(px.line, rows, "start", "distance", styles, "size", **shown)
-    lines.update_traces(marker_size=6)
+    lines.update_traces(marker_size=style.px_of(6), line_width=style.px_of(2))
+    lines.for_each_trace(lambda line: line.update(name=_sized(line.name)))
     bands = _bands(rows, styles) if {"ci_low", "ci_high"} <= set(rows) else []
-    marks = style.best_marks(best["start"], best["distance"], size=13, fill="rgba(0,0,0,0)")
+    marks = style.best_marks(best["start"], best["distance"], size=style.px_of(13), fill="rgba(0,0,0,0)")
     fig = go.Figure([*bands, *lines.data, marks], lines.layout)
-    legend = {"title": {"text": "block size"}, "traceorder": "reversed"}
-    fig.update_layout(title={"text": title}, legend=legend)
+    fig = style.legend_above(fig.update_layout(style.titled(title)))
     fig.update_xaxes(title="first removed layer", **style.layer_axis(style.last_layer(frame) + 1))
     return fig.update_yaxes(title=style.DISTANCE, rangemode="tozero")
 
@@ -57,6 +57,8 @@ def metric_comparison(
     title: str | None = "What each metric says of removing one layer (filled: remove this one)",
 ) -> go.Figure:
     """Draw the scores of single layers under each other, each on its own log scale; low = remove this.
+
+    Each has its interval where its frame has one. Triangles at the end of a scale lie below it.
 
     Args:
         metrics: name -> frame, as ``rank_agreement`` takes them: ``angular_distances`` and ``block_damage``
@@ -70,12 +72,12 @@ def metric_comparison(
         raise ValueError("metrics must hold at least one named frame, got none")
     panels = dict(_layer_costs(name, frame) for name, frame in metrics.items())
     fig = style.new_panels(title, len(panels), 1, shared_xaxes=True, vertical_spacing=0.06)
-    fig.update_layout(height=70 + 0.33 * style.current_template().layout.height * len(panels))
+    fig.update_layout(height=style.px_of(70 + 150 * len(panels)), showlegend=False)
     for row, (name, scores) in enumerate(panels.items(), start=1):
-        _add_layer_panel(fig, row, style.plain(name), scores)
+        _add_layer_panel(fig, row, name, scores)
     n_layers = max(int(scores.index.max()) + 1 for scores in panels.values())
-    fig.update_xaxes(range=[-0.5, n_layers - 0.5], **style.layer_axis(n_layers))
-    return fig.update_xaxes(title="removed layer", row=len(panels), col=1).update_layout(showlegend=False)
+    fig.update_xaxes(style.layer_axis(n_layers))
+    return fig.update_xaxes(title="removed layer", row=len(panels), col=1)
 
 
 def distance_vs_damage(
@@ -101,22 +103,20 @@ def distance_vs_damage(
     """
     both = style.joined(distances, damage)
     wanted = sorted(both["size"].unique()) if sizes is None else style.sizes_to_draw(both, sizes)
-    styles = style.size_styles(wanted)
-    names = {size: f"{size}: {_agreement(both[both['size'] == size])}" for size in wanted}
     rows = both[both["size"].isin(wanted)]
-    floor = style.damage_floor(rows["damage"])
+    names = {size: f"{_sized(size)}: {_agreement(rows[rows['size'] == size])}" for size in wanted}
+    styles = dict(zip(names.values(), style.size_styles(wanted).values(), strict=True))
+    floor = style.log_floor(rows["damage"])
     rows = rows.assign(name=rows["size"].map(names), drawn=rows["damage"].clip(lower=floor))
-    styles = dict(zip(names.values(), styles.values(), strict=True))
     hover = "layers %{customdata[0]}<br>distance %{x:.4f}<br>damage %{customdata[1]:.4f}"
     shown = {"custom_data": ["removed", "damage"], "hover": hover}
     fig = style.draw(px.scatter, rows, "distance", "drawn", styles, "name", title=title, **shown)
-    fig.update_traces(marker={"size": 9, "line": {"width": 0.5, "color": style.INK}})
+    fig.update_traces(marker={"size": style.px_of(9), "line": {"width": 0.5, "color": style.INK}})
     fig.for_each_trace(lambda trace: trace.update(meta={"y": [one[1] for one in trace.customdata]}))
     below = rows[rows["damage"] < floor]
     if len(below):
-        fig.add_trace(
-            style.floor_marks(below["distance"], floor).update(meta={"y": below["damage"].tolist()})
-        )
+        marks = style.floor_marks(below["distance"], floor)
+        fig.add_trace(marks.update(meta={"y": below["damage"].tolist()}))
     fig.update_yaxes(title=f"{style.DAMAGE}, log scale", **style.log_axis(rows["damage"], floor))
     fig.update_xaxes(title=style.DISTANCE, rangemode="tozero")
     return _agreement_legend(fig, len(fig.data))
@@ -134,7 +134,7 @@ def calibration_comparison(
     Args:
         ablation: frame of ``calibration_ablation``: ``size``, ``calibration``, ``removed``, ``distance``, and
             ``ci_low``, ``ci_high`` where there.
-        sizes: block sizes to draw; None means those of 2, 4, 6, 8, 10 that the frame holds.
+        sizes: block sizes to draw; None means those of 1, 2, 4, 6, 8, 10 that the frame holds.
         n_layers: of the model, the length of the layer axis; None ends it at the deepest removed layer.
         title: of the figure.
 
@@ -144,14 +144,14 @@ def calibration_comparison(
     """
     columns, keys = ["size", "calibration", "removed", "distance"], ("size", "calibration")
     best = checked(ablation, columns, "ablation", unique=keys)
-    wanted = style.sizes_to_draw(best, sizes, usual=(2, 4, 6, 8, 10))
+    wanted = style.sizes_to_draw(best, sizes)
     best = best[best["size"].isin(wanted)].sort_values("size", kind="stable")
     # a row for each bar, and an empty one between sizes
     best = best.assign(row=np.arange(len(best)) + best["size"].rank(method="dense").to_numpy() - 1)
-    wide = {"column_widths": [0.62, 0.38], "shared_yaxes": True, "horizontal_spacing": 0.04}
+    wide = {"column_widths": [0.62, 0.38], "shared_yaxes": True, "horizontal_spacing": 0.05}
     fig = style.new_panels(title, 1, 2, **wide)
     rows = style.escaped(best, "calibration")
-    styles = style.variant_styles(rows["calibration"])
+    styles = style.set_styles(rows["calibration"])
     layers = rows["removed"].map(parse_layers)
     first, last = layers.str[0], layers.str[-1]
     rows = rows.assign(length=last - first + 1, first=first - 0.5)
@@ -162,16 +162,19 @@ def calibration_comparison(
     style.add_panel(fig, bars.update_traces(width=0.8, textposition="none"), 1)
     style.add_panel(fig, _layer_labels(rows, last, n_layers), 1)
     style.add_panel(fig, _scored_marks(rows, styles), 2)
-    fig.update_xaxes(style.layer_axis(n_layers), col=1)
-    fig.update_xaxes(title="removed layers", range=[-0.5, n_layers - 0.5], col=1)
+    fig.update_xaxes(
+        title="removed layers", **style.layer_axis(n_layers, ticks=6 if style.narrow() else 12), col=1
+    )
     far = float(best.get("ci_high", best["distance"]).max())
-    fig.update_xaxes(title=style.DISTANCE, range=[0, 1.6 * far], nticks=5, tickangle=0, col=2)
+    few = {"nticks": 2 + 3 * (not style.narrow()), "tickangle": 0}
+    # room for the numbers behind the marks
+    fig.update_xaxes(title=style.DISTANCE, range=[0, (2.1 if style.narrow() else 1.6) * far], **few, col=2)
     middles = best.groupby("size")["row"].mean()
     labels = {"tickvals": list(middles), "ticktext": [f"{size}" for size in middles.index]}
     fig.update_yaxes(range=[best["row"].max() + 0.8, -0.8], showgrid=False, **labels)
     fig.update_yaxes(title="block size", col=1)
-    height = (12 + 1.6 * (len(best) + len(wanted))) * style.current_template().layout.font.size
-    return fig.update_layout(height=height, barmode="overlay")
+    height = (11 + 1.4 * (len(best) + len(wanted))) * style.current_template().layout.font.size
+    return style.legend_above(fig.update_layout(height=height, barmode="overlay"))
 
 
 def _layer_labels(rows: pd.DataFrame, last: pd.Series, n_layers: int) -> go.Figure:
@@ -179,19 +182,24 @@ def _layer_labels(rows: pd.DataFrame, last: pd.Series, n_layers: int) -> go.Figu
     deep = last > 0.8 * n_layers
     x = rows["first"].where(deep, last + 0.5)
     sides = np.where(deep, "middle left", "middle right")
-    texts = [f" {text} " for text in rows["removed"]]
+    texts = [f"\u00a0{text}\u00a0" for text in rows["removed"]]
     shown = {"mode": "text", "textposition": sides, "hoverinfo": "skip", "showlegend": False}
+    shown["textfont"] = {"size": style.small()}
     return go.Figure(go.Scatter(x=x, y=rows["row"], text=texts, cliponaxis=False, **shown))
 
 
 def _agreement_legend(fig: go.Figure, entries: int) -> go.Figure:
-    """Put the legend into the empty corner; a longer one beside the figure, which grows until it fits."""
-    place = {"x": 0.99, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}
-    if entries > 6:
-        place = {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"}
-        size = style.current_template().layout.font.size
-        fig.update_layout(height=max(fig.layout.height, 130 + 1.6 * size * (entries + 1)))
-    return fig.update_layout(legend={"title": {"text": "block size: Spearman ρ [95 %]"}, **place})
+    """Put the legend beside the figure, below it where that is narrow; the figure grows until it fits."""
+    line = 1.7 * style.current_template().layout.font.size
+    title = {"title": {"text": "Spearman ρ [95 %]"}}
+    if style.narrow():
+        place = {"x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
+        room = line * (entries + 1)
+        fig.update_layout(height=fig.layout.height + room, margin_b=room + style.px_of(60))
+    else:
+        place = {"x": 1.02, "y": 1, "yref": "paper", "yanchor": "top"}
+        fig.update_layout(height=max(fig.layout.height, style.px_of(130) + line * (entries + 1)))
+    return fig.update_layout(legend={**title, **place})
 
 
 def _scored_marks(rows: pd.DataFrame, styles: dict[str, style.Style]) -> go.Figure:
@@ -199,11 +207,12 @@ def _scored_marks(rows: pd.DataFrame, styles: dict[str, style.Style]) -> go.Figu
     ends = ("ci_low", "ci_high") if {"ci_low", "ci_high"} <= set(rows) else None
     hover = f"%{{fullData.name}}<br>{style.DISTANCE} %{{x:.4f}}"
     marks = style.draw(px.scatter, rows, "distance", "row", styles, "calibration", error_x=ends, hover=hover)
-    rows = rows.assign(label=[f"  {value:.3f}" for value in rows["distance"]])
+    rows = rows.assign(label=[f"\u00a0\u00a0{value:.3f}" for value in rows["distance"]])
     end = "ci_high" if ends else "distance"
     labels = style.draw(px.scatter, rows, end, "row", styles, "calibration", text="label")
-    labels.update_traces(mode="text", textposition="middle right", cliponaxis=False)
-    marks.update_traces(marker_size=9).add_traces(labels.data)
+    look = {"textposition": "middle right", "cliponaxis": False, "textfont_size": style.small()}
+    labels.update_traces(mode="text", **look)
+    marks.update_traces(marker_size=style.px_of(9)).add_traces(labels.data)
     return marks.update_traces(showlegend=False)
 
 
@@ -219,7 +228,7 @@ def _bands(rows: pd.DataFrame, styles: dict[str, style.Style]) -> list[go.Scatte
     return bands
 
 
-def _layer_costs(name: str, frame: pd.DataFrame) -> tuple[str, pd.Series]:
+def _layer_costs(name: str, frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Return one metric's cost of removing each layer, under the name that an axis gives it, with its unit.
 
     Similarities near 1 become distances from 1.
@@ -228,34 +237,50 @@ def _layer_costs(name: str, frame: pd.DataFrame) -> tuple[str, pd.Series]:
     single = costs[costs["size"] == 1].set_index("start")["cost"].sort_index()
     if single.empty:
         raise ValueError(f"metrics are compared layer by layer, but {name!r} has no block of size 1")
-    if "similarity" in frame:
-        return name if name.startswith("1") else f"1 − {name}", 1 + single
-    unit = f" {style.DAMAGE_UNIT}" if "damage" in frame and "nats" not in name else ""
-    return name + unit, single
+    turned = "similarity" in frame
+    if turned:
+        name, single = name if name.startswith("1") else f"1 − {name}", 1 + single
+    elif "damage" in frame and "nats" not in name:
+        name = f"{name} {style.DAMAGE_UNIT}"
+    ends = pd.DataFrame({"low": np.nan, "high": np.nan}, index=single.index)
+    if {"ci_low", "ci_high"} <= set(frame):
+        rows = frame[frame["size"] == 1] if "size" in frame else frame
+        own = rows.set_index("start" if "start" in rows else "layer")[["ci_low", "ci_high"]]
+        ends = (1 - own[["ci_high", "ci_low"]] if turned else own).set_axis(["low", "high"], axis=1)
+    return name, single.to_frame("cost").join(ends)
 
 
-def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.Series) -> None:
+def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.DataFrame) -> None:
     """Draw one metric on a log axis, on a plain one where nothing is above 0; triangles lie below its end."""
-    chosen, positive = scores.index == scores.idxmin(), scores[scores > 0]
-    damage = style.DAMAGE_UNIT in label
-    floor = (
-        style.damage_floor(scores) if damage else positive.min() / (2 if len(positive) < len(scores) else 1)
-    )
-    drawn = scores if positive.empty else scores.clip(lower=floor)
-    line = {"color": "#5c6370", "width": 1.5}
-    fill, size = np.where(chosen, "#0072b2", "white"), np.where(chosen, 11, 7)
-    symbol = np.where(drawn > scores, "triangle-down", "circle")
+    costs, known = scores["cost"], scores[["low", "high"]].notna().all(axis=None)
+    log, floor = bool((costs > 0).any()), style.log_floor(costs)
+    drawn = costs.clip(lower=floor) if log else costs
+    line = {"color": "#5c6370", "width": style.px_of(1.5)}
+    chosen = scores.index == costs.idxmin()
+    small = style.px_of(float(np.clip(200 / len(costs), 3.5, 7)))
+    fill, size = np.where(chosen, "#0072b2", "white"), np.where(chosen, style.px_of(11), small)
+    symbol = np.where(drawn > costs, "triangle-down", "circle")
     marker = {"color": fill, "size": size, "symbol": symbol, "opacity": 1, "line": line}
-    hover = f"layer %{{x}}<br>{label} %{{customdata:.4f}}<extra></extra>"
+    hover = f"layer %{{x}}<br>{style.plain(label)} %{{customdata:.4f}}<extra></extra>"
     shown: dict[str, Any] = {"mode": "lines+markers", "line": line, "marker": marker, "hovertemplate": hover}
-    shown |= {"customdata": scores, "meta": {"y": scores.tolist()}, "cliponaxis": False}
+    shown |= {"customdata": costs, "meta": {"y": costs.tolist()}, "cliponaxis": False}
+    if known:  # from the end of the axis up
+        low, high = (scores[end].clip(lower=floor) if log else scores[end] for end in ("low", "high"))
+        sides = {"array": high - drawn, "arrayminus": drawn - low}
+        shown["error_y"] = {**sides, "symmetric": False, "color": line["color"], "width": style.px_of(2)}
     fig.add_trace(go.Scatter(x=scores.index, y=drawn, **shown), row=row, col=1)
-    axis = {} if positive.empty else style.log_axis(scores, floor, None if damage else "≤ 0")
-    fig.update_yaxes(title={"text": "<br>".join(textwrap.wrap(label, 14))}, **axis, row=row, col=1)
+    axis = style.log_axis(costs, floor, None if style.DAMAGE_UNIT in label else "≤ 0") if log else {}
+    title = "<br>".join(map(style.plain, textwrap.wrap(f"{label}, log" if log else label, 15)))
+    fig.update_yaxes(title={"text": title, "font": {"size": style.small()}}, **axis, row=row, col=1)
+
+
+def _sized(size: Any) -> str:
+    return f"{size} layer" + ("" if str(size) == "1" else "s")
 
 
 def _agreement(rows: pd.DataFrame) -> str:
-    """Return Spearman's correlation of one size's blocks with its interval, as text."""
+    """Return Spearman's correlation of one size's blocks with its interval and their number, as text."""
     agreement = rank_agreement({name: rows[["start", "size", name]] for name in ("distance", "damage")})
     rho, low, high = agreement.loc[0, ["spearman", "ci_low", "ci_high"]].astype(float)
-    return f"{rho:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite([rho, low, high]).all() else "too few blocks"
+    known = np.isfinite([rho, low, high]).all()
+    return f"{rho:.2f} [{low:.2f}, {high:.2f}], n={len(rows)}" if known else f"too few blocks (n={len(rows)})"

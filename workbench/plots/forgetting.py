@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,10 +21,7 @@ from workbench.statistics import bootstrap_interval
 
 #: nats per token; divergences span decades, and those below this are drawn at it
 KL_FLOOR = 1e-4
-_FORM_STYLES = {
-    form: style.Style(**look)
-    for form, look in zip((*FORMS, BARE, NO_ANSWER), style.LOOK["forms"], strict=True)
-}
+_FORMS = dict(zip((*FORMS, BARE, NO_ANSWER), style.LOOK["forms"], strict=True))
 #: columns of the real numbers of a mark -> what they are in the file of the data
 _REAL = {"real": "x", "above": "error_x", "under": "error_x_minus"}
 _REFERENCE = {"color": "#8b9199", "width": 1.2, "dash": "dash"}
@@ -55,10 +53,10 @@ def similarity_distribution(
 def similarity_pairs(
     similarities: pd.DataFrame, *, title: str | None = "The same prompts, ordered by the farthest variant"
 ) -> go.Figure:
-    """Draw every prompt's similarities above each other, prompts ordered by the variant that moved farthest.
+    """Draw every prompt's similarities as a column of cells, a row a variant; prompts from far to near.
 
-    One line joins the variants' responses to one prompt: it shows whether a variant is closer to the base on
-    every prompt, or on the average only.
+    It shows whether a variant is closer to the base on every prompt, or on the average only. Prompts are
+    ordered by the variant that moved farthest on average, those that it answers alike by the others.
 
     Args:
         similarities: frame of ``response_similarity`` for several variants: ``variant``, ``id``,
@@ -75,22 +73,26 @@ def similarity_pairs(
         raise ValueError("similarities must hold every id for every variant, so that prompts can be compared")
     order = table.mean().idxmin()
     table = table.sort_values([order, *(name for name in table if name != order)], kind="stable")
-    place = np.arange(1, len(table) + 1)
-    rows = table.assign(place=place).reset_index().melt(["place", "id"], var_name="variant")
-    rows = style.escaped(rows, "variant", "id")
-    # open: where variants agree, all of them are seen
-    styles = style.variant_styles(rows["variant"])
-    styles = {name: replace(one, symbol=f"{one.symbol}-open") for name, one in styles.items()}
-    hover = "%{fullData.name}<br>%{customdata[0]}<br>similarity %{y:.3f}"
-    shown = {"custom_data": "id", "hover": hover, "title": title}
-    fig = style.draw(px.scatter, rows, "place", "value", styles, **shown)
-    fig.update_traces(marker={"size": 7, "line": {"width": 1.4}})
-    links = _links((place, table.min(axis=1)), (place, table.max(axis=1)))
-    fig = go.Figure([links, *fig.data], fig.layout)
-    fig.update_xaxes(title=f"prompt, ordered by the similarity of {style.plain(order)}", showgrid=False)
-    lowest = min(0.0, float(rows["value"].min()))
-    fig.update_yaxes(title="similarity to the<br>unpruned model's response", range=[lowest - 0.02, 1.03])
-    return style.legend_above(fig)
+    place, names = np.arange(1, len(table) + 1), [*map(style.plain, table)]
+    bar = {"title": {"text": "similarity to the<br>unpruned model's response", "side": "right"}}
+    bar |= {"thickness": style.px_of(14), "outlinewidth": 0, "ticks": "outside", "xpad": style.px_of(8)}
+    cells = go.Heatmap(
+        x=place,
+        y=np.arange(len(names)),
+        z=table.to_numpy().T,
+        text=[[style.plain(one) for one in table.index]] * len(names),
+        hovertemplate="%{text}<br>similarity %{z:.3f}<extra></extra>",
+        colorscale="Viridis",  # light = near, as in the other heatmaps
+        zmin=min(0.0, float(table.min().min())),
+        zmax=1.0,
+        colorbar=bar,
+    )
+    fig = style.new_figure(title, cells)
+    by = f"prompt, from the least to the most similar by {style.plain(order)}"
+    fig.update_xaxes(title="<br>".join(textwrap.wrap(by, 40 if style.narrow() else 90)), showgrid=False)
+    span = [len(names) - 0.5, -0.5]
+    fig.update_yaxes(tickvals=[*range(len(names))], ticktext=names, range=span, showgrid=False, ticks="")
+    return fig.update_layout(height=style.px_of(170 + 52 * len(names)))
 
 
 def answer_forms(
@@ -112,18 +114,23 @@ def answer_forms(
     summary = change_summary(frame)
     names = list(summary["variant"])
     shares = pd.crosstab(frame["variant"], frame["form"], normalize="index").loc[names]
-    wide = {"column_widths": [0.62, 0.38], "shared_yaxes": True, "horizontal_spacing": 0.08}
-    titles = ["form of the answer", "length against the base's"]
-    fig = style.new_panels(title, 1, 2, subplot_titles=titles, **wide)
+    wide = {
+        "column_widths": [0.62, 0.38],
+        "shared_yaxes": True,
+        "horizontal_spacing": 0.06 * (1 + style.narrow()),
+    }
+    fig = style.new_panels(title, 1, 2, **wide)
     style.add_panel(fig, _form_bars(shares), 1)
     style.add_panel(fig, _ratio_marks(summary), 2)
-    fig.add_vline(x=1, line=_REFERENCE, row=1, col=2)
-    fig.update_xaxes(title="share of responses", range=[0, 1], tickformat=".0%", col=1)
+    fig.add_vline(x=1, line=_REFERENCE, layer="below", row=1, col=2)
+    few = {"tickangle": 0, "nticks": 3 if style.narrow() else 6}
+    fig.update_xaxes(title="share of responses", range=[0, 1], tickformat=".0%", **few, col=1)
     longest = float(np.nanmax([summary["ci_high"].max(), summary["length_ratio"].max(), 1.0]))
-    fig.update_xaxes(title="times as long", range=[0, 1.12 * longest], col=2)
+    # room for the numbers behind the marks
+    fig.update_xaxes(title="length, times the base's", range=[0, 1.5 * longest], **few, col=2)
     fig.update_yaxes(autorange="reversed", showgrid=False, ticks="")
-    fig.update_layout(height=190 + 42 * len(names), barmode="stack", bargap=0.35)
-    return style.legend_below(fig).update_layout(legend_traceorder="normal", margin_t=84 if title else 40)
+    fig.update_layout(height=style.px_of(190 + 38 * len(names)), barmode="stack", bargap=0.35)
+    return style.legend_above(fig).update_layout(legend_traceorder="normal")
 
 
 def divergence_distribution(
@@ -153,13 +160,14 @@ def divergence_distribution(
 def similarity_map(
     points: pd.DataFrame, *, base: str = "base", title: str | None = "Where the responses lie"
 ) -> go.Figure:
-    """Draw the base's and each variant's responses in the plane of their embeddings, the same prompt joined.
+    """Draw the base's and each variant's responses in the plane of their embeddings.
 
-    One panel a variant on the same axes; the base's responses are in every panel.
+    One panel a variant on the same axes; the base's responses are in every panel, and an arrow leads from
+    their mean to the variant's.
 
     Args:
         points: frame of ``embedding_map``: ``variant, id, x, y, x_share, y_share``.
-        base: the variant that the others are joined to.
+        base: the variant that the others are compared with.
         title: of the figure.
 
     Raises:
@@ -170,24 +178,40 @@ def similarity_map(
     names = [name for name in there if name != base]
     if len(names) == len(there) or not names:
         raise ValueError(f"points must hold base {base!r} and another variant, got {there}")
-    shared = {"shared_xaxes": "all", "shared_yaxes": "all", "horizontal_spacing": 0.03}
-    fig = style.new_panels(title, 1, len(names), subplot_titles=[*map(style.plain, names)], **shared)
+    across = 2 if style.narrow() else len(names)
+    down = -(-len(names) // across)
+    shared = {
+        "shared_xaxes": "all",
+        "shared_yaxes": "all",
+        "horizontal_spacing": 0.04,
+        "vertical_spacing": 0.14,
+    }
+    fig = style.new_panels(title, down, across, subplot_titles=[*map(style.plain, names)], **shared)
     styles = style.variant_styles(map(style.plain, [base, *names]))
     styles[style.plain(base)] = replace(styles[style.plain(base)], symbol="circle-open")
     own = frame[frame["variant"] == base].set_index("id")
-    for column, name in enumerate(names, start=1):
+    for number, name in enumerate(names):
         other = frame[frame["variant"] == name].set_index("id").loc[own.index]
         rows = style.escaped(pd.concat([own, other]).reset_index(), "variant", "id")
         shown = {"custom_data": "id", "hover": "%{fullData.name}<br>%{customdata[0]}"}
         points = style.draw(px.scatter, rows, "x", "y", styles, **shown)
-        points.update_traces(marker={"size": 5, "opacity": 0.8})
-        links = _links((own["x"], own["y"]), (other["x"], other["y"]))
-        style.add_panel(fig, go.Figure([links, *points.data]), column)
+        points.update_traces(marker={"size": style.px_of(6), "opacity": 0.7})
+        row, column = divmod(number, across)
+        style.add_panel(fig, points, column + 1, row + 1)
+        ends = {"x": other["x"].mean(), "y": other["y"].mean(), "ax": own["x"].mean(), "ay": own["y"].mean()}
+        axes = {"axref": f"x{number + 1}".replace("x1", "x"), "ayref": f"y{number + 1}".replace("y1", "y")}
+        arrow = {"text": "", "showarrow": True, "arrowwidth": style.px_of(2), "arrowcolor": style.INK}
+        if np.hypot(ends["x"] - ends["ax"], ends["y"] - ends["ay"]) > 0.02 * np.ptp(frame["x"]):
+            fig.add_annotation(**ends, **axes, **arrow, row=row + 1, col=column + 1)
+    fig.update_annotations(font_size=style.current_template().layout.font.size)
     x_share, y_share = frame[["x_share", "y_share"]].iloc[0]
-    middle = (len(names) + 1) // 2
-    fig.update_xaxes(title=f"first direction ({x_share:.0%} of the variance)", col=middle)
-    fig.update_yaxes(title=f"second direction ({y_share:.0%})", col=1)
-    return style.legend_below(fig).update_layout(margin={"t": 80})
+    fig.update_xaxes(title=f"first direction ({x_share:.0%})", nticks=5, row=down)
+    fig.update_yaxes(title=f"second direction ({y_share:.0%})", nticks=6, col=1)
+    fig.update_layout(height=style.px_of(130 + 290 * down))
+    told = style.legend_above(fig).layout.margin.t
+    return fig.update_layout(
+        legend_y=1 + style.px_of(30) / fig.layout.height, margin_t=told + style.px_of(24)
+    )
 
 
 def loss_similarity(
@@ -197,7 +221,8 @@ def loss_similarity(
 
     Args:
         losses: frame of ``loss_against_similarity``.
-        title: of the figure; Spearman's correlation over the points is written under it.
+        title: of the figure. Spearman's correlation, with how many points and tasks it is over, is written in
+            the figure where there are ten tasks: points of one task are one unit of its bootstrap.
 
     Raises:
         ValueError: for missing columns or an empty frame.
@@ -205,62 +230,69 @@ def loss_similarity(
     sides = ["lost", "lost_low", "lost_high", "similarity", "similarity_low", "similarity_high"]
     frame = checked(losses, ["variant", "task", *sides], "losses")
     correlation = _correlation(frame)
-    frame = style.escaped(frame.assign(task=task_names(frame)), "variant", "task")
-    # the tasks that lost much are named; the others crowd at the right end
-    rows = frame.assign(label=frame["task"].where(frame["lost"] >= 0.1, ""))
+    frame = style.escaped(frame.assign(task=task_names(frame).map(style.task_label)), "variant", "task")
     ends = {"error_x": ("similarity_low", "similarity_high"), "error_y": ("lost_low", "lost_high")}
     hover = "%{fullData.name}<br>%{customdata[0]}<br>similarity %{x:.3f}, lost %{y:+.3f}"
-    shown = {"text": "label", "custom_data": "task", "hover": hover, "title": title}
-    fig = style.draw(px.scatter, rows, "similarity", "lost", **ends, **shown)
-    fig.for_each_trace(_loss_marks)
-    fig.add_hline(y=0, line=_REFERENCE)
+    fig = style.draw(
+        px.scatter, frame, "similarity", "lost", **ends, custom_data="task", hover=hover, title=title
+    )
+    fig.for_each_trace(
+        lambda trace: trace.update(
+            {f"error_{one}": {"color": trace.marker.color, "thickness": 1} for one in "xy"}
+        )
+    )
+    fig.update_traces(marker_size=style.px_of(9), cliponaxis=False)
+    fig.add_hline(y=0, line=_REFERENCE, layer="below")
     lowest = min(0.0, float(frame["similarity_low"].min()))
-    fig.update_xaxes(title="mean similarity of the task's answers to the base's", range=[lowest - 0.02, 1.04])
+    about = f"mean similarity of the task's answers to the base's<br>({correlation})"
+    fig.update_xaxes(title=about, range=[lowest - 0.02, 1.04])
     low, high = min(0.0, float(frame["lost_low"].min())), max(0.2, float(frame["lost_high"].max()))
-    room = 0.08 * (high - low)
-    fig.update_yaxes(title="accuracy lost", tickformat="+.0%", range=[low - room, high + room])
-    corner = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "top"}
-    fig.add_annotation(text=correlation, showarrow=False, bgcolor="rgba(255,255,255,0.85)", **corner)
+    room = 0.1 * (high - low)
+    fig.update_yaxes(title="accuracy lost", tickformat=".0%", range=[low - room, high + room])
+    # the tasks that lost much are named, in turn above and below; the others crowd at the right end
+    named = frame[frame["lost"] >= 0.1].sort_values(["lost", "similarity"], ascending=False)
+    for number, row in enumerate(named.itertuples()):
+        side = (
+            {"xanchor": "right", "xshift": -4} if row.similarity > 0.5 else {"xanchor": "left", "xshift": 4}
+        )
+        at = {"yanchor": "bottom", "yshift": 1} if number % 2 == 0 else {"yanchor": "top", "yshift": -1}
+        note = {"text": row.task, "showarrow": False, "font_size": style.small(), **side, **at}
+        fig.add_annotation(x=row.similarity, y=row.lost, **note)
     return style.legend_above(fig)
-
-
-def _links(starts: tuple[Any, Any], ends: tuple[Any, Any]) -> go.Scatter:
-    """Return thin lines from points to points, both given as their x and their y."""
-    gap = np.full(len(starts[0]), np.nan)
-    x, y = (np.stack([*pair, gap], axis=1).ravel() for pair in zip(starts, ends, strict=True))
-    line = {"color": "#c9cdd2", "width": 1}
-    return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
 
 
 def _form_bars(shares: pd.DataFrame) -> go.Figure:
     rows = shares.reset_index().melt("variant", var_name="form", value_name="share")
+    rows = rows.assign(form=[_FORMS[form]["name"] for form in rows["form"]])
+    rows = rows.assign(label=rows["share"].map(lambda share: f"{share:.0%}" if share >= 0.12 else ""))
+    styles = {look["name"]: style.Style(look["color"]) for look in _FORMS.values()}
     hover = "%{y}: %{x:.1%} %{fullData.name}"
-    fig = style.draw(px.bar, rows, "share", "variant", _FORM_STYLES, "form", hover=hover)
-    return fig.update_traces(marker_line={"color": "white", "width": 1})
+    fig = style.draw(px.bar, rows, "share", "variant", styles, "form", hover=hover, text="label")
+    look = {"textposition": "inside", "insidetextanchor": "middle", "textangle": 0}
+    return fig.update_traces(
+        marker_line={"color": style.INK, "width": 0.6}, textfont_size=style.small(), **look
+    )
 
 
 def _ratio_marks(summary: pd.DataFrame) -> go.Figure:
     texts = summary["length_ratio"].map(lambda ratio: "" if np.isnan(ratio) else f"{ratio:.2f}")
     ends = {"custom_data": ["ci_low", "ci_high"], "error_x": ("ci_low", "ci_high")}
-    shown = {"text": "label", "hover": "%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"}
-    fig = style.draw(px.scatter, summary.assign(label=texts), "length_ratio", "variant", **ends, **shown)
-    return fig.update_traces(marker_size=9, textposition="top center", showlegend=False)
+    shown = {"hover": "%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"}
+    fig = style.draw(px.scatter, summary, "length_ratio", "variant", **ends, **shown)
+    at = summary["ci_high"].fillna(summary["length_ratio"])
+    look = {"mode": "text", "textposition": "middle right", "hoverinfo": "skip", "cliponaxis": False}
+    fig.add_trace(go.Scatter(x=at, y=summary["variant"], text="\u00a0\u00a0\u00a0" + texts, **look))
+    fig.update_traces(marker_size=style.px_of(9), textfont_size=style.small())
+    return fig.update_traces(showlegend=False)
 
 
 def _correlation(frame: pd.DataFrame) -> str:
     """Return Spearman's correlation of shift and loss as text."""
     found = shift_agreement(frame)
     known = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}], {n_points} tasks"
-    beside = "<br>of the share of changed answers and loss {changed_spearman:.2f}"
+    beside = ";<br>of the share of changed answers and loss {changed_spearman:.2f}"
     text = known + (beside if np.isfinite(found["changed_spearman"]) else "")
     return str(found["note"]) or text.format(**found)
-
-
-def _loss_marks(trace: go.Scatter) -> None:
-    thin = {"color": trace.marker.color, "thickness": 0.9, "width": 0}
-    sides = ["top left" if x > 0.5 else "top right" for x in trace.x]
-    trace.update(error_x=thin, error_y=thin, marker_size=9)
-    trace.update(textposition=sides, textfont_size=11, cliponaxis=False)
 
 
 def _decades(values: Any) -> Any:
@@ -304,21 +336,28 @@ def _spreads(
     dots = style.draw(px.scatter, frame, "at", "below", styles, **shown)
     dots.for_each_trace(lambda dot: dot.update(meta={"x": [one[1] for one in dot.customdata]}))
     opacity = float(np.clip(60 * len(styles) / len(frame), 0.15, 0.7))
-    dots.update_traces(marker={"size": 4, "opacity": opacity, "symbol": "circle"})
+    dots.update_traces(marker={"size": style.px_of(4), "opacity": opacity, "symbol": "circle"})
     shown = {"custom_data": ["about", *_REAL], "hover": "%{fullData.name}<br>%{customdata[0]}"}
     marks = style.draw(px.scatter, means, "mean", "place", styles, error_x=("low", "high"), **shown)
-    line = {"color": style.INK, "width": 1.8}
-    marks.update_traces(error_x={"thickness": 2, "width": 5})
+    line = {"color": style.INK, "width": style.px_of(1.8)}
+    marks.update_traces(error_x={"thickness": style.px_of(2), "width": style.px_of(5), "color": style.INK})
     for mark in marks.data:
         columns = zip(*(one[1:] for one in mark.customdata), strict=True)
         mark.meta = dict(zip(_REAL.values(), map(list, columns), strict=True))
-    marks.update_traces(marker={"symbol": "diamond", "size": 10, "color": "white", "line": line})
+    marks.update_traces(marker={"symbol": "diamond", "size": style.px_of(10), "color": "white", "line": line})
     violins = [_half_violin(frame[frame["variant"] == name], one, value) for name, one in styles.items()]
     fig = style.new_figure(title, *violins, *dots.data, *marks.data)
     ticks = [f"{row.variant}<br>{row.about}<br>{row.n} responses" for row in means.itertuples()]
-    span = [len(ticks) - 0.35, -0.65]
+    span = [len(ticks) - 0.35, -0.75 if style.narrow() else -0.65]
     fig.update_yaxes(tickvals=means["place"], ticktext=ticks, range=span, showgrid=False)
-    return fig.update_layout(height=150 + 105 * len(styles), showlegend=False)
+    if style.narrow():  # the words stand above their rows
+        fig.update_yaxes(showticklabels=False, ticks="")
+        look = {"showarrow": False, "xref": "paper", "x": 0, "xanchor": "left", "font_size": style.small()}
+        for row in means.itertuples():
+            text = f"{row.variant}: {row.about.removeprefix('mean ')}, n={row.n}"
+            lines = "<br>".join(textwrap.wrap(text, 60))
+            fig.add_annotation(text=lines, y=row.place - 0.6, align="left", **look)
+    return fig.update_layout(height=style.px_of(150 + 105 * len(styles)), showlegend=False)
 
 
 def _means(frame: pd.DataFrame, value: str, weigh: str | None) -> pd.DataFrame:

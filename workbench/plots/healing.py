@@ -12,17 +12,14 @@ import plotly.graph_objects as go
 from workbench.checks import checked
 from workbench.plots import style
 
-_MARKS = {
-    "least of the value": style.Style("#0072b2"),
-    "a training": style.Style("#0072b2"),
-    "best": style.Style("#d55e00", symbol="star"),
-}
 _OWN, _REFERENCE = "the model's own words", "the reference"
-_USED = {_OWN: style.Style("#0072b2"), _REFERENCE: style.Style("#e69f00", pattern_shape="/")}
+_USED = {_OWN: style.Style("#4a4f57"), _REFERENCE: style.Style("#b9bec5", symbol="square")}
 
 
 def tuning_figure(trials: pd.DataFrame, *, title: str | None = "Held-out loss over the grid") -> go.Figure:
-    """Draw the held-out loss against each searched setting; a line joins the least loss of each value.
+    """Draw the held-out loss of every training against each searched setting; the best one has a ring.
+
+    Nothing joins them: values between were not tried, and other seeds would scatter.
 
     Args:
         trials: of ``tune`` or ``read_trials``: ``trial``, ``state``, ``loss`` (nats a token), one column a
@@ -41,18 +38,23 @@ def tuning_figure(trials: pd.DataFrame, *, title: str | None = "Held-out loss ov
         raise ValueError(f"trials must have a column a setting between state and loss, got {list(trials)}")
     parts = [frame[["trial", "loss"]].assign(setting=name, value=frame[name]) for name in settings]
     points = pd.concat([part.sort_values("value", kind="stable") for part in parts], ignore_index=True)
-    best = points[points["trial"] == frame.loc[frame["loss"].idxmin(), "trial"]]
-    least = points.groupby(["setting", "value"], as_index=False)["loss"].min()
-    marks = dict(zip(_MARKS, (least, points, best), strict=True))
-    parts = pd.concat(marks, names=["mark"]).reset_index("mark")
-    parts = parts.assign(tick=parts["value"].map(_tick))
-    panels = {"facet_col": "setting", "facet_col_spacing": 0.03, "category_orders": {"setting": settings}}
+    best = frame.loc[frame["loss"].idxmin(), "trial"]
+    points = points.assign(tick=points["value"].map(_tick), name="one training")
+    panels = {
+        "facet_col": "setting",
+        "facet_col_spacing": 0.08 if style.narrow() else 0.03,
+        "category_orders": {"setting": settings},
+    }
     shown = {"custom_data": "trial", "hover": "trial %{customdata[0]:.0f}: %{y:.4f}", "title": title}
-    fig = style.draw(px.scatter, parts, "tick", "loss", _MARKS, "mark", **panels, **shown)
-    fig.update_traces(selector={"name": "least of the value"}, mode="lines", hovertemplate="%{y:.4f}")
-    fig.update_traces(selector={"name": "a training"}, marker={"size": 7, "opacity": 0.5})
-    star = {"size": 14, "line": {"color": style.INK, "width": 1}}
-    fig.update_traces(selector={"name": "best"}, marker=star, hoverinfo="skip")
+    look = {"one training": style.Style("#4a4f57")}
+    fig = style.draw(px.scatter, points, "tick", "loss", look, "name", **panels, **shown)
+    fig.update_traces(marker={"size": style.px_of(8), "opacity": 0.7})
+    ring = {"size": style.px_of(16), "color": "#d55e00", "line": {"width": style.px_of(2)}}
+    for number, setting in enumerate(settings, start=1):
+        at = points[(points["setting"] == setting) & (points["trial"] == best)]
+        own = {"name": f"best (trial {best})", "showlegend": number == 1, "hoverinfo": "skip"}
+        shape = {"mode": "markers", "marker": {"symbol": "circle-open", **ring}, **own}
+        fig.add_trace(go.Scatter(x=at["tick"], y=at["loss"], **shape), row=1, col=number)
     fig.update_xaxes(matches=None, type="category", tickangle=0, title="", showgrid=False)
     for axis, setting in zip(fig.select_xaxes(), settings, strict=True):
         ticks = [_tick(value) for value in frame[setting].sort_values().unique()]
@@ -70,28 +72,58 @@ def _tick(value: Any) -> str:
 
 
 def kept_reasons(distilled: pd.DataFrame, *, title: str | None = None) -> go.Figure:
-    """Draw how many rewrites were kept, and why the others fell back to the reference.
+    """Draw why rewrites were kept or fell back to the reference, and how long they are beside it.
 
     Args:
-        distilled: frame of ``self_distill``: ``kept`` (bool), ``reason``.
+        distilled: frame of ``self_distill``: ``kept`` (bool), ``reason``; where it has ``rewrite`` and
+            ``reference``, the lengths are drawn, too.
         title: of the figure; None writes the share kept.
 
     Raises:
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(distilled, ["kept", "reason"], "distilled")
-    counts = frame.groupby(["kept", "reason"], dropna=False).size().reset_index(name="n")
-    counts = style.escaped(counts.sort_values(["kept", "n"]), "reason")
+    frame = style.escaped(frame, "reason")
+    used = np.where(frame["kept"].astype(bool), _OWN, _REFERENCE)
+    frame = frame.assign(used=used)
+    counts = frame.groupby(["used", "reason"], dropna=False).size().reset_index(name="n")
+    counts = counts.sort_values(["used", "n"], ascending=[False, True])
+    counts = counts.assign(label=[f"{n} ({n / len(frame):.1%})" for n in counts["n"]])
     kept = int(frame["kept"].sum())
-    used = np.where(counts["kept"].astype(bool), _OWN, _REFERENCE)
-    counts = counts.assign(used=used, label=[f"{n} ({n / len(frame):.1%})" for n in counts["n"]])
-    title = title or f"{kept} of {len(frame)} rewrites kept ({kept / len(frame):.1%})"
-    fig = style.draw(px.bar, counts, "n", "reason", _USED, "used", text="label", hover="%{y}: %{text}")
-    fig.update_traces(textposition="outside", cliponaxis=False)
-    fig.update_layout(title={"text": title}, height=170 + 34 * len(counts))
-    fig.update_xaxes(title="examples", range=[0, 1.18 * counts["n"].max()])
-    fig.update_yaxes(title="", showgrid=False, ticks="", type="category")
-    return style.legend_above(fig.update_layout(legend_title_text=""))
+    told = f"{kept} of {len(frame)} rewrites kept ({kept / len(frame):.1%})"
+    lengths = {"rewrite", "reference"} <= set(frame)
+    room = style.px_of(60 + 34 * len(counts)), style.px_of(230)
+    fig = style.new_panels(
+        title or told, 1 + lengths, 1, row_heights=room[: 1 + lengths], vertical_spacing=0.24
+    )
+    bars = style.draw(px.bar, counts, "n", "reason", _USED, "used", text="label", hover="%{y}: %{text}")
+    inside = {"textposition": "outside", "cliponaxis": False, "textfont_size": style.small()}
+    style.add_panel(fig, bars.update_traces(**inside), 1)
+    fig.update_xaxes(
+        title="examples", range=[0, (1.7 if style.narrow() else 1.25) * counts["n"].max()], row=1
+    )
+    fig.update_yaxes(title="", showgrid=False, ticks="", type="category", row=1)
+    if lengths:
+        _add_lengths(fig, frame)
+    height = sum(room[: 1 + lengths]) + style.px_of(130 + 60 * lengths)
+    return style.legend_above(fig.update_layout(height=height, barmode="stack"))
+
+
+def _add_lengths(fig: go.Figure, frame: pd.DataFrame) -> None:
+    """Draw how many times as long as its reference each rewrite is, in words, on a log scale."""
+    words = {
+        name: frame[name].fillna("").str.split().str.len().clip(lower=1) for name in ("rewrite", "reference")
+    }
+    rows = frame.assign(ratio=np.log2(words["rewrite"] / words["reference"]))
+    bins = {"nbins": 40, "opacity": 1, "hover": "%{y} examples"}
+    style.add_panel(fig, style.draw(px.histogram, rows, "ratio", None, _USED, "used", **bins), 1, 2)
+    fig.add_vline(x=0, line={"color": "#8b9199", "width": 1.2, "dash": "dash"}, row=2, col=1)
+    low, high = np.floor(rows["ratio"].min()), np.ceil(rows["ratio"].max())
+    at = np.arange(min(low, 0), max(high, 1) + 1)
+    texts = [f"×{2.0**one:g}" if one >= 0 else f"×1/{2.0**-one:g}" for one in at]
+    fig.update_xaxes(title="length of the rewrite against its reference (words)", row=2)
+    fig.update_xaxes(tickvals=at, ticktext=texts, range=[at[0] - 0.2, at[-1] + 0.2], row=2)
+    fig.update_yaxes(title="examples", row=2)
 
 
 def loss_curve(
@@ -99,16 +131,18 @@ def loss_curve(
     *,
     value: str = "loss",
     smooth: int | None = None,
-    title: str | None = "Healing: training loss",
+    title: str | None = "Healing: loss while it trains",
 ) -> go.Figure:
     """Draw the loss against the training step, one line a variant, and marks where it was held out.
+
+    The scale is logarithmic where the loss falls to less than a twentieth: the end is what is compared.
 
     Args:
         log: ``step``, the ``value`` column, and ``variant`` where several runs are compared (logs of
             ``heal``); where it has ``held_out_loss``, that is drawn with the loss, in the steps that have it.
         value: column to draw; rows without a number in it are left out.
-        smooth: steps of a centred running mean drawn over the raw line; None means a twentieth of the steps,
-            1 draws the raw line alone.
+        smooth: over how many steps the thick line is smoothed (an exponential mean, which begins where the
+            thin line of single steps does); None means a twentieth of the steps, 1 draws the raw line alone.
         title: of the figure.
 
     Raises:
@@ -119,18 +153,26 @@ def loss_curve(
     checked(frame, ["step", value], f"log rows with a number in {value!r}")
     frame = style.escaped(frame.assign(variant=frame.get("variant", value)), "variant")
     styles = style.variant_styles(frame["variant"])
-    rows = pd.concat([_smoothed(frame[frame["variant"] == name], value, smooth) for name in styles])
+    window = smooth if smooth is not None else frame.groupby("variant")["step"].size().max() // 20
+    rows = frame.sort_values("step", kind="stable")
+    mean = rows.groupby("variant")[value].transform(lambda one: one.ewm(span=max(window, 1)).mean())
+    rows = rows.assign(mean=mean)
     fig = style.draw(px.line, rows, "step", "mean", styles, title=title)
-    fig.update_traces(line_width=2.2, hoverinfo=None)
-    raw = style.draw(px.line, rows[rows["smoothed"]], "step", value, styles)
-    raw.update_traces(line={"width": 1, "dash": "solid"}, opacity=0.35, showlegend=False)
+    fig.update_traces(line_width=style.px_of(2.2), hoverinfo=None)
+    raw = style.draw(px.line, rows, "step", value, styles) if window > 1 else go.Figure()
+    thin = {"line": {"width": style.px_of(1), "dash": "solid"}, "opacity": 0.35, "showlegend": False}
     held_out = _held_out_marks(whole, value, styles)
-    fig = go.Figure([*raw.data, *fig.data, *held_out], fig.layout)
-    fig.update_xaxes(title="optimizer step", rangemode="tozero")
-    fig.update_yaxes(title=f"{style.plain(value)} (nats per token)", rangemode="tozero")
-    return fig.update_layout(
-        legend_title_text="", hovermode="x unified", showlegend=len(styles) > 1 or bool(held_out)
-    )
+    fig = go.Figure([*raw.update_traces(**thin).data, *fig.data, *held_out], fig.layout)
+    label, least = f"{style.plain(value)} (nats per token)", float(rows["mean"].min())
+    if 0 < least < rows["mean"].max() / 20:
+        drawn = pd.concat([rows["mean"], whole.get("held_out_loss", pd.Series(dtype=float)).dropna()])
+        fig.update_yaxes(title=f"{label}, log", **style.log_axis(drawn, 0.8 * float(drawn[drawn > 0].min())))
+    else:
+        fig.update_yaxes(title=label, rangemode="tozero")
+    about = f" (thin: single steps; thick: mean over about {window})" if window > 1 else ""
+    fig.update_xaxes(title=f"optimizer step{about}", rangemode="tozero")
+    fig.update_layout(hovermode="x unified", showlegend=len(styles) > 1 or bool(held_out))
+    return style.legend_above(fig)
 
 
 def _held_out_marks(log: pd.DataFrame, value: str, styles: dict[str, style.Style]) -> list[go.Scatter]:
@@ -140,16 +182,10 @@ def _held_out_marks(log: pd.DataFrame, value: str, styles: dict[str, style.Style
     rows = log[log["held_out_loss"].notna()].sort_values("step", kind="stable")
     rows = style.escaped(rows.assign(variant=rows.get("variant", value)), "variant")
     fig = style.draw(px.line, rows, "step", "held_out_loss", styles, markers=True, hover="%{y:.4f}")
-    mark = {"size": 9, "symbol": "diamond", "line": {"width": 1, "color": "white"}}
-    fig.update_traces(marker=mark, line={"width": 1.2, "dash": "dot"}, showlegend=True, hoverinfo=None)
+    mark = {"size": style.px_of(9), "symbol": "diamond", "line": {"width": 1, "color": "white"}}
+    fig.update_traces(
+        marker=mark, line={"width": style.px_of(1.4), "dash": "dot"}, showlegend=True, hoverinfo=None
+    )
     one = len(styles) == 1
     fig.for_each_trace(lambda trace: trace.update(name="held out" if one else f"{trace.name}, held out"))
     return list(fig.data)
-
-
-def _smoothed(rows: pd.DataFrame, value: str, smooth: int | None) -> pd.DataFrame:
-    """Return the rows with their centred running mean, and whether that differs from the rows themselves."""
-    window = smooth if smooth is not None else len(rows) // 20
-    rows = rows.sort_values("step")
-    mean = rows[value].rolling(max(window, 1), center=True, min_periods=1).mean()
-    return rows.assign(mean=mean, smoothed=window > 1)

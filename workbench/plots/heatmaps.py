@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from workbench.distances.blocks import checked_blocks, least
 from workbench.plots import style
 
-_ABOVE = {"x": 1, "y": 1.02, "xanchor": "right", "yanchor": "bottom"}
+_SIZE = "block size (layers removed)"
 
 
 def distance_heatmap(
@@ -56,24 +56,26 @@ def damage_heatmap(
     damage: pd.DataFrame,
     *,
     title: str | None = "Damage when the block is really skipped",
-    zmin: float = style.DAMAGE_FLOOR,
+    zmin: float | None = None,
     zmax: float | None = None,
 ) -> go.Figure:
     """Draw the loss increase of every measured block on a log scale, laid out as ``distance_heatmap``.
 
+    Triangles mark the blocks whose damage is less than the light end of the scale: they are not told apart.
+
     Args:
         damage: frame of ``block_damage``: ``start``, ``size``, ``damage`` (nats per token; below 0 it fell).
         title: of the figure.
-        zmin: damage at the light end, above 0; all that is less, and below 0, has that colour.
+        zmin: damage at the light end, above 0; all that is less, and below 0, has that colour. None takes
+            the least damage above 0, at most four decades below the largest.
         zmax: damage at the dark end; None means the largest.
 
     Raises:
         ValueError: for missing columns, repeated blocks, or a ``zmin`` that is not above 0.
     """
     frame = checked_blocks(damage, "damage", "damage")
-    cells = _by_decades(_cells(frame, "damage", style.DAMAGE, zmin, zmax))
-    fig = style.new_figure(title, cells, _best(frame, "damage"))
-    return _legend_above(_heatmap_axes(fig, frame))
+    fig = style.new_figure(title, *_damage_traces(frame, zmin, zmax))
+    return style.legend_above(_heatmap_axes(fig, frame))
 
 
 def distance_beside_damage(
@@ -91,12 +93,31 @@ def distance_beside_damage(
         ValueError: for missing columns, or when the two frames share no block.
     """
     both = style.joined(distances, damage)
-    fig = style.new_panels(title, 1, 2, shared_yaxes=True, horizontal_spacing=0.2)
-    left = _cells(both, "distance", style.DISTANCE, 0.0, None, bar_at=0.405)
-    right = _by_decades(_cells(both, "damage", style.DAMAGE, style.DAMAGE_FLOOR, None, bar_at=1.005))
-    style.add_panel(fig, go.Figure([left, _best(both, "distance")]), 1)
-    style.add_panel(fig, go.Figure([right, _best(both, "damage")]), 2)
-    return _legend_above(_heatmap_axes(fig, both, ticks=10))
+    down, across = (2, 1) if style.narrow() else (1, 2)
+    beside = {"horizontal_spacing": 0.2, "vertical_spacing": 0.2, "shared_yaxes": across == 2}
+    fig = style.new_panels(title, down, across, **beside)
+    if down == 2:
+        fig.update_layout(height=1.9 * fig.layout.height)
+    first, second = ({"x": 1.005, "y": 0.8, "len": 0.4}, {"x": 1.005, "y": 0.2, "len": 0.4})
+    left = [_cells(both, "distance", style.DISTANCE, 0.0, None), _best(both, "distance")]
+    right = _damage_traces(both, None, None)
+    for number, (traces, bar) in enumerate(((left, first), (right, second)), start=1):
+        traces[0].colorbar.update(bar if down == 2 else {"x": (0.405, 1.005)[number - 1]})
+        row, column = (number, 1) if down == 2 else (1, number)
+        style.add_panel(fig, go.Figure(traces), column, row)
+    if down == 2:
+        fig.update_layout(xaxis2_title="first removed layer", yaxis2_title=_SIZE)
+    return style.legend_above(_heatmap_axes(fig, both, ticks=10))
+
+
+def _damage_traces(frame: pd.DataFrame, zmin: float | None, zmax: float | None) -> list[Any]:
+    """Return the cells of damage on a log scale, with marks on those below it and on the least of a size."""
+    floor = style.log_floor(frame["damage"]) if zmin is None else zmin
+    cells = _by_decades(_cells(frame, "damage", style.DAMAGE, floor, zmax))
+    best = _best(frame, "damage")
+    below = frame[(frame["damage"] < floor) & ~frame.index.isin(least(frame, "damage").index)]
+    marks = style.floor_marks(below["start"], floor, below["size"])
+    return [cells, marks.update(marker_size=0.6 * _mark_size(frame)), best] if len(below) else [cells, best]
 
 
 def _rescaled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -106,29 +127,28 @@ def _rescaled(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(distance=((frame["distance"] - low) / (high - low)).fillna(0.0))
 
 
-def _rows_of_sizes(frame: pd.DataFrame) -> dict[int, int]:
-    """Return the row of each size: the size itself, or its rank where sizes between were not measured."""
-    sizes = [int(size) for size in sorted(frame["size"].unique())]
-    whole = sizes == list(range(sizes[0], sizes[-1] + 1))
-    return {size: size if whole else rank for rank, size in enumerate(sizes, start=1)}
+def _step(frame: pd.DataFrame) -> int:
+    """Return how many layers apart the measured sizes are, at least: the height of a row.
+
+    Rows lie where their sizes do: sizes 1, 2, 4, 6 leave gaps at 3 and 5, sizes 2, 4, 6 none.
+    """
+    return int(np.gcd.reduce(np.diff(np.sort(frame["size"].unique())))) or 1
 
 
-def _cells(
-    frame: pd.DataFrame, value: str, label: str, zmin: float | None, zmax: float | None, bar_at: float = 1.02
-) -> go.Heatmap:
-    rows = _rows_of_sizes(frame)
+def _cells(frame: pd.DataFrame, value: str, label: str, zmin: float | None, zmax: float | None) -> go.Heatmap:
+    rows = range(frame["size"].min(), frame["size"].max() + 1, _step(frame))
     frame = frame.assign(note=[_note(row, value, label) for row in frame.itertuples()])
     columns = range(style.last_layer(frame) + 1)
     z, notes = (
-        frame.pivot(index="size", columns="start", values=name).reindex(columns=columns)
+        frame.pivot(index="size", columns="start", values=name).reindex(rows, columns=columns)
         for name in (value, "note")
     )
-    bar = {"title": {"text": label, "side": "right"}, "x": bar_at, "xanchor": "left", "thickness": 14}
+    bar = {"title": {"text": label, "side": "right"}, "x": 1.02, "xanchor": "left"}
+    bar |= {"thickness": style.px_of(14), "xpad": style.px_of(8)}
     return go.Heatmap(
         x=list(columns),
-        y=[rows[size] for size in z.index],
+        y=[int(size) for size in z.index],
         z=z.to_numpy(dtype=float),
-        meta={"y": [int(size) for size in z.index]},  # what the rows stand for
         text=notes.to_numpy(dtype=object),
         hovertemplate="%{text}<extra></extra>",
         hoverongaps=False,
@@ -139,11 +159,13 @@ def _cells(
     )
 
 
+def _mark_size(frame: pd.DataFrame) -> float:
+    return style.px_of(float(np.clip(150 / style.last_layer(frame) + 1, 3, 9)))
+
+
 def _best(frame: pd.DataFrame, value: str) -> go.Scatter:
     best = least(frame, value)
-    size = float(np.clip(150 / style.last_layer(frame) + 1, 3, 9))
-    marks = style.best_marks(best["start"], best["size"].map(_rows_of_sizes(frame)), size=size)
-    return marks.update(meta={"y": best["size"].tolist()})
+    return style.best_marks(best["start"], best["size"], size=_mark_size(frame))
 
 
 def _by_decades(trace: go.Heatmap) -> go.Heatmap:
@@ -151,10 +173,9 @@ def _by_decades(trace: go.Heatmap) -> go.Heatmap:
     low, values = trace.zmin, np.asarray(trace.z, dtype=float)
     if not low > 0:
         raise ValueError(f"zmin must be above 0, the scale is logarithmic, got {low}")
-    high = max(trace.zmax, 10 * low)
-    ticks = 10.0 ** np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1)
-    texts = [f"≤ {tick:g}" if tick == low else f"{tick:g}" for tick in ticks]
-    trace.colorbar.update(tickvals=np.log10(ticks), ticktext=texts)
+    high = max(trace.zmax, 2 * low)
+    axis = style.log_axis(pd.Series(values.ravel()).dropna(), low)
+    trace.colorbar.update(tickvals=np.log10(axis["tickvals"]), ticktext=axis["ticktext"])
     z = np.log10(np.maximum(values, low))
     return trace.update(z=z, zmin=np.log10(low), zmax=np.log10(high), customdata=values)
 
@@ -173,25 +194,23 @@ def _outline(frame: pd.DataFrame, chosen: tuple[int, int]) -> go.Scatter:
     if block.empty:
         raise ValueError(f"chosen must be a block (start, size) of the frame, got {tuple(chosen)}")
     x = start + np.array([-1, 1, 1, -1, -1, 1]) / 2
-    y = _rows_of_sizes(frame)[size] + np.array([-1, -1, 1, 1, -1, -1]) / 2
+    y = size + _step(frame) * np.array([-1, -1, 1, 1, -1, -1]) / 2
     # thinner where cells are small: the cell's own colour is to be seen
-    width = float(np.clip(90 / (style.last_layer(frame) + 1), 1, 3))
+    width = style.px_of(float(np.clip(90 / (style.last_layer(frame) + 1), 1.4, 3)))
     line, name = {"color": "#d6006c", "width": width}, f"chosen: {block['removed'].item()}"
-    shown = {"mode": "lines", "line": line, "hoverinfo": "skip", "meta": {"y": [size] * len(x)}}
+    shown = {"mode": "lines", "line": line, "hoverinfo": "skip"}
     return go.Scatter(x=x, y=y, name=name, **shown)
 
 
-def _heatmap_axes(fig: go.Figure, frame: pd.DataFrame, *, ticks: int = 20) -> go.Figure:
-    n_layers, rows = style.last_layer(frame) + 1, _rows_of_sizes(frame)
-    fig.update_xaxes(title="first removed layer", range=[-0.5, n_layers - 0.5])
-    fig.update_xaxes(style.layer_axis(n_layers, ticks=ticks))
-    low, high = min(rows.values()), max(rows.values())
-    layout = style.current_template().layout
-    step = int(np.ceil(len(rows) * 1.4 * layout.font.size / (layout.height - 120)))
-    labels = {"tickvals": list(rows.values())[::step], "ticktext": [f"{size}" for size in rows][::step]}
-    fig.update_yaxes(range=[low - 0.5, high + 0.5], **{"showgrid": False, **labels})
-    return fig.update_layout(yaxis_title="block size (layers removed)")
-
-
-def _legend_above(fig: go.Figure) -> go.Figure:
-    return fig.update_layout(legend=_ABOVE, margin={"t": 84 if fig.layout.title.text else 44})
+def _heatmap_axes(fig: go.Figure, frame: pd.DataFrame, *, ticks: int | None = None) -> go.Figure:
+    n_layers, sizes, step = style.last_layer(frame) + 1, sorted(frame["size"].unique()), _step(frame)
+    fig.update_xaxes(title="first removed layer", **style.layer_axis(n_layers, ticks=ticks))
+    low, high, layout = sizes[0], sizes[-1], style.current_template().layout
+    # as many labels as have room; sizes that lie too near to the one below have none
+    room = (high - low + step) * 1.4 * layout.font.size / (layout.height - style.px_of(130))
+    shown = [sizes[0]]
+    for size in sizes:
+        shown += [size] if size - shown[-1] >= room else []
+    labels = {"tickvals": shown, "ticktext": [f"{size}" for size in shown]}
+    fig.update_yaxes(range=[low - step / 2, high + step / 2], **{"showgrid": False, **labels})
+    return fig.update_layout(yaxis_title=_SIZE)

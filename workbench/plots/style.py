@@ -1,8 +1,9 @@
-"""What every figure shares: the two templates, one style a variant, escaped text, the axes of layers."""
+"""What every figure shares: the templates, one style a variant, escaped text, the axes of layers."""
 
 from __future__ import annotations
 
 import html
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from plotly.subplots import make_subplots
 
 from workbench.checks import one_of
 from workbench.distances.blocks import checked_blocks, parse_layers
+from workbench.tables.markup import WORDS
 
 #: sequential, even in lightness (so it survives a grey print), safe for the colour-blind; light = near =
 # removable
@@ -27,8 +29,8 @@ INK = "#1f2328"
 DISTANCE = "angular distance"
 DAMAGE_UNIT = "(nats per token)"
 DAMAGE = f"damage {DAMAGE_UNIT}"
-#: nats per token; damage spans decades (the first layers cost whole nats): its log scales begin here
-DAMAGE_FLOOR = 1e-3
+#: at most so many decades of damage on a log axis: what is less is noise beside the first layers' nats
+_DECADES = 4
 _LINE = {"orientation": "h", "x": 0, "title": {"text": ""}}
 
 
@@ -42,12 +44,12 @@ class Style:
     color: str
     line_dash: str = "solid"
     symbol: str = "circle"
-    pattern_shape: str = ""
 
 
 #: the content of ``look.toml``
 LOOK = tomllib.loads(Path(__file__).with_name("look.toml").read_text(encoding="utf-8"))
 _STYLES = [Style(**style) for style in LOOK["variants"]]
+_SETS = [Style(**style) for style in LOOK["sets"]]
 
 
 def last_layer(frame: pd.DataFrame) -> int:
@@ -90,11 +92,21 @@ def escaped(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return frame.assign(**{column: frame[column].map(plain) for column in columns})
 
 
+def task_label(name: str) -> str:
+    """Return what the papers call a task, else its name in words, with its shots where they are given.
+
+    >>> task_label("arc_easy, 5-shot"), task_label("demo_yes_no")
+    ('ARC-E, 5-shot', 'demo yes no')
+    """
+    task, comma, shots = name.partition(", ")
+    return str(WORDS["tasks"].get(task, task.replace("_", " "))) + comma + shots
+
+
 def draw(
     kind: Callable[..., go.Figure],
     frame: pd.DataFrame,
     x: str,
-    y: str,
+    y: str | None,
     styles: Mapping[str, Style] | None = None,
     by: str = "variant",
     /,
@@ -103,7 +115,7 @@ def draw(
     """Draw a frame by ``plotly.express``: each name in its own style, with intervals, in the template.
 
     Args:
-        kind: ``px.bar`` (told apart by patterns), ``px.scatter`` (symbols) or ``px.line`` (dashes, and
+        kind: ``px.bar``, ``px.scatter`` (told apart by symbols, too) or ``px.line`` (dashes, and
             symbols with ``markers=True``).
         frame: its texts are ``escaped``.
         x: column.
@@ -115,7 +127,7 @@ def draw(
     """
     hover = options.pop("hover", None)
     styles = styles or variant_styles(frame[by])
-    marks = {"bar": ["pattern_shape"], "scatter": ["symbol"], "line": ["line_dash"]}[kind.__name__]
+    marks = {"bar": [], "histogram": [], "scatter": ["symbol"], "line": ["line_dash"]}[kind.__name__]
     for mark in ("color", *marks, *(["symbol"] if options.get("markers") else [])):
         of_name = {name: getattr(style, mark) for name, style in styles.items()}
         options |= {mark: by, "color_discrete_map" if mark == "color" else f"{mark}_map": of_name}
@@ -123,10 +135,12 @@ def draw(
         if ends := options.pop(f"error_{axis}", None):
             low, high = (frame[end] for end in ends)
             options |= {f"error_{axis}": high - frame[value], f"error_{axis}_minus": frame[value] - low}
-    if kind is not px.bar:
+    if kind in (px.scatter, px.line):
         options["render_mode"] = "svg"  # many points would be drawn by WebGL, a picture inside a PDF
     options["category_orders"] = {by: [*styles], **options.get("category_orders", {})}
+    title = options.pop("title", None)
     fig = kind(frame, x=x, y=y, template=current_template(), **{**_size(), **options})
+    fig.update_layout(titled(title))
     if hover is None:
         return fig.update_traces(hovertemplate=None, hoverinfo="skip")
     return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
@@ -134,13 +148,18 @@ def draw(
 
 def new_figure(title: str | None, *traces: Any) -> go.Figure:
     """Return a figure of some traces in the current template."""
-    return go.Figure(traces, {"template": current_template(), "title": {"text": title}, **_size()})
+    return go.Figure(traces, {"template": current_template(), **titled(title), **_size()})
 
 
 def new_panels(title: str | None, rows: int, columns: int, /, **options: Any) -> go.Figure:
     """Return an empty figure of several panels in the current template."""
     fig = make_subplots(rows, columns, **options)
-    return fig.update_layout(template=current_template(), title={"text": title}, **_size())
+    return fig.update_layout(template=current_template(), **titled(title), **_size())
+
+
+def titled(title: str | None) -> dict[str, Any]:
+    """Return the layout of a title: on the screen it is drawn, in print it is the name of the file alone."""
+    return {"title": {"text": title if _current == "screen" else None}, "meta": {"title": title}}
 
 
 def _size() -> dict[str, float]:
@@ -148,38 +167,89 @@ def _size() -> dict[str, float]:
     return {side: current_template().layout[side] for side in ("width", "height")}
 
 
-def add_panel(fig: go.Figure, drawn: go.Figure, column: int) -> None:
-    """Add the traces of a figure to a column of another one; a name stands in the legend once."""
+def add_panel(fig: go.Figure, drawn: go.Figure, column: int, row: int = 1) -> None:
+    """Add the traces of a figure to a panel of another one; a name stands in the legend once."""
     named = {trace.name for trace in fig.data if trace.showlegend}
     for trace in drawn.data:
         trace.showlegend = bool(trace.showlegend) and trace.name not in named
-        fig.add_trace(trace, row=1, col=column)
+        fig.add_trace(trace, row=row, col=column)
+
+
+def px_of(pixels: float) -> float:
+    """Return a length that is so many pixels on the screen, in the current template."""
+    return pixels * float(current_template().layout.font.size) / 14
+
+
+def small() -> float:
+    """Return the size of labels inside a figure; 7 pt in print."""
+    return max(0.8 * float(current_template().layout.font.size), 9.34)
+
+
+def narrow() -> bool:
+    """Return whether figures are one column of a page wide: panels go below each other."""
+    return bool(current_template().layout.width < 400)
 
 
 def facet_titles(fig: go.Figure) -> go.Figure:
     """Title each panel of ``plotly.express`` by its name alone, without the name of the column."""
-    fig.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
-    return fig.update_layout(margin={"t": 70 if fig.layout.title.text else 40})
+    fig.for_each_annotation(
+        lambda note: note.update(
+            text=note.text.partition("=")[2], font_size=current_template().layout.font.size
+        )
+    )
+    return fig.update_layout(margin={"t": px_of(70 if fig.layout.title.text else 28)})
 
 
 def legend_above(fig: go.Figure) -> go.Figure:
-    """Put the legend in a line above the figure."""
+    """Put the legend in lines above the figure, which grows by all but the first."""
+    names = [trace.name or "" for trace in fig.data if trace.showlegend is not False]
+    layout, size = fig.layout, current_template().layout.font.size
+    across = layout.width - px_of(90) - 0.5 * size * _longest_tick(fig)
+    each = px_of(60) + 0.55 * size * max(map(len, names), default=0)
+    lines = -(-len(names) // max(1, int(across // each)))
     fig.update_layout(legend={**_LINE, "y": 1.02, "yanchor": "bottom"})
-    return fig.update_layout(margin={"t": 92 if fig.layout.title.text else 44})
+    fig.update_layout(height=layout.height + 1.7 * size * max(0, lines - 1))
+    return fig.update_layout(margin={"t": px_of(92 if layout.title.text else 20)})
 
 
-def legend_below(fig: go.Figure) -> go.Figure:
-    """Put the legend in a line below the figure."""
-    return fig.update_layout(legend={**_LINE, "y": 0, "yref": "container"}, margin={"b": 110})
+def _longest_tick(fig: go.Figure) -> int:
+    """Return the length of the longest name that stands before the first vertical axis."""
+    ticks = fig.layout.yaxis.ticktext or ()
+    names = [value for trace in fig.data for value in (trace.y if trace.y is not None else ())[:50]]
+    return max((len(str(one)) for one in (*ticks, *names) if isinstance(one, str)), default=0)
 
 
-def layer_axis(n_layers: int, *, ticks: int = 20) -> dict[str, Any]:
-    """Return an axis over layers with whole-numbered ticks, at most about ``ticks`` of them."""
+def fitted(fig: go.Figure) -> go.Figure:
+    """Break the titles of axes into lines that are no longer than their axes."""
+    layout, letter = fig.layout, 0.52 * current_template().layout.font.size
+    around = layout.margin.to_plotly_json()
+    # beside a plot stand ticks and titles, whose room is not known before it is drawn
+    whole = {"x": layout.width - px_of(140 if narrow() else 100)}
+    whole["y"] = layout.height - around.get("t", px_of(40)) - around.get("b", px_of(56))
+    for axis in (*fig.select_xaxes(), *fig.select_yaxes()):
+        first, last = axis.domain or (0, 1)
+        most = max(12, int(whole[axis.plotly_name[0]] * (last - first) / letter))
+        lines = [line for part in (axis.title.text or "").split("<br>") for line in textwrap.wrap(part, most)]
+        axis.title.text = "<br>".join(lines) or None
+    return fig
+
+
+def legend_below(fig: go.Figure, lines: int = 1) -> go.Figure:
+    """Put the legend below the figure, in so many lines; in print it takes two where it is narrow."""
+    lines = lines + narrow()
+    fig.update_layout(legend={**_LINE, "y": 0, "yref": "container", "yanchor": "bottom"})
+    return fig.update_layout(margin={"b": px_of(62 + 26 * lines)})
+
+
+def layer_axis(n_layers: int, *, ticks: int | None = None) -> dict[str, Any]:
+    """Return an axis over the layers that there are, with whole-numbered ticks, at most about ``ticks``."""
+    ticks = ticks or (10 if narrow() else 20)
     step = next(step for step in (1, 2, 5, 10, 20, 50) if n_layers / step <= ticks or step == 50)
-    return {"tickmode": "linear", "tick0": 0, "dtick": step, "showgrid": False}
+    whole = {"tickmode": "linear", "tick0": 0, "dtick": step, "showgrid": False}
+    return {**whole, "range": [-0.5, n_layers - 0.5]}
 
 
-def log_axis(values: pd.Series, lowest: float = DAMAGE_FLOOR, end: str | None = None) -> dict[str, Any]:
+def log_axis(values: pd.Series, lowest: float, end: str | None = None) -> dict[str, Any]:
     """Return a log axis from ``lowest`` up, ticked at decades, or at 1, 2, 5 where it spans less than two.
 
     Args:
@@ -188,39 +258,48 @@ def log_axis(values: pd.Series, lowest: float = DAMAGE_FLOOR, end: str | None = 
         end: what the tick at the lower end says where something lies there that is less; None says so by its
             number.
     """
-    low, high = np.log10(lowest), np.log10(max(values.max(), 10 * lowest))
-    steps = (1, 2, 5) if high - low < 2 else (1,)
-    ticks = [step * 10.0**decade for decade in range(int(low) - 1, int(high) + 2) for step in steps]
+    low, high = np.log10(lowest), np.log10(max(values.max(), 2 * lowest))
+    fine = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    steps = fine if high - low < 0.6 else (1, 2, 5) if high - low < 2 else (1,)
+    ticks = [step * 10.0**decade for decade in range(int(np.floor(low)), int(high) + 2) for step in steps]
     texts = {tick: f"{tick:g}" for tick in ticks if tick >= lowest}
     if (values < lowest).any():
         texts = {lowest: end or f"≤ {lowest:g}"} | {
-            tick: texts[tick] for tick in texts if tick > 1.5 * lowest
+            tick: texts[tick] for tick in texts if np.log10(tick) > low + 0.1 * (high - low)
         }
     room = 0.06 * (high - low)
     labels = {"tickvals": [*texts], "ticktext": [*texts.values()]}
     return {"type": "log", "range": [low - room, high + room], **labels}
 
 
-def damage_floor(damage: pd.Series) -> float:
-    """Return where a log axis of damage begins: at 0.001 nats, or at the decade below the least that is more.
+def log_floor(values: pd.Series) -> float:
+    """Return where a log axis of these values begins: 1, 2 or 5 of a decade, at or below the least above 0.
 
-    >>> damage_floor(pd.Series([0.2, 3.0])), damage_floor(pd.Series([-0.1, 3.0]))
-    (0.1, 0.001)
+    At most four decades below the largest; what is less lies at the end of the axis, and is marked there.
+
+    >>> log_floor(pd.Series([0.23, 3.0])), log_floor(pd.Series([-0.1, 1e-9, 8.0]))
+    (0.2, 0.0005)
     """
-    least = float(damage.min())
-    return DAMAGE_FLOOR if least <= DAMAGE_FLOOR else round(float(10.0 ** np.floor(np.log10(least))), 9)
+    above = values[values > 0]
+    if above.empty:
+        return 1e-3
+    least = float(above.min()) / (2 if (values <= 0).any() else 1)  # apart from what is not above 0
+    least = max(least, float(above.max()) / 10**_DECADES) * (1 + 1e-9)
+    decade = 10.0 ** np.floor(np.log10(least))
+    return float(f"{max(step for step in (1, 2, 5) if step * decade <= least) * decade:.3g}")
 
 
-def floor_marks(x: Any, floor: float) -> go.Scatter:
+def floor_marks(x: Any, floor: float, y: Any = None) -> go.Scatter:
     """Return marks over the points that lie at the end of a log axis because they are less."""
-    marker = {"symbol": "triangle-down-open", "size": 14, "line": {"color": INK, "width": 1.2}}
+    marker = {"symbol": "triangle-down-open", "size": px_of(12), "line": {"color": INK, "width": 1.2}}
     shown = {"mode": "markers", "marker": {**marker, "color": INK}, "hoverinfo": "skip", "cliponaxis": False}
-    return go.Scatter(x=list(x), y=[floor] * len(x), name=f"less than {floor:g}", showlegend=True, **shown)
+    y = [floor] * len(x) if y is None else list(y)
+    return go.Scatter(x=list(x), y=y, name=f"less than {floor:g}", showlegend=True, **shown)
 
 
 def best_marks(x: Any, y: Any, *, size: float, fill: str = "white") -> go.Scatter:
     """Return the marks on the least block of each size."""
-    marker = {"symbol": "circle", "size": size, "color": fill, "line": {"color": INK, "width": 1.5}}
+    marker = {"symbol": "circle", "size": size, "color": fill, "line": {"color": INK, "width": 1.3}}
     name = "least of its size"
     shown = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "showlegend": True}
     return go.Scatter(x=list(x), y=list(y), name=name, **shown)
@@ -252,6 +331,11 @@ def variant_styles(names: Iterable[Any]) -> dict[Any, Style]:
     return {name: styles.get(name) or next(rest) for name in names}
 
 
+def set_styles(names: Iterable[Any]) -> dict[Any, Style]:
+    """Return a style for each calibration set; none looks like a variant."""
+    return dict(zip(dict.fromkeys(names), cycle(_SETS), strict=False))
+
+
 def size_styles(sizes: Iterable[int]) -> dict[str, Style]:
     """Return a style for each block size, as text: sizes are ordered, so colours run from light to dark."""
     sizes = sorted({int(size) for size in sizes})
@@ -261,8 +345,10 @@ def size_styles(sizes: Iterable[int]) -> dict[str, Style]:
     return {str(size): replace(style, color=color, line_dash="solid") for size, color, style in triples}
 
 
-#: *screen* for a notebook; *paper* for the text width of a one-column page (6.5 in), 9 pt Times
-TEMPLATES = {name: go.layout.Template(LOOK["template"]).update(LOOK[name]) for name in ("screen", "paper")}
+#: *screen* for a notebook; *paper* for both columns of a page (6.75 in), *column* for one (3.25 in), 8 pt
+TEMPLATES = {
+    name: go.layout.Template(LOOK["template"]).update(LOOK[name]) for name in ("screen", "paper", "column")
+}
 _current = "screen"
 
 
@@ -270,7 +356,8 @@ def use_template(name: str) -> None:
     """Choose the template of every figure made from now on.
 
     Args:
-        name: ``"screen"`` (860 x 480 px, sans serif) or ``"paper"`` (6.5 in wide, 9 pt serif).
+        name: ``"screen"`` (860 x 480 px), ``"paper"`` (both columns of a page, 6.75 in) or ``"column"`` (one,
+            3.25 in). In print text has 8 pt, labels inside a figure 7.
 
     Raises:
         ValueError: for any other name.
@@ -282,3 +369,8 @@ def use_template(name: str) -> None:
 def current_template() -> go.layout.Template:
     """Return the template that ``use_template`` chose last; ``"screen"`` when it was never called."""
     return TEMPLATES[_current]
+
+
+def current_name() -> str:
+    """Return the name of the template that figures are made with."""
+    return _current

@@ -6,8 +6,8 @@ norm and head stay; whatever depends on a layer's place follows or the cut is re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -66,6 +66,31 @@ def without_layers(model: nn.Module, layers: Iterable[int]) -> Iterator[nn.Modul
                 layer.train(stack.training)
 
 
+def removal_changes(model: nn.Module, layers: Iterable[int]) -> list[Change]:
+    """Return what removing layers changes in a model, for ``two_states``; nothing is changed yet.
+
+    Raises:
+        ValueError: as `without_layers`.
+    """
+    return _changes(model, layers)
+
+
+@contextmanager
+def two_states(changes: list[Change]) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Put a model into a second state, and give what puts it back into the first one for a while.
+
+    Teacher and student of one copy of the weights: inside, the model is the student (its layers left out,
+    its weights merged); ``with whole():`` it is the teacher. Modules that were put into the layers meanwhile,
+    such as an adapter's, stay there in both.
+
+    Args:
+        changes: of ``removal_changes`` and the like.
+    """
+    before = _before(changes)
+    with _applied(changes):
+        yield lambda: _applied(before)
+
+
 def prune_(model: nn.Module, layers: Iterable[int]) -> nn.Module:
     """Remove layers from the model for good; it remembers the original indices of those it kept.
 
@@ -81,9 +106,7 @@ def prune_(model: nn.Module, layers: Iterable[int]) -> nn.Module:
     """
     stack, _ = layer_container(model)
     if getattr(stack, _FOR_A_WHILE, False):
-        raise ValueError(
-            "model must not be inside without_layers, which restores it; leave that first, then prune_"
-        )
+        raise ValueError("model must not be inside without_layers, which restores it; leave that first")
     changes = _changes(model, layers)
     before = _before(changes)
     try:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.models.checkpoints import auto_class, is_remote, told
+from workbench.checks import told
+from workbench.models.checkpoints import auto_class, is_remote
 from workbench.models.costs import parameter_counts
 from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
@@ -52,8 +53,6 @@ def save_pruned(model: nn.Module, tokenizer: Any, path: str | Path) -> Path:
         ValueError: for a folder with other content, a model that cannot be saved as it stands, and a reload
             that gives another function.
     """
-    if not isinstance(path, str | Path):
-        raise ValueError(f"path must be text or a path, got {type(path).__name__}")
     path = Path(path).expanduser()
     base = unwrap(model)
     _check_folder(path)

@@ -28,7 +28,7 @@ from workbench.runs.provenance import installed_version
 
 #: the package from the ground up; a stage of one storey depends on its own room and all storeys below
 STOREYS = (
-    ("checks", "digests", "statistics"),
+    ("checks", "digests", "statistics", "agreement"),
     ("models",),
     ("data", "distances"),
     ("pruning",),

@@ -48,7 +48,8 @@ def identity(value: Any, name: str = "value", folder: Path | None = None) -> Any
     if isinstance(value, Variant):
         return _variant(value, folder)
     if is_dataclass(value) and not isinstance(value, type):
-        return identity(_held(value), name, folder)
+        held = {field.name: getattr(value, field.name) for field in fields(value)}
+        return identity(value.deciding() if hasattr(value, "deciding") else held, name, folder)
     if isinstance(value, dict):
         return {str(key): identity(item, f"{name}[{key!r}]", folder) for key, item in value.items()}
     if isinstance(value, set | frozenset):
@@ -95,12 +96,6 @@ def _text_or_file(value: str | Path) -> Any:
     except (OSError, ValueError, RuntimeError):  # no name of a file after all
         return text
     return path.name if isinstance(value, Path) and path.is_absolute() else text
-
-
-def _held(record: Any) -> dict[str, Any]:
-    if hasattr(record, "deciding"):
-        return dict(record.deciding())
-    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _frame(frame: pd.DataFrame) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import base64
 import os
 import threading
 import warnings
@@ -26,6 +27,9 @@ from workbench.runs.pages import SCRIPT
 
 IMAGES = ("png", "pdf", "svg")
 FORMATS = (*IMAGES, "html", "csv")
+HERE = Path(__file__).parent
+#: the font that exported images carry; a page that has not got it takes the next, whose letters are as wide
+FONT = "Workbench Sans"
 NO_IMAGES = (
     "{problem}, so {wanted} could not be drawn; HTML and CSV were written instead. Install a browser with "
     "`plotly_get_chrome`, or the system's package (`apt install chromium`)."
@@ -63,7 +67,7 @@ def save_figure(
         ValueError: for an unknown format.
     """
     stem, wanted = _stem_and_formats(Path(path), formats)
-    drawn, problem = _images(fig, [name for name in wanted if name in IMAGES], scale)
+    drawn, problem = _images(_titled(fig, stem.name), [name for name in wanted if name in IMAGES], scale)
     if problem:
         missing = [name for name in wanted if name in IMAGES and name not in drawn]
         warnings.warn(NO_IMAGES.format(problem=problem, wanted=", ".join(missing)), stacklevel=2)
@@ -139,8 +143,9 @@ def _write(fig: go.Figure, path: Path, name: str, image: bytes | None, script: P
 def _images(fig: go.Figure, names: list[str], scale: float) -> tuple[dict[str, bytes], str | None]:
     """Return the images by their formats, and why some are missing; a browser that died starts once again."""
     drawn: dict[str, bytes] = {}
+    figure = vector_cells(fig) if names else fig
     for name in names:
-        figure, size = (fig, scale) if name == "png" else (vector_cells(fig), 1)
+        size = scale if name == "png" else 1
         for again in (False, True):
             renderer = _renderer(os.environ.get("BROWSER_PATH"))
             if renderer.problem:
@@ -188,8 +193,10 @@ class _Renderer:
     async def _open(self) -> Any:
         import kaleido
 
-        # without mathjax=False every export asks a CDN for a script that no figure here uses
-        browser = kaleido.Kaleido(n=1, mathjax=False)
+        # with mathjax every export asks a CDN for a script that no figure here uses
+        page = kaleido.PageGenerator(mathjax=False, others=[HERE.joinpath("export.js").as_uri()])
+        page.header += f'<style id="fonts">{_font_face()}</style><style>@page{{margin:0}}</style>'
+        browser = kaleido.Kaleido(n=1, page_generator=page)
         await browser.open()
         return browser
 
@@ -205,6 +212,18 @@ class _Renderer:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=seconds)
 
 
+def _font_face() -> str:
+    data = base64.b64encode(HERE.joinpath("fonts", "WorkbenchSans.woff2").read_bytes()).decode()
+    return f'@font-face{{font-family:"{FONT}";src:url(data:font/woff2;base64,{data})}}'
+
+
+def _titled(fig: go.Figure, name: str) -> go.Figure:
+    """Return a copy that says its title to the exporter: of the figure, else the name of the file."""
+    meta = fig.layout.meta if isinstance(fig.layout.meta, dict) else {}
+    title = meta.get("title") or fig.layout.title.text or name
+    return go.Figure(fig).update_layout(meta={**meta, "title": title})
+
+
 def _axes(trace: Any) -> list[str]:
     told = trace.to_plotly_json()
     return [told.get(f"{axis}axis") or axis for axis in "xy"]
@@ -212,18 +231,8 @@ def _axes(trace: Any) -> list[str]:
 
 #: what a heatmap may say of itself beside its numbers and still be drawn by paths
 _PLAIN = frozenset(("type", "x", "y", "z", "zmin", "zmax", "colorscale", "colorbar", "showscale"))
-_PLAIN |= {
-    "showlegend",
-    "xaxis",
-    "yaxis",
-    "name",
-    "meta",
-    "uid",
-    "text",
-    "customdata",
-    "hovertemplate",
-    "hoverongaps",
-}
+_PLAIN |= {"showlegend", "xaxis", "yaxis", "name", "meta", "uid", "text", "customdata"}
+_PLAIN |= {"hovertemplate", "hoverongaps"}
 
 
 @cache

@@ -19,6 +19,8 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from workbench.checks import told
+
 _EXACT: dict[str, Any] = {"keep_default_na": False, "skip_blank_lines": False}
 if tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1):
     _EXACT["float_precision"] = "round_trip"  # the default reader rounds the last digit of a float
@@ -162,7 +164,9 @@ def encode_frame(name: str, frame: pd.DataFrame) -> tuple[bytes, dict[str, Any]]
 
 def decode_frame(name: str, data: bytes, schema: dict[str, Any]) -> pd.DataFrame:
     """Read a frame back from the bytes and the schema of ``encode_frame``."""
-    dtypes = {column: _readable(dtype) for column, dtype in schema["columns"].items()}
+    # pandas 2 has no "str" dtype of its own: there this is object, with the strings as they are
+    kinds = schema["columns"].items()
+    dtypes: dict[str, Any] = {column: str if dtype == "str" else dtype for column, dtype in kinds}
     if name.endswith(".csv"):
         frame = pd.read_csv(io.BytesIO(data), dtype=dtypes, na_values=[schema["missing"]], **_EXACT)
     else:
@@ -186,16 +190,9 @@ def _temporary_sibling(path: Path) -> Path:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
-
-
-def _readable(dtype: str) -> Any:
-    # pandas 2 has no "str" dtype of its own: there this is object, with the strings as they are
-    return str if dtype == "str" else dtype
 
 
 def check_file(name: str) -> None:
@@ -213,9 +210,7 @@ def _check_frame(name: str, frame: pd.DataFrame) -> None:
     if frame.columns.empty:
         raise ValueError(f"{name} must have at least one column, got a frame with none")
     if frame.index.nlevels > 1 or frame.index.name is not None:
-        raise ValueError(
-            f"{name}: the index is not stored; reset_index() keeps {list(frame.index.names)} as columns"
-        )
+        raise ValueError(f"{name}: the index is not stored; reset_index() keeps {list(frame.index.names)}")
 
 
 def _texts(frame: pd.DataFrame) -> set[str]:
@@ -237,18 +232,16 @@ def _json_lines(name: str, frame: pd.DataFrame) -> bytes:
     cells = frame.astype(object).where(frame.notna(), None)
     columns = {column: cells[column].tolist() for column in frame.columns}
     rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
-    try:
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
-    except TypeError as error:
-        raise ValueError(f"{name} can hold texts, numbers, lists and dicts of them: {error}") from error
+    with told(f"{name} can hold texts, numbers, lists and dicts of them", TypeError):
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    return "".join(lines).encode("utf-8")
 
 
 def _check_round_trip(name: str, frame: pd.DataFrame, data: bytes, schema: dict[str, Any]) -> None:
     """Refuse to write what would not come back: better an error now than a changed value later."""
-    try:
+    columns = f"; columns {schema['columns']}"
+    with told(f"{name} would not read back", ValueError, TypeError, hint=columns):
         back = decode_frame(name, data, schema)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{name} would not read back: {error}; columns {schema['columns']}") from error
     for column in frame.columns:
         try:
             pd.testing.assert_series_equal(frame[column], back[column], check_exact=True)

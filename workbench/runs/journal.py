@@ -75,9 +75,7 @@ class Journal:
             ValueError: when other work has begun the file again meanwhile.
         """
         if self._differences():
-            raise ValueError(
-                f"{self.path} was begun again by other work meanwhile; give each work its own file"
-            )
+            raise ValueError(f"{self.path} was begun again by other work; give each work its own file")
         data = "".join(map(_line, rows)).encode("utf-8", "replace")
         with self.path.open("ab") as file:
             file.write(data)

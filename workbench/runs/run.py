@@ -24,15 +24,8 @@ from filelock import FileLock
 
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
+from workbench.runs import files
 from workbench.runs.content import content_of, identity
-from workbench.runs.files import (
-    check_file,
-    decode_frame,
-    encode_frame,
-    locked,
-    write_bytes_atomic,
-    write_text_atomic,
-)
 from workbench.runs.keys import Key, stage_key
 from workbench.runs.provenance import environment
 from workbench.runs.variant import Variant, _check_name, _check_path
@@ -87,30 +80,30 @@ class Run:
             TypeError: for arguments that the function does not take.
         """
         self.path(name)
-        check_file(name)
+        files.check_file(name)
         key = stage_key(function, arguments, settings, self.folder)
         outputs = {setting: self._inside(path) for setting, path in key.outputs.items()}
         products = [*makes, *filter(None, outputs.values())]
         with self.lock(name):
             stored = self._load(name)
             if stored and self._still_holds(stored[0], key, products):
-                return decode_frame(name, stored[1], stored[0]["schema"])
+                return files.decode_frame(name, stored[1], stored[0]["schema"])
             self._begin(name, key, stored[0] if stored else {}, outputs.get("out"))
             began = time.perf_counter()
             result = function(*arguments, **settings)
             seconds = round(time.perf_counter() - began, 2)
             frame = result if isinstance(result, pd.DataFrame) else result.to_frame()
-            data, schema = encode_frame(name, frame)
+            data, schema = files.encode_frame(name, frame)
             made = {product: self._made(name, product) for product in products}
             told = {"schema": schema, "inputs": key.inputs, "code": key.code, "makes": made}
             self._store(name, data, {**told, "seconds": seconds})
             _begun(self.path(name)).unlink(missing_ok=True)
-        return decode_frame(name, data, schema)
+        return files.decode_frame(name, data, schema)
 
     def write(self, name: str, frame: pd.DataFrame, /, **inputs: Any) -> Path:
         """Write a frame with its provenance; see ``frame`` for names and inputs."""
         self.path(name)
-        data, schema = encode_frame(name, frame)
+        data, schema = files.encode_frame(name, frame)
         return self._store(name, data, {"schema": schema, "inputs": identity(inputs, "inputs", self.folder)})
 
     def read(self, name: str, /) -> pd.DataFrame:
@@ -119,9 +112,9 @@ class Run:
         Raises:
             ValueError: when it is missing (says which notebook writes it and what is there), or was altered.
         """
-        check_file(name)
+        files.check_file(name)
         meta, data = self._stored(name)
-        return decode_frame(name, data, meta["schema"])
+        return files.decode_frame(name, data, meta["schema"])
 
     def write_json(self, name: str, value: Any, /, **inputs: Any) -> Path:
         """Write plain data (dicts, lists, texts, numbers) as JSON with its provenance."""
@@ -180,7 +173,7 @@ class Run:
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold a result of this run alone: another process that wants it waits, and says so in one line."""
-        return locked(self.path(name), name)
+        return files.locked(self.path(name), name)
 
     def _store(self, name: str, data: bytes, meta: Mapping[str, Any]) -> Path:
         """Write file, then sidecar, under the run's lock; after a kill in between their SHA-256 disagrees."""
@@ -189,8 +182,8 @@ class Run:
         sidecar = {**own, **meta, **environment()}
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock", timeout=60):
-            path = write_bytes_atomic(self.path(name), data)
-            write_text_atomic(_sidecar(path), json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n")
+            path = files.write_bytes_atomic(self.path(name), data)
+            files.write_text_atomic(_sidecar(path), json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n")
         return path
 
     def _load(self, name: str) -> tuple[dict[str, Any], bytes] | None:
@@ -245,7 +238,7 @@ class Run:
             print(f"{name}: computed again; another {changed}{last}", flush=True)
         if out and owner not in (None, key.fingerprint):
             self._set_aside(out)
-        write_text_atomic(begun, key.fingerprint)
+        files.write_text_atomic(begun, key.fingerprint)
 
     def _set_aside(self, product: str) -> None:
         """Give a file or folder of other inputs another name, with what an unfinished call left beside it."""

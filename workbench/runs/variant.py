@@ -21,8 +21,11 @@ class Variant:
         model: name, folder or hub id, as given to ``load_model``.
         revision: of the hub model, or None.
         removed: original indices of the layers taken out, ascending.
-        adapter: folder of a LoRA adapter relative to the run folder, or None.
+        adapter: folder of a LoRA adapter, or of a merge's tensors, relative to the run folder; or None.
         note: for the reader.
+        merges: of ``laco``: ``(layer, count)``, the next ``count`` layers went into ``layer``; they are in
+            ``removed``.
+        merging: how, ``"equation"`` or ``"published"``; "" without merges.
     """
 
     name: str
@@ -31,6 +34,8 @@ class Variant:
     removed: tuple[int, ...] = ()
     adapter: str | None = None
     note: str = ""
+    merges: tuple[tuple[int, int], ...] = ()
+    merging: str = ""
 
     def __post_init__(self) -> None:
         """Check the name and bring ``removed`` into one form."""
@@ -42,6 +47,10 @@ class Variant:
         if any(layer < 0 for layer in layers) or len(set(layers)) < len(layers):
             raise ValueError(f"removed must be different layer indices >= 0, got {self.removed!r}")
         object.__setattr__(self, "removed", tuple(sorted(layers)))
+        pairs = [tuple(pair) for pair in self.merges]
+        if not all(len(pair) == 2 and all(map(is_whole, pair)) for pair in pairs):
+            raise ValueError(f"merges must be (layer, count) pairs, got {self.merges!r}")
+        object.__setattr__(self, "merges", tuple((int(layer), int(count)) for layer, count in pairs))
         if self.adapter is not None:
             _check_path("adapter", self.adapter)
 

@@ -2,6 +2,7 @@
 
 - ``layouts``: the run in one table, its trainings
 - ``sdd``: the tables of SDD
+- ``paper``: the tables of a run
 - ``iterabre``: the tables of IteRABRe
 - ``markup``: LaTeX, Markdown, HTML
 - ``readings``: what blocks and trainings say, in a sentence of Markdown

@@ -1,4 +1,4 @@
-"""Tables 1 and 2 of IteRABRe: scores by category, and direct against iterative removal."""
+"""Tables 1 to 3 of IteRABRe: scores by category, direct against iterative removal, multilingual."""
 
 from __future__ import annotations
 
@@ -100,6 +100,32 @@ def direct_iterative_table(
     frame = frame.rename(columns={task: _head(task, categories[task]) for task in table})
     frame.attrs["digits"] = 2
     return frame
+
+
+def multilingual_table(scores: pd.DataFrame, notes: pd.DataFrame, *, prefer: Prefer = "acc") -> pd.DataFrame:
+    """Return ITR table 3: accuracies (percent) on multilingual tasks, a row a model and approach.
+
+    Args:
+        scores: rows of ``evaluate`` with a column ``variant``; tasks of the category ``multilingual``, and
+            where the harness gives them their languages.
+        notes: as for ``iterabre_table``.
+        prefer: as for ``iterabre_table``.
+
+    Returns:
+        Model, Approach, L, a column a task.
+
+    Raises:
+        ValueError: for missing columns, no multilingual task, or a variant that lacks one.
+    """
+    notes = checked(notes, ["variant", "model", "approach", "layers"], "notes")
+    frame = checked(scores, ["variant", "task", "metric", "value", "category"], "scores")
+    frame = checked(frame[frame["category"] == "multilingual"], ["task"], "scores of multilingual tasks")
+    table, _ = _in_percent(frame, list(notes["variant"]), None, prefer)
+    front = {"Model": notes["model"], "Approach": notes["approach"], "L": notes["layers"]}
+    columns = {name: list(values) for name, values in front.items()}
+    found = pd.DataFrame(columns | {_head(task, "multilingual"): table[task].tolist() for task in table})
+    found.attrs["digits"] = 2
+    return found
 
 
 def _place(task: str) -> int:

@@ -168,7 +168,8 @@ def variant_notes(
         parameters: ``parameter_counts(model)`` of the whole model.
         methods: variant -> how it was fine-tuned; a variant that is not named goes by the end of its name
             ("pruned-sft": "SFT"), one without an adapter by "No FT".
-        datasets: variant -> the data it was healed on; "" where not named.
+        datasets: variant -> the data it was healed on; where not named, what its note says ("... on
+            reference"), or "".
 
     Returns:
         variant, size (layers removed), saved (share of the parameters), left (parameters), method, dataset.
@@ -190,8 +191,18 @@ def variant_notes(
             raise ValueError(f"variant {name!r} removes layer {max(removed)}, but {model}")
         gone = sum(each[layer] for layer in removed)
         method = (methods or {}).get(name, _method(name) if variant.adapter else "No FT")
-        rows.append((name, len(removed), gone / total, total - gone, method, (datasets or {}).get(name, "")))
+        data = (datasets or {}).get(name, healed_on(variant))
+        rows.append((name, len(removed), gone / total, total - gone, method, data))
     return pd.DataFrame(rows, columns=_NOTES)
+
+
+def healed_on(variant: Variant) -> str:
+    """Return in words which responses a variant was trained on, by its note; "" where that does not say.
+
+    >>> healed_on(Variant("healed", "model", note="sdd preset on response"))
+    'own rewrites'
+    """
+    return str(WORDS["datasets"].get(variant.note.rpartition(" on ")[2], ""))
 
 
 def _method(name: str) -> str:

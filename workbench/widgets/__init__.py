@@ -3,4 +3,5 @@
 - ``picker``: choose a block
 - ``look``: loss and answer with and without a block
 - ``live``: the loss while a training runs
+- ``recovery``: iterations of removal and recovery as they run
 """

@@ -1,0 +1,343 @@
+"""Merges and drafts of a small real model: acceptance with intervals, the merging path with scores.
+
+    python benchmarks/drafts_real.py --model PATH --data FOLDER --out OUT --seconds 480
+    python benchmarks/drafts_real.py --model PATH --data FOLDER --out OUT --part 24 --seed 0
+    python benchmarks/drafts_real.py --out OUT --collect     # all parts into benchmarks/records
+
+A part is one depth (24 or 16 of 30 layers are left, the block that angular distance on C4 picks) and one
+seed: three trainings on the same number of rows (SFT on Alpaca, self-distilled on Alpaca, self-distilled on
+GSM8K), SLERP between the two self-distilled ones (SDD D), and what the whole model accepts of each as a
+draft. `--part all` starts all parts as processes of their own on the GPUs and stops them when the seconds
+are over; each writes its frames as it goes. `--shape small` is a trial on a CPU. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from measuring import RECORDS, ROOT, _commit, machine, versions
+
+import workbench as wb
+
+TASKS = ["arc_easy", "hellaswag", "piqa", "boolq"]
+PARTS = [(24, 0), (16, 0), (24, 1), (24, 2), (16, 1), (16, 2)]
+CODE = r"(?i)\b(?:code|program|function|script|sql|python|html|css|java|javascript|regex|algorithm)\b"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much is measured."""
+
+    texts: int = 64
+    length: int = 1024
+    rows: int = 2000
+    epochs: float = 3.0
+    micro: int = 64
+    rewrite: int = 256  # tokens of a rewrite
+    prompts: int = 80  # of each kind
+    new: int = 128
+    limit: int = 250  # items of a task
+    timed: int = 4  # prompts that are timed
+
+
+SHAPES = {"full": Shape(), "small": Shape(6, 64, 8, 1.0, 4, 24, 3, 16, 4, 1)}
+
+
+class Part:
+    """One depth and seed: its model, its run, its frames."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.shape, self.data = options, SHAPES[options.shape], options.data
+        self.name = f"{options.part}-{options.seed}"
+        self.folder, self.seconds = options.out / self.name, {}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.labels = {"layers_left": int(options.part), "seed": options.seed}
+        self.model, self.tokenizer = wb.load_model(options.model, device=options.device)
+        self.run = wb.open_run("run", root=self.folder / ".work")
+        self.begun = time.perf_counter()
+
+    def write(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        place = self.folder / f"{name}.csv.gz"
+        told = frame.assign(**self.labels)
+        told.to_csv(temporary := place.with_name(f".{place.name}"), index=False, compression="gzip")
+        os.replace(temporary, place)
+        return frame
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[what] = round(time.perf_counter() - start, 1)
+        since = time.perf_counter() - self.begun
+        print(f"{self.name:8} {what:44} {self.seconds[what]:7.1f} s, at {since:6.1f} s", flush=True)
+        about = {"model": wb.describe_model(self.model), "shape": asdict(self.shape), **self.labels}
+        about |= {"removed": getattr(self, "removed", []), "seconds": self.seconds}
+        about |= {"machine": machine(), "versions": versions(), "commit": _commit()}
+        (self.folder / "part.json").write_text(json.dumps(about, indent=1, default=str) + "\n")
+
+    def work(self) -> None:
+        """All of the part, the most telling first."""
+        with self.timed("block"):
+            self.removed = self.block()
+        pruned = self.variant("pruned")
+        left = len(wb.kept_layers(self.model)) - len(self.removed)
+        early = wb.early_exit(self.model, left)
+        with self.timed("rewriting Alpaca"):
+            alpaca = self.distilled("alpaca")
+        distilled = self.healed("self-distilled", alpaca, "response")
+        sft = self.healed("sft", alpaca, "reference")
+        drafts = [pruned, sft, distilled, early]
+        self.rounds(drafts)
+        with self.timed("rewriting GSM8K"):
+            maths = self.distilled("gsm8k_train")
+        of_maths = self.healed("self-distilled-maths", maths, "response")
+        with self.timed("merging"):
+            path = (0.25, 0.5, 0.75)
+            merges = wb.merge_variants(self.model, distilled, of_maths, path, run=self.run)
+            both = wb.merge_variants(self.model, sft, distilled, [0.5], run=self.run, name="merged-sft")
+            frames = [
+                self.run.read(f"{one.adapter}.csv").assign(variant=one.name) for one in (*merges, *both)
+            ]
+            self.write("angles", pd.concat(frames, ignore_index=True))
+        drafts += [of_maths, *merges, *both]
+        self.rounds(drafts)
+        self.path([self.variant("base"), pruned, distilled, of_maths, sft, *merges, *both], merges)
+        self.speed([distilled, early])
+
+    def block(self) -> list[int]:
+        texts = wb.load_texts(self.data / "c4.jsonl", n=self.shape.texts, seed=0)
+        settings: Any = {"max_length": self.shape.length, "progress": False}
+        distances = wb.angular_distances(self.model, self.tokenizer, texts, **settings)
+        size = wb.number_of_layers(self.model)
+        row = wb.best_blocks(distances, [size - int(self.options.part)]).iloc[0]
+        return list(range(int(row["start"]), int(row["start"] + row["size"])))
+
+    def variant(self, name: str, adapter: str | None = None) -> Any:
+        removed = [] if name == "base" else self.removed
+        return self.run.save_variant(wb.Variant(name, self.source(), removed=removed, adapter=adapter))
+
+    def source(self) -> str:
+        return str(self.options.model)
+
+    def distilled(self, name: str) -> pd.DataFrame:
+        """The rows of a seed, rewritten by the whole model; the file's last rows are kept for prompts."""
+        pool = wb.load_instructions(self.data / f"{name}.jsonl").iloc[: -4 * self.shape.prompts]
+        rows = pool.sample(self.shape.rows, random_state=self.options.seed).reset_index(drop=True)
+        return wb.self_distill(
+            self.model,
+            self.tokenizer,
+            rows,
+            max_new_tokens=self.shape.rewrite,
+            batch_size=256,
+            progress=False,
+        )
+
+    def healed(self, name: str, rows: pd.DataFrame, column: str) -> Any:
+        config = wb.HealingConfig.preset(
+            "sdd", epochs=self.shape.epochs, seed=self.options.seed, micro_batch_size=self.shape.micro
+        )
+        with self.timed(f"healing, {name}"), wb.without_layers(self.model, self.removed):
+            made = wb.heal(
+                self.model,
+                self.tokenizer,
+                rows,
+                response=column,
+                config=config,
+                out=self.run.path(f"adapters/{name}"),
+                progress=False,
+            )
+            self.write(f"training-{name}", made.log.assign(variant=name))
+        return self.variant(name, f"adapters/{name}")
+
+    def prompts(self) -> dict[str, list[str]]:
+        """Prompts that nothing was trained on, by kind."""
+        n, found = self.shape.prompts, {}
+        alpaca = wb.load_instructions(self.data / "alpaca.jsonl").iloc[-4 * n :]
+        code = alpaca["instruction"].str.contains(CODE)
+        sets = {
+            "maths (GSM8K)": wb.load_instructions(self.data / "gsm8k_test.jsonl", n=n, seed=0),
+            "instructions (Alpaca)": alpaca[~code].head(n),
+            "open questions (Dolly)": wb.load_instructions(self.data / "dolly.jsonl", n=4 * n, seed=0),
+            "code (Alpaca)": alpaca[code].head(n),
+        }
+        for kind, rows in sets.items():
+            turns = [wb.conversation(row) for row in rows.to_dict("records")]
+            texts = [wb.render_chat(self.tokenizer, one) for one in turns]
+            found[kind] = [text for text in texts if len(self.tokenizer(text)["input_ids"]) <= 384][:n]
+        return {kind: texts for kind, texts in found.items() if texts}
+
+    def rounds(self, drafts: list[Any]) -> None:
+        with self.timed(f"acceptance of {len(drafts)} drafts"):
+            rounds = wb.draft_rounds(
+                self.model,
+                self.tokenizer,
+                drafts,
+                self.prompts(),
+                run=self.run,
+                max_new_tokens=self.shape.new,
+                batch_size=64,
+                progress=False,
+            )
+            self.write("rounds", rounds)
+
+    def path(self, variants: list[Any], merges: list[Any]) -> None:
+        """Scores along the path, one variant after the other."""
+        scores, items = [], []
+        for variant in variants:
+            with self.timed(f"scores, {variant.name}"):
+                found = wb.evaluate_variants(
+                    self.model,
+                    self.tokenizer,
+                    [variant],
+                    TASKS,
+                    run=self.run,
+                    limit=self.shape.limit,
+                    data=self.data,
+                    max_length=1024,
+                    batch_size="auto",
+                    progress=False,
+                    n_shot=0,
+                )
+            scores.append(found.scores)
+            items.append(found.items)
+            self.write("scores", pd.concat(scores, ignore_index=True))
+            kept = pd.concat(items, ignore_index=True)[
+                ["variant", "task", "n_shot", "item", "metric", "value"]
+            ]
+            self.write("items", kept[kept["metric"].isin(["acc", "acc_norm"])])
+
+    def speed(self, drafts: list[Any]) -> None:
+        """Wall-clock beside theory; where parts share a GPU it is that of a shared GPU."""
+        with self.timed("speed"):
+            few = {kind: texts[: self.shape.timed] for kind, texts in self.prompts().items()}
+            settings: Any = {"run": self.run, "max_new_tokens": self.shape.new, "draft_lengths": (1, 2, 4, 8)}
+            speed = wb.draft_speed(self.model, self.tokenizer, drafts, few, **settings)
+            self.write("speed", speed)
+
+
+def run_all(options: argparse.Namespace) -> int:
+    """Start the parts as processes, and stop them when the time is over."""
+    begun, running = time.perf_counter(), []
+    options.out.mkdir(parents=True, exist_ok=True)
+    for number, (part, seed) in enumerate(PARTS[: options.parts]):
+        command = [sys.executable, __file__, "--part", str(part), "--seed", str(seed)]
+        for name in ("model", "data", "out", "shape", "device"):
+            command += [f"--{name}", str(getattr(options, name))]
+        seen = {"CUDA_VISIBLE_DEVICES": str(number % options.gpus)} if options.device == "cuda" else {}
+        threads = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
+        log = (options.out / f"{part}-{seed}.log").open("w")
+        environment = {**os.environ, **threads, **seen}
+        running.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment))
+        time.sleep(options.stagger)
+    while any(one.poll() is None for one in running) and time.perf_counter() - begun < options.seconds:
+        time.sleep(1)
+    late = [one for one in running if one.poll() is None]
+    for one in late:
+        one.terminate()
+    for log in sorted(options.out.glob("*.log")):
+        print(f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-25:]), flush=True)
+    print(f"{len(running) - len(late)} of {len(running)} parts came to an end", flush=True)
+    return int(any(one.returncode not in (0, -15) for one in running))
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Sum up the frames of all parts in a dated record, small enough to be committed."""
+    folder = options.record or RECORDS / f"{datetime.now(UTC):%Y-%m-%d}-drafts-smollm2"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = sorted(path.parent for path in options.out.glob("*/part.json"))
+    frames: dict[str, list[pd.DataFrame]] = {}
+    for part in parts:
+        for name, frame in summed_up(part).items():
+            frames.setdefault(name, []).append(frame)
+    for name, pieces in frames.items():
+        whole = pd.concat(pieces, ignore_index=True)
+        whole.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    about = [{"part": part.name, **json.loads((part / "part.json").read_text())} for part in parts]
+    (folder / "record.json").write_text(json.dumps({"benchmark": "drafts", "parts": about}, indent=1) + "\n")
+    print(f"{folder}: {len(frames)} frames of {len(parts)} parts")
+
+
+def summed_up(part: Path) -> dict[str, pd.DataFrame]:
+    """Return what a part says: acceptance, its comparisons, the path of merges, the speeds."""
+    read = {file.name.removesuffix(".csv.gz"): pd.read_csv(file) for file in part.glob("[a-z]*.csv.gz")}
+    found: dict[str, pd.DataFrame] = {}
+    if "rounds" in read:
+        rounds = read["rounds"]
+        found["acceptance"] = wb.acceptance(rounds)
+        found["acceptance_by_kind"] = wb.acceptance(rounds, by_kind=True)
+        found["positions"] = wb.acceptance_by_position(rounds)
+        there = set(rounds["draft"])
+        pairs = [("pruned", "sft"), ("pruned", "self-distilled"), ("sft", "self-distilled")]
+        pairs += [("self-distilled", "merged-slerp-0.5"), ("self-distilled-maths", "merged-slerp-0.5")]
+        pairs = [pair for pair in pairs if set(pair) <= there]
+        found["comparison"] = wb.compare_drafts(rounds, pairs)
+        found["comparison_by_kind"] = wb.compare_drafts(rounds, pairs, by_kind=True)
+    if "scores" in read:
+        names = [*dict.fromkeys(read["scores"]["variant"])]
+        columns = ["variant", "task", "metric", "n_shot", "value", "stderr", "n"]
+        found["scores"] = read["scores"][columns]
+        if "base" in names:
+            found["recovery"] = wb.average_recovery(read["scores"], items=read["items"])
+        merges = [name for name in names if name.startswith("merged-slerp")]
+        ends = ["self-distilled", "self-distilled-maths"]
+        if merges and set(ends) <= set(names):
+            items = read["items"].assign(prompt="", target="", response="")
+            found["gain"] = wb.merge_gain(items, ends, merges)
+    if "angles" in read:
+        groups = read["angles"].groupby("variant", sort=False)
+        measures = {"tensors": ("tensor", "size"), "linear": ("linear", "sum"), "most": ("angle", "max")}
+        found["angles"] = groups.agg(**measures, mean=("angle", "mean")).reset_index()
+    if "speed" in read:
+        found["speed"] = wb.speed_ups(read["speed"])
+    told = json.loads((part / "part.json").read_text())
+    labels = {"layers_left": told["layers_left"], "seed": told["seed"]}
+    return {name: frame.assign(**labels) for name, frame in found.items()}
+
+
+def main() -> int:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    add = parser.add_argument
+    add("--model", default="smollm2", help="a folder")
+    add("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    add("--out", type=Path, required=True, help="folder of the parts' frames")
+    add("--part", default="all", help="layers left, such as 24; all starts every part")
+    add("--seed", type=int, default=0)
+    add("--shape", choices=list(SHAPES), default="full")
+    add("--gpus", type=int, default=1)
+    add("--parts", type=int, default=len(PARTS), help="how many parts at once")
+    add("--stagger", type=float, default=1.0, help="seconds between two starts")
+    add("--seconds", type=float, default=480)
+    add("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--collect", action="store_true", help="merge the parts into benchmarks/records")
+    add("--record", type=Path, help="folder of the record")
+    options = parser.parse_args()
+    if options.collect:
+        collect(options)
+        return 0
+    if options.part == "all":
+        return run_all(options)
+    try:
+        Part(options).work()
+    except Exception:  # the frames that are there stay; the driver reports the part
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,359 @@
+"""Healing a small model against the plain Trainer: tokens a second over host time, and what each part brings.
+
+    python benchmarks/healing_small.py --device cuda --shape smollm2   # one H200: about 100 seconds
+    python benchmarks/healing_small.py --device cpu --shape tiny       # two CPU cores: about a minute
+
+LoRA of rank 8 on every linear layer, batch 64, rows of the lengths of Alpaca's, the same rows in the same
+order on both sides. Weights are random unless ``--model`` names a folder; texts are random and use few words.
+The record is written after every part, so that a cut loses nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from healing import Clock, InOrder, exact_weights, largest_gap, numbers_tokenizer, peak
+from measuring import arguments, write_record
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PrinterCallback,
+    TrainingArguments,
+)
+
+from workbench.healing import steps as fixed_steps
+from workbench.healing.adapters import deprecations_muted, lora_targets, new_adapter
+from workbench.healing.config import HealingConfig
+from workbench.healing.heal import heal
+from workbench.healing.samples import OrderedSamples, read_samples
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model, and how many updates are run."""
+
+    model: dict[str, int]
+    rows: int
+    batch: int
+    steps: int  # of a comparison
+    warm_up: int
+    slow_steps: int  # of what is slow and only for its losses or a smaller micro-batch
+    micro: tuple[int, ...]
+
+
+SHAPES = {
+    "smollm2": Shape(
+        model={
+            "vocab_size": 49152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+        },
+        rows=2000,
+        batch=64,
+        steps=16,
+        warm_up=3,
+        slow_steps=8,
+        micro=(64, 32, 16),
+    ),
+    "tiny": Shape(
+        model={
+            "vocab_size": 2048,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+        },
+        rows=64,
+        batch=16,
+        steps=4,
+        warm_up=1,
+        slow_steps=3,
+        micro=(16, 8),
+    ),
+}
+
+
+def random_rows(n: int, vocabulary: int) -> pd.DataFrame:
+    """Rows of random words as long as Alpaca's: 20 to 500 tokens, 165 on average, half of them learned."""
+    rng = np.random.default_rng(0)
+    words = rng.choice(vocabulary, 200, replace=False)
+
+    def texts(middle: float, spread: float, most: int) -> list[str]:
+        lengths = np.clip(rng.lognormal(np.log(middle), spread, n), 4, most).astype(int)
+        return [" ".join(map(str, rng.choice(words, length))) for length in lengths]
+
+    frame = {"id": [f"row-{k}" for k in range(n)], "instruction": texts(50, 0.5, 180), "context": [""] * n}
+    return pd.DataFrame(frame | {"reference": texts(60, 0.9, 400)})
+
+
+class Bench:
+    """One model, the rows, and a record that grows."""
+
+    def __init__(self, shape: Shape, options: Any) -> None:
+        self.shape, self.options, self.began = shape, options, time.perf_counter()
+        self.cuda = options.device == "cuda"
+        self.model = self.build()
+        self.tokenizer = numbers_tokenizer(shape.model["vocab_size"])
+        self.rows = random_rows(shape.rows, shape.model["vocab_size"])
+        self.config = HealingConfig(rank=8, learning_rate=1e-3, batch_size=shape.batch, save_steps=10**6)
+        self.config = replace(self.config, max_steps=shape.steps, max_length=512)
+        self.samples, _ = read_samples(self.model, self.tokenizer, self.rows, "reference", 512)
+        self.results: dict[str, Any] = {"samples": self.described()}
+        print(self.results["samples"], flush=True)
+
+    def described(self) -> dict[str, Any]:
+        lengths = [len(sample.ids) for sample in self.samples]
+        learned = sum(sample.learned for sample in self.samples) / sum(lengths)
+        return {"mean": float(np.mean(lengths)), "longest": max(lengths), "learned": learned}
+
+    def build(self) -> Any:
+        kind = torch.bfloat16 if self.cuda else torch.float32
+        if self.options.model:
+            return AutoModelForCausalLM.from_pretrained(self.options.model, dtype=kind).to(
+                self.options.device
+            )
+        config = LlamaConfig(**self.shape.model, tie_word_embeddings=True, attn_implementation="sdpa")
+        config.max_position_embeddings = 8192
+        torch.manual_seed(0)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(kind)
+        try:
+            with torch.device(self.options.device):
+                return LlamaForCausalLM(config).eval()
+        finally:
+            torch.set_default_dtype(before)
+
+    def left(self) -> float:
+        return self.options.seconds - (time.perf_counter() - self.began)
+
+    def part(self, name: str, work: Callable[[], dict[str, Any]], least: float) -> None:
+        """Run a part if there is time for it, print it and write everything so far."""
+        if self.left() < least:
+            print(f"{name:44} left out: {self.left():.0f} s are left", flush=True)
+            self.results[name] = {"left_out": True}
+            return
+        began = time.perf_counter()
+        try:
+            found = work()
+        except Exception as error:  # the others' numbers must not be lost
+            found = {"error": f"{type(error).__name__}: {error}"[:800]}
+        found["part_seconds"] = time.perf_counter() - began
+        self.results[name] = found
+        shown = {k: v for k, v in found.items() if k != "losses"}
+        print(f"{name:44} {shown}", flush=True)
+        self.write()
+
+    def write(self) -> Path:
+        name = f"healing-small-{self.options.shape}-{self.options.device}"
+        told = {**vars(self.shape), **vars(self.config), "model_folder": bool(self.options.model)}
+        return write_record(name, self.options.out, config=told, results=self.results)
+
+    def outcome(self, seconds: Any, losses: Any, wall: float, memory: dict[str, float]) -> dict[str, Any]:
+        tokens = OrderedSamples(self.samples, self.config).tokens
+        first, n = self.shape.warm_up, len(seconds)
+        steady = (tokens[n - 1] - tokens[first - 1]) / (seconds[n - 1] - seconds[first - 1])
+        found = {"tokens_per_second": float(steady), "with_beginning": float(tokens[n - 1] / seconds[n - 1])}
+        found |= {"updates": n, "call_seconds": wall, "first_update": float(seconds[0])}
+        return found | {"losses": [float(loss) for loss in losses[:24]], **memory}
+
+    def ours(self, **changes: Any) -> dict[str, Any]:
+        config = replace(self.config, **changes)
+        with tempfile.TemporaryDirectory() as folder, peak() as memory, fixed_seen() as seen:
+            synchronise()
+            began = time.perf_counter()
+            place = {"out": Path(folder) / "a", "progress": False}
+            log = heal(self.model, self.tokenizer, self.rows, config=config, **place).log
+            synchronise()
+            wall = time.perf_counter() - began
+        asked, self.config = self.config, replace(self.config, max_steps=config.max_steps)
+        found = self.outcome(log["seconds"].to_numpy(), log["loss"].to_numpy(), wall, memory)
+        self.config = asked
+        for one in seen:
+            found["captured_shapes"] = [list(shape) for shape in one.graph_shapes]
+            found["capture_failed"] = None if one.failure is None else str(one.failure)[:300]
+        return found
+
+    def plain(self, micro: int, n: int, *, exact: bool = False) -> dict[str, Any]:
+        """The same rows in the same order as peft and the Trainer do it by themselves."""
+        from peft import LoraConfig
+
+        ordered = OrderedSamples(self.samples, self.config)
+        rows = [self.samples[k] for k in ordered.places]
+        targets = lora_targets(self.model, "all-linear")["target_modules"]
+        lora = LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM", target_modules=targets)
+        clock = Clock(last=n)
+        with tempfile.TemporaryDirectory() as folder, peak() as memory, deprecations_muted():
+            options = TrainingArguments(
+                output_dir=folder,
+                per_device_train_batch_size=micro,
+                gradient_accumulation_steps=self.shape.batch // micro,
+                max_steps=self.shape.steps,
+                learning_rate=self.config.learning_rate,
+                lr_scheduler_type="cosine",
+                bf16=self.cuda and not exact,
+                seed=self.config.seed,
+                use_cpu=not self.cuda,
+                logging_steps=1,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                remove_unused_columns=False,
+            )
+            with new_adapter(self.model, lora, self.config.seed) as peft, exact_weights(self.model, exact):
+                began = time.perf_counter()
+                trainer = InOrder(peft, options, train_dataset=rows, data_collator=padded, callbacks=[clock])
+                trainer.remove_callback(PrinterCallback)
+                clock.started = time.perf_counter()
+                trainer.train()
+                synchronise()
+                wall = time.perf_counter() - began
+                del trainer
+        return self.outcome(clock.seconds, clock.losses, wall, memory)
+
+    def compared(self) -> dict[str, Any]:
+        """The ratio to the Trainer at its best micro-batch, and how far losses are from those of float32."""
+        speeds = {name: run.get("tokens_per_second", 0) for name, run in self.results.items()}
+        plain = [name for name in speeds if name.startswith("plain, micro")]
+        best = max(plain, key=lambda name: speeds[name])
+        found: dict[str, Any] = {"best_plain": best, "ratio": speeds["ours"] / speeds[best]}
+        exact = self.results.get("plain, float32", {}).get("losses")
+        for name, run in self.results.items():
+            same_order = not any(word in name for word in ("float32", "warm-up", "epochs", "packed"))
+            if exact and run.get("losses") and same_order:
+                found[f"losses from float32: {name}"] = largest_gap(run["losses"], exact)
+        return found
+
+    def trl(self) -> dict[str, Any]:
+        """TRL's SFTTrainer on the same rows, with Liger kernels where they are installed."""
+        import datasets
+        from peft import LoraConfig
+        from trl import SFTConfig, SFTTrainer
+
+        ordered = OrderedSamples(self.samples, self.config)
+        rows = [self.samples[k] for k in ordered.places]
+        masks = [[0] * one.n_prompt + [1] * one.learned for one in rows]
+        table = datasets.Dataset.from_dict({"input_ids": [one.ids for one in rows], "completion_mask": masks})
+        targets = lora_targets(self.model, "all-linear")["target_modules"]
+        clock = Clock(last=self.shape.steps)
+        with tempfile.TemporaryDirectory() as folder, peak() as memory, deprecations_muted():
+            options = SFTConfig(
+                output_dir=folder,
+                per_device_train_batch_size=self.shape.batch,
+                max_steps=self.shape.steps,
+                learning_rate=self.config.learning_rate,
+                bf16=self.cuda,
+                use_cpu=not self.cuda,
+                logging_steps=1,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                max_length=512,
+                use_liger_kernel=find_spec("liger_kernel") is not None,
+                dataset_kwargs={"skip_prepare_dataset": True},
+            )
+            lora = LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM", target_modules=targets)
+            with new_adapter(self.model, lora, self.config.seed) as peft:
+                asked = {"train_dataset": table, "processing_class": self.tokenizer, "callbacks": [clock]}
+                trainer = SFTTrainer(peft, args=options, **asked)
+                began = clock.started = time.perf_counter()
+                trainer.train()
+                synchronise()
+                wall = time.perf_counter() - began
+        return self.outcome(clock.seconds, clock.losses, wall, memory)
+
+
+def padded(samples: list[Any]) -> dict[str, torch.Tensor]:
+    """Pad on the right, with a mask and labels, as data collators do."""
+    length = max(len(sample.ids) for sample in samples)
+    ids = torch.zeros(len(samples), length, dtype=torch.long)
+    labels = torch.full_like(ids, -100)
+    mask = torch.zeros_like(ids)
+    for row, sample in enumerate(samples):
+        tokens = torch.tensor(sample.ids)
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+        labels[row, sample.n_prompt : len(tokens)] = tokens[sample.n_prompt :]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@contextmanager
+def fixed_seen() -> Iterator[list[Any]]:
+    """Give what ran an update in blocks of fixed shape, where that was done."""
+    seen: list[Any] = []
+    own, capture = fixed_steps.FixedSteps.__init__, fixed_steps.FixedSteps._capture
+
+    def begin(self: Any, model: Any) -> None:
+        own(self, model)
+        self.graph_shapes = []
+        seen.append(self)
+
+    def noted(self: Any, model: Any, block: Any) -> None:
+        capture(self, model, block)
+        if tuple(block.shape) in self.graphs:
+            self.graph_shapes.append(tuple(block.shape))
+
+    fixed_steps.FixedSteps.__init__, fixed_steps.FixedSteps._capture = begin, noted
+    try:
+        yield seen
+    finally:
+        fixed_steps.FixedSteps.__init__, fixed_steps.FixedSteps._capture = own, capture
+        gc.collect()
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def main() -> int:
+    """Run the parts that there is time for and write the record."""
+    parser = arguments(__doc__.splitlines()[0], list(SHAPES))
+    parser.add_argument("--model", type=Path, help="folder of a model instead of random weights")
+    parser.add_argument("--seconds", type=float, default=110, help="no part is begun that would take longer")
+    options = parser.parse_args()
+    shape = SHAPES[options.shape]
+    bench = Bench(shape, options)
+    n = shape.steps
+    epochs = 5 * shape.rows // shape.batch
+    bench.part("warm-up of the machine", lambda: bench.plain(shape.micro[0], shape.warm_up + 1), 0)
+    bench.part(f"plain, micro-batch {shape.micro[0]}", lambda: bench.plain(shape.micro[0], n), 0)
+    bench.part("ours", lambda: bench.ours(captured=True if options.device == "cpu" else None), 0)
+    bench.part("ours, five epochs", lambda: bench.ours(max_steps=epochs), 25)
+    bench.part("plain, float32", lambda: bench.plain(shape.micro[-1], shape.slow_steps, exact=True), 20)
+    bench.part("ours, not captured", lambda: bench.ours(captured=False), 12)
+    bench.part("compared", bench.compared, 0)
+    for micro in shape.micro[1:]:
+        some = n if micro > 16 else shape.slow_steps
+        bench.part(f"plain, micro-batch {micro}", lambda m=micro, k=some: bench.plain(m, k), 15)
+    bench.part(
+        "ours, not captured, micro-batch 16", lambda: bench.ours(captured=False, micro_batch_size=16), 15
+    )
+    bench.part("ours, not captured, packed", lambda: bench.ours(captured=False, packing=True), 12)
+    if find_spec("trl") is not None:
+        bench.part("TRL", bench.trl, 12)
+    if options.device == "cuda":
+        bench.part("ours, captured and compiled", lambda: bench.ours(captured=True, compiled=True), 35)
+        bench.part("ours, compiled", lambda: bench.ours(captured=False, compiled=True), 35)
+    bench.part("compared", bench.compared, 0)
+    print(f"record: {bench.write()}")
+    return 1 if "error" in bench.results.get("ours", {}) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

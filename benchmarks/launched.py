@@ -1,0 +1,155 @@
+"""Evaluation and generation by one process and by two, each with a GPU: seconds, and whether all is equal.
+
+    python benchmarks/launched.py --data FOLDER --tokenizer FOLDER          # two H200: about two minutes
+    python benchmarks/launched.py --device cpu --shape tiny --data FOLDER   # two processes on a CPU
+
+Each way starts the processes as ``accelerate launch`` does; every one makes the same random model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from evaluation import SHAPES, build
+from measuring import ROOT, arguments, write_record
+
+from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation.items import read_items
+from workbench.generation.responses import generate_responses
+from workbench.models.processes import place, wait
+
+#: tasks with examples and items of each, prompts that are answered, new tokens
+WORK: dict[str, dict[str, Any]] = {
+    "llama-8b": {"tasks": [("mmlu", 5, None), ("hellaswag", 0, 1000)], "prompts": 512, "new": 64},
+    "smollm2": {"tasks": [("mmlu", 5, None), ("hellaswag", 0, 1000)], "prompts": 512, "new": 64},
+    "tiny": {"tasks": [("hellaswag", 0, 24)], "prompts": 24, "new": 8},
+}
+
+
+def work(options: Any) -> None:
+    """Do everything in this process, with the others there are, and let the first write what came out."""
+    rank, n = place()
+    if options.device == "cuda":
+        options.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(options.device)
+    model, tokenizer = build(options)
+    asked, folder = WORK[options.shape], Path(options.worker)
+    found: dict[str, Any] = {"processes": n}
+    settings: dict[str, Any] = {
+        "data": options.data,
+        "missing": "skip",
+        "progress": False,
+        "batch_size": "auto",
+    }
+    evaluate(model, tokenizer, "hellaswag", limit=8, **settings)  # what is done once
+    for task, shots, limit in asked["tasks"]:
+        items = folder / f"{task}-{n}.jsonl"
+
+        def answer(task: str = task, shots: int = shots, limit: Any = limit, items: Path = items) -> Any:
+            return evaluate(
+                model, tokenizer, task, n_shot=shots or None, limit=limit, items=items, **settings
+            )
+
+        found[task] = timed(answer)
+    draw = np.random.default_rng(0)
+    size = min(len(tokenizer), 4000)
+    prompts = [draw.integers(5, size, size=n).tolist() for n in draw.integers(20, 200, size=asked["prompts"])]
+    said: list[Any] = []
+
+    def generate() -> None:
+        options_: dict[str, Any] = {"max_new_tokens": asked["new"], "batch_size": 64, "progress": False}
+        said.append(generate_responses(model, tokenizer, prompts, **options_))
+
+    found["generation"] = timed(generate)
+    if rank == 0:
+        said[0].to_json(folder / f"generation-{n}.json")
+        (folder / f"found-{n}.json").write_text(json.dumps(found))
+
+
+def timed(what: Any) -> float:
+    wait()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    what()
+    wait()
+    return time.perf_counter() - began
+
+
+def launched(n: int, options: Any, folder: Path) -> float:
+    """Start n processes of this script; return the seconds that they took in all."""
+    cpu = options.device == "cpu"
+    accelerate = f"-m accelerate.commands.launch --num_processes {n} --num_machines 1 --mixed_precision no"
+    launcher = f"{accelerate} --dynamo_backend no{' --multi_gpu' if n > 1 else ''}"
+    if cpu:  # accelerate would start one process, whatever it is asked for
+        launcher = f"-m torch.distributed.run --standalone --nproc_per_node {n}"
+    words = [sys.executable, *launcher.split(), __file__, "--worker", str(folder)]
+    words += ["--device", options.device, "--shape", options.shape, "--data", str(options.data.resolve())]
+    for name in ("model", "tokenizer"):
+        if getattr(options, name):
+            words += [f"--{name}", str(getattr(options, name).resolve())]
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | ({"ACCELERATE_USE_CPU": "true"} if cpu else {})
+    began = time.perf_counter()
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(done.stdout[-1000:], done.stderr[-4000:], flush=True)
+    return time.perf_counter() - began
+
+
+def compared(folder: Path, found: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """How much faster two are, and whether they gave the same to the bit."""
+    result: dict[str, Any] = {}
+    for name in [key for key in found[1] if key not in ("processes", "in_all")]:
+        result[name] = {"ratio": found[1][name] / found[2][name]}
+        if name == "generation":
+            texts = [(folder / f"generation-{n}.json").read_bytes() for n in (1, 2)]
+            result[name]["equal"] = texts[0] == texts[1]
+            continue
+        values = [read_items(folder / f"{name}-{n}.jsonl")["value"].to_numpy() for n in (1, 2)]
+        files = [(folder / f"{name}-{n}.jsonl").read_bytes() for n in (1, 2)]
+        result[name] |= {"equal": files[0] == files[1], "equal_scores": bool(np.array_equal(*values))}
+    return result
+
+
+def main() -> int:
+    """Run with one process and with two, compare, and write the record."""
+    parser = arguments(__doc__.splitlines()[0], list(SHAPES))
+    parser.add_argument("--data", type=Path, required=True, help="folder with public sets as jsonl")
+    parser.add_argument("--model", type=Path, help="folder of a model instead of random weights")
+    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer; the demo's without one")
+    parser.add_argument("--worker", help="what the started processes are told")
+    options = parser.parse_args()
+    if options.worker:
+        work(options)
+        return 0
+    found: dict[int, dict[str, Any]] = {}
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for n in (2, 1):
+            seconds = launched(n, options, folder)
+            path = folder / f"found-{n}.json"
+            if path.is_file():
+                found[n] = json.loads(path.read_text()) | {"in_all": seconds}
+                print(f"{n} processes: {found[n]}", flush=True)
+            results |= {"runs": found}
+            write_record(f"launched-{options.shape}-{options.device}", options.out, results=results)
+        if len(found) == 2:
+            results["compared"] = compared(folder, found)
+            print(results["compared"], flush=True)
+    path = write_record(f"launched-{options.shape}-{options.device}", options.out, results=results)
+    print(f"record: {path}")
+    return 0 if len(found) == 2 else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,163 @@
+"""Inputs that begin alike share their computation, and every answer is that of the harness's own model."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from tiny import tiny_model, tiny_tokenizer
+
+from workbench.evaluation import prefixes
+from workbench.evaluation.in_memory import InMemory
+from workbench.evaluation.prefixes import plan
+
+SHOTS = "Question: What is the capital of the land? Answer: the town by the river. " * 2
+QUESTIONS = ["How many apples are left?", "Where is the old house?", "Is the dog quick?", "Who sells shells?"]
+CHOICES = [" a", " b", " the town by the river", " by the sea shore and the old house", " Ben"]
+
+
+def asked_of(shots: str = SHOTS, questions=QUESTIONS, choices=CHOICES) -> list[Instance]:
+    """Few-shot questions with choices of one and of several tokens, and one asked of nothing."""
+    pairs = [(f"{shots}{q}\nAnswer:", choice) for q, choice in product(questions, choices)]
+    pairs += [("", "The quick brown fox"), (f"{shots}{questions[0]} ", "x"), (shots + questions[0], " a b a")]
+    return [Instance("loglikelihood", {}, pair, k, metadata=("t", k, 1)) for k, pair in enumerate(pairs)]
+
+
+def theirs(model, requests, max_length=None):
+    lm = HFLM(pretrained=model, tokenizer=tiny_tokenizer(), batch_size=1, max_length=max_length)
+    return lm.loglikelihood(requests, disable_tqdm=True)
+
+
+def ours(model, requests, max_length=None, batch_size="auto"):
+    lm = InMemory(model, tiny_tokenizer(), batch_size=batch_size, max_length=max_length)
+    return lm.loglikelihood(requests)
+
+
+def assert_same(found, wanted):
+    np.testing.assert_allclose([total for total, _ in found], [total for total, _ in wanted], rtol=1e-5)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
+
+
+@pytest.fixture
+def tokens(monkeypatch):
+    """How many tokens a model computes."""
+
+    def watched(model):
+        counts: list[int] = []
+        hook = lambda module, args: counts.append(args[0].numel())  # noqa: E731
+        model.get_input_embeddings().register_forward_pre_hook(hook)
+        return counts
+
+    return watched
+
+
+SHARING = ["llama", "gpt-neox", "qwen3", "gemma3", "gpt2", "mistral", "gemma2", "qwen3-moe", "olmo2"]
+
+
+@pytest.mark.parametrize("architecture", SHARING)
+def test_answers_equal_the_harness_for_a_third_of_the_tokens(architecture, tokens):
+    model, requests = tiny_model(architecture), asked_of()
+    wanted = theirs(model, requests)
+    assert prefixes.can_share(model)
+    counts = tokens(model)
+    assert_same(ours(model, requests), wanted)
+    mine, counts[:] = sum(counts), []
+    theirs(model, requests)
+    assert mine < sum(counts) / 3
+
+
+@pytest.mark.parametrize("architecture", ["bloom", "falcon", "gpt-neo", "llama4", "rwkv", "minimax", "jamba"])
+def test_models_that_cannot_share_answer_as_the_harness(architecture):
+    model, requests = tiny_model(architecture), asked_of()
+    assert_same(ours(model, requests), theirs(model, requests))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("length", [8, 40])
+def test_what_is_too_long_loses_its_beginning_as_in_the_harness(architecture, length):
+    model, requests = tiny_model(architecture), asked_of()
+    requests = [one for one in requests if len(tiny_tokenizer()(one.args[1])["input_ids"]) <= length]
+    assert_same(ours(model, requests, length), theirs(model, requests, length))
+
+
+def test_sharing_is_not_taken_where_a_mask_is_not_heeded(monkeypatch):
+    model, requests = tiny_model(), asked_of()
+    wanted = theirs(model, requests)
+    monkeypatch.setattr(prefixes, "as_attention_mask", lambda model, seen, *_: seen[:, None] | True)
+    assert not prefixes.can_share(model)
+    assert_same(ours(model, requests), wanted)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_either_kind_of_attention_takes_the_masks(implementation):
+    model, requests = tiny_model("gemma3", attn_implementation=implementation), asked_of()
+    assert prefixes.can_share(model)
+    assert_same(ours(model, requests), theirs(model, requests))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_answers_do_not_depend_on_the_batch(batch_size):
+    model, requests = tiny_model("qwen3"), asked_of()
+    assert_same(ours(model, requests, batch_size=batch_size), theirs(model, requests))
+
+
+def test_a_plan_holds_each_input_once_with_what_it_reads(monkeypatch):
+    monkeypatch.setattr(prefixes, "_ROW", 70)
+    draw = np.random.default_rng(0)
+    blocks = [draw.integers(9, size=50) for _ in range(2)]
+    items = [np.concatenate([block, draw.integers(9, size=12)]) for block in blocks for _ in range(5)]
+    inputs = [np.concatenate([item, draw.integers(9, size=n)]) for item in items for n in (1, 3, 4)]
+    inputs.append(draw.integers(9, size=5))
+    asked = [4] * len(inputs)
+    batches = plan(inputs, asked, rows=3, tokens=90, places=30, sharing=True)
+    seen = []
+    for batch in batches:
+        assert len(batch.rows) <= 3
+        assert len(batch.rows) == 1 or len(batch.rows) * batch.length <= 96
+        for row in batch.rows:
+            for number, slots in zip(row.inputs, row.slots, strict=True):
+                last = slots[-1]
+                read = [at for at in range(last + 1) if row.ends[at] > last]
+                text = [*batch.block, *(row.ids[at] for at in read)]
+                assert text == inputs[number].tolist()
+                at_own = [*range(len(batch.block)), *(row.positions[at] for at in read)]
+                assert at_own == list(range(len(text)))
+                assert slots == read[-4:]
+                seen.append(number)
+    assert sorted(seen) == list(range(len(inputs)))
+    assert {batch.block for batch in batches} == {(), *(tuple(block.tolist()) for block in blocks)}
+    assert {len(batch.rows) for batch in plan(inputs, asked, rows=3, tokens=9, places=9, sharing=False)} == {
+        1
+    }
+
+
+def test_a_block_must_save_what_it_costs(monkeypatch):
+    monkeypatch.setattr(prefixes, "_ROW", 70)
+    draw = np.random.default_rng(0)
+    block = draw.integers(9, size=50)
+    inputs = [np.concatenate([block, draw.integers(9, size=60)]) for _ in range(3)]
+    for least, blocks in ((100, 1), (101, 0)):
+        batches = plan(inputs, [1] * 3, rows=9, tokens=999, places=9, sharing=True, least=least)
+        assert sum(bool(batch.block) for batch in batches) == blocks
+
+
+def test_halves_are_taken_where_memory_does_not_suffice(monkeypatch):
+    monkeypatch.setattr(prefixes, "_ROW", 8)
+    model, requests = tiny_model(), asked_of()
+    wanted = theirs(model, requests)
+    prefixes.can_share(model)
+    sizes = []
+
+    def little_memory(module, args, kwargs):
+        sizes.append(len(args[0]))
+        if sizes[-1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(little_memory, with_kwargs=True)
+    with pytest.warns(UserWarning, match="6 prompts do not fit into memory; now 3"):
+        assert_same(ours(model, requests), wanted)
+    assert max(sizes) == 6

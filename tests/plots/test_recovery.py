@@ -1,0 +1,67 @@
+"""Figures of iterative recovery: what is drawn where."""
+
+import pandas as pd
+import pytest
+from recovery.test_phases import ITERATIONS, SCORES
+
+from workbench.plots.recovery import (
+    loss_terms,
+    phase_changes,
+    phase_lines,
+    recovery_progress,
+    stack_over_iterations,
+)
+from workbench.recovery.phases import phase_change, phase_scores
+from workbench.widgets.recovery import LiveRecovery
+
+LOG = pd.DataFrame({"step": [1, 2, 1, 2], "hidden": [8.0, 4.0, 6.0, 3.0], "logits": [1.0, 0.5, 0.8, 0.0]})
+LOG = LOG.assign(iteration=[1, 1, 2, 2], order=["3", "3", "3 5", "3 5"])
+PHASES = phase_scores(SCORES, ITERATIONS, base="base", prefix="a-")
+
+
+def test_the_stack_shows_each_layer_there_going_or_gone():
+    (trace,) = stack_over_iterations(ITERATIONS).data
+    assert [list(row) for row in trace.z] == [
+        [0, 0, 0],
+        [0, 0, 0],
+        [0, 0, 0],
+        [0, 1, 2],
+        [0, 0, 0],
+        [0, 0, 1],
+        [0, 0, 0],
+    ]
+
+
+def test_terms_follow_one_another_and_what_is_zero_is_no_point_of_a_logarithmic_axis():
+    traces = {trace.name: trace for trace in loss_terms(LOG).data}
+    assert list(traces["hidden"].x) == [1, 2, 3, 4] and list(traces["logits"].x) == [1, 2, 3]
+    with pytest.raises(ValueError, match="column of a term"):
+        loss_terms(LOG[["step"]])
+
+
+def test_phases_are_told_apart_by_dashes_with_intervals():
+    fig = phase_lines(PHASES)
+    lines = {trace.name: trace for trace in fig.data}
+    assert lines["P"].line.dash == "dot" and lines["P+R"].line.dash == "solid"
+    assert list(lines["P"].y) == [0.9, 0.5, 0.4] and list(lines["P+R"].y) == [0.9, 0.7, 0.3]
+    assert lines["P"].error_y.array[1] == pytest.approx(1.96 * 0.01, rel=1e-2)
+    with pytest.raises(ValueError, match="task"):
+        phase_lines(pd.concat([PHASES, PHASES]))
+
+
+def test_changes_name_the_layer_that_went():
+    (trace,) = phase_changes(phase_change(PHASES), ITERATIONS).data
+    assert list(trace.x) == ["1 P (3)", "1 R", "2 P (5)", "2 R"]
+    assert list(trace.z[0]) == pytest.approx([-0.4, 0.2, -0.3, -0.1])
+
+
+def test_it_is_drawn_as_it_runs():
+    live = LiveRecovery(7)
+    with pytest.raises(ValueError, match="has seen none"):
+        live.figure()
+    for row in LOG.to_dict("records"):
+        live.see(row | {"steps": 2, "tokens_per_second": 10.0, "seconds_left": 5.0})
+    fig, again = live.figure("two minutes left"), recovery_progress(LOG, 7)
+    assert [len(trace.z) for trace in fig.data if trace.type == "heatmap"] == [7]
+    assert [list(t.y) for t in fig.data if t.name] == [list(t.y) for t in again.data if t.name]
+    assert "two minutes left" in fig.layout.title.subtitle.text

@@ -1,0 +1,222 @@
+"""What notebooks take where a parameter is None: sets, tasks and sizes that fit model, data and machine.
+
+The values are in ``defaults.toml``. They follow from the model, the device and the folder ``data`` alone,
+never from a clock, so that a second run finds what the first one stored.
+"""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from workbench.checks import one_of
+from workbench.data.instructions import DEMO_INSTRUCTIONS
+from workbench.data.sources import CORPORA, INSTRUCTION_SETS, in_folder
+from workbench.data.texts import DEMO_TEXTS
+from workbench.evaluation.offline import served, set_of
+from workbench.evaluation.suites import LOCAL_SETS
+from workbench.generation.prompts import context_length
+from workbench.models.hooks import inference
+from workbench.models.layers import number_of_layers, unwrap
+from workbench.places import DEMO, short_name
+
+_TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+PRESETS = tuple(_TABLES["presets"])
+#: parameters that name sets, and those that name tasks
+_SETS = ("calibration_sets", "instructions", "loss_texts", "prompt_sets", "calibration_set")
+_TASKS = ("tasks", "depth_tasks")
+#: shares of the depth at which blocks of a model are compared: SDD's 2, 4, 6, 8, 10 of 32
+_SHARES = (2 / 32, 4 / 32, 6 / 32, 8 / 32, 10 / 32)
+#: what a line about the work ahead is not worth: seconds
+_SHORT = 20.0
+
+
+def fitting(model: Any, *, data: str | Path | None = None, **asked: Any) -> SimpleNamespace:
+    """Return a notebook's parameters, those that are None chosen for the model; a line says which.
+
+    The demo model gets the demo's sets and tasks, any other model public ones: from the folder `data` those
+    that it holds, else from the hub. Without a GPU they are fewer and shorter. A value that is given is kept.
+
+    Args:
+        model: as loaded.
+        data: folder with public sets as jsonl, or None.
+        **asked: parameters by their names in the notebooks (see ``defaults.toml``). A set or task of the demo
+            is for the demo model; for another it has to be named.
+
+    Returns:
+        All of them as attributes.
+
+    Raises:
+        ValueError: for a name that has no default, and a folder `data` that holds none of the sets.
+    """
+    tables = ["demo"] if is_demo(model) else ["public", *(["public-cpu"] if _on_cpu(model) else [])]
+    known = {name: value for table in tables for name, value in _TABLES[table].items()}
+    if not is_demo(model) and (named := _of_demo(asked)):
+        print(f"Of the demo's fictional land, taken because it is named: {', '.join(named)}", flush=True)
+    chosen = {}
+    for name, value in asked.items():
+        default = value
+        if value is None:
+            one_of(name, [*known, *_NONE], "parameter")
+            default = _computed(model, name, known.get(name))
+            if data is not None and not is_demo(model):
+                default = _there(name, default, data)
+            if default is not None:
+                chosen[name] = default
+        asked[name] = None if default == "all" else default
+    if chosen:
+        told = ", ".join(f"{name} = {value!r}" for name, value in chosen.items())
+        print(f"Chosen for {_name(model)}: {told}", flush=True)
+    return SimpleNamespace(**asked)
+
+
+#: parameters for which None means the function's own choice
+_NONE = ("n_shot", "quantization")
+
+
+def is_demo(model: Any) -> bool:
+    """Return whether a model is the shipped one, by the name it was loaded under."""
+    return _name(model) in ("demo", short_name(DEMO / "model"))
+
+
+def story_model(name: str, data: str | Path | None) -> str:
+    """Return the model of notebook 00: the one that is asked for where it has public sets, else the demo.
+
+    >>> story_model("smollm2", None)
+    Notebook 00 tells the demo model's story; for smollm2 give data= a folder with public sets.
+    'demo'
+    """
+    if name == "demo" or data is not None:
+        return name
+    print(
+        f"Notebook 00 tells the demo model's story; for {name} give data= a folder with public sets.",
+        flush=True,
+    )
+    return "demo"
+
+
+def _of_demo(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the demo's sets and tasks among parameters."""
+    demo, found = {*DEMO_TEXTS, *DEMO_INSTRUCTIONS}, []
+    for name in (*_SETS, *_TASKS):
+        value = parameters.get(name)
+        values = [value] if isinstance(value, str) else value or []
+        found += [one for one in values if one in demo or (name in _TASKS and str(one).startswith("demo"))]
+    return list(dict.fromkeys(found))
+
+
+def preset_parameters(name: str) -> dict[str, Any]:
+    """Return what a paper states, as values for the notebooks' parameters (``--preset``).
+
+    Raises:
+        ValueError: for an unknown name.
+
+    >>> preset_parameters("sdd")["sizes"]
+    [2, 4, 6, 8, 10]
+    """
+    return dict(_TABLES["presets"][one_of(name, PRESETS, "preset")])
+
+
+def work_ahead(
+    model: Any, what: str, *, rows: int, tokens: float, passes: float = 1.0, cost: float = 1.0
+) -> None:
+    """Say before a long stage how many rows and passes it takes, and roughly how long.
+
+    A short stage gets no line. The speed is measured once a model, by one small batch, so the time is a
+    guess within a factor of two or so.
+
+    Args:
+        model: as it will run.
+        what: the stage.
+        rows: texts, prompts or items.
+        tokens: of a row, about.
+        passes: through the model for each row.
+        cost: of a token against reading it: 3 for training, 1 for reading.
+    """
+    seconds = rows * tokens * passes * cost / tokens_per_second(model)
+    if seconds >= _SHORT:
+        times = f" x {passes:,.0f} passes" if passes > 1 else ""
+        print(
+            f"{what}: {rows:,} rows of about {tokens:,.0f} tokens{times}, roughly "
+            f"{_duration(seconds)} (what is "
+            "stored is not computed again)",
+            flush=True,
+        )
+
+
+def tokens_per_second(model: Any) -> float:
+    """Return how many tokens the model reads in a second, measured once on 2 x 64 tokens and kept with it."""
+    base = unwrap(model)
+    if not hasattr(base, "_tokens_per_second"):
+        ids = (
+            torch.arange(128, device=base.device).reshape(2, 64) % base.get_input_embeddings().weight.shape[0]
+        )
+        times = []
+        with inference(model):
+            for _ in range(3):
+                start = time.perf_counter()
+                float(model(ids).logits[0, -1, 0])  # waits for a GPU
+                times.append(time.perf_counter() - start)
+        base._tokens_per_second = ids.numel() / min(times)
+    speed: float = base._tokens_per_second
+    return speed
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _name(model: Any) -> str:
+    base = unwrap(model)
+    return str(getattr(base, "_source", {}).get("id") or base.config._name_or_path or type(base).__name__)
+
+
+def _on_cpu(model: Any) -> bool:
+    return bool(unwrap(model).device.type == "cpu")
+
+
+def _computed(model: Any, name: str, value: Any) -> Any:
+    """Return a default that the model decides: sizes by its depth, lengths by its context."""
+    n_layers, context = number_of_layers(model), context_length(model)
+    if name in ("sizes", "depth_sizes") and value in ("auto", "few"):
+        return sorted({max(1, round(share * n_layers)) for share in _SHARES[: 3 if value == "few" else None]})
+    if name == "block_size" and value == "auto":
+        return max(1, round(_SHARES[2] * n_layers))
+    if name in ("max_length", "loss_length") and value is not None:
+        return min(value, context or value)
+    return None if value == "auto" else value
+
+
+def _there(name: str, value: Any, data: str | Path) -> Any:
+    """Return those of the default sets and tasks that the folder has."""
+    if name in _TASKS:
+        return _some(
+            [task for task in value if (key := set_of(task)) and served(key, data)], name, data, LOCAL_SETS
+        )
+    if name not in _SETS or value is None:
+        return value
+    known = {**CORPORA, **INSTRUCTION_SETS}
+    values = [value] if isinstance(value, str) else value
+    held = [one for one in values if in_folder(one, known, data)]
+    if not held and isinstance(value, str):
+        learned = {one: held for one, held in INSTRUCTION_SETS.items() if held.split is None}
+        pool = learned if name == "instructions" else CORPORA
+        held = [one for one in pool if in_folder(one, known, data)]
+    held = _some(held, name, data, known)
+    return held[0] if isinstance(value, str) else held
+
+
+def _some(found: list[str], name: str, data: str | Path, known: Mapping[str, Any]) -> list[str]:
+    if not found:
+        raise ValueError(
+            f"data must be a folder with sets for {name}, {data} holds none of "
+            f"{', '.join(list(known)[:8])}, ...; "
+            f"give {name}="
+        )
+    return found

@@ -1,0 +1,288 @@
+"""Inputs that begin alike, computed once: the choices of an item share a row, a subject's items a cache.
+
+Sorted by their tokens, inputs with a common beginning are neighbours. A row lays such neighbours out as a
+tree; a block is the beginning that many rows share, such as the few-shot examples of an MMLU subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from workbench.models.hooks import inference
+from workbench.models.layers import decoder_layers, unwrap
+from workbench.models.masks import as_attention_mask, readers, why_no_masks
+from workbench.models.probes import input_device
+
+#: an input joins a row when it shares so much of its tokens with the one before
+_SHARE = 0.2
+#: tokens of a row at most, but for one whose first input is longer
+_ROW = 512
+#: tokens that rows share at least for a cache of their own, and floating-point operations that it must save
+#: on a GPU: what a pass costs that only launches kernels
+_BLOCK, _PASS = 32, 4e12
+#: tokens of a batch on a CPU, floating-point operations of one on a GPU, both at most
+_ON_CPU, _WORK = 4096, 1e14
+_exact: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
+
+
+@dataclass
+class Row:
+    """Some inputs as one row of tokens, those in a block before it left out.
+
+    Attributes:
+        inputs: which inputs.
+        ids: the tokens, each after what it reads.
+        positions: each token's place in its input.
+        ends: each token's place behind the last token that reads it.
+        slots: for each input, where in the row its last tokens are, as many as are asked for.
+    """
+
+    inputs: list[int]
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    slots: list[list[int]] = field(default_factory=list)
+
+    @property
+    def shared(self) -> bool:
+        """Whether several inputs end at different tokens of it."""
+        return self.ends != [len(self.ids)] * len(self.ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are computed together, and the block of tokens before all of them."""
+
+    block: tuple[int, ...]
+    rows: list[Row]
+
+    @property
+    def shared(self) -> bool:
+        """Whether inputs share tokens, so that masks say what each reads."""
+        return bool(self.block) or any(row.shared for row in self.rows)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row, padding included; with masks a multiple of 8 with the block, as kernels like."""
+        longest = max(len(row.ids) for row in self.rows)
+        return longest + -(longest + len(self.block)) % 8 if self.shared else longest
+
+    def in_halves(self) -> tuple[Batch, Batch]:
+        """Return the first and the other rows."""
+        half = len(self.rows) // 2
+        return Batch(self.block, self.rows[:half]), Batch(self.block, self.rows[half:])
+
+
+def plan(
+    inputs: Sequence[np.ndarray],
+    asked: Sequence[int],
+    *,
+    rows: int,
+    tokens: int,
+    places: int,
+    sharing: bool,
+    least: float = 0,
+) -> list[Batch]:
+    """Lay inputs out in batches, those of a block one after the other, longest rows first.
+
+    Args:
+        inputs: tokens of each input, all different.
+        asked: how many last tokens of each input are asked for.
+        rows: of a batch at most.
+        tokens: of a batch at most, padding included; a longer row stands alone.
+        places: asked for in a batch at most; a row with more stands alone.
+        sharing: whether beginnings are shared at all.
+        least: tokens that a block must save.
+    """
+    order = sorted(range(len(inputs)), key=lambda k: inputs[k].tolist())
+    common = [_common(inputs[a], inputs[b]) for a, b in pairwise(order)]
+    if not sharing:
+        common = [0] * len(common)
+    runs = _runs([len(inputs[k]) for k in order], common)
+    alone, blocks = [], []
+    for size, group in _blocks(runs, common, [len(inputs[k]) - asked[k] for k in order], least):
+        laid = [_laid([order[place] for place in run], inputs, asked, size) for run in group]
+        if size:
+            blocks.append((tuple(inputs[laid[0].inputs[0]][:size].tolist()), laid))
+        else:
+            alone += laid
+    return [
+        Batch(block, part)
+        for block, laid in [((), alone), *blocks]
+        for part in _parts(laid, rows, tokens, places)
+    ]
+
+
+def _common(one: np.ndarray, other: np.ndarray) -> int:
+    length = min(len(one), len(other))
+    different = np.flatnonzero(one[:length] != other[:length])
+    return int(different[0]) if len(different) else length
+
+
+def _runs(lengths: list[int], common: list[int]) -> list[list[int]]:
+    """Return neighbours in sorted order that share a row."""
+    runs, total = [[0]], lengths[0]
+    for place, shared in enumerate(common, 1):
+        joins = shared >= max(1, _SHARE * lengths[place])
+        total += lengths[place] - shared
+        if joins and total <= max(_ROW, lengths[runs[-1][0]] * 5 // 4):
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+            total = lengths[place]
+    return runs
+
+
+def _blocks(
+    runs: list[list[int]], common: list[int], readable: list[int], least: float
+) -> list[tuple[int, list[list[int]]]]:
+    """Return rows by the block before them, as (tokens of the block, rows); 0 for rows without one."""
+    found: list[tuple[int, list[list[int]]]] = []
+    for run in runs:
+        inside = min((*common[run[0] : run[-1]], *(readable[place] for place in run)))
+        if found and run[0]:
+            size, group = found[-1]
+            both = min(size, inside, common[run[0] - 1])
+            if both >= _BLOCK and both * len(group) >= size * (len(group) - 1):
+                found[-1] = (both, [*group, run])
+                continue
+        found.append((inside, [run]))
+    return [(size if size * (len(group) - 1) >= max(least, 1) else 0, group) for size, group in found]
+
+
+def _laid(places: list[int], inputs: Sequence[np.ndarray], asked: Sequence[int], skipped: int) -> Row:
+    """Lay sorted inputs out in a row, without their first ``skipped`` tokens."""
+    row, path = Row(places), [-1] * skipped
+    before = inputs[places[0]][:skipped]
+    for place in places:
+        shared = _common(before, inputs[place])
+        for slot in path[shared:]:
+            row.ends[slot] = len(row.ids)
+        fresh = inputs[place][shared:].tolist()
+        path = path[:shared] + list(range(len(row.ids), len(row.ids) + len(fresh)))
+        row.ids += fresh
+        row.positions += range(shared, shared + len(fresh))
+        row.ends += [0] * len(fresh)
+        row.slots.append(path[len(path) - asked[place] :])
+        before = inputs[place]
+    for slot in path[skipped:]:
+        row.ends[slot] = len(row.ids)
+    return row
+
+
+def _parts(laid: list[Row], rows: int, tokens: int, places: int) -> list[list[Row]]:
+    """Return rows in batches, the longest first."""
+    parts: list[list[Row]] = []
+    wanted = 0
+    for row in sorted(laid, key=lambda row: -len(row.ids)):
+        slots = len({slot for some in row.slots for slot in some})
+        wanted += slots
+        fits = parts and len(parts[-1]) < rows and (len(parts[-1]) + 1) * len(parts[-1][0].ids) <= tokens
+        if not fits or wanted > places:
+            parts.append([])
+            wanted = slots
+        parts[-1].append(row)
+    return parts
+
+
+def block_cache(model: Any, block: Sequence[int]) -> Any:
+    """Return the keys and values of a block ``[layer][2][1, head, token, size]``, computed once."""
+    cache = DynamicCache()  # without a configuration: every layer keeps all tokens, windows are in the masks
+    model(torch.tensor([block], device=input_device(model)), past_key_values=cache, use_cache=True)
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def tensors(model: Any, batch: Batch, cache: Any) -> dict[str, Any]:
+    """Return what the model is called with for a batch."""
+    device, length = input_device(model), batch.length
+    ids = torch.tensor([[*row.ids, *[0] * (length - len(row.ids))] for row in batch.rows], device=device)
+    if not batch.shared:
+        return {"input_ids": ids}  # padded on the right, where a causal model never looks
+    ends = [[*row.ends, *range(len(row.ends) + 1, length + 1)] for row in batch.rows]
+    places = [[*row.positions, *[0] * (length - len(row.ids))] for row in batch.rows]
+    positions, size = torch.tensor(places, device=device), len(batch.block)
+    seen = readers(torch.tensor(ends, device=device), size)
+    asked: dict[str, Any] = {"input_ids": ids, "position_ids": positions, "use_cache": False}
+    asked["attention_mask"] = as_attention_mask(model, seen, positions, size)
+    if cache is not None:
+        kept = [(k.expand(len(ids), -1, -1, -1), v.expand(len(ids), -1, -1, -1)) for k, v in cache]
+        asked |= {"past_key_values": DynamicCache(kept), "use_cache": True}
+    return asked
+
+
+def least_saved(model: Any) -> float:
+    """Return how many tokens a block must save to be worth a pass of its own."""
+    parameters = [*decoder_layers(model).parameters()]
+    if not parameters or not parameters[0].is_cuda:
+        return 0
+    return _PASS / (2 * sum(p.numel() for p in parameters))
+
+
+def room_for(model: Any) -> int:
+    """Return how many tokens a batch holds at most: a quarter of a second of work, and what memory allows."""
+    parameters = [*decoder_layers(model).parameters()]
+    if not parameters or not parameters[0].is_cuda:
+        return _ON_CPU
+    text = unwrap(model).config.get_text_config(decoder=True)
+    wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    device = parameters[0].device
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    free -= torch.cuda.memory_allocated(device)
+    fit = free // 2 // ((8 * text.hidden_size + 4 * wide) * parameters[0].element_size())
+    work = _WORK / (2 * sum(p.numel() for p in parameters))
+    return int(max(1, min(fit, max(4096, work), 65536)))
+
+
+def can_share(model: Any) -> bool:
+    """Say whether a model computes the same for inputs that share a row and a cache as for each alone.
+
+    Its class is asked first, then a few tokens are run both ways; the answer is kept for the model as it is
+    configured.
+    """
+    config = unwrap(model).config
+    setting = f"{config.to_json_string()} {getattr(config, '_attn_implementation', '')}"
+    known = _exact.setdefault(unwrap(model), {})
+    if setting not in known:
+        known[setting] = why_no_masks(model) is None and _agrees(model)
+    return known[setting]
+
+
+def _agrees(model: Any) -> bool:
+    base, vocabulary = unwrap(model), unwrap(model).get_input_embeddings().weight.shape[0]
+    draw = np.random.default_rng(0)
+    block, *tails = (draw.integers(vocabulary, size=n) for n in (9, 6, 4, 3, 7))
+    ends = (tails[0], np.concatenate([tails[0][:3], tails[1]]), tails[2], tails[3])
+    texts = sorted((np.concatenate([block, tail]) for tail in ends), key=lambda text: text.tolist())
+    rows = [_laid(places, texts, [1] * 4, len(block)) for places in ([0, 1], [2, 3])]
+    device = input_device(model)
+    try:
+        with inference(base):
+            cache = block_cache(base, block.tolist())
+            found = base(**tensors(base, Batch(tuple(block.tolist()), rows), cache)).logits.float()
+            alone = [base(torch.tensor(text[None], device=device)).logits[0, -1].float() for text in texts]
+    except Exception:  # of whatever a model says that takes no such masks
+        return False
+    got = torch.stack([found[number, slot] for number, row in enumerate(rows) for (slot,) in row.slots])
+    wanted = torch.stack(alone)
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-9}.get(base.dtype, 0.05)
+    return bool((got - wanted).norm() <= tolerance * wanted.norm())
+
+
+def flat_places(batch: Batch) -> Tensor:
+    """Return the places that are asked for in the flattened batch ``[n]``, each once."""
+    return torch.tensor(
+        [
+            number * batch.length + slot
+            for number, row in enumerate(batch.rows)
+            for slot in sorted({slot for some in row.slots for slot in some})
+        ]
+    )

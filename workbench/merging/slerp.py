@@ -1,0 +1,254 @@
+"""Spherical linear interpolation of weights, tensor by tensor (SDD D).
+
+Between u and v at angle a, s0 = sin((1 - t) a) / sin(a) and s1 = sin(t a) / sin(a). SDD interpolates the
+unit vectors and says nothing of the length; here the norm is put back by interpolating the two norms
+linearly (``norms="linear"``). mergekit weighs the vectors as they are, s0 u + s1 v (``norms="mergekit"``):
+the same where both are equally long. Nearly parallel vectors (|cos| above 0.9995) are interpolated
+linearly, as they are, by both, and the ends are taken as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from workbench.checks import one_of
+from workbench.models.layers import kept_layers, unwrap
+
+#: from this cosine on two vectors count as parallel
+PARALLEL = 0.9995
+NORMS = ("linear", "mergekit")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_BEFORE_LAYERS = re.compile(r"embed_(?:tokens|in|positions)|embeddings|wte|wpe")
+
+
+class Merged(NamedTuple):
+    """A merged tensor, and how its two sources lay to each other.
+
+    Attributes:
+        tensor: in the type and shape of the first.
+        angle: between the two, in degrees, 0..180; NaN where one is 0.
+        linear: whether it was interpolated linearly.
+    """
+
+    tensor: Tensor
+    angle: float
+    linear: bool
+
+
+def slerp(a: Any, b: Any, t: float | Sequence[float] = 0.5, *, norms: str = "linear") -> Any:
+    """Merge two tensors, state dicts, models or saved models of one pruning by spherical interpolation.
+
+    Variants of a run are merged by ``merge_variants``. Tensors are merged one by one, where the first of the
+    two is; beside the result, only one of them is in memory a second time.
+
+    Args:
+        a: a tensor; a state dict; a model; or the folder of a model in safetensors.
+        b: another of the same kind, shapes and pruning.
+        t: 0 gives a, 1 gives b, both to the bit. A list is spread evenly over the layers and interpolated
+            between (one number a layer where it is as long); what comes before the layers takes the first,
+            what comes after them the last.
+        norms: ``"linear"``, or ``"mergekit"`` (see the top of the file).
+
+    Returns:
+        A tensor, else a state dict for ``model.load_state_dict``; of folders by the names in their files.
+
+    Raises:
+        ValueError: for t outside of [0, 1], tensors of other names or shapes (the first is named), other
+            layers, or numbers that are not finite.
+
+    >>> slerp(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0]), 0.5).tolist()
+    [1.4142135381698608, 1.4142135381698608]
+    """
+    one_of(norms, NORMS, "norms")
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        at = checked_t(t)(None)
+        check_pair("a tensor", a, b)
+        return merged_pair(a, b, at, norms).tensor
+    with ExitStack() as stack:
+        first, second = (_tensors(one, stack) for one in (a, b))
+        _check_layers(a, b)
+        at = checked_t(t)
+        _check_alike(first, second)
+        depth = 1 + max((layer for name in first.names if (layer := _layer(name)) is not None), default=0)
+        return {
+            name: _named_pair(name, first.get(name), second.get(name), at(place_of(name, depth)), norms)
+            for name in first.names
+        }
+
+
+def merged_pair(a: Tensor, b: Tensor, t: float, norms: str = "linear") -> Merged:
+    """Return the spherical interpolation of two tensors, each read as one vector.
+
+    Args:
+        a: floating-point, any shape.
+        b: of the same shape.
+        t: in [0, 1].
+        norms: as for ``slerp``.
+    """
+    u, v = (one if one.dtype == torch.float64 else one.float() for one in (a, b.to(a.device)))
+    lengths = [float(_dot(one, one)) ** 0.5 for one in (u, v)]
+    product = lengths[0] * lengths[1]
+    cosine = float(_dot(u, v)) / product if product else math.nan
+    angle = math.acos(min(1.0, max(-1.0, cosine))) if product else math.nan
+    linear = not product or abs(cosine) > PARALLEL
+    if t in (0, 1):
+        return Merged((b if t else a).to(a.device, a.dtype).clone(), math.degrees(angle), linear)
+    if linear:
+        shares = (1 - t, t)
+    else:
+        shares = (math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle))
+        if norms == "linear":
+            length = (1 - t) * lengths[0] + t * lengths[1]
+            shares = (shares[0] * length / lengths[0], shares[1] * length / lengths[1])
+    mixed = torch.add(u * shares[0], v, alpha=shares[1])
+    return Merged(mixed.to(a.dtype), math.degrees(angle), linear)
+
+
+def check_pair(name: str, a: Tensor, b: Tensor) -> None:
+    """Refuse two tensors that cannot be merged.
+
+    Raises:
+        ValueError: for another shape, or numbers that are not finite.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"{name} must have one shape in both, it has {tuple(a.shape)} and {tuple(b.shape)}")
+    for which, one in (("first", a), ("second", b)):
+        if not torch.isfinite(one).all():
+            raise ValueError(f"{name} of the {which} must hold finite numbers, it has NaN or infinite ones")
+
+
+def checked_t(t: Any) -> Callable[[float | None], float]:
+    """Return how far to go at a depth between 0 (before the layers) and 1 (after them).
+
+    Raises:
+        ValueError: for anything but numbers in [0, 1].
+    """
+    several = isinstance(t, list | tuple | np.ndarray)
+    values = list(t) if several else [t]
+    fine = [
+        isinstance(x, int | float | np.number) and not isinstance(x, bool) and 0 <= x <= 1 for x in values
+    ]
+    if not values or not all(fine):
+        wrong = next((x for x, good in zip(values, fine, strict=True) if not good), values)
+        raise ValueError(f"t must be a number in [0, 1] or a list of them over the layers, got {wrong!r}")
+    if several and len(values) > 1:
+        points = np.linspace(0, 1, len(values))
+        return lambda depth: float(np.interp(0.5 if depth is None else depth, points, values))
+    return lambda depth: float(values[0])
+
+
+def place_of(name: str, depth: int) -> float:
+    """Return where in the model a tensor is: 0 before the layers and in the first, 1 in the last and after.
+
+    >>> place_of("model.layers.3.mlp.up_proj.weight", 7), place_of("lm_head.weight", 7)
+    (0.5, 1.0)
+    """
+    layer = _layer(name)
+    if layer is None:
+        return 0.0 if _BEFORE_LAYERS.search(name) else 1.0
+    return layer / max(1, depth - 1)
+
+
+def _layer(name: str) -> int | None:
+    found = _LAYER.search(name)
+    return int(found.group(1)) if found else None
+
+
+def _dot(u: Tensor, v: Tensor) -> Tensor:
+    return (u * v).sum(dtype=torch.float64)
+
+
+def _check_alike(first: _State | _Files, second: _State | _Files) -> None:
+    if differ := sorted({*first.names} ^ {*second.names}):
+        which = "the first" if differ[0] in first.names else "the second"
+        raise ValueError(f"a and b must hold the same tensors, {differ[0]} is in {which} alone")
+    for name in first.names:
+        shapes = [one.shape(name) for one in (first, second)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"a and b must hold tensors of one shape, {name} has {shapes[0]} and {shapes[1]}"
+            )
+
+
+def _named_pair(name: str, a: Tensor, b: Tensor, t: float, norms: str) -> Tensor:
+    check_pair(name, a, b)
+    if not a.is_floating_point():
+        if not torch.equal(a, b.to(a.device)):
+            raise ValueError(f"{name} holds whole numbers that differ and cannot be merged")
+        return a.clone()
+    return merged_pair(a, b, t, norms).tensor
+
+
+class _State:
+    """Tensors by name, in memory."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors, self.names = tensors, list(tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def get(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+class _Files:
+    """Tensors by name, read from the files of a folder one at a time."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise ValueError(
+                f"{folder} must be the folder of a model with weights in safetensors, it has none"
+            )
+        opened = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
+        self._of = {name: one for one in opened for name in one.keys()}  # noqa: SIM118
+        self.names = list(self._of)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._of[name].get_slice(name).get_shape())
+
+    def get(self, name: str) -> Tensor:
+        tensor: Tensor = self._of[name].get_tensor(name)
+        return tensor
+
+
+def _tensors(source: Any, stack: ExitStack) -> _State | _Files:
+    if isinstance(source, nn.Module):
+        return _State(unwrap(source).state_dict())
+    if isinstance(source, Mapping) and all(isinstance(one, Tensor) for one in source.values()):
+        return _State(source)
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        return _Files(Path(source), stack)
+    raise ValueError(
+        "a and b must be two tensors, state dicts, models, or folders of models; variants of a run are "
+        f"merged by merge_variants; got {type(source).__name__}"
+    )
+
+
+def _check_layers(a: Any, b: Any) -> None:
+    """Refuse models and folders of different prunings, where they say which they are."""
+    kept = list(_kept(a, b))
+    if len(kept) == 2 and kept[0] != kept[1]:
+        raise ValueError(f"a and b must be of one pruning, they keep layers {kept[0]} and {kept[1]}")
+
+
+def _kept(*sources: Any) -> Iterator[list[int]]:
+    from transformers import AutoConfig
+
+    for source in sources:
+        if isinstance(source, nn.Module):
+            yield list(kept_layers(source))
+        elif isinstance(source, str | Path):
+            config = AutoConfig.from_pretrained(source).get_text_config(decoder=True)
+            yield list(getattr(config, "kept_layers", None) or range(config.num_hidden_layers))

@@ -1,0 +1,80 @@
+"""Work shared among the processes of a launcher: which of them this is, and everyone's results together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+Result = TypeVar("Result")
+
+
+def place() -> tuple[int, int]:
+    """Return this process's number and how many there are: (0, 1) without a launcher."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return 0, 1
+    from accelerate import PartialState
+
+    cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    state = PartialState(cpu=cpu)  # joins the others where that is not done yet
+    return state.process_index, state.num_processes
+
+
+def everyones(mine: Any) -> list[Any]:
+    """Return what every process gives, in their order; all must call it."""
+    _, n = place()
+    if n == 1:
+        return [mine]
+    found: list[Any] = [None] * n
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def by_the_first(work: Callable[[], Result]) -> Result:
+    """Let the first process do something, and return in all what it gives; an error of it reaches all."""
+    number, n = place()
+    if n == 1:
+        return work()
+    found: Any = None
+    if number == 0:
+        try:
+            found = (work(), None)
+        except Exception as error:
+            found = (None, error)
+    result, error = everyones(found)[0]
+    if error is not None:
+        raise error
+    given: Result = result
+    return given
+
+
+def wait() -> None:
+    """Go on when every process has come so far."""
+    everyones(None)
+
+
+def shares(
+    costs: Sequence[float], groups: Sequence[Any] | None = None, extra: Sequence[float] = ()
+) -> list[int]:
+    """Return which process does each job, so that all take about as long; the same in every process.
+
+    Args:
+        costs: of each job.
+        groups: of each job; a process that does one of a group does the others for less.
+        extra: what the first job of its group costs a process more.
+    """
+    _, n = place()
+    loads, owners = [0.0] * n, []
+    known: list[set[Any]] = [set() for _ in range(n)]
+    for job, cost in enumerate(costs):
+        group = groups[job] if groups else job
+        more = extra[job] if extra else 0
+        totals = [loads[k] + cost + (0 if group in known[k] else more) for k in range(n)]
+        owner = totals.index(min(totals))
+        loads[owner] = totals[owner]
+        known[owner].add(group)
+        owners.append(owner)
+    return owners

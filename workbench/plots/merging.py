@@ -1,0 +1,43 @@
+"""Figures of merges: scores along the path between two variants."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.express as px
+import plotly.graph_objects as go
+
+from workbench.checks import checked
+from workbench.plots import style
+
+
+def merging_path(
+    path: pd.DataFrame,
+    *,
+    measure: str = "recovery",
+    title: str | None = "Between the two ends of a merge",
+) -> go.Figure:
+    """Draw a measure against t, the ends included; with its interval where the frame has one.
+
+    Args:
+        path: ``t`` (0 = the first end, 1 = the second), the measure, and where there are any ``task`` (a line
+            each) or ``seed`` (a line each), ``ci_low`` and ``ci_high``.
+        measure: the column to draw, such as ``recovery``, ``value`` or ``similarity``.
+        title: of the figure.
+
+    Raises:
+        ValueError: for missing columns or an empty frame.
+    """
+    frame = checked(path, ["t", measure], "path").sort_values("t", kind="stable")
+    by = next((name for name in ("task", "seed") if name in frame), None)
+    frame = frame.assign(
+        line=frame[by].map(lambda one: f"{by} {one}" if by == "seed" else one) if by else measure
+    )
+    frame = style.escaped(frame, "line")
+    styles = style.variant_styles(frame["line"])
+    shown = {"markers": True, "hover": f"%{{fullData.name}}<br>t %{{x:.2f}}: {measure} %{{y:.3f}}"}
+    if {"ci_low", "ci_high"} <= set(frame):
+        shown |= {"error_y": ("ci_low", "ci_high")}
+    fig = style.draw(px.line, frame, "t", measure, styles, "line", title=title, **shown)
+    fig.update_layout(showlegend=by is not None)
+    fig.update_xaxes(title="t (0: the first variant, 1: the second)", range=[-0.04, 1.04])
+    return fig.update_yaxes(title=measure.replace("_", " "))

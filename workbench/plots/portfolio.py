@@ -1,0 +1,149 @@
+"""Every figure and table of a run as files for a paper, with captions and a page that shows them all."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment
+
+from workbench.checks import one_of
+from workbench.plots import style
+from workbench.plots.paper import Picture, left_out, pictures
+from workbench.runs.figures import FORMATS, browser_found, save_figure
+from workbench.runs.files import write_text_atomic
+from workbench.runs.run import Run, notebook_that_writes
+from workbench.tables.markup import latex_text
+from workbench.tables.paper import sheets
+
+#: columns of a page -> the template of its figures, its folder, its width in inches
+COLUMNS = {1: ("column", "one-column", 3.25), 2: ("paper", "two-columns", 6.75)}
+#: pixels of a PNG per pixel of a figure: 192 dots an inch
+_SCALE = 2
+
+
+def paper_figures(
+    run: Run,
+    out: str | Path | None = None,
+    *,
+    columns: int | Iterable[int] = (1, 2),
+    formats: str | Iterable[str] = ("pdf", "png"),
+) -> pd.DataFrame:
+    """Write every figure and table that the frames of a run allow, as a paper prints them, without a model.
+
+    Figures are 3.25 in (one column) and 6.75 in (two) wide, their text 8 pt, labels inside 7, in one embedded
+    font, without a title: what a title would say is in ``figures/captions.tex``. Tables are LaTeX for
+    ``booktabs``, Markdown and HTML. ``index.html`` shows everything.
+
+    Args:
+        run: whose notebooks have run; what is missing for a figure leaves that figure out.
+        out: folder for ``figures/``, ``tables/`` and ``index.html``; None means that of the run.
+        columns: widths to draw: 1, 2 or both.
+        formats: as for ``save_figure``. Without a Chrome or Chromium they become HTML and CSV.
+
+    Returns:
+        A row a file: name, columns (0 for a table), file (relative to ``out``), width_in, kilobytes.
+        ``attrs["left_out"]`` names the figures left out, with the notebook that writes what they need.
+
+    Raises:
+        ValueError: for other columns or formats, or a run that has no frame for any figure.
+    """
+    wanted = [one_of(one, COLUMNS, "columns") for one in ([columns] if isinstance(columns, int) else columns)]
+    endings = [
+        one_of(one, FORMATS, "formats") for one in ([formats] if isinstance(formats, str) else formats)
+    ]
+    drawn = pictures(run)
+    if not wanted or not endings or not drawn:
+        missing = next(iter(_notebooks(run).values()), "its notebooks")
+        raise ValueError(
+            f"run {run.name!r} ({run.folder}) holds no frames to draw; run notebook {missing} first"
+        )
+    if not browser_found():
+        endings = ["html", "csv"]
+        warnings.warn(
+            "No Chrome or Chromium starts here: figures are HTML and CSV (`plotly_get_chrome` installs one)",
+            stacklevel=2,
+        )
+    folder = Path(out if out is not None else run.folder)
+    rows = [row for one in wanted for row in _write_figures(run, drawn, folder, one, endings)]
+    tables = {sheet.name: sheet.forms(run) for sheet in sheets(run)}
+    for name, forms in tables.items():
+        for ending, text in forms.items():
+            rows.append((name, 0, write_text_atomic(folder / "tables" / f"{name}.{ending}", text)))
+    write_text_atomic(folder / "figures" / "captions.tex", _captions(drawn, wanted))
+    shown = {name: forms["html"] for name, forms in tables.items()}
+    write_text_atomic(folder / "index.html", _index(run, drawn, shown, wanted, endings))
+    return _listed(rows, folder, _notebooks(run))
+
+
+def _write_figures(
+    run: Run, drawn: list[Picture], folder: Path, columns: int, endings: list[str]
+) -> list[tuple[str, int, Path]]:
+    template, place, _ = COLUMNS[columns]
+    before, rows = style.current_name(), []
+    style.use_template(template)
+    try:
+        for picture in drawn:
+            fig = style.fitted(picture.draw(run))
+            fig.update_layout(meta={"title": f"{picture.name}: {picture.caption}"})
+            paths = save_figure(fig, folder / "figures" / place / picture.name, endings, scale=_SCALE)
+            rows += [(picture.name, columns, path) for path in paths]
+    finally:
+        style.use_template(before)
+    return rows
+
+
+def _listed(rows: list[tuple[str, int, Path]], folder: Path, left: dict[str, str]) -> pd.DataFrame:
+    listed = [
+        {
+            "name": name,
+            "columns": columns,
+            "file": path.relative_to(folder).as_posix(),
+            "width_in": COLUMNS[columns][2] if columns else float("nan"),
+            "kilobytes": round(path.stat().st_size / 1000, 1),
+        }
+        for name, columns, path in rows
+    ]
+    frame = pd.DataFrame(listed)
+    frame.attrs["left_out"] = left
+    return frame
+
+
+def _notebooks(run: Run) -> dict[str, str]:
+    """Return the figures left out, each with the notebook that writes the first frame it lacks."""
+    lacking = left_out(run)
+    return {name: notebook_that_writes(frames[0]) or frames[0] for name, frames in lacking.items()}
+
+
+def _captions(drawn: list[Picture], columns: list[int]) -> str:
+    """Return an environment a figure: LaTeX takes it as it stands, for the narrowest width that was drawn."""
+    one = min(columns)
+    _, place, width = COLUMNS[one]
+    star = "" if one == 1 else "*"
+    parts = ["% \\usepackage{graphicx}\n"]
+    for picture in drawn:
+        label = re.sub(r"[^A-Za-z0-9:._-]", "-", picture.name)
+        parts.append(
+            f"\\begin{{figure{star}}}[t]\n\\centering\n"
+            f"\\includegraphics[width={width}in]{{{place}/{picture.name}.pdf}}\n"
+            f"\\caption{{{latex_text(picture.caption)}}}\n\\label{{fig:{label}}}\n\\end{{figure{star}}}\n"
+        )
+    return "\n".join(parts)
+
+
+def _index(
+    run: Run, drawn: list[Picture], tables: dict[str, str], columns: list[int], endings: list[str]
+) -> str:
+    source = Path(__file__).with_name("portfolio.html.j2").read_text(encoding="utf-8")
+    told = {
+        "title": f"Figures and tables of the run {run.name}",
+        "command": f"python -m workbench figures {shlex.quote(run.name)}",
+        "widths": [{"place": COLUMNS[one][1], "inches": COLUMNS[one][2]} for one in columns],
+        "image": next((one for one in ("png", "svg") if one in endings), None),
+    }
+    page = Environment(autoescape=True).from_string(source)
+    return page.render(**told, pictures=drawn, tables=tables, endings=endings)

@@ -1,0 +1,196 @@
+"""Figures of iterative recovery: the stack over iterations, the phases, the loss by its terms. No torch."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.express as px
+import plotly.graph_objects as go
+
+from workbench.checks import checked
+from workbench.evaluation.scores import score_intervals
+from workbench.plots import style
+
+_PHASES = {
+    "P": style.Style("#8b9199", "dot", symbol="square"),
+    "P+R": style.Style("#0072b2", "solid", symbol="circle"),
+}
+_STATES = ("#3b6ea5", "#d55e00", "#edeff2")
+
+
+def stack_over_iterations(
+    iterations: pd.DataFrame, n_layers: int | None = None, *, title: str | None = "Which layer went when"
+) -> go.Figure:
+    """Draw the stack of layers over the iterations: there, going in this iteration, gone (ITR figure 8).
+
+    Args:
+        iterations: of ``iterate`` (or ``read_iterations``): ``iteration, phase, layer, layers_left, order``.
+        n_layers: of the whole model; None for what the frame says.
+        title: of the figure.
+
+    Raises:
+        ValueError: for missing columns, or a frame without a removal.
+    """
+    needed = ["iteration", "phase", "layer", "layers_left", "order"]
+    frame = checked(iterations, needed, "iterations")
+    frame = checked(frame[frame["phase"] == "P"], needed, "iterations of phase P")
+    depth = n_layers or int(frame["layers_left"].iloc[0]) + len(str(frame["order"].iloc[0]).split())
+    last = int(frame["iteration"].max())
+    went = dict(zip(frame["layer"].astype(int), frame["iteration"], strict=True))
+    states = [
+        [(1 if went.get(layer, last + 1) == at else 2) if went.get(layer, last + 1) <= at else 0
+         for at in range(last + 1)]
+        for layer in range(depth)
+    ]  # fmt: skip
+    words = [["there", "goes", "gone"][state] for row in states for state in row]
+    hover = [words[k : k + last + 1] for k in range(0, len(words), last + 1)]
+    colours = [(k / 3 + e / 3, colour) for k, colour in enumerate(_STATES) for e in (0, 1)]
+    trace = go.Heatmap(z=states, zmin=0, zmax=2, colorscale=colours, showscale=False, xgap=2, ygap=1)
+    trace.update(customdata=hover, hovertemplate="iteration %{x}: layer %{y} %{customdata}<extra></extra>")
+    fig = style.new_figure(title, trace)
+    for layer, iteration in went.items():
+        label = {"text": str(layer), "showarrow": False, "font": {"color": "white", "size": 11}}
+        fig.add_annotation(x=int(iteration), y=layer, **label)
+    fig.update_xaxes(
+        title="iteration (0: the whole model)", dtick=1, showgrid=False, range=[-0.5, last + 0.5]
+    )
+    return fig.update_yaxes(title="layer", **style.layer_axis(depth), range=[-0.5, depth - 0.5])
+
+
+def loss_terms(log: pd.DataFrame, *, title: str | None = "Recovery: loss by its terms") -> go.Figure:
+    """Draw each term of the loss of recovery over its updates, on a logarithmic axis.
+
+    Args:
+        log: of ``recover``, or rows of ``iterate(progress=...)``: ``step`` and a column for each term; with
+            ``iteration``, the iterations follow one another.
+        title: of the figure.
+
+    Raises:
+        ValueError: for missing columns, or a log without a term.
+    """
+    frame = checked(log, ["step"], "log")
+    terms = [name for name in ("hidden", "attention", "logits", "kl", "lm") if name in frame]
+    if not terms:
+        raise ValueError(f"log must have a column of a term such as hidden, got {list(frame)}")
+    frame = frame.assign(update=range(1, len(frame) + 1))
+    rows = frame.melt(["update"], terms, "term", "value")
+    rows = rows[rows["value"] > 0]
+    shown = {"hover": "%{fullData.name} %{y:.3g}", "title": title}
+    fig = style.draw(px.line, rows, "update", "value", style.variant_styles(terms), "term", **shown)
+    if "iteration" in frame:
+        for first in frame.groupby("iteration")["update"].min().iloc[1:]:
+            fig.add_vline(x=first - 0.5, line={"color": "#c4c9cf", "dash": "dot", "width": 1})
+    fig.update_xaxes(title="update")
+    return style.legend_above(fig.update_yaxes(title="mean squared difference", type="log"))
+
+
+def recovery_progress(
+    log: pd.DataFrame, n_layers: int, *, title: str | None = "Iterative recovery"
+) -> go.Figure:
+    """Draw the loss by its terms beside the stack of layers, as far as an ``iterate`` has come.
+
+    Args:
+        log: rows of ``iterate(progress=...)``, with ``iteration`` and ``order``.
+        n_layers: of the whole model.
+        title: of the figure.
+
+    Raises:
+        ValueError: for missing columns.
+    """
+    orders = checked(log, ["iteration", "order"], "log").groupby("iteration")["order"].last()
+    gone, rows = 0, []
+    for iteration, order in orders.items():
+        layers = str(order).split()
+        rows += [(iteration, "P", int(one), n_layers - len(layers), order) for one in layers[gone:]]
+        gone = len(layers)
+    stack = pd.DataFrame(rows, columns=["iteration", "phase", "layer", "layers_left", "order"])
+    fig = style.new_panels(title, 1, 2, column_widths=[0.62, 0.38], horizontal_spacing=0.12)
+    style.add_panel(fig, loss_terms(log, title=None), 1)
+    style.add_panel(fig, stack_over_iterations(stack, n_layers, title=None), 2)
+    fig.update_yaxes(type="log", title="mean squared difference", col=1).update_xaxes(title="update", col=1)
+    fig.update_yaxes(title="layer", **style.layer_axis(n_layers), col=2)
+    return style.legend_above(fig.update_xaxes(title="iteration", dtick=1, col=2))
+
+
+def phase_lines(
+    scores: pd.DataFrame,
+    *,
+    by: str = "task",
+    columns: int = 3,
+    title: str | None = "Scores by iteration, before (P) and after recovery (P+R)",
+) -> go.Figure:
+    """Draw scores over the iterations, dotted before and solid after recovery (ITR figures 2 to 5).
+
+    Args:
+        scores: of ``phase_scores``: ``iteration, phase, value``, the column ``by``, and an interval as
+            ``low, high`` or as ``stderr`` where there is one.
+        by: what has a panel each: ``task`` (figure 2), ``category`` (figure 3), or the groups of BLiMP and
+            MMLU under a column of theirs (figures 4 and 5).
+        columns: panels beside each other.
+        title: of the figure.
+
+    Raises:
+        ValueError: for missing columns, or two values at one place.
+    """
+    frame = checked(scores, ["iteration", "phase", "value", by], "scores", unique=(by, "phase", "iteration"))
+    if "low" not in frame:
+        frame = score_intervals(frame) if "stderr" in frame else frame.assign(low=frame["value"])
+        frame = frame if "high" in frame else frame.assign(high=frame["value"])
+    frame = frame.assign(**{column: frame[column].fillna(frame["value"]) for column in ("low", "high")})
+    frame = style.escaped(frame, by).sort_values("iteration", kind="stable")
+    panels = list(dict.fromkeys(frame[by]))
+    across = max(1, min(columns, len(panels)))
+    down = -(-len(panels) // across)
+    asked = {"facet_col": by, "facet_col_wrap": across, "category_orders": {by: panels}, "markers": True}
+    asked |= {"facet_col_spacing": 0.06, "facet_row_spacing": 0.3 / down, "error_y": ("low", "high")}
+    shown = {"hover": "%{fullData.name}, iteration %{x}: %{y:.3f}", "title": title}
+    fig = style.draw(px.line, frame, "iteration", "value", _PHASES, "phase", **asked, **shown)
+    fig.update_traces(error_y={"thickness": 1, "width": 2})
+    fig.update_yaxes(matches=None, showticklabels=True, title="")
+    fig.update_xaxes(title="", dtick=1, showticklabels=True).update_xaxes(title="iteration", row=1)
+    height = 110 + down * 0.55 * style.current_template().layout.height
+    return style.legend_below(style.facet_titles(fig).update_layout(height=height))
+
+
+def phase_changes(
+    changes: pd.DataFrame, iterations: pd.DataFrame, *, title: str | None = "What each phase changed"
+) -> go.Figure:
+    """Draw what pruning and recovery changed in each iteration, task by task (ITR figure 8).
+
+    Args:
+        changes: of ``phase_change``: ``iteration, phase, task, change``, scores where more is better.
+        iterations: of ``iterate``, which name the layers that went.
+        title: of the figure.
+
+    Raises:
+        ValueError: for missing columns, or two changes at one place.
+    """
+    where = ("task", "phase", "iteration")
+    frame = checked(changes, [*where, "change"], "changes", unique=where)
+    gone = checked(iterations, ["iteration", "phase", "layer"], "iterations")
+    gone = (
+        gone[gone["phase"] == "P"]
+        .groupby("iteration")["layer"]
+        .agg(lambda layers: ",".join(map(str, layers)))
+    )
+    frame = style.escaped(frame, "task").sort_values(["iteration", "phase"], kind="stable")
+    named = [
+        f"{row.iteration} P ({gone[row.iteration]})" if row.phase == "P" else f"{row.iteration} R"
+        for row in frame.itertuples()
+    ]
+    wide = frame.assign(at=named).pivot(index="task", columns="at", values="change")
+    wide = wide.reindex(columns=list(dict.fromkeys(named)), index=list(dict.fromkeys(frame["task"])))
+    most = max(float(frame["change"].abs().max()), 1e-6)
+    trace = go.Heatmap(
+        z=wide.to_numpy(),
+        x=list(wide.columns),
+        y=list(wide.index),
+        colorscale="RdBu",
+        zmin=-most,
+        zmax=most,
+        texttemplate="%{z:+.2f}",
+        colorbar={"title": "change"},
+        hovertemplate="%{y}, %{x}: %{z:+.3f}<extra></extra>",
+    )
+    fig = style.new_figure(title, trace)
+    fig.update_yaxes(title="", autorange="reversed", showgrid=False, automargin=True)
+    return fig.update_xaxes(title="iteration and phase (layer that went)", showgrid=False, tickangle=-40)

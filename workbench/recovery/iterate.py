@@ -1,0 +1,339 @@
+"""IteRABRe: score every layer, remove one, recover, again, down to a number of layers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.checks import checked, one_of, whole_number
+from workbench.data.texts import fingerprint
+from workbench.distances.blocks import format_layers
+from workbench.distances.influence import last_states, removal_similarity
+from workbench.healing.adapters import with_adapter
+from workbench.healing.config import HealingConfig
+from workbench.healing.folders import same_work
+from workbench.healing.samples import digest, read_examples, sequence_limit
+from workbench.models.batches import read_tokens
+from workbench.models.identity import describe_model
+from workbench.models.layers import number_of_layers
+from workbench.pruning.removal import check_prunable, without_layers
+from workbench.recovery.loss import check_batch, checked_loss
+from workbench.recovery.recover import carry_adapter, check_teacher, recover
+from workbench.runs.files import write_text_atomic
+from workbench.runs.variant import Variant
+
+#: the ten sentences of ITR's appendix A
+CALIBRATION = (
+    " = There 's Got to Be a Way = ",
+    " Cullen is the namesake of the John Cullen Award , previously given to key IHL players.",
+    "Ancient Egyptian deities are the gods and goddesses worshipped in ancient Egypt",
+    "Nationally important deities gave rise to local manifestations",
+    "The first aerodrome in the UK was established by the Aero Club at Muswell Manor on the Isle of Sheppey",
+    "Competitive gliding in the UK takes place between May and September",
+    "Most aerodromes used for public transport operations are required to be licensed by the CAA",
+    "Within this framework certain sectors of GA are governed on a devolved basis",
+    "James Pollock , in his final report as Mint Director in 1873",
+    "Stability of the ylide with higher stability similarly leading to greater reversibility.",
+)
+#: before and after recovery, as ITR writes them
+PHASES = ("P", "P+R")
+WORK, ROWS = "iterate.json", "rows.json"
+
+
+def iterate(
+    model: Any,
+    tokenizer: Any,
+    examples: pd.DataFrame | Sequence[str] | None = None,
+    *,
+    target_layers: int,
+    per_iteration: int = 1,
+    calibration: Sequence[str] = CALIBRATION,
+    loss: Mapping[str, float] | None = None,
+    temperature: float = 1.0,
+    response: str = "reference",
+    config: HealingConfig | None = None,
+    out: str | Path,
+    overwrite: bool = False,
+    progress: bool | Callable[[dict[str, Any]], None] = True,
+) -> pd.DataFrame:
+    """Remove layers one by one, recovering after each, down to ``target_layers`` (IteRABRe, ITR 3).
+
+    Every iteration scores all layers that are left, as the model stands (its adapter on), by how alike the
+    last state stays to that of the *original* model without them; the layer whose removal keeps it highest
+    goes; ``recover`` follows, and its adapter goes on into the next iteration: exactly, but for the layer
+    that goes. Its optimiser begins anew. ``direct`` pruning (table 2) is
+    ``per_iteration=number_of_layers(model) - target_layers``; without ``examples`` nothing is recovered.
+
+    Args:
+        model: the whole model; afterwards as before, bit by bit.
+        tokenizer: its tokenizer.
+        examples: what is recovered on, as for ``recover``; None for pruning alone.
+        target_layers: how many stay, from 1 to the depth less 1.
+        per_iteration: layers that go before each recovery, scored again after each.
+        calibration: texts for the scores; the paper's ten sentences by default.
+        loss: weight of each term, as for ``recover``.
+        temperature: as for ``recover``.
+        response: as for ``recover``.
+        config: as for ``recover``.
+        out: folder of the run: an adapter and the scores for each iteration. Every step is kept as it is
+            done; the same call after a kill goes on, with the same layers and, on the CPU, the same weights.
+        overwrite: begin again where ``out`` was made from other things.
+        progress: show bars; or a function called with each row of each recovery's log, with ``iteration``,
+            ``removed`` and ``order``.
+
+    Returns:
+        Frame ``iteration, phase, layer, similarity, layers_left, removed, order, adapter``: for every layer
+        that goes a row of phase ``P``, for every recovery one of ``P+R`` (without layer and similarity).
+        ``removed`` are all layers gone by then as text, ``order`` as they went, ``adapter`` the folder of the
+        adapter that is on at the end of the phase, relative to ``out`` ("" for none).
+        ``read_iterations(out)`` gives what there is of one that was stopped.
+
+    Raises:
+        ValueError: before any work: for a target out of range, a model that is pruned already, calibration
+            texts without a token, fewer sequences than a batch, attention matrices that cannot be had, an
+            ``out`` of other work.
+        KeyboardInterrupt: when stopped, as ``heal``; what was done is kept.
+    """
+    config, weights = config or HealingConfig.preset("iterabre"), checked_loss(loss)
+    depth = number_of_layers(model)
+    if not 1 <= whole_number(target_layers, "target_layers") < depth:
+        raise ValueError(f"target_layers must be from 1 to {depth - 1}, below the depth, got {target_layers}")
+    whole_number(per_iteration, "per_iteration")
+    check_teacher(model, weights if examples is not None else {})
+    check_prunable(model)
+    read_tokens(model, tokenizer, calibration, config.max_length or 512)
+    settings: Any = {"loss": weights, "temperature": temperature, "response": response, "config": config}
+    data = _data(model, tokenizer, examples, response, config)
+    work = {"model": describe_model(model), "calibration": fingerprint(list(calibration)), "examples": data}
+    work |= {"config": config.deciding(), "loss": weights, "temperature": temperature}
+    work |= {"per_iteration": per_iteration}
+    out = Path(out)
+    with _one_first():
+        if not ((out / WORK).is_file() and same_work(out / WORK, work, overwrite)):
+            _begin(out, work)
+    score = partial(_scores, model, tokenizer, calibration, max_length=config.max_length or 512)
+    steps = _Steps(out, progress)
+    while len(steps.order) < depth - target_layers:
+        with _one_first():
+            steps.prune(model, score, min(per_iteration, depth - target_layers - len(steps.order)))
+        if examples is not None:
+            steps.recover(model, tokenizer, examples, overwrite=overwrite, **settings)
+    return steps.frame(depth, target_layers)
+
+
+class _Steps:
+    """What was done so far, on disk; each step is done once."""
+
+    def __init__(self, out: Path, progress: Any) -> None:
+        self.out, self.progress, self.iteration = out, progress, 0
+        self.rows: list[dict[str, Any]] = []
+        self.order: list[int] = []
+        self.adapter = ""
+
+    def prune(self, model: Any, score: Any, count: int) -> None:
+        """Remove layers, or read which were; the adapter stays on those that stay."""
+        self.iteration += 1
+        folder = self.out / f"iteration-{self.iteration:02d}"
+        if not (folder / ROWS).is_file():
+            chosen: list[tuple[int, float]] = []
+            for _ in range(count):
+                adapter = self.out / self.adapter if self.adapter else None
+                chosen.append(_best(score(self.order, [layer for layer, _ in chosen], adapter)))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text_atomic(folder / ROWS, json.dumps(chosen))
+        gone = json.loads((folder / ROWS).read_text(encoding="utf-8"))
+        if len(gone) != count:
+            raise ValueError(
+                f"target_layers: iteration {self.iteration} removed {len(gone)} layers in {self.out}, not "
+                f"{count}; give another out, or overwrite=True"
+            )
+        before, order = self.adapter, [*self.order, *(layer for layer, _ in gone)]
+        if before:
+            self.adapter = f"{folder.name}/pruned"
+            if not (self.out / self.adapter).is_dir():
+                carry_adapter(model, self.out / before, order, self.out / self.adapter)
+        for layer, similarity in gone:
+            self.order.append(layer)
+            self._row("P", layer, similarity, adapter=self.adapter)
+
+    def recover(self, model: Any, tokenizer: Any, examples: Any, **settings: Any) -> None:
+        """Recover, or read that it was done."""
+        start = self.out / self.adapter if self.adapter else None
+        self.adapter = f"iteration-{self.iteration:02d}/recovered"
+        told = {"iteration": self.iteration, "removed": format_layers(self.order)}
+        told |= {"order": " ".join(map(str, self.order))}
+        watch = self.progress
+        if callable(watch):
+            watch = lambda row: self.progress(row | told)  # noqa: E731
+        where: Any = {"removed": self.order, "start": start, "out": self.out / self.adapter}
+        recover(model, tokenizer, examples, **where, **settings, progress=watch)
+        self._row("P+R", None, None, adapter=self.adapter)
+
+    def _row(self, phase: str, layer: int | None, similarity: float | None, adapter: str) -> None:
+        row = {"iteration": self.iteration, "phase": phase, "layer": layer, "similarity": similarity}
+        order = " ".join(map(str, self.order))
+        self.rows.append(row | {"removed": format_layers(self.order), "order": order, "adapter": adapter})
+
+    def frame(self, depth: int, target: int) -> pd.DataFrame:
+        """Return the rows."""
+        frame = _frame(self.rows, depth)
+        frame.attrs = {"depth": depth, "target_layers": target}
+        return frame
+
+
+def read_iterations(out: str | Path) -> pd.DataFrame:
+    """Return the rows of an ``iterate`` that is done, or of the iterations that one that was stopped did.
+
+    Args:
+        out: its folder.
+
+    Raises:
+        ValueError: for a folder that ``iterate`` did not write.
+    """
+    out = Path(out)
+    if not (out / WORK).is_file():
+        raise ValueError(f"out must be a folder of iterate, {out} has no {WORK}")
+    depth = json.loads((out / WORK).read_text(encoding="utf-8"))["model"]["n_layers"]
+    steps = _Steps(out, False)
+    for folder in sorted(out.glob("iteration-*")):
+        if (folder / ROWS).is_file():
+            steps.iteration += 1
+            before = steps.adapter
+            steps.adapter = f"{folder.name}/pruned" if before else ""
+            for layer, similarity in json.loads((folder / ROWS).read_text(encoding="utf-8")):
+                steps.order.append(layer)
+                steps._row("P", layer, similarity, steps.adapter)
+            if (folder / "recovered" / "healing.json").is_file():
+                steps.adapter = f"{folder.name}/recovered"
+                steps._row("P+R", None, None, steps.adapter)
+    return _frame(steps.rows, depth)
+
+
+def recovery_log(out: str | Path) -> pd.DataFrame:
+    """Return the logs of all recoveries of an ``iterate`` that are done: ``iteration, order`` and their rows.
+
+    Args:
+        out: its folder.
+
+    Raises:
+        ValueError: for a folder that ``iterate`` did not write.
+    """
+    rows, logs = read_iterations(out), []
+    for row in rows[rows["phase"] == "P+R"].itertuples():
+        log = pd.read_json(Path(out) / str(row.adapter) / "log.jsonl", lines=True)
+        logs.append(log.assign(iteration=row.iteration, order=row.order))
+    return (
+        pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=["iteration", "order", "step"])
+    )
+
+
+def removal_order(iterations: pd.DataFrame) -> tuple[int, ...]:
+    """Return the layers of an ``iterate`` frame in the order in which they went."""
+    frame = checked(iterations, ["phase", "layer"], "iterations")
+    return tuple(int(layer) for layer in frame.loc[frame["phase"] == "P", "layer"])
+
+
+def iteration_variants(
+    iterations: pd.DataFrame, *, model: str, folder: str, phases: Sequence[str] = PHASES, prefix: str = ""
+) -> list[Variant]:
+    """Return a variant for each state that an ``iterate`` frame tells of, for ``evaluate_variants``.
+
+    Args:
+        iterations: of ``iterate``.
+        model: name of the whole model, as given to ``load_model``.
+        folder: of ``iterate``, relative to the run.
+        phases: ``P`` (before recovery), ``P+R`` (after it).
+        prefix: before the names, which are ``<layers left>-P`` and ``<layers left>-P+R``.
+
+    Raises:
+        ValueError: for another phase, or missing columns.
+    """
+    for phase in phases:
+        one_of(phase, PHASES, "phases")
+    columns = ["iteration", "phase", "removed", "order", "adapter", "layers_left"]
+    frame = checked(iterations, columns, "iterations")
+    last = frame.groupby(["iteration", "phase"], sort=False).tail(1)
+    return [
+        Variant(
+            name=f"{prefix}{row.layers_left}-{row.phase}",
+            model=model,
+            removed=tuple(int(layer) for layer in str(row.order).split()),
+            adapter=f"{folder}/{row.adapter}" if row.adapter else None,
+            note=f"iteration {row.iteration}, {row.phase}",
+        )
+        for row in last.itertuples()
+        if row.phase in phases
+    ]
+
+
+def _frame(rows: list[dict[str, Any]], depth: int) -> pd.DataFrame:
+    columns = ["iteration", "phase", "layer", "similarity", "removed", "order", "adapter"]
+    frame = pd.DataFrame(rows, columns=columns).astype({"layer": "Int64", "similarity": float})
+    frame.insert(4, "layers_left", [depth - len(str(order).split()) for order in frame["order"]])
+    return frame
+
+
+def _data(model: Any, tokenizer: Any, examples: Any, response: str, config: HealingConfig) -> str | None:
+    if examples is None:
+        return None
+    limit = sequence_limit(model, config.max_length)
+    samples, _ = read_examples(model, tokenizer, examples, response, limit, concatenate=config.concatenate)
+    check_batch(len(samples), config)
+    return digest(samples)
+
+
+def _begin(out: Path, work: dict[str, Any]) -> None:
+    """Begin a folder, without the scores of other work; adapters are overwritten as they are made."""
+    others = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if others and WORK not in others:
+        raise ValueError(f"out: {out} holds {sorted(others)[0]} and no {WORK}; give a folder of its own")
+    for folder in out.glob("iteration-*"):
+        (folder / ROWS).unlink(missing_ok=True)
+        shutil.rmtree(folder / "pruned", ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(out / WORK, json.dumps(work, indent=1))
+
+
+@contextmanager
+def _one_first() -> Iterator[None]:
+    """Of several processes of a launcher, let the first one do the work that the others then read."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    from accelerate import PartialState
+
+    with PartialState().main_process_first():
+        yield
+
+
+def _scores(
+    model: Any,
+    tokenizer: Any,
+    calibration: Sequence[str],
+    gone: Sequence[int],
+    chosen: Sequence[int],
+    adapter: Path | None,
+    *,
+    max_length: int,
+) -> pd.DataFrame:
+    """Score each layer left against the original model, with the adapter of the last iteration on."""
+    original = last_states(model, tokenizer, calibration, max_length=max_length)
+    asked: Any = {"removed": chosen, "original": original, "max_length": max_length, "progress": False}
+    with without_layers(model, gone):
+        if adapter is None:
+            return removal_similarity(model, tokenizer, calibration, **asked)
+        with with_adapter(model, adapter):
+            return removal_similarity(model, tokenizer, calibration, **asked)
+
+
+def _best(scores: pd.DataFrame) -> tuple[int, float]:
+    row = scores.loc[scores["similarity"].idxmax()]
+    return int(row["layer"]), float(row["similarity"])

@@ -1,0 +1,54 @@
+"""Iterative recovery while it runs: the loss by its terms, the stack of layers, the time left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.checks import whole_number
+from workbench.plots.recovery import recovery_progress
+from workbench.plots.style import plain
+from workbench.widgets.live import LiveLoss
+
+
+class LiveRecovery(LiveLoss):
+    """What ``iterate`` does as it runs, in one figure that is updated in place.
+
+    ``iterate(..., progress=live.see)`` draws the terms of the loss and the stack. Ctrl-C (the notebook's stop
+    button) ends it after the update that runs; what was done is kept, ``read_iterations`` reads it, and the
+    same call goes on.
+    """
+
+    def __init__(self, n_layers: int, *, every: float = 1.0, title: str = "Iterative recovery") -> None:
+        """Begin with the whole stack.
+
+        Args:
+            n_layers: of the whole model.
+            every: as for ``LiveLoss``.
+            title: of the figure.
+        """
+        super().__init__(every=every, title=title)
+        self.n_layers = whole_number(n_layers, "n_layers", 2)
+
+    def see(self, row: dict[str, Any]) -> None:
+        """Take a row of the log of a recovery, with ``iteration`` and ``order``."""
+        self.watch(f"iteration {row['iteration']}")(row)
+
+    def figure(self, status: str | None = None) -> go.Figure:
+        """Return the figure as it is now.
+
+        Raises:
+            ValueError: before the first row.
+        """
+        if not self.rows:
+            raise ValueError(
+                "LiveRecovery must have seen a row of a log before it can draw, it has seen none"
+            )
+        fig = recovery_progress(
+            pd.concat(map(pd.DataFrame, self.rows.values())), self.n_layers, title=self.title
+        )
+        if status:
+            fig.update_layout(title={"subtitle": {"text": plain(status)}})
+        return fig
