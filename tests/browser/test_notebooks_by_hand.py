@@ -91,7 +91,6 @@ def test_a_person_goes_through_a_notebook(opened, name: str):
     seen, clicked = [], None
     for at in range(cells):
         seen += step(tab, at)
-        tab.page.screenshot(path=f"/tmp/hands/shots/{name[:2]}-{at:02d}.png")
         if name == "02_pick_blocks" and clicked is None and tab.page.locator(PICKER).count():
             clicked = click_another_block(tab)
     shown = tab.page.evaluate(OUTPUTS)
