@@ -26,6 +26,7 @@ from workbench.tables.claims import CLAIMS, verdict
 
 Frames = dict[str, pd.DataFrame]
 KEYS = ["data", "rows", "seed"]
+MARKS = "<!-- findings: written by benchmarks/findings_page.py -->", "<!-- end of findings -->"
 TELLING = ["arc_easy", "hellaswag", "piqa", "blimp"]
 
 
@@ -558,6 +559,31 @@ def why_text(frames: Frames) -> str:
     return " ".join(told)
 
 
+def readme(frames: Frames, about: Mapping[str, Any]) -> str:
+    """Return what the README shows of a record: one figure, the claims, the date."""
+    shown = claims(frames)[["claim", "says", "verdict", "number"]]
+    return "\n".join(
+        [
+            "![Angular distance and damage of every block of SmolLM2](docs/findings/blocks.png)",
+            "",
+            "*SmolLM2-135M-Instruct, 30 layers, on C4: what the metric predicts (left), what "
+            "skipping the block "
+            "really does (right).*",
+            "",
+            table(shown[shown["verdict"] != "not asked"]),
+            f"(Record of {about['date']}; [all of it](docs/findings.md), with what each verdict rests on.)",
+        ]
+    )
+
+
+def into_readme(text: str, file: Path) -> None:
+    """Put a text between the README's two marks."""
+    whole = file.read_text(encoding="utf-8")
+    first, rest = whole.split(MARKS[0])
+    _, last = rest.split(MARKS[1])
+    file.write_text(f"{first}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{last}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -572,6 +598,8 @@ def main() -> None:
     pictures = figures(frames, options.out / "findings")
     (options.out / "findings.md").write_text(page(frames, pictures, about), encoding="utf-8")
     claims(frames).to_csv(folder / "claims.csv", index=False)
+    if options.out == ROOT / "docs":
+        into_readme(readme(frames, about), ROOT / "README.md")
     print(f"{options.out / 'findings.md'}: {len(pictures)} figures")
 
 

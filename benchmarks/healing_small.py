@@ -34,9 +34,10 @@ from transformers import (
 )
 
 from workbench.healing import steps as fixed_steps
-from workbench.healing.adapters import deprecations_muted, lora_targets, new_adapter
+from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
+from workbench.healing.restoring import deprecations_muted
 from workbench.healing.samples import OrderedSamples, read_samples
 
 

@@ -52,6 +52,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Home": "index.md"},
         {"Notebooks": "notebooks.md"},
         {"API": [{room: f"api/{room}.md"} for room in rooms()]},
+        *([{"Findings": "findings.md"}] if (ROOT / "docs" / "findings.md").is_file() else []),
         {"Records": "records.md"},
         {"Demo": [{title: page} for title, page in demo.items()]},
         {"Project": [{title: page} for title, page in project.items()]},

@@ -56,6 +56,7 @@ def printed_run(folder: Path, n_layers: int = 16, name: str = "printed") -> Run:
             )
         )
         run.write(f"responses-{variant}.jsonl", _responses(variant, rng))
+    run.save_variant(Variant("merged", "tiny", removed=(3,)))  # another notebook's, without scores here
     run.write_json("selection.json", {"layers": [7, 8], "start": 7, "size": 2, "parameters_saved": 0.118})
     _write_scores(run, rng)
     return run

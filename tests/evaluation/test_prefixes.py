@@ -145,6 +145,7 @@ def test_a_block_must_save_what_it_costs(monkeypatch):
         assert sum(bool(batch.block) for batch in batches) == blocks
 
 
+@pytest.mark.filterwarnings("ignore:3 prompts do not fit")
 def test_halves_are_taken_where_memory_does_not_suffice(monkeypatch):
     monkeypatch.setattr(prefixes, "_ROW", 8)
     model, requests = tiny_model(), asked_of()

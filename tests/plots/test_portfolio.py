@@ -48,7 +48,7 @@ def test_every_figure_of_a_run_is_listed_and_what_it_lacks_is_named(run, tmp_pat
     empty = open_run("empty", root=tmp_path)
     assert set(paper.left_out(empty)) >= {"01_distances", "06_forms"}
     with pytest.raises(
-        ValueError, match=r"run 'empty' .* holds nothing to draw; run 01_angular_distance for it first"
+        ValueError, match=r"run 'empty' .* holds no frames to draw; run notebook 01_angular_distance first"
     ):
         wb.paper_figures(empty)
     with pytest.raises(ValueError, match=r"columns must be one of 1, 2, got 3"):

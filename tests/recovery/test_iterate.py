@@ -26,7 +26,7 @@ CALIBRATION = ["A small dog runs.", "Anna has 12 apples and a lemon.", "The old 
 QUICK = HealingConfig.preset(
     "iterabre",
     batch_size=4,
-    micro_batch_size=4,
+    micro_batch_size=2,
     max_length=24,
     rank=4,
     learning_rate=1e-2,
@@ -168,12 +168,12 @@ def test_a_run_that_is_killed_goes_on_to_the_same_layers_and_weights(tmp_path):
         whole = run(model, tmp_path / "whole", target_layers=5)
     finally:
         torch.set_num_threads(threads)
-    process = start(tmp_path / "killed")
-    for line in process.stdout:
-        if line.startswith("2 2"):  # in the second recovery
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL
+    with start(tmp_path / "killed") as process:
+        for line in process.stdout:
+            if line.startswith("2 2"):  # in the second recovery
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
     so_far = read_iterations(tmp_path / "killed")
     assert list(so_far["phase"]) == ["P", "P+R", "P"]
     process = start(tmp_path / "killed")

@@ -75,9 +75,16 @@ def test_the_size_of_a_micro_batch_changes_nothing_but_rounding(tmp_path):
 
 def test_terms_are_left_out_and_weighted_and_a_frame_is_read_by_its_column(tmp_path):
     model = tiny_model("llama")
-    examples = make_examples(8)
+    examples, longer = make_examples(8), HealingConfig(**{**vars(QUICK), "max_length": 128})
     logs = {
-        column: run(model, tmp_path / column, texts=examples, response=column, loss={"kl": 2, "lm": 0.5}).log
+        column: run(
+            model,
+            tmp_path / column,
+            texts=examples,
+            response=column,
+            loss={"kl": 2, "lm": 0.5},
+            config=longer,
+        ).log
         for column in ("reference", "response")
     }
     assert logs["reference"]["lm"].iloc[0] != logs["response"]["lm"].iloc[0]
@@ -115,7 +122,7 @@ def test_an_adapter_carried_over_is_the_same_on_the_layers_that_stay(tmp_path, f
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"texts": TEXTS[:1]}, "at least batch_size=4 sequences, got 1"),
+        ({"texts": TEXTS[:1]}, "at least batch_size=4 sequences, got 2"),
         ({"loss": {"attentions": 1}}, "loss must be one of"),
         ({"removed": [9]}, "layers must be among"),
         ({"config": HealingConfig(packing=True, batch_size=4)}, "packing must be False"),

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked, one_of
+from workbench.checks import checked, checked_interval, one_of
 from workbench.evaluation.items import group_of, paired_items, right_or_wrong
 from workbench.evaluation.scores import Prefer
-from workbench.statistics import bootstrap_interval, checked_interval, holm, paired_difference
+from workbench.statistics import bootstrap_interval, holm, paired_difference
 
 
 def merge_gain(

@@ -163,7 +163,8 @@ def _of_set(run: Run, frame: pd.DataFrame, prompts: str) -> pd.DataFrame:
 
 def _forms(run: Run, prompts: str) -> go.Figure:
     base = _base(run)
-    responses = {one.name: run.read(f"responses-{one.name}.jsonl") for one in run.variants()}
+    files = {one.name: f"responses-{one.name}.jsonl" for one in run.variants()}
+    responses = {name: run.read(file) for name, file in files.items() if file in run.files()}
     changes = response_changes(responses.pop(base), responses, base_name=base)
     return forgetting.answer_forms(readable(_of_set(run, changes, prompts)), title=None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import plotly.express as px
@@ -144,8 +145,9 @@ def flip_bars(
     n_rows = (frame["task"].nunique(), frame["variant"].nunique())
     hover = "%{y}: %{customdata[0]} of %{customdata[1]} %{customdata[2]}"
     shown = {"text": "label", "custom_data": ["count", "n", "turned"], "hover": hover, "title": title}
-    shown |= {"height": _rows_height(*n_rows) * 1.15 + style.px_of(150), "barmode": "group"}
-    fig = style.draw(px.bar, rows, "share", "task", **shown, orientation="h")
+    height = _rows_height(*n_rows) * 1.15 + style.px_of(150)
+    size: dict[str, Any] = {"height": height, "barmode": "group", "orientation": "h"}
+    fig = style.draw(px.bar, rows, "share", "task", **shown, **size)
     fig.update_traces(textposition="outside", textfont={"size": style.small(), "color": style.INK})
     # shares, since tasks may have different numbers of items
     reach = max(0.1, 1.3 * float(rows["share"].abs().max()))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked, one_of
+from workbench.checks import checked, checked_interval, one_of
 from workbench.speculation.acceptance import summed_up
-from workbench.statistics import bootstrap_interval, checked_interval, holm, paired_difference
+from workbench.statistics import bootstrap_interval, holm, paired_difference
 
 
 def compare_drafts(

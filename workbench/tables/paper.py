@@ -105,7 +105,8 @@ def _interval(
 
 def _sdd(run: Run) -> pd.DataFrame:
     """Return SDD table 8, what decides first, with the shares of the parameters that the picker knew."""
-    variants, selection = run.variants(), _selection(run)
+    scores, selection = run.read("scores.csv"), _selection(run)
+    variants = [variant for variant in run.variants() if variant.name in set(scores["variant"])]
     rows = []
     for variant in variants:
         chosen = list(variant.removed) == selection.get("layers")
@@ -115,7 +116,7 @@ def _sdd(run: Run) -> pd.DataFrame:
     notes = pd.DataFrame(rows, columns=["variant", "size", "saved", "left", "method", "dataset"])
     base = next(variant.name for variant in variants if not variant.removed and not variant.adapter)
     items = run.read("items.jsonl")
-    table = sdd_table(run.read("scores.csv"), notes, base=base, items=items, narrow=True)
+    table = sdd_table(scores, notes, base=base, items=items, narrow=True)
     table.attrs["digits"] = 1
     return table
 

@@ -1,0 +1,103 @@
+"""What a run's frames say to the papers' claims: the verdict follows from numbers that a reader can check."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import workbench as wb
+from workbench.tables.claims import CLAIMS, NEEDS, SFT, claims_table
+
+DISTILLED = "pruned-self-distilled"
+
+
+def verdict_of(claim: str, **frames: pd.DataFrame) -> tuple[str, str]:
+    names = {name.replace("__", "."): frame for name, frame in frames.items()}
+    row = wb.claims_table(names).set_index("claim").loc[claim]
+    return row["verdict"], row["number"]
+
+
+def blocks(value: str, best: int, n_layers: int = 8, spread: float = 0.01) -> pd.DataFrame:
+    """Return blocks of sizes 1 and 2 whose cost is least at ``best`` and grows away from it."""
+    rows = [(start, size) for size in (1, 2) for start in range(n_layers - size + 1)]
+    frame = pd.DataFrame(rows, columns=["start", "size"])
+    frame[value] = 0.1 + 0.1 * (frame["start"] - best).abs()
+    return frame.assign(ci_low=frame[value] - spread, ci_high=frame[value] + spread)
+
+
+def test_nothing_is_claimed_of_an_empty_run():
+    table = claims_table({})
+    assert list(table["claim"]) == list(CLAIMS) == [f"C{n}" for n in range(1, 11)]
+    assert set(table["verdict"]) == {"not asked"}
+    assert table["number"].str.match(r"notebook \d\d").all()
+    assert set(wb.claim_frames()) == {name for names, _ in NEEDS.values() for name in names}
+
+
+def test_c1_counts_blind_blocks_that_clearly_cost_more():
+    distances = blocks("distance", best=4)
+    verdict, number = verdict_of("C1", distances__csv=distances, damage__csv=blocks("damage", best=4))
+    assert (verdict, number[:33]) == ("confirmed", "4 of 4 blind blocks clearly cost ")
+    wide = blocks("damage", best=4, spread=5)
+    assert verdict_of("C1", distances__csv=distances, damage__csv=wide)[0] == "undecided"
+    opposite = blocks("damage", best=4).assign(damage=lambda f: 1 - f["damage"])
+    opposite = opposite.assign(ci_low=opposite["damage"] - 0.01, ci_high=opposite["damage"] + 0.01)
+    assert verdict_of("C1", distances__csv=distances, damage__csv=opposite)[0] == "refuted"
+
+
+def depth(reasoning: list[float], knowledge: list[float], stderr: float = 0.01) -> pd.DataFrame:
+    rows = [
+        {"task": task, "metric": "acc", "n_removed": n, "value": value, "stderr": stderr, "category": kind}
+        for task, kind, values in (("piqa", "reasoning", reasoning), ("boolq", "knowledge", knowledge))
+        for n, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows).assign(n_shot=0, parent="", higher_is_better=True, n=100)
+
+
+def test_c2_measures_above_a_guess_and_is_open_where_the_base_guesses():
+    found = verdict_of("C2", depth__csv=depth([0.9, 0.55, 0.5], [0.9, 0.85, 0.8]))
+    assert found == ("confirmed", "half is kept up to 0 layers (reasoning) and 2 (knowledge)")
+    assert verdict_of("C2", depth__csv=depth([0.9, 0.85, 0.8], [0.9, 0.55, 0.5]))[0] == "refuted"
+    verdict, number = verdict_of("C2", depth__csv=depth([0.9, 0.6, 0.5], [0.51, 0.5, 0.5]))
+    assert verdict == "undecided" and "no better than a guess on every task of knowledge" in number
+
+
+def scored(right: dict[str, int], n: int = 200) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return scores and items of variants that answer so many of ``n`` items."""
+    items = pd.concat(
+        [
+            pd.DataFrame({"item": range(n), "value": np.arange(n) < count}).assign(variant=name)
+            for name, count in right.items()
+        ]
+    )
+    items = items.assign(task="piqa", n_shot=0, metric="acc", prompt="?", value=items["value"].astype(float))
+    scores = items.groupby("variant", sort=False)["value"].mean().reset_index()
+    scores = scores.assign(task="piqa", metric="acc", n_shot=0, parent="", higher_is_better=True, n=n)
+    return scores, items
+
+
+@pytest.mark.parametrize(("healed", "expected"), [(195, "confirmed"), (112, "refuted"), (152, "undecided")])
+def test_c3_asks_whether_more_than_half_came_back(healed: int, expected: str):
+    scores, items = scored({"base": 200, "pruned": 100, SFT: healed})
+    verdict, number = verdict_of("C3", scores__csv=scores, items__jsonl=items)
+    assert verdict == expected
+    assert f"pruned keeps 50.0% of the base's average, {SFT} {healed / 200:.1%}" in number
+
+
+def test_c4_takes_a_pair_in_either_order():
+    rows = {"task": ["a", "b"], "metric": "acc", "difference": [-0.2, -0.1], "ci_low": [-0.25, -0.15]}
+    rows |= {"ci_high": [-0.15, -0.05], "variant": SFT, "against": DISTILLED}
+    verdict, number = verdict_of("C4", comparisons__csv=pd.DataFrame(rows))
+    # standard errors .05 / 1.96 each: the mean's half width is sqrt(2) x .05 / 2
+    assert (verdict, number) == ("confirmed", "self-distilled less SFT +0.150 [+0.115, +0.185], 2 tasks")
+
+
+def test_c5_pairs_prompts_and_c10_ranks_layers():
+    rows = pd.DataFrame({"id": range(40)})
+    near = rows.assign(variant=SFT, similarity=np.linspace(0.4, 0.6, 40))
+    far = rows.assign(variant=DISTILLED, similarity=np.linspace(0.3, 0.5, 40) + 0.01 * (rows["id"] % 2))
+    assert verdict_of("C5", similarity__csv=pd.concat([near, far]))[0] == "refuted"
+    assert verdict_of("C5", similarity__csv=near)[0] == "not asked"
+    influence = pd.DataFrame({"layer": range(8), "influence": 0.1 + 0.1 * np.abs(np.arange(8) - 4)})
+    verdict, number = verdict_of("C10", distances__csv=blocks("distance", best=4), influence__csv=influence)
+    assert verdict == "confirmed" and number.startswith("Spearman 1.00")
