@@ -63,6 +63,8 @@ def make_world(folder: Path) -> World:
     ]
     rows = [{"instruction": question, "response": f"The answer is {total}."} for question, total in asked]
     _jsonl(folder / "data" / "sums.jsonl", rows)
+    others = [{**row, "instruction": row["instruction"].replace("Anna", "Ben")} for row in rows]
+    _jsonl(folder / "data" / "other sums.jsonl", others)  # that no notebook learns
     same = [
         {"question": "How many?", "choices": ["one", "two"], "label": 0, "answer": "1"}
     ] * 4  # equal items
@@ -106,7 +108,7 @@ def _values(folder: Path) -> dict[str, Any]:
         "05.depth_sizes": [2, 4],
         "05.depth_tasks": task,
         "05.depth_limit": 8,
-        "06.prompt_sets": ["data/sums.jsonl"],
+        "06.prompt_sets": ["data/other sums.jsonl"],
         "06.n_prompts": 6,
         "06.max_new_tokens": 12,
     }

@@ -69,7 +69,7 @@ def test_no_path_is_a_name(second_run: Run, world: World):
     for label in ("my-texts", "beside", "at_home"):
         assert f"angles-{label}.csv" in second_run.files()
     figures = {path.name for path in (second_run.folder / "figures").glob("06_*.png")}
-    assert {"06_forms_sums.png", "06_similarity_sums.png"} <= figures or not figures
+    assert {"06_forms_other-sums.png", "06_similarity_other-sums.png"} <= figures or not figures
     for name, notebook in executed(second_run).items():
         for output in shown(notebook):
             drawn = json.dumps({k: v for k, v in output.get("data", {}).items() if k != "image/png"})
