@@ -24,9 +24,8 @@ smollm2: $(READY)  ## a real model of 135 million parameters, from the Python in
 figures: $(READY)  ## every figure and table of a run for a paper: `make figures RUN=demo`
 	@$(PY) -m workbench figures $(or $(RUN),demo)
 
-lab: $(READY)  ## open JupyterLab on the notebooks
-	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) \
-		--ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+lab: $(READY)  ## open JupyterLab on copies of the notebooks in data/runs/demo/lab (RUN=NAME: of another run)
+	@$(PY) -m workbench lab $(or $(RUN),demo)
 
 test: lint  ## lint, unit tests and doctests on every core, and every notebook executed at demo size
 	@$(PY) .ci/smollm2.py --optional

@@ -208,8 +208,9 @@ def notebook_files() -> dict[str, str | bytes]:
         text += f"## {title} {{#{source.stem}}}\n\n{question}\n\n"
         if page := executed.get(source.stem):
             made[f"notebooks/{page.name}"] = page.read_text(encoding="utf-8")
-            if (script := page.with_name(SCRIPT)).is_file():
-                made[f"notebooks/{SCRIPT}"] = script.read_bytes()
+            # one for a run; pages of older runs have it beside them
+            places = {SCRIPT: page.parent.with_name(SCRIPT), f"notebooks/{SCRIPT}": page.with_name(SCRIPT)}
+            made |= {name: script.read_bytes() for name, script in places.items() if script.is_file()}
             drawn = {f"notebooks/{page.stem}-{n}.png": png for n, png in enumerate(pictures(page), start=1)}
             text += f"[The executed notebook](notebooks/{page.name})\n\n"
             text += "".join(f"![Figure of {title}]({name})\n\n" for name in drawn)

@@ -146,6 +146,36 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @contextlib.contextmanager
+def running_own_lab(base: Path, run: str, settings: list[str], home: Path) -> Iterator[Lab]:
+    """Start `python -m workbench lab RUN` in a folder, as its user would type it, and stop it on leaving.
+
+    Args:
+        base: the user's working folder; runs go to ``runs`` in it.
+        run: name of the run.
+        settings: NAME=VALUE of the notebooks' parameters.
+        home: the user's home folder.
+    """
+    port, token, log = _free_port(), secrets.token_hex(16), base / "lab.log"
+    places = {f"JUPYTER_{name}_DIR": str(base / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    _settings(base / "settings")
+    told = {"expose_app_in_browser": True, "user_settings_dir": str(base / "settings")}
+    (base / "config").mkdir()
+    told["workspaces_dir"] = str(base / "workspaces")
+    (base / "config" / "jupyter_lab_config.json").write_text(json.dumps({"LabApp": told}))
+    command = [sys.executable, "-m", "workbench", "lab", run, "--no-browser", f"--port={port}", "--root=runs"]
+    command += [word for setting in settings for word in ("--set", setting)]
+    environment = {**os.environ, **places, "PYTHONPATH": str(ROOT), "HOME": str(home), "JUPYTER_TOKEN": token}
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out, cwd=base, env=environment)
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, log)
+            yield Lab(f"http://127.0.0.1:{port}", token, base / "runs" / run / "lab")
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+@contextlib.contextmanager
 def running_lab(base: Path) -> Iterator[Lab]:
     """Start JupyterLab on a folder of its own and stop it on leaving."""
     folder, settings, log = base / "work", base / "settings", base / "lab.log"

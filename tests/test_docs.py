@@ -20,7 +20,7 @@ import pytest
 from live_lab import FLAGS, find_chromium
 
 import workbench
-from workbench.runs.pages import PLOTLY, write_page
+from workbench.runs.pages import PLOTLY, SCRIPT, write_page
 
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -61,7 +61,7 @@ def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shown = nbformat.v4.new_output("display_data", {PLOTLY: drawing, "image/png": PICTURE})
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("figure", outputs=[shown])])
     nbformat.write(notebook, notebooks / "00_start_here.ipynb")
-    write_page(notebook, notebooks / "00_start_here.html")
+    write_page(notebook, notebooks / "00_start_here.html", script=notebooks.parent / SCRIPT)
     build(root, folder / "runs", folder / "site")
     return folder / "site"
 

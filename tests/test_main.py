@@ -109,13 +109,53 @@ def test_settings_are_literals_or_texts(text: str, value: object):
     from workbench.__main__ import _setting
 
     assert _setting(text) == ("a", value)
+    assert _setting(f"01.{text}") == ("01.a", value)
 
 
-@pytest.mark.parametrize("text", ["a", "=1", "1a=2"])
+def test_a_relative_path_is_that_of_the_caller(tmp_path: Path, monkeypatch):
+    from workbench.__main__ import _setting
+
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "c4.jsonl").write_text("")
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    here = str(tmp_path / "sub" / "c4.jsonl")
+    assert _setting("a=c4.jsonl") == ("a", here)
+    assert _setting("a=['demo', '../sub/c4.jsonl']") == ("a", ["demo", here])
+    assert _setting("a={'C4': './c4.jsonl'}") == ("a", {"C4": here})
+    assert _setting("a=../demo") == ("a", str(tmp_path / "demo"))
+    monkeypatch.chdir(tmp_path)
+    assert _setting("a=demo") == ("a", "demo")  # a set of that name, whatever folder is here
+    assert _setting("a=org/name") == ("a", "org/name")
+
+
+def test_a_dry_run_prints_parameters_and_times_and_does_nothing(folder: Path, tmp_path: Path, capsys):
+    arguments = ["run", "x", "--root", str(tmp_path / "runs"), "--set", "rows=5", "--set", "01.rows=6"]
+    assert main([*arguments, "--dry-run"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "00_first: as long as the settings take"
+    assert lines[:3] == ["  * run_name = 'x'", "  * rows = 5", "    model_name = 'demo'"]
+    assert lines[5] == "  * rows = 6"
+    assert not (tmp_path / "runs").exists()
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--dry-run"]) == 0
+    assert " s as last time" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_jupyterlab_opens_on_copies_and_that_is_said(folder: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr("workbench.runs.lab.sys.executable", "true")  # of the machine: does nothing, well
+    assert main(["lab", "x", "--root", str(tmp_path), "--set", "rows=5"]) == 0
+    said = capsys.readouterr().out
+    assert "copies for the run 'x', yours to change" in said
+    assert "rows = 5" in (tmp_path / "x" / "lab" / "00_first.ipynb").read_text()
+
+
+@pytest.mark.parametrize("text", ["a", "=1", "1a=2", ".a=1", "00.=1", "00.1a=2"])
 def test_other_settings_are_refused(text: str, capsys):
     with pytest.raises(SystemExit):
         main(["demo", "--set", text])
-    assert f"must be NAME=VALUE, got {text!r}" in capsys.readouterr().err
+    assert f"must be NAME=VALUE or NN.NAME=VALUE, got {text!r}" in capsys.readouterr().err
 
 
 def alive(process: int) -> bool:
@@ -173,4 +213,16 @@ def test_the_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
-    assert all(command in printed for command in ("demo", "run", "heal"))
+    assert all(command in printed for command in ("demo", "run", "lab", "heal"))
+
+
+def test_the_examples_of_the_help_are_right(tmp_path: Path, capsys, monkeypatch):
+    from workbench.__main__ import EXAMPLES
+
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path))
+    monkeypatch.setattr("workbench.runs.lab.sys.executable", "true")
+    lines = [line.split("workbench ")[1].split() for line in EXAMPLES.splitlines()[1:]]
+    for words in lines:
+        assert main([*words, *([] if words[0] == "lab" or "--dry-run" in words else ["--dry-run"])]) == 0
+    assert "* instructions = 'my_rows.jsonl'" in capsys.readouterr().out
+    assert len(lines) == 4

@@ -22,6 +22,7 @@ _PUBLIC = {
     "models.loading": "load_model",
     "data.answers": "final_answer",
     "data.export": "export_chat",
+    "data.labels": "named_sets",
     "data.quantities": "same_number",
     "data.instructions": "load_instructions user_message conversation",
     "data.texts": "load_texts fingerprint",
@@ -90,7 +91,7 @@ _PUBLIC = {
     "tables.recovery": "iteration_reading recovery_gain_reading methods_reading",
     "tables.readings": (
         "about block_reading end_token_reading end_point_reading stability_reading agreement_reading "
-        "damage_reading look_reading looks_reading distillation_reading tuning_reading"
+        "damage_reading choice_reading look_reading looks_reading distillation_reading tuning_reading"
     ),
     "tables.findings": ("summary_reading recovery_reading comparison_reading flips_reading depth_reading"),
     "tables.claims": "claims_table claims_reading claim_frames",

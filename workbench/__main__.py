@@ -1,4 +1,4 @@
-"""The command line: run the numbered notebooks and print what they found; figures for a paper; healing."""
+"""The command line: the numbered notebooks, executed or in JupyterLab; figures for a paper; healing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ast
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,13 @@ from workbench.runs.run import Run, open_run
 
 #: the whole run's summary; before its last notebook has run, the one of notebook 00
 SUMMARIES = ("summary.csv", "start_here/summary.csv")
+
+EXAMPLES = """examples:
+  python -m workbench demo 00
+  python -m workbench run my-llama --set model_name=path/to/model --set instructions=my_rows.jsonl --dry-run
+  python -m workbench run small 01 02 --set n_texts=32 --set 01.sizes=2,4
+  python -m workbench lab my-llama
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,20 +42,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _notebooks(options: argparse.Namespace) -> int:
     """Run notebooks; imports what a cluster that only heals does not need."""
-    from workbench.runs.notebooks import NotebookFailed, numbered_notebooks, run_notebooks
+    from workbench.runs.notebooks import NotebookFailed, numbered_notebooks, planned, run_notebooks
 
     for number in (signal.SIGINT, signal.SIGTERM):  # Python raises at none of them in a background job
         signal.signal(number, signal.default_int_handler)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a stop leaves tasks of the kernel's client
     run = open_run(options.run, root=options.root)
+    notebooks, parameters = numbered_notebooks(options.notebooks), dict(options.set)
+    stated = _preset(options.preset)
+    if options.dry_run:
+        print("\n".join(planned(notebooks, run, parameters, where_known=stated)))
+        return 0
     try:
-        stated = _preset(options.preset)
-        run_notebooks(numbered_notebooks(options.notebooks), run, dict(options.set), where_known=stated)
+        run_notebooks(notebooks, run, parameters, where_known=stated)
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     _report(run)
     return 0
+
+
+def _lab(options: argparse.Namespace) -> int:
+    """Open JupyterLab on copies of the notebooks; it answers Ctrl-C itself."""
+    from workbench.runs.lab import lab_command, lab_copies
+
+    run = open_run(options.run, root=options.root)
+    folder, lines = lab_copies(run, dict(options.set))
+    chosen = [*(["--no-browser"] * options.no_browser), *([f"--port={options.port}"] if options.port else [])]
+    command, environment = lab_command(run, chosen)
+    print(f"notebooks  {Path(os.path.relpath(folder))}: copies for the run {run.name!r}, yours to change")
+    print("\n".join([*lines, f"results    {Path(os.path.relpath(run.folder))}"]), flush=True)
+    server = subprocess.Popen(command, env=environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    return server.wait()
 
 
 def _preset(name: str | None) -> dict[str, Any]:
@@ -98,21 +126,35 @@ def _processes() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m workbench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m workbench",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="run the notebooks on the shipped demo model")
     demo.add_argument("--run", default="demo", help="name of the run (default: demo)")
     own = commands.add_parser("run", help="run the notebooks under a name of your own")
     own.add_argument("run", metavar="NAME", help="of the run: its results go to data/runs/NAME")
+    lab = commands.add_parser("lab", help="open copies of the notebooks in JupyterLab")
+    lab.add_argument("run", nargs="?", default="demo", metavar="NAME", help="of the run (default: demo)")
+    lab.add_argument("--port", type=int, help="of JupyterLab (default: 8888, or the next free one)")
+    lab.add_argument("--no-browser", action="store_true", help="only print the address")
+    lab.set_defaults(command=_lab)
+    for command in (demo, own, lab):
+        add = command.add_argument
+        add("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
+        told = "a value for a name in the notebooks' parameters cells, such as model_name=path/to/model"
+        told = f"{told}, or of one notebook alone, such as 01.n_texts=64"
+        add("--set", action="append", default=[], type=_setting, metavar="[NN.]NAME=VALUE", help=told)
     for command in (demo, own):
         command.set_defaults(command=_notebooks)
         add = command.add_argument
         add("notebooks", nargs="*", metavar="NOTEBOOK", help="number or name; default: all, in order")
-        add("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
-        told = "a value for a name in the notebooks' parameters cells, such as model_name=path/to/model"
         paper = "what a paper states, for all notebooks: sdd, gro or itr; --set goes before it"
         add("--preset", metavar="NAME", help=paper)
-        add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help=told)
+        add("--dry-run", action="store_true", help="only print the parameters and how long it may take")
     figures = commands.add_parser("figures", help="write every figure and table of a run for a paper")
     figures.add_argument("run", metavar="NAME", help="of a run whose notebooks have run")
     figures.add_argument("--columns", type=int, choices=(1, 2), help="of the page; default: both widths")
@@ -134,13 +176,28 @@ def _parser() -> argparse.ArgumentParser:
 def _setting(text: str) -> tuple[str, Any]:
     """Return the name and the value of ``NAME=VALUE``; what is no Python literal is text, ``1,2`` a list."""
     name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    notebook, dot, own = name.rpartition(".")
+    if not equals or not own.isidentifier() or bool(dot) != bool(notebook):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE or NN.NAME=VALUE, got {text!r}")
     try:
         literal = ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return name, value
-    return name, list(literal) if isinstance(literal, tuple) else literal
+        literal = value
+    return name, _from_here(list(literal) if isinstance(literal, tuple) else literal)
+
+
+def _from_here(value: Any) -> Any:
+    """Return a value with the files and folders that it names by relative paths in full.
+
+    Notebooks run in a folder of their own. A single word stays as it is: it may be the name of a set.
+    """
+    if isinstance(value, dict):
+        return {name: _from_here(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_from_here(one) for one in value]
+    if isinstance(value, str) and ("/" in value or Path(value).suffix) and Path(value).exists():
+        return os.path.abspath(value)
+    return value
 
 
 def _report(run: Run) -> None:

@@ -75,7 +75,9 @@ def test_notebooks_run_in_order_and_say_so(go, run: Run, folder: Path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("2 notebooks, ")
     assert printed[0].endswith(f"results in {run.folder}")
-    assert [line.split()[:2] for line in printed[1:]] == [["[1/2]", "00_first"], ["[2/2]", "01_second"]]
+    lines = [line.split() for line in printed[1:]]
+    assert [line[:2] for line in lines] == [["[1/2]", "00_first"]] * 2 + [["[2/2]", "01_second"]] * 2
+    assert lines[0][2:7] == ["cell", "2", "of", "5", "Title"]  # one line for the only section
     assert all(line.endswith(" s") for line in printed[1:])
     assert not outputs(folder / "00_first.ipynb")
     assert run.provenance("summary.csv")["command"] == "notebook 01_second.ipynb"
@@ -163,8 +165,8 @@ def test_the_executed_copy_is_small_and_shows_its_figure_in_any_viewer(go, run: 
         "00_first.html",
         "01_second.ipynb",
         "01_second.html",
-        "plotly.min.js",
     }
+    assert [path.parent.name for path in run.folder.rglob("plotly.min.js")] == [run.name]  # one for all
 
 
 def test_a_failing_cell_is_named_and_its_partial_copy_kept(go, run: Run, folder: Path):

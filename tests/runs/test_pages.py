@@ -88,8 +88,9 @@ def test_the_figure_is_drawn_with_no_network(page: Path):
 
 def test_what_needs_a_kernel_is_taken_out():
     bar = {WIDGET: {"model_id": "1"}, "text/plain": "HBox"}
+    html = {"text/html": '<div class="workbench-bar">3 of 4</div>'}
     both = {WIDGET: {"model_id": "2"}, "text/plain": "Figure", PLOTLY: {}}
-    whole = notebook(bar, both)
+    whole = notebook(bar, html, both)
     drop_dead_widgets(whole)
     first, second = whole.cells[1].outputs
     assert set(first["data"]) == {"text/plain", PLOTLY}

@@ -7,6 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -304,3 +305,22 @@ runs.open_run("test", root={str(run.folder.parent)!r}).write("x.csv", pd.DataFra
         run.read("x.csv")
     assert run.frame("x.csv", stage, seed=0)["start"].tolist() == [0, 1]
     assert stage.counted.calls == 2
+
+
+def test_a_stage_that_is_computed_again_says_how_long_it_took(run: Run, capsys, monkeypatch):
+    def function(rows):
+        return pd.DataFrame({"row": range(rows)})
+
+    clock = iter([0.0, 83.4, 100.0, 100.1])
+    monkeypatch.setattr("workbench.runs.run.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    run.frame("x.csv", function, rows=2)
+    assert run.provenance("x.csv")["seconds"] == 83.4
+    run.frame("x.csv", function, rows=3)
+    assert capsys.readouterr().out == "x.csv: computed again; another rows; it took 83 s last time\n"
+
+
+def test_a_variant_that_is_not_there_yet_names_its_notebook(run: Run):
+    with pytest.raises(
+        ValueError, match=r"one of \[\] in run 'test', got 'base'; run notebook 04_healing for"
+    ):
+        run.variant("base")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import re
+import xml.etree.ElementTree as ET
 
 import nbformat
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from workbench.runs.notebooks import execute
 from workbench.runs.pages import PLOTLY
-from workbench.widgets.live import LiveLoss
+from workbench.widgets.live import RIGHT, LiveLoss, live_drawing
 
 CELL = """
 import time
@@ -74,19 +76,48 @@ def test_in_a_notebook_it_is_one_figure_that_ends_whole(run):
     assert "subtitle" not in figure["layout"]["title"]
 
 
-class Drawn:
-    """What a notebook asks a figure for."""
-
-    def _repr_mimebundle_(self, **_):
-        return {"text/plain": "the loss"}
-
-
-def test_drawing_takes_a_twentieth_of_the_time_at_most(monkeypatch, capsys):
+def test_drawing_takes_a_twentieth_of_the_time_at_most(monkeypatch):
     drawn, clock = [], iter(range(1000))  # every look at the clock is a second later
     monkeypatch.setattr("workbench.widgets.live.time.monotonic", lambda: float(next(clock)))
     monkeypatch.setattr("IPython.core.getipython.get_ipython", object)
-    monkeypatch.setattr(LiveLoss, "figure", lambda self, status: drawn.append(status) or Drawn())
+    monkeypatch.setattr(LiveLoss, "_display", lambda self, bundle: drawn.append(bundle))
     see = LiveLoss(every=0.5).watch("pruned-sft")
     for row in rows(10):  # a row a second; drawing takes one, so the next is drawn twenty seconds later
         see(row)
     assert len(drawn) == 1
+    see(rows(20)[-1])  # but the last one in any case
+    assert "step 20 of 20" in drawn[-1]["text/html"]
+
+
+def parts(drawing: str, name: str) -> list[ET.Element]:
+    return [one for one in ET.fromstring(drawing).iter() if one.get("class") == name]
+
+
+def test_the_drawing_holds_every_line_and_what_is_held_out():
+    seen = {"pruned-sft <b>": rows(20), "pruned-self-distilled": rows(7)}
+    seen["pruned-sft <b>"][9] |= {"held_out_loss": 2.5}
+    drawing = live_drawing(seen, "Loss", "step 7 & more")
+    first, second = (one.get("points").split() for one in parts(drawing, "live-line"))
+    assert (len(first), len(second)) == (20, 7)
+    x, y = ([float(point.split(",")[axis]) for point in first] for axis in (0, 1))
+    assert np.allclose(np.diff(x), np.diff(x)[0], atol=0.11)  # a step is as wide as any other
+    (mark,) = parts(drawing, "live-held-out")
+    at = [float(value) for value in re.findall(r"[\d.]+", mark.get("transform"))[:2]]
+    assert at[0] == x[9]
+    assert np.interp(at[1], y, [row["loss"] for row in rows(20)]) == pytest.approx(2.5, abs=0.02)
+    assert [one.text for one in parts(drawing, "live-status")] == ["step 7 & more"]
+    assert "pruned-sft <b> (diamonds: held out)" in [one.text for one in parts(drawing, "live-text")]
+
+
+def test_a_long_training_stays_small_and_keeps_its_last_step():
+    drawing = live_drawing({"a": rows(20_000, steps=20_000)}, "Loss", "")
+    (line,) = parts(drawing, "live-line")
+    assert len(drawing) < 20_000
+    assert float(line.get("points").split()[-1].split(",")[0]) == RIGHT
+
+
+def test_a_loss_that_is_no_number_is_left_out():
+    seen = rows(5)
+    seen[2]["loss"] = float("nan")
+    (line,) = parts(live_drawing({"a": seen}, "Loss", ""), "live-line")
+    assert len(line.get("points").split()) == 4

@@ -26,7 +26,7 @@ def scores_by_depth(
     texts: Sequence[str] | None = None,
     texts_name: str = "texts",
     limit: int | float | None = None,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     progress: bool = True,
     **options: Any,
 ) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def scores_by_depth(
             out. All blocks share one pass, as in ``block_damage``.
         texts_name: what to call them in the column ``task``.
         limit: items of each task, as for ``evaluate``.
-        batch_size: prompts in a batch.
+        batch_size: prompts in a batch, or "auto".
         progress: show bars.
         **options: further settings of ``evaluate``.
 

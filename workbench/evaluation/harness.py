@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from lm_eval.api import metrics
 from lm_eval.evaluator import evaluate as run_harness
-from tqdm.auto import tqdm
 
+from workbench.bars import tqdm
 from workbench.checks import is_whole, whole_number
 from workbench.evaluation.dependencies import sandbox
 from workbench.evaluation.in_memory import InMemory

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
-from tqdm.auto import tqdm
 from transformers import LogitsProcessorList
 
+from workbench.bars import tqdm
 from workbench.evaluation.answers import Answers
 from workbench.evaluation.prefixes import Batch, can_share, least_saved, plan, room_for
 from workbench.models.chat import render_chat

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from workbench.bars import tqdm
 from workbench.checks import checked
 from workbench.distances.sweep import Replay
 from workbench.forgetting.similarity import checked_responses

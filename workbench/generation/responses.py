@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from workbench.bars import tqdm
 from workbench.checks import checked, one_of
 from workbench.data.instructions import conversation
 from workbench.data.texts import fingerprint

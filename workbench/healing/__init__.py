@@ -16,3 +16,9 @@
 - ``study``: its database, and what outlives it
 - ``launch``: plans for several GPUs
 """
+
+import logging
+
+# peft, which several files here import before anything else, imports it where it is installed; it warns of
+# optional packages of its own
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

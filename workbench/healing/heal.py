@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
-from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
+from workbench.bars import tqdm
 from workbench.healing import folders
 from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 import pandas as pd
-from tqdm.auto import tqdm
 
+from workbench.bars import tqdm
 from workbench.checks import first_line, one_of, whole_number
 from workbench.healing import study as studies
 from workbench.healing.adapters import with_adapter

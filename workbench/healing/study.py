@@ -20,8 +20,8 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from tqdm.auto import tqdm
 
+from workbench.bars import tqdm
 from workbench.checks import told
 from workbench.healing.folders import same_work
 from workbench.runs.files import write_text_atomic

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
+from workbench.bars import tqdm
 from workbench.checks import whole_number
 from workbench.models.hooks import inference
 from workbench.models.identity import describe_model

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
+from workbench import bars
 from workbench.checks import one_of, told
 from workbench.models.checkpoints import (
     auto_class,
@@ -219,11 +224,26 @@ def _model(source: str, name: str, place: torch.device, options: dict[str, Any])
         told(what, OSError, SafetensorError, hint="; download or save them again"),
         told(f"name {name!r} needs a package that is not here", ImportError),
         told(wrong, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, IndexError),
+        _own_bars(),
     ):
         model, report = loader.from_pretrained(source, **options)
     _check_report(name, report, *_container(name, model))
     keep_trainable(model)
     return model if on_load else model.to(place)
+
+
+@contextmanager
+def _own_bars() -> Iterator[None]:
+    """Let transformers draw its bars as this package does: a widget is dead in a saved notebook."""
+
+    def draw(factory: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return (bars.tqdm if factory is tqdm else factory)(*arguments, **options)
+
+    before = transformers_logging.set_tqdm_hook(draw)
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(before)
 
 
 def keep_trainable(model: nn.Module) -> None:

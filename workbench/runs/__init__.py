@@ -7,6 +7,9 @@
 - ``journal``: rows written as they are made
 - ``provenance``: versions, commit, command
 - ``figures``: figures as files
+- ``parameters``: what the notebooks' parameters cells assign
+- ``progress``: what is printed while notebooks run
+- ``lab``: copies of the notebooks for JupyterLab
 - ``notebooks``: execute the numbered notebooks
 - ``pages``: executed notebooks that show anywhere
 """

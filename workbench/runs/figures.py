@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
 from workbench.runs.files import spreadsheet_text, write_bytes_atomic, write_text_atomic
+from workbench.runs.pages import SCRIPT
 
 IMAGES = ("png", "pdf", "svg")
 FORMATS = (*IMAGES, "html", "csv")
@@ -40,12 +42,13 @@ def save_figure(
     formats: str | Iterable[str] | None = None,
     *,
     scale: float = 2,
+    script: str | Path | None = None,
 ) -> list[Path]:
     """Write a figure to files, each whole or not at all.
 
     PDF and SVG are vector throughout; of heatmaps those that ``vector_cells`` can draw exactly, as all of
-    this package. An HTML file loads ``plotly.min.js`` from its own folder, where one copy serves every
-    figure, so it opens offline. ``csv`` is the data that the figure draws; a text in it that a spreadsheet
+    this package. An HTML file loads plotly from a file beside it, where one copy serves every figure, so it
+    opens offline. ``csv`` is the data that the figure draws; a text in it that a spreadsheet
     would run as a formula has an apostrophe before it.
 
     Args:
@@ -54,6 +57,7 @@ def save_figure(
         formats: some of ``png``, ``pdf``, ``svg``, ``html``, ``csv``; None means the path's own ending, or
             all but ``csv`` where it has none.
         scale: pixels of a PNG per pixel of the figure.
+        script: where that copy of plotly lies; None means ``plotly.min.js`` in the folder of the figure.
 
     Returns:
         The paths written. Without a Chrome or Chromium on the machine, or when it ends and does not start
@@ -68,7 +72,16 @@ def save_figure(
         missing = [name for name in wanted if name in IMAGES and name not in drawn]
         warnings.warn(NO_IMAGES.format(problem=problem, wanted=", ".join(missing)), stacklevel=2)
         wanted = [*dict.fromkeys([*(name for name in wanted if name not in missing), "html", "csv"])]
-    return [_write(fig, stem.with_name(f"{stem.name}.{name}"), name, drawn.get(name)) for name in wanted]
+    place = Path(script) if script else stem.with_name(SCRIPT)
+    paths = {name: stem.with_name(f"{stem.name}.{name}") for name in wanted}
+    return [_write(fig, path, name, drawn.get(name), place) for name, path in paths.items()]
+
+
+def shared_script(script: Path, page: Path) -> str:
+    """Write plotly itself to a file, unless it is there, and return how a page names it (a relative URL)."""
+    if not script.is_file() or script.stat().st_size != len(get_plotlyjs().encode()):
+        write_text_atomic(script, get_plotlyjs())
+    return quote(Path(os.path.relpath(script, page.parent)).as_posix())
 
 
 def browser_found() -> bool:
@@ -115,16 +128,14 @@ def _stem_and_formats(path: Path, formats: str | Iterable[str] | None) -> tuple[
     return stem, wanted
 
 
-def _write(fig: go.Figure, path: Path, name: str, image: bytes | None) -> Path:
+def _write(fig: go.Figure, path: Path, name: str, image: bytes | None, script: Path) -> Path:
     if name == "csv":
         frame = figure_frame(fig)
         text = frame.rename(columns=spreadsheet_text).map(spreadsheet_text)
         return write_text_atomic(path, text.to_csv(index=False, lineterminator="\n"))
     if name == "html":
-        script = path.with_name("plotly.min.js")
-        if not script.is_file() or script.stat().st_size != len(get_plotlyjs().encode()):
-            write_text_atomic(script, get_plotlyjs())
-        return write_text_atomic(path, fig.to_html(include_plotlyjs="directory", full_html=True))
+        source = shared_script(script, path)
+        return write_text_atomic(path, fig.to_html(include_plotlyjs=source, full_html=True))
     assert image is not None
     return write_bytes_atomic(path, image)
 

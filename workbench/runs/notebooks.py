@@ -5,15 +5,12 @@ Every notebook is executed every time: what is not computed twice are the stages
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +21,16 @@ from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
-from papermill.translators import PythonTranslator
 from traitlets import Dict
 from traitlets.config import Config
 
 from workbench.places import NOTEBOOKS, ROOT
 from workbench.runs.files import write_text_atomic
-from workbench.runs.pages import add_pictures, drop_dead_widgets, write_page
+from workbench.runs.pages import SCRIPT, add_pictures, drop_dead_widgets, write_page
+from workbench.runs.parameters import parameters_of, values_for
+from workbench.runs.progress import altogether, say_line, times_of, told
 from workbench.runs.run import Run
 
-RUN_PARAMETER = "run_name"
 #: a path of a Unix socket has at most 103 bytes, 107 on Linux; this leaves room for the file's name
 _LONGEST_SOCKET_FOLDER = 85
 #: papermill logs what is printed here already
@@ -80,7 +77,8 @@ def run_notebooks(
     Args:
         notebooks: paths, in the order in which they build on each other.
         run: where results go.
-        parameters: values for names that the notebooks' parameters cells assign.
+        parameters: values for names that the notebooks' parameters cells assign; ``"01.n_texts"`` is for that
+            notebook alone.
         where_known: further values, for those notebooks that have such a parameter.
 
     Returns:
@@ -92,11 +90,9 @@ def run_notebooks(
             before any notebook starts.
     """
     sources = {Path(path): nbformat.read(path, as_version=4) for path in notebooks}
-    values = _values(sources, run, parameters or {}, where_known or {})
-    time_needed = (
-        "as long as the settings take" if parameters or where_known else "up to 10 minutes on two CPU cores"
-    )
-    what = f"{len(sources)} notebook{'s' * (len(sources) != 1)}, {time_needed} the first time"
+    values = values_for(sources, run.name, parameters or {}, where_known)
+    times = [times_of(notebook, run.folder / "notebooks" / path.name) for path, notebook in sources.items()]
+    what = f"{len(sources)} notebook{'s' * (len(sources) != 1)}, {altogether(times)}"
     print(f"{what}; what is stored already is not computed again; results in {run.folder}", flush=True)
     width = max((len(path.stem) for path in sources), default=0)
     copies = []
@@ -105,9 +101,38 @@ def run_notebooks(
         copies.append(run.folder / "notebooks" / path.name)
         started = time.perf_counter()
         execute(notebook, copies[-1], run, values[path], label=label)
-        before, after = ("\r", " " * 8) if sys.stdout.isatty() else ("", "")
-        print(f"{before}{label}  {time.perf_counter() - started:6.1f} s{after}", flush=True)
+        say_line(f"{label}  {time.perf_counter() - started:6.1f} s")
     return copies
+
+
+def planned(
+    notebooks: Iterable[str | Path],
+    run: Run,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    where_known: Mapping[str, Any] | None = None,
+) -> Iterator[str]:
+    """Yield the lines that say what ``run_notebooks`` would do: each notebook's time and parameters.
+
+    Args:
+        notebooks: paths.
+        run: where results would go.
+        parameters: as ``run_notebooks`` takes them; what they set has a star.
+        where_known: as ``run_notebooks`` takes them.
+
+    Raises:
+        ValueError: as ``run_notebooks``.
+    """
+    sources = {Path(path): nbformat.read(path, as_version=4) for path in notebooks}
+    values = values_for(sources, run.name, parameters or {}, where_known)
+    times = [times_of(notebook, run.folder / "notebooks" / path.name) for path, notebook in sources.items()]
+    for (path, notebook), time_needed in zip(sources.items(), times, strict=True):
+        yield f"{path.stem}: {time_needed}"
+        for name, assigned in parameters_of(path, notebook).items():
+            own = values[path]
+            star, value = ("*", repr(own[name])) if name in own else (" ", assigned.source)
+            yield f"  {star} {name} = {value}"
+    yield f"all: {altogether(times)}; results would go to {run.folder}; * set here"
 
 
 def execute(
@@ -126,7 +151,8 @@ def execute(
             the results.
         run: where the results go.
         parameters: values for a cell below the parameters cell.
-        label: what to show on a terminal while it runs; "" shows nothing.
+        label: what to print while it runs, with the cell, its section and the time gone by: on a terminal
+            one line that follows, elsewhere a line for each section; "" prints nothing.
 
     Returns:
         The executed notebook.
@@ -135,7 +161,8 @@ def execute(
         NotebookFailed: when a cell raises or the kernel dies; the partial copy is ``<name>.failed.ipynb``.
     """
     lost = False
-    with tempfile.TemporaryDirectory() as temporary:
+    progress = told(label, len(notebook.cells) + bool(parameters), times_of(notebook, copy))
+    with tempfile.TemporaryDirectory() as temporary, progress as cell_starts:
         output = Path(temporary) / "notebook.ipynb"
         try:
             papermill.execute_notebook(
@@ -151,7 +178,7 @@ def execute(
                 store_widget_state=False,
                 shutdown_kernel="immediate",
                 resources={"metadata": {"path": str(NOTEBOOKS)}},
-                on_cell_execute=partial(_show_cell, label, len(notebook.cells) + bool(parameters)),
+                on_cell_start=cell_starts,
             )
         except PapermillExecutionError:
             pass  # told below, with what papermill lets pass: a cell that left by SystemExit
@@ -167,74 +194,9 @@ def execute(
     drop_dead_widgets(executed)
     add_pictures(executed)
     write_text_atomic(copy, nbformat.writes(executed))
-    write_page(executed, copy.with_suffix(".html"))
+    write_page(executed, copy.with_suffix(".html"), script=run.path(SCRIPT))
     failed.unlink(missing_ok=True)
     return executed
-
-
-def _values(
-    sources: Mapping[Path, NotebookNode],
-    run: Run,
-    parameters: Mapping[str, Any],
-    where_known: Mapping[str, Any],
-) -> dict[Path, dict[str, Any]]:
-    """Return for each notebook those parameters that it has, and the run's name."""
-    assigned = {path: _assigned(path, notebook) for path, notebook in sources.items()}
-    known = {name for names in assigned.values() for name in names}
-    if unknown := set(parameters) - known:
-        raise ValueError(f"parameters must be among {sorted(known)}, got {sorted(unknown)}")
-    for name, value in parameters.items():
-        _check_assignable(name, value)
-        for path, names in assigned.items():
-            if name in names:
-                _check_kind(name, value, names[name], path.stem)
-    given = {**where_known, **parameters, RUN_PARAMETER: run.name}
-    return {path: {name: given[name] for name in given if name in names} for path, names in assigned.items()}
-
-
-def _assigned(path: Path, notebook: NotebookNode) -> dict[str, Any]:
-    """Return the names that the parameters cell of a notebook assigns, with their values, None for others."""
-    cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
-    if len(cells) != 1:
-        raise ValueError(f"{path.name} must have exactly one cell tagged 'parameters', found {len(cells)}")
-    try:
-        lines = ast.parse(cells[0]).body
-    except SyntaxError as error:
-        raise ValueError(f"the parameters cell of {path.name} must be plain Python: {error}") from error
-    found: dict[str, Any] = {}
-    for line in lines:
-        value = None
-        with suppress(ValueError, AttributeError):
-            value = ast.literal_eval(line.value)
-        stored = [n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        found |= dict.fromkeys(stored, value)
-    if RUN_PARAMETER not in found:
-        raise ValueError(
-            f"the parameters cell of {path.name} must assign {RUN_PARAMETER}, it has {sorted(found)}"
-        )
-    return found
-
-
-def _check_kind(name: str, value: Any, default: Any, notebook: str) -> None:
-    """Refuse a value of another kind than the one it replaces; None may be anything, a list one text."""
-    kinds: dict[type, tuple[type, ...]] = {float: (int, float), list: (list, str), dict: (dict, type(None))}
-    allowed = kinds.get(
-        type(default), (type(default), type(None)) if type(default) is int else (type(default),)
-    )
-    wrong = isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, allowed)
-    if default is not None and wrong:
-        raise ValueError(f"{name} of {notebook} must be like {default!r}, got {value!r}")
-
-
-def _check_assignable(name: str, value: Any) -> None:
-    """Check that the cell which papermill writes would assign this very value."""
-    with suppress(ValueError):
-        if ast.literal_eval(PythonTranslator.translate(value)) == value:
-            return
-    raise ValueError(
-        f"parameter {name} must be a text, a finite number, True, False, None, "
-        f"or a list or a dict (with texts as keys) of these, got {value!r}"
-    )
 
 
 def _why(executed: NotebookNode, lost: bool) -> str:
@@ -278,9 +240,3 @@ class _ThisPython(AsyncKernelManager):
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
         environment = {name: value.replace("$", "$$") for name, value in self.environment.items()}
         return KernelSpec(argv=argv, env=environment, display_name="Python 3", language="python")
-
-
-def _show_cell(label: str, cells: int, *, cell_index: int, **_: Any) -> None:
-    """Show which cell runs, on a terminal only."""
-    if label and sys.stdout.isatty():
-        print(f"\r{label}  cell {cell_index + 1} of {cells} ", end="", flush=True)

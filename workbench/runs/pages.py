@@ -13,11 +13,12 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+from workbench.bars import BAR
 from workbench.runs.files import write_text_atomic
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-#: plotly itself, one file beside all pages of a run
+#: plotly itself, one file that all pages and figures of a run share
 SCRIPT = "plotly.min.js"
 
 # $$a block$$ or $inline$; "$5 and $6" is none, since a formula ends right before its sign
@@ -60,16 +61,22 @@ def add_pictures(notebook: NotebookNode) -> int:
     return len(bundles)
 
 
-def write_page(notebook: NotebookNode, path: Path) -> None:
+def write_page(notebook: NotebookNode, path: Path, *, script: Path | None = None) -> None:
     """Write an executed notebook as an HTML page that asks the network for nothing.
 
-    Its figures are live: plotly lies beside the page in one file that all pages of the folder share. Links to
-    other notebooks lead to their pages.
+    Its figures are live: plotly lies in one file that pages and figures share. Links to other notebooks lead
+    to their pages.
+
+    Args:
+        notebook: executed; it stays as it is.
+        path: of the page.
+        script: where plotly lies, or is to be written; None means beside the page.
     """
     import plotly.io as pio
     from jinja2 import FileSystemLoader
     from nbconvert import HTMLExporter
-    from plotly.offline import get_plotlyjs
+
+    from workbench.runs.figures import shared_script
 
     page = copy.deepcopy(notebook)
     for bundle in _bundles(page):
@@ -82,8 +89,9 @@ def write_page(notebook: NotebookNode, path: Path) -> None:
     for cell in page.cells:
         if cell.cell_type == "markdown":
             cell.source = _with_drawn_formulas(cell.source)
-    html, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": path.stem}})
-    write_text_atomic(path.with_name(SCRIPT), get_plotlyjs())
+    source = shared_script(script or path.with_name(SCRIPT), path)
+    resources = {"metadata": {"name": path.stem}, "plotly_script": source}
+    html, _ = exporter.from_notebook_node(page, resources=resources)
     write_text_atomic(path, _LINK.sub(r"\1.html", html))
 
 
@@ -98,8 +106,9 @@ def _with_drawn_formulas(markdown: str) -> str:
 
 
 def _only_a_widget(output: NotebookNode) -> bool:
-    kinds = set(output.get("data", ()))
-    return WIDGET in kinds and kinds <= {WIDGET, "text/plain"}
+    data = output.get("data", {})
+    is_bar = f'class="{BAR}"' in data.get("text/html", "")
+    return is_bar or (WIDGET in data and set(data) <= {WIDGET, "text/plain"})
 
 
 def _bundles(notebook: NotebookNode) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -88,11 +89,14 @@ class Run:
             if stored and self._still_holds(stored[0], key, products):
                 return files.decode_frame(name, stored[1], stored[0]["schema"])
             self._begin(name, key, stored[0] if stored else {}, outputs.get("out"))
+            began = time.perf_counter()
             result = function(*arguments, **settings)
+            seconds = round(time.perf_counter() - began, 2)
             frame = result if isinstance(result, pd.DataFrame) else result.to_frame()
             data, schema = files.encode_frame(name, frame)
             made = {product: self._made(name, product) for product in products}
-            self._store(name, data, {"schema": schema, "inputs": key.inputs, "code": key.code, "makes": made})
+            told = {"schema": schema, "inputs": key.inputs, "code": key.code, "makes": made}
+            self._store(name, data, {**told, "seconds": seconds})
             _begun(self.path(name)).unlink(missing_ok=True)
         return files.decode_frame(name, data, schema)
 
@@ -131,8 +135,9 @@ class Run:
     def figure(self, fig: Any, name: str, /, **options: Any) -> Any:
         """Save a figure under ``figures/`` (see ``save_figure``) and return it for display."""
         from workbench.runs.figures import save_figure
+        from workbench.runs.pages import SCRIPT
 
-        save_figure(fig, self.path(f"figures/{name}"), **options)
+        save_figure(fig, self.path(f"figures/{name}"), script=self.path(SCRIPT), **options)
         return fig
 
     def save_variant(self, variant: Variant) -> Variant:
@@ -144,7 +149,9 @@ class Run:
         """Return the variant of that name."""
         if not self.path(f"variants/{name}.json").is_file():
             known = [variant.name for variant in self.variants()]
-            raise ValueError(f"variant must be one of {known} in run {self.name!r}, got {name!r}")
+            writer = notebook_that_writes(f"variants/{name}.json")
+            way_out = f"; run notebook {writer} for this run" if writer and not known else ""
+            raise ValueError(f"variant must be one of {known} in run {self.name!r}, got {name!r}{way_out}")
         stored = self.read_json(f"variants/{name}.json")
         return Variant(**{**stored, "removed": tuple(stored["removed"])})
 
@@ -226,7 +233,9 @@ class Run:
             owner = stored["fingerprint"]
         if stored and owner != key.fingerprint:
             changed = ", ".join(key.changed(dict(stored))) or "file"
-            print(f"{name}: computed again; another {changed}", flush=True)
+            before = stored.get("seconds", 0)
+            last = f"; it took {before:.0f} s last time" if before >= 10 else ""
+            print(f"{name}: computed again; another {changed}{last}", flush=True)
         if out and owner not in (None, key.fingerprint):
             self._set_aside(out)
         files.write_text_atomic(begun, key.fingerprint)
@@ -264,6 +273,8 @@ def open_run(name: str = "demo", *, root: str | Path | None = None) -> Run:
 def notebook_that_writes(name: str) -> str | None:
     """Return the notebook of this checkout that writes a file of that name to its run, or None."""
     call = re.compile(r"\.(?:frame|write|write_json)\(\s*f?[\"']" + re.escape(name) + r"[\"']")
+    if name.startswith("variants/"):
+        call = re.compile(r"\.save_variant\(")
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         if any(call.search("".join(cell["source"])) for cell in cells):

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
+from workbench.bars import tqdm
 from workbench.checks import checked, whole_number
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import by_length

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from workbench.distances.blocks import best_blocks, checked_blocks
+from workbench.distances.blocks import best_blocks, checked_blocks, format_layers
 from workbench.distances.stability import mean_distances
 from workbench.runs.provenance import library_versions
 from workbench.tables.sentences import counted, each_row, escaped, interval, named, percent
@@ -169,15 +169,18 @@ def agreement_reading(agreement: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def damage_reading(distances: pd.DataFrame, damage: pd.DataFrame, sizes: Iterable[int]) -> str:
+def damage_reading(
+    distances: pd.DataFrame, damage: pd.DataFrame, sizes: Iterable[int], *, texts: str = ""
+) -> str:
     """Say for each size what skipping the nearest block costs, beside the least harmful block.
 
     Args:
         distances: of ``angular_distances``.
         damage: of ``block_damage``, every block of the sizes.
         sizes: block sizes to tell of.
+        texts: what the damage was measured on; "" says nothing of it.
     """
-    lines = []
+    lines = [f"On held-out texts of **{escaped(texts)}**:", ""] if texts else []
     for pick in each_row(best_blocks(distances, list(sizes))):
         of_size = damage[damage["size"] == pick.size].sort_values("damage")
         if not (of_size["start"] == pick.start).any():
@@ -192,6 +195,54 @@ def damage_reading(distances: pd.DataFrame, damage: pd.DataFrame, sizes: Iterabl
             f"token{interval(got, '+.3f')}; {rest}."
         )
     return "\n".join(lines)
+
+
+def choice_reading(
+    distances: pd.DataFrame, damage: pd.DataFrame, layers: Sequence[int], *, texts: str = "held-out texts"
+) -> str:
+    """Say what the metric and the damage say of a chosen block, and what each alone would choose.
+
+    Of layers that are no one block it says only that.
+
+    Args:
+        distances: of ``angular_distances``.
+        damage: of ``block_damage``.
+        layers: what was chosen, in rising order.
+        texts: what the damage was measured on.
+
+    >>> rows = {"start": [0, 1], "size": [1, 1], "removed": ["0", "1"]}
+    >>> near = pd.DataFrame({**rows, "distance": [0.2, 0.1]})
+    >>> cost = pd.DataFrame({**rows, "damage": [0.5, 0.7]})
+    >>> print(choice_reading(near, cost, [1], texts="c4"))  # doctest: +NORMALIZE_WHITESPACE
+    Chosen: **1**, angular distance 0.100 (the nearest of size 1), damage +0.700 nats a token on c4. The
+    least harmful of size 1 is **0**: angular distance 0.200, damage +0.500. A careful user would take **0**
+    (`block_start = 0`), where what counts is the loss on such texts.
+    """
+    near = checked_blocks(distances, "distance", "distances")
+    start, size = min(layers), len(layers)
+    if list(layers) != list(range(start, start + size)):
+        return f"Chosen: **{format_layers(layers)}**, which is no one block: distances say nothing of it."
+    chosen, nearest = _block(near, start, size), best_blocks(near, [size]).iloc[0]
+    is_nearest = nearest["start"] == start
+    note = (
+        f"the nearest of size {size}"
+        if is_nearest
+        else f"the nearest is {nearest['removed']}, {nearest['distance']:.3f}"
+    )
+    text = f"Chosen: **{chosen['removed']}**, angular distance {chosen['distance']:.3f} ({note})"
+    of_size = damage[damage["size"] == size].sort_values("damage")
+    if not (of_size["start"] == start).any():
+        return f"{text}; its damage was not measured in notebook 01."
+    cost, least = _block(of_size, start, size), of_size.iloc[0]
+    text += f", damage {cost['damage']:+.3f}{interval(cost, '+.3f')} nats a token on {escaped(texts)}."
+    if least["damage"] == cost["damage"]:
+        return f"{text} No block of its size costs less: metric and damage leave nothing better to take."
+    away = f"angular distance {_block(near, least['start'], size)['distance']:.3f}"
+    return (
+        f"{text} The least harmful of size {size} is **{least['removed']}**: {away}, damage "
+        f"{least['damage']:+.3f}{interval(least, '+.3f')}. A careful user would take **{least['removed']}** "
+        f"(`block_start = {least['start']}`), where what counts is the loss on such texts."
+    )
 
 
 def look_reading(seen: Mapping[str, Any], n_texts: int) -> str:
@@ -245,7 +296,8 @@ def tuning_reading(trials: pd.DataFrame) -> str:
     """
     done = trials.dropna(subset="loss")
     if done.empty:
-        return f"None of {counted(len(trials), 'training')} ended with a loss."
+        why = next((f" ({escaped(said)})" for said in trials.get("error", []) if said), "")
+        return f"None of {counted(len(trials), 'training')} ended with a loss{why}."
     best = done[done["loss"] == done["loss"].min()]
     names = [name for name in trials if name not in _MEASURED]
     settings = [", ".join(f"{name} {row[name]}" for name in names) for row in best.to_dict("records")]

@@ -1,0 +1,118 @@
+"""Each notebook in JupyterLab from the first cell to the last, as a person does: Shift-Enter, and a click."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from live_lab import PICKER, Tab, running_own_lab
+from second_setting import make_world, unexpected
+
+from workbench.runs.run import Run, open_run
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+#: the demo in 00, as small as it goes; the notebooks after it on the second setting
+SMALL = ["00.model_name='demo'", "00.n_story_texts=8", "00.n_story_examples=48", "00.n_items=4"]
+NAMES = (
+    *("00_start_here", "01_angular_distance", "02_pick_blocks", "03_self_distillation", "04_healing"),
+    *("05_evaluation", "06_forgetting"),
+)
+STATE = """() => {
+    const shown = window.jupyterapp.shell.currentWidget, content = shown.content;
+    const boxes = [...document.querySelectorAll(".js-plotly-plot")].filter(one => one.layout);
+    return {
+        cells: content.widgets.length,
+        heights: boxes.map(one => [one.layout.height, one.getBoundingClientRect().height]),
+        loss: document.querySelector(".live-loss .live-status")?.textContent,
+        line: document.querySelector(".live-loss .live-line")?.getAttribute("points"),
+    };
+}"""
+OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.toJSON().cells
+    .flatMap(cell => cell.outputs ?? [])"""
+STOP = "() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
+GO_TO = "(at) => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = at; }"
+
+
+@pytest.fixture(scope="module")
+def opened(chromium, tmp_path_factory) -> Iterator[tuple[Tab, Run, str]]:
+    """Start `workbench lab` in a folder of one's own data; return a tab, the run and where notebooks open."""
+    world = make_world(tmp_path_factory.mktemp("world"))
+    with running_own_lab(world.folder, "second", [*world.settings, *SMALL], world.home) as lab:
+        context = chromium.new_context(viewport={"width": 1300, "height": 1100})
+        context.set_default_timeout(120_000)
+        tab = Tab(context.new_page(), lab.url)
+        yield (
+            tab,
+            open_run("second", root=world.folder / "runs"),
+            f"{lab.url}/lab/workspaces/{{0}}/tree/{{0}}.ipynb?token={lab.token}",
+        )
+        context.close()
+
+
+def step(tab: Tab, at: int) -> list[dict]:
+    """Press Shift-Enter on a cell; return what was seen until it was done."""
+    tab.page.evaluate(GO_TO, at)
+    tab.page.keyboard.press("Shift+Enter")
+    seen, cell = [], f"window.jupyterapp.shell.currentWidget.content.widgets[{at}]"
+    busy = f"() => {cell}.model.type === 'code' && {cell}.model.executionCount === null"
+    until = time.monotonic() + 400
+    while tab.page.evaluate(busy):
+        assert time.monotonic() < until, f"cell {at} does not end"
+        seen.append(tab.page.evaluate(STATE))
+        tab.page.wait_for_timeout(100)
+    tab.page.wait_for_timeout(50)
+    return [*seen, tab.page.evaluate(STATE)]
+
+
+def click_another_block(tab: Tab) -> list[int]:
+    """Click a cell of the picker that is not the chosen one; return the layers that the kernel then has."""
+    tab.page.wait_for_selector(f"{PICKER} .bp-cells path", state="attached")
+    before = tab.run("print(list(picker.layers))")
+    box = tab.page.locator(f"{PICKER} .bp-cells").first.bounding_box()
+    for at in (1, 2, 3):
+        tab.page.mouse.click(box["x"] + (at + 0.5) * box["width"] / 6, box["y"] + 0.7 * box["height"])
+        tab.page.wait_for_timeout(300)
+        if (now := tab.run("print(list(picker.layers))")) != before:
+            return json.loads(now)
+    raise AssertionError(f"no click chose anything else than {before}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_person_goes_through_a_notebook(opened, name: str):
+    tab, run, address = opened
+    tab.page.goto(address.format(name))
+    tab.ready()
+    tab.page.locator(".jp-Notebook .jp-Cell").first.click()
+    tab.page.keyboard.press("Escape")
+    cells = tab.page.evaluate(STATE)["cells"]
+    seen, clicked = [], None
+    for at in range(cells):
+        seen += step(tab, at)
+        if name == "02_pick_blocks" and clicked is None and tab.page.locator(PICKER).count():
+            clicked = click_another_block(tab)
+    shown = tab.page.evaluate(OUTPUTS)
+    assert unexpected(shown) == []
+    assert any("application/vnd.plotly.v1+json" in one.get("data", {}) for one in shown)
+    heights = [pair for one in seen for pair in one["heights"]]
+    assert heights and all(drawn == pytest.approx(asked, abs=2) for asked, drawn in heights)
+    assert tab.errors == []
+    assert tab.strangers == []
+    if name == "02_pick_blocks":
+        assert clicked and run.read_json("selection.json")["layers"] == clicked
+    if name in ("00_start_here", "04_healing"):
+        assert len({one["loss"] for one in seen} - {None}) >= 2
+        assert len({one["line"] for one in seen} - {None}) >= 2
+    tab.page.evaluate(STOP)
+    assert "copy for the run `second`" in tab.page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells[0].source"
+    )
+
+
+def test_the_checkout_stays_as_it_was(opened, root):
+    _, run, _ = opened
+    for name in NAMES:
+        assert (run.folder / "lab" / f"{name}.ipynb").is_file()
+        assert '"outputs": []' in (root / "notebooks" / f"{name}.ipynb").read_text()

@@ -1,0 +1,113 @@
+"""JupyterLab opens copies: the checkout stays as it is, and what a user wrote stays too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from workbench.runs.lab import lab_command, lab_copies
+from workbench.runs.notebooks import NOTEBOOKS, run_notebooks
+from workbench.runs.run import Run
+
+PARAMETERS = 'run_name = "demo"\nrows = 3'
+
+
+def write(path: Path, *cells: str) -> None:
+    """Write a notebook whose first cell is tagged as parameters."""
+    new = nbformat.v4
+    tagged = new.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    nbformat.write(new.new_notebook(cells=[tagged, *(new.new_code_cell(cell) for cell in cells)]), path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write(folder / "00_first.ipynb", "rows")
+    write(folder / "01_second.ipynb", "rows + 1")
+    return folder
+
+
+def code(path: Path) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def edit(path: Path, text: str) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].source = text
+    nbformat.write(notebook, path)
+
+
+def test_copies_are_for_their_run_and_say_so(folder: Path, run: Run):
+    copies, lines = lab_copies(run, {"01.rows": 7}, folder=folder)
+    assert copies == run.folder / "lab" and lines == []
+    first, second = copies / "00_first.ipynb", copies / "01_second.ipynb"
+    scope: dict[str, object] = {}
+    exec("\n".join(code(first)[:2]), scope)
+    assert (scope["run_name"], scope["rows"]) == (run.name, 3)
+    exec("\n".join(code(second)[:2]), scope)
+    assert scope["rows"] == 7
+    said = nbformat.read(first, as_version=4).cells[0].source
+    assert f"copy for the run `{run.name}`" in said and str(run.folder) in said
+
+
+def test_an_unedited_copy_follows_the_checkout_and_an_edited_one_stays(folder: Path, run: Run):
+    copies, _ = lab_copies(run, folder=folder)
+    edit(copies / "00_first.ipynb", "my own words")
+    write(folder / "00_first.ipynb", "rows * 2")
+    write(folder / "01_second.ipynb", "rows * 3")
+    _, lines = lab_copies(run, folder=folder)
+    assert code(copies / "00_first.ipynb")[-1] == "my own words"
+    assert code(copies / "00_first.new.ipynb")[-1] == "rows * 2"
+    assert code(copies / "01_second.ipynb")[-1] == "rows * 3"
+    assert lines == ["00_first.ipynb has changed; your copy stays, the new one is 00_first.new.ipynb"]
+
+
+def test_an_edit_stays_while_the_checkout_does_and_a_deleted_copy_comes_back(folder: Path, run: Run):
+    copies, _ = lab_copies(run, folder=folder)
+    edit(copies / "00_first.ipynb", "my own words")
+    (copies / "01_second.ipynb").unlink()
+    assert lab_copies(run, folder=folder)[1] == []
+    assert code(copies / "00_first.ipynb")[-1] == "my own words"
+    assert not (copies / "00_first.new.ipynb").exists()
+    assert code(copies / "01_second.ipynb")[-1] == "rows + 1"
+
+
+def test_outputs_are_no_edit(folder: Path, run: Run):
+    copies, _ = lab_copies(run, folder=folder)
+    notebook = nbformat.read(copies / "00_first.ipynb", as_version=4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="3")]
+    nbformat.write(notebook, copies / "00_first.ipynb")
+    lab_copies(run, folder=folder)
+    assert nbformat.read(copies / "00_first.ipynb", as_version=4).cells[-1].outputs
+    write(folder / "00_first.ipynb", "rows * 2")
+    assert lab_copies(run, folder=folder)[1] == []
+    assert code(copies / "00_first.ipynb")[-1] == "rows * 2"
+
+
+def test_a_run_is_opened_with_the_values_that_it_was_made_with(folder: Path, run: Run):
+    run_notebooks([folder / "00_first.ipynb"], run, {"rows": 9})
+    copies, _ = lab_copies(run, folder=folder)
+    assert "rows = 9" in code(copies / "00_first.ipynb")[1]
+    assert "rows" not in code(copies / "01_second.ipynb")[1]
+
+
+def test_the_command_asks_the_network_for_nothing(folder: Path, run: Run):
+    lab_copies(run, folder=folder)
+    command, environment = lab_command(run, ["--no-browser"])
+    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert f"--ServerApp.root_dir={run.folder / 'lab'}" in command
+    assert "--LabApp.default_url=/lab/tree/00_first.ipynb" in command
+    assert {"--LabApp.news_url=None", "--no-browser"} <= set(command)
+    assert any("NeverCheckForUpdate" in word for word in command)
+    assert environment["WORKBENCH_RUNS"] == str(run.folder.parent)
+
+
+def test_links_between_copies_lead_somewhere(run: Run):
+    copies, _ = lab_copies(run)
+    assert {path.name for path in copies.glob("*.ipynb")} == {
+        path.name for path in NOTEBOOKS.glob("[0-9]*.ipynb")
+    }

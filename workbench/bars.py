@@ -1,0 +1,84 @@
+"""Progress bars that need no widget: in a notebook plain HTML that is displayed again, in a terminal text."""
+
+from __future__ import annotations
+
+import html
+import io
+from typing import Any
+
+from tqdm.std import tqdm as _TextBar
+
+#: class of a bar's HTML, by which executed copies are freed of them
+BAR = "workbench-bar"
+#: seconds; a bar that was done sooner leaves nothing behind
+BRIEF = 5
+
+
+class tqdm(_TextBar):  # type: ignore[misc]
+    """The bar of the library of that name. A saved notebook keeps what it said last, and nothing dead."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.page: Any = None
+        self.in_notebook = _in_notebook()
+        if self.in_notebook:
+            options = {"mininterval": 0.5, **options, "file": io.StringIO()}
+        super().__init__(*arguments, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> Any:
+        """Show how far it is; an empty message takes the bar away."""
+        if not self.in_notebook:
+            return super().display(msg, pos)
+        self._show("" if msg == "" else bar_html(self.format_dict))
+        return True
+
+    def close(self) -> None:
+        """End the bar; one that took its time and may stay leaves a line."""
+        open_before, told = not self.disable, self.format_dict
+        super().close()
+        if self.in_notebook and open_before:
+            stays = self.leave and told["elapsed"] >= BRIEF
+            self._show(bar_html(told, done=True) if stays else "")
+
+    def _show(self, text: str) -> None:
+        from IPython.display import display
+
+        show: Any = display
+        bundle = {"text/html": f'<div class="{BAR}">{text}</div>'}
+        if self.page is None:
+            self.page = show(bundle, raw=True, display_id=True)
+        else:
+            self.page.update(bundle, raw=True)
+
+
+def bar_html(told: dict[str, Any], *, done: bool = False) -> str:
+    """Return a bar as HTML: what, how far, since when, and how long it will still take.
+
+    >>> bar_html({"prefix": "damage", "n": 5, "total": 20, "elapsed": 3.0, "unit": "text"}).partition("> ")[2]
+    'damage: 5 of 20 texts, 0:03, about 0:09 left'
+    >>> bar_html({"prefix": "damage", "n": 20, "total": 20, "elapsed": 61, "unit": "text"}, done=True)
+    'damage: 20 of 20 texts, 1:01'
+    """
+    n, total, elapsed = told["n"], told.get("total"), told["elapsed"]
+    prefix = (told.get("prefix") or "").removesuffix(": ")
+    unit = "" if told.get("unit", "it") == "it" else f" {told['unit']}s"
+    words = [
+        f"{prefix + ': ' if prefix else ''}{n:,}{f' of {total:,}' if total else ''}{unit}",
+        _clock(elapsed),
+    ]
+    if total and 0 < n < total:
+        words.append(f"about {_clock(elapsed * (total - n) / n)} left")
+    words += [told["postfix"]] if told.get("postfix") else []
+    said = html.escape(", ".join(words), quote=False)
+    share = f'value="{n}" max="{total}"' if total else ""
+    return said if done else f'<progress {share} style="width:12em"></progress> {said}'
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _in_notebook() -> bool:
+    from IPython.core.getipython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None

@@ -1,0 +1,142 @@
+"""The notebooks in JupyterLab: a copy for each run, so that working in them never changes the checkout."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from workbench.places import ROOT
+from workbench.runs.files import write_text_atomic
+from workbench.runs.notebooks import numbered_notebooks
+from workbench.runs.parameters import values_for
+from workbench.runs.run import Run
+
+#: beside the copies: a digest of what each was when it was made
+ORIGINS = ".origins.json"
+#: asks the network for nothing: no news, no updates, no list of extensions
+_QUIET = (
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    "--LabApp.extension_manager=readonly",
+)
+
+
+def lab_copies(
+    run: Run, parameters: Mapping[str, Any] | None = None, *, folder: str | Path | None = None
+) -> tuple[Path, list[str]]:
+    """Put a copy of each numbered notebook into ``<run>/lab``, for that run; edited ones stay as they are.
+
+    A copy that was not edited follows the checkout. One that was stays; where the checkout's notebook is
+    another than the one it was made from, that lies beside it as ``NN_topic.new.ipynb``.
+
+    Args:
+        run: whose name the copies' ``run_name`` gets, with the values that it was last executed with.
+        parameters: further values, as ``run_notebooks`` takes them.
+        folder: where the notebooks are; None means the checkout's ``notebooks``.
+
+    Returns:
+        The folder of the copies, and a line for each that stays although there is a newer one.
+
+    Raises:
+        ValueError: as ``run_notebooks``.
+    """
+    copies = run.folder / "lab"
+    record = copies / ORIGINS
+    origins: dict[str, dict[str, str]] = json.loads(record.read_text()) if record.is_file() else {}
+    sources = {path: nbformat.read(path, as_version=4) for path in numbered_notebooks(folder=folder)}
+    given = values_for(sources, run.name, parameters or {})
+    kept = []
+    for path, notebook in sources.items():
+        values = _executed_with(run.folder / "notebooks" / path.name) | given[path]
+        stays = _put(copies / path.name, _for_run(notebook, run, values), origins)
+        kept += [f"{path.name} has changed; your copy stays, the new one is {stays}"] if stays else []
+    write_text_atomic(record, json.dumps(origins, indent=1))
+    return copies, kept
+
+
+def _put(copy: Path, wanted: NotebookNode, origins: dict[str, dict[str, str]]) -> str:
+    """Write a copy unless it was edited; return the name of the file beside one that stays, "" for none."""
+    origin, known = _digest(wanted), origins.get(copy.name, {})
+    there = _digest(nbformat.read(copy, as_version=4)) if copy.is_file() else None
+    if there is not None and known.get("origin") == origin:
+        return ""
+    if there not in (None, known.get("origin")):
+        beside = copy.with_suffix(".new.ipynb")
+        write_text_atomic(beside, nbformat.writes(wanted))
+        return beside.name
+    write_text_atomic(copy, nbformat.writes(wanted))
+    origins[copy.name] = {"origin": origin}
+    return ""
+
+
+def _executed_with(executed: Path) -> dict[str, Any]:
+    """Return the values that were given to a notebook when it was last executed for this run."""
+    cells = nbformat.read(executed, as_version=4).cells if executed.is_file() else []
+    found = [cell.source for cell in cells if "injected-parameters" in cell.metadata.get("tags", ())]
+    return {
+        line.targets[0].id: ast.literal_eval(line.value) for text in found for line in ast.parse(text).body
+    }
+
+
+def lab_command(run: Run, options: list[str] | None = None) -> tuple[list[str], dict[str, str]]:
+    """Return the command that opens JupyterLab on the copies of a run, and its environment.
+
+    Args:
+        run: the run.
+        options: of JupyterLab, behind ours.
+    """
+    folder = (run.folder / "lab").absolute()
+    first = min(path.name for path in folder.glob("[0-9][0-9]_*.ipynb"))
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", *_QUIET]
+    command += [f"--LabApp.default_url=/lab/tree/{first}", *_as_root(), *(options or [])]
+    environment = {
+        **os.environ,
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        "WORKBENCH_RUNS": str(run.folder.parent.absolute()),
+    }
+    return command, environment
+
+
+def _for_run(notebook: NotebookNode, run: Run, values: dict[str, Any]) -> NotebookNode:
+    """Return a notebook with the run's values below its parameters, and a line above that says what it is."""
+    new, tags = nbformat.v4, ("injected-parameters", "copy")
+    place = next(n for n, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ()))
+    lines = "".join(f"\n{name} = {value!r}" for name, value in values.items())
+    own = new.new_code_cell(f"# of this run{lines}", id=tags[0], metadata={"tags": tags[:1]})
+    told = (
+        f"*A copy for the run `{run.name}`, in `{_shown(run.folder / 'lab')}`: change it as you like, the "
+        f"notebook it was made from stays as it is. Results go to `{_shown(run.folder)}`. After a restart "
+        "of the kernel run it from the top: what the run holds is read, not computed again.*"
+    )
+    notebook.cells.insert(place + 1, own)
+    notebook.cells.insert(0, new.new_markdown_cell(told, id=tags[1], metadata={"tags": tags[1:]}))
+    return notebook
+
+
+def _shown(folder: Path) -> str:
+    folder = folder.absolute()
+    return folder.relative_to(ROOT).as_posix() if folder.is_relative_to(ROOT) else str(folder)
+
+
+def _digest(notebook: NotebookNode) -> str:
+    """Return what changes with an edit: the cells' text, not their outputs."""
+    cells = [[cell.cell_type, cell.source] for cell in notebook.cells]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def _as_root() -> Iterator[str]:
+    get_user: Any = getattr(os, "geteuid", lambda: 1)
+    if get_user() == 0:
+        yield "--allow-root"
