@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import workbench as wb  # noqa: E402
+from benchmarks import attack_calls  # noqa: E402
+from benchmarks.attack_calls import ODD  # noqa: E402
 from tests.tiny import tiny_model  # noqa: E402
 
 SECONDS = 20
@@ -46,14 +48,6 @@ LONG = "x" * 5000
 SURROGATE = "a\ud800b"
 
 
-class Odd:
-    """An object of no use to anybody, with a name that prints well."""
-
-    def __repr__(self) -> str:
-        return "Odd()"
-
-
-ODD = Odd()
 COUNTS: list[Any] = [0, -1, 1.5, "3", True, NAN, ODD]  # where a whole number of at least 1 is wanted
 SEEDS: list[Any] = [-1, 1.5, "0", NAN, 2**70, ODD]
 SHARES: list[Any] = [0, 1, 5, -0.5, "95", NAN, None, ODD]
@@ -370,7 +364,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
     compared = wb.compare_items(items["base"], items["pruned"]).assign(variant="pruned")
     contamination = {"examples": examples, "evaluation": wb.evaluation_prompts(["demo_math"])}
     measured = mt | {"texts": texts[:4], "progress": False}
-    return {
+    return attack_calls.more_calls(HERE, locals()) | {
         "about": {"model": model},
         "agreement_reading": {"agreement": wb.rank_agreement({"a": distances, "b": influence})},
         "end_point_reading": {"angles": angles, "points": points, "sizes": [1, 2]},
@@ -697,7 +691,10 @@ def rows(calls: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str, dict
     """Yield function, argument, bad value as it prints, and the arguments of the call."""
     for name, good in calls.items():
         for argument, value in good.items():
+            own = attack_calls.OWN.get((name, argument), attack_calls.OWN.get(("*", argument)))
             values = bad_values(argument, value)
+            if own is not None and not isinstance(value, pd.DataFrame):
+                values = ((short(bad), bad) for bad in own)
             if name == "HealingConfig" and argument in CONFIG_VALUES:
                 values = ((short(bad), bad) for bad in CONFIG_VALUES[argument])
             for what, bad in values:
@@ -716,10 +713,15 @@ def main() -> int:
     missing = {n for n in dir(wb) if n in wb.__all__ and inspect.isfunction(getattr(wb, n))} - set(calls)
     print(f"without a row here: {', '.join(sorted(missing)) or 'none'}")
     np.seterr(all="ignore")
+    for name in sorted(only & set(calls)):
+        good = calls[name] | ({"model": tiny_model("llama")} if name in ("prune_", "collapse_") else {})
+        kind, words = outcome(getattr(wb, name), good)
+        if kind != "silent":
+            print(f"the good call of {name} does not work: {words[:300]}")
     for name, argument, what, arguments in rows(calls):
         if only and name not in only:
             continue
-        if name == "prune_" and arguments["model"] is None and argument != "model":
+        if name in ("prune_", "collapse_") and arguments["model"] is None and argument != "model":
             arguments["model"] = tiny_model("llama")
         kind, words = outcome(getattr(wb, name), arguments)
         spoiled = what.rpartition(": ")[2]

@@ -116,7 +116,7 @@ def fingerprint(obj: Any) -> str:
     """Return a SHA-256 of texts, a frame, or a dict of JSON values: the same content, the same fingerprint.
 
     Raises:
-        ValueError: for what no fingerprint can follow (a model, a function).
+        ValueError: for what no fingerprint can follow (an object of any other kind).
 
     >>> fingerprint(["a", "b"]) == fingerprint(["a", "b"]), fingerprint(["a", "b"]) == fingerprint(["ab"])
     (True, False)
