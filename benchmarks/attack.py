@@ -281,12 +281,13 @@ def outcome(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple
         if isinstance(error, KeyboardInterrupt):
             raise
         words = f"{type(error).__name__}: {error}"
-        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        last = traceback.extract_tb(error.__traceback__)[-1]
         ours = isinstance(error, ValueError) and type(error).__module__.split(".")[0] in (
             "builtins",
             "workbench",
         )
-        clear = ours and str(ROOT / "workbench") in last and "\n" not in str(error)
+        said = str(ROOT / "workbench") in last.filename and str(last.line).lstrip().startswith("raise ")
+        clear = ours and said and "\n" not in str(error)  # said, and not Python's own words within our code
         return "refused" if clear else "library", words
 
 
@@ -731,7 +732,8 @@ def main() -> int:
             spoiled.startswith("without ") or _of_no_use(name, argument, what, needed)
         ):
             kind = "served"  # a column that the function does not look at
-        if kind == "silent" and ((name, argument, what) in FINE or ("*", argument, what) in FINE):
+        fine = FINE | attack_calls.FINE
+        if kind == "silent" and ((name, argument, what) in fine or ("*", argument, what) in fine):
             kind = "served"
         counts[kind] += 1
         if kind not in ("refused", "served") or only:

@@ -1,4 +1,4 @@
-"""Further good calls for ``attack.py``: recovery, merging, speculation, their figures, tables and sentences."""
+"""Further good calls for ``attack.py``: recovery, merging, speculation, their figures and tables."""
 
 from __future__ import annotations
 
@@ -87,7 +87,21 @@ OWN: dict[tuple[str, str], list[Any]] = {
     ("read_iterations", "out"): FOLDERS,
     ("recovery_log", "out"): FOLDERS,
     ("seed_ablation", "variants"): [None, 5, [], {}, {"a": 5}, {"a": {}}, {"a": {0: 5}}, {"a": ["b"]}, ODD],
-    ("*", "sets"): [None, 5, "", [], {}, [5], [None], [""], {5: "a"}, {"a/b": "c"}, {"a": None}, {"a": 5}, ODD],
+    ("*", "sets"): [
+        None,
+        5,
+        "",
+        [],
+        {},
+        [5],
+        [None],
+        [""],
+        {5: "a"},
+        {"a/b": "c"},
+        {"a": None},
+        {"a": 5},
+        ODD,
+    ],
     ("preset_parameters", "name"): [None, 5, "", "no such", [], ODD],
     ("story_model", "name"): [None, 5, "", ODD],
     ("story_model", "data"): [5, ODD],
@@ -114,7 +128,38 @@ OWN: dict[tuple[str, str], list[Any]] = {
     ("iterate", "temperature"): [0, -1, "1", NAN, math.inf, None, ODD],
 }
 
-FINE: dict[tuple[str, str, str], str] = {}
+#: as in ``attack.py``: a bad value that is good after all, and why
+FINE: dict[tuple[str, str, str], str] = {
+    ("iterate", "response", "'no such'"): "examples that are texts have no columns",
+    ("iterate", "response", "''"): "examples that are texts have no columns",
+    ("recover", "response", "'no such'"): "examples that are texts have no columns",
+    ("recover", "response", "''"): "examples that are texts have no columns",
+    ("merge_variants", "name", "''"): "the default",
+    ("draft_rounds", "run", "'no/../x'"): "a draft without an adapter needs no run",
+    ("draft_speed", "run", "'no/../x'"): "a draft without an adapter needs no run",
+    ("draft_view", "run", "'no/../x'"): "a draft without an adapter needs no run",
+    ("acceptance_by_position", "rounds", "prompt as text"): "prompts may have names",
+    ("theory_speed_up", "tokens", "nan"): "NaN in a frame stays NaN",
+    ("theory_speed_up", "tokens", "[]"): "no number, no row",
+    ("theory_speed_up", "draft_length", "nan"): "NaN in a frame stays NaN",
+    ("theory_speed_up", "draft_length", "1.5"): "a mean of lengths",
+    ("theory_speed_up", "draft_length", "[]"): "no number, no row",
+    ("theory_speed_up", "cost", "nan"): "NaN in a frame stays NaN",
+    ("theory_speed_up", "verify", "nan"): "NaN in a frame stays NaN",
+    ("tokens_per_call", "rate", "nan"): "NaN in a frame stays NaN",
+    ("tokens_per_call", "rate", "[]"): "no number, no row",
+    ("tokens_per_call", "draft_length", "nan"): "NaN in a frame stays NaN",
+    ("tokens_per_call", "draft_length", "1.5"): "a mean of lengths",
+    ("tokens_per_call", "draft_length", "[]"): "no number, no row",
+    ("fingerprint", "obj", "None"): "a setting may be None",
+    ("fingerprint", "obj", "nan"): "a setting may be NaN",
+    ("fingerprint", "obj", "Linear(in_features=2, out_features=2, bias=True)"): "a model by its weights",
+    ("iteration_variants", "phases", "[]"): "no phase, no variant",
+    ("merge_gain", "items", "item as text"): "items may have names",
+    ("merge_gain", "scores", "None"): "every task on its own",
+    ("merge_gain", "scores", "frame['x']"): "scores without groups: every task on its own",
+    ("merging_reading", "angles", "None"): "angles are left out",
+}
 
 
 def more_calls(here: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -149,7 +194,9 @@ def more_calls(here: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     run.frame("distances.csv", wb.mean_distances, told["angles"])
     frames = {"distances.csv": distances, "damage.csv": damage, "influence.csv": told["influence"]}
     frames |= {"draft_rounds.jsonl": rounds}
-    notes = pd.DataFrame({"variant": ["base", "pruned"], "model": "m", "approach": ["Direct+R", "Iterative+R"]})
+    notes = pd.DataFrame(
+        {"variant": ["base", "pruned"], "model": "m", "approach": ["Direct+R", "Iterative+R"]}
+    )
     notes = notes.assign(dropped=2, layers=5)
     path = pd.DataFrame({"t": [0.0, 0.5, 1.0], "recovery": [0.5, 0.6, 0.4]})
     several = scores.assign(approach=["iterate", "laco"] * (len(scores) // 2), metric="word_perplexity")
@@ -162,7 +209,12 @@ def more_calls(here: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
         | {"loss": {"hidden": 1.0}, "temperature": 1.0, "start": None, "response": "reference"}
         | {"report_to": ()}
         | recovering,
-        "carry_adapter": {"model": model, "source": here / "recovered", "removed": [2, 3], "out": here / "carried"},
+        "carry_adapter": {
+            "model": model,
+            "source": here / "recovered",
+            "removed": [2, 3],
+            "out": here / "carried",
+        },
         "choose_layers": mt
         | {"texts": texts[:3], "target_layers": 5, "method": "shortgpt", "max_length": 64},
         "shortgpt_layers": mt | {"texts": texts[:3], "target_layers": 5},
@@ -202,7 +254,14 @@ def more_calls(here: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "named_sets": {"sets": ["a.jsonl", "c4"]},
         "preset_parameters": {"name": "sdd"},
         "story_model": {"name": "demo", "data": None},
-        "work_ahead": {"model": model, "what": "a stage", "rows": 5, "tokens": 9.0, "passes": 1.0, "cost": 1.0},
+        "work_ahead": {
+            "model": model,
+            "what": "a stage",
+            "rows": 5,
+            "tokens": 9.0,
+            "passes": 1.0,
+            "cost": 1.0,
+        },
         "fingerprint": {"obj": ["a", "b"]},
         "say": {"text": "words"},
         "iteration_reading": {"iterations": iterations},
@@ -225,8 +284,16 @@ def more_calls(here: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "merge_gain": {"items": every, "ends": ["base"], "merges": ["pruned"], "scores": told["scores"]}
         | {"prefer": None, "confidence": 0.95, "seed": 0},
         "merging_path": {"path": path, "measure": "recovery"},
-        "merging_reading": {"gain": gain, "angles": pd.DataFrame({"angle": [1.0, 2.0], "linear": [True, False]})},
-        "methods_reading": {"scores": several, "ours": "iterate", "metric": "word_perplexity", "by": "approach"},
+        "merging_reading": {
+            "gain": gain,
+            "angles": pd.DataFrame({"angle": [1.0, 2.0], "linear": [True, False]}),
+        },
+        "methods_reading": {
+            "scores": several,
+            "ours": "iterate",
+            "metric": "word_perplexity",
+            "by": "approach",
+        },
         "blimp_groups": {"scores": _blimp()},
         "choice_reading": {"distances": distances, "damage": damage, "layers": [2, 3]},
         "claim_frames": {},
@@ -260,4 +327,3 @@ def _blimp() -> pd.DataFrame:
     names = [name for names in BLIMP_GROUPS.values() for name in names]
     rows = pd.DataFrame({"task": [f"blimp_{name}" for name in names], "metric": "acc", "value": 0.5})
     return rows.assign(variant="base", parent="blimp", category="", n_shot=0, stderr=0.1, n=10, truncated=0)
-

@@ -38,6 +38,7 @@ def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
     kinds = {p.name: str(p.annotation).strip("'\"") for p in signature.parameters.values()}
     further = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
     own = {rule for rule in ("tables", "may_be_empty", "empty_texts") if function.__name__ in _KNOWN[rule]}
+    numbers = _NUMBERS.union(_KNOWN["numbers_of"].get(function.__name__, ()))
     writes = set() if function.__name__ in _KNOWN["readers"] else set(_KNOWN["outputs"])
 
     @functools.wraps(function)
@@ -50,7 +51,7 @@ def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
             if name in _KNOWN["texts"]:
                 _check_texts(name, [value] if isinstance(value, str) else value, "empty_texts" in own)
             for label, frame in () if "tables" in own else _frames(name, value):
-                check_frame(label, frame, "may_be_empty" in own)
+                check_frame(label, frame, "may_be_empty" in own, numbers)
             if name in writes and isinstance(value, str | Path):
                 _check_writable(name, Path(value))
         try:
@@ -132,11 +133,13 @@ def _check_tokenizer(value: Any) -> None:
         raise ValueError(f"tokenizer must be a tokenizer, as load_model returns it, got {_shown(value)}")
 
 
-def check_frame(name: str, frame: pd.DataFrame, may_be_empty: bool = False) -> None:
+def check_frame(
+    name: str, frame: pd.DataFrame, may_be_empty: bool = False, numbers: frozenset[str] = _NUMBERS
+) -> None:
     """Refuse a frame without rows, or with words in a column that holds numbers wherever it occurs."""
     if frame.empty and not may_be_empty:
         raise ValueError(f"{name} must have at least one row, got an empty frame")
-    for column in _NUMBERS.intersection(frame.columns):
+    for column in numbers.intersection(frame.columns):
         if pd.api.types.is_numeric_dtype(frame[column]):
             continue
         wrong = [value for value in frame[column].dropna() if not isinstance(value, Number)]
@@ -213,6 +216,20 @@ def _variants(value: Any) -> bool:
     return several and (not hasattr(value, "__len__") or len(value) > 0)
 
 
+def _pairs(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test of pairs, both of a kind."""
+
+    def pair(one: Any) -> bool:
+        return isinstance(one, tuple | list) and len(one) == 2 and all(map(kind, one))
+
+    return _each(pair)
+
+
+def _of_seeds(value: Any) -> bool:
+    inside = value.values() if isinstance(value, Mapping) else ()
+    return bool(inside) and all(isinstance(one, Mapping) and _variants(list(one.values())) for one in inside)
+
+
 def _lists(value: Any) -> bool:
     inside = value.values() if isinstance(value, Mapping) else ()
     return bool(inside) and all(hasattr(one, "__iter__") and not isinstance(one, str) for one in inside)
@@ -232,6 +249,13 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Sequence[int]": ("whole numbers such as [3, 4]", _each(is_whole)),
     "Sequence[str]": ("a list of texts", _each(lambda one: isinstance(one, str))),
     "Iterable[str]": ("a list of texts", _each(lambda one: isinstance(one, str))),
+    "Merges": ("pairs (layer, count) such as [(3, 2)]", _pairs(is_whole)),
+    "Sequence[tuple[int, int]]": ("pairs (layer, count) such as [(3, 2)]", _pairs(is_whole)),
+    "Iterable[tuple[str, str]]": (
+        "pairs of names such as [('a', 'b')]",
+        _pairs(lambda one: isinstance(one, str)),
+    ),
+    "Mapping[str, Mapping[int, Variant]]": ("a mapping of names to {seed: variant}", _of_seeds),
     "Iterable[Variant]": ("a list of variants", _variants),
     "Sequence[Variant]": ("a list of variants", _variants),
     "Variant": ("a Variant", lambda value: hasattr(value, "removed")),

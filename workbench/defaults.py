@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from workbench.checks import one_of
+from workbench.data.files import at_home
 from workbench.data.instructions import DEMO_INSTRUCTIONS
 from workbench.data.sources import CORPORA, INSTRUCTION_SETS, in_folder
 from workbench.data.texts import DEMO_TEXTS
@@ -55,6 +56,8 @@ def fitting(model: Any, *, data: str | Path | None = None, **asked: Any) -> Simp
     Raises:
         ValueError: for a name that has no default, and a folder `data` that holds none of the sets.
     """
+    if data is not None and not at_home(str(data)).is_dir():
+        raise ValueError(f"data must be a folder with public sets as jsonl, got {str(data)!r}, which is none")
     tables = ["demo"] if is_demo(model) else ["public", *(["public-cpu"] if _on_cpu(model) else [])]
     known = {name: value for table in tables for name, value in _TABLES[table].items()}
     if not is_demo(model) and (named := _of_demo(asked)):
@@ -92,6 +95,8 @@ def story_model(name: str, data: str | Path | None) -> str:
     Notebook 00 tells the demo model's story; for smollm2 give data= a folder with public sets.
     'demo'
     """
+    if not name.strip():
+        raise ValueError(f"name must be that of a model, got {name!r}")
     if name == "demo" or data is not None:
         return name
     print(
@@ -139,6 +144,9 @@ def work_ahead(
         passes: through the model for each row.
         cost: of a token against reading it: 3 for training, 1 for reading.
     """
+    for which, value in {"rows": rows, "tokens": tokens, "passes": passes, "cost": cost}.items():
+        if value < 0:
+            raise ValueError(f"{which} must be at least 0, got {value!r}")
     seconds = rows * tokens * passes * cost / tokens_per_second(model)
     if seconds >= _SHORT:
         times = f" x {passes:,.0f} passes" if passes > 1 else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from workbench.data.files import ENDINGS
 
@@ -31,8 +32,10 @@ def named_sets(sets: str | Path | Iterable[str | Path] | Mapping[str, str | Path
     """
     if isinstance(sets, Mapping):
         found = dict(sets)
+        _check_paths(list(found.values()))
     else:
-        given = [sets] if isinstance(sets, str | Path) else [*sets]
+        given = [sets] if isinstance(sets, str | Path) or not hasattr(sets, "__iter__") else [*sets]
+        _check_paths(given)
         short = [_label(one) for one in given]
         labels = [
             _label(one, 2) if short.count(own) > 1 else own for one, own in zip(given, short, strict=True)
@@ -48,6 +51,12 @@ def named_sets(sets: str | Path | Iterable[str | Path] | Mapping[str, str | Path
     if not found:
         raise ValueError("sets must be at least one name or path, got none")
     return found
+
+
+def _check_paths(sets: list[Any]) -> None:
+    for one in sets:
+        if not isinstance(one, str | Path) or not str(one).strip():
+            raise ValueError(f"sets must be names or paths, got {one!r}")
 
 
 def _label(name: str | Path, parts: int = 1) -> str:

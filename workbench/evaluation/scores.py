@@ -49,7 +49,7 @@ def headline(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
     """
     scores = standing(scores)
     checked(scores, ["task", "metric"], "scores")
-    _check_prefer(scores, prefer)
+    check_prefer(scores, prefer)
     return one_metric(scores, prefer=prefer).reset_index(drop=True)
 
 
@@ -58,7 +58,7 @@ def standing(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[scores["parent"].isna() | (scores["parent"] == "")] if "parent" in scores else scores
 
 
-def _check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
+def check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
     """Refuse a preference that would change nothing: a word that is wrong is not noticed otherwise."""
     if prefer is not None and not isinstance(prefer, str | Mapping):
         raise ValueError(f"prefer must be a word, a metric or a mapping of tasks to them, got {prefer!r}")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from workbench.checks import checked, checked_interval, one_of
 from workbench.evaluation.items import group_of, paired_items, right_or_wrong
-from workbench.evaluation.scores import Prefer
+from workbench.evaluation.scores import Prefer, check_prefer
 from workbench.statistics import bootstrap_interval, holm, paired_difference
 
 
@@ -49,6 +49,10 @@ def merge_gain(
     """
     checked(items, ["variant", "task", "item", "value"], "items")
     checked_interval(confidence, seed)
+    for what, names in {"ends": ends, "merges": merges}.items():
+        if not len(names):
+            raise ValueError(f"{what} must name at least one variant, got none")
+    check_prefer(items, prefer)
     of = {str(name): part.drop(columns="variant") for name, part in items.groupby("variant", sort=False)}
     for name in (*ends, *merges):
         one_of(name, of, "variant")

@@ -78,8 +78,9 @@ def merge_variants(
     one_of(norms, NORMS, "norms")
     if not 0 < density <= 1:
         raise ValueError(f"density must be above 0 and at most 1, got {density!r}")
-    if not len(ts):
-        raise ValueError("ts must hold at least one t, got none")
+    if not hasattr(ts, "__len__") or isinstance(ts, str) or not len(ts):
+        raise ValueError(f"ts must be a list of at least one t, such as [0.25, 0.5], got {ts!r}")
+    whole_number(seed, "seed", 0, 2**63 - 1)
     for t in ts:
         checked_t(t)
     check_one_pruning(model, first, second)

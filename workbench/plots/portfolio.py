@@ -56,8 +56,11 @@ def paper_figures(
     endings = [
         one_of(one, FORMATS, "formats") for one in ([formats] if isinstance(formats, str) else formats)
     ]
+    for what, several in {"columns": wanted, "formats": endings}.items():
+        if not several:
+            raise ValueError(f"{what} must hold at least one, got none")
     drawn = pictures(run)
-    if not wanted or not endings or not drawn:
+    if not drawn:
         missing = next(iter(_notebooks(run).values()), "its notebooks")
         raise ValueError(
             f"run {run.name!r} ({run.folder}) holds no frames to draw; run notebook {missing} first"

@@ -7,11 +7,12 @@ from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from workbench.checks import one_of, whole_number
+from workbench.checks import is_whole, one_of, whole_number
 from workbench.distances.angular import angular_distances
 from workbench.distances.blocks import best_blocks, format_layers, layers_of
 from workbench.distances.damage import block_damage
@@ -132,13 +133,15 @@ def laco(
     Raises:
         ValueError: for settings out of range, layers of different form.
     """
+    settings = (merged_at_once, threshold, lowest, highest, interval)
+    _check_settings(number_of_layers(model), *settings)
+    one_of(merging, MERGINGS, "merging")
     original = last_states(model, tokenizer, texts, max_length=max_length)
 
     def alike(merges: Merges) -> float:
         with collapsed_layers(model, merges, merging=merging):
             return _alike(original, last_states(model, tokenizer, texts, max_length=max_length))
 
-    settings = (merged_at_once, threshold, lowest, highest, interval)
     return _collapse(kept_layers(model), alike, *settings, merging=merging)
 
 
@@ -177,8 +180,9 @@ def laco_for(
     _layers_to_go(model, target_layers)
     depth = number_of_layers(model)
     found: dict[tuple[tuple[int, int], ...], Collapse] = {}
-    original = last_states(model, tokenizer, texts, max_length=max_length)
     one_of(merging, MERGINGS, "merging")
+    _check_searched(depth, lowest, at_once=at_once, thresholds=thresholds, intervals=intervals)
+    original = last_states(model, tokenizer, texts, max_length=max_length)
 
     @cache  # settings that differ in their threshold try the same merges
     def alike(merges: Merges) -> float:
@@ -208,13 +212,7 @@ def _collapse(
     merging: str,
 ) -> Collapse:
     """Go down the layers and merge where ``alike`` stays above the threshold."""
-    depth, highest = len(layers), len(layers) if highest is None else highest
-    whole_number(merged_at_once, "merged_at_once", 2, depth)
-    whole_number(lowest, "lowest", 0, depth - 1)
-    whole_number(highest, "highest", lowest, depth)
-    whole_number(interval, "interval")
-    if not -1 <= threshold <= 1:
-        raise ValueError(f"threshold must be from -1 to 1, got {threshold!r}")
+    highest = len(layers) if highest is None else highest
     left, rows, place = list(layers), [], highest - merged_at_once
     merges: Merges = ()
     while place >= lowest:
@@ -232,6 +230,32 @@ def _collapse(
         rows.append(row | {"layers_left": len(left)})
     gone = layers_merged_away(layers, merges)
     return Collapse(merges, tuple(sorted(gone)), merging, pd.DataFrame(rows))
+
+
+def _check_settings(
+    depth: int, merged_at_once: int, threshold: float, lowest: int, highest: int | None, interval: int
+) -> None:
+    whole_number(merged_at_once, "merged_at_once", 2, depth)
+    whole_number(lowest, "lowest", 0, depth - 1)
+    whole_number(depth if highest is None else highest, "highest", lowest, depth)
+    whole_number(interval, "interval")
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"threshold must be from -1 to 1, got {threshold!r}")
+
+
+def _check_searched(depth: int, lowest: int, **values: Any) -> None:
+    """Refuse values to try that are none, or none that the depth allows, before the first is tried."""
+    for name, some in values.items():
+        numbers = isinstance(some, Sequence | np.ndarray) and not isinstance(some, str)
+        if not numbers or not all(is_whole(one) or isinstance(one, float | np.floating) for one in some):
+            raise ValueError(f"{name} must be numbers, got {some!r}")
+        if not len(some):
+            raise ValueError(f"{name} must hold at least one number, got none")
+    fitting = [count for count in values["at_once"] if count <= depth]
+    if not fitting:
+        raise ValueError(f"at_once must hold a number from 2 to {depth}, got {list(values['at_once'])}")
+    for count, threshold, interval in product(fitting, values["thresholds"], values["intervals"]):
+        _check_settings(depth, count, threshold, lowest, None, interval)
 
 
 def _loss(model: Any, tokenizer: Any, texts: Sequence[str], one: Collapse) -> float:

@@ -25,7 +25,7 @@ from workbench.models.batches import read_tokens
 from workbench.models.identity import describe_model
 from workbench.models.layers import number_of_layers
 from workbench.pruning.removal import check_prunable, without_layers
-from workbench.recovery.loss import check_batch, checked_loss
+from workbench.recovery.loss import check_batch, checked_loss, checked_temperature
 from workbench.recovery.recover import carry_adapter, check_teacher, recover
 from workbench.runs.files import write_text_atomic
 from workbench.runs.variant import Variant
@@ -107,6 +107,7 @@ def iterate(
     if not 1 <= whole_number(target_layers, "target_layers") < depth:
         raise ValueError(f"target_layers must be from 1 to {depth - 1}, below the depth, got {target_layers}")
     whole_number(per_iteration, "per_iteration")
+    checked_temperature(temperature)
     check_teacher(model, weights if examples is not None else {})
     check_prunable(model)
     read_tokens(model, tokenizer, calibration, config.max_length or 512)

@@ -59,6 +59,17 @@ def checked_loss(loss: Mapping[str, float] | None) -> dict[str, float]:
     return weights
 
 
+def checked_temperature(temperature: float) -> float:
+    """Return the temperature of ``kl``.
+
+    Raises:
+        ValueError: unless it is a finite number above 0.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a number above 0, got {temperature!r}")
+    return temperature
+
+
 class Taught(NamedTuple):
     """What the whole model made of a batch, for the layers that the student has too.
 

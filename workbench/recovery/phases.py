@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from workbench.checks import checked
+from workbench.checks import checked, one_of
 
 
 def phase_scores(
@@ -23,11 +23,13 @@ def phase_scores(
         left out.
 
     Raises:
-        ValueError: for missing columns, or no variant of these iterations.
+        ValueError: for missing columns, no variant of these iterations, or a base that is not there.
     """
     frame = checked(scores, ["variant"], "scores")
     needed = ["iteration", "phase", "layers_left", "removed"]
     rows = checked(iterations, needed, "iterations").groupby(["iteration", "phase"], sort=False).tail(1)
+    if base is not None:
+        one_of(base, dict.fromkeys(frame["variant"]), "base")
     names = prefix + rows["layers_left"].astype(str) + "-" + rows["phase"]
     places = rows[needed].assign(variant=names)
     if base is not None:

@@ -26,7 +26,7 @@ from workbench.models.layers import decoder_layers, kept_layers, layer_container
 from workbench.pruning.collapse import collapse_changes
 from workbench.pruning.removal import removal_changes, two_states, without_layers
 from workbench.recovery.attention import check_attention
-from workbench.recovery.loss import Distillation, checked_loss
+from workbench.recovery.loss import Distillation, checked_loss, checked_temperature
 from workbench.runs.files import atomic_folder
 
 
@@ -83,6 +83,7 @@ def recover(
             sequences than a batch, attention matrices that cannot be had; as ``without_layers``, ``heal``.
     """
     config, weights = config or HealingConfig.preset("iterabre"), checked_loss(loss)
+    checked_temperature(temperature)
     check_teacher(model, weights)
     removed = sorted(removed)
     told: dict[str, Any] = {"teacher": describe_model(model)}

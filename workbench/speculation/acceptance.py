@@ -118,7 +118,8 @@ def acceptance(
     >>> acceptance(rounds)[["acceptance", "accepted_length"]].round(3).values.tolist()
     [[0.571, 1.0]]
     """
-    frame = summed_up(checked(rounds, [*_KEYS, "prompt", "n_tokens", "accepted", "proposed"], "rounds"))
+    needed = [*_KEYS, "prompt", "n_tokens", "accepted", "proposed"]
+    frame = summed_up(checked(rounds, needed, "rounds", unique=[*_KEYS, "prompt"]))
     keys = _KEYS if by_kind else ["draft", "draft_length"]
     rows = []
     for values, part in frame.groupby(keys, sort=False):
@@ -276,6 +277,9 @@ def _named(drafts: Any) -> dict[str, Any]:
     named = dict(drafts) if isinstance(drafts, Mapping) else {one.name: one for one in drafts}
     if not named or len(named) < len(drafts):
         raise ValueError(f"drafts must be at least one, with different names, got {len(drafts)}")
+    for name, one in named.items():
+        if not isinstance(one, Variant) and not hasattr(one, "get_output_embeddings"):
+            raise ValueError(f"draft {name!r} must be a Variant or a language model, got {one!r:.80}")
     return named
 
 

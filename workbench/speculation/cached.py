@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from workbench.checks import one_of
 from workbench.generation.decoder import Prompts, why_not_static
+from workbench.generation.engines import ENGINES
 from workbench.models.hooks import inference
 from workbench.models.layers import unwrap
 from workbench.speculation.decoder import DraftDecoder, Drafted, Drafting, counted
@@ -127,8 +129,9 @@ def draft_decoder(
         engine: ``"auto"``, ``"static"`` or ``"transformers"``.
 
     Raises:
-        ValueError: for ``"static"`` where it is not exact, by the reason.
+        ValueError: for another engine; for ``"static"`` where it is not exact, by the reason.
     """
+    one_of(engine, ENGINES, "engine")
     reason = "" if engine == "transformers" else why_not_static(target, slots)
     if reason is None:
         return DraftDecoder(target, draft, how)

@@ -46,7 +46,8 @@ def compare_drafts(
     lengths = sorted(map(int, rounds["draft_length"].unique()))
     k = lengths[0] if draft_length is None else draft_length
     one_of(k, lengths, "draft_length")
-    frame = summed_up(rounds[rounds["draft_length"] == k])
+    frame = checked(rounds[rounds["draft_length"] == k], [], "rounds", unique=["draft", "kind", "prompt"])
+    frame = summed_up(frame)
     frame["rate"] = frame["accepted"] / frame["proposed"]
     kinds: list[Any] = list(dict.fromkeys(frame["kind"])) if by_kind else [None]
     rows = []

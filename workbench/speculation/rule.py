@@ -101,7 +101,7 @@ def tokens_per_call(rate: Any, draft_length: Any) -> Any:
     >>> float(tokens_per_call(0.8, 4).round(3)), float(tokens_per_call(1.0, 4))
     (3.362, 5.0)
     """
-    rate, k = np.asarray(rate, dtype=float), np.asarray(draft_length)
+    rate, k = _numbers(rate, "rate", 1), _numbers(draft_length, "draft_length")
     with np.errstate(invalid="ignore", divide="ignore"):
         found = (1 - rate ** (k + 1)) / (1 - rate)
     return np.where(rate >= 1, k + 1.0, found)
@@ -122,4 +122,20 @@ def theory_speed_up(tokens: Any, draft_length: Any, cost: Any, verify: Any = 1.0
     >>> float(theory_speed_up(tokens_per_call(0.8, 4), 4, 0.25).round(2))
     1.68
     """
-    return np.asarray(tokens, dtype=float) / (np.asarray(draft_length) * cost + verify)
+    k, each = _numbers(draft_length, "draft_length"), _numbers(cost, "cost")
+    return _numbers(tokens, "tokens") / (k * each + _numbers(verify, "verify"))
+
+
+def _numbers(value: Any, name: str, most: float = np.inf) -> Any:
+    """Return numbers as an array; NaN stays NaN, as a frame has it where nothing was drafted.
+
+    Raises:
+        ValueError: for what is no number, or out of range.
+    """
+    found = np.asarray(value)
+    if found.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must be numbers, got {value!r:.80}")
+    if (wrong := (found < 0) | (found > most)).any():
+        allowed = "at least 0" if most == np.inf else f"from 0 to {most}"
+        raise ValueError(f"{name} must be {allowed}, got {found[wrong].flat[0]}")
+    return found.astype(float)

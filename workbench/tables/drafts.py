@@ -45,6 +45,9 @@ def _apart(angles: pd.DataFrame) -> str:
     )
 
 
+_COMPARED = ("variant", "against", "n", "difference", "ci_low", "ci_high", "p_adjusted")
+
+
 def drafts_reading(comparison: pd.DataFrame) -> str:
     """Say of each pair of drafts which one is accepted more often on the same prompts.
 
@@ -55,7 +58,7 @@ def drafts_reading(comparison: pd.DataFrame) -> str:
     >>> print(drafts_reading(pd.DataFrame([row | {"p_adjusted": 0.001}])))
     - **b** is accepted more often than **a**: 10 points of acceptance more (95 % interval 5 to 15, corrected p 0.001; 40 prompts).
     """  # noqa: E501 - one printed line
-    checked(comparison, ["variant", "against", "n", "difference", "ci_low", "p_adjusted"], "comparison")
+    checked(comparison, _COMPARED, "comparison")
     return "\n".join(map(_pair_line, each_row(comparison)))
 
 
