@@ -104,7 +104,10 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 def _ids_of(tokenizer: Any, prompt: Any, number: int) -> list[int]:
     if isinstance(prompt, str) and prompt.strip():
         # a tokenizer that closes every text would end the response before it begins
-        return text_ids(tokenizer, as_text(prompt, f"prompt {number}"), end=False, control=True)
+        ids = text_ids(tokenizer, as_text(prompt, f"prompt {number}"), end=False, control=True)
+        if not ids:
+            raise ValueError(f"prompts must have tokens; number {number} has none: {prompt!r:.60}")
+        return ids
     if isinstance(prompt, list | tuple) and prompt and all(map(is_whole, prompt)):
         return [int(token) for token in prompt]
     raise ValueError(f"prompts must be texts that are not empty or tokens; number {number} is {prompt!r:.60}")

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from workbench.checks import one_of
+from workbench.checks import one_of, told
 from workbench.models.layers import kept_layers, unwrap
 
 #: from this cosine on two vectors count as parallel
@@ -72,6 +72,8 @@ def slerp(a: Any, b: Any, t: float | Sequence[float] = 0.5, *, norms: str = "lin
     one_of(norms, NORMS, "norms")
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         check_pair("a tensor", a, b)
+        if not (a.is_floating_point() and b.is_floating_point()):
+            raise ValueError(f"a and b must hold real numbers, got {a.dtype} and {b.dtype}")
         return merged_pair(a, b, checked_t(t)(None), norms).tensor
     with ExitStack() as stack:
         first, second = (_tensors(one, stack) for one in (a, b))
@@ -122,6 +124,8 @@ def check_pair(name: str, a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape:
         raise ValueError(f"{name} must have one shape in both, it has {tuple(a.shape)} and {tuple(b.shape)}")
     for which, one in (("first", a), ("second", b)):
+        if one.is_meta:
+            raise ValueError(f"{name} of the {which} must be in memory, it is on the meta device")
         if not torch.isfinite(one).all():
             raise ValueError(f"{name} of the {which} must hold finite numbers, it has NaN or infinite ones")
 
@@ -210,7 +214,8 @@ class _Files:
             raise ValueError(
                 f"{folder} must be the folder of a model with weights in safetensors, it has none"
             )
-        opened = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
+        with told(f"{folder} cannot be read", SafetensorError):
+            opened = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
         self._of = {name: one for one in opened for name in one.keys()}  # noqa: SIM118
         self.names = list(self._of)
 
@@ -249,5 +254,7 @@ def _kept(*sources: Any) -> Iterator[list[int]]:
         if isinstance(source, nn.Module):
             yield list(kept_layers(source))
         elif isinstance(source, str | Path):
+            if not (Path(source) / "config.json").is_file():
+                raise ValueError(f"{source} must be the folder of a model, it has no config.json")
             config = AutoConfig.from_pretrained(source).get_text_config(decoder=True)
             yield list(getattr(config, "kept_layers", None) or range(config.num_hidden_layers))

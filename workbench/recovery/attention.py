@@ -133,6 +133,8 @@ def check_attention(model: nn.Module) -> None:
         gap = 1e-4 if value.dtype == torch.float32 else 0.05
         same = ours.shape == theirs.shape and (ours - theirs).abs().max() <= gap * theirs.abs().max()
         away[place] = bool(same)
+        if not theirs.isfinite().all():
+            raise ValueError(f"layer {place} must give finite numbers, it gives others: look at its weights")
 
     ids = (torch.arange(_PROBE, device=input_device(model)) * 7 + 3)[None]
     ids = ids % unwrap(model).config.get_text_config(decoder=True).vocab_size

@@ -19,6 +19,7 @@ from workbench.distances.damage import block_damage
 from workbench.distances.influence import block_influence, last_states, removal_similarity
 from workbench.distances.strategies import greedy_layers
 from workbench.evaluation.perplexity import perplexity
+from workbench.models.batches import read_tokens
 from workbench.models.layers import kept_layers, number_of_layers
 from workbench.pruning.collapse import MERGINGS, collapsed_layers, layers_merged_away
 from workbench.runs.variant import Variant
@@ -182,6 +183,8 @@ def laco_for(
     found: dict[tuple[tuple[int, int], ...], Collapse] = {}
     one_of(merging, MERGINGS, "merging")
     _check_searched(depth, lowest, at_once=at_once, thresholds=thresholds, intervals=intervals)
+    if held_out is not None and min(map(len, read_tokens(model, tokenizer, held_out, max_length))) < 2:
+        raise ValueError("held_out must be texts of at least 2 tokens, one has fewer")
     original = last_states(model, tokenizer, texts, max_length=max_length)
 
     @cache  # settings that differ in their threshold try the same merges
@@ -283,4 +286,7 @@ def _alike(original: Sequence[Tensor], states: Sequence[Tensor]) -> float:
     """Return the mean over texts of the cosine of all their states as one vector."""
     pairs = [(a.double().flatten(), b.double().flatten()) for a, b in zip(original, states, strict=True)]
     cosines = [torch.nn.functional.cosine_similarity(a, b, dim=0) for a, b in pairs]
-    return float(torch.stack(cosines).mean())
+    mean = float(torch.stack(cosines).mean())
+    if mean != mean:
+        raise ValueError("the model's states must be finite and not 0, they are not: look at its weights")
+    return mean

@@ -23,7 +23,7 @@ from workbench.healing.records import (
 from workbench.healing.trainer import OnStep
 from workbench.models.identity import describe_model
 from workbench.models.layers import decoder_layers, kept_layers, layer_container, unwrap
-from workbench.pruning.collapse import collapse_changes
+from workbench.pruning.collapse import collapse_changes, layers_merged_away
 from workbench.pruning.removal import removal_changes, two_states, without_layers
 from workbench.recovery.attention import check_attention
 from workbench.recovery.loss import Distillation, checked_loss, checked_temperature
@@ -86,6 +86,9 @@ def recover(
     checked_temperature(temperature)
     check_teacher(model, weights)
     removed = sorted(removed)
+    away = sorted(layers_merged_away(kept_layers(model), merges))
+    if merges and removed != away:
+        raise ValueError(f"removed must be the layers that merges take away, {away}, got {removed}")
     told: dict[str, Any] = {"teacher": describe_model(model)}
     if merges:
         told |= {"merges": [list(one) for one in merges], "merging": merging}

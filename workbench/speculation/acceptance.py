@@ -23,6 +23,7 @@ from workbench.generation.engines import by_length
 from workbench.generation.prompts import context_length, end_tokens, token_ids
 from workbench.models.hooks import inference
 from workbench.models.layers import number_of_layers, unwrap
+from workbench.pruning.removal import check_prunable
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
 from workbench.speculation.cached import draft_decoder
@@ -32,6 +33,8 @@ from workbench.statistics import bootstrap_interval
 
 #: draft lengths that are reported
 LENGTHS = tuple(range(1, 9))
+#: below it the logits overflow
+_COLDEST = 1e-4
 _KEYS = ["draft", "kind", "draft_length"]
 
 
@@ -82,12 +85,13 @@ def draft_rounds(
     check_sampling(temperature, sampling)
     lengths = checked_lengths(draft_lengths)
     asked = read_prompts(model, tokenizer, prompts, whole_number(max_new_tokens, "max_new_tokens"))
+    named = checked_drafts(model, drafts)
     ends = end_tokens(unwrap(model), tokenizer)
     common: Any = {"temperature": float(temperature), "ends": ends, "seed": whole_number(seed, "seed", 0)}
     work = _Work(model, asked, max_new_tokens, batch_size, engine)
     said = None if temperature else [one.tokens for one in work.decoded(None, Drafting(0, **common))]
     rows = []
-    for name, draft in tqdm(list(_named(drafts).items()), desc="draft", unit="draft", disable=not progress):
+    for name, draft in tqdm(list(named.items()), desc="draft", unit="draft", disable=not progress):
         with opened(model, name, draft, run) as opened_draft:
             if said is not None:
                 found = _by_reading(opened_draft, asked.ids, said, lengths, ends, batch_size)
@@ -208,11 +212,18 @@ def read_prompts(model: Any, tokenizer: Any, prompts: Any, room: int) -> Asked:
     Raises:
         ValueError: for none, an empty one, or no room for the response in the context.
     """
+    if tokenizer is None:
+        raise ValueError("tokenizer must be given for prompts, got None")
     sets = prompts if isinstance(prompts, Mapping) else {"": prompts}
     ids = [row for texts in sets.values() for row in token_ids(tokenizer, texts)]
     kinds = [str(kind) for kind, texts in sets.items() for _ in texts]
     if not ids:
         raise ValueError("prompts must hold at least one text, got none")
+    size = unwrap(model).get_input_embeddings().weight.shape[0]
+    if (most := max(map(max, ids))) >= size:
+        raise ValueError(
+            f"token ids must be between 0 and {size - 1}, prompts have {most}: another tokenizer's"
+        )
     longest, context = max(map(len, ids)), context_length(model)
     if context is not None and longest + room > context:
         raise ValueError(
@@ -235,6 +246,8 @@ def check_sampling(temperature: Any, sampling: Mapping[str, Any]) -> None:
         )
     if isinstance(temperature, bool) or not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be at least 0 (0 for greedy), got {temperature!r}")
+    if 0 < temperature < _COLDEST:
+        raise ValueError(f"temperature must be 0 or at least {_COLDEST:g}, got {temperature!r}")
 
 
 def checked_lengths(draft_lengths: Iterable[int]) -> list[int]:
@@ -251,15 +264,52 @@ def checked_lengths(draft_lengths: Iterable[int]) -> list[int]:
 
 @contextmanager
 def opened(model: Any, name: str, draft: Any, run: Any) -> Iterator[Any]:
-    """Give a draft as a model, once it is found to fit its target.
+    """Give a draft as a model.
 
     Raises:
-        ValueError: for another vocabulary, or more layers than the target has.
+        ValueError: as ``draft_view``.
     """
     if isinstance(draft, Variant):
         with draft_view(model, draft, run=run) as view:
+            check_finite(view, f"draft {name!r}")
             yield view
         return
+    yield draft
+
+
+def checked_drafts(model: Any, drafts: Any) -> dict[str, Any]:
+    """Return drafts by their names, once all are found to fit their target, before any is run.
+
+    Raises:
+        ValueError: for none, another vocabulary, more layers than the target has, layers that it has not,
+            weights that are not finite.
+    """
+    named = _named(drafts)
+    check_finite(model, "the target")
+    for name, draft in named.items():
+        if isinstance(draft, Variant):
+            check_prunable(model, draft.removed)
+        else:
+            _check_fits(model, name, draft)
+            check_finite(draft, f"draft {name!r}")
+    return named
+
+
+def check_finite(model: Any, what: str) -> None:
+    """Refuse a model whose logits are not finite, by one short pass.
+
+    Raises:
+        ValueError: for NaN or infinite logits.
+    """
+    size = unwrap(model).get_input_embeddings().weight.shape[0]
+    ids = torch.arange(3, 11, device=unwrap(model).device)[None] % size
+    with inference(model), torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+    if not torch.isfinite(logits).all():
+        raise ValueError(f"logits must be finite, {what} has NaN or infinite ones: look at its weights")
+
+
+def _check_fits(model: Any, name: str, draft: Any) -> None:
     sizes = [one.get_output_embeddings().weight.shape[0] for one in (unwrap(draft), unwrap(model))]
     if sizes[0] != sizes[1]:
         raise ValueError(
@@ -270,7 +320,6 @@ def opened(model: Any, name: str, draft: Any, run: Any) -> Iterator[Any]:
         raise ValueError(
             f"draft {name!r} must not be deeper than its target: {depths[0]} and {depths[1]} layers"
         )
-    yield draft
 
 
 def _named(drafts: Any) -> dict[str, Any]:

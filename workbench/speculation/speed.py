@@ -16,7 +16,14 @@ from workbench.generation.prompts import end_tokens
 from workbench.models.layers import unwrap
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
-from workbench.speculation.acceptance import Asked, _named, _share, checked_lengths, opened, read_prompts
+from workbench.speculation.acceptance import (
+    Asked,
+    _share,
+    checked_drafts,
+    checked_lengths,
+    opened,
+    read_prompts,
+)
 from workbench.speculation.cached import draft_decoder
 from workbench.speculation.decoder import Drafted, Drafting
 from workbench.speculation.rule import theory_speed_up
@@ -36,6 +43,7 @@ def draft_speed(
     ends: bool = True,
     seed: int = 0,
     engine: str = "auto",
+    **sampling: Any,
 ) -> pd.DataFrame:
     """Time greedy decoding with each draft and draft length, and plain decoding.
 
@@ -53,6 +61,7 @@ def draft_speed(
         ends: whether an end token ends a response.
         seed: of the forced acceptance.
         engine: as for ``draft_rounds``.
+        **sampling: there is none: what is timed is greedy.
 
     Returns:
         draft, draft_length, batch (its first prompt), rows, tokens, rounds (target calls of the slowest row),
@@ -63,17 +72,20 @@ def draft_speed(
     Raises:
         ValueError: as ``draft_rounds``; for ``forced`` outside of [0, 1].
     """
+    if sampling:
+        raise ValueError(f"draft_speed times greedy decoding and takes no {', '.join(sorted(sampling))}")
     if forced is not None and not 0 <= forced <= 1:
         raise ValueError(f"forced must be between 0 and 1, got {forced!r}")
     lengths = checked_lengths(draft_lengths)
     asked = read_prompts(model, tokenizer, prompts, whole_number(max_new_tokens, "max_new_tokens"))
+    named = checked_drafts(model, drafts)
     stop = end_tokens(unwrap(model), tokenizer) if ends else []
     bench = _Bench(model, asked, max_new_tokens, whole_number(rows, "rows"), engine, stop)
     plain = bench.timed(model, None, Drafting(0, ends=stop))
     step = _per_round(plain)
     verify = {k: _per_round(bench.timed(model, None, Drafting(k, forced=0.0, ends=stop))) for k in lengths}
     found = []
-    for name, draft in _named(drafts).items():
+    for name, draft in named.items():
         with opened(model, name, draft, run) as view:
             alone = _per_round(bench.timed(view, None, Drafting(0, ends=stop)))
             for k in lengths:
