@@ -41,9 +41,11 @@ def test_labels(sets, labels, tmp_path):
     [
         ([], "at least one"),
         ({}, "at least one"),
-        (["x/a/c4.jsonl", "y/a/c4.jsonl"], "must differ in name, or have labels"),
+        (["x/a/c4.jsonl", "y/a/c4.jsonl"], "must differ in their names, or have labels"),
         ({"a/b": "demo"}, r"a label must be .*got 'a/b'"),
         ({"": "demo"}, "a label must be"),
+        ([5], "names or paths, got 5"),
+        ({"a": ""}, "names or paths"),
     ],
 )
 def test_what_has_no_name_is_refused(sets, message):

@@ -141,3 +141,19 @@ def test_a_teacher_that_is_pruned_is_refused(tmp_path):
     model = prune_(tiny_model("llama"), [2])
     with pytest.raises(ValueError, match=r"must be whole, as it is the teacher; it is pruned already"):
         run(model, tmp_path / "a")
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("inf")])
+def test_a_temperature_that_divides_nothing_is_refused(tmp_path, temperature):
+    with pytest.raises(ValueError, match="temperature must be a number above 0"):
+        run(tiny_model("llama"), tmp_path / "a", temperature=temperature)
+
+
+def test_removed_layers_are_those_merged_away_and_weights_are_numbers(tmp_path):
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match=r"layers that merges take away, \[3\], got \[2\]"):
+        run(model, tmp_path / "a", removed=[2], merges=[(2, 1)])
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="layer 3 must give finite numbers"):
+        run(model, tmp_path / "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import torch
 from drafts import without
 from tiny import tiny_model, tiny_tokenizer
 
@@ -104,3 +105,12 @@ def test_bad_input_is_one_clear_line(model, tokenizer):
         draft_rounds(model, tokenizer, [without(2)], ["Hi"], draft_lengths=[0], **good)
     with pytest.raises(ValueError, match="different names"):
         draft_rounds(model, tokenizer, [without(2), without(3)], ["Hi"], **good)
+
+
+def test_drafts_and_targets_with_weights_that_are_no_numbers_are_refused():
+    model, broken = tiny_model("llama"), tiny_model("llama", num_hidden_layers=5)
+    with torch.no_grad():
+        broken.model.layers[2].mlp.up_proj.weight[0, 0] = float("nan")
+    for target, draft, what in ((model, broken, "draft 'b'"), (broken, broken, "the target")):
+        with pytest.raises(ValueError, match=f"logits must be finite, {what}"):
+            draft_rounds(target, tiny_tokenizer(), {"b": draft}, ["The fox"], progress=False)

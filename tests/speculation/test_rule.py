@@ -36,3 +36,17 @@ def test_the_theory_is_the_mean_of_a_simulation():
     assert float(tokens_per_call(0.0, 5)) == 1 and float(tokens_per_call(1.0, 5)) == 6
     assert float(theory_speed_up(3.0, 4, 0.25, verify=1.0)) == pytest.approx(1.5)
     assert float(theory_speed_up(3.0, 4, 0.25, verify=2.0)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tokens_per_call(1.1, 2), "rate must be from 0 to 1, got 1.1"),
+        (lambda: tokens_per_call("0.5", 2), "rate must be numbers"),
+        (lambda: theory_speed_up(2.0, -1, 0.5), "draft_length must be at least 0, got -1"),
+        (lambda: theory_speed_up(2.0, 2, None), "cost must be numbers, got None"),
+    ],
+)
+def test_theory_takes_numbers_in_their_range(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,10 @@ def named_sets(sets: str | Path | Iterable[str | Path] | Mapping[str, str | Path
     (['a-rows', 'b-rows'], ['C4'])
     """
     if isinstance(sets, Mapping):
-        found = dict(sets)
-        _check_paths(list(found.values()))
+        found = dict(zip(sets, _checked([*sets.values()]), strict=True))
     else:
-        given = [sets] if isinstance(sets, str | Path) or not hasattr(sets, "__iter__") else [*sets]
-        _check_paths(given)
+        several = [sets] if isinstance(sets, str | Path) or not hasattr(sets, "__iter__") else [*sets]
+        given = _checked(several)
         short = [_label(one) for one in given]
         labels = [
             _label(one, 2) if short.count(own) > 1 else own for one, own in zip(given, short, strict=True)
@@ -53,10 +52,11 @@ def named_sets(sets: str | Path | Iterable[str | Path] | Mapping[str, str | Path
     return found
 
 
-def _check_paths(sets: list[Any]) -> None:
+def _checked(sets: Sequence[Any]) -> list[str | Path]:
     for one in sets:
         if not isinstance(one, str | Path) or not str(one).strip():
             raise ValueError(f"sets must be names or paths, got {one!r}")
+    return list(sets)
 
 
 def _label(name: str | Path, parts: int = 1) -> str:
