@@ -48,7 +48,7 @@ format: $(READY)  ## rewrite the sources as `make lint` wants them
 	$(PY) -m nbstripout notebooks/*.ipynb
 
 bench: $(READY)  ## measure; each script prints and records what it measured, on which machine
-	@for script in $(filter-out benchmarks/attack.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(PY) $$script || exit 1; done
+	@for script in $(filter-out benchmarks/attack%.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(PY) $$script || exit 1; done
 
 docs: $(READY)  ## the documentation site in site/, with the notebooks that `make demo` executed; opens from disk
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

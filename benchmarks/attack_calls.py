@@ -134,6 +134,8 @@ FINE: dict[tuple[str, str, str], str] = {
     ("iterate", "response", "''"): "examples that are texts have no columns",
     ("recover", "response", "'no such'"): "examples that are texts have no columns",
     ("recover", "response", "''"): "examples that are texts have no columns",
+    ("recover", "report_to", "'no such'"): "a recovery that is done tells nobody; a new one refuses it",
+    ("recover", "report_to", "['no such']"): "a recovery that is done tells nobody; a new one refuses it",
     ("merge_variants", "name", "''"): "the default",
     ("draft_rounds", "run", "'no/../x'"): "a draft without an adapter needs no run",
     ("draft_speed", "run", "'no/../x'"): "a draft without an adapter needs no run",
