@@ -98,6 +98,8 @@ def page_of(path: str) -> str:
     """Return where a file or folder of the checkout is in the site."""
     if path in PAGES or path in FOLDERS:
         return PAGES.get(path) or FOLDERS[path]
+    if path.startswith("docs/") and path.endswith(".md"):
+        return path.removeprefix("docs/")
     if path.startswith("notebooks/"):
         return f"notebooks.md#{Path(path).stem}"
     return PAGES.get(f"{path}/README.md", path)
