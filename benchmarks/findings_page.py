@@ -575,8 +575,8 @@ def page(frames: Frames, pictures: Mapping[str, str], about: Mapping[str, Any]) 
         "What the papers' method does to SmolLM2-135M-Instruct (30 layers; `make smollm2`), on public data. "
         f"Every number is of the record of {date} ({gpu}; {len(parts)} parts; frames in "
         "`benchmarks/records`), made by `benchmarks/findings.py` and laid out by "
-        "`benchmarks/findings_page.py`. A verdict is *confirmed* or *refuted* where the 95 % interval lies on "
-        "one side of nothing, else *undecided*. "
+        "`benchmarks/findings_page.py`. A verdict is *confirmed* or *refuted* where the 95 % interval lies "
+        "on one side of nothing, else *undecided*. "
         "**One seed: every interval is over items, prompts or texts, on which both sides answered; none says "
         "what another seed or another model would give.**",
         "",
@@ -745,11 +745,12 @@ def why_text(frames: Frames) -> str:
     """Say in numbers which explanation holds: length, kept share, or the data itself."""
     told = []
     if "closeness" in frames:
-        cells = [
-            f"trained on {row['data']}, asked {row['prompts']}: {interval(row)}"
-            for row in frames["closeness"].to_dict("records")
-        ]
-        told.append(f"Similarity, self-distilled less SFT, on the same prompts: {'; '.join(cells)}.")
+        cells = frames["closeness"].rename(columns={"data": "trained on", "prompts": "asked"})
+        shown = ["trained on", "asked", "n", "difference", "ci_low", "ci_high", "higher", "lower"]
+        told.append(
+            "Similarity to the base's responses, self-distilled less SFT, on the same prompts:\n\n"
+            + table(cells[shown])
+        )
     if "premise" in frames:
         rows = frames["premise"]
         rows = rows[rows["rows"] == rows["rows"].min()]
@@ -790,12 +791,12 @@ def why_text(frames: Frames) -> str:
         )
         for row in frames["why"].to_dict("records"):
             told.append(
-                f"Trained on {row['data']}, asked {row['prompts']}: tokens {row['length_base']:.0f} (base), "
+                f"- trained on {row['data']}, asked {row['prompts']}: tokens {row['length_base']:.0f} (base), "
                 f"{row['length_sft']:.0f} (SFT), {row['length_self_distilled']:.0f} (self-distilled); the "
                 f"difference is {row['difference']:+.3f}, and {row['same_length']:+.3f} on the "
-                f"{row['n_same_length']:.0f} prompts where both are as far in length from the base's."
+                f"{row['n_same_length']:.0f} prompts where both are as far in length from the base's"
             )
-    return " ".join(told)
+    return "\n\n".join(told)
 
 
 def readme(frames: Frames, about: Mapping[str, Any]) -> str:
