@@ -787,10 +787,10 @@ def why_text(frames: Frames) -> str:
     if "why" in frames:
         told.append(
             "On maths the shorter rewrites show in the responses, and where those of both are as long, "
-            "little is left of the difference (a reading of few prompts, not a test):"
+            "little is left of the difference (a reading of few prompts, not a test):\n"
         )
         for row in frames["why"].to_dict("records"):
-            told.append(
+            told[-1] += "\n" + (
                 f"- trained on {row['data']}, asked {row['prompts']}: tokens {row['length_base']:.0f} (base), "
                 f"{row['length_sft']:.0f} (SFT), {row['length_self_distilled']:.0f} (self-distilled); the "
                 f"difference is {row['difference']:+.3f}, and {row['same_length']:+.3f} on the "

@@ -147,7 +147,9 @@ def _record_section(record: dict[str, Any]) -> str:
     setting = f"Configuration: `{json.dumps(record.get('config', {}))}`"
     hidden = textwrap.indent("\n".join([*table, "", setting]), "    ")
     heading = f"## {record['benchmark']} {{#{_anchor(record)}}}"
-    return f'{heading}\n\n{where}; {_hardware(record)}; {versions}.\n\n??? note "All figures"\n\n{hidden}'
+    notes = "".join(f"- {note}\n" for note in record.get("notes", []))
+    about = f"{where}; {_hardware(record)}; {versions}.\n\n{notes}".rstrip()
+    return f'{heading}\n\n{about}\n\n??? note "All figures"\n\n{hidden}'
 
 
 def figures(results: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
