@@ -196,7 +196,7 @@ def _parts(laid: list[Row], rows: int, tokens: int, places: int) -> list[list[Ro
 
 def block_cache(model: Any, block: Sequence[int]) -> Any:
     """Return the keys and values of a block ``[layer][2][1, head, token, size]``, computed once."""
-    cache = DynamicCache()  # without a configuration: every layer keeps all tokens, windows are in the masks
+    cache: Any = DynamicCache()  # without a configuration all tokens stay; windows are in the masks
     model(torch.tensor([block], device=input_device(model)), past_key_values=cache, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
 

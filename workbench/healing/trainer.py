@@ -124,7 +124,7 @@ class _ResponseTrainer(Trainer):
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
         self.ordered, self.on_step, self.record, self.validation = ordered, on_step, record, validation
-        self.objective = objective
+        self.objective: Objective = objective
         self.started = time.perf_counter()
         self.first: tuple[float, Any] = (0.0, None)
         self.before = _BEGINNING

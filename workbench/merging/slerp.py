@@ -71,9 +71,8 @@ def slerp(a: Any, b: Any, t: float | Sequence[float] = 0.5, *, norms: str = "lin
     """
     one_of(norms, NORMS, "norms")
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        at = checked_t(t)(None)
         check_pair("a tensor", a, b)
-        return merged_pair(a, b, at, norms).tensor
+        return merged_pair(a, b, checked_t(t)(None), norms).tensor
     with ExitStack() as stack:
         first, second = (_tensors(one, stack) for one in (a, b))
         _check_layers(a, b)

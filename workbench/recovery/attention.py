@@ -68,7 +68,7 @@ class _Watch:
     own = "sdpa"
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _watched(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
     """Attend as the model does, and tell of it; a compiled layer is left and entered again for it."""
     own = sys.modules[type(module).__module__]

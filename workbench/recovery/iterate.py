@@ -112,7 +112,11 @@ def iterate(
     read_tokens(model, tokenizer, calibration, config.max_length or 512)
     settings: Any = {"loss": weights, "temperature": temperature, "response": response, "config": config}
     data = _data(model, tokenizer, examples, response, config)
-    work = {"model": describe_model(model), "calibration": fingerprint(list(calibration)), "examples": data}
+    work: dict[str, Any] = {
+        "model": describe_model(model),
+        "calibration": fingerprint(list(calibration)),
+        "examples": data,
+    }
     work |= {"config": config.deciding(), "loss": weights, "temperature": temperature}
     work |= {"per_iteration": per_iteration}
     out = Path(out)

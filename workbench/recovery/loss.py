@@ -195,15 +195,17 @@ class Distillation(Objective):
             if number and "hidden" in self.weights:
                 layers["hidden"].append(hidden_error(state, taught.states[number - 1], real))
 
+        recomputes = getattr(base, "is_gradient_checkpointing", False)
+
         def compare(place: int, one: Seen, *_: Any) -> Tensor:
             return attention_error(one, taught.attention[place], rows, self.work)
 
         def look(place: int, one: Seen, *_: Any) -> None:
             layers["attention"].append(compare(place, one))
 
-        look, compare = (look, compare) if "attention" in self.weights else (_nothing, _nothing)
-        again = compare if getattr(base, "is_gradient_checkpointing", False) else None
-        with watch_states(base, see), told(base, look, again):
+        attends = "attention" in self.weights
+        again: Any = (compare if attends else _nothing) if recomputes else None
+        with watch_states(base, see), told(base, look if attends else _nothing, again):
             last = decoder_forward(base)(input_ids=input_ids, use_cache=False).last_hidden_state
         found = {name: torch.stack(errors).sum() for name, errors in layers.items() if errors}
         if self.names_of(_OF_LOGITS):
@@ -253,13 +255,13 @@ def logit_terms(
     ours = head.logits(states)
     found: list[Tensor] = []
     with torch.no_grad():
-        theirs = None if names == ["lm"] else head.logits(each.teacher)
+        theirs = head.logits(each.teacher) if names != ["lm"] else ours  # which "lm" does not read
     for name in names:
         if name == "logits":
             found.append((ours - theirs).square().mean(-1).sum())
         elif name == "kl":
-            of_both = (log_softmax(logits / temperature, -1) for logits in (ours, theirs))
-            found.append(kl_div(*of_both, reduction="sum", log_target=True) * temperature**2)
+            mine, wanted = (log_softmax(logits / temperature, -1) for logits in (ours, theirs))
+            found.append(kl_div(mine, wanted, reduction="sum", log_target=True) * temperature**2)
         else:
             targets = each.targets
             found.append((cross_entropy(ours, targets, reduction="none") * each.learned).sum())

@@ -154,7 +154,7 @@ def carry_adapter(model: Any, source: str | Path, removed: Iterable[int], out: s
             set_peft_model_state_dict(peft, {name: held[_moved(name, stack, places)] for name in names})
             peft.save_pretrained(new, save_embedding_layers=False)
             _only(new)
-            told = {
+            told: dict[str, Any] = {
                 name: record[name] for name in ("config", "cut", "left_out", "quantized") if name in record
             }
             told |= {
@@ -169,8 +169,8 @@ def carry_adapter(model: Any, source: str | Path, removed: Iterable[int], out: s
 
 def _stack_name(model: Any) -> str:
     first = decoder_layers(model)[0]
-    name = next(name for name, module in unwrap(model).named_modules() if module is first)
-    return name.removesuffix("0")
+    names = (name for name, module in unwrap(model).named_modules() if module is first)
+    return str(next(names)).removesuffix("0")
 
 
 def _moved(name: str, stack: str, places: Mapping[int, int]) -> str:

@@ -298,7 +298,7 @@ def _by_reading(
                 own = chosen[place][begin - 1 : len(rows[index]) - 1]
                 same = [one == other for one, other in zip(own, said[index], strict=True)]
                 for k in lengths:
-                    found[k][index] = counted(said[index], rounds_of(same, k), k, set(ends))
+                    found[k][index] = counted(list(said[index]), rounds_of(same, k), k, set(ends))
     return found
 
 

@@ -60,7 +60,8 @@ class CachedDecoder:
     def _one(self, prompt: list[int], room: int, index: int) -> Drafted:
         uniforms = self.how.uniforms([index], room)[0] if self.how.random else None
         caches = {side: DynamicCache() for side in ("target", "draft")}
-        tokens, rounds, ends = list(prompt), [], set(self.how.ends)
+        rounds: list[Any] = []
+        tokens, ends = list(prompt), set(self.how.ends)
         while len(tokens) < len(prompt) + room and ends.isdisjoint(tokens[len(prompt) :]):
             numbers = None if uniforms is None else uniforms[len(rounds)][None]
             drafted, proposed = self._drafted(tokens, caches["draft"], numbers)
