@@ -791,7 +791,7 @@ def why_text(frames: Frames) -> str:
         )
         for row in frames["why"].to_dict("records"):
             told[-1] += "\n" + (
-                f"- trained on {row['data']}, asked {row['prompts']}: tokens {row['length_base']:.0f} (base), "
+                f"- {row['data']}, asked {row['prompts']}: {row['length_base']:.0f} tokens (base), "
                 f"{row['length_sft']:.0f} (SFT), {row['length_self_distilled']:.0f} (self-distilled); the "
                 f"difference is {row['difference']:+.3f}, and {row['same_length']:+.3f} on the "
                 f"{row['n_same_length']:.0f} prompts where both are as far in length from the base's"
