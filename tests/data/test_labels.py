@@ -41,7 +41,7 @@ def test_labels(sets, labels, tmp_path):
     [
         ([], "at least one"),
         ({}, "at least one"),
-        (["x/a/c4.jsonl", "y/a/c4.jsonl"], "must differ in name, or have labels"),
+        (["x/a/c4.jsonl", "y/a/c4.jsonl"], "must differ in their names, or have labels"),
         ({"a/b": "demo"}, r"a label must be .*got 'a/b'"),
         ({"": "demo"}, "a label must be"),
     ],
