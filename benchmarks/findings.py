@@ -438,9 +438,9 @@ def collect(options: argparse.Namespace) -> None:
     for name, frame in frames.items():
         frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     about = [{"part": part.name, **json.loads((part / "part.json").read_text())} for part in parts]
-    (folder / "record.json").write_text(
-        json.dumps({"benchmark": "findings", "parts": about}, indent=1) + "\n"
-    )
+    place = folder / "record.json"  # notes on what it lacks are written by hand, and stay
+    notes = json.loads(place.read_text()).get("notes", []) if place.is_file() else []
+    place.write_text(json.dumps({"benchmark": "findings", "notes": notes, "parts": about}, indent=1) + "\n")
     print(f"{folder}: {len(frames)} frames of {len(parts)} parts")
 
 

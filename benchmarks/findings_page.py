@@ -22,12 +22,14 @@ from scipy import stats
 
 import workbench as wb
 from workbench.evaluation.suites import CHANCE
+from workbench.plots.style import new_figure, variant_styles
 from workbench.tables.claims import CLAIMS, verdict
 
 Frames = dict[str, pd.DataFrame]
 KEYS = ["data", "rows", "seed"]
 MARKS = "<!-- findings: written by benchmarks/findings_page.py -->", "<!-- end of findings -->"
 TELLING = ["arc_easy", "hellaswag", "piqa", "blimp"]
+BLIND = "deepest|shallowest|random"
 
 
 def read_parts(parts: Iterable[Path], kind: str, name: str) -> pd.DataFrame:
@@ -55,13 +57,16 @@ def summed_up(parts: list[Path]) -> Frames:
     frames["strategy_items"] = pooled(
         read_parts(parts, "strategies", "items"), ["size"], first="distance-0", tasks=TELLING
     )
+    frames["blind"] = blind_choices(read_parts(parts, "strategies", "items"))
     items = read_parts(parts, "healing", "items")
     base = read_parts(parts, "strategies-6", "items")
     frames["scores"] = headline_scores(read_parts(parts, "healing", "scores"), ["variant", *KEYS])
     if len(items):
         whole = with_reference(items, base)
         frames["healing_items"] = pooled(whole, KEYS, first="sft")
-        frames["recovery"] = recovered(whole)
+        above = above_chance(frames["strategy_scores"])
+        frames["recovery"] = recovered(whole, above)
+        frames["won_back"] = won_back(whole, above)
     for name in ("kept", "premise"):
         frames[name] = read_parts(parts, "healing", name)
     frames["training"] = trained(read_parts(parts, "healing", "training-*"))
@@ -70,6 +75,7 @@ def summed_up(parts: list[Path]) -> Frames:
     if len(similarity):
         frames["similarity"] = means(similarity, [*groups, "variant"], ["similarity", "cut_off", "truncated"])
         frames["closeness"] = paired(similarity, groups, "similarity", "sft", "self-distilled")
+        frames["closeness_of_all"] = closeness_of_all(similarity)
     divergence = read_parts(parts, "healing", "divergence")
     if len(divergence):
         frames["divergence"] = means(
@@ -159,20 +165,40 @@ def with_reference(items: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def recovered(items: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of the base's average over tasks that each variant keeps, with its interval."""
-    rng, found = np.random.default_rng(0), []
+def blind_choices(items: pd.DataFrame) -> pd.DataFrame:
+    """Compare the mean of a size's blind choices with the choice by distance, on items that all answered."""
+    found = []
+    for size, part in item_table(items).groupby("size") if len(items) else ():
+        wide = part[part["task"].isin(TELLING)].pivot(
+            index=["task", "item"], columns="variant", values="value"
+        )
+        blind = [name for name in wide if pd.Series([name]).str.match(BLIND).all()]
+        if blind and "distance-0" in wide:
+            wide = wide[["distance-0", *blind]].dropna()
+            gap = mean_of_tasks(wide["distance-0"], wide[blind].mean(axis=1))
+            found.append({"size": size, "choices": len(blind), **gap})
+    return pd.DataFrame(found)
+
+
+def resampled(wide: pd.DataFrame, n: int = 2000) -> tuple[pd.Series, np.ndarray]:
+    """Return each column's mean over tasks, and that of `n` draws of the items within each task."""
+    rng, drawn = np.random.default_rng(0), np.zeros((n, wide.shape[1]))
+    for _, one in wide.groupby(level="task"):
+        counts = rng.multinomial(len(one), np.full(len(one), 1 / len(one)), size=n) / len(one)
+        drawn += counts @ one.to_numpy(float)
+    return wide.groupby(level="task").mean().mean(), drawn / wide.index.get_level_values("task").nunique()
+
+
+def recovered(items: pd.DataFrame, tasks: list[str]) -> pd.DataFrame:
+    """Return the share of the base's average over some tasks that each variant keeps, with its interval."""
+    found = []
     for values, part in item_table(items).groupby(KEYS):
+        part = part[part["task"].isin(tasks)]
         wide = part.pivot(index=["task", "item"], columns="variant", values="value")
         if "base" not in wide:
             continue
         wide = wide.dropna()
-        drawn = np.zeros((1000, wide.shape[1]))
-        for _, one in wide.groupby(level="task"):
-            counts = rng.multinomial(len(one), np.full(len(one), 1 / len(one)), size=1000) / len(one)
-            drawn += counts @ one.to_numpy()
-        mean = wide.groupby(level="task").mean().mean()
-        drawn /= wide.index.get_level_values("task").nunique()
+        mean, drawn = resampled(wide)
         shares = drawn / drawn[:, [wide.columns.get_loc("base")]]
         for number, name in enumerate(wide.columns):
             low, high = np.percentile(shares[:, number], [2.5, 97.5])
@@ -180,6 +206,45 @@ def recovered(items: pd.DataFrame) -> pd.DataFrame:
             row |= {"recovery": mean[name] / mean["base"], "ci_low": low, "ci_high": high, "n": len(wide)}
             found.append(row)
     return pd.DataFrame(found)
+
+
+def won_back(items: pd.DataFrame, tasks: list[str]) -> pd.DataFrame:
+    """Return what pruning lost and each training won back on the same items, and the share of it.
+
+    The last row is the mean of all trainings, item by item; its interval is over items alone.
+    """
+    rows = item_table(items)
+    rows = rows[rows["task"].isin(tasks)]
+    healed = ~rows["variant"].isin(["base", "pruned"])
+    label = (
+        rows["data"]
+        + " "
+        + rows["rows"].astype(str)
+        + ", "
+        + rows["variant"]
+        + rows["seed"].map(", seed {}".format)
+    )
+    wide = (
+        rows.assign(name=label.where(healed, rows["variant"]))
+        .drop_duplicates(["name", "task", "item"])
+        .pivot(index=["task", "item"], columns="name", values="value")
+        .dropna()
+    )
+    if not {"base", "pruned"} <= set(wide):
+        return pd.DataFrame()
+    wide["mean of trainings"] = wide.drop(columns=["base", "pruned"]).mean(axis=1)
+    mean, drawn = resampled(wide)
+    lost = drawn[:, wide.columns.get_loc("base")] - drawn[:, wide.columns.get_loc("pruned")]
+    found = []
+    for number, name in enumerate(wide.columns):
+        if name != "pruned":
+            gain = mean_of_tasks(wide["pruned"], wide[name])
+            shares = (drawn[:, number] - drawn[:, wide.columns.get_loc("pruned")]) / lost
+            low, high = np.percentile(shares, [2.5, 97.5])
+            share = (mean[name] - mean["pruned"]) / (mean["base"] - mean["pruned"])
+            row = {"variant": name, "average": mean[name], **gain}
+            found.append(row | {"share": share, "share_low": low, "share_high": high})
+    return pd.DataFrame(found).assign(tasks=", ".join(sorted(tasks)))
 
 
 def trained(log: pd.DataFrame) -> pd.DataFrame:
@@ -209,6 +274,20 @@ def paired(rows: pd.DataFrame, keys: list[str], value: str, first: str, other: s
                 dict(zip(keys, values, strict=True)) | wb.paired_difference(wide[first], wide[other])
             )
     return pd.DataFrame(found)
+
+
+def closeness_of_all(similarity: pd.DataFrame) -> pd.DataFrame:
+    """Compare the methods on each prompt, its mean over trainings that have both; intervals over prompts."""
+    both = similarity.groupby(KEYS)["variant"].transform(
+        lambda names: {"sft", "self-distilled"} <= set(names)
+    )
+    rows = similarity[both].groupby(["prompts", "id", "variant"], as_index=False)["similarity"].mean()
+    found = paired(rows, ["prompts"], "similarity", "sft", "self-distilled")
+    rows["id"] = rows["prompts"] + " " + rows["id"].astype(str)
+    whole = paired(rows.assign(prompts="all"), ["prompts"], "similarity", "sft", "self-distilled")
+    return pd.concat([found, whole], ignore_index=True).assign(
+        trainings=len(similarity[both][KEYS].drop_duplicates())
+    )
 
 
 def lengths_matched(similarity: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
@@ -249,6 +328,22 @@ def spread(values: pd.Series) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def agreed(rows: pd.DataFrame, sign: int = 1) -> str:
+    """Return the verdict that every row's own interval gives, and undecided where they do not agree."""
+    found = {verdict(sign * r.difference, sign * r.ci_low, sign * r.ci_high) for r in rows.itertuples()}
+    return found.pop() if len(found) == 1 else "undecided"
+
+
+def interval(row: Any) -> str:
+    return f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+
+
+def above_chance(scores: pd.DataFrame) -> list[str]:
+    """Return the tasks on which the whole model is clearly above a guess."""
+    base = set(scores.loc[scores["variant"] == "base-0", "task"])
+    return sorted(base - set(at_chance(scores)))
+
+
 def at_chance(scores: pd.DataFrame) -> list[str]:
     """Return the tasks on which the whole model is not clearly above a guess."""
     base = scores[scores["variant"] == "base-0"]
@@ -258,9 +353,12 @@ def at_chance(scores: pd.DataFrame) -> list[str]:
 
 def claims(frames: Frames) -> pd.DataFrame:
     """Return the claims that the record touches: verdict, number, what it rests on."""
-    rows = [*block_claims(frames), *healing_claims(frames)]
-    untouched = {"C7": "notebook 08", "C8": "notebook 09", "C9": "notebook 07"}
-    rows += [(name, "not asked", f"{where} asks it of a run", "") for name, where in untouched.items()]
+    rows = [*block_claims(frames), *healing_claims(frames), *draft_claims(frames)]
+    untouched = {"C6": "no training on more rows came to its end", "C7": "notebook 08 asks it of a run"}
+    untouched |= {"C8": "notebook 09 asks it of a run"}
+    untouched |= {"C9": "the study of it is unfinished"}
+    there = {row[0] for row in rows}
+    rows += [(name, "not measured", why, "") for name, why in untouched.items() if name not in there]
     table = pd.DataFrame(rows, columns=["claim", "verdict", "number", "rests on"]).sort_values("claim")
     table.insert(1, "says", table["claim"].map(CLAIMS))
     return table.sort_values("claim", key=lambda c: c.str[1:].astype(int)).reset_index(drop=True)
@@ -268,31 +366,12 @@ def claims(frames: Frames) -> pd.DataFrame:
 
 def block_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
     rows = []
-    if "strategies" in frames and "strategy_items" in frames:
-        told = frames["strategies"].assign(
-            name=lambda f: f["strategy"] + "-" + f["draw"].astype(int).astype(str)
-        )
-        blind = told[told["strategy"].isin(["deepest", "shallowest", "random"])]
-        best = told[told["strategy"] == "distance"].set_index("size")["damage"]
-        gap = blind["damage"] - blind["size"].map(best)
-        items = frames["strategy_items"].query("task == 'mean of tasks'")
-        items = items[items["variant"].str.match("deepest|shallowest|random")]
-        mean, low, high = spread(items["difference"])
-        number = (
-            f"of {len(items)} blind choices {int((items['ci_high'] < 0).sum())} score clearly lower, "
-            f"{int((items['ci_low'] > 0).sum())} clearly higher; on average {mean:+.3f} "
-            f"[{low:+.3f}, {high:+.3f}]; loss {gap.mean():+.2f} nats a token, higher in "
-            f"{int((gap > 0).sum())} "
-            f"of {len(gap)}"
-        )
-        rows.append(
-            ("C1", verdict(-mean, -high, -low), number, "mean accuracy on four sets above chance, sizes 2-10")
-        )
+    if {"strategies", "strategy_items", "blind"} <= set(frames):
+        rows.append(blind_claim(frames))
     if "strategy_scores" in frames:
         guess = at_chance(frames["strategy_scores"])
-        known = [task for task in ("boolq", "mmlu") if task in guess]
-        number = f"at a guess from the start: {', '.join(guess) or 'none'}"
-        undecided = len(known) == 2 or "mmlu" in guess
+        number = f"not above a guess from the start: {', '.join(guess) or 'none'}"
+        undecided = "mmlu" in guess
         rows.append(("C2", "undecided" if undecided else "see the scores", number, "the base's own scores"))
     if "agreement" in frames:
         one = frames["agreement"]
@@ -306,51 +385,99 @@ def block_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
                 f"over {row['n']:.0f} layers"
             )
             rows.append(
-                ("C10", verdict(row["spearman"], row["ci_low"], row["ci_high"]), number, "single layers")
+                ("C10", verdict(row["spearman"], row["ci_low"], row["ci_high"]), number, "single layers, C4")
             )
     return rows
 
 
+def blind_claim(frames: Frames) -> tuple[str, str, str, str]:
+    """Return C1 size by size: scores of blind choices against distance's, on the same items, and the loss."""
+    told = frames["strategies"]
+    best = told[told["strategy"] == "distance"].set_index("size")["damage"]
+    items = frames["strategy_items"].query("task == 'mean of tasks'")
+    items = items[items["variant"].str.match(BLIND)]
+    numbers, verdicts = [], {}
+    for row in frames["blind"].to_dict("records"):
+        size = row["size"]
+        own = items[items["size"] == size]
+        loss = told[(told["size"] == size) & told["strategy"].str.match(BLIND)]["damage"]
+        numbers.append(
+            f"{size} layers: of {len(own)} blind choices {int((own['ci_high'] < 0).sum())} score clearly "
+            f"lower, {int((own['ci_low'] > 0).sum())} clearly higher, on average {interval(row)}; loss "
+            f"higher in {int((loss > best[size]).sum())} of {len(loss)}"
+        )
+        verdicts[size] = "confirmed" if (own["ci_high"] < 0).all() else "undecided"
+        verdicts[size] = "refuted" if (own["ci_low"] > 0).all() else verdicts[size]
+    said = {
+        verdict: [str(size) for size in verdicts if verdicts[size] == verdict]
+        for verdict in verdicts.values()
+    }
+    word = (
+        next(iter(said))
+        if len(said) == 1
+        else ", ".join(f"{name} at {' and '.join(sizes)} layers" for name, sizes in sorted(said.items()))
+    )
+    return "C1", word, "; ".join(numbers), "mean accuracy on four sets above chance, the same items"
+
+
 def healing_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
     rows = []
-    if "recovery" in frames:
-        table = frames["recovery"].pivot_table(index=KEYS, columns="variant", values="recovery")
-        healed = table[["sft", "self-distilled"]].mean(axis=1)
-        lost = 1 - table["pruned"]
-        share = (healed - table["pruned"]) / lost.where(lost > 0)
-        mean, low, high = spread(healed - table["pruned"])
+    if "won_back" in frames:
+        table = frames["won_back"].set_index("variant")
+        lost, gain = table.loc["base"], table.loc["mean of trainings"]
+        sets = len(lost["tasks"].split(", "))
         number = (
-            f"pruned keeps {table['pruned'].mean():.1%} of the base's average, healed {healed.mean():.1%} "
-            f"({mean:+.1%} [{low:+.1%}, {high:+.1%}]): {share.mean():.0%} of what was lost"
+            f"pruning costs {lost['difference']:.3f} [{lost['ci_low']:.3f}, {lost['ci_high']:.3f}] of "
+            f"{lost['average']:.3f}; {len(table) - 2} trainings win back {interval(gain)} on average, "
+            f"{gain['share']:.0%} [{gain['share_low']:.0%}, {gain['share_high']:.0%}] of it"
         )
-        most = verdict(share.mean() - 0.5, spread(share)[1] - 0.5, spread(share)[2] - 0.5)
-        rows.append(("C3", most, number, f"{len(table)} pairs of trainings, nine sets"))
+        most = verdict(gain["share"] - 0.5, gain["share_low"] - 0.5, gain["share_high"] - 0.5)
+        rows.append(("C3", most, number, f"{sets} sets above chance, the same items; most: more than half"))
     if "healing_items" in frames:
         items = frames["healing_items"].query("task == 'mean of tasks' and variant == 'self-distilled'")
-        mean, low, high = spread(items["difference"])
-        clear = (
-            f"{int((items['ci_low'] > 0).sum())} clearly better, "
-            f"{int((items['ci_high'] < 0).sum())} clearly worse"
-        )
+        told = [
+            f"{row['data']} {row['rows']}: {row['difference']:+.4f} [{row['ci_low']:+.4f}, "
+            f"{row['ci_high']:+.4f}]"
+            for row in items.to_dict("records")
+        ]
+        if told:
+            number = f"self-distilled less SFT, {'; '.join(told)}"
+            basis = f"mean accuracy on nine sets, the same items; pairs of trainings: {len(told)}"
+            rows.append(("C4", agreed(items), number, basis))
+            if items["rows"].nunique() > 1:
+                rows.append(more_rows(frames))
+    if "closeness_of_all" in frames:
+        table = frames["closeness_of_all"].set_index("prompts")
+        row, cells = table.loc["all"], frames["closeness"]
         number = (
-            f"self-distilled less SFT {mean:+.4f} [{low:+.4f}, {high:+.4f}]; of {len(items)} pairs {clear}"
+            f"similarity to the base, self-distilled less SFT: {interval(row)}; of {len(cells)} pairs of "
+            f"training and kind of prompt {int((cells['ci_low'] > 0).sum())} clearly nearer, "
+            f"{int((cells['ci_high'] < 0).sum())} clearly farther"
         )
-        rows.append(("C4", verdict(mean, low, high), number, "mean accuracy on nine sets, the same items"))
-        by_rows = items.groupby("rows")["difference"].mean()
-        if len(by_rows) > 1:
-            rows.append(more_rows(frames))
-    if "closeness" in frames:
-        gap = frames["closeness"]
-        mean, low, high = spread(gap.groupby(KEYS)["difference"].mean())
-        kinds = gap.groupby("prompts")["difference"].mean()
-        where = ", ".join(f"{name} {value:+.3f}" for name, value in kinds.items())
-        number = (
-            f"similarity to the base, self-distilled less SFT: {mean:+.3f} [{low:+.3f}, "
-            f"{high:+.3f}] ({where})"
-        )
-        rows.append(
-            ("C5", verdict(mean, low, high), number, "Sentence-BERT, 100 prompts of each of three kinds")
-        )
+        basis = f"Sentence-BERT, {row['n']:.0f} prompts of three kinds, one seed; pairs of trainings: "
+        basis += f"{row['trainings']:.0f}"
+        rows.append(("C5", verdict(row["difference"], row["ci_low"], row["ci_high"]), number, basis))
+    return rows
+
+
+def draft_claims(frames: Frames) -> list[tuple[str, str, str, str]]:
+    """Return what the record of merges and drafts beside this one says (`drafts_real.py`)."""
+    rows = []
+    if "drafts_gain" in frames:
+        gain = frames["drafts_gain"].query("variant == 'merged-slerp-0.5'")
+        told = [f"against {row['against']} {interval(row)}" for row in gain.to_dict("records")]
+        left = gain["layers_left"].iloc[0]
+        basis = f"{left} of 30 layers left, mean of four sets, 1,000 items, one seed"
+        rows.append(("C7", agreed(gain), f"SLERP at 0.5 {', '.join(told)}", basis))
+    if "drafts_comparison" in frames:
+        pair = frames["drafts_comparison"].query("variant == 'self-distilled' and against == 'sft'")
+        told = [f"{row['layers_left']} layers left: {interval(row)}" for row in pair.to_dict("records")]
+        said = [
+            f"{verdict(row['difference'], row['ci_low'], row['ci_high'])} at {row['layers_left']} layers left"
+            for row in pair.to_dict("records")
+        ]
+        basis = "share of single drafted tokens that the whole model accepts, 252 prompts, one seed"
+        rows.append(("C8", ", ".join(said), f"self-distilled less SFT, {'; '.join(told)}", basis))
     return rows
 
 
@@ -387,39 +514,50 @@ def figures(frames: Frames, folder: Path) -> dict[str, str]:
 
 
 def strategy_figure(rows: pd.DataFrame) -> go.Figure:
-    figure = go.Figure()
-    for name, part in rows.groupby("strategy", sort=False):
-        mean = part.groupby("size")["damage"].mean()
-        figure.add_scatter(x=mean.index, y=mean, name=name, mode="lines+markers")
-    figure.update_xaxes(title="layers removed, of 30")
-    figure.update_yaxes(title="rise of the loss, nats a token", type="log")
-    return figure.update_layout(title="What each strategy's choice costs, on texts that chose nothing")
+    rows = rows.assign(size=rows["size"].astype(str))
+    figure = new_figure("What each strategy's choice costs, on texts that chose nothing")
+    symbols = ["circle", "triangle-right", "triangle-left", "x", "diamond", "star-open"]
+    for symbol, (name, part) in zip(symbols, rows.groupby("strategy", sort=False), strict=False):
+        dots = {"mode": "markers", "marker": {"size": 11, "opacity": 0.8, "symbol": symbol}}
+        figure.add_scatter(x=part["damage"], y=part["size"] + " layers", name=name, **dots)
+    figure.update_yaxes(title="removed, of 30", type="category")
+    ticks = [0.5, 1, 2, 5, 10, 20]
+    figure.update_xaxes(title="rise of the loss, nats a token", type="log", tickvals=ticks, ticktext=ticks)
+    return figure.update_layout(height=360)
 
 
 def closeness_figure(rows: pd.DataFrame) -> go.Figure:
-    figure = go.Figure()
+    """Draw each training's mean over prompts with its 95 % interval (normal); pruned is the same in all."""
+    figure, styles = new_figure("Which responses stay close?"), variant_styles(rows["variant"])
+    rows = rows[rows["data"].isin(rows.loc[rows["variant"] != "pruned", "data"])]
     for name, part in rows.groupby("variant", sort=False):
+        part = part.drop_duplicates(["data", "prompts"]) if name == "pruned" else part
         label = part["data"] + ", asked " + part["prompts"]
+        half = 1.96 * part["similarity_std"] / np.sqrt(part["n"])
+        marker = {"size": 9, "color": styles[name].color, "symbol": styles[name].symbol}
+        error = {"type": "data", "array": half, "thickness": 1}
         figure.add_scatter(
-            x=part["similarity"], y=label, name=name, mode="markers", marker={"size": 9, "opacity": 0.7}
+            x=part["similarity"], y=label, name=name, mode="markers", marker=marker, error_x=error
         )
-    figure.update_xaxes(title="mean similarity to the base's responses (one dot a training)")
-    return figure.update_layout(title="Which responses stay close?", height=520)
+    figure.update_xaxes(title="mean similarity to the base's responses (each training, 100 prompts)")
+    return figure.update_layout(height=520)
 
 
 def recovery_figure(rows: pd.DataFrame) -> go.Figure:
-    figure = go.Figure()
+    figure = new_figure("Six of thirty layers out: what is left, what healing wins back")
+    styles = variant_styles(rows["variant"])
     for name, part in rows[rows["variant"] != "base"].groupby("variant", sort=False):
         ends = {"array": part["ci_high"] - part["recovery"], "arrayminus": part["recovery"] - part["ci_low"]}
         label = part["data"] + " " + part["rows"].astype(str) + ", " + str(name)
-        dots = {"error_x": {"type": "data", "thickness": 1, **ends}, "mode": "markers"}
-        figure.add_scatter(x=part["recovery"], y=label, name=name, opacity=0.8, **dots)
+        if name == "pruned":  # the same in every training
+            part, label = part.head(1), ["pruned"]
+            ends = {side: values.head(1) for side, values in ends.items()}
+        marker = {"size": 9, "color": styles[name].color, "symbol": styles[name].symbol}
+        dots = {"error_x": {"type": "data", "thickness": 1, **ends}, "mode": "markers", "marker": marker}
+        figure.add_scatter(x=part["recovery"], y=label, name=name, **dots)
     figure.add_vline(x=1, line_dash="dot")
-    figure.update_xaxes(title="share of the unpruned model's average over nine sets (one dot a seed)")
-    figure.update_yaxes(categoryorder="category descending")
-    return figure.update_layout(
-        title="Six of thirty layers out: what is left, what healing wins back", height=520
-    )
+    figure.update_xaxes(title="share of the unpruned model's average over the sets above chance")
+    return figure.update_layout(height=400)
 
 
 def table(frame: pd.DataFrame, digits: int = 3) -> str:
@@ -434,24 +572,90 @@ def page(frames: Frames, pictures: Mapping[str, str], about: Mapping[str, Any]) 
     lines = [
         "# Findings on a real model",
         "",
-        "What the papers' method does to SmolLM2-135M-Instruct (30 layers; `make smollm2`), on "
-        "public data. Every "
-        f"number is of one record ({date}; {gpu}; {len(parts)} parts; frames in "
-        f"`benchmarks/records`), made by "
-        "`benchmarks/findings.py` and laid out by `benchmarks/findings_page.py`. A verdict is *confirmed* or "
-        "*refuted* where the 95 % interval lies on one side of nothing, else *undecided*.",
+        "What the papers' method does to SmolLM2-135M-Instruct (30 layers; `make smollm2`), on public data. "
+        f"Every number is of the record of {date} ({gpu}; {len(parts)} parts; frames in "
+        "`benchmarks/records`), made by `benchmarks/findings.py` and laid out by "
+        "`benchmarks/findings_page.py`. A verdict is *confirmed* or *refuted* where the 95 % interval lies "
+        "on one side of nothing, else *undecided*. "
+        "**One seed: every interval is over items, prompts or texts, on which both sides answered; none says "
+        "what another seed or another model would give.**",
         "",
         "## The papers' claims",
         "",
         table(claims(frames)),
     ]
+    if about.get("notes"):
+        lines += ["What this record does not hold:", "", *[f"- {note}" for note in about["notes"]], ""]
     lines += section(pictures, "blocks", "## Which blocks go?", agreement_text(frames), calibration(frames))
     lines += section(pictures, "strategies", "## Against cutting blindly", "", strategy_table(frames))
-    lines += section(pictures, "recovery", "## What healing wins back", "", score_summary(frames))
+    lines += section(
+        pictures, "recovery", "## What healing wins back", share_text(frames), score_summary(frames)
+    )
     lines += section(
         pictures, "similarity", "## Which responses stay close, and why", why_text(frames), why(frames)
     )
+    lines += section(pictures, "drafts", "## Merges and drafts", drafts_text(frames), drafts_table(frames))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def share_text(frames: Frames) -> str:
+    if "won_back" not in frames:
+        return ""
+    rows = frames["won_back"].drop(columns="tasks").rename(columns={"ci_low": "low", "ci_high": "high"})
+    rows["variant"] = rows["variant"].replace({"base": "base (what pruning lost)"})
+    return (
+        f"Against the pruned model, on {frames['won_back']['tasks'].iloc[0]} (the sets on which the unpruned "
+        "model is clearly above a guess); `share`: of what pruning lost. The mean of all nine sets would say "
+        "that pruning costs nothing: BoolQ rises from below its majority class to it, which is no gain.\n\n"
+        + table(rows)
+    )
+
+
+def drafts_text(frames: Frames) -> str:
+    if "drafts_recovery" not in frames:
+        return ""
+    rows = frames["drafts_recovery"].set_index("variant")["average"]
+    tasks = ", ".join(sorted(frames["drafts_scores"]["task"].unique()))
+    low = ", ".join(
+        f"{name} {rows[name]:.3f}" for name in ("base", "pruned", "sft", "self-distilled") if name in rows
+    )
+    left = frames["drafts_recovery"]["layers_left"].iloc[0]
+    return (
+        f"With {left} of 30 layers left the mean of {tasks} is near a guess and healing does not raise it "
+        f"({low}), so what a merge adds there says little. What the whole model accepts of a draft does "
+        "rise with healing"
+        + (
+            ", by SFT nearly as much as by self-distilled data: " + "; ".join(told) + "."
+            if (told := sign_texts(frames))
+            else "."
+        )
+    )
+
+
+def sign_texts(frames: Frames) -> list[str]:
+    pair = frames["drafts_comparison"].query("variant == 'self-distilled' and against == 'sft'")
+    return [
+        f"with {row['layers_left']} layers left self-distilled is ahead on {row['higher']} prompts and "
+        f"behind on {row['lower']} of {row['n']} (sign test, adjusted p = {row['p_adjusted']:.1g}), the mean "
+        f"difference being {interval(row)}"
+        for row in pair.to_dict("records")
+    ]
+
+
+def drafts_table(frames: Frames) -> str:
+    if "drafts_acceptance" not in frames:
+        return ""
+    rows = frames["drafts_acceptance"]
+    rows = rows[rows["draft_length"].isin([1, 3])]
+    shown = ["layers_left", "draft", "draft_length", "acceptance", "acceptance_low", "acceptance_high"]
+    pairs = frames["drafts_comparison"]
+    columns = ["layers_left", "variant", "against", "n", "difference", "ci_low", "ci_high", "higher", "lower"]
+    return (
+        table(rows[[*shown, "tokens_per_call"]].sort_values(["layers_left", "draft_length", "acceptance"]))
+        + "\n`acceptance`: share of drafted tokens that the whole model would have chosen, greedy; "
+        "`tokens_per_call`: tokens a pass of the whole model. Pairs on the same prompts, draft length 1:\n\n"
+        + table(pairs[columns])
+    )
 
 
 def section(pictures: Mapping[str, str], name: str, *texts: str) -> list[str]:
@@ -486,7 +690,7 @@ def strategy_table(frames: Frames) -> str:
         "\n`damage`: rise of the loss on 48 C4 texts that chose nothing, with its 95 % interval. "
         "`accuracy`: mean of "
         "ARC-Easy, HellaSwag, PIQA, BLiMP (300 items of a set; at size 6 base, distance, deepest, "
-        "shallowest 600)."
+        "shallowest 600); none where it was not scored."
     )
 
 
@@ -501,8 +705,14 @@ def score_summary(frames: Frames) -> str:
     healed = frames["scores"].assign(trained=lambda f: f["data"] + " " + f["rows"].astype(str))
     rows = pd.concat([base, healed], ignore_index=True)
     wide = rows.pivot_table(index=["variant", "trained"], columns="task", values="value", sort=False)
-    wide["mean"] = wide.mean(axis=1)
-    return table(wide.reset_index()) + "\nMeans over seeds; of GSM8K 8,000 rows are all it has (7,373)."
+    above = above_chance(frames["strategy_scores"])
+    wide = wide.assign(**{"nine sets": wide.mean(axis=1), "above chance": wide[above].mean(axis=1)})
+    seeds = frames["scores"]["seed"].nunique()
+    return (
+        table(wide.reset_index())
+        + f"\n{seeds} seed{'s, means over them' * (seeds > 1)}. At a guess from the start: "
+        + (f"{', '.join(at_chance(frames['strategy_scores']))}.")
+    )
 
 
 def why(frames: Frames) -> str:
@@ -534,29 +744,59 @@ def why(frames: Frames) -> str:
 def why_text(frames: Frames) -> str:
     """Say in numbers which explanation holds: length, kept share, or the data itself."""
     told = []
+    if "closeness" in frames:
+        cells = frames["closeness"].rename(columns={"data": "trained on", "prompts": "asked"})
+        shown = ["trained on", "asked", "n", "difference", "ci_low", "ci_high", "higher", "lower"]
+        told.append(
+            "Similarity to the base's responses, self-distilled less SFT, on the same prompts:\n\n"
+            + table(cells[shown])
+        )
     if "premise" in frames:
-        rows = frames["premise"].pivot_table(index=KEYS, columns="text", values="similarity")
-        mean, low, high = spread(rows["rewrite"] - rows["reference"])
-        told.append(
-            f"On its own training prompts a rewrite is {mean:+.3f} [{low:+.3f}, {high:+.3f}] nearer "
-            f"to the base's own "
-            "answer than the reference is (cosine): the most that learning from it could bring."
+        rows = frames["premise"]
+        rows = rows[rows["rows"] == rows["rows"].min()]
+        near = rows.pivot_table(index="data", columns="text", values="similarity")
+        sets = ", ".join(
+            f"{row.Index} {row.rewrite:.3f} against {row.reference:.3f}" for row in near.itertuples()
         )
-        losses = frames["premise"].pivot_table(index=KEYS, columns="text", values="loss")
+        loss = rows.groupby("text")["loss"].mean()
         told.append(
-            f"The base's loss is {losses['reference'].mean():.2f} on references and "
-            f"{losses['rewrite'].mean():.2f} on "
-            "rewrites, so the rewrites are its own words."
+            "Self-data distillation rests on rewrites that are nearer to what the base itself would say. In "
+            f"likelihood they are: its loss is {loss['rewrite']:.2f} nats a token on rewrites and "
+            f"{loss['reference']:.2f} on references. In Sentence-BERT similarity to its own answer to the "
+            f"bare prompt they are not (rewrite against reference: {sets}; first 200 rows of each set, no "
+            "interval)."
         )
+        words = rows.pivot_table(index="data", columns="text", values="words")
+        lengths = [
+            f"{row.Index} {row.own:.0f}, {row.reference:.0f}, {row.rewrite:.0f}" for row in words.itertuples()
+        ]
+        told.append(f"Words of its own answer, the reference, the rewrite: {'; '.join(lengths)}.")
+    if "kept" in frames:
+        kept = frames["kept"].query("kept").groupby(["data", "rows"])["share"].sum()
+        told.append(
+            "Kept rewrites (else the reference is learned): "
+            + ", ".join(f"{data} {rows:,} rows {share:.1%}" for (data, rows), share in kept.items())
+            + "."
+        )
+    if "kept" in frames:
+        odd = frames["kept"].query("reason == 'no reasoning'")
+        told += [
+            f"Of the rewrites of {row['data']} {row['share']:.1%} were refused for their lack of reasoning."
+            for row in odd.to_dict("records")
+        ]
     if "why" in frames:
-        rows = frames["why"]
         told.append(
-            f"The difference between the methods is {rows['difference'].mean():+.3f} over all prompts and "
-            f"{rows['same_length'].mean():+.3f} where both responses are as far in length from the "
-            f"base's; similarity "
-            f"falls by {-rows['slope'].mean():.3f} for each doubling or halving of the length."
+            "On maths the shorter rewrites show in the responses, and where those of both are as long, "
+            "little is left of the difference (a reading of few prompts, not a test):\n"
         )
-    return " ".join(told)
+        for row in frames["why"].to_dict("records"):
+            told[-1] += "\n" + (
+                f"- {row['data']}, asked {row['prompts']}: {row['length_base']:.0f} tokens (base), "
+                f"{row['length_sft']:.0f} (SFT), {row['length_self_distilled']:.0f} (self-distilled); the "
+                f"difference is {row['difference']:+.3f}, and {row['same_length']:+.3f} on the "
+                f"{row['n_same_length']:.0f} prompts where both are as far in length from the base's"
+            )
+    return "\n\n".join(told)
 
 
 def readme(frames: Frames, about: Mapping[str, Any]) -> str:
@@ -570,7 +810,7 @@ def readme(frames: Frames, about: Mapping[str, Any]) -> str:
             "skipping the block "
             "really does (right).*",
             "",
-            table(shown[shown["verdict"] != "not asked"]),
+            table(shown),
             f"(Record of {about['date']}; [all of it](docs/findings.md), with what each verdict rests on.)",
         ]
     )
@@ -593,6 +833,9 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.record or max(RECORDS.glob("*-findings-*/"))
     frames = {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
+    beside = sorted(RECORDS.glob("*-drafts-*/"))
+    if beside and not options.record:
+        frames |= {f"drafts_{file.stem}": pd.read_csv(file) for file in beside[-1].glob("*.csv")}
     about = json.loads((folder / "record.json").read_text())
     about["date"] = folder.name[:10]
     pictures = figures(frames, options.out / "findings")

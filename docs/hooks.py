@@ -98,6 +98,8 @@ def page_of(path: str) -> str:
     """Return where a file or folder of the checkout is in the site."""
     if path in PAGES or path in FOLDERS:
         return PAGES.get(path) or FOLDERS[path]
+    if path.startswith("docs/") and path.endswith(".md"):
+        return path.removeprefix("docs/")
     if path.startswith("notebooks/"):
         return f"notebooks.md#{Path(path).stem}"
     return PAGES.get(f"{path}/README.md", path)
@@ -145,7 +147,9 @@ def _record_section(record: dict[str, Any]) -> str:
     setting = f"Configuration: `{json.dumps(record.get('config', {}))}`"
     hidden = textwrap.indent("\n".join([*table, "", setting]), "    ")
     heading = f"## {record['benchmark']} {{#{_anchor(record)}}}"
-    return f'{heading}\n\n{where}; {_hardware(record)}; {versions}.\n\n??? note "All figures"\n\n{hidden}'
+    notes = "".join(f"- {note}\n" for note in record.get("notes", []))
+    about = f"{where}; {_hardware(record)}; {versions}.\n\n{notes}".rstrip()
+    return f'{heading}\n\n{about}\n\n??? note "All figures"\n\n{hidden}'
 
 
 def figures(results: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

@@ -45,6 +45,10 @@ def printed_run(folder: Path, n_layers: int = 16, name: str = "printed") -> Run:
         "map.csv": map_frame(),
         "loss_similarity.csv": loss_frame(),
         "similarity.csv": _similarities(rng),
+        "iterations.csv": _iterations(),
+        "merging_recovery.csv": pd.DataFrame(
+            {"t": [None, 0, 0.5, 1], "recovery": [1, 0.7, 0.8, 0.9], "ci_low": 0.6, "ci_high": 1.0}
+        ),
     }.items():
         run.write(frame_name, frame)
     for variant, removed in VARIANTS.items():
@@ -60,6 +64,14 @@ def printed_run(folder: Path, n_layers: int = 16, name: str = "printed") -> Run:
     run.write_json("selection.json", {"layers": [7, 8], "start": 7, "size": 2, "parameters_saved": 0.118})
     _write_scores(run, rng)
     return run
+
+
+def _iterations() -> pd.DataFrame:
+    """Return layers 3 and 5 of 16 gone, one an iteration."""
+    frame = pd.DataFrame({"iteration": [1, 1, 2, 2], "phase": ["P", "P+R"] * 2, "layer": [3, 3, 5, 5]})
+    return frame.assign(
+        layers_left=[15, 15, 14, 14], removed=["3", "3", "3,5", "3,5"], order=["3", "3", "3 5", "3 5"]
+    )
 
 
 def _distilled() -> pd.DataFrame:

@@ -19,6 +19,7 @@ from workbench.__main__ import _parser
 from workbench.data.instructions import DEMO_INSTRUCTIONS
 from workbench.data.texts import DEMO_TEXTS
 from workbench.runs import notebooks as runner
+from workbench.runs.parameters import parameters_of, values_for
 
 NOTEBOOKS = [
     path
@@ -30,7 +31,7 @@ DEMO = {*DEMO_TEXTS, *DEMO_INSTRUCTIONS}
 
 
 def parameters(path: Path) -> dict:
-    return runner._assigned(path, nbformat.read(path, as_version=4))
+    return {name: one.value for name, one in parameters_of(path, nbformat.read(path, as_version=4)).items()}
 
 
 def named(values: dict) -> set[str]:
@@ -177,7 +178,7 @@ def test_a_preset_sets_parameters_that_notebooks_have(name: str, run):
     known = {one for path in NOTEBOOKS for one in parameters(path)}
     values = wb.preset_parameters(name)
     assert set(values) <= known
-    given = runner._values(sources, run, {"limit": 5}, values)
+    given = values_for(sources, run.name, {"limit": 5}, values)
     of_05 = given[NOTEBOOKS[5]]
     assert of_05["limit"] == 5 and of_05["tasks"] == values["tasks"]
     assert not named(values) & DEMO

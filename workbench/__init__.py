@@ -56,6 +56,7 @@ _PUBLIC = {
     "recovery.recover": "recover carry_adapter",
     "recovery.iterate": "iterate read_iterations recovery_log iteration_variants removal_order",
     "recovery.phases": "phase_scores phase_change",
+    "recovery.states": "state_scores",
     "recovery.baselines": "choose_layers shortgpt_layers laco laco_for Collapse",
     "forgetting.changes": ("response_changes change_summary farthest_responses embedding_map"),
     "forgetting.shift": "loss_against_similarity shift_agreement",

@@ -152,5 +152,57 @@ def test_random_texts_of_odd_pieces_are_judged_without_an_error():
         assert answer is None or (answer and same_answer(answer, "5") == same_answer("5", answer))
 
 
+#: what answers of a small model are made of: steps within a line, labels, numbers cut off, odd signs
+_PIECES = [
+    "1",
+    "2.",
+    "3.5",
+    "12",
+    "$",
+    "-",
+    "=",
+    "%",
+    "\n",
+    ". ",
+    "! ",
+    "? ",
+    "Multiply",
+    "the answer is",
+    "or",
+    "and",
+]
+_PIECES += [
+    "because",
+    "since",
+    "*",
+    "#",
+    "(",
+    ")",
+    "\\boxed{",
+    "}",
+    "Step ",
+    "No. ",
+    "5,000",
+    "1/2",
+    "¾",
+    "٣",
+    "twenty",
+]
+_PIECES += ["e.g.", "B)", "yes", "no", ":", "—", "×", "not", "in", "1e5", "²", "...", "7 or 8", "2. Multiply"]
+
+
+def test_steps_counted_within_a_line_are_no_answers():
+    assert final_answer("The total is 12. 2. Multiply") == "12"
+    assert final_answer("It is done. 2. Multiply") is None
+    assert final_answer("She has 4 apples. 2. Add 3 pears. 3. Sum") == "3"
+
+
+def test_texts_put_together_from_what_models_write_are_judged_without_an_error():
+    rng = random.Random(0)
+    for _ in range(4000):
+        said = "".join(rng.choice(_PIECES) + rng.choice(["", " "]) for _ in range(rng.randint(1, 12)))
+        assert isinstance(final_answer(said), str | None), said
+
+
 def test_what_is_no_text_has_an_answer_only_where_it_is_a_number():
     assert final_answer(5) == "5" and final_answer(float("nan")) is None

@@ -139,3 +139,12 @@ def test_what_does_not_match_is_named():
         slerp(torch.ones(2), torch.ones(2), norms="none")
     with pytest.raises(ValueError, match="got int"):
         slerp(1, 2)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_a_tensor_in_many_pieces_is_the_tensor_in_one(monkeypatch, t):
+    a, b = torch.randn(7, 11), torch.randn(7, 11)
+    whole = slerp(a, b, t)
+    monkeypatch.setattr("workbench.merging.slerp._PIECE", 8)
+    torch.testing.assert_close(slerp(a, b, t), whole, rtol=1e-6, atol=1e-6)
+    assert slerp(a.T, b.T, t).shape == (11, 7)

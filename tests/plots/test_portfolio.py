@@ -23,7 +23,7 @@ NAMES = [
     "01_distances", "01_lines", "01_calibration", "01_damage", "01_metrics", "01_agreement", "02_chosen",
     "03_kept", "04_healing", "04_tuning", "05_scores", "05_categories", "05_flips", "05_depth", "05_loss",
     "06_forms_math", "06_forms_open", "06_similarity_math", "06_similarity_open", "06_pairs", "06_map",
-    "06_lost",
+    "06_lost", "07_stack", "08_path",
 ]  # fmt: skip
 SEVEN_POINTS = 7 * 96 / 72
 
@@ -44,7 +44,15 @@ def printed(run, tmp_path_factory):
 
 def test_every_figure_of_a_run_is_listed_and_what_it_lacks_is_named(run, tmp_path):
     assert [picture.name for picture in paper.pictures(run)] == NAMES
-    assert paper.left_out(run) == {"06_divergence": ["divergence.jsonl"]}
+    lacking = paper.left_out(run)
+    assert lacking.pop("06_divergence") == ["divergence.jsonl"]
+    assert {name: needs[-1] for name, needs in lacking.items()} == {
+        "07_phases": "iterative-scores.csv",
+        "07_changes": "iterative-scores.csv",
+        "09_by_length": "draft_rounds.jsonl",
+        "09_by_position": "draft_rounds.jsonl",
+        "09_speed": "draft_speed.csv",
+    }
     empty = open_run("empty", root=tmp_path)
     assert set(paper.left_out(empty)) >= {"01_distances", "06_forms"}
     with pytest.raises(

@@ -151,6 +151,8 @@ def _last_number(text: str) -> str | None:
     if (end := FIND.sentence_end.search(text, numbers[-1][1])) and end.group() == "?":
         return None  # asked, not said
     sentence = text[begin:]
+    if not numbers_in(sentence):
+        return _last_number(text[:begin])  # "It is 12. 2. Multiply": read alone, that number counts a step
     if (reason := FIND.reason.search(sentence)) and numbers_in(sentence[: reason.start()]):
         sentence = sentence[: reason.start()]
     numbers = numbers_in(sentence)

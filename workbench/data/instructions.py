@@ -58,9 +58,8 @@ def load_instructions(
 
     Args:
         name: ``demo-math``, ``demo-open``, ``gsm8k``, ``gsm8k-test``, ``alpaca``, ``alpaca-cleaned``,
-        ``dolly``,
-            ``openmathinstruct`` (its correct solutions), the path of a file whose form is recognised by its
-            columns, or with ``columns`` any file or hub set (``owner/name`` or
+            ``dolly``, ``openmathinstruct`` (its correct solutions), the path of a file whose form is
+            recognised by its columns, or with ``columns`` any file or hub set (``owner/name`` or
             ``owner/name:configuration``). Chats (``messages``, ShareGPT's ``conversations``, ``prompt`` and
             ``completion``) are read: the last answer is the reference, the question before it the
             instruction.

@@ -26,6 +26,8 @@ from workbench.models.layers import kept_layers, unwrap
 
 #: from this cosine on two vectors count as parallel
 PARALLEL = 0.9995
+#: numbers that are held in float32 at once
+_PIECE = 2**24
 NORMS = ("linear", "mergekit")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _BEFORE_LAYERS = re.compile(r"embed_(?:tokens|in|positions)|embeddings|wte|wpe")
@@ -96,14 +98,18 @@ def merged_pair(a: Tensor, b: Tensor, t: float, norms: str = "linear") -> Merged
         t: in [0, 1].
         norms: as for ``slerp``.
     """
-    u, v = (one if one.dtype == torch.float64 else one.float() for one in (a, b.to(a.device)))
-    lengths = [float(_dot(one, one)) ** 0.5 for one in (u, v)]
+    b = b.to(a.device)
+    squares, dot = [0.0, 0.0], 0.0
+    for u, v in _pieces(a, b):
+        squares = [squares[0] + _dot(u, u), squares[1] + _dot(v, v)]
+        dot += _dot(u, v)
+    lengths = [square**0.5 for square in squares]
     product = lengths[0] * lengths[1]
-    cosine = float(_dot(u, v)) / product if product else math.nan
+    cosine = dot / product if product else math.nan
     angle = math.acos(min(1.0, max(-1.0, cosine))) if product else math.nan
     linear = not product or abs(cosine) > PARALLEL
     if t in (0, 1):
-        return Merged((b if t else a).to(a.device, a.dtype).clone(), math.degrees(angle), linear)
+        return Merged((b if t else a).to(a.dtype).clone(), math.degrees(angle), linear)
     if linear:
         shares = (1 - t, t)
     else:
@@ -111,8 +117,8 @@ def merged_pair(a: Tensor, b: Tensor, t: float, norms: str = "linear") -> Merged
         if norms == "linear":
             length = (1 - t) * lengths[0] + t * lengths[1]
             shares = (shares[0] * length / lengths[0], shares[1] * length / lengths[1])
-    mixed = torch.add(u * shares[0], v, alpha=shares[1])
-    return Merged(mixed.to(a.dtype), math.degrees(angle), linear)
+    mixed = [torch.add(u * shares[0], v, alpha=shares[1]).to(a.dtype) for u, v in _pieces(a, b)]
+    return Merged(torch.cat(mixed).view(a.shape), math.degrees(angle), linear)
 
 
 def check_pair(name: str, a: Tensor, b: Tensor) -> None:
@@ -167,8 +173,15 @@ def _layer(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _dot(u: Tensor, v: Tensor) -> Tensor:
-    return (u * v).sum(dtype=torch.float64)
+def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield two tensors piece by piece, in float32 at least: never a copy of the whole."""
+    for pair in zip(*(one.reshape(-1).split(_PIECE) for one in (a, b)), strict=True):
+        u, v = (one if one.dtype == torch.float64 else one.float() for one in pair)
+        yield u, v
+
+
+def _dot(u: Tensor, v: Tensor) -> float:
+    return float((u * v).sum(dtype=torch.float64))
 
 
 def _check_alike(first: _State | _Files, second: _State | _Files) -> None:

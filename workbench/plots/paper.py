@@ -16,9 +16,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.evaluation.items import flip_counts
-from workbench.evaluation.scores import category_scores
+from workbench.evaluation.scores import category_scores, headline
 from workbench.forgetting.changes import response_changes
-from workbench.plots import blocks, forgetting, healing, heatmaps, scores, style
+from workbench.plots import blocks, drafts, forgetting, healing, heatmaps, merging, recovery, scores, style
 from workbench.runs.run import Run
 from workbench.tables.paper import readable
 
@@ -185,6 +185,50 @@ def _divergence(run: Run) -> go.Figure:
     return forgetting.divergence_distribution(readable(frame), title=None)
 
 
+def _iterations(run: Run, draw: Callable[..., go.Figure]) -> go.Figure:
+    from workbench.recovery.phases import phase_scores
+
+    iterations, base = run.read("iterations.csv"), _base(run)
+    phases = phase_scores(run.read("iterative-scores.csv"), iterations, base=base, prefix="iterate-")
+    chosen = headline(phases, prefer="acc")
+    words = phases[phases["metric"] == "word_perplexity"]
+    return draw(pd.concat([chosen[chosen["metric"] != "word_perplexity"], words]), iterations)
+
+
+def _phases(run: Run) -> go.Figure:
+    return _iterations(run, lambda shown, _: recovery.phase_lines(shown, columns=2, title=None))
+
+
+def _changes(run: Run) -> go.Figure:
+    from workbench.recovery.phases import phase_change
+
+    def draw(shown: pd.DataFrame, iterations: pd.DataFrame) -> go.Figure:
+        changed = phase_change(shown[shown["metric"] != "word_perplexity"])
+        return recovery.phase_changes(changed, iterations, title=None)
+
+    return _iterations(run, draw)
+
+
+def _path(run: Run) -> go.Figure:
+    along = run.read("merging_recovery.csv").dropna(subset="t")
+    return merging.merging_path(along, title=None)
+
+
+def _accepted(run: Run, *, by_position: bool) -> go.Figure:
+    from workbench.speculation.acceptance import acceptance, acceptance_by_position  # it brings torch
+
+    rounds = run.read("draft_rounds.jsonl")
+    if by_position:
+        return drafts.acceptance_by_place(acceptance_by_position(rounds), title=None)
+    return drafts.acceptance_by_length(acceptance(rounds), title=None)
+
+
+def _speed(run: Run) -> go.Figure:
+    from workbench.speculation.speed import speed_ups  # it brings torch
+
+    return drafts.speed_against_theory(speed_ups(run.read("draft_speed.csv")), title=None)
+
+
 #: name -> how it is drawn
 DRAWN: dict[str, Callable[..., go.Figure]] = {
     "01_distances": lambda run: heatmaps.distance_heatmap(run.read("distances.csv"), title=None),
@@ -210,4 +254,11 @@ DRAWN: dict[str, Callable[..., go.Figure]] = {
     "06_map": _map,
     "06_divergence": _divergence,
     "06_lost": lambda run: forgetting.loss_similarity(read(run, "loss_similarity.csv"), title=None),
+    "07_stack": lambda run: recovery.stack_over_iterations(run.read("iterations.csv"), title=None),
+    "07_phases": _phases,
+    "07_changes": _changes,
+    "08_path": _path,
+    "09_by_length": partial(_accepted, by_position=False),
+    "09_by_position": partial(_accepted, by_position=True),
+    "09_speed": _speed,
 }

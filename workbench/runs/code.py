@@ -35,7 +35,7 @@ STOREYS = (
     ("generation",),
     ("healing",),
     ("evaluation",),
-    ("forgetting",),
+    ("forgetting", "recovery", "merging", "speculation"),
     ("tables",),
     ("plots",),
     ("widgets",),

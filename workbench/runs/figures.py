@@ -287,8 +287,10 @@ def _colour_bar(trace: go.Heatmap) -> go.Scatter:
 def _trace_frame(number: int, trace: Any) -> pd.DataFrame:
     label = {"trace": number, "name": trace.name or ""}
     if trace.type == "heatmap":
-        # a logarithmic scale keeps its values beside the colours
-        z = np.asarray(trace.z if trace.customdata is None else trace.customdata, dtype=float)
+        # a logarithmic scale keeps its values beside the colours; beside others lie words
+        beside = pd.DataFrame(trace.z if trace.customdata is None else trace.customdata)
+        numbers = beside.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+        z = np.asarray(trace.z, dtype=float) if np.isnan(numbers).all() else numbers
         row, column = np.nonzero(np.isfinite(z))
         across, down = (_places(trace, key, count) for key, count in zip("xy", z.shape[::-1], strict=True))
         return pd.DataFrame({**label, "x": across[column], "y": down[row], "z": z[row, column]})
