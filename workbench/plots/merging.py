@@ -40,4 +40,5 @@ def merging_path(
     fig = style.draw(px.line, frame, "t", measure, styles, "line", title=title, **shown)
     fig.update_layout(showlegend=by is not None, legend={"title": {"text": ""}})
     fig.update_xaxes(title="t (0: the first variant, 1: the second)", range=[-0.04, 1.04])
-    return fig.update_yaxes(title=measure.replace("_", " "))
+    named = {"value": "score"}.get(measure, measure.replace("_", " "))
+    return fig.update_yaxes(title=named)
