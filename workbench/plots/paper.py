@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.checks import checked
 from workbench.evaluation.items import flip_counts
 from workbench.evaluation.scores import category_scores, headline
 from workbench.forgetting.changes import response_changes
@@ -210,14 +211,21 @@ def _changes(run: Run) -> go.Figure:
 
 
 def _path(run: Run) -> go.Figure:
-    along = run.read("merging_recovery.csv").dropna(subset="t")
+    along = checked(run.read("merging_recovery.csv"), ["t", "recovery"], "merging_recovery.csv")
+    along = along.dropna(subset="t")
     return merging.merging_path(along, title=None)
+
+
+def _drafts(run: Run, name: str) -> pd.DataFrame:
+    """Return a frame with its drafts under the names that a reader understands."""
+    named = readable(run.read(name).rename(columns={"draft": "variant"}))
+    return named.rename(columns={"variant": "draft"})
 
 
 def _accepted(run: Run, *, by_position: bool) -> go.Figure:
     from workbench.speculation.acceptance import acceptance, acceptance_by_position  # it brings torch
 
-    rounds = run.read("draft_rounds.jsonl")
+    rounds = _drafts(run, "draft_rounds.jsonl")
     if by_position:
         return drafts.acceptance_by_place(acceptance_by_position(rounds), title=None)
     return drafts.acceptance_by_length(acceptance(rounds), title=None)
@@ -226,7 +234,7 @@ def _accepted(run: Run, *, by_position: bool) -> go.Figure:
 def _speed(run: Run) -> go.Figure:
     from workbench.speculation.speed import speed_ups  # it brings torch
 
-    return drafts.speed_against_theory(speed_ups(run.read("draft_speed.csv")), title=None)
+    return drafts.speed_against_theory(speed_ups(_drafts(run, "draft_speed.csv")), title=None)
 
 
 #: name -> how it is drawn

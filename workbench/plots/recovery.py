@@ -141,7 +141,11 @@ def phase_lines(
     across = max(1, min(columns, len(panels)))
     down = -(-len(panels) // across)
     asked = {"facet_col": by, "facet_col_wrap": across, "category_orders": {by: panels}, "markers": True}
-    asked |= {"facet_col_spacing": 0.06, "facet_row_spacing": 0.3 / down, "error_y": ("low", "high")}
+    asked |= {
+        "facet_col_spacing": 0.16 if style.narrow() else 0.06,
+        "facet_row_spacing": 0.3 / down,
+        "error_y": ("low", "high"),
+    }
     shown = {"hover": "%{fullData.name}, iteration %{x}: %{y:.3f}", "title": title}
     fig = style.draw(px.line, frame, "iteration", "value", _PHASES, "phase", **asked, **shown)
     fig.update_traces(error_y={"thickness": 1, "width": 2})
@@ -187,7 +191,7 @@ def phase_changes(
         colorscale="RdBu",
         zmin=-most,
         zmax=most,
-        texttemplate="%{z:+.2f}",
+        texttemplate=None if style.narrow() else "%{z:+.2f}",  # at 3.25 in a cell has no room for 7 pt
         colorbar={"title": "change"},
         hovertemplate="%{y}, %{x}: %{z:+.3f}<extra></extra>",
     )
