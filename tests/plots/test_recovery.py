@@ -15,7 +15,7 @@ from workbench.recovery.phases import phase_change, phase_scores
 from workbench.widgets.recovery import LiveRecovery
 
 LOG = pd.DataFrame({"step": [1, 2, 1, 2], "hidden": [8.0, 4.0, 6.0, 3.0], "logits": [1.0, 0.5, 0.8, 0.0]})
-LOG = LOG.assign(iteration=[1, 1, 2, 2], order=["3", "3", "3 5", "3 5"])
+LOG = LOG.assign(loss=LOG["hidden"] + LOG["logits"], iteration=[1, 1, 2, 2], order=["3", "3", "3 5", "3 5"])
 PHASES = phase_scores(SCORES, ITERATIONS, base="base", prefix="a-")
 
 
@@ -61,6 +61,8 @@ def test_it_is_drawn_as_it_runs():
         live.figure()
     for row in LOG.to_dict("records"):
         live.see(row | {"steps": 2, "tokens_per_second": 10.0, "seconds_left": 5.0})
+    told = live.status("iteration 2", live.rows["iteration 2"])
+    assert "step 2 of 2, loss 3.000" in told and told.endswith("hidden 3, logits 0; out: 3, 5")
     fig, again = live.figure("two minutes left"), recovery_progress(LOG, 7)
     assert [len(trace.z) for trace in fig.data if trace.type == "heatmap"] == [7]
     assert [list(t.y) for t in fig.data if t.name] == [list(t.y) for t in again.data if t.name]

@@ -10,6 +10,8 @@ from workbench.checks import checked
 from workbench.evaluation.scores import score_intervals
 from workbench.plots import style
 
+#: of the loss, as a log names them; ``recovery.loss`` would bring torch
+TERMS = ("hidden", "attention", "logits", "kl", "lm")
 _PHASES = {
     "P": style.Style("#8b9199", "dot", symbol="square"),
     "P+R": style.Style("#0072b2", "solid", symbol="circle"),
@@ -68,7 +70,7 @@ def loss_terms(log: pd.DataFrame, *, title: str | None = "Recovery: loss by its 
         ValueError: for missing columns, or a log without a term.
     """
     frame = checked(log, ["step"], "log")
-    terms = [name for name in ("hidden", "attention", "logits", "kl", "lm") if name in frame]
+    terms = [name for name in TERMS if name in frame]
     if not terms:
         raise ValueError(f"log must have a column of a term such as hidden, got {list(frame)}")
     frame = frame.assign(update=range(1, len(frame) + 1))

@@ -31,6 +31,9 @@ class LiveLoss:
     was first drawn. Outside a notebook nothing is shown, and ``figure`` gives the figure.
     """
 
+    #: what the drawing's upright axis says
+    label = "loss (nats per token)"
+
     def __init__(self, *, every: float = 1.0, title: str = "Healing: training loss") -> None:
         """Begin without a line.
 
@@ -53,9 +56,13 @@ class LiveLoss:
             rows.append(row)
             last = row["step"] >= row["steps"]
             if last or time.monotonic() - self._shown >= self._pause:
-                self._show(_status(name, rows))
+                self._show(self.status(name, rows))
 
         return see
+
+    def status(self, name: str, rows: list[dict[str, Any]]) -> str:
+        """Say what a training does now: its step, loss, speed and the time left."""
+        return _status(name, rows)
 
     def add(self, name: str, log: pd.DataFrame) -> None:
         """Draw the whole log of a training that is done."""
@@ -89,7 +96,7 @@ class LiveLoss:
         if get_ipython() is None:
             return
         drawing = {
-            "text/html": live_drawing(self.rows, self.title, status),
+            "text/html": live_drawing(self.rows, self.title, status, self.label),
             "text/plain": status or self.title,
         }
         self._display(drawing)
@@ -107,26 +114,29 @@ class LiveLoss:
             self._handle.update(bundle, raw=True)
 
 
-def live_drawing(rows: dict[str, list[dict[str, Any]]], title: str, status: str) -> str:
+def live_drawing(
+    rows: dict[str, list[dict[str, Any]]], title: str, status: str, label: str = LiveLoss.label
+) -> str:
     """Return the losses of some trainings as one SVG inside HTML, which needs no script and no network.
 
     Args:
-        rows: of each training: ``step``, ``loss`` (nats a token), and where known ``steps`` (all that there
+        rows: of each training: ``step``, ``loss``, and where known ``steps`` (all that there
             will be) and ``held_out_loss``.
         title: stands above it.
         status: what the training does now, under the title.
+        label: of the upright axis.
     """
     every = [row for one in rows.values() for row in one]
     last = max(max(row["step"], row.get("steps") or 0) for row in every)
     losses = [row[name] for row in every for name in ("loss", "held_out_loss") if _number(row.get(name))]
     highest = max([*losses, 1e-9]) * 1.05
-    parts = [*_axes(last, highest)]
+    parts = [*_axes(last, highest, label)]
     for place, (name, style) in enumerate(variant_styles(rows).items()):
         parts += _line(name, rows[name], style, (last, highest), place)
     parts += [_text(10, 26, title, size=17), _text(10, 48, status, name="live-status")]
-    label = html.escape(f"{title}. {status}")
+    told = html.escape(f"{title}. {status}")
     return (
-        f'<svg class="live-loss" role="img" aria-label="{label}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<svg class="live-loss" role="img" aria-label="{told}" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'style="max-width:{WIDTH}px;width:100%;background:white;font-family:sans-serif">{"".join(parts)}</svg>'
     )
 
@@ -150,7 +160,7 @@ def _line(
     yield _text(x + 34, 75, f"{name}{' (diamonds: held out)' if held_out else ''}", size=13)
 
 
-def _axes(last: float, highest: float) -> Iterator[str]:
+def _axes(last: float, highest: float, label: str) -> Iterator[str]:
     for value in _ticks(highest):
         y = _at(0, value, (last, highest)).split(",")[1]
         yield f'<path d="M{LEFT} {y}H{RIGHT}" stroke="#e3e5e8"/>'
@@ -160,7 +170,7 @@ def _axes(last: float, highest: float) -> Iterator[str]:
         yield _text(float(x), BOTTOM + 20, f"{value:g}", anchor="middle", size=13)
     yield f'<path d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}" fill="none" stroke="{INK}"/>'
     yield _text((LEFT + RIGHT) / 2, HEIGHT - 12, "optimizer step", anchor="middle")
-    yield _text(10, TOP - 12, "loss (nats per token)", size=12)
+    yield _text(10, TOP - 12, label, size=12)
 
 
 def _ticks(highest: float) -> list[float]:

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.checks import whole_number
-from workbench.plots.recovery import recovery_progress
+from workbench.plots.recovery import TERMS, recovery_progress
 from workbench.plots.style import plain
 from workbench.widgets.live import LiveLoss
 
@@ -20,6 +20,8 @@ class LiveRecovery(LiveLoss):
     button) ends it after the update that runs; what was done is kept, ``read_iterations`` reads it, and the
     same call goes on.
     """
+
+    label = "recovery loss (sum of its terms)"
 
     def __init__(self, n_layers: int, *, every: float = 1.0, title: str = "Iterative recovery") -> None:
         """Begin with the whole stack.
@@ -35,6 +37,12 @@ class LiveRecovery(LiveLoss):
     def see(self, row: dict[str, Any]) -> None:
         """Take a row of the log of a recovery, with ``iteration`` and ``order``."""
         self.watch(f"iteration {row['iteration']}")(row)
+
+    def status(self, name: str, rows: list[dict[str, Any]]) -> str:
+        """Say also what each term of the loss is now, and which layers are out, in their order."""
+        row = rows[-1]
+        terms = ", ".join(f"{term} {row[term]:.3g}" for term in TERMS if term in row)
+        return f"{super().status(name, rows)}; {terms}; out: {str(row['order']).replace(' ', ', ')}"
 
     def figure(self, status: str | None = None) -> go.Figure:
         """Return the figure as it is now.
