@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from live_lab import PICKER, Tab, running_own_lab
+from live_lab import PICKER, Tab, click_cell, running_own_lab
 from second_setting import make_world, unexpected
 
 from workbench.runs.run import Run, open_run
@@ -69,15 +69,16 @@ def step(tab: Tab, at: int) -> list[dict]:
 
 def click_another_block(tab: Tab) -> list[int]:
     """Click a cell of the picker that is not the chosen one; return the layers that the kernel then has."""
-    tab.page.wait_for_selector(f"{PICKER} .bp-cells path", state="attached")
-    before = tab.run("print(list(picker.layers))")
-    box = tab.page.locator(f"{PICKER} .bp-cells").first.bounding_box()
-    for at in (1, 2, 3):
-        tab.page.mouse.click(box["x"] + (at + 0.5) * box["width"] / 6, box["y"] + 0.7 * box["height"])
-        tab.page.wait_for_timeout(300)
-        if (now := tab.run("print(list(picker.layers))")) != before:
-            return json.loads(now)
-    raise AssertionError(f"no click chose anything else than {before}")
+    tab.drawn()
+    before = json.loads(tab.run("print(list(picker.layers))"))
+    start = 0 if before[0] > 0 else 1
+    click_cell(tab, start, 2)
+    for _ in range(50):
+        if (now := json.loads(tab.run("print(list(picker.layers))"))) != before:
+            assert now == [start, start + 1]
+            return now
+        tab.page.wait_for_timeout(100)
+    raise AssertionError(f"the click chose nothing else than {before}")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from live_lab import PICKER
+from live_lab import PICKER, click_cell, place_of
 
 pytestmark = pytest.mark.browser
 
@@ -68,40 +68,6 @@ def tab(opened):
     yield opened
     assert opened.strangers == []
     assert opened.errors == []
-
-
-def place_of(tab, at: int, size: int, view: int = 0, heatmap: int = 0) -> tuple[float, float]:
-    """Return where on the screen a cell lies, by its first layer and size, from the ticks of the axes."""
-    return (
-        tab.page.locator(f"{PICKER}")
-        .nth(view)
-        .locator("svg")
-        .nth(heatmap)
-        .evaluate(
-            """(svg, [at, size]) => {
-            svg.scrollIntoView({ block: "center" });
-            const middle = (node) => {
-                const box = node.getBoundingClientRect();
-                return [box.x + box.width / 2, box.y + box.height / 2];
-            };
-            const ticks = [...svg.querySelectorAll("text")].filter((one) => /^\\d+$/.test(one.textContent));
-            const across = ticks.filter((one) => one.getAttribute("text-anchor") === "middle").map(
-                (one) => [Number(one.textContent), middle(one)[0]]);
-            const up = ticks.filter((one) => one.getAttribute("text-anchor") === "end").map(
-                (one) => [Number(one.textContent), middle(one)[1]]);
-            const along = (points, value) => {
-                const [[a, x], [b, y]] = [points[0], points.at(-1)];
-                return x + ((value - a) / (b - a)) * (y - x);
-            };
-            return [along(across, at), along(up, size)];
-        }""",
-            [at, size],
-        )
-    )
-
-
-def click_cell(tab, at: int, size: int, view: int = 0, heatmap: int = 0) -> None:
-    tab.page.mouse.click(*place_of(tab, at, size, view, heatmap))
 
 
 def box_of(tab, layer: int) -> tuple[float, float]:
