@@ -26,7 +26,7 @@ def test_presets_are_the_papers():
     assert (large.rank, large.max_length, large.learning_rate) == (8, 4096, 3e-5)
     assert HealingConfig.preset("gro", model="models/llama-2-7b-hf/").rank == 2
     assert HealingConfig.preset("demo", seed=4).seed == 4
-    with pytest.raises(ValueError, match=r"preset must be one of sdd, gro, demo, got 'x'"):
+    with pytest.raises(ValueError, match=r"preset must be one of sdd, gro, demo, iterabre, got 'x'"):
         HealingConfig.preset("x")
 
 
