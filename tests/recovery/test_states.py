@@ -24,4 +24,4 @@ def test_scores_and_perplexities_are_those_of_each_state_by_itself(run, demo_mod
     assert kept["value"].item() == pytest.approx(alone.loc[words, "value"].item(), rel=1e-6)
     merged = cut.merge(tasks, on=["task", "metric"], suffixes=("", "_alone"))
     assert len(merged) == len(tasks) and merged["value"].equals(merged["value_alone"])
-    assert run.variant("cut").removed == (1, 2)
+    assert run.variants() == []  # another notebook would score them again

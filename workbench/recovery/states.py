@@ -29,10 +29,10 @@ def state_scores(
     Args:
         model: the whole model that the variants are of.
         tokenizer: its tokenizer.
-        variants: the states; each is saved in the run by its name.
+        variants: the states; they do not become variants of the run, which notebook 05 would score again.
         tasks: as for ``evaluate``.
         texts: name -> held-out texts, whose perplexity by words (at least 1) is a row of that task.
-        run: where scores, perplexities and variants are kept.
+        run: where scores and perplexities are kept.
         **settings: of ``evaluate_variants``.
 
     Returns:
@@ -43,7 +43,6 @@ def state_scores(
     """
     found = [evaluate_variants(model, tokenizer, variants, tasks, run=run, **settings).scores]
     for variant in variants:
-        run.save_variant(variant)
         for name, some in texts.items():
             with as_variant(model, variant, run=run):
                 file = f"perplexity-{variant.name}-{name}.csv"
