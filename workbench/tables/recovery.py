@@ -43,7 +43,7 @@ def recovery_gain_reading(changes: pd.DataFrame) -> str:
 
     >>> frame = pd.DataFrame({"phase": ["P", "P+R"], "task": ["a", "a"], "change": [-0.2, 0.1]})
     >>> recovery_gain_reading(frame)
-    'Pruning changed a score by -0.200 on average, recovery by +0.100; recovery gained in 1 of 1 cases.'
+    'Pruning changed a score by -0.200 on average, recovery by +0.100; recovery gained in 1 of 1 case.'
     """
     frame = checked(changes, ["phase", "task", "change"], "changes")
     cut, back = (frame.loc[frame["phase"] == phase, "change"] for phase in ("P", "P+R"))
