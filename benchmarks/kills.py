@@ -10,6 +10,7 @@ and nothing hidden may be left behind.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import os
 import random
@@ -21,6 +22,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ import torch
 from measuring import write_record
 
 import workbench as wb
-from workbench.runs.files import write_text_atomic
+from workbench.runs.files import sha256_of, write_text_atomic
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 Stage = Callable[[Path], pd.DataFrame]
@@ -76,7 +78,60 @@ def stages() -> dict[str, Stage]:
         out = folder / "answers.jsonl"
         return wb.respond(*both, examples, out=out, temperature=temperature, max_new_tokens=96, **quick)
 
+    def iterated(folder: Path) -> pd.DataFrame:
+        short = wb.HealingConfig.preset(
+            "iterabre", batch_size=4, max_length=64, rank=2, max_steps=4, save_steps=2
+        )
+        where = {"out": folder / "iterate", "config": short, "target_layers": 14, "progress": False}
+        return wb.iterate(*both, texts[:8], calibration=texts[8:12], **where)
+
+    def merged(folder: Path) -> pd.DataFrame:
+        run, ends = wb.open_run("kills", root=folder), []
+        short = wb.HealingConfig(rank=2, max_steps=2, batch_size=4, learning_rate=1e-3, max_length=64)
+        for name in ("one", "two"):
+            ends.append(wb.Variant(name, "demo", removed=(7, 8), adapter=name))
+            if not any(variant.name == name for variant in run.variants()):
+                seeded = replace(short, seed=len(ends))
+                with wb.without_layers(model, [7, 8]):
+                    wb.heal(*both, examples[:8], config=seeded, out=run.path(name), progress=False)
+                run.save_variant(ends[-1])
+        found = wb.merge_variants(model, *ends, ts=(0.25, 0.5), run=run)
+        return pd.DataFrame(
+            {"name": [one.name for one in found], "sha256": [*map(tensors, found, [run] * 2)]}
+        )
+
+    def tensors(variant: wb.Variant, run: Any) -> str:
+        return run.digest(f"{variant.adapter}/tensors.safetensors")
+
+    def drafted(folder: Path) -> pd.DataFrame:
+        asked = [wb.chat_prompt(tokenizer, text) for text in examples["instruction"][:6]]
+        short = {"draft_lengths": (2, 4), "max_new_tokens": 48, "progress": False}
+        run, drafts = wb.open_run("kills", root=folder), [wb.early_exit(model, 8), variants[1]]
+        return run.frame("draft_rounds.jsonl", wb.draft_rounds, *both, drafts, asked, **short)
+
+    def saved(folder: Path) -> pd.DataFrame:
+        whole = copy.deepcopy(model)
+        wb.prune_(whole, [7, 8])
+        place = wb.save_pruned(whole, tokenizer, folder / "saved")
+        names = sorted(one.name for one in place.iterdir() if one.name not in ("README.md", "pruning.json"))
+        return pd.DataFrame({"file": names, "sha256": [sha256_of(place / name) for name in names]})
+
+    def drawn(folder: Path) -> pd.DataFrame:
+        run = wb.open_run("kills", root=folder)
+        table = run.frame("angles.csv", wb.block_angles, *both, texts[:8], **quick)
+        run.write("distances.csv", wb.mean_distances(table))
+        told = wb.paper_figures(run, out=folder / "paper", formats=["csv", "html"])
+        there = sorted((folder / "paper").rglob("*.csv"))
+        return pd.DataFrame({"file": [one.name for one in there], "sha256": [*map(sha256_of, there)]}).assign(
+            n=len(told)
+        )
+
     return {
+        "iterate": iterated,
+        "merge_variants": merged,
+        "draft_rounds": drafted,
+        "save_pruned": saved,
+        "paper_figures": drawn,
         "self_distill": distilled,
         "heal": healed,
         "generate (greedy)": partial(answered, 0.0),

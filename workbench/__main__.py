@@ -181,7 +181,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE or NN.NAME=VALUE, got {text!r}")
     try:
         literal = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         literal = value
     return name, _from_here(list(literal) if isinstance(literal, tuple) else literal)
 

@@ -83,10 +83,14 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
-    """Turn a library's errors of these kinds into a ValueError of one line that begins with `what`."""
+    """Turn a library's errors of these kinds into a ValueError of one line that begins with `what`.
+
+    Who is ready for a ValueError is so for values nested too deep to be read, which Python tells otherwise.
+    """
+    caught = (*kinds, RecursionError) if ValueError in kinds else kinds
     try:
         yield
-    except kinds as error:
+    except caught as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
         kind = "" if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: "

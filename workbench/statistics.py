@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
-from workbench.checks import checked_interval, whole_number
+from workbench.checks import checked_interval, told, whole_number
 
 _Array = NDArray[np.float64]
 
@@ -250,7 +250,8 @@ def _quantiles(samples: NDArray[np.float64], confidence: float) -> NDArray[np.fl
 
 
 def _finite(name: str, values: ArrayLike, *, columns: bool = False) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
+    with told(f"{name} must be numbers", ValueError, TypeError):
+        array = np.asarray(values, dtype=np.float64)
     if array.ndim not in (1, 1 + columns) or not len(array):
         shape = "[n] or [n, k]" if columns else "[n]"
         raise ValueError(f"{name} must be {shape} numbers, at least one, got shape {list(array.shape)}")

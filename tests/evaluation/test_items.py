@@ -76,6 +76,11 @@ def test_an_unknown_metric_and_a_missing_file_are_named(tmp_path):
         paired_items(items([1]), items([1]), metric="f1")
     with pytest.raises(ValueError, match="no such file"):
         read_items(tmp_path / "items.jsonl")
+    for line in ("5", "{}", "not json", "[" * 100_000, '{"scores": 5}'):
+        (tmp_path / "items.jsonl").write_text(f"{line}\n")
+        with pytest.raises(ValueError, match="is no items file of evaluate, or damaged") as error:
+            read_items(tmp_path / "items.jsonl")
+        assert "\n" not in str(error.value)
 
 
 def test_tasks_of_a_group_are_compared_together():

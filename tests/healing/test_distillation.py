@@ -103,6 +103,11 @@ def test_a_model_folder_brings_its_own_template(tmp_path):
     (tmp_path / "distillation_template.json").write_text(json.dumps({"open": "{instruction}{reference}"}))
     assert rewrite_template(model).open == "{instruction}{reference}"
     assert rewrite_template(model).math == RewriteTemplate.math
+    for content in ("not json", "5", "[" * 100_000, '{"math": 5}', '{"math": null}'):
+        (tmp_path / "distillation_template.json").write_text(content)
+        with pytest.raises(ValueError, match="holds no templates") as error:
+            rewrite_template(model)
+        assert "\n" not in str(error.value)
 
 
 # --- the whole ----------------------------------------------------------------------------------------------

@@ -67,6 +67,13 @@ def cut(name):
     return change
 
 
+def deep(name):
+    def change(folder):
+        (folder / name).write_text("[" * 100_000)
+
+    return change
+
+
 DAMAGE = {
     "a tensor is missing": (drop_tensor, "does not fit: it lacks"),
     "a tensor too many": (add_tensor, "it has, and no layer of the model takes, .*more"),
@@ -79,6 +86,20 @@ DAMAGE = {
     "a torn record": (cut(RECORD), f"{RECORD} is missing or damaged"),
     "another kind": (set_in(SETTINGS, peft_type="IA3"), "must be a LoRA adapter"),
     "trained biases": (set_in(SETTINGS, bias="all"), "must be a LoRA adapter with bias 'none'"),
+    "a beginning that changes the model": (
+        set_in(SETTINGS, init_lora_weights="olora"),
+        "plain LoRA matrices",
+    ),
+    "layers of its own": (set_in(SETTINGS, layer_replication=[[0, 2], [0, 2]]), "plain LoRA matrices alone"),
+    "matrices for some tokens": (set_in(SETTINGS, alora_invocation_tokens=[1]), "plain LoRA matrices alone"),
+    "a scale that is no number": (set_in(SETTINGS, lora_alpha=float("nan")), "must have a finite lora_alpha"),
+    "a pattern without an end": (set_in(SETTINGS, target_modules="([a-z_.0-9]+)+!"), "may take for ever"),
+    "a pattern of ranks": (set_in(SETTINGS, rank_pattern={"([a-z_.0-9]+)+!": 2}), "may take for ever"),
+    "settings too deep": (deep(SETTINGS), f"{SETTINGS} is missing or damaged"),
+    "a record too deep": (deep(RECORD), f"{RECORD} is missing or damaged"),
+    "a record of nothing": (set_in(RECORD, kept_layers=None), "is damaged: it names no layers"),
+    "a record without a model": (set_in(RECORD, model=None), "is damaged: it names no layers"),
+    "digests that are none": (set_in(RECORD, sha256=[1]), "is damaged: it names no layers"),
     "another rank": (set_in(SETTINGS, r=5), "cannot be put on the model"),
 }
 

@@ -155,8 +155,8 @@ def test_plain_transformers_reads_what_load_model_reads(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number >= 1, got 0"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers must be a whole number >= 1, got -1"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number from 1 to 10000, got 0"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must be a whole number from 1 to 10000, got -1"),
         (
             {"num_hidden_layers": "16"},
             "config.json cannot be used: .*'num_hidden_layers' expected int, got str",
@@ -177,6 +177,11 @@ def test_plain_transformers_reads_what_load_model_reads(saved: Path) -> None:
             {"num_key_value_heads": 2},
             r"are missing or of another shape, such as .*k_proj.bias \[18\], not \[12\]",
         ),
+        ({"num_hidden_layers": 10**9}, "whole number from 1 to 10000, got 1000000000"),
+        ({"vocab_size": 10**13}, "cannot be loaded: RuntimeError: "),
+        ({"pad_token_id": 10**6}, "no model can be built of its config.json: AssertionError: Padding_idx"),
+        ({"architectures": 5}, "architectures must be a list of names, got 5"),
+        ({"architectures": [5]}, r"architectures must be a list of names, got \[5\]"),
         ({"architectures": "x"}, "is a x, which has no language-model head"),
         ({"dtype": "floaty"}, "config.json cannot be used: .*floaty"),
         (
@@ -206,6 +211,27 @@ def test_a_broken_index_of_shards(tmp_path: Path, content: str) -> None:
     shard(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(content)
     refused("is no index of weight files: download it again", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../weights.safetensors", "{tmp}/weights.safetensors", "x.bin", 5, None])
+def test_weights_are_never_read_from_another_place_or_a_pickle(tmp_path: Path, name: Any) -> None:
+    folder = tmp_path / "model"
+    shard(folder)
+    shutil.copy(next(folder.glob("*.safetensors")), tmp_path / "weights.safetensors")
+    torch.save({}, folder / "x.bin")
+    index = folder / "model.safetensors.index.json"
+    named = name.format(tmp=tmp_path) if isinstance(name, str) else name
+    edit(index, weight_map=dict.fromkeys(json.loads(index.read_text())["weight_map"], named))
+    refused("weights are read from safetensors files of the folder only", folder)
+
+
+def test_files_too_deep_to_be_read_are_named(copied: Path) -> None:
+    before = (copied / "generation_config.json").read_text()
+    (copied / "generation_config.json").write_text("[" * 100_000)
+    refused("no model can be built of its config.json: RecursionError", copied)
+    (copied / "generation_config.json").write_text(before)
+    (copied / "model.safetensors.index.json").write_text("[" * 100_000)
+    refused("is no index of weight files: download it again", copied)
 
 
 def test_a_broken_chat_template(copied: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,17 @@ def test_a_run_that_is_killed_goes_on_to_the_same_layers_and_weights(tmp_path):
     pd.testing.assert_frame_equal(read_iterations(tmp_path / "killed"), whole)
     for row in whole["adapter"][whole["adapter"] != ""]:
         assert same_weights(tmp_path / "killed" / row, tmp_path / "whole" / row)
+
+
+def test_a_damaged_step_or_record_is_named(done, tmp_path):
+    folder = shutil.copytree(done[2] / "run", tmp_path / "run")
+    for file in (folder / "iteration-01" / "rows.json", folder / "iterate.json"):
+        for content in ("", "5", "[[1]]", "[" * 100_000, '[["a", 1]]'):
+            file.write_text(content)
+            with pytest.raises(ValueError, match=f"{file.name} is damaged") as error:
+                read_iterations(folder)
+            assert "\n" not in str(error.value)
+        shutil.copy(done[2] / "run" / file.relative_to(folder), file)
 
 
 def test_two_processes_of_a_launcher_do_what_one_does(tmp_path):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from workbench.checks import told
 from workbench.data.sources import TABLES
 
 #: columns that hold the turns of a chat, or its beginning and its end
@@ -42,7 +43,8 @@ def alpaca_history(raw: Mapping[str, Any]) -> list[dict[str, str]]:
         ValueError: for a history that is not pairs of texts.
     """
     pairs = raw.get("history") or []
-    pairs = json.loads(pairs) if isinstance(pairs, str) else pairs
+    with told("history must hold earlier turns as JSON", ValueError):
+        pairs = json.loads(pairs) if isinstance(pairs, str) else pairs
     turns = [{"role": "system", "content": raw["system"]}] if raw.get("system") else []
     if not isinstance(pairs, list | tuple):
         raise ValueError(f"history must hold earlier turns, got {pairs!r:.60}")

@@ -141,7 +141,7 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     history = row.get("history")
     if not isinstance(history, list | tuple):
-        with told(f"history of row {row.get('id', '?')} must be turns as JSON", json.JSONDecodeError):
+        with told(f"history of row {row.get('id', '?')} must be turns as JSON", ValueError):
             history = json.loads(field_text(row, "history") or "[]")
     texts = [field_text(row, name) for name in ("instruction", "context")]
     if not texts[0].strip():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked, one_of
+from workbench.checks import checked, one_of, told
 from workbench.evaluation.scores import Prefer, one_metric
 from workbench.statistics import bootstrap_interval, holm, paired_difference
 
@@ -32,12 +32,15 @@ def read_items(path: str | Path) -> pd.DataFrame:
     """
     if not (path := Path(path)).is_file():
         raise ValueError(f"path must be a file that evaluate(..., items=) wrote, got {path}: no such file")
-    entries = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
-    rows = [
-        {**entry, "metric": metric, "value": value}
-        for entry in entries
-        for metric, value in entry.pop("scores").items()
-    ]
+    with told(
+        f"{path} is no items file of evaluate, or damaged", ValueError, LookupError, TypeError, AttributeError
+    ):
+        entries = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+        rows = [
+            {**entry, "metric": metric, "value": value}
+            for entry in entries
+            for metric, value in entry.pop("scores").items()
+        ]
     columns = [*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]
     columns += ["tokens"] if any("tokens" in row for row in rows) else []
     return pd.DataFrame(rows, columns=columns).astype({"value": float})

@@ -158,8 +158,12 @@ def rewrite_template(model: Any = None) -> RewriteTemplate:
     path = Path(folder) / TEMPLATE_FILE
     if not folder or not path.is_file():
         return RewriteTemplate()
-    own = json.loads(path.read_text(encoding="utf-8"))
-    return RewriteTemplate(**{name: own[name] for name in ("math", "open") if name in own})
+    with told(f"{path} holds no templates", ValueError, TypeError, AttributeError):
+        own = json.loads(path.read_text(encoding="utf-8"))
+        texts = {name: own[name] for name in ("math", "open") if name in own}
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise TypeError("they must be texts")
+    return RewriteTemplate(**texts)
 
 
 def rewrite_message(template: RewriteTemplate, row: dict[str, Any]) -> str:
@@ -250,7 +254,7 @@ def _carry_over(out: Path, header: dict[str, Any], fits: Callable[[int], list[in
         old = dict(json.loads(first)["journal"])
         before, after = (dict(part.pop("generation")) for part in (dict(old), dict(now)))
         limits = [int(before.pop("max_new_tokens")), int(after.pop("max_new_tokens"))]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return  # no journal of this kind: said where it is opened
     if (
         limits[0] >= limits[1]

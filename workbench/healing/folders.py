@@ -178,7 +178,7 @@ def _check_own(folder: Path, mark: str, own: set[str], *, also: bool = False) ->
 def _read(record: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(record.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 

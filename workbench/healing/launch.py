@@ -223,7 +223,7 @@ def _learnable(examples: Any, response: str) -> pd.DataFrame:
 def _read_plan(path: Path) -> dict[str, Any]:
     try:
         plan = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         plan = {}
     if not plan.keys() >= _PARTS:
         raise ValueError(f"{path} is no plan that plan_training wrote, or it is damaged; plan it again")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,15 @@ from workbench.runs.files import sha256_of, write_text_atomic
 #: beside peft's own files in an adapter's folder
 RECORD = "healing.json"
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+#: settings under which peft changes the model's own weights or layers, or uses the matrices now and then only
+_NOT_PLAIN = (
+    *("modules_to_save", "trainable_token_indices", "layer_replication", "megatron_config", "runtime_config"),
+    *("eva_config", "corda_config", "lora_ga_config", "arrow_config", "use_bdlora", "velora_config"),
+    *("kasa_config", "monteclora_config", "alora_invocation_tokens", "use_qalora"),
+)
+_PLAIN = {"runtime_config": {"ephemeral_gpu_offload": False}}
+#: how the matrices began, where that left the model's own weights as they were
+_BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -27,7 +38,11 @@ def read_record(path: str | Path) -> dict[str, Any]:
             f"{path} is not an adapter that heal wrote: it has no {RECORD}, which says what layers it fits; "
             "for one of another trainer give layers=, the original indices of the layers it was trained on"
         )
-    return _read(record)
+    found = _read(record)
+    whole = isinstance(found.get("kept_layers"), list)
+    if not whole or not all(isinstance(found.get(name, {}), dict) for name in ("sha256", "model")):
+        raise ValueError(f"{record} is damaged: it names no layers and files; heal again, or copy it again")
+    return found
 
 
 def write_record(folder: str | Path, record: dict[str, Any]) -> None:
@@ -62,8 +77,7 @@ def checked_adapter(path: str | Path, layers: Sequence[int] | None = None) -> li
     if settings.get("peft_type") != "LORA" or settings.get("bias", "none") != "none":
         kind, bias = settings.get("peft_type"), settings.get("bias")
         raise ValueError(f"{path} must be a LoRA adapter with bias 'none', it is {kind!r} with bias {bias!r}")
-    if more := [name for name in ("modules_to_save", "trainable_token_indices") if settings.get(name)]:
-        raise ValueError(f"{path} must hold LoRA matrices alone, it also has {more[0]}={settings[more[0]]}")
+    _check_settings(path, settings)
     told, found = record.get("sha256"), adapter_digests(path)
     if told is not None and (altered := [name for name in found if told.get(name) != found[name]]):
         raise ValueError(f"{path / altered[0]} was altered since the adapter was written; heal again")
@@ -73,8 +87,25 @@ def checked_adapter(path: str | Path, layers: Sequence[int] | None = None) -> li
     return trained
 
 
+def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse settings under which peft would touch the model itself, compute nothing finite, or not end."""
+    changed = [name for name in _NOT_PLAIN if settings.get(name) not in (None, False, [], _PLAIN.get(name))]
+    if settings.get("init_lora_weights", True) not in _BEGINNINGS:
+        changed.append("init_lora_weights")
+    if changed:
+        value = f"{changed[0]}={settings[changed[0]]!r}"
+        raise ValueError(f"{path} must hold plain LoRA matrices alone, it also has {value:.80}")
+    scales = [settings.get("lora_alpha", 1), *dict(settings.get("alpha_pattern") or {}).values()]
+    if not all(isinstance(scale, int | float) and math.isfinite(scale) for scale in scales):
+        raise ValueError(f"{path} must have a finite lora_alpha, got {scales}")
+    patterns = [settings.get(name) for name in ("target_modules", "exclude_modules", "layers_pattern")]
+    patterns += [one for name in ("rank_pattern", "alpha_pattern") for one in settings.get(name) or ()]
+    if endless := [one for one in patterns if isinstance(one, str) and re.search(r"\)\s*[*+{]", one)]:
+        raise ValueError(f"{path} must name its modules plainly, {endless[0]:.60} may take for ever to match")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is missing or damaged; heal again, or copy the folder again") from error

@@ -111,7 +111,9 @@ def _restore(study: Any, out: Path, grid: Mapping[str, Sequence[Any]]) -> None:
     """Add the finished trials that the database has lost."""
     there = {trial.user_attrs["combination"] for trial in trainings(study)}
     files = sorted((out / FINISHED).glob("*.json"), key=lambda path: int(path.stem))
-    for kept in (json.loads(path.read_text(encoding="utf-8")) for path in files):
+    for path in files:
+        with told(f"{path} is damaged; remove it, and that training is made again", ValueError):
+            kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["user_attrs"]["combination"] not in there:
             options = {name: kept[name] for name in ("value", "params", "user_attrs")}
             state = optuna.trial.TrialState[kept["state"]]

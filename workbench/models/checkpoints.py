@@ -24,6 +24,8 @@ PROBES = [
     "Straße  café 東京\n\n  x_y=1;",
 ]
 _SECONDS_FOR_THE_HUB = 10
+#: building more than this takes minutes, and no model has a tenth of it
+_MOST_LAYERS = 10_000
 
 
 def locate(name: str | Path, revision: str | None = None) -> str:
@@ -137,7 +139,15 @@ def _check_index(folder: Path) -> None:
         what = f"{file} is no index of weight files: download it again"
         with told(what, OSError, ValueError, KeyError, TypeError, AttributeError):
             index = json.loads(file.read_text(encoding="utf-8"))
-            index["metadata"], index["weight_map"].values()
+            index["metadata"].items()
+            names = {*index["weight_map"].values()}
+        if not names or (strange := [name for name in names if not _is_weights(name)]):
+            named = f"names {strange[0]!r:.60}" if names else "names no file"
+            raise ValueError(f"{file} {named}; weights are read from safetensors files of the folder only")
+
+
+def _is_weights(name: Any) -> bool:
+    return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
 
 
 def reads_as_its_file(tokenizer: Any, file: str | Path, *, special_tokens: bool) -> bool:
@@ -167,6 +177,8 @@ def check_decoder_only(config: Any, name: str) -> None:
     remote = is_remote(config)
     architectures = config.architectures or []
     architectures = [architectures] if isinstance(architectures, str) else architectures
+    if not isinstance(architectures, list) or not all(isinstance(one, str) for one in architectures):
+        raise ValueError(f"name {name!r}: architectures must be a list of names, got {architectures!r:.60}")
     known = {*auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
     if getattr(config, "is_encoder_decoder", False):
         what = f"an encoder-decoder ({kind})"
@@ -176,8 +188,10 @@ def check_decoder_only(config: Any, name: str) -> None:
         what = f"no language model that transformers knows (model_type {kind!r})"
     elif not remote and not _has_language_head(architectures):
         what = f"a {architectures[0]}, which has no language-model head"
-    elif not is_whole(depth) or depth < 1:
-        raise ValueError(f"name {name!r}: num_hidden_layers must be a whole number >= 1, got {depth!r}")
+    elif not is_whole(depth) or not 1 <= depth <= _MOST_LAYERS:
+        raise ValueError(
+            f"name {name!r}: num_hidden_layers must be a whole number from 1 to {_MOST_LAYERS}, got {depth!r}"
+        )
     else:
         return
     raise ValueError(

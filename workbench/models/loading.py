@@ -221,9 +221,10 @@ def _model(source: str, name: str, place: torch.device, options: dict[str, Any])
     what = f"name {name!r}: its weights are not all there, or not whole"
     wrong = f"name {name!r}: no model can be built of its config.json"
     with (
+        told(f"name {name!r} cannot be loaded", RuntimeError, MemoryError),
         told(what, OSError, SafetensorError, hint="; download or save them again"),
         told(f"name {name!r} needs a package that is not here", ImportError),
-        told(wrong, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, IndexError),
+        told(wrong, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
         _own_bars(),
     ):
         model, report = loader.from_pretrained(source, **options)

@@ -83,8 +83,8 @@ class _Limits:
     def __init__(self, length: int) -> None:
         self.steps, self.length = MAX_STEPS, length
 
-    def step(self) -> None:
-        self.steps -= 1
+    def step(self, count: int = 1) -> None:
+        self.steps -= count
         if self.steps < 0:
             raise SecurityError(f"it goes on after {MAX_STEPS:,} steps")
 
@@ -98,8 +98,16 @@ _LIMITS: ContextVar[_Limits] = ContextVar("limits")
 
 
 def _sized(value: Any) -> Any:
-    """Return a value that a template made, unless it is too long."""
-    _LIMITS.get().allow(len(value) if isinstance(value, str | list | tuple) else 0)
+    """Return a value that a template made, unless it is too long, or holds too much all in all."""
+    limits = _LIMITS.get()
+    limits.allow(len(value) if isinstance(value, str | list | tuple) else 0)
+    seen, inside = 0, [value]
+    while inside:  # a list of itself twice, and that again, is soon more than any computer can walk through
+        one = inside.pop()
+        if isinstance(one, list | tuple | dict):
+            inside.extend(one.values() if isinstance(one, dict) else one)
+            seen = limits.allow(seen + len(one))
+    limits.step(seen // 100)
     return value
 
 
@@ -130,7 +138,7 @@ class _Counting(NodeTransformer):
         self.generic_visit(node)
         return nodes.Filter(node, "sized", [], [], None, None, lineno=node.lineno)
 
-    visit_Add = visit_Concat = visit_Filter = measured
+    visit_Add = visit_Concat = visit_Filter = visit_List = visit_Tuple = visit_Dict = measured
 
 
 class _Bounded(ImmutableSandboxedEnvironment):

@@ -88,7 +88,7 @@ def _not_ours(folder: Path) -> list[str]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         record["kept_layers"]
         written = {*record.get("files", there), RECORD, "README.md"}
-    except (OSError, ValueError, KeyError, TypeError):  # no record, or a file of that name of someone else
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or a file of someone else
         written = set()
     return sorted(there - written)
 

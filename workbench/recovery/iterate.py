@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked, one_of, whole_number
+from workbench.checks import checked, one_of, told, whole_number
 from workbench.data.texts import fingerprint
 from workbench.distances.blocks import format_layers
 from workbench.distances.influence import last_states, removal_similarity
@@ -154,7 +154,7 @@ class _Steps:
                 chosen.append(_best(score(self.order, [layer for layer, _ in chosen], adapter)))
             folder.mkdir(parents=True, exist_ok=True)
             write_text_atomic(folder / ROWS, json.dumps(chosen))
-        gone = json.loads((folder / ROWS).read_text(encoding="utf-8"))
+        gone = _read_rows(folder / ROWS)
         if len(gone) != count:
             raise ValueError(
                 f"target_layers: iteration {self.iteration} removed {len(gone)} layers in {self.out}, not "
@@ -206,14 +206,15 @@ def read_iterations(out: str | Path) -> pd.DataFrame:
     out = Path(out)
     if not (out / WORK).is_file():
         raise ValueError(f"out must be a folder of iterate, {out} has no {WORK}")
-    depth = json.loads((out / WORK).read_text(encoding="utf-8"))["model"]["n_layers"]
+    with told(f"{out / WORK} is damaged", ValueError, LookupError, TypeError):
+        depth = int(json.loads((out / WORK).read_text(encoding="utf-8"))["model"]["n_layers"])
     steps = _Steps(out, False)
     for folder in sorted(out.glob("iteration-*")):
         if (folder / ROWS).is_file():
             steps.iteration += 1
             before = steps.adapter
             steps.adapter = f"{folder.name}/pruned" if before else ""
-            for layer, similarity in json.loads((folder / ROWS).read_text(encoding="utf-8")):
+            for layer, similarity in _read_rows(folder / ROWS):
                 steps.order.append(layer)
                 steps._row("P", layer, similarity, steps.adapter)
             if (folder / "recovered" / "healing.json").is_file():
@@ -277,6 +278,11 @@ def iteration_variants(
         for row in last.itertuples()
         if row.phase in phases
     ]
+
+
+def _read_rows(path: Path) -> list[tuple[int, float]]:
+    with told(f"{path} is damaged; remove it, and that iteration chooses again", ValueError, TypeError):
+        return [(int(layer), float(score)) for layer, score in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def _frame(rows: list[dict[str, Any]], depth: int) -> pd.DataFrame:

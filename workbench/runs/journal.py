@@ -107,5 +107,5 @@ def _checked(line: bytes) -> dict[str, Any] | None:
     try:
         row = dict(json.loads(line))
         return row if row.pop("sum") == _sum(row) else None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None

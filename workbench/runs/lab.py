@@ -14,6 +14,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from workbench.checks import told
 from workbench.places import ROOT
 from workbench.runs.files import write_text_atomic
 from workbench.runs.notebooks import numbered_notebooks
@@ -51,7 +52,8 @@ def lab_copies(
     """
     copies = run.folder / "lab"
     record = copies / ORIGINS
-    origins: dict[str, dict[str, str]] = json.loads(record.read_text()) if record.is_file() else {}
+    with told(f"{record} is damaged; remove it", ValueError, TypeError):
+        origins: dict[str, dict[str, str]] = dict(json.loads(record.read_text()) if record.is_file() else {})
     sources = {path: nbformat.read(path, as_version=4) for path in numbered_notebooks(folder=folder)}
     given = values_for(sources, run.name, parameters or {})
     kept = []

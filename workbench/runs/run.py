@@ -198,7 +198,7 @@ class Run:
         path = self.path(name)
         try:
             meta, data = json.loads(_sidecar(path).read_bytes()), path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             return None
         whole = isinstance(meta, dict) and {"sha256", "created", "inputs"} <= meta.keys()
         return (meta, data) if whole and meta["sha256"] == hashlib.sha256(data).hexdigest() else None

@@ -31,6 +31,8 @@ def summary_reading(summary: pd.DataFrame, n: int, *, base: str = "base") -> str
     With 50 items a task, a difference of less than 0.20 between two scores can be chance.
     """
     table = summary.set_index("variant").drop(columns="similarity", errors="ignore")
+    if words := [group for group in table if not pd.api.types.is_numeric_dtype(table[group])]:
+        raise ValueError(f"summary: column {words[0]!r} must hold numbers")
     lines = []
     for name in table.index.drop(base):
         each = [
