@@ -6,15 +6,18 @@ here from going on for ever. ``models/chat.py`` calls this.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Environment, Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.nodes import EvalContext
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from transformers.utils import chat_template_utils
@@ -70,7 +73,7 @@ def _written(source: str, marks: str, turns: list[dict[str, str]], options: Mapp
         _LIMITS.reset(before)
 
 
-@lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=32)
 def _compiled(source: str) -> Template:
     if len(source) > MAX_LENGTH:
         raise SecurityError(f"it has {len(source):,} characters, more than {MAX_LENGTH:,}")
@@ -95,6 +98,12 @@ class _Limits:
 
 
 _LIMITS: ContextVar[_Limits] = ContextVar("limits")
+_OF_JINJA = (Context, EvalContext, Environment)
+_MOST_OF_A_RANGE = 100_000  # jinja's; here that of any list too, with all that is inside
+
+
+def _day(form: str) -> str:
+    return PROMPT_DATE.strftime(form)
 
 
 def _sized(value: Any) -> Any:
@@ -106,9 +115,53 @@ def _sized(value: Any) -> Any:
         one = inside.pop()
         if isinstance(one, list | tuple | dict):
             inside.extend(one.values() if isinstance(one, dict) else one)
-            seen = limits.allow(seen + len(one))
+            seen += len(one)
+        if seen > _MOST_OF_A_RANGE:
+            raise SecurityError(f"it makes a list of more than {_MOST_OF_A_RANGE:,} parts")
     limits.step(seen // 100)
     return value
+
+
+def _affordable(values: Iterable[Any], forms: Iterable[Any] = ()) -> None:
+    """Refuse a filter, method or operator before it runs whose result would be much too long.
+
+    No result is longer than its two largest arguments multiplied: a text by what each of its letters becomes,
+    a list by what stands between, a text by a width, which may be told in a ``form`` such as ``%9d``.
+    """
+    limits = _LIMITS.get()
+    widths = [int(width) for form in forms for width in re.findall(r"[%:][^a-zA-Z%]*?(\d{1,18})", str(form))]
+    sizes = sorted([1, 1, *widths, *map(_weight, values)])
+    if sizes[-1] * sizes[-2] > 100 * limits.length:
+        raise SecurityError(f"it writes more than {limits.length:,} characters")
+
+
+def _weight(value: Any) -> int:
+    """Return the size of a number, the length of a text, or that of all texts and lists in a list."""
+    if isinstance(value, int):
+        return abs(value)
+    if not isinstance(value, str | list | tuple | dict):  # a range, or what is made one by one of some such
+        return len(value) if hasattr(value, "__len__") else _MOST_OF_A_RANGE * hasattr(value, "__next__")
+    total, inside = 0, [value]
+    while inside and total <= 100 * MAX_LENGTH:
+        one = inside.pop()
+        total += len(one) if isinstance(one, str | list | tuple | dict) else 1
+        if isinstance(one, list | tuple | dict):
+            inside.extend(one.values() if isinstance(one, dict) else one)
+    return total
+
+
+def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that looks at its arguments first."""
+
+    @functools.wraps(function)
+    def filtered(*arguments: Any, **options: Any) -> Any:
+        _affordable(
+            [one for one in (*arguments, *options.values()) if not isinstance(one, _OF_JINJA)],
+            [one for one in arguments if isinstance(one, str)][:1] if name == "format" else (),
+        )
+        return function(*arguments, **options)
+
+    return filtered
 
 
 class _Counted:
@@ -144,22 +197,30 @@ class _Counting(NodeTransformer):
 class _Bounded(ImmutableSandboxedEnvironment):
     """transformers' environment for chat templates, with a fixed date, nothing random, and limits."""
 
-    intercepted_binops = frozenset(["*", "**"])
+    intercepted_binops = frozenset(["*", "**", "%"])
 
     def __init__(self) -> None:
         own = chat_template_utils._compile_jinja_template("").environment
         extensions = [type(one) for one in own.extensions.values()]
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-        kept = {name: made for name, made in own.filters.items() if name != "random"}
+        kept = {name: _checked(name, made) for name, made in own.filters.items() if name != "random"}
         self.filters = {**kept, "counted": _Counted, "sized": _sized}
-        self.globals = {**own.globals, "strftime_now": lambda form: PROMPT_DATE.strftime(form)}
+        self.globals = {**own.globals, "strftime_now": _day}
         self.globals.pop("lipsum", None)
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        _LIMITS.get().step()
-        return _sized(super().call(*args, **kwargs))
+    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        _LIMITS.get().step(5)  # a call takes some five times as long as a round of a loop
+        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
+        if function is _day:
+            _affordable((), args)
+        elif isinstance(owner, str | list | tuple | dict):
+            form = function.__name__.startswith("format")
+            _affordable((owner, *args, *kwargs.values()), [owner] if form else ())
+        return _sized(super().call(context, function, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%" and isinstance(left, str):
+            _affordable([left, right], [left])
         for value, times in ((left, right), (right, left)):
             if isinstance(times, int) and (operator == "**" or hasattr(value, "__len__")):
                 _LIMITS.get().allow(times * (len(value) if operator == "*" else 1000))
