@@ -18,6 +18,7 @@ from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary
 from workbench.forgetting.shift import shift_agreement
 from workbench.plots import style
 from workbench.statistics import bootstrap_interval
+from workbench.tables.markup import task_label
 
 #: nats per token; divergences span decades, and those below this are drawn at it
 KL_FLOOR = 1e-4
@@ -232,7 +233,7 @@ def loss_similarity(
     sides = ["lost", "lost_low", "lost_high", "similarity", "similarity_low", "similarity_high"]
     frame = checked(losses, ["variant", "task", *sides], "losses")
     correlation = _correlation(frame)
-    frame = style.escaped(frame.assign(task=task_names(frame).map(style.task_label)), "variant", "task")
+    frame = style.escaped(frame.assign(task=task_names(frame).map(task_label)), "variant", "task")
     ends = {"error_x": ("similarity_low", "similarity_high"), "error_y": ("lost_low", "lost_high")}
     hover = "%{fullData.name}<br>%{customdata[0]}<br>similarity %{x:.3f}, lost %{y:+.3f}"
     fig = style.draw(

@@ -20,7 +20,6 @@ from plotly.subplots import make_subplots
 
 from workbench.checks import one_of
 from workbench.distances.blocks import checked_blocks, parse_layers
-from workbench.tables.markup import WORDS
 
 #: sequential, even in lightness (so it survives a grey print), safe for the colour-blind; light = near =
 # removable
@@ -90,16 +89,6 @@ def escaped(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     '&lt;i&gt;'
     """
     return frame.assign(**{column: frame[column].map(plain) for column in columns})
-
-
-def task_label(name: str) -> str:
-    """Return what the papers call a task, else its name in words, with its shots where they are given.
-
-    >>> task_label("arc_easy, 5-shot"), task_label("demo_yes_no")
-    ('ARC-E, 5-shot', 'demo yes no')
-    """
-    task, comma, shots = name.partition(", ")
-    return str(WORDS["tasks"].get(task, task.replace("_", " "))) + comma + shots
 
 
 def draw(
