@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ import pandas as pd
 from workbench.checks import one_of
 from workbench.distances.blocks import format_layers
 from workbench.tables.sentences import interval, percent
+from workbench.widgets.picture import blocks_of
 
 Layers = tuple[int, ...]
 
@@ -80,11 +80,8 @@ def figure(frame: pd.DataFrame, chosen: Layers, layers: Sequence[int], **setting
     """Return ``distance_heatmap`` with a frame around each block that the choice is made of."""
     from workbench.plots.heatmaps import distance_heatmap
 
-    at = [(list(layers).index(layer), layer) for layer in chosen]
-    runs = [list(run) for _, run in groupby(enumerate(at), lambda one: one[1][0] - one[0])]
-    blocks = [(run[0][1][1], len(run)) for run in runs]
     there = set(zip(frame["start"], frame["size"], strict=True))
-    shown = [block for block in blocks if block in there]
+    shown = [block for block in blocks_of(chosen, layers) if block in there]
     fig = distance_heatmap(frame, chosen=shown[0] if shown else None, **settings)
     for block in shown[1:]:
         fig.add_trace(distance_heatmap(frame, chosen=block, **settings).data[-1])
