@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment
 
 from workbench.plots.healing import loss_curve
 from workbench.plots.style import LOOK, Style, plain, variant_styles
+from workbench.runs.files import template
 
 #: pixels, those of the figure that takes the drawing's place; left, right, upper and lower end of the curves
 WIDTH, HEIGHT = LOOK["screen"]["layout"]["width"], LOOK["screen"]["layout"]["height"]
 LEFT, RIGHT, TOP, BOTTOM = 76, WIDTH - 24, 108, HEIGHT - 54
 #: points of a line; of more a row in so many is drawn
 POINTS = 400
-_DRAWING = Environment(autoescape=True).from_string(
-    Path(__file__).with_name("live.html.j2").read_text(encoding="utf-8")
-)
+_DRAWING = template(Path(__file__).with_name("live.html.j2"))
 _DASHES = {"solid": "none", "dot": "2 4", "dash": "8 5", "dashdot": "8 4 2 4"}
 
 

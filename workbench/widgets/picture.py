@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment
 
 from workbench.distances.blocks import format_layers, least
+from workbench.runs.files import template
 from workbench.widgets.metrics import Metric
 
 #: viridis from its light end: light = low = removable, as in the static figures and on the page
@@ -24,9 +24,7 @@ USEFUL = 0.75
 SHADES = 48
 #: pixels of a heatmap
 _WIDE, _HIGH = 400, 250
-_DRAWING = Environment(autoescape=True).from_string(
-    Path(__file__).with_name("picture.svg.j2").read_text(encoding="utf-8")
-)
+_DRAWING = template(Path(__file__).with_name("picture.svg.j2"))
 
 
 def picture(metrics: Sequence[Metric], layers: Sequence[int], chosen: Sequence[int], title: str) -> str:
