@@ -66,8 +66,7 @@ def _measures(facts: Mapping[str, Any]) -> str:
     if "distance" in facts:
         parts.append(f"angular distance {facts['distance']:.3f}{interval(facts)}")
     if "damage" in facts:
-        ends = {"ci_low": facts.get("damage_low"), "ci_high": facts.get("damage_high")}
-        spread = interval(ends, "+.3f") if None not in ends.values() else ""
+        spread = interval(facts, "+.3f", "damage")
         parts.append(f"damage {facts['damage']:+.3f} nats a token{spread}")
     for name, what in (("parameters_saved", "of the parameters"), ("flops_saved", "of the FLOPs of a token")):
         if name in facts:
