@@ -32,8 +32,10 @@ PRESETS = tuple(_TABLES["presets"])
 #: what of a run has defaults of its own beside those that all notebooks share
 PARTS = tuple(_TABLES["parts"])
 #: parameters that name sets, and those that name tasks
-_SETS = ("calibration_sets", "instructions", "loss_texts", "prompt_sets", "prompt_set", "calibration")
-_SETS += ("recovery_texts", "held_out")
+_SETS = (
+    *("calibration_sets", "instructions", "loss_texts", "prompt_sets", "prompt_set"),
+    *("calibration", "recovery_texts", "held_out"),
+)
 _TASKS = ("tasks", "depth_tasks")
 #: shares of the depth at which blocks of a model are compared: SDD's 2, 4, 6, 8, 10 of 32
 _SHARES = (2 / 32, 4 / 32, 6 / 32, 8 / 32, 10 / 32)
