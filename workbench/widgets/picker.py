@@ -313,9 +313,10 @@ class BlockPicker(LayerChoice):
         from IPython.display import display
 
         self._still.show()
-        data, metadata = super()._repr_mimebundle_()
+        data, metadata = super()._repr_mimebundle_() or ({}, {})
         data["text/plain"] = f"BlockPicker of {len(self._layers)} layers"  # true of every choice
-        display(data, metadata=metadata, raw=True)
+        show: Any = display
+        show(data, metadata=metadata, raw=True)
 
     def _words(self) -> str:
         return f"removes {format_layers(self.layers)} of {len(self._layers)} layers"

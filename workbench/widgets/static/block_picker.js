@@ -255,6 +255,7 @@ function render({ model, el }) {
     for (const node of root.querySelectorAll("button[data-layers]")) {
       const it = node.dataset.layers === runs(removed);
       node.closest("td").classList.toggle("bp-it", it);
+      node.setAttribute("aria-pressed", it);
     }
     showUsed();
     if (model.get("_look").state === "done") showLook();
@@ -271,6 +272,7 @@ function render({ model, el }) {
   function showTables() {
     const measured = [...new Set(drawn)].map((which) => metrics[which]);
     bestBox.body.replaceChildren(bestTable(blocks, measured, view, choose));
+    strip.describe((layer) => [`layer ${layer}`, ...measures([layer])].join(", "));
     showKept();
   }
   function showKept() {
