@@ -111,7 +111,8 @@ class LiveLoss:
         }
         self._display(drawing)
         if not status:  # behind a drawing, since a figure that is there already is not drawn again
-            self._display(self.figure()._repr_mimebundle_(include=None, exclude=None))
+            figure = self.figure()._repr_mimebundle_(include=None, exclude=None)
+            self._display({"image/svg+xml": drawing["text/html"], **figure})  # for where no plotly is drawn
         self._pause = max(self.every, 20 * (time.monotonic() - self._shown))  # the training comes first
 
     def _display(self, bundle: dict[str, Any]) -> None:
