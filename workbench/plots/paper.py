@@ -67,9 +67,9 @@ def _all(run: Run) -> list[Picture]:
         draw = DRAWN.get(name) or partial(_of_frames, AS_THEY_ARE[name], told["needs"])
         picture = Picture(name, tuple(told["needs"]), draw, told["caption"])
         for one in sets if name in OF_PROMPTS else []:
-            beside = f" Prompts: {one}." if len(sets) > 1 else ""
-            own = {"name": f"{name}_{one}", "caption": picture.caption + beside}
-            found.append(replace(picture, draw=partial(draw, prompts=one), **own))
+            caption = told["caption"] + (f" Prompts: {one}." if len(sets) > 1 else "")
+            of_set = partial(draw, prompts=one)
+            found.append(replace(picture, name=f"{name}_{one}", draw=of_set, caption=caption))
         found += [] if sets and name in OF_PROMPTS else [picture]
     return found
 

@@ -73,9 +73,8 @@ def loss_vs_fraction(
     frame = checked(frame, _FRACTION, "scores with the metric normalized_loss")
     near = float(frame["value"].max()) > 0.5
     fig = _fraction_panels(frame, dict.fromkeys(frame["task"], 1.0) if near else {}, columns, title)
-    ends = pd.concat(
-        [frame["value"] - 2 * frame["stderr"].fillna(0), frame["value"], pd.Series([1.0] * near)]
-    )
+    lowest = frame["value"] - 2 * frame["stderr"].fillna(0)
+    ends = pd.concat([lowest, frame["value"], pd.Series([1.0] * near)])
     fig.update_yaxes(**style.log_axis(ends, 0.9 * float(ends[ends > 0].min())))
     return fig.update_yaxes(title="loss / log(vocabulary), log", col=1)
 

@@ -112,7 +112,7 @@ def draw(
         styles: name -> style, in the order wanted; None takes ``variant_styles``.
         by: the column of names.
         **options: of ``kind``; moreover ``hover``, what the pointer shows (else nothing), and for ``error_x``
-            and ``error_y`` the two columns with the ends of each interval.
+            and ``error_y`` the two columns with the ends of each interval, where the frame has them.
     """
     hover = options.pop("hover", None)
     styles = styles or variant_styles(frame[by])
@@ -121,7 +121,8 @@ def draw(
         of_name = {name: getattr(style, mark) for name, style in styles.items()}
         options |= {mark: by, "color_discrete_map" if mark == "color" else f"{mark}_map": of_name}
     for axis, value in (("x", x), ("y", y)):
-        if ends := options.pop(f"error_{axis}", None):
+        ends = options.pop(f"error_{axis}", ())
+        if ends and {*ends} <= {*frame}:
             low, high = (frame[end] for end in ends)
             options |= {f"error_{axis}": high - frame[value], f"error_{axis}_minus": frame[value] - low}
     if kind in (px.scatter, px.line):
@@ -162,6 +163,12 @@ def add_panel(fig: go.Figure, drawn: go.Figure, column: int, row: int = 1) -> No
     for trace in drawn.data:
         trace.showlegend = bool(trace.showlegend) and trace.name not in named
         fig.add_trace(trace, row=row, col=column)
+
+
+def colour_bar(title: str, **place: Any) -> dict[str, Any]:
+    """Return the colour bar of a heatmap, with its title along it."""
+    look = {"thickness": px_of(14), "outlinewidth": 0, "ticks": "outside", "xpad": px_of(8)}
+    return {"title": {"text": title, "side": "right"}, **look, **place}
 
 
 def px_of(pixels: float) -> float:

@@ -49,8 +49,8 @@ class Sheet:
     def _latex(self, table: pd.DataFrame) -> str:
         """Return the table for LaTeX, over both columns of a page where one is too narrow for it."""
         width = sum(max(len(str(name)), *(len(_shown(one)) for one in table[name])) + 2 for name in table)
-        marks = {"best": self.best, "group": self.group}
-        text = to_latex(table, caption=self.caption, label=f"tab:{self.name}", **marks)
+        label = f"tab:{self.name}"
+        text = to_latex(table, caption=self.caption, label=label, best=self.best, group=self.group)
         size = r"\small" if width <= _BOTH else r"\footnotesize"
         text = text.replace("\\centering\n", f"\\centering{size}\\setlength{{\\tabcolsep}}{{4pt}}\n", 1)
         return text if width <= _ONE else text.replace("{table}", "{table*}")

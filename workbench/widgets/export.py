@@ -81,10 +81,8 @@ def figure(frame: pd.DataFrame, chosen: Layers, layers: Sequence[int], **setting
 
     there = set(zip(frame["start"], frame["size"], strict=True))
     shown = [block for block in blocks_of(chosen, layers) if block in there]
-    fig = distance_heatmap(frame, chosen=shown[0] if shown else None, **settings)
-    for block in shown[1:]:
-        fig.add_trace(distance_heatmap(frame, chosen=block, **settings).data[-1])
-    return fig
+    first, *others = [distance_heatmap(frame, chosen=block, **settings) for block in (*shown, None)]
+    return first.add_traces([fig.data[-1] for fig in others[:-1]])
 
 
 def _named(layers: Layers) -> str:

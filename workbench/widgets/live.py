@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.bars import Spot
 from workbench.plots.healing import loss_curve
 from workbench.plots.style import LOOK, Style, plain, variant_styles
 from workbench.runs.files import template
@@ -45,7 +46,7 @@ class LiveLoss:
         """
         self.every, self.title = every, title
         self.rows: dict[str, list[dict[str, Any]]] = {}
-        self._handle: Any = None
+        self._spot = Spot()
         self._shown, self._pause = float("-inf"), every
 
     def watch(self, name: str) -> Callable[[dict[str, Any]], None]:
@@ -105,24 +106,15 @@ class LiveLoss:
         self._shown = time.monotonic()
         if get_ipython() is None:
             return
-        drawing = {
-            "text/html": live_drawing(self.rows, self.title, status, self.label),
-            "text/plain": status or self.title,
-        }
-        self._display(drawing)
+        drawn = live_drawing(self.rows, self.title, status, self.label)
+        self._display({"text/html": drawn, "text/plain": status or self.title})
         if not status:  # behind a drawing, since a figure that is there already is not drawn again
             figure = self.figure()._repr_mimebundle_(include=None, exclude=None)
-            self._display({"image/svg+xml": drawing["text/html"], **figure})  # for where no plotly is drawn
+            self._display({"image/svg+xml": drawn, **figure})  # for where no plotly is drawn
         self._pause = max(self.every, 20 * (time.monotonic() - self._shown))  # the training comes first
 
     def _display(self, bundle: dict[str, Any]) -> None:
-        from IPython.display import display
-
-        show: Any = display
-        if self._handle is None:
-            self._handle = show(bundle, raw=True, display_id=True)
-        else:
-            self._handle.update(bundle, raw=True)
+        self._spot.show(bundle)
 
 
 def live_drawing(
