@@ -117,7 +117,7 @@ def _boxed(text: str) -> str | None:
 def _boxes(text: str) -> list[tuple[int, int, str]]:
     """Return start, end and content of the last two boxes that are closed."""
     found: list[tuple[int, int, str]] = []
-    for match in list(re.finditer(r"\\f?boxed\s*\{", text))[-2:]:
+    for match in list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))[-2:]:
         depth = 1
         for end in range(match.end(), min(len(text), match.end() + _TAIL)):
             depth += {"{": 1, "}": -1}.get(text[end], 0)
