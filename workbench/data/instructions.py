@@ -79,9 +79,9 @@ def load_instructions(
         Frame with id, instruction, context, reference, answer, all texts; ``context`` and ``answer`` are
         ``""`` where there is none, also where the set says so in words ("No input", "N/A"). ``answer`` is the
         final answer of the reference: GSM8K's ``#### n``, MATH's ``\boxed{n}`` near the end,
-        OpenMathInstruct's ``expected_answer``. The reference has no calculator marks (``<<48/2=24>>``), which no model should learn. Only where a row has
-        some, ``history`` holds the system and earlier turns as JSON; only where a set has its own, ``form``
-        that of ``user_message``.
+        OpenMathInstruct's ``expected_answer``. The reference has no calculator marks (``<<48/2=24>>``), which
+        no model should learn. Only where a row has some, ``history`` holds the system and earlier turns as
+        JSON; only where a set has its own, ``form`` that of ``user_message``.
         ``attrs["source"]`` says where the rows came from (``revision`` of a hub set), how many without an
         instruction or a reference were passed over, and how many occur again (``duplicates``).
 
