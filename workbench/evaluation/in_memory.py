@@ -213,7 +213,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def _bearable(self) -> int:
         """Return the longest window whose logits fit, a power of 2."""
-        fit = max(1, _LOGITS // self.config.get_text_config().vocab_size)
+        fit = max(1, _LOGITS // int(self.config.get_text_config().vocab_size))
         return min(_LONGEST_WINDOW, 1 << (fit.bit_length() - 1))
 
     def windows(self, ids: list[int], fill: bool) -> Iterator[tuple[list[int], list[int]]]:

@@ -198,7 +198,7 @@ def _position_flops(layer: nn.Module, context: int) -> int:
         if profiles is not None:  # once is among the weights
             count += 2 * profiles.proj.numel() * (getattr(module, "num_heads") - 1)  # noqa: B009
         if hasattr(module, "r_r_bias"):  # the places before and behind each token
-            count += 2 * module.r.numel() + 2 * module.r_r_bias.numel() * 2 * context  # type: ignore[operator, union-attr]
+            count += 2 * module.r.numel() + 2 * module.r_r_bias.numel() * 2 * context  # type: ignore[operator]
     return int(count)
 
 
