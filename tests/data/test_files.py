@@ -85,6 +85,7 @@ def test_rows_are_found_however_the_json_is_laid_out(tmp_path, name, written):
         ("a.json", b'{"train": [{"text": "x"}], "test": [{"text": "y"}]}', "an object with train, test"),
         ("a.json", b'"hello"', "it holds 'hello'"),
         ("a.json", b"[" * 100_000, "is not JSON"),
+        ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", r"line 1 of .*a\.jsonl is not JSON"),
         ("a.json", b'{"text": "one"}', "an object with text"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is not a whole gzip file"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99, mtime=0)[:-9], "is not a whole gzip file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -179,6 +180,53 @@ def test_a_file_that_is_no_plan_is_refused_and_its_folder_kept(model_folder, tmp
     with pytest.raises(ValueError, match="folder must be new, empty or that of an earlier plan"):
         plan_training(tmp_path, str(model_folder), TEXTS)
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"out": 5}, {"out": None}, {"out": ["a"]}, {"files": []}, {"files": {}}, {"files": {"../x": "y"}},
+     {"model": "demo"}, {"model": {}}, {"model": {"name": 5}}, {"config": None}, {"layers": "34"},
+     {"response": 5}],
+    ids=str,
+)  # fmt: skip
+def test_a_plan_whose_parts_are_of_other_kinds_is_damaged(model_folder, tmp_path, parts):
+    plan = planned(model_folder, tmp_path, TEXTS, config=SHORT)
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | parts))
+    for call in (run_plan, wb.launch_command):
+        with pytest.raises(ValueError, match="is no plan that plan_training wrote, or it is damaged"):
+            call(plan)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"out": "a\0b"}, "out must be a folder inside the plan's folder: embedded null byte"),
+        ({"out": "x" * 5000}, "out must be a folder inside the plan's folder: .*too long"),
+        ({"config": {"batch_size": "x"}}, "batch_size must be a whole number >= 1, got 'x'"),
+        ({"config": {"no_such": 1}}, "no_such is no field of HealingConfig"),
+    ],
+    ids=str,
+)
+def test_a_value_that_a_plan_cannot_have_is_named(model_folder, tmp_path, parts, words):
+    plan = planned(model_folder, tmp_path, TEXTS, config=SHORT)
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | parts))
+    with pytest.raises(ValueError, match=words) as error:
+        run_plan(plan)
+    assert "\n" not in str(error.value)
+    if "config" in parts:
+        with pytest.raises(ValueError, match=words):
+            wb.launch_command(plan)
+
+
+@pytest.mark.parametrize("rows", ["{", "[" * 5000, '{"a": 1}\n', "5\n"])
+def test_rows_that_are_none_are_named_though_their_digest_is_right(model_folder, tmp_path, rows):
+    plan = planned(model_folder, tmp_path, TEXTS, config=SHORT)
+    plan.with_name("examples.jsonl").write_text(rows)
+    digest = hashlib.sha256(rows.encode()).hexdigest()
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"files": {"examples.jsonl": digest}}))
+    with pytest.raises(ValueError, match="holds no rows of a plan; plan it again") as error:
+        run_plan(plan)
+    assert "\n" not in str(error.value)
 
 
 BAD = {

@@ -207,12 +207,12 @@ def test_a_browser_that_dies_starts_once_again_and_then_gives_way(distances, tmp
 
 
 def test_a_text_that_a_spreadsheet_would_run_is_one_in_the_csv(tmp_path):
-    names = ["=HYPERLINK(1)", "+1", "-2+3", "@x", "\tx", " =1", "plain", "１"]
+    names = ["=HYPERLINK(1)", "+1", "-2+3", "@x", "\tx", " =1", "\u200b=1", "plain", "１"]
     fig = go.Figure([go.Scatter(x=["=a()", "b"], y=[1, -2], name=name) for name in names])
     (path,) = plots.save_figure(fig, tmp_path / "figure.csv")
     found = pd.read_csv(path)
     assert list(dict.fromkeys(found["name"].astype(str))) == [
-        "'=HYPERLINK(1)", "'+1", "'-2+3", "'@x", "'\tx", "' =1", "plain", "１"]  # fmt: skip
+        "'=HYPERLINK(1)", "'+1", "'-2+3", "'@x", "'\tx", "' =1", "'\u200b=1", "plain", "１"]  # fmt: skip
     assert set(found["x"]) == {"'=a()", "b"} and set(found["y"]) == {1, -2}
 
 

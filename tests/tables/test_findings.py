@@ -34,6 +34,8 @@ def test_recovery_names_the_categories_that_lost_most():
 
 def test_the_summary_says_what_chance_can_do():
     summary = pd.DataFrame({"variant": ["base", "cut"], "math": [1.0, 0.25], "similarity": [np.nan, 0.5]})
+    with pytest.raises(ValueError, match="summary: column 'math' must hold numbers"):
+        findings.summary_reading(summary.assign(math="many"), 100)
     text = findings.summary_reading(summary, 100)
     assert "math 0.25 (base 1.00)" in text and "similarity" not in text
     drawn = np.random.default_rng(0).binomial(100, 0.5, size=(2, 40_000)) / 100

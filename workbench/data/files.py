@@ -109,7 +109,7 @@ def _json(text: str, path: Path) -> list[Any]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -126,6 +126,6 @@ def _rows_of(value: Any, path: Path) -> list[Any]:
 def _parsed(text: str, path: Path, number: int) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         line = number + getattr(error, "lineno", 1) - 1
         raise ValueError(f"line {line} of {path} is not JSON: {first_line(error)}") from error

@@ -123,7 +123,7 @@ def launch_command(
     if processes % machines:
         raise ValueError(f"processes must be a multiple of machines={machines}, got {processes}")
     if Path(plan).is_file():
-        _check_batches(_read_plan(Path(plan)), processes)
+        _check_batches(_config(Path(plan)), processes)
     if cpu:  # accelerate would start one process, whatever it is asked for
         words = f"python -m torch.distributed.run --standalone --nproc_per_node {processes}"
     else:
@@ -197,8 +197,10 @@ def _check_folder(folder: Path) -> None:
 
 def _check_inside(folder: Path, out: str) -> None:
     """Refuse a result outside the plan's folder, which may come from anywhere, also through a link."""
-    home, place = folder.resolve(), (folder / out).resolve()
-    if place == home or not place.is_relative_to(home) or place.is_file():
+    with told("out must be a folder inside the plan's folder", ValueError, OSError):
+        home, place = folder.resolve(), (folder / out).resolve()
+        file = place.is_file()
+    if place == home or not place.is_relative_to(home) or file:
         raise ValueError(f"out must be a folder inside the plan's folder {folder}, got {out!r}")
 
 
@@ -225,17 +227,31 @@ def _read_plan(path: Path) -> dict[str, Any]:
         plan = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         plan = {}
-    if not plan.keys() >= _PARTS:
+    if not plan.keys() >= _PARTS or not _is_sound(plan):
         raise ValueError(f"{path} is no plan that plan_training wrote, or it is damaged; plan it again")
     return plan
+
+
+def _is_sound(plan: dict[str, Any]) -> bool:
+    """Return whether the parts of a plan are of the kinds that plan_training writes."""
+    named, rows = plan["model"], plan["files"]
+    kinds = {"model": dict, "layers": list, "response": str | None, "config": dict, "out": str, "files": dict}
+    return (
+        all(isinstance(plan[part], kind) for part, kind in kinds.items())
+        and isinstance(named.get("name"), str)
+        and all(isinstance(named.get(key), str | None) for key in ("path", "revision", "dtype"))
+        and EXAMPLES in rows
+        and rows.keys() <= {EXAMPLES, HELD_OUT}
+    )
 
 
 def _read_rows(path: Path, known: str, planned: dict[str, Any]) -> pd.DataFrame | list[str]:
     """Return the examples of a file of the plan, as ``heal`` takes them."""
     if not path.is_file() or known != sha256_of(path):
         raise ValueError(f"{path} is not the file that the plan was written with; plan it again")
-    rows = pd.read_json(path, orient="records", lines=True, dtype=False)
-    return rows if planned["response"] else rows["text"].tolist()
+    with told(f"{path} holds no rows of a plan; plan it again", ValueError, LookupError, AttributeError):
+        rows = pd.read_json(path, orient="records", lines=True, dtype=False)
+        return rows if planned["response"] else rows["text"].tolist()
 
 
 def _config(path: Path) -> HealingConfig:
@@ -244,8 +260,8 @@ def _config(path: Path) -> HealingConfig:
     return config
 
 
-def _check_batches(plan: dict[str, Any], processes: int) -> None:
-    batch, micro = plan["config"].get("batch_size", processes), plan["config"].get("micro_batch_size") or 1
+def _check_batches(config: HealingConfig, processes: int) -> None:
+    batch, micro = config.batch_size, config.micro_batch_size or 1
     if batch % (micro * processes):
         raise ValueError(
             f"processes must share the plan's batch_size {batch} evenly, in micro-batches of {micro}, "

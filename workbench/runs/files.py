@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from jinja2 import Environment, Template
 
 from workbench.checks import told
 
@@ -111,6 +112,11 @@ def locked(path: str | Path, name: str = "") -> Iterator[None]:
         lock.release()
 
 
+def template(path: Path) -> Template:
+    """Return the jinja template of a file; what is put into it is escaped as HTML."""
+    return Environment(autoescape=True).from_string(path.read_text(encoding="utf-8"))
+
+
 def sha256_of(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits; see ``content_of`` for folders."""
     with Path(path).open("rb") as stream:
@@ -123,7 +129,8 @@ def spreadsheet_text(value: Any) -> Any:
     >>> [spreadsheet_text(value) for value in ("=1+1", " @x", "-5 apples", "plain", -5)]
     ["'=1+1", "' @x", "'-5 apples", 'plain', -5]
     """
-    runs = isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
+    shown = value.lstrip().lstrip("\ufeff\u200b\u200c\u200d\u2060") if isinstance(value, str) else ""
+    runs = shown.startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
     return f"'{value}" if runs or (isinstance(value, str) and value[:1] in ("\t", "\r")) else value
 
 

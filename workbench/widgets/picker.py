@@ -11,23 +11,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import pandas as pd
 import traitlets as tr
 
 from workbench.arguments import check_frame
 from workbench.checks import checked, first_line, whole_number
-from workbench.distances.blocks import (
-    checked_blocks,
-    format_layers,
-    layers_of,
-)
+from workbench.distances.blocks import checked_blocks, format_layers, layers_of
 from workbench.widgets import export
 from workbench.widgets.choice import LayerChoice, Layers
 from workbench.widgets.looks import Look, Looks
 from workbench.widgets.metrics import layer_savings, layers_of_model, metrics_of
 from workbench.widgets.picture import picture
 from workbench.widgets.presets import Presets
+from workbench.widgets.still import Still
 
 _STATIC = Path(__file__).parent / "static"
 #: the page, in the order in which its files build on each other; together they are one module
@@ -63,9 +61,11 @@ class BlockPicker(LayerChoice):
     _used = tr.Dict().tag(sync=True)
     _look = tr.Dict().tag(sync=True)
     _can_look = tr.Bool(False).tag(sync=True)
+    _still_name = tr.Unicode().tag(sync=True)
 
     # the base class closes a widget whose constructor failed
     _looks: Looks | None = None
+    _still: Still
 
     def __init__(
         self,
@@ -108,6 +108,7 @@ class BlockPicker(LayerChoice):
             ValueError: for missing columns, repeated blocks, a frame that leaves open which layers the model
                 has, a frame of another model, or a first choice that the frame does not hold.
         """
+        self._still = Still(f"bp-still-{uuid4().hex[:12]}", self.picture, self._words)
         for name, given in (("distances", distances), ("savings", savings)):
             if isinstance(given, pd.DataFrame):
                 check_frame(name, given)
@@ -131,7 +132,7 @@ class BlockPicker(LayerChoice):
             super().__init__(
                 **{"start": start, "size": size, "layers": first, "_chosen": list(first)},
                 **{"_title": title, "_layers": layers, "_sizes": sizes, "_presets": self._ready.names},
-                **{"_metrics": list(told), "_cells": b"".join(packed)},
+                **{"_metrics": list(told), "_cells": b"".join(packed), "_still_name": self._still.name},
                 **saved,
                 **widget_options,
             )
@@ -166,7 +167,7 @@ class BlockPicker(LayerChoice):
         """
         for layers in [self._checked(layers) for layers in layer_sets or (self.layers,)]:
             self.keep(layers)
-        self._looking.start(*(tuple(row["layers"]) for row in self._kept), stays=True).result()
+        self._look_kept().result()
         return self.kept
 
     def use(self) -> Layers:
@@ -174,6 +175,7 @@ class BlockPicker(LayerChoice):
         written = "" if self._write is None else self._write(self)
         where = written.name if isinstance(written, Path) else str(written or "")
         self._used = {"layers": list(self.layers), "where": where}
+        self._still.now()
         return self.layers
 
     def settle(self) -> Layers:
@@ -192,10 +194,8 @@ class BlockPicker(LayerChoice):
 
     def reading(self) -> str:
         """Say in words what is used, what that does, where it is saved, what is shown and kept."""
-        facts = self._facts(self.used or self.layers)
-        return export.reading(
-            facts, self.used, self._used.get("where"), self.layers, self.touched, self._kept
-        )
+        facts, where = self._facts(self.used or self.layers), self._used.get("where")
+        return export.reading(facts, self.used, where, self.layers, self.touched, self._kept)
 
     def selection(self) -> dict[str, Any]:
         """Return the choice and the kept ones as dicts and lists, as ``save`` writes it."""
@@ -261,6 +261,7 @@ class BlockPicker(LayerChoice):
         """Cancel a running look and take the widget off the page."""
         if self._looks is not None:
             self._looks.close()
+        self._still.close()
         super().close()
 
     @property
@@ -269,9 +270,13 @@ class BlockPicker(LayerChoice):
         return self._looks
 
     def _moved(self) -> None:
+        self._still.later()
         self._looking.cancel(by_choice=True)
         if self.auto_look and self._looking.able:
             self.look()
+
+    def _look_kept(self) -> Future[Any]:
+        return self._looking.start(*(tuple(row["layers"]) for row in self._kept), stays=True)
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         """Do what a button or key of the page asks for, and answer, so that it knows that it was heard."""
@@ -286,27 +291,30 @@ class BlockPicker(LayerChoice):
         action, layers = content.get("do"), content.get("layers")
         if action == "drop":
             self.drop(layers or ())
-        elif action in ("keep", "look", "use"):
-            # the page's own change of the choice may arrive after this message
-            self.choose_layers(layers or ())
-            getattr(self, str(action))()
+        elif action in ("keep", "look", "use", "cancel", "undo", "redo"):
+            if action in ("keep", "look", "use"):  # the page's own change of the choice may arrive later
+                self.choose_layers(layers or ())
+            getattr(self, action)()
         elif action == "look_kept":
-            self._looking.start(*(tuple(row["layers"]) for row in self._kept), stays=True)
-        elif action in ("cancel", "undo", "redo"):
-            getattr(self, str(action))()
+            self._look_kept()
         elif action == "preset":
             self.choose_preset(content["name"], content.get("size"))
         elif action == "picture":
             return {"picture": self.picture()}
         return None
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """Return the live view and, for where no kernel runs, the picture."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is not None:
-            words = f"BlockPicker: removes {format_layers(self.layers)} of {len(self._layers)} layers"
-            bundle[0].update({"image/svg+xml": self.picture(), "text/plain": words})
-        return bundle
+    def _ipython_display_(self) -> None:
+        """Show the picture, for where no kernel answers, and the live view, which hides it."""
+        from IPython.display import display
+
+        self._still.show()
+        data, metadata = super()._repr_mimebundle_() or ({}, {})
+        data["text/plain"] = f"BlockPicker of {len(self._layers)} layers"  # true of every choice
+        show: Any = display
+        show(data, metadata=metadata, raw=True)
+
+    def _words(self) -> str:
+        return f"removes {format_layers(self.layers)} of {len(self._layers)} layers"
 
     def _show_look(self, state: dict[str, Any]) -> None:
         self._look = state
@@ -324,12 +332,10 @@ class BlockPicker(LayerChoice):
         facts["removed"] = format_layers(layers)
         for metric in self._measured:
             facts |= metric.block(layers) if is_block or metric.single else {}
-        for name, costs, whole in (
-            ("parameters_saved", self._parameters, self._totals[0]),
-            ("flops_saved", self._flops, self._totals[1]),
-        ):
-            if costs:
-                facts[name] = sum(costs[self._layers.index(layer)] for layer in layers) / whole
+        costs = {"parameters_saved": self._parameters, "flops_saved": self._flops}
+        for (name, each), whole in zip(costs.items(), self._totals, strict=True):
+            if each:
+                facts[name] = sum(each[self._layers.index(layer)] for layer in layers) / whole
         return facts | self._looking.losses(layers)
 
 
