@@ -39,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 import workbench as wb  # noqa: E402
 from benchmarks import attack_calls  # noqa: E402
 from benchmarks.attack_calls import ODD  # noqa: E402
+from benchmarks.measuring import write_record  # noqa: E402
 from tests.tiny import tiny_model  # noqa: E402
 
 SECONDS = 20
@@ -206,6 +207,9 @@ for _function in ("text_table", "to_html", "to_latex", "to_markdown"):
     _argument = "frame" if _function == "text_table" else "table"
     for _what in ("frame[]", "frame['x']", "no rows"):
         FINE[_function, _argument, _what] = "any frame can be shown"
+for _argument in ("a", "b"):
+    for _what in ("None", "5", "'no such'", "''"):
+        FINE["same_number", _argument, _what] = "what says no number is the same as none"
 for _what in ("'no_such_task'", "['']", "['demo_math', 'no_such_task']"):
     FINE["task_fingerprint", "tasks", _what] = "digests what is there; evaluate refuses the name"
 FINE["task_fingerprint", "data", "'/no/such/folder'"] = "digests what is there; evaluate refuses the folder"
@@ -739,6 +743,8 @@ def main() -> int:
         if kind not in ("refused", "served") or only:
             print(f"{kind:8} {name}({argument}={what}): {words[:160]}", flush=True)
     print(json.dumps(counts))
+    if not only:
+        write_record("attack-cpu", None, results={"rows": dict(counts), "functions": len(calls)})
     return int(any(counts[kind] for kind in ("silent", "library", "hang")))
 
 
