@@ -382,17 +382,22 @@ ATTACKS = {
     "verbatim": ("doc_to_text: !<!function> payload.text", "names Python functions"),
     "template": (
         "doc_to_text: \"{{ cycler.__init__.__globals__.os.system('touch RAN') }}\"",
-        "a template of a task reaches for Python: .*; allow_code=True",
+        "a template of a task is refused: .*; allow_code=True",
     ),
     "later": (
         "doc_to_text: \"{% if question != first %}{{ cycler.__init__.__globals__.os.system('touch RAN') }}"
         '{% endif %}{{question}}"',
-        "a template of a task reaches for Python",
+        "a template of a task is refused",
     ),
     "description": (
         "doc_to_text: question\ndescription: \"{{ ''.__class__.__mro__ }}\"",
-        "a template of a task reaches for Python",
+        "a template of a task is refused",
     ),
+    "endless": (
+        'doc_to_text: "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"',
+        "a template of a task is refused: .*steps",
+    ),
+    "bomb": ("doc_to_text: \"{{ range(99999) | join('x' * 99999) }}\"", "is refused: .*characters"),
     "metric": (
         "doc_to_text: question\nmetric_list: [{metric: ./payload.py}]",
         "from another library; allow_code=True",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.nodes import EvalContext
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from transformers.utils import chat_template_utils
@@ -77,7 +77,35 @@ def _written(source: str, marks: str, turns: list[dict[str, str]], options: Mapp
 def _compiled(source: str) -> Template:
     if len(source) > MAX_LENGTH:
         raise SecurityError(f"it has {len(source):,} characters, more than {MAX_LENGTH:,}")
-    return _Bounded().from_string(source)
+    own = chat_template_utils._compile_jinja_template("").environment
+    filters = {name: made for name, made in own.filters.items() if name != "random"}
+    extensions = [type(one) for one in own.extensions.values()]
+    bounded = _Bounded(filters, trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    bounded.globals = {**own.globals, **bounded.globals, "strftime_now": _day}
+    bounded.globals.pop("lipsum", None)
+    return bounded.from_string(source)
+
+
+class LimitedTemplate:
+    """A template of others, such as a task's, that renders in the sandbox and under the same limits."""
+
+    def __init__(self, source: str, **environment: Any) -> None:
+        self._template = _Bounded(**environment).from_string(source)
+
+    def render(self, **values: Any) -> str:
+        """Return the text.
+
+        Raises:
+            SecurityError: of jinja, where it reaches for Python, goes on for ever or grows too long.
+        """
+        limits = _Limits(MAX_LENGTH + 4 * _weight(values))
+        before = _LIMITS.set(limits)
+        try:
+            text = self._template.render(**values)
+            limits.allow(len(text))
+            return text
+        finally:
+            _LIMITS.reset(before)
 
 
 class _Limits:
@@ -99,6 +127,11 @@ class _Limits:
 
 _LIMITS: ContextVar[_Limits] = ContextVar("limits")
 _OF_JINJA = (Context, EvalContext, Environment)
+#: filters, methods and operators whose result can be longer than all that goes in
+_GROWING = (
+    *("join", "replace", "center", "ljust", "rjust", "zfill", "expandtabs", "translate"),
+    *("format", "format_map", "indent", "wordwrap", "tojson", "batch", "slice"),
+)
 _MOST_OF_A_RANGE = 100_000  # jinja's; here that of any list too, with all that is inside
 
 
@@ -122,14 +155,16 @@ def _sized(value: Any) -> Any:
     return value
 
 
-def _affordable(values: Iterable[Any], forms: Iterable[Any] = ()) -> None:
+def _affordable(name: str, values: list[Any]) -> None:
     """Refuse a filter, method or operator before it runs whose result would be much too long.
 
     No result is longer than its two largest arguments multiplied: a text by what each of its letters becomes,
-    a list by what stands between, a text by a width, which may be told in a ``form`` such as ``%9d``.
+    a list by what stands between, a text by a width, which a form such as ``%9d`` may tell.
     """
     limits = _LIMITS.get()
-    widths = [int(width) for form in forms for width in re.findall(r"[%:][^a-zA-Z%]*?(\d{1,18})", str(form))]
+    form = str(values[0]) if values and (name.startswith("format") or name == _day.__name__) else ""
+    widths = [int(width) for width in re.findall(r"[%:][^a-zA-Z%]*?(\d{1,18})", form)]
+    values = values[:1] + values[2:] if name == "replace" else values  # what is replaced adds nothing
     sizes = sorted([1, 1, *widths, *map(_weight, values)])
     if sizes[-1] * sizes[-2] > 100 * limits.length:
         raise SecurityError(f"it writes more than {limits.length:,} characters")
@@ -139,6 +174,8 @@ def _weight(value: Any) -> int:
     """Return the size of a number, the length of a text, or that of all texts and lists in a list."""
     if isinstance(value, int):
         return abs(value)
+    if isinstance(value, Undefined):
+        return 0
     if not isinstance(value, str | list | tuple | dict):  # a range, or what is made one by one of some such
         return len(value) if hasattr(value, "__len__") else _MOST_OF_A_RANGE * hasattr(value, "__next__")
     total, inside = 0, [value]
@@ -155,10 +192,9 @@ def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def filtered(*arguments: Any, **options: Any) -> Any:
-        _affordable(
-            [one for one in (*arguments, *options.values()) if not isinstance(one, _OF_JINJA)],
-            [one for one in arguments if isinstance(one, str)][:1] if name == "format" else (),
-        )
+        values = [one for one in (*arguments, *options.values()) if not isinstance(one, _OF_JINJA)]
+        if name in _GROWING:
+            _affordable(name, values)
         return function(*arguments, **options)
 
     return filtered
@@ -195,32 +231,27 @@ class _Counting(NodeTransformer):
 
 
 class _Bounded(ImmutableSandboxedEnvironment):
-    """transformers' environment for chat templates, with a fixed date, nothing random, and limits."""
+    """jinja's sandbox under limits of steps and length."""
 
     intercepted_binops = frozenset(["*", "**", "%"])
 
-    def __init__(self) -> None:
-        own = chat_template_utils._compile_jinja_template("").environment
-        extensions = [type(one) for one in own.extensions.values()]
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-        kept = {name: _checked(name, made) for name, made in own.filters.items() if name != "random"}
+    def __init__(self, filters: Mapping[str, Any], **options: Any) -> None:
+        super().__init__(**options)
+        kept = {name: _checked(name, made) for name, made in filters.items()}
         self.filters = {**kept, "counted": _Counted, "sized": _sized}
-        self.globals = {**own.globals, "strftime_now": _day}
         self.globals.pop("lipsum", None)
 
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         _LIMITS.get().step(5)  # a call takes some five times as long as a round of a loop
         owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
-        if function is _day:
-            _affordable((), args)
-        elif isinstance(owner, str | list | tuple | dict):
-            form = function.__name__.startswith("format")
-            _affordable((owner, *args, *kwargs.values()), [owner] if form else ())
+        name = getattr(function, "__name__", "")
+        if function is _day or (isinstance(owner, str) and name in _GROWING):
+            _affordable(name, [*([] if function is _day else [owner]), *args, *kwargs.values()])
         return _sized(super().call(context, function, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
-            _affordable([left, right], [left])
+            _affordable("format", [left, right])
         for value, times in ((left, right), (right, left)):
             if isinstance(times, int) and (operator == "**" or hasattr(value, "__len__")):
                 _LIMITS.get().allow(times * (len(value) if operator == "*" else 1000))
