@@ -58,6 +58,12 @@ PLAIN = "Zx9-plain"
         [f"https://me:{PLAIN}@example.org/x"],
         ["sk-proj-0123456789abcdef"],
         ["ghp_0123456789abcdef"],
+        [f"https://example.org/x?a=1&token={PLAIN}"],
+        [f"https://example.org/x?X-Amz-Signature={PLAIN}&b=2"],
+        ["--set", "x={'hf_token': '" + PLAIN + "'}"],
+        ["--config", '{"api_key": "' + PLAIN + '"}'],
+        ["--x=token=" + PLAIN],
+        ["--token", "-" + PLAIN],
     ],
 )
 def test_a_token_or_a_key_on_the_command_line_is_never_kept(words, monkeypatch, run: Run):

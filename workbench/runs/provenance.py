@@ -29,6 +29,11 @@ _SECRET = re.compile(
     r"(?<![A-Za-z0-9])(?:hf|sk|pk|rk|gh[pousr]|github_pat|glpat|xox[abprs]|AKIA|ASIA|AIza|wandb_v1|nvapi)[-_]?[\w-]{8,}"
     r"|eyJ[\w-]{8,}\.[\w.-]+|(?<=://)[^/\s@]+(?=@)|(?i:(?<=bearer )\S+)"
 )
+# a name and its value within a word: of an address, of JSON, of an option's value
+_WITHIN = re.compile(
+    r"(?i)((?:^|[?&#;,{\s\"'=])[\"']?[\w.-]*(?:token|secret|password|passwd|pwd|key|sig|signature|credentials?)"
+    r"[\"']?\s*[=:]\s*[\"']?)[^\s\"'&;,}]+"
+)
 
 
 def environment() -> dict[str, Any]:
@@ -80,12 +85,12 @@ def without_secrets(words: Iterable[str]) -> list[str]:
     for word in words:
         name, equals, _ = word.partition("=")
         secret = _SECRET_NAME.search(name) is not None
-        if hide and not word.startswith("-"):
+        if hide and not word.startswith("--"):
             shown.append("...")
         elif secret and equals:
             shown.append(f"{name}=...")
         else:
-            shown.append(_SECRET.sub("...", word))
+            shown.append(_WITHIN.sub(r"\1...", _SECRET.sub("...", word)))
         hide = secret and not equals and word.startswith("-")
     return shown
 
