@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scoring import CHOICE, rows, write_jsonl
 
-from workbench.evaluation.dependencies import absolute_files, digest_of_all, own_files
+from workbench.evaluation.dependencies import absolute_files, digest_of_all, own_files, sandbox
 from workbench.evaluation.index import task_manager
 from workbench.runs.content import content_of
 
@@ -45,3 +45,22 @@ def test_the_nearest_data_file_is_taken(tmp_path):
     assert found == {"test": [str(tmp_path / "project" / "q.jsonl")], "train": "hf://far/q.jsonl"}
     with pytest.raises(ValueError, match=r"task 't': its data file 'no\.jsonl' is neither near"):
         absolute_files("no.jsonl", task_file, "t")
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps"),
+        ("{{ range(99999) | join('x' * 99999) }}", "characters"),
+        ("{{ ''.__class__ }}", "unsafe"),
+    ],
+)
+def test_a_template_of_a_task_that_never_ends_is_refused(template, words):
+    from lm_eval import utils
+
+    with sandbox():
+        told = utils.apply_template("{{ q | default('none') }} {{ c[0] | upper }}\n", {"c": ["me"], "n": 5})
+        assert told == "none ME\n"  # as the harness itself writes it
+    refused = pytest.raises(ValueError, match=f"a template of a task is refused: .*{words}")
+    with refused, sandbox():
+        utils.apply_template(template, {"c": ["me"]})

@@ -393,11 +393,6 @@ ATTACKS = {
         "doc_to_text: question\ndescription: \"{{ ''.__class__.__mro__ }}\"",
         "a template of a task is refused",
     ),
-    "endless": (
-        'doc_to_text: "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"',
-        "a template of a task is refused: .*steps",
-    ),
-    "bomb": ("doc_to_text: \"{{ range(99999) | join('x' * 99999) }}\"", "is refused: .*characters"),
     "metric": (
         "doc_to_text: question\nmetric_list: [{metric: ./payload.py}]",
         "from another library; allow_code=True",
