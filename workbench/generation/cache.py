@@ -20,21 +20,15 @@ class NotExactError(ValueError):
     """The model's attention has a part that this decoder does not do."""
 
 
-class Slots(StaticLayer):
-    """The cache of one layer: filled with shifted prompts, then one slot a step, the same for all rows."""
+class GivenPlaces(StaticLayer):
+    """The cache of one layer where positions and masks are given: it says nothing of them itself."""
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, rows: int, slots: int, at: Tensor, shown: list[int]) -> None:
+    def __init__(self, rows: int, slots: int) -> None:
         super().__init__(max_cache_len=slots)
-        self.all_rows, self.at, self.shown = rows, at, shown
-        self.filling, self.start = False, 0
-        self.index: Tensor | None = None
-
-    def fill(self, start: int, index: Tensor | None) -> None:
-        """Take prompts next: of the rows from ``start`` on, each moved along its slots by ``index``."""
-        self.start, self.index, self.filling = start, index, True
+        self.all_rows = rows
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Make room for all rows, also when the first states are those of some."""
@@ -42,6 +36,28 @@ class Slots(StaticLayer):
             _, heads, _, size = states.shape
             setattr(self, name, states.new_zeros(self.all_rows, heads, self.max_cache_len, size))
         self.is_initialized = True
+
+    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """While prompts are read, attention sees them alone."""
+        return (int(args[0]) if args else int(kwargs["query_length"])), 0
+
+    def get_seq_length(self, *args: Any) -> int:
+        """Nothing is cached as far as masks go: positions are given."""
+        return 0
+
+
+class Slots(GivenPlaces):
+    """The cache of one layer: filled with shifted prompts, then one slot a step, the same for all rows."""
+
+    def __init__(self, rows: int, slots: int, at: Tensor, shown: list[int]) -> None:
+        super().__init__(rows, slots)
+        self.at, self.shown = at, shown
+        self.filling, self.start = False, 0
+        self.index: Tensor | None = None
+
+    def fill(self, start: int, index: Tensor | None) -> None:
+        """Take prompts next: of the rows from ``start`` on, each moved along its slots by ``index``."""
+        self.start, self.index, self.filling = start, index, True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -61,22 +77,19 @@ class Slots(StaticLayer):
             held[rows, :, :width] = states
         return key_states, value_states
 
-    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """While filling, attention sees the prompts alone."""
-        return (int(args[0]) if args else int(kwargs["query_length"])), 0
 
-    def get_seq_length(self, *args: Any) -> int:
-        """Nothing is cached as far as masks go: positions are given."""
-        return 0
+def check_exact(options: dict[str, Any]) -> None:
+    """Refuse what attention over these caches does not do, by the name of the option."""
+    wanted = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if wanted:
+        raise NotExactError(f"its attention has {', '.join(wanted)}")
 
 
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Attention of the decoder: transformers' own in the prefill, grouped heads in a step."""
-    wanted = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    if wanted:
-        raise NotExactError(f"its attention has {', '.join(wanted)}")
+    check_exact(options)
     if attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, None, **options)
     rows, heads, _, size = query.shape

@@ -24,6 +24,7 @@ from workbench.healing.config import HealingConfig
 from workbench.healing.launch import sharded
 from workbench.healing.losses import Head, head_of
 from workbench.healing.objective import Objective
+from workbench.healing.records import WEIGHTS
 from workbench.healing.samples import Sample
 from workbench.models.hooks import inference, replaced_forwards, watch_states
 from workbench.models.layers import decoder_forward, unwrap
@@ -108,14 +109,14 @@ class Distillation(Objective):
         *,
         weights: Mapping[str, float],
         temperature: float = 1.0,
-        start: Path | None = None,
+        start: str | Path | None = None,
         told_of: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.names = tuple(weights)
         self.weights, self.temperature, self.start = dict(weights), temperature, start
         self.teacher, self.kept, self.told_of = whole, list(kept), dict(told_of or {})
-        self.head = head_of(model) if self.names_of(_OF_LOGITS) else None
+        self.head: Any = head_of(model) if self.names_of(_OF_LOGITS) else None
         self.work: Any = error_and_gradients
 
     def names_of(self, some: Sequence[str]) -> list[str]:
@@ -146,7 +147,7 @@ class Distillation(Objective):
             from peft import set_peft_model_state_dict
             from safetensors.torch import load_file
 
-            set_peft_model_state_dict(model, load_file(self.start / "adapter_model.safetensors"))
+            set_peft_model_state_dict(model, load_file(Path(self.start) / WEIGHTS))
 
     @contextmanager
     def acts(self, model: Any, *, chunk: int, compiled: bool, gaps: bool = False) -> Iterator[None]:
@@ -206,8 +207,6 @@ class Distillation(Objective):
             if number and "hidden" in self.weights:
                 layers["hidden"].append(hidden_error(state, taught.states[number - 1], real))
 
-        recomputes = getattr(base, "is_gradient_checkpointing", False)
-
         def compare(place: int, one: Seen, *_: Any) -> Tensor:
             return attention_error(one, taught.attention[place], rows, self.work)
 
@@ -215,22 +214,17 @@ class Distillation(Objective):
             layers["attention"].append(compare(place, one))
 
         attends = "attention" in self.weights
-        again: Any = (compare if attends else _nothing) if recomputes else None
-        with watch_states(base, see), told(base, look if attends else _nothing, again):
+        again = compare if attends and getattr(base, "is_gradient_checkpointing", False) else None
+        with watch_states(base, see), told(base, look if attends else None, again):
             last = decoder_forward(base)(input_ids=input_ids, use_cache=False).last_hidden_state
         found = {name: torch.stack(errors).sum() for name, errors in layers.items() if errors}
-        if self.names_of(_OF_LOGITS):
+        if of_logits := self.names_of(_OF_LOGITS):
             each = _Positions.of(taught.last, real, lengths, positions, targets)
             states = last.flatten(0, 1).index_select(0, each.places)
-            found |= self._of_logits(states, each, chunk)
+            work = partial(logit_terms, self.head, of_logits, self.temperature)
+            error: Callable[..., Tensor] = _Chunked.apply
+            found |= dict(zip(of_logits, error(states, each, work, chunk).unbind(), strict=True))
         return found
-
-    def _of_logits(self, states: Tensor, each: _Positions, chunk: int) -> dict[str, Tensor]:
-        names = self.names_of(_OF_LOGITS)
-        assert self.head is not None
-        work = partial(logit_terms, self.head, names, self.temperature)
-        error: Callable[..., Tensor] = _Chunked.apply
-        return dict(zip(names, error(states, each, work, chunk).unbind(), strict=True))
 
 
 class _Positions(NamedTuple):
@@ -329,10 +323,6 @@ class _HiddenError(torch.autograd.Function):
         student, teacher, real = ctx.saved_tensors
         gradient = (student.float() - teacher.float()) * (real[..., None] * (2 * scale / student.shape[-1]))
         return gradient.to(student.dtype), None, None
-
-
-def _nothing(*_: Any) -> Any:
-    return None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ both go on behind those. Nothing waits for the host in between, also not to know
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,11 @@ from transformers import StaticCache
 
 from workbench.generation.decoder import CHECK_EVERY, Prompts
 from workbench.models.layers import decoder_forward, decoder_layers, unwrap
-from workbench.speculation.rule import drawn, judge
+from workbench.speculation.rule import Verdict, drawn, judge
 from workbench.speculation.slots import ATTENTION, Places, RowSlots, seen
+
+#: the draft's logits ``[row, vocabulary]`` at a step, by the token before
+Following = Callable[[int, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,31 @@ class Drafting:
         width = 2 * self.draft_length + 1
         rows = [np.random.default_rng([self.seed, index]).random((rounds, width)) for index in indices]
         return torch.from_numpy(np.stack(rows))
+
+    def drafted(self, following: Following, numbers: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return k drafted tokens ``[row, k]``, and with a temperature their whole distributions.
+
+        Args:
+            following: called with the step and the token before it (None at first): the draft's logits.
+            numbers: ``[row, k or more]``, those that choose by a temperature.
+        """
+        found: list[Tensor] = []
+        chances: list[Tensor] = []
+        for step in range(self.draft_length):
+            logits = following(step, found[-1] if found else None)
+            if self.temperature:
+                assert numbers is not None
+                chances.append(torch.softmax(logits.double() / self.temperature, dim=-1))
+                found.append(drawn(chances[-1], numbers[:, step : step + 1]))
+            else:
+                found.append(logits.argmax(dim=-1, keepdim=True))
+        return torch.cat(found, dim=1), torch.stack(chances, dim=1) if chances else None
+
+    def judged(self, drafted: Tensor, logits: Tensor, proposed: Tensor | None, numbers: Any) -> Verdict:
+        """Return what the target's logits make of a round; see ``judge``."""
+        numbers = None if numbers is None else numbers[:, self.draft_length :].to(logits.device)
+        how: Any = {"temperature": self.temperature, "forced": self.forced}
+        return judge(drafted, logits, proposed=proposed, uniforms=numbers, **how)
 
 
 class _Side:
@@ -215,14 +243,7 @@ class DraftDecoder:
         drafted, proposed = self._drafted(numbers)
         steps = torch.arange(k + 1, device=self.device)
         logits = self.target.logits(torch.cat([self.tokens.gather(1, at), drafted], dim=1), at + steps)
-        verdict = judge(
-            drafted,
-            logits,
-            proposed=proposed,
-            uniforms=numbers[:, k:],
-            temperature=self.how.temperature,
-            forced=self.how.forced,
-        )
+        verdict = self.how.judged(drafted, logits, proposed, numbers)
         accepted = verdict.accepted[:, None]
         new = torch.cat([drafted, verdict.following], dim=1).scatter(1, accepted, verdict.following)
         places = at + 1 + steps
@@ -235,30 +256,24 @@ class DraftDecoder:
         self.round.add_(1).clamp_(max=self.log.shape[0] - 1)
 
     def _drafted(self, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return k drafted tokens ``[row, k]``, and with a temperature their whole distributions."""
-        at, found, chances = self.at, [], []
-        if self.draft is None:
+        at, draft = self.at, self.draft
+        if draft is None:
             return at.new_zeros(len(at), self.k), None
-        # the token before is read again: the draft has not read it where all of a round was accepted
-        places = torch.cat([(at - 1).clamp(min=0), at], dim=1)
-        ids = self.tokens.gather(1, places)
-        for step in range(self.k):
-            logits = self.draft.logits(ids, places)[:, -1]
-            if self.how.temperature:
-                chances.append(torch.softmax(logits.double() / self.how.temperature, dim=-1))
-                found.append(drawn(chances[-1], numbers[:, step : step + 1]))
-            else:
-                found.append(logits.argmax(dim=-1, keepdim=True))
-            ids, places = found[-1], at + 1 + step
-        return torch.cat(found, dim=1), torch.stack(chances, dim=1) if chances else None
+
+        def following(step: int, token: Tensor | None) -> Tensor:
+            if token is not None:
+                return draft.logits(token, at + step)[:, -1]
+            # the token before is read again: the draft has not read it where all of a round was accepted
+            places = torch.cat([(at - 1).clamp(min=0), at], dim=1)
+            return draft.logits(self.tokens.gather(1, places), places)[:, -1]
+
+        return self.how.drafted(following, numbers)
 
     def _results(self, prompts: Prompts, room: int) -> list[Drafted]:
         tokens, log, ends = self.tokens.tolist(), self.log.T.tolist(), set(self.how.ends)
-        found = []
-        for prompt, row, rounds in zip(prompts, tokens, log, strict=True):
-            new = row[len(prompt) : len(prompt) + room]
-            found.append(counted(new, [one for one in rounds if one >= 0], self.k, ends))
-        return found
+        rows = zip(prompts, tokens, log, strict=True)
+        new = [(row[len(prompt) :][:room], [n for n in taken if n >= 0]) for prompt, row, taken in rows]
+        return [counted(some, taken, self.k, ends) for some, taken in new]
 
 
 def counted(tokens: list[int], rounds: list[int], k: int, ends: set[int]) -> Drafted:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.cache_utils import StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from workbench.generation.cache import NotExactError
+from workbench.generation.cache import GivenPlaces, check_exact
 
 #: the name under which transformers knows the attention
 ATTENTION = "workbench_drafting"
@@ -24,25 +23,15 @@ class Places:
     at: Tensor | None = None
 
 
-class RowSlots(StaticLayer):
+class RowSlots(GivenPlaces):
     """The cache of one layer; slot i of a row holds its token i, so that a row goes back by going on.
 
     What a refused token left behind is overwritten before any later token may see its slot.
     """
 
-    keys: Tensor
-    values: Tensor
-
     def __init__(self, rows: int, slots: int, places: Places) -> None:
-        super().__init__(max_cache_len=slots)
-        self.rows, self.places = rows, places
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make room for all rows."""
-        for name, states in (("keys", key_states), ("values", value_states)):
-            _, heads, _, size = states.shape
-            setattr(self, name, states.new_zeros(self.rows, heads, self.max_cache_len, size))
-        self.is_initialized = True
+        super().__init__(rows, slots)
+        self.places = places
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -59,22 +48,12 @@ class RowSlots(StaticLayer):
         self.values.scatter_(2, index.expand_as(value_states), value_states)
         return self.keys, self.values
 
-    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """While the prompts are read, attention sees them alone."""
-        return (int(args[0]) if args else int(kwargs["query_length"])), 0
-
-    def get_seq_length(self, *args: Any) -> int:
-        """Nothing is cached as far as masks go: positions are given."""
-        return 0
-
 
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Transformers' own attention for the prompts; then query heads that share a key head as one."""
-    wanted = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    if wanted:
-        raise NotExactError(f"its attention has {', '.join(wanted)}")
+    check_exact(options)
     if attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, None, **options)
     rows, heads, width, size = query.shape
