@@ -429,7 +429,7 @@ def run_all(options: argparse.Namespace) -> int:
 
 def collect(options: argparse.Namespace) -> None:
     """Merge the frames of all parts into a dated folder of the records, small enough to be committed."""
-    from findings_page import summed_up
+    from findings_frames import summed_up
 
     folder = options.record or RECORDS / f"{datetime.now(UTC):%Y-%m-%d}-findings-smollm2"
     folder.mkdir(parents=True, exist_ok=True)
