@@ -16,8 +16,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from measuring import LLAMA_8B, arguments, measured, numbers, run_sections, side_by_side, write_record
-from transformers import LlamaConfig, LlamaForCausalLM
+from measuring import (
+    LLAMA_8B,
+    arguments,
+    measured,
+    numbers,
+    random_llama,
+    run_sections,
+    side_by_side,
+    write_record,
+)
 
 from workbench.distances.angular import angular_distances, block_angles
 from workbench.distances.influence import removal_similarity
@@ -242,19 +250,8 @@ class Bench:
 
 
 def build(shape: Shape, device: str) -> Any:
-    """Make the model on the device: bf16 on a GPU, float32 on the CPU."""
-    config = LlamaConfig(**shape.model, max_position_embeddings=8192, attn_implementation="sdpa")
-    torch.manual_seed(0)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            model = LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(previous)
-    assert {p.dtype for p in model.parameters()} == {dtype}
-    return model.eval()
+    """Make the model on the device."""
+    return random_llama(shape.model, device, max_position_embeddings=8192, attn_implementation="sdpa")
 
 
 def difference(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:

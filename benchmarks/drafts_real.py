@@ -20,16 +20,12 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from measuring import RECORDS, ROOT, _commit, machine, versions
+from parts import Part, collect, part_arguments
 
 import workbench as wb
 
@@ -57,37 +53,18 @@ class Shape:
 SHAPES = {"full": Shape(), "small": Shape(6, 64, 8, 1.0, 4, 24, 3, 16, 4, 1)}
 
 
-class Part:
+class Depth(Part):
     """One depth and seed: its model, its run, its frames."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.shape, self.data = options, SHAPES[options.shape], options.data
-        self.name = f"{options.part}-{options.seed}"
-        self.folder, self.seconds = options.out / self.name, {}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(
+            options, f"{options.part}-{options.seed}", SHAPES[options.shape], device=options.device
+        )
         self.labels = {"layers_left": int(options.part), "seed": options.seed}
-        self.model, self.tokenizer = wb.load_model(options.model, device=options.device)
         self.run = wb.open_run("run", root=self.folder / ".work")
-        self.begun = time.perf_counter()
 
-    def write(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
-        place = self.folder / f"{name}.csv.gz"
-        told = frame.assign(**self.labels)
-        told.to_csv(temporary := place.with_name(f".{place.name}"), index=False, compression="gzip")
-        os.replace(temporary, place)
-        return frame
-
-    @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[what] = round(time.perf_counter() - start, 1)
-        since = time.perf_counter() - self.begun
-        print(f"{self.name:8} {what:44} {self.seconds[what]:7.1f} s, at {since:6.1f} s", flush=True)
-        about = {"model": wb.describe_model(self.model), "shape": asdict(self.shape), **self.labels}
-        about |= {"removed": getattr(self, "removed", []), "seconds": self.seconds}
-        about |= {"machine": machine(), "versions": versions(), "commit": _commit()}
-        (self.folder / "part.json").write_text(json.dumps(about, indent=1, default=str) + "\n")
+    def about(self) -> dict[str, Any]:
+        return {**self.labels, "removed": getattr(self, "removed", [])}
 
     def work(self) -> None:
         """All of the part, the most telling first."""
@@ -254,21 +231,13 @@ def run_all(options: argparse.Namespace) -> int:
     return int(any(one.returncode not in (0, -15) for one in running))
 
 
-def collect(options: argparse.Namespace) -> None:
-    """Sum up the frames of all parts in a dated record, small enough to be committed."""
-    folder = options.record or RECORDS / f"{datetime.now(UTC):%Y-%m-%d}-drafts-smollm2"
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = sorted(path.parent for path in options.out.glob("*/part.json"))
+def together(parts: list[Path]) -> dict[str, pd.DataFrame]:
+    """Return what all parts say, one below the other."""
     frames: dict[str, list[pd.DataFrame]] = {}
     for part in parts:
         for name, frame in summed_up(part).items():
             frames.setdefault(name, []).append(frame)
-    for name, pieces in frames.items():
-        whole = pd.concat(pieces, ignore_index=True)
-        whole.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    about = [{"part": part.name, **json.loads((part / "part.json").read_text())} for part in parts]
-    (folder / "record.json").write_text(json.dumps({"benchmark": "drafts", "parts": about}, indent=1) + "\n")
-    print(f"{folder}: {len(frames)} frames of {len(parts)} parts")
+    return {name: pd.concat(pieces, ignore_index=True) for name, pieces in frames.items()}
 
 
 def summed_up(part: Path) -> dict[str, pd.DataFrame]:
@@ -309,30 +278,16 @@ def summed_up(part: Path) -> dict[str, pd.DataFrame]:
 
 
 def main() -> int:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    add = parser.add_argument
-    add("--model", default="smollm2", help="a folder")
-    add("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    add("--out", type=Path, required=True, help="folder of the parts' frames")
-    add("--part", default="all", help="layers left, such as 24; all starts every part")
-    add("--seed", type=int, default=0)
-    add("--shape", choices=list(SHAPES), default="full")
-    add("--gpus", type=int, default=1)
-    add("--parts", type=int, default=len(PARTS), help="how many parts at once")
-    add("--stagger", type=float, default=1.0, help="seconds between two starts")
-    add("--seconds", type=float, default=480)
-    add("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--collect", action="store_true", help="merge the parts into benchmarks/records")
-    add("--record", type=Path, help="folder of the record")
+    parser = part_arguments(__doc__)
+    parser.add_argument("--parts", type=int, default=len(PARTS), help="how many parts at once")
     options = parser.parse_args()
     if options.collect:
-        collect(options)
+        collect(options, "drafts", together)
         return 0
     if options.part == "all":
         return run_all(options)
     try:
-        Part(options).work()
+        Depth(options).work()
     except Exception:  # the frames that are there stay; the driver reports the part
         traceback.print_exc()
         return 1

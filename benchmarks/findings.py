@@ -17,22 +17,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-from measuring import RECORDS, ROOT, _commit, machine, versions
+from findings_frames import summed_up
+from parts import Part, collect, part_arguments
 
 import workbench as wb
 
@@ -74,37 +71,12 @@ SHAPES = {
 }
 
 
-class Study:
+class Study(Part):
     """One model, one folder of data, one folder for the frames of a part."""
 
     def __init__(self, options: argparse.Namespace, name: str) -> None:
-        self.shape, self.data = SHAPES[options.shape], options.data
-        self.folder, self.started = options.out / name, time.perf_counter()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(options, name, SHAPES[options.shape])
         self.encoder = options.encoder or "all-MiniLM-L6-v2"
-        self.model, self.tokenizer = wb.load_model(options.model)
-        self.options = options
-        self.seconds: dict[str, float] = {}
-
-    def write(self, name: str, frame: pd.DataFrame, **labels: Any) -> pd.DataFrame:
-        """Write a frame of this part, its labels as first columns."""
-        for column, value in reversed(labels.items()):
-            frame.insert(0, column, value)
-        place = self.folder / f"{name}.csv.gz"
-        frame.to_csv(temporary := place.with_name(f".{place.name}"), index=False, compression="gzip")
-        os.replace(temporary, place)
-        return frame
-
-    @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
-        """Say how long something took, and note it."""
-        start = time.perf_counter()
-        yield
-        self.seconds[what] = round(time.perf_counter() - start, 1)
-        print(f"{self.folder.name:28} {what:36} {self.seconds[what]:7.1f} s", flush=True)
-        about = {"model": wb.describe_model(self.model), "shape": asdict(self.shape), "seconds": self.seconds}
-        about |= {"machine": machine(), "versions": versions(), "commit": _commit()}
-        (self.folder / "part.json").write_text(json.dumps(about, indent=1, default=str) + "\n")
 
     def texts(self, name: str, n: int, skip: int = 0) -> list[str]:
         return wb.load_texts(self.data / f"{name}.jsonl", n=n, seed=0, skip=skip)
@@ -392,14 +364,8 @@ def run_all(options: argparse.Namespace) -> int:
     cuda = options.device == "cuda"
     slots = [gpu for _ in range(options.at_once) for gpu in range(options.gpus)]
     base = [sys.executable, __file__, "--model", options.model, "--data", str(options.data)]
-    base += [
-        "--out",
-        str(options.out),
-        "--shape",
-        options.shape,
-        "--learning-rate",
-        str(options.learning_rate),
-    ]
+    base += ["--out", str(options.out), "--shape", options.shape]
+    base += ["--learning-rate", str(options.learning_rate)]
     base += ["--encoder", options.encoder] if options.encoder else []
     options.out.mkdir(parents=True, exist_ok=True)
     failed = 0
@@ -427,49 +393,18 @@ def run_all(options: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def collect(options: argparse.Namespace) -> None:
-    """Merge the frames of all parts into a dated folder of the records, small enough to be committed."""
-    from findings_frames import summed_up
-
-    folder = options.record or RECORDS / f"{datetime.now(UTC):%Y-%m-%d}-findings-smollm2"
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = sorted(path.parent for path in options.out.glob("*/part.json"))
-    frames = summed_up(parts)
-    for name, frame in frames.items():
-        frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    about = [{"part": part.name, **json.loads((part / "part.json").read_text())} for part in parts]
-    place = folder / "record.json"  # notes on what it lacks are written by hand, and stay
-    notes = json.loads(place.read_text()).get("notes", []) if place.is_file() else []
-    place.write_text(json.dumps({"benchmark": "findings", "notes": notes, "parts": about}, indent=1) + "\n")
-    print(f"{folder}: {len(frames)} frames of {len(parts)} parts")
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = part_arguments(__doc__, ["all", "distances", "strategies", "healing"])
     add = parser.add_argument
-    add("--model", default="smollm2", help="a folder, or 'smollm2'")
-    add("--data", type=Path, default=ROOT.parent / "shared" / "data")
     add("--encoder", help="a Sentence-BERT folder (default: the package's MiniLM)")
-    add("--out", type=Path, required=True, help="folder of the parts' frames")
-    add("--part", choices=["all", "distances", "strategies", "healing"], default="all")
     add("--size", type=int, default=HEALED)
     add("--set", choices=list(TRAINED), default="alpaca")
-    add("--seed", type=int, default=0)
     add("--rows", type=int, default=2000)
     add("--learning-rate", type=float, default=1e-4)
-    add("--shape", choices=list(SHAPES), default="full")
-    add("--gpus", type=int, default=1)
     add("--at-once", type=int, default=6, help="processes on a GPU")
-    add("--stagger", type=float, default=1.0, help="seconds between two starts")
-    add("--seconds", type=float, default=480)
-    add("--device", choices=["cpu", "cuda"], default="cuda" if torch_sees_cuda() else "cpu")
-    add("--collect", action="store_true", help="merge the parts into benchmarks/records")
-    add("--record", type=Path, help="folder of the record")
     options = parser.parse_args()
     if options.collect:
-        collect(options)
+        collect(options, "findings", summed_up)
         return 0
     if options.part == "all":
         return run_all(options)
@@ -489,12 +424,6 @@ def main() -> int:
         traceback.print_exc()
         return 1
     return 0
-
-
-def torch_sees_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

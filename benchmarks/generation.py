@@ -11,8 +11,16 @@ import sys
 from typing import Any
 
 import torch
-from measuring import LLAMA_8B, arguments, measured, numbers, run_sections, side_by_side, write_record
-from transformers import LlamaConfig, LlamaForCausalLM
+from measuring import (
+    LLAMA_8B,
+    arguments,
+    measured,
+    numbers,
+    random_llama,
+    run_sections,
+    side_by_side,
+    write_record,
+)
 
 from workbench.generation.decoder import StaticDecoder, why_not_static
 from workbench.models.hooks import COMPILE_FROM
@@ -49,14 +57,7 @@ class Bench:
 
     def __init__(self, shape: dict[str, Any], device: str) -> None:
         self.shape, self.device, self.checks = shape, device, []
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
-        torch.manual_seed(0)
-        try:
-            with torch.device(device):
-                self.model = LlamaForCausalLM(LlamaConfig(**shape["model"])).eval()
-        finally:
-            torch.set_default_dtype(before)
+        self.model = random_llama(shape["model"], device)
 
     def prompts(self, ragged: bool = False) -> list[list[int]]:
         numbers = torch.Generator().manual_seed(1)

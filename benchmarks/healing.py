@@ -22,13 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import LLAMA_8B, arguments, run_sections, write_record
+from measuring import LLAMA_8B, TINY, arguments, random_llama, run_sections, write_record
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
@@ -67,14 +65,7 @@ SHAPES = {
         compared=10,
     ),
     "tiny": Shape(
-        model={
-            "vocab_size": 2048,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-        },
+        model=TINY,
         batch=8,
         length=64,
         steps=10,
@@ -333,16 +324,8 @@ def exact_weights(model: Any, wanted: bool) -> Iterator[None]:
 
 
 def build(shape: Shape, device: str) -> Any:
-    """Make the model on the device: bf16 on a GPU, float32 on the CPU."""
-    config = LlamaConfig(**shape.model, max_position_embeddings=8192, attn_implementation="sdpa")
-    torch.manual_seed(0)
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
-    try:
-        with torch.device(device):
-            return LlamaForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(previous)
+    """Make the model on the device."""
+    return random_llama(shape.model, device, max_position_embeddings=8192, attn_implementation="sdpa")
 
 
 def quantize_(model: Any) -> None:

@@ -30,20 +30,56 @@ LLAMA_8B = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
+SMOLLM2 = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
+#: for trials on a CPU
+TINY = {
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "triton", "numpy", "pandas")
+
+
+def random_llama(shape: dict[str, int], device: str, **settings: Any) -> Any:
+    """Make a Llama with random weights on the device: bf16 on a GPU, float32 on the CPU."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    try:
+        with torch.device(device):
+            return LlamaForCausalLM(LlamaConfig(**shape, **settings)).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def synchronise() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def measured(function: Callable[[], Any]) -> dict[str, Any]:
     """Run a function once: seconds, what it returned, and on CUDA the GiB it needed beyond what was there."""
     cuda = torch.cuda.is_available()
+    synchronise()
     if cuda:
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     start, cpu = time.perf_counter(), time.process_time()
     result = function()
-    if cuda:
-        torch.cuda.synchronize()
+    synchronise()
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     extra = (torch.cuda.max_memory_allocated() - before) / 2**30 if cuda else None
     return {"seconds": seconds, "cpu_seconds": cpu, "extra_gib": extra, "result": result}
@@ -88,6 +124,37 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+class Parts:
+    """A record that grows part by part while there is time, so that a cut loses nothing."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.began = options, time.perf_counter()
+        self.results: dict[str, Any] = {}
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return float(self.options.seconds - (time.perf_counter() - self.began))
+
+    def part(self, name: str, work: Callable[[], dict[str, Any]], least: float) -> None:
+        """Run a part if there is time for it, print it and write everything so far."""
+        began = time.perf_counter()
+        if self.left() < least:
+            found: dict[str, Any] = {"left_out": True}
+        else:
+            try:
+                found = work()
+            except Exception as error:  # the others' numbers must not be lost
+                found = {"error": f"{type(error).__name__}: {error}"[:800]}
+            found["part_seconds"] = time.perf_counter() - began
+        self.results[name] = found
+        print(f"{name:44} { {k: v for k, v in found.items() if k != 'losses'} }", flush=True)
+        print(f"record: {self.write()}", flush=True)
+
+    def write(self) -> Path:
+        """Write the record as it stands."""
+        raise NotImplementedError
 
 
 def run_sections(sections: dict[str, Callable[[], dict[str, Any]]]) -> tuple[dict[str, Any], list[str]]:

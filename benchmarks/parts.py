@@ -1,0 +1,110 @@
+"""What `findings.py` and `drafts_real.py` share: parts, processes of their own, and the record of all.
+
+A part has a folder. It writes its frames there as they are made, and what it is into `part.json` after every
+step, so that a part that is cut loses only what was running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from measuring import RECORDS, ROOT, _commit, machine, versions
+
+import workbench as wb
+
+
+class Part:
+    """One part: its model, its folder, how long each step took.
+
+    Args:
+        options: of the command line.
+        name: of the folder.
+        shape: how much is measured, a dataclass.
+        model: as for ``load_model``; with further settings of it.
+    """
+
+    def __init__(self, options: argparse.Namespace, name: str, shape: Any, **settings: Any) -> None:
+        self.options, self.shape, self.data, self.name = options, shape, options.data, name
+        self.folder, self.began = options.out / name, time.perf_counter()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.model, self.tokenizer = wb.load_model(options.model, **settings)
+        self.seconds: dict[str, float] = {}
+
+    def about(self) -> dict[str, Any]:
+        """Return what else `part.json` says."""
+        return {}
+
+    def write(self, name: str, frame: pd.DataFrame, **labels: Any) -> pd.DataFrame:
+        """Write a frame of this part, its labels as first columns."""
+        told = frame.copy()
+        for column, value in reversed(labels.items()):
+            told.insert(0, column, value)
+        place = self.folder / f"{name}.csv.gz"
+        told.to_csv(temporary := place.with_name(f".{place.name}"), index=False, compression="gzip")
+        os.replace(temporary, place)
+        return told
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Say how long something took, and note it."""
+        start = time.perf_counter()
+        yield
+        now = time.perf_counter()
+        self.seconds[what] = round(now - start, 1)
+        print(f"{self.name:28} {what:44} {now - start:7.1f} s, at {now - self.began:6.1f} s", flush=True)
+        told = {"model": wb.describe_model(self.model), "shape": asdict(self.shape), **self.about()}
+        told |= {"seconds": self.seconds, "machine": machine(), "versions": versions(), "commit": _commit()}
+        (self.folder / "part.json").write_text(json.dumps(told, indent=1, default=str) + "\n")
+
+
+def collect(
+    options: argparse.Namespace, name: str, summed_up: Callable[[list[Path]], Mapping[str, pd.DataFrame]]
+) -> None:
+    """Merge the frames of all parts into a dated folder of the records, small enough to be committed."""
+    folder = options.record or RECORDS / f"{datetime.now(UTC):%Y-%m-%d}-{name}-smollm2"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = sorted(path.parent for path in options.out.glob("*/part.json"))
+    frames = summed_up(parts)
+    for title, frame in frames.items():
+        frame.to_csv(folder / f"{title}.csv", index=False, float_format="%.6g")
+    about = [{"part": part.name, **json.loads((part / "part.json").read_text())} for part in parts]
+    place = folder / "record.json"  # notes on what it lacks are written by hand, and stay
+    notes = json.loads(place.read_text()).get("notes", []) if place.is_file() else []
+    place.write_text(json.dumps({"benchmark": name, "notes": notes, "parts": about}, indent=1) + "\n")
+    print(f"{folder}: {len(frames)} frames of {len(parts)} parts")
+
+
+def part_arguments(description: str, parts: list[str] | None = None) -> argparse.ArgumentParser:
+    """Return the command line that both share."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=form)
+    add = parser.add_argument
+    add("--model", default="smollm2", help="a folder, or 'smollm2'")
+    add("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    add("--out", type=Path, required=True, help="folder of the parts' frames")
+    add("--part", default="all", choices=parts, help="all starts every part as a process of its own")
+    add("--seed", type=int, default=0)
+    add("--shape", choices=["full", "small"], default="full")
+    add("--gpus", type=int, default=1)
+    add("--stagger", type=float, default=1.0, help="seconds between two starts")
+    add("--seconds", type=float, default=480)
+    add("--device", choices=["cpu", "cuda"], default="cuda" if _sees_cuda() else "cpu")
+    add("--collect", action="store_true", help="merge the parts into benchmarks/records")
+    add("--record", type=Path, help="folder of the record")
+    return parser
+
+
+def _sees_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
