@@ -53,7 +53,7 @@ def choose_layers(
         ValueError: for a target out of range, another method; and as the measures.
     """
     one_of(method, METHODS, "method")
-    size = _layers_to_go(model, target_layers)
+    size = layers_to_go(model, target_layers)
     asked: Any = {"max_length": max_length, "progress": False}
     if method == "gro":
         best = best_blocks(angular_distances(model, tokenizer, texts, **asked), [size]).iloc[0]
@@ -171,7 +171,7 @@ def laco_for(
     Returns:
         The best; the depth can differ from the one asked for, as in the paper's table 1.
     """
-    _layers_to_go(model, target_layers)
+    layers_to_go(model, target_layers)
     depth = number_of_layers(model)
     found: dict[Merges, Collapse] = {}
     one_of(merging, MERGINGS, "merging")
@@ -242,7 +242,12 @@ def _loss(model: Any, tokenizer: Any, texts: Sequence[str], one: Collapse) -> fl
     return float(frame.loc[frame["metric"] == "loss", "value"].iloc[0])
 
 
-def _layers_to_go(model: Any, target_layers: int) -> int:
+def layers_to_go(model: Any, target_layers: int) -> int:
+    """Return how many layers go so that so many stay.
+
+    Raises:
+        ValueError: for none, or as many as there are.
+    """
     depth = number_of_layers(model)
     if not 1 <= whole_number(target_layers, "target_layers") < depth:
         raise ValueError(f"target_layers must be from 1 to {depth - 1}, below the depth, got {target_layers}")

@@ -27,6 +27,7 @@ from workbench.models.batches import read_tokens
 from workbench.models.identity import describe_model
 from workbench.models.layers import number_of_layers
 from workbench.pruning.removal import check_prunable, without_layers
+from workbench.recovery.baselines import layers_to_go
 from workbench.recovery.loss import check_batch, checked_loss, checked_temperature
 from workbench.recovery.recover import carry_adapter, check_teacher, recover
 from workbench.runs.files import write_text_atomic
@@ -96,9 +97,7 @@ def iterate(
         KeyboardInterrupt: when stopped, as ``heal``; what was done is kept.
     """
     config, weights = config or HealingConfig.preset("iterabre"), checked_loss(loss)
-    depth = number_of_layers(model)
-    if not 1 <= whole_number(target_layers, "target_layers") < depth:
-        raise ValueError(f"target_layers must be from 1 to {depth - 1}, below the depth, got {target_layers}")
+    depth, to_go = number_of_layers(model), layers_to_go(model, target_layers)
     whole_number(per_iteration, "per_iteration")
     checked_temperature(temperature)
     check_teacher(model, weights if examples is not None else {})
@@ -114,9 +113,9 @@ def iterate(
             _begin(out, work)
     score = partial(_scores, model, tokenizer, calibration, max_length=config.max_length or 512)
     steps = _Steps(out, depth, progress)
-    while len(steps.order) < depth - target_layers:
+    while left := to_go - len(steps.order):
         with _one_first():
-            steps.prune(model, score, min(per_iteration, depth - target_layers - len(steps.order)))
+            steps.prune(model, score, min(per_iteration, left))
         if examples is not None:
             steps.recover(model, tokenizer, examples, overwrite=overwrite, **settings)
     frame = steps.frame()
