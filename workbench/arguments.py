@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def _is_number(value: Any) -> bool:
     return number and not isinstance(value, bool) and value == value
 
 
-def _each(test: Callable[[Any], bool], kind: type = Collection) -> Callable[[Any], bool]:
+def _each(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Return a test of every value of a collection; what can be gone through only once is let by."""
 
     def passes(value: Any) -> bool:

@@ -220,19 +220,19 @@ def _tensors(source: Any) -> Mapping[str, Tensor]:
 
 def _check_layers(a: Any, b: Any) -> None:
     """Refuse models and folders of different prunings, where they say which they are."""
-    kept = list(_kept(a, b))
-    if len(kept) == 2 and kept[0] != kept[1]:
-        raise ValueError(f"a and b must be of one pruning, they keep layers {kept[0]} and {kept[1]}")
+    first, second = _kept(a), _kept(b)
+    if first and second and first != second:
+        raise ValueError(f"a and b must be of one pruning, they keep layers {first} and {second}")
 
 
-def _kept(*sources: Any) -> Iterator[list[int]]:
+def _kept(source: Any) -> list[int]:
     from transformers import AutoConfig
 
-    for source in sources:
-        if isinstance(source, nn.Module):
-            yield list(kept_layers(source))
-        elif isinstance(source, str | Path):
-            if not (Path(source) / "config.json").is_file():
-                raise ValueError(f"{source} must be the folder of a model, it has no config.json")
-            config = AutoConfig.from_pretrained(source).get_text_config(decoder=True)
-            yield list(getattr(config, "kept_layers", None) or range(config.num_hidden_layers))
+    if isinstance(source, nn.Module):
+        return list(kept_layers(source))
+    if isinstance(source, Mapping):
+        return []
+    if not (Path(source) / "config.json").is_file():
+        raise ValueError(f"{source} must be the folder of a model, it has no config.json")
+    config = AutoConfig.from_pretrained(source).get_text_config(decoder=True)
+    return list(getattr(config, "kept_layers", None) or range(config.num_hidden_layers))

@@ -228,8 +228,7 @@ def _allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
 def _pairs(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Return how many pairs of tokens there are in each row ``[row or 1, 1, 1, 1]``."""
     allowed = _allowed(scores, mask)
-    allowed = allowed.expand(*((1,) * (4 - allowed.ndim)), *allowed.shape) if allowed.ndim < 4 else allowed
-    return allowed[:, :1].sum(dim=(1, 2, 3), keepdim=True)
+    return allowed[(None,) * (4 - allowed.ndim)][:, :1].sum(dim=(1, 2, 3), keepdim=True)
 
 
 def _heads(states: Tensor, query: Tensor) -> Tensor:

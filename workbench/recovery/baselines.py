@@ -132,11 +132,12 @@ def laco(
     Raises:
         ValueError: for settings out of range, layers of different form.
     """
-    settings = (merged_at_once, threshold, lowest, highest, interval)
-    _check_settings(number_of_layers(model), *settings)
+    depth = number_of_layers(model)
+    how = _Settings(merged_at_once, threshold, lowest, depth if highest is None else highest, interval)
+    how.check(depth)
     one_of(merging, MERGINGS, "merging")
     alike = _similarity(model, tokenizer, texts, merging, max_length)
-    return _collapse(kept_layers(model), alike, *settings, merging=merging)
+    return _collapse(kept_layers(model), alike, how, merging)
 
 
 def laco_for(
@@ -176,16 +177,17 @@ def laco_for(
     found: dict[Merges, Collapse] = {}
     one_of(merging, MERGINGS, "merging")
     fitting = [count for count in at_once if count <= depth]
-    tried = [(n, level, lowest, None, step) for n, level, step in product(fitting, thresholds, intervals)]
+    every = product(fitting, thresholds, intervals)
+    tried = [_Settings(count, level, lowest, depth, interval) for count, level, interval in every]
     if not tried:
         raise ValueError(f"at_once, thresholds and intervals must hold numbers, at_once some up to {depth}")
-    for settings in tried:
-        _check_settings(depth, *settings)
+    for how in tried:
+        how.check(depth)
     if held_out is not None and min(map(len, read_tokens(model, tokenizer, held_out, max_length))) < 2:
         raise ValueError("held_out must be texts of at least 2 tokens, one has fewer")
     alike = _similarity(model, tokenizer, texts, merging, max_length)
-    for settings in tried:
-        one = _collapse(kept_layers(model), alike, *settings, merging=merging)
+    for how in tried:
+        one = _collapse(kept_layers(model), alike, how, merging)
         found.setdefault(one.merges, one)
     away = {merges: abs(depth - len(one.removed) - target_layers) for merges, one in found.items()}
     closest = [one for merges, one in found.items() if away[merges] == min(away.values())]
@@ -193,47 +195,46 @@ def laco_for(
     return closest[losses.index(min(losses))]
 
 
+class _Settings(NamedTuple):
+    """How layers are merged: C, T, L, H and I of LaCo."""
+
+    merged_at_once: int
+    threshold: float
+    lowest: int
+    highest: int
+    interval: int
+
+    def check(self, depth: int) -> None:
+        """Refuse what is out of range."""
+        whole_number(self.merged_at_once, "merged_at_once", 2, depth)
+        whole_number(self.lowest, "lowest", 0, depth - 1)
+        whole_number(self.highest, "highest", self.lowest, depth)
+        whole_number(self.interval, "interval")
+        if not -1 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be from -1 to 1, got {self.threshold!r}")
+
+
 def _collapse(
-    layers: Sequence[int],
-    alike: Callable[[Merges], float],
-    merged_at_once: int,
-    threshold: float,
-    lowest: int,
-    highest: int | None,
-    interval: int,
-    *,
-    merging: str,
+    layers: Sequence[int], alike: Callable[[Merges], float], how: _Settings, merging: str
 ) -> Collapse:
     """Go down the layers and merge where ``alike`` stays above the threshold."""
-    highest = len(layers) if highest is None else highest
-    left, rows, place = list(layers), [], highest - merged_at_once
+    left, rows, place = list(layers), [], how.highest - how.merged_at_once
     merges: Merges = ()
-    while place >= lowest:
-        count = min(merged_at_once - 1, len(left) - 1 - place)
+    while place >= how.lowest:
+        count = min(how.merged_at_once - 1, len(left) - 1 - place)
         layer = left[place] if place < len(left) else None
         tried = merges if layer is None else (*merges, (layer, count))
         similarity = alike(tried) if count > 0 else float("nan")
-        merged = similarity > threshold
+        merged = similarity > how.threshold
         if merged:
             merges = tried
             del left[place + 1 : place + 1 + count]
-        place -= interval if merged else 1
-        place = len(left) - 1 - merged_at_once if merged and place >= len(left) else place
+        place -= how.interval if merged else 1
+        place = len(left) - 1 - how.merged_at_once if merged and place >= len(left) else place
         row = {"layer": layer, "count": count, "similarity": similarity, "merged": merged}
         rows.append(row | {"layers_left": len(left)})
     gone = layers_merged_away(layers, merges)
     return Collapse(merges, tuple(sorted(gone)), merging, pd.DataFrame(rows))
-
-
-def _check_settings(
-    depth: int, merged_at_once: int, threshold: float, lowest: int, highest: int | None, interval: int
-) -> None:
-    whole_number(merged_at_once, "merged_at_once", 2, depth)
-    whole_number(lowest, "lowest", 0, depth - 1)
-    whole_number(depth if highest is None else highest, "highest", lowest, depth)
-    whole_number(interval, "interval")
-    if not -1 <= threshold <= 1:
-        raise ValueError(f"threshold must be from -1 to 1, got {threshold!r}")
 
 
 def _loss(model: Any, tokenizer: Any, texts: Sequence[str], one: Collapse) -> float:

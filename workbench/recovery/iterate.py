@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from workbench.checks import checked, one_of, whole_number
 from workbench.data.texts import fingerprint
@@ -292,17 +293,13 @@ def _begin(out: Path, work: dict[str, Any]) -> None:
     write_text_atomic(out / WORK, json.dumps(work, indent=1))
 
 
-@contextmanager
-def _one_first() -> Iterator[None]:
+def _one_first() -> AbstractContextManager[None]:
     """Of several processes of a launcher, let the first one do the work that the others then read."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    import torch
+        return nullcontext()
     from accelerate import PartialState
 
-    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-        yield
+    return PartialState(cpu=not torch.cuda.is_available()).main_process_first()
 
 
 def _scores(

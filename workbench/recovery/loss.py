@@ -159,9 +159,9 @@ class Distillation(Objective):
         self.work = torch.compile(error_and_gradients, dynamic=True) if compiled else error_and_gradients
         adapted = [m for m in base.modules() if hasattr(m, "_disable_adapters")]
 
-        def loss(input_ids: Tensor, lengths: Tensor, **others: Any) -> Tensor:
-            taught = self.teach(base, input_ids, adapted)
-            parts = self.parts(base, taught, input_ids, lengths, chunk=chunk, **others)
+        def loss(**batch: Tensor) -> Tensor:
+            taught = self.teach(base, batch["input_ids"], adapted)
+            parts = self.parts(base, taught, batch, chunk)
             self.seen.append(torch.stack([parts[name].detach() for name in self.names]))
             return torch.stack([self.weights[name] * parts[name] for name in self.names]).sum()
 
@@ -186,19 +186,9 @@ class Distillation(Objective):
             last = decoder_forward(base)(input_ids=input_ids, use_cache=False).last_hidden_state
         return Taught([states[k] for k in sorted(states)], [seen[k] for k in sorted(seen)], last)
 
-    def parts(
-        self,
-        base: Any,
-        taught: Taught,
-        input_ids: Tensor,
-        lengths: Tensor,
-        *,
-        chunk: int,
-        positions: Tensor,
-        targets: Tensor,
-        **_: Any,
-    ) -> dict[str, Tensor]:
+    def parts(self, base: Any, taught: Taught, batch: Mapping[str, Tensor], chunk: int) -> dict[str, Tensor]:
         """Run the student; return each term of the batch, times tokens and summed over its rows."""
+        input_ids, lengths = batch["input_ids"], batch["lengths"]
         real = torch.arange(input_ids.shape[1], device=lengths.device) < lengths[:, None]
         rows = lengths.tolist() if "attention" in self.weights else []
         layers: dict[str, list[Tensor]] = {"hidden": [], "attention": []}
@@ -219,7 +209,7 @@ class Distillation(Objective):
             last = decoder_forward(base)(input_ids=input_ids, use_cache=False).last_hidden_state
         found = {name: torch.stack(errors).sum() for name, errors in layers.items() if errors}
         if of_logits := self.names_of(_OF_LOGITS):
-            each = _Positions.of(taught.last, real, lengths, positions, targets)
+            each = _Positions.of(taught.last, real, batch)
             states = last.flatten(0, 1).index_select(0, each.places)
             work = partial(logit_terms, self.head, of_logits, self.temperature)
             error: Callable[..., Tensor] = _Chunked.apply
@@ -236,13 +226,12 @@ class _Positions(NamedTuple):
     learned: Tensor
 
     @classmethod
-    def of(
-        cls, last: Tensor, real: Tensor, lengths: Tensor, positions: Tensor, targets: Tensor
-    ) -> _Positions:
+    def of(cls, last: Tensor, real: Tensor, batch: Mapping[str, Tensor]) -> _Positions:
         """Return them; ``learned`` weighs each token so that a row's learned ones make up its tokens."""
+        lengths, targets = batch["lengths"], batch["targets"]
         places = real.flatten().nonzero()[:, 0]
         following = torch.full((real.numel(),), -100, device=targets.device)
-        following[positions] = targets
+        following[batch["positions"]] = targets
         learns = (following != -100).view(real.shape)
         weight = learns * (lengths / learns.sum(1).clamp(min=1))[:, None]
         teacher = last.flatten(0, 1).index_select(0, places)

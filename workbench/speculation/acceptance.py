@@ -7,7 +7,6 @@ and every round of every draft length follows from where the draft's own choice 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +91,21 @@ def draft_rounds(
     named = checked_drafts(model, drafts)
     ends = end_tokens(unwrap(model), tokenizer)
     common: Any = {"temperature": float(temperature), "ends": ends, "seed": whole_number(seed, "seed", 0)}
-    work = _Work(model, asked, max_new_tokens, batch_size, engine)
-    said = None if temperature else [one.tokens for one in work.decoded(None, Drafting(0, **common))]
+    slots = max(map(len, asked.ids)) + max_new_tokens
+
+    def decoded(draft: Any, k: int) -> list[Drafted]:
+        made = draft_decoder(model, draft, Drafting(k, **common), slots=slots, engine=engine)
+        with made.ready() as decoder:
+            return _decoded(decoder, asked.ids, max_new_tokens, batch_size)
+
+    said = None if temperature else [one.tokens for one in decoded(None, 0)]
     rows = []
     for name, draft in tqdm(list(named.items()), desc="draft", unit="draft", disable=not progress):
         with opened(model, name, draft, run) as opened_draft:
             if said is not None:
                 found = _by_reading(opened_draft, asked.ids, said, lengths, ends, batch_size)
             else:
-                found = {k: work.decoded(opened_draft, Drafting(k, **common)) for k in lengths}
+                found = {k: decoded(opened_draft, k) for k in lengths}
         rows += [_row(name, asked, k, index, one) for k in lengths for index, one in enumerate(found[k])]
     return pd.DataFrame(rows)
 
@@ -181,25 +186,13 @@ def acceptance_by_position(
     return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What is decoded again and again with another draft."""
-
-    model: Any
-    asked: Asked
-    room: int
-    batch_size: int
-    engine: str
-
-    def decoded(self, draft: Any, how: Drafting) -> list[Drafted]:
-        """Return what each prompt gave, in the order asked."""
-        longest = max(map(len, self.asked.ids)) + self.room
-        found: dict[int, Drafted] = {}
-        with draft_decoder(self.model, draft, how, slots=longest, engine=self.engine).ready() as decoder:
-            for batch in by_length([len(row) for row in self.asked.ids], self.batch_size):
-                rows = decoder([self.asked.ids[index] for index in batch], self.room, batch)
-                found |= dict(zip(batch, rows, strict=True))
-        return [found[index] for index in range(len(self.asked.ids))]
+def _decoded(decoder: Any, ids: Prompts, room: int, batch_size: int) -> list[Drafted]:
+    """Return what each prompt gave, in the order asked."""
+    found: dict[int, Drafted] = {}
+    for batch in by_length([len(row) for row in ids], batch_size):
+        rows = decoder([ids[index] for index in batch], room, batch)
+        found |= dict(zip(batch, rows, strict=True))
+    return [found[index] for index in range(len(ids))]
 
 
 @torch.no_grad()
