@@ -126,6 +126,22 @@ def versions() -> dict[str, str]:
     return found
 
 
+class Checks(list[dict[str, Any]]):
+    """Figures that a record is held to."""
+
+    def add(self, what: str, value: float, target: float, *, most: bool = True) -> None:
+        """Note a figure and what it should be at most (or at least)."""
+        met = bool(value <= target if most else value >= target)
+        told = {"target": f"{'<=' if most else '>='} {target}", "met": met}
+        self.append({"what": what, "value": float(value), **told})
+
+    def show(self) -> None:
+        """Print them as a table."""
+        for one in self:
+            met = "met" if one["met"] else "MISSED"
+            print(f"{one['what']:64} {one['value']:9.4f}  {one['target']:>10} {met}")
+
+
 class Parts:
     """A record that grows part by part while there is time, so that a cut loses nothing."""
 
@@ -172,6 +188,21 @@ def run_sections(sections: dict[str, Callable[[], dict[str, Any]]]) -> tuple[dic
         results[name]["section_seconds"] = round(time.perf_counter() - start, 1)
         print(f"[{name}] {results[name]['section_seconds']} s", flush=True)
     return results, failed
+
+
+def run_and_record(
+    name: str,
+    options: argparse.Namespace,
+    sections: dict[str, Callable[[], dict[str, Any]]],
+    checks: Checks,
+    **told: Any,
+) -> int:
+    """Run every section, write the record and print the checks; return 1 where a section failed."""
+    results, failed = run_sections(sections)
+    path = write_record(name, options.out, **told, results=results, checks=checks, failed=failed)
+    checks.show()
+    print(f"record: {path}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return int(bool(failed))
 
 
 def write_record(name: str, out: Path | None, **parts: Any) -> Path:

@@ -299,7 +299,8 @@ def _one_first() -> AbstractContextManager[None]:
         return nullcontext()
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available()).main_process_first()
+    first: AbstractContextManager[None] = PartialState(cpu=not torch.cuda.is_available()).main_process_first()
+    return first
 
 
 def _scores(
