@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from transformers import StaticCache
 
-from workbench.generation.decoder import CHECK_EVERY, Prompts
+from workbench.generation.cache import ATTENTION
+from workbench.generation.decoder import CHECK_EVERY, Prompts, drawn, recorded
 from workbench.models.layers import decoder_forward, decoder_layers, unwrap
-from workbench.speculation.rule import Verdict, drawn, judge
-from workbench.speculation.slots import ATTENTION, Places, RowSlots, seen
+from workbench.speculation.rule import Verdict, judge
+from workbench.speculation.slots import Places, RowSlots, seen
 
 #: the draft's logits ``[row, vocabulary]`` at a step, by the token before
 Following = Callable[[int, Tensor | None], Tensor]
@@ -164,7 +165,9 @@ class DraftDecoder:
         longest = max(map(len, prompts))
         self._prepare(len(prompts), longest + max_new_tokens + 2 * self.k + 2, max_new_tokens)
         self._begin(prompts, indices or range(len(prompts)))
-        self._capture()
+        if self.replay is None:
+            state = [self.tokens, self.at, self.round, self.finished, self.log]
+            self.replay = recorded(self._take_round, state)
         for number in range(max_new_tokens):  # a round gives at least one token
             self.replay()
             near = (number + 2) * (self.k + 1) >= max_new_tokens  # all could be done
@@ -215,27 +218,6 @@ class DraftDecoder:
         for side in self.sides:
             if longest > 1:
                 side.read(self.tokens[:, : longest - 1])
-
-    def _capture(self) -> None:
-        """Record a round once, on CUDA; elsewhere a round runs as it is."""
-        if self.device.type != "cuda":
-            self.replay = self._take_round
-        if self.replay is not None:
-            return
-        state = [self.tokens, self.at, self.round, self.finished, self.log]
-        before = [tensor.clone() for tensor in state]
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):  # libraries set themselves up
-            for _ in range(2):
-                self._take_round()
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._take_round()
-        for tensor, value in zip(state, before, strict=True):
-            tensor.copy_(value)
-        self.replay = graph.replay
 
     def _take_round(self) -> None:
         k, at = self.k, self.at

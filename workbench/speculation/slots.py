@@ -6,15 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from workbench.generation.cache import GivenPlaces, check_exact
-
-#: the name under which transformers knows the attention
-ATTENTION = "workbench_drafting"
+from workbench.generation.cache import FixedLayer
 
 
 class Places:
@@ -23,7 +16,7 @@ class Places:
     at: Tensor | None = None
 
 
-class RowSlots(GivenPlaces):
+class RowSlots(FixedLayer):
     """The cache of one layer; slot i of a row holds its token i, so that a row goes back by going on.
 
     What a refused token left behind is overwritten before any later token may see its slot.
@@ -49,27 +42,6 @@ class RowSlots(GivenPlaces):
         return self.keys, self.values
 
 
-def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """Transformers' own attention for the prompts; then query heads that share a key head as one."""
-    check_exact(options)
-    if attention_mask is None:
-        return sdpa_attention_forward(module, query, key, value, None, **options)
-    rows, heads, width, size = query.shape
-    shared = heads // key.shape[1]
-    scaling = size**-0.5 if options.get("scaling") is None else options["scaling"]
-    grouped = query.reshape(rows, key.shape[1], shared * width, size)
-    mask = attention_mask.repeat(1, 1, shared, 1)
-    mixed = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
-    mixed = mixed.reshape(rows, heads, width, value.shape[-1])
-    return mixed.transpose(1, 2), None
-
-
 def seen(places: Tensor, slots: int) -> Tensor:
     """Return which slots each token of a pass sees: its own and those before, ``[row, 1, token, slot]``."""
     return (torch.arange(slots, device=places.device) <= places[..., None])[:, None]
-
-
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
