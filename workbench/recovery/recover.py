@@ -148,7 +148,7 @@ def carry_adapter(model: Any, source: str | Path, removed: Iterable[int], out: s
             places = {place: trained.index(layer) for place, layer in enumerate(kept)}
             set_peft_model_state_dict(peft, {name: held[_moved(name, stack, places)] for name in names})
             peft.save_pretrained(new, save_embedding_layers=False)
-            (new / "README.md").unlink()  # peft's model card
+            (new / "README.md").unlink(missing_ok=True)  # peft's model card
             same = ("config", "data", "cut", "left_out", "quantized")
             told = {name: record[name] for name in same if name in record}
             told |= {"model": here, "kept_layers": kept, "carried": record["sha256"][WEIGHTS]}
