@@ -20,7 +20,7 @@ from workbench.checks import checked, whole_number
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import by_length
 from workbench.generation.prompts import end_tokens
-from workbench.models.hooks import inference
+from workbench.models.hooks import inference, not_finite
 from workbench.models.layers import unwrap
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
@@ -207,8 +207,10 @@ def _by_reading(
             ids = pad_sequence([rows[index] for index in batch], batch_first=True)
             mask = pad_sequence([torch.ones_like(rows[index]) for index in batch], batch_first=True)
             inputs = {"input_ids": ids.to(draft.device), "attention_mask": mask.to(draft.device)}
-            chosen = draft(**inputs, use_cache=False).logits.argmax(dim=-1).tolist()
-            for own, index in zip(chosen, batch, strict=True):
+            best, chosen = (one.cpu() for one in draft(**inputs, use_cache=False).logits.max(dim=-1))
+            if not (best.isfinite() | (mask == 0)).all():
+                raise not_finite(draft, "the draft's")
+            for own, index in zip(chosen.tolist(), batch, strict=True):
                 begin = len(prompts[index]) - 1
                 pairs = zip(own[begin : len(rows[index]) - 1], said[index], strict=True)
                 same[index] = [one == other for one, other in pairs]

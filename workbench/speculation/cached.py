@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from workbench.checks import one_of
 from workbench.generation.decoder import Prompts, why_not_static
 from workbench.generation.engines import ENGINES
-from workbench.models.hooks import inference
+from workbench.models.hooks import inference, not_finite
 from workbench.models.layers import unwrap
 from workbench.speculation.decoder import DraftDecoder, Drafted, Drafting, counted
 
@@ -67,7 +67,7 @@ class CachedDecoder:
             numbers = None if uniforms is None else uniforms[len(rounds)][None]
             drafted, proposed = self._drafted(tokens, caches["draft"], numbers)
             read = [*tokens[caches["target"].get_seq_length() :], *drafted[0].tolist()]
-            logits = self._logits(self.target, read, caches["target"])[:, -self.k - 1 :]
+            logits = self._logits("target", read, caches["target"])[:, -self.k - 1 :]
             verdict = self.how.judged(drafted, logits, proposed, numbers)
             rounds.append(int(verdict.accepted))
             tokens += [*drafted[0, : rounds[-1]].tolist(), int(verdict.following)]
@@ -83,12 +83,15 @@ class CachedDecoder:
 
         def following(step: int, token: Tensor | None) -> Tensor:
             ids = tokens[cache.get_seq_length() :] if token is None else [int(token)]
-            return self._logits(self.draft, ids, cache)[:, -1]
+            return self._logits("draft", ids, cache)[:, -1]
 
         return self.how.drafted(following, numbers)
 
-    def _logits(self, model: Any, ids: list[int], cache: DynamicCache) -> Tensor:
+    def _logits(self, side: str, ids: list[int], cache: DynamicCache) -> Tensor:
+        model = getattr(self, side)
         found: Tensor = model(input_ids=self._tensor(ids), past_key_values=cache, use_cache=True).logits
+        if not found[:, -self.k - 1 :].amax(dim=-1).isfinite().all():
+            raise not_finite(model, f"the {side}'s")
         return found
 
     def _tensor(self, ids: list[int]) -> Tensor:

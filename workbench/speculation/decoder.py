@@ -18,6 +18,7 @@ from transformers import StaticCache
 
 from workbench.generation.cache import ATTENTION
 from workbench.generation.decoder import CHECK_EVERY, Prompts, drawn, recorded
+from workbench.models.hooks import not_finite
 from workbench.models.layers import decoder_forward, decoder_layers, unwrap
 from workbench.speculation.rule import Verdict, judge
 from workbench.speculation.slots import Places, RowSlots, seen
@@ -166,7 +167,7 @@ class DraftDecoder:
         self._prepare(len(prompts), longest + max_new_tokens + 2 * self.k + 2, max_new_tokens)
         self._begin(prompts, indices or range(len(prompts)))
         if self.replay is None:
-            state = [self.tokens, self.at, self.round, self.finished, self.log]
+            state = [self.tokens, self.at, self.round, self.finished, self.sound, self.log]
             self.replay = recorded(self._take_round, state)
         for number in range(max_new_tokens):  # a round gives at least one token
             self.replay()
@@ -188,6 +189,8 @@ class DraftDecoder:
         self.tokens, self.at = torch.zeros(rows, slots, **new), torch.zeros(rows, 1, **new)
         self.last, self.round = torch.zeros(rows, 1, **new), torch.zeros(1, **new)
         self.finished = torch.zeros(rows, 1, dtype=torch.bool, device=self.device)
+        # whether all logits so far are finite, of the target and of the draft
+        self.sound = torch.ones(2, dtype=torch.bool, device=self.device)
         self.log = torch.zeros(room, rows, **new)
         width = 2 * self.k + 1
         self.numbers = torch.zeros(rows, room, width, dtype=torch.float64, device=self.device)
@@ -198,7 +201,7 @@ class DraftDecoder:
         for side in self.sides:
             side.__dict__.pop("cache", None)
             side.places.at = None
-        for name in ("tokens", "at", "last", "round", "finished", "log", "numbers"):
+        for name in ("tokens", "at", "last", "round", "finished", "sound", "log", "numbers"):
             self.__dict__.pop(name, None)
 
     def _begin(self, prompts: Prompts, indices: Sequence[int]) -> None:
@@ -212,6 +215,7 @@ class DraftDecoder:
         self.last.copy_(lengths - 1 + room)  # where the last token asked for would be
         self.round.zero_()
         self.finished.zero_()
+        self.sound.fill_(True)
         self.log.fill_(-1)
         if self.how.random:
             self.numbers.copy_(self.how.uniforms(indices, room))
@@ -225,6 +229,7 @@ class DraftDecoder:
         drafted, proposed = self._drafted(numbers)
         steps = torch.arange(k + 1, device=self.device)
         logits = self.target.logits(torch.cat([self.tokens.gather(1, at), drafted], dim=1), at + steps)
+        self._watch(0, logits)
         verdict = self.how.judged(drafted, logits, proposed, numbers)
         accepted = verdict.accepted[:, None]
         new = torch.cat([drafted, verdict.following], dim=1).scatter(1, accepted, verdict.following)
@@ -243,15 +248,24 @@ class DraftDecoder:
             return at.new_zeros(len(at), self.k), None
 
         def following(step: int, token: Tensor | None) -> Tensor:
-            if token is not None:
-                return draft.logits(token, at + step)[:, -1]
             # the token before is read again: the draft has not read it where all of a round was accepted
-            places = torch.cat([(at - 1).clamp(min=0), at], dim=1)
-            return draft.logits(self.tokens.gather(1, places), places)[:, -1]
+            behind = torch.cat([(at - 1).clamp(min=0), at], dim=1)
+            places = behind if token is None else at + step
+            logits = draft.logits(self.tokens.gather(1, behind) if token is None else token, places)[:, -1]
+            self._watch(1, logits[:, None])
+            return logits
 
         return self.how.drafted(following, numbers)
 
+    def _watch(self, side: int, logits: Tensor) -> None:
+        """Note whether logits are finite: an argmax would take the first that is no number."""
+        fine = logits.amax(dim=-1).isfinite() | self.finished
+        self.sound[side].logical_and_(fine.all())
+
     def _results(self, prompts: Prompts, room: int) -> list[Drafted]:
+        for side, whose, fine in zip(self.sides, ("target", "draft"), self.sound.tolist(), strict=False):
+            if not fine:
+                raise not_finite(side.model, f"the {whose}'s")
         tokens, log, ends = self.tokens.tolist(), self.log.T.tolist(), set(self.how.ends)
         rows = zip(prompts, tokens, log, strict=True)
         new = [(row[len(prompt) :][:room], [n for n in taken if n >= 0]) for prompt, row, taken in rows]
