@@ -21,11 +21,12 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from parts import Part, collect, part_arguments
+from parts import Part, collect, is_done, part_arguments
 
 import workbench as wb
 
@@ -69,18 +70,18 @@ class Depth(Part):
     def work(self) -> None:
         """All of the part, the most telling first."""
         with self.timed("block"):
-            self.removed = self.block()
+            self.removed = self.kept("block", self.block)
         pruned = self.variant("pruned")
         left = len(wb.kept_layers(self.model)) - len(self.removed)
         early = wb.early_exit(self.model, left)
         with self.timed("rewriting Alpaca"):
-            alpaca = self.distilled("alpaca")
+            alpaca = self.kept("alpaca", lambda: self.distilled("alpaca"))
         distilled = self.healed("self-distilled", alpaca, "response")
         sft = self.healed("sft", alpaca, "reference")
         drafts = [pruned, sft, distilled, early]
         self.rounds(drafts)
         with self.timed("rewriting GSM8K"):
-            maths = self.distilled("gsm8k_train")
+            maths = self.kept("maths", lambda: self.distilled("gsm8k_train"))
         of_maths = self.healed("self-distilled-maths", maths, "response")
         with self.timed("merging"):
             path = (0.25, 0.5, 0.75)
@@ -119,13 +120,13 @@ class Depth(Part):
             self.tokenizer,
             rows,
             max_new_tokens=self.shape.rewrite,
-            batch_size=256,
+            batch_size=self.batch(256),
             progress=False,
         )
 
     def healed(self, name: str, rows: pd.DataFrame, column: str) -> Any:
         config = wb.HealingConfig.preset(
-            "sdd", epochs=self.shape.epochs, seed=self.options.seed, micro_batch_size=self.shape.micro
+            "sdd", epochs=self.shape.epochs, seed=self.options.seed, micro_batch_size=self.micro()
         )
         with self.timed(f"healing, {name}"), wb.without_layers(self.model, self.removed):
             made = wb.heal(
@@ -159,17 +160,14 @@ class Depth(Part):
 
     def rounds(self, drafts: list[Any]) -> None:
         with self.timed(f"acceptance of {len(drafts)} drafts"):
-            rounds = wb.draft_rounds(
-                self.model,
-                self.tokenizer,
-                drafts,
-                self.prompts(),
-                run=self.run,
-                max_new_tokens=self.shape.new,
-                batch_size=64,
-                progress=False,
-            )
-            self.write("rounds", rounds)
+            settings: Any = {
+                "max_new_tokens": self.shape.new,
+                "batch_size": self.batch(64),
+                "progress": False,
+            }
+            asked = (self.model, self.tokenizer, drafts, self.prompts())
+            made = partial(wb.draft_rounds, *asked, run=self.run, **settings)
+            self.write("rounds", self.kept(f"rounds-{len(drafts)}", made))
 
     def path(self, variants: list[Any], merges: list[Any]) -> None:
         """Scores along the path, one variant after the other."""
@@ -185,7 +183,7 @@ class Depth(Part):
                     limit=self.shape.limit,
                     data=self.data,
                     max_length=1024,
-                    batch_size="auto",
+                    batch_size=self.options.batch or "auto",
                     progress=False,
                     n_shot=0,
                 )
@@ -202,8 +200,9 @@ class Depth(Part):
         with self.timed("speed"):
             few = {kind: texts[: self.shape.timed] for kind, texts in self.prompts().items()}
             settings: Any = {"run": self.run, "max_new_tokens": self.shape.new, "draft_lengths": (1, 2, 4, 8)}
-            speed = wb.draft_speed(self.model, self.tokenizer, drafts, few, **settings)
-            self.write("speed", speed)
+            made = partial(wb.draft_speed, self.model, self.tokenizer, drafts, few, **settings)
+            self.write("speed", self.kept("speed", made))
+        self.done()
 
 
 def run_all(options: argparse.Namespace) -> int:
@@ -212,8 +211,9 @@ def run_all(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     for number, (part, seed) in enumerate(PARTS[: options.parts]):
         command = [sys.executable, __file__, "--part", str(part), "--seed", str(seed)]
-        for name in ("model", "data", "out", "shape", "device"):
-            command += [f"--{name}", str(getattr(options, name))]
+        for name in ("model", "data", "out", "shape", "device", "micro", "batch"):
+            if getattr(options, name) is not None:
+                command += [f"--{name}", str(getattr(options, name))]
         seen = {"CUDA_VISIBLE_DEVICES": str(number % options.gpus)} if options.device == "cuda" else {}
         threads = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
         log = (options.out / f"{part}-{seed}.log").open("w")
@@ -286,6 +286,8 @@ def main() -> int:
         return 0
     if options.part == "all":
         return run_all(options)
+    if is_done(options, f"{options.part}-{options.seed}"):
+        return 0
     try:
         Depth(options).work()
     except Exception:  # the frames that are there stay; the driver reports the part

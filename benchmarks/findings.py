@@ -2,6 +2,7 @@
 
     python benchmarks/findings.py --model PATH --data FOLDER --out OUT --gpus 2 --seconds 480
     python benchmarks/findings.py --model PATH --data FOLDER --out OUT --part healing --set alpaca --seed 0
+    python benchmarks/findings.py --model PATH --data FOLDER --out OUT --shape small   # minutes on a CPU
     python benchmarks/findings.py --out OUT --collect     # frames of all parts into benchmarks/records
 
 `--part all` starts the others as processes of their own, several on a GPU (a small model is bound by
@@ -25,11 +26,12 @@ import time
 import traceback
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 from findings_frames import summed_up
-from parts import Part, collect, part_arguments
+from parts import Part, collect, is_done, part_arguments
 
 import workbench as wb
 
@@ -75,14 +77,20 @@ class Study(Part):
     """One model, one folder of data, one folder for the frames of a part."""
 
     def __init__(self, options: argparse.Namespace, name: str) -> None:
-        super().__init__(options, name, SHAPES[options.shape])
+        super().__init__(options, name, SHAPES[options.shape], device=options.device)
         self.encoder = options.encoder or "all-MiniLM-L6-v2"
 
     def texts(self, name: str, n: int, skip: int = 0) -> list[str]:
         return wb.load_texts(self.data / f"{name}.jsonl", n=n, seed=0, skip=skip)
 
     def scores(self, variant: str, limit: int, tasks: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Score the model as it stands, and return its items without their texts."""
+        """Score the model as it stands, and return its items without their texts; once."""
+        found: tuple[pd.DataFrame, pd.DataFrame] = self.kept(
+            f"scores-{variant}", lambda: self._scored(variant, limit, tasks)
+        )
+        return found
+
+    def _scored(self, variant: str, limit: int, tasks: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
         parts, items = [], []
         for names, most in ((tasks, limit), (self.shape.groups, self.shape.part)):
             if not names:
@@ -97,7 +105,7 @@ class Study(Part):
                     data=self.data,
                     items=place,
                     max_length=min(1024, self.model.config.max_position_embeddings),
-                    batch_size="auto",
+                    batch_size=self.options.batch or "auto",
                     progress=False,
                 )
             )
@@ -119,7 +127,9 @@ def distances(study: Study) -> None:
     for name, file in sets.items():
         with study.timed(f"distances, {name}"):
             texts = study.texts(file, shape.texts)
-            angles = wb.block_angles(model, tokenizer, texts, max_length=shape.length, progress=False)
+            settings: Any = {"max_length": shape.length, "progress": False}
+            made = partial(wb.block_angles, model, tokenizer, texts, **settings)
+            angles = study.kept(f"angles-{name}", made)
             found[name] = wb.mean_distances(angles)
             study.write(f"distances-{name}", found[name].copy(), calibration=name)
             study.write(f"stability-{name}", wb.pick_stability(angles, SIZES), calibration=name)
@@ -128,7 +138,7 @@ def distances(study: Study) -> None:
     with study.timed("influence and removal similarity"):
         influence = wb.block_influence(model, tokenizer, texts, max_length=shape.length, progress=False)
         study.write("influence", influence.copy())
-        settings: dict[str, Any] = {"max_length": shape.damage_length, "progress": False}
+        settings = {"max_length": shape.damage_length, "progress": False}
         removal = wb.removal_similarity(model, tokenizer, texts[:10], **settings)
         study.write("removal", removal.copy())
     held_out = study.texts("c4", shape.held_out, skip=shape.texts)
@@ -170,7 +180,7 @@ def strategies(study: Study, size: int) -> None:
     """What each strategy's choice of one size costs: loss on texts that chose nothing, and scores."""
     model, tokenizer, shape = study.model, study.tokenizer, study.shape
     with study.timed("what each strategy removes"):
-        rows = choices(study, size)
+        rows = study.kept("choices", lambda: choices(study, size))
     rows["name"] = [f"{row.strategy}-{row.draw:.0f}" for row in rows.itertuples()]
     fresh = study.texts("c4", shape.held_out, skip=shape.texts + shape.held_out)
     settings: dict[str, Any] = {"max_length": shape.damage_length, "progress": False}
@@ -212,19 +222,18 @@ def healing(study: Study, name: str, seed: int, rows: int) -> None:
     examples = pool.sample(min(shape.rows or rows, len(pool)), random_state=seed).reset_index(drop=True)
     with study.timed("rewriting"):
         room = min(shape.new, wb.response_room(model, tokenizer, list(examples["reference"])))
-        distilled = wb.self_distill(
-            model, tokenizer, examples, max_new_tokens=max(room, 32), batch_size=256, progress=False
-        )
+        settings: Any = {"max_new_tokens": max(room, 32), "batch_size": study.batch(256), "progress": False}
+        distilled = study.kept("rewrites", partial(wb.self_distill, model, tokenizer, examples, **settings))
         study.write("kept", wb.kept_shares(distilled), **labels)
     with study.timed("what the two data sets are to the base"):
-        study.write("premise", premise(study, distilled), **labels)
-    layers = removed_block(study)
-    config = wb.HealingConfig.preset("sdd", epochs=shape.epochs, seed=seed, micro_batch_size=shape.micro)
+        study.write("premise", study.kept("premise", lambda: premise(study, distilled)), **labels)
+    layers = study.kept("block", lambda: removed_block(study))
+    config = wb.HealingConfig.preset("sdd", epochs=shape.epochs, seed=seed, micro_batch_size=study.micro())
     config = replace(config, learning_rate=study.options.learning_rate)
     columns = {"sft": "reference", "self-distilled": "response"}
     prompts, answers, told = asked(study), {}, {}
     with study.timed("responses, base"):
-        answers["base"] = answered(study, prompts)
+        answers["base"] = study.kept("answers-base", lambda: answered(study, prompts))
     for variant in ("pruned", *columns):
         with wb.without_layers(model, layers):
             adapter = study.folder / f"adapter-{variant}"
@@ -242,7 +251,7 @@ def healing(study: Study, name: str, seed: int, rows: int) -> None:
                     study.write(f"training-{variant}", healed.log, variant=variant, **labels)
             with wb.with_adapter(model, adapter) if variant in columns else nullcontext():
                 with study.timed(f"responses, {variant}"):
-                    answers[variant] = answered(study, prompts)
+                    answers[variant] = study.kept(f"answers-{variant}", lambda: answered(study, prompts))
                     compared(study, prompts, answers, labels)
                 if variant in columns:
                     with study.timed(f"scores, {variant}"):
@@ -291,7 +300,7 @@ def answered(study: Study, prompts: pd.DataFrame) -> pd.DataFrame:
         study.tokenizer,
         prompts,
         max_new_tokens=study.shape.new,
-        batch_size=300,
+        batch_size=study.batch(300),
         progress=False,
     )
 
@@ -323,7 +332,7 @@ def premise(study: Study, distilled: pd.DataFrame) -> pd.DataFrame:
         tokenizer,
         few[["id", "instruction", "context"]],
         max_new_tokens=study.shape.new,
-        batch_size=300,
+        batch_size=study.batch(300),
         progress=False,
     )
     texts = {"reference": few["reference"], "rewrite": few["rewrite"], "response": few["response"]}
@@ -365,7 +374,10 @@ def run_all(options: argparse.Namespace) -> int:
     slots = [gpu for _ in range(options.at_once) for gpu in range(options.gpus)]
     base = [sys.executable, __file__, "--model", options.model, "--data", str(options.data)]
     base += ["--out", str(options.out), "--shape", options.shape]
-    base += ["--learning-rate", str(options.learning_rate)]
+    base += ["--learning-rate", str(options.learning_rate), "--device", options.device]
+    base += [
+        word for name in ("micro", "batch") if (n := getattr(options, name)) for word in (f"--{name}", str(n))
+    ]
     base += ["--encoder", options.encoder] if options.encoder else []
     options.out.mkdir(parents=True, exist_ok=True)
     failed = 0
@@ -418,8 +430,11 @@ def main() -> int:
         ),
     }
     name, function, arguments = work[options.part]
+    if is_done(options, name):
+        return 0
     try:
-        function(Study(options, name), *arguments)
+        function(study := Study(options, name), *arguments)
+        study.done()
     except Exception:  # the frames that are there stay; the driver reports the part
         traceback.print_exc()
         return 1

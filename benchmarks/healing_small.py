@@ -5,7 +5,8 @@
 
 LoRA of rank 8 on every linear layer, batch 64, rows of the lengths of Alpaca's, the same rows in the same
 order on both sides. Weights are random unless ``--model`` names a folder; texts are random and use few words.
-The record is written after every part, so that a cut loses nothing.
+The record is written after every part, so that a cut loses nothing: the same command with the same ``--out``
+goes on. ``--micro 16 32`` sets the micro-batches of the plain loop and of TRL, where processes share a GPU.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ class Bench(Parts):
                 found[f"losses from float32: {name}"] = largest_gap(run["losses"], exact)
         return found
 
-    def trl(self) -> dict[str, Any]:
+    def trl(self, micro: int) -> dict[str, Any]:
         """TRL's SFTTrainer on the same rows, with Liger kernels where they are installed."""
         import datasets
         from peft import LoraConfig
@@ -209,7 +210,8 @@ class Bench(Parts):
         with tempfile.TemporaryDirectory() as folder, peak() as memory, deprecations_muted():
             options = SFTConfig(
                 output_dir=folder,
-                per_device_train_batch_size=self.shape.batch,
+                per_device_train_batch_size=micro,
+                gradient_accumulation_steps=self.shape.batch // micro,
                 max_steps=self.shape.steps,
                 learning_rate=self.config.learning_rate,
                 bf16=self.cuda,
@@ -276,8 +278,10 @@ def main() -> int:
     parser = arguments(__doc__.splitlines()[0], list(SHAPES))
     parser.add_argument("--model", type=Path, help="folder of a model instead of random weights")
     parser.add_argument("--seconds", type=float, default=110, help="no part is begun that would take longer")
+    parser.add_argument("--micro", type=int, nargs="+", help="micro-batches, the largest first")
     options = parser.parse_args()
     shape = SHAPES[options.shape]
+    shape = replace(shape, micro=tuple(options.micro or shape.micro))
     bench = Bench(shape, options)
     n = shape.steps
     epochs = 5 * shape.rows // shape.batch
@@ -296,7 +300,8 @@ def main() -> int:
     )
     bench.part("ours, not captured, packed", lambda: bench.ours(captured=False, packing=True), 12)
     if find_spec("trl") is not None:
-        bench.part("TRL", bench.trl, 12)
+        for micro in shape.micro:
+            bench.part(f"TRL, micro-batch {micro}", lambda m=micro: bench.trl(m), 12)
     if options.device == "cuda":
         bench.part("ours, captured and compiled", lambda: bench.ours(captured=True, compiled=True), 35)
         bench.part("ours, compiled", lambda: bench.ours(captured=False, compiled=True), 35)

@@ -1,12 +1,14 @@
 """What `findings.py` and `drafts_real.py` share: parts, processes of their own, and the record of all.
 
 A part has a folder. It writes its frames there as they are made, and what it is into `part.json` after every
-step, so that a part that is cut loses only what was running.
+step, so that a part that is cut loses only what was running: started again, it reads what it had, and a part
+that came to its end is not begun again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -18,9 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from measuring import RECORDS, ROOT, _commit, machine, versions
 
 import workbench as wb
+
+#: options that decide where and how fast a part runs, not what comes out
+NEUTRAL = (
+    "out",
+    "gpus",
+    "at_once",
+    "parts",
+    "stagger",
+    "seconds",
+    "device",
+    "collect",
+    "record",
+    "micro",
+    "batch",
+)
 
 
 class Part:
@@ -39,6 +57,28 @@ class Part:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model, self.tokenizer = wb.load_model(options.model, **settings)
         self.seconds: dict[str, float] = {}
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what a run before a cut made under this name, or make it and keep it."""
+        place = self.folder / f".kept-{key(self.options)}" / f"{name}.pkl"
+        if not place.is_file():
+            made = make()
+            place.parent.mkdir(exist_ok=True)
+            pd.to_pickle(made, temporary := place.with_name(f".{place.name}"))
+            os.replace(temporary, place)
+        return pd.read_pickle(place)
+
+    def micro(self) -> int:
+        """Return how many rows are trained on at once."""
+        return int(self.options.micro or self.shape.micro)
+
+    def batch(self, most: int) -> int:
+        """Return how many prompts run at once, at most so many."""
+        return min(int(self.options.batch or most), most)
+
+    def done(self) -> None:
+        """Note that the part came to its end."""
+        (self.folder / "done").write_text(key(self.options))
 
     def about(self) -> dict[str, Any]:
         """Return what else `part.json` says."""
@@ -65,6 +105,21 @@ class Part:
         told = {"model": wb.describe_model(self.model), "shape": asdict(self.shape), **self.about()}
         told |= {"seconds": self.seconds, "machine": machine(), "versions": versions(), "commit": _commit()}
         (self.folder / "part.json").write_text(json.dumps(told, indent=1, default=str) + "\n")
+
+
+def key(options: argparse.Namespace) -> str:
+    """Return a short name of the options that decide what comes out."""
+    told = {name: str(value) for name, value in sorted(vars(options).items()) if name not in NEUTRAL}
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
+
+
+def is_done(options: argparse.Namespace, name: str) -> bool:
+    """Say whether a part came to its end already, with these options; then also print it."""
+    place = options.out / name / "done"
+    found = place.is_file() and place.read_text() == key(options)
+    if found:
+        print(f"{name}: is done", flush=True)
+    return found
 
 
 def collect(
@@ -98,13 +153,13 @@ def part_arguments(description: str, parts: list[str] | None = None) -> argparse
     add("--gpus", type=int, default=1)
     add("--stagger", type=float, default=1.0, help="seconds between two starts")
     add("--seconds", type=float, default=480)
-    add("--device", choices=["cpu", "cuda"], default="cuda" if _sees_cuda() else "cpu")
+    add("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    add(
+        "--micro",
+        type=int,
+        help="rows trained on at once, where processes share a GPU (default: the shape's)",
+    )
+    add("--batch", type=int, help="prompts and items at once, likewise")
     add("--collect", action="store_true", help="merge the parts into benchmarks/records")
     add("--record", type=Path, help="folder of the record")
     return parser
-
-
-def _sees_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
