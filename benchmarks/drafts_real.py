@@ -182,7 +182,7 @@ class Depth(Part):
                     run=self.run,
                     limit=self.shape.limit,
                     data=self.data,
-                    max_length=1024,
+                    max_length=min(1024, self.model.config.max_position_embeddings),
                     batch_size=self.options.batch or "auto",
                     progress=False,
                     n_shot=0,
