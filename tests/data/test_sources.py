@@ -104,7 +104,7 @@ def test_c4_is_read_as_a_stream_of_its_repository(tmp_path):
 @pytest.mark.parametrize("name", ["c4", "redpajama"])
 def test_a_large_sample_begins_with_the_smaller_one_and_another_follows_it(tmp_path, name):
     c4_copy(tmp_path, shards=2, rows=700)
-    for domain, _ in CORPORA["redpajama"].files:
+    for domain in CORPORA["redpajama"].files:
         rows = [{"text": f"{domain} {i}"} for i in range(300)]
         write_jsonl(tmp_path / domain, rows)
     large = load_texts(name, n=1100, location=tmp_path)
@@ -180,7 +180,7 @@ def test_a_hub_that_is_not_there_is_found_out_at_once(root):
 
 
 def test_redpajama_mixes_its_domains_in_proportion(tmp_path):
-    for domain, _ in CORPORA["redpajama"].files:
+    for domain in CORPORA["redpajama"].files:
         name = domain.removesuffix("_sample.jsonl")
         # "meta" differs from row to row, as in the real files
         metas = [{"url": "x"}, {"timestamp": 1, "nested": {"a": [1]}}, "{'text': 1}"]
