@@ -259,7 +259,7 @@ def _exact(digits: str) -> Fraction:
 
 def _places(value: str | int | float | None) -> int:
     match = re.search(r"\.(\d+)", str(value)) if not isinstance(value, int) else None
-    return len(match.group(1)) if match else 0
+    return len(match[1]) if match else 0
 
 
 def _words(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
@@ -98,12 +99,9 @@ def sandbox(allow_code: bool = False) -> Iterator[None]:
         used.filters = free.filters
     # the harness has each template compiled again for every item, which took most of an evaluation's time
     used.from_string = lru_cache(maxsize=512)(used.from_string)
-    lm_eval.utils.env = used
-    try:
-        with told("a template of a task reaches for Python", SecurityError, hint="; allow_code=True lets it"):
-            yield
-    finally:
-        lm_eval.utils.env = free
+    reached = told("a template of a task reaches for Python", SecurityError, hint="; allow_code=True lets it")
+    with patch.object(lm_eval.utils, "env", used), reached:
+        yield
 
 
 def _is_known(file: Path, known: set[str]) -> bool:

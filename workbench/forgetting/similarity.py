@@ -78,7 +78,12 @@ def response_similarity(
     blank = np.array([not text.strip() for text in texts])
     first, *others = codes.reshape(len(paired) + 1, len(base))
     blind = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
-    _warn(float(np.mean([*blind.values()])))
+    if share := float(np.mean([*blind.values()])):
+        warnings.warn(
+            f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen), so "
+            f"their similarity says nothing; take an encoder that reads it, such as encoder={MULTILINGUAL!r}",
+            stacklevel=2,
+        )
     frames = []
     for name, second in zip(paired, others, strict=True):
         cosine = np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1)
@@ -115,10 +120,7 @@ def similarity_summary(
     rows = []
     for name, part in frame.groupby("variant", sort=False):
         values = seen(part)["similarity"]
-        low, high = np.nan, np.nan
-        if len(values):
-            ends = bootstrap_interval(values, confidence=confidence, seed=seed)
-            low, high = np.clip(ends, -1, 1)  # a cosine
+        low, high = mean_interval(values, confidence=confidence, seed=seed)
         mean = {"variant": name, "mean": values.mean(), "ci_low": low, "ci_high": high}
         identical = (values > 1 - 1e-9).mean()
         shape = {"median": values.median(), "identical": identical, "n": len(values)}
@@ -128,6 +130,14 @@ def similarity_summary(
     if "id" in similarities and len(summary) > 1:
         summary["closest"] = _closest(similarities, list(summary["variant"]))
     return summary if "variant" in similarities else summary.drop(columns="variant")
+
+
+def mean_interval(similarities: pd.Series, **settings: Any) -> tuple[float, float]:
+    """Return the interval of a mean of cosines, NaN where there are none."""
+    ends = (
+        bootstrap_interval(similarities, bounds=(-1, 1), **settings) if len(similarities) else (np.nan,) * 2
+    )
+    return float(ends[0]), float(ends[1])
 
 
 def _closest(similarities: pd.DataFrame, names: list[Any]) -> list[bool]:
@@ -172,8 +182,6 @@ def paired_responses(
         ValueError: as ``response_similarity``.
     """
     others = other if isinstance(other, Mapping) else {"": other}
-    if not others:
-        raise ValueError("other must hold at least one variant, got an empty mapping")
     base = checked_responses(base, "base")
     frames = {name: checked_responses(frame, name or "other") for name, frame in others.items()}
     return base, {name: _paired(base, frame, name or "other") for name, frame in frames.items()}
@@ -213,7 +221,6 @@ def _load(encoder: str, device: str | None) -> Any:
 
     logging: Any = transformers_logging  # its functions carry no types
 
-    place = None if device is None else str(place_of(device))
     path = str(_minilm()) if encoder in (MINILM, f"sentence-transformers/{MINILM}") else encoder
     if not Path(path).exists():  # left alone, the library asks the hub again and again, for a minute
         named = path if "/" in path else f"sentence-transformers/{path}"
@@ -224,8 +231,7 @@ def _load(encoder: str, device: str | None) -> Any:
             logging.disable_progress_bar()
             stack.callback(logging.enable_progress_bar)
         stack.enter_context(told(what, OSError, ValueError))
-        model = SentenceTransformer(path, device=place)
-    return model
+        return SentenceTransformer(path, device=None if device is None else str(place_of(device)))
 
 
 def _minilm() -> Path:
@@ -246,27 +252,24 @@ def checked_responses(frame: pd.DataFrame, name: str, *more: str) -> pd.DataFram
     """
     checked(frame, ["id", "response", *more], name, unique="id")
     if (absent := ~frame["response"].map(lambda text: isinstance(text, str))).any():
+        lacks = f"missing for {int(absent.sum())}, first {frame['id'][absent].iloc[0]!r}"
         raise ValueError(
-            f"{name} must hold a text for every id, missing for {int(absent.sum())}, "
-            f"first {frame['id'][absent].iloc[0]!r}; an empty response is the empty text"
+            f"{name} must hold a text for every id, {lacks}; an empty response is the empty text"
         )
     return frame.reset_index(drop=True)
 
 
 def _paired(base: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
     """``other`` in the base's order of ids."""
+    same = f"{name} must answer the same prompts as base, but"
     if unpaired := set(base["id"]) ^ set(other["id"]):
-        raise ValueError(
-            f"{name} must answer the same prompts as base, but {len(unpaired)} ids are in one of them only, "
-            f"such as {min(unpaired, key=str)!r}"
-        )
+        one = min(unpaired, key=str)
+        raise ValueError(f"{same} {len(unpaired)} ids are in one of them only, such as {one!r}")
     other = other.set_index("id").loc[base["id"]].reset_index()
     for column in [name for name in ("prompt", "instruction", "context") if name in base and name in other]:
         if (different := base[column] != other[column]).any():
-            raise ValueError(
-                f"{name} must answer the same prompts as base, but the {column} differs under "
-                f"{int(different.sum())} ids, such as {base['id'][different].iloc[0]!r}"
-            )
+            under = f"{int(different.sum())} ids, such as {base['id'][different].iloc[0]!r}"
+            raise ValueError(f"{same} the {column} differs under {under}")
     return other
 
 
@@ -281,15 +284,6 @@ def _unseen(pieces: pd.DataFrame, first: NDArray[np.intp], second: NDArray[np.in
     unknown, same = pieces["unknown"].to_numpy(), pieces["same"].to_numpy()
     alike = (same[first] == same[second]) & (first != second) & (unknown[first] > 0)
     return np.asarray((unknown[first] >= UNSEEN) | (unknown[second] >= UNSEEN) | alike)
-
-
-def _warn(share: float) -> None:
-    if share:
-        warnings.warn(
-            f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen), so "
-            f"their similarity says nothing; take an encoder that reads it, such as encoder={MULTILINGUAL!r}",
-            stacklevel=3,
-        )
 
 
 def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.float64], pd.DataFrame]:
