@@ -32,11 +32,7 @@ CHAT_FIELDS = ("messages", "system", "history")
 #: how a reference of GSM8K ends
 _STATED = re.compile(r"####[ \t]*[^\n#]+\s*$")
 #: what annotators wrote where there is no context
-_NO_CONTEXT = re.compile(
-    r"\W*(no[\s_-]*(additional[\s_-]*)?(input|context)([\s_-]*(is[\s_-]*)?(provided|required|needed|given|"
-    r"necessary))?|n/?a|none|null|nil|nan|not applicable)\W*",
-    re.IGNORECASE,
-)
+_NO_CONTEXT = re.compile("".join(sources.TABLES["no_context"]["pattern"]), re.IGNORECASE)
 
 
 def load_instructions(

@@ -85,12 +85,9 @@ def _answers(
         values = items[mine].pivot(index=["task", "item"], columns="variant", values="value")
         counts = items[mine].groupby("variant").size().reindex(variants, fill_value=0)
         if values.empty or (counts != len(values)).any():
-            raise ValueError(
-                f"items must hold the same items of {row.task!r} ({row.metric}) for each of {variants}, "
-                f"got {counts.to_dict()}"
-            )
-        values = values[variants]
-        found.append(values)
+            same = f"items must hold the same items of {row.task!r} ({row.metric}) for each of {variants}"
+            raise ValueError(f"{same}, got {counts.to_dict()}")
+        found.append(values[variants])
     return found
 
 
