@@ -80,9 +80,8 @@ def bootstrap_interval(
     columns = _finite("values", values, columns=True)
     weight = np.ones(len(columns)) if weights is None else _finite("weights", weights)
     if len(weight) != len(columns) or (weight < 0).any() or weight.sum() == 0:
-        raise ValueError(
-            f"weights must be {len(columns)} numbers >= 0, not all 0, one for each value, got {len(weight)}"
-        )
+        allowed = f"{len(columns)} numbers >= 0, not all 0, one for each value"
+        raise ValueError(f"weights must be {allowed}, got {len(weight)}")
     alone = columns.ndim == 1 and weights is None and groups is None
     if alone and len(columns) > 1 and np.isin(columns, (0, 1)).all():
         counted = binomtest(int(columns.sum()), len(columns)).proportion_ci(confidence, method="wilson")

@@ -7,7 +7,6 @@ into the context, and puts everything back as it was. Importing it does not impo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -224,10 +223,10 @@ def check_settings(
     items: str | Path | None = None,
 ) -> None:
     """Refuse settings of ``evaluate`` that are out of range for the model, with a ``ValueError``."""
-    share = isinstance(limit, float) and math.isfinite(limit) and (0 < limit < 1 or limit.is_integer())
-    if limit is not None and not ((share or is_whole(limit)) and limit > 0):
-        allowed = "a whole number of at least 1, a share between 0 and 1, or None"
-        raise ValueError(f"limit must be {allowed}, got {limit!r}")
+    if limit is not None and not (0 < limit < 1 or (limit >= 1 and limit % 1 == 0)):
+        raise ValueError(
+            f"limit must be a whole number >= 1, a share between 0 and 1, or None, got {limit!r}"
+        )
     if batch_size != "auto" and not is_whole(batch_size):
         raise ValueError(f"batch_size must be a whole number >= 1, or 'auto', got {batch_size!r}")
     from workbench.generation.prompts import context_length

@@ -50,28 +50,20 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     batch_size_per_gpu: Any  # the harness's own: a number or "auto"
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        batch_size: int | str,
-        max_length: int | None,
-        progress: bool = False,
-        thinking: bool = False,
-        template: str | None = None,
-        **settings: Any,
+        self, model: Any, tokenizer: Any, *, batch_size: int | str, progress: bool = False, **settings: Any
     ) -> None:
+        """Put the harness around a model; ``settings`` are its own, and ``thinking`` and ``template``."""
         if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
             raise ValueError("tokenizer must have a begin or an end token before the first token, got none")
+        self.chat = {"thinking": settings.pop("thinking", False), "template": settings.pop("template", None)}
         # what is generated behind a thought is the answer
-        settings |= {"think_end_token": "</think>"} if thinking else {}
-        super().__init__(pretrained=model, tokenizer=tokenizer, max_length=max_length, **settings)
+        settings |= {"think_end_token": "</think>"} if self.chat["thinking"] else {}
+        super().__init__(pretrained=model, tokenizer=tokenizer, **settings)
         self.truncated: set[tuple[str, int]] = set()
         shared = _known.get()
         # tokens by text and whether special ones are added; None: as the tokenizer does
         self.known: dict[Any, np.ndarray] = ({} if shared is None else shared).setdefault(id(tokenizer), {})
         self.most = None if batch_size == "auto" else int(batch_size)
-        self.chat: dict[str, Any] = {"thinking": thinking, "template": template}
         begin = tokenizer.bos_token_id
         self.mark = begin if begin is not None and tokenizer("a")["input_ids"][:1] == [begin] else None
         self.bar = tqdm(total=0, desc="evaluation", unit="request", leave=False, disable=not progress)
@@ -130,9 +122,8 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         """Answer (text, context, continuation): inputs that begin alike share what they have in common."""
         pairs = [(np.asarray(c, np.int32), np.asarray(t, np.int32)) for _, c, t in requests]
         if (longest := max(len(continuation) for _, continuation in pairs)) > self.max_length:
-            raise ValueError(
-                f"max_length must be at least {longest}, the longest answer in tokens, got {self.max_length}"
-            )
+            least = f"at least {longest}, the longest answer in tokens"
+            raise ValueError(f"max_length must be {least}, got {self.max_length}")
         users: dict[bytes, list[int]] = {}
         for number, pair in enumerate(pairs):
             text = np.concatenate(pair)[-(self.max_length + 1) :][:-1]

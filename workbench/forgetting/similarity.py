@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +135,10 @@ def similarity_summary(
 
 def mean_interval(similarities: pd.Series, **settings: Any) -> tuple[float, float]:
     """Return the interval of a mean of cosines, NaN where there are none."""
-    ends = (
-        bootstrap_interval(similarities, bounds=(-1, 1), **settings) if len(similarities) else (np.nan,) * 2
-    )
-    return float(ends[0]), float(ends[1])
+    if similarities.empty:
+        return np.nan, np.nan
+    low, high = bootstrap_interval(similarities, bounds=(-1, 1), **settings)
+    return float(low), float(high)
 
 
 def _closest(similarities: pd.DataFrame, names: list[Any]) -> list[bool]:
@@ -214,13 +215,11 @@ def load_encoder(encoder: Any = MINILM, device: str | None = None) -> Any:
 @lru_cache(maxsize=2)
 def _load(encoder: str, device: str | None) -> Any:
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging as transformers_logging
 
     from workbench.models.checkpoints import from_hub
     from workbench.models.loading import place_of
 
-    logging: Any = transformers_logging  # its functions carry no types
-
+    logging: Any = import_module("transformers.utils.logging")  # its functions carry no types
     path = str(_minilm()) if encoder in (MINILM, f"sentence-transformers/{MINILM}") else encoder
     if not Path(path).exists():  # left alone, the library asks the hub again and again, for a minute
         named = path if "/" in path else f"sentence-transformers/{path}"
@@ -301,10 +300,8 @@ def _pieces(tokenizer: Any, texts: list[str]) -> pd.DataFrame:
     read = tokenizer(texts, truncation=False, padding=False, verbose=False, **offsets)
     ids, nothing = read["input_ids"], getattr(tokenizer, "unk_token_id", None)
     spans = read.get("offset_mapping") or [[(0, 1)] * len(one) for one in ids]
-    lost = [
-        sum(end - start for number, (start, end) in zip(one, span, strict=True) if number == nothing)
-        for one, span in zip(ids, spans, strict=True)
-    ]
+    read_as = [zip(one, span, strict=True) for one, span in zip(ids, spans, strict=True)]
+    lost = [sum(end - start for number, (start, end) in one if number == nothing) for one in read_as]
     shown = ["".join(text.split()) for text in texts] if offsets else ids
     pieces = pd.DataFrame({"n": [*map(len, ids)], "same": pd.factorize(pd.Series([*map(tuple, ids)]))[0]})
     return pieces.assign(unknown=np.array(lost) / [max(1, len(one)) for one in shown])
