@@ -107,7 +107,12 @@ class Source:
         made = (use(index, row) for index, row in rows)
         end = None if draw.n is None else draw.skip + draw.n
         found = list(itertools.islice((one for one in made if one is not None), draw.skip, end))
-        check_enough(self.name, draw, len(found), why())
+        behind = f" behind the {draw.skip} skipped" if draw.skip else ""
+        if not found:
+            raise ValueError(f"{self.name} has no usable row{behind} ({why()})")
+        if draw.n is not None and len(found) < draw.n:
+            usable = f"{len(found)} for {self.name}, its usable rows{behind} ({why()})"
+            raise ValueError(f"n must be at most {usable}, got {draw.n}; None takes them all")
         return found
 
     def _drawn(self, seed: int) -> Iterator[tuple[int, Any]]:
@@ -190,16 +195,6 @@ def open_source(
         got = f"split={split!r}, location={location!r}"
         raise ValueError(f"split and location are for sets of the hub, {label} is none; got {got}")
     return Source(label, [row for file in files.get(label, [path]) for row in read_rows(file)])
-
-
-def check_enough(name: str, draw: Draw, found: int, why: str) -> None:
-    """Raise ValueError when fewer usable rows were found than drawn, or none; ``why`` others are not."""
-    behind = f" behind the {draw.skip} skipped" if draw.skip else ""
-    if found == 0:
-        raise ValueError(f"{name} has no usable row{behind} ({why})")
-    if draw.n is not None and found < draw.n:
-        usable = f"{found} for {name}, its usable rows{behind} ({why})"
-        raise ValueError(f"n must be at most {usable}, got {draw.n}; None takes them all")
 
 
 def check_file(name: str, names: Iterable[str], other: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,9 @@ def load_texts(
     >>> set(load_texts(["one", "two", "three"], n=1, skip=2)) & set(texts)
     set()
     """
-    draw, long_enough = Draw(n, seed, skip), _length_check(min_length, tokenizer)
+    draw = Draw(n, seed, skip)
     source = _source(name, draw, split=split, location=location, data=data)
+    long_enough = partial(_is_long, min_length, tokenizer)
     if not isinstance(name, str | Path) and not skip and n and n >= sum(map(long_enough, source.rows or ())):
         draw = Draw(None, seed)  # all of a list, in its order
     seen: Counter[str] = Counter()
@@ -100,10 +102,8 @@ def load_texts(
         seen[kind] += 1
         return text if kind == "usable" else None
 
-    def why() -> str:
-        return f"{seen['empty']} are empty, {seen['too_short']} too short"
-
-    texts = Texts(source.sample(usable, draw, why))
+    found = source.sample(usable, draw, lambda: f"{seen['empty']} are empty, {seen['too_short']} too short")
+    texts = Texts(found)
     texts.source = {"name": source.name, "n": len(texts), "seed": seed, "skip": skip}
     texts.source |= {"min_length": min_length, "revision": source.revision, "looked_at": seen.total()}
     texts.source |= {kind: seen[kind] for kind in ("empty", "too_short", "repeated")}
@@ -130,10 +130,8 @@ def _source(name: Any, draw: Draw, **place: Any) -> Source:
     return open_source(name, CORPORA, files, draw, other="a list of texts", **place)
 
 
-def _length_check(min_length: int, tokenizer: Any) -> Callable[[str], bool]:
-    if tokenizer is None:
-        return lambda text: len(text) >= min_length
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= min_length
+def _is_long(least: int, tokenizer: Any, text: str) -> bool:
+    return len(text if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]) >= least
 
 
 def _checked_list(texts: Any) -> list[str]:
