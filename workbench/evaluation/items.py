@@ -126,7 +126,7 @@ def compare_items(
     >>> compare_items(base, base.assign(value=[0, 0, 1, 0]))[["n", "difference", "p_value"]].values.tolist()
     [[4.0, -0.5, 0.5]]
     """
-    items = _by_variant(base) if other is None else {"": base, " ": other}
+    items: Mapping[str, Any] = _by_variant(base) if other is None else {"base": base, "other": other}
     rows = []
     for first, second in _checked_pairs(items, between if other is None else None):
         pairs = paired_items(items[first], items[second], metric=metric, prefer=prefer)
