@@ -43,7 +43,7 @@ def alpaca_history(raw: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     pairs = raw.get("history") or []
     pairs = json.loads(pairs) if isinstance(pairs, str) else pairs
-    turns = [{"role": "system", "content": raw["system"]}] if raw.get("system") else []
+    turns: list[Any] = [{"role": "system", "content": raw["system"]}] if raw.get("system") else []
     if not isinstance(pairs, list | tuple):
         raise ValueError(f"history must hold earlier turns, got {pairs!r:.60}")
     for pair in pairs:

@@ -30,8 +30,8 @@ def named_sets(sets: str | Path | Iterable[str | Path] | Mapping[str, str | Path
     >>> list(named_sets(["a/rows.jsonl", "b/rows.jsonl"])), list(named_sets({"C4": "~/c4.jsonl"}))
     (['a-rows', 'b-rows'], ['C4'])
     """
-    several = hasattr(sets, "__iter__") and not isinstance(sets, str)
-    given: list[Any] = [*(sets.values() if isinstance(sets, Mapping) else sets)] if several else [sets]
+    several: Any = sets if hasattr(sets, "__iter__") and not isinstance(sets, str) else [sets]
+    given = list(several.values() if isinstance(sets, Mapping) else several)
     for one in given:
         if not isinstance(one, str | Path) or not str(one).strip():
             raise ValueError(f"sets must be names or paths, got {one!r}")
