@@ -177,7 +177,7 @@ def broken(kind: str, architecture: str):
 def test_logits_that_are_no_numbers_are_refused_and_their_origin_named(kind, architecture, tokenizer, folder):
     model, message = broken(kind, architecture)
     for task in TASKS:
-        with pytest.raises(ValueError, match=f"logits are not finite; {message}"):
+        with pytest.raises(ValueError, match=f"logits are not finite on these texts: {message}"):
             evaluate(model, tokenizer, task, include=folder, limit=2, progress=False)
     with pytest.raises(ValueError, match=message):
         perplexity(model, tokenizer, [LONG], progress=False)

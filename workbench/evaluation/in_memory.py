@@ -18,7 +18,7 @@ from workbench.bars import tqdm
 from workbench.evaluation.answers import Answers
 from workbench.evaluation.prefixes import Batch, can_share, least_saved, plan, room_for
 from workbench.models.chat import render_chat
-from workbench.models.hooks import watch_states
+from workbench.models.hooks import not_finite
 from workbench.models.processes import everyones, place, shares
 
 #: tokens of texts by tokenizer, while several variants are asked the same
@@ -262,7 +262,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     def checked(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return logits that can be compared: in an argmax, the first of several that are no numbers wins."""
         if not torch.isfinite(logits.amax(-1)).all():
-            raise ValueError(f"the model's logits are not finite; {broken_part(self.model, ids)}")
+            raise not_finite(self.model, ids=ids)
         return logits
 
     def mixed(self) -> Any:
@@ -277,21 +277,3 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     def _note(self, request: Any, too_long: bool) -> None:
         if too_long:
             self.truncated.add((request.task_name, request.doc_id))
-
-
-@torch.no_grad()
-def broken_part(model: Any, ids: torch.Tensor) -> str:
-    """Return where numbers that are not finite begin in a model: a weight, or what a layer gives."""
-    for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            return f"its weight {name} is not"
-    found: list[str] = []
-
-    def see(number: int, state: torch.Tensor) -> None:
-        if not found and not torch.isfinite(state).all():
-            where = f"layer {number - 1} gives" if number else "the embedding gives"
-            found.append(f"its weights are, but {where} others ({state.dtype} overflows)")
-
-    with watch_states(model, see):
-        model(ids)
-    return found[0] if found else "its weights and layers are, its head is not"
