@@ -17,7 +17,7 @@ from workbench.checks import checked
 from workbench.data.answers import final_answer
 from workbench.data.quantities import same_answer
 from workbench.data.words import STATED_FORMS
-from workbench.forgetting.similarity import embed_texts, paired_responses
+from workbench.forgetting.similarity import embed_texts, finished, paired_responses
 from workbench.statistics import bootstrap_interval
 
 #: how a response states its final answer; the first that fits
@@ -193,7 +193,7 @@ def _described(frame: pd.DataFrame, in_tokens: bool) -> pd.DataFrame:
         form=[answer_form(text) for text in texts],
         answer=[answer or "" for answer in answers],
         has_answer=[answer is not None for answer in answers],
-        finished=frame["finished"].astype(bool) if "finished" in frame else True,
+        finished=finished(frame),
     )
 
 

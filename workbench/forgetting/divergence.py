@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from workbench.bars import tqdm
 from workbench.checks import checked
 from workbench.distances.sweep import Replay
-from workbench.forgetting.similarity import checked_responses
+from workbench.forgetting.similarity import checked_responses, finished
 from workbench.generation.prompts import context_length, end_tokens, token_ids
 from workbench.healing.adapters import as_variant
 from workbench.models.batches import Batch, make_batches, read_tokens
@@ -143,10 +143,9 @@ def _tokens(model: Any, tokenizer: Any, responses: pd.DataFrame) -> tuple[list[l
     prompts = token_ids(tokenizer, list(responses["prompt"]))
     ends = end_tokens(model, tokenizer)
     end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else next(iter(ends), None)
-    finished = responses.get("finished", pd.Series(True, index=responses.index))
     settings = {"add_special_tokens": False, "verbose": False}
     texts = [tokenizer(text, **settings)["input_ids"] for text in responses["response"]]
-    closed = zip(texts, finished, strict=True)
+    closed = zip(texts, finished(responses), strict=True)
     answers = [text + [end] * bool(done and end is not None) for text, done in closed]
     limit = context_length(model)
     for id_, prompt, answer in zip(responses["id"], prompts, answers, strict=True):

@@ -88,7 +88,8 @@ def response_similarity(
     frames = []
     for name, second in zip(paired, others, strict=True):
         cosine = np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1)
-        marks = {"truncated": cut[first] | cut[second], "cut_off": _cut_off(base) | _cut_off(paired[name])}
+        marks: dict[str, Any] = {"truncated": cut[first] | cut[second]}
+        marks |= {"cut_off": ~(finished(base) & finished(paired[name])).to_numpy()}
         marks |= {"empty": blank[first] | blank[second], "unseen": blind[name]}
         rows = {"variant": name, "id": base["id"].to_numpy(), "similarity": cosine}
         frames.append(pd.DataFrame(rows | marks))
@@ -272,10 +273,9 @@ def _paired(base: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
     return other
 
 
-def _cut_off(responses: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which responses are known to be stopped by ``max_new_tokens``."""
-    finished = responses.get("finished", pd.Series(True, index=responses.index))
-    return np.asarray(~finished.astype(bool))
+def finished(responses: pd.DataFrame) -> pd.Series:
+    """Return which responses are not known to be stopped by ``max_new_tokens``."""
+    return responses.get("finished", pd.Series(True, index=responses.index)).astype(bool)
 
 
 def _unseen(pieces: pd.DataFrame, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
