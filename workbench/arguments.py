@@ -47,7 +47,7 @@ def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in further:
             given |= given.pop(name, {})
         for name, value in given.items():
-            _check(name, value, kinds.get(name, "Any"))
+            _check(name, value, kinds.get(name, _KNOWN["further"].get(name, "Any")))
             if name in _KNOWN["texts"]:
                 _check_texts(name, [value] if isinstance(value, str) else value, "empty_texts" in own)
             for label, frame in () if "tables" in own else _frames(name, value):
