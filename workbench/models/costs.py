@@ -17,7 +17,7 @@ from torch import nn
 
 from workbench.checks import whole_number
 from workbench.models.checkpoints import auto_class
-from workbench.models.layers import decoder_layers, kept_layers, layer_container, unwrap
+from workbench.models.layers import decoder_layers, kept_layers, layer_container, longest_context, unwrap
 
 DEFAULT_CONTEXT = 4096
 #: names that configurations give the number of routed experts, and of those that a token meets
@@ -76,8 +76,7 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
     """
     skeleton, layers = _skeleton(model_or_config)
     config = skeleton.config.get_text_config(decoder=True)
-    longest = getattr(config, "max_position_embeddings", None) or 0
-    context = context or min(DEFAULT_CONTEXT, longest if longest > 0 else DEFAULT_CONTEXT)  # -1 is no limit
+    context = context or min(DEFAULT_CONTEXT, longest_context(config) or DEFAULT_CONTEXT)
     beside = 2 * sum(p.numel() for p in _parts_by_layer(skeleton, nn.Linear))
     products = [_weight_flops(layer, config) + beside // len(layers) for layer in layers]
     counts = [
