@@ -16,7 +16,8 @@ _PHASES = {
     "P": style.Style("#8b9199", "dot", symbol="square"),
     "P+R": style.Style("#0072b2", "solid", symbol="circle"),
 }
-_STATES = ("#3b6ea5", "#d55e00", "#edeff2")
+#: a layer that is there, that goes, that is gone
+STATES = ("#3b6ea5", "#d55e00", "#edeff2")
 
 
 def stack_over_iterations(
@@ -45,7 +46,7 @@ def stack_over_iterations(
     ]  # fmt: skip
     words = [["there", "goes", "gone"][state] for row in states for state in row]
     hover = [words[k : k + last + 1] for k in range(0, len(words), last + 1)]
-    colours = [(k / 3 + e / 3, colour) for k, colour in enumerate(_STATES) for e in (0, 1)]
+    colours = [(k / 3 + e / 3, colour) for k, colour in enumerate(STATES) for e in (0, 1)]
     trace = go.Heatmap(z=states, zmin=0, zmax=2, colorscale=colours, showscale=False, xgap=2, ygap=1)
     trace.update(customdata=hover, hovertemplate="iteration %{x}: layer %{y} %{customdata}<extra></extra>")
     fig = style.new_figure(title, trace)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,10 @@ class LiveLoss:
             fig.update_layout(title={"subtitle": {"text": plain(status)}})
         return fig.update_xaxes(range=[0, log.get("steps", log["step"]).fillna(log["step"]).max()])
 
+    def drawing(self, status: str = "") -> str:
+        """Return what is shown while a training runs: an SVG that needs no script and no network."""
+        return live_drawing(self.rows, self.title, status, self.label)
+
     def _show(self, status: str = "") -> None:
         """Show the drawing while a training runs (``status``), else the figure in its place."""
         from IPython.core.getipython import get_ipython
@@ -95,10 +99,7 @@ class LiveLoss:
         self._shown = time.monotonic()
         if get_ipython() is None:
             return
-        drawing = {
-            "text/html": live_drawing(self.rows, self.title, status, self.label),
-            "text/plain": status or self.title,
-        }
+        drawing = {"text/html": self.drawing(status), "text/plain": status or self.title}
         self._display(drawing)
         if not status:  # behind a drawing, since a figure that is there already is not drawn again
             figure = self.figure()._repr_mimebundle_(include=None, exclude=None)
@@ -116,7 +117,13 @@ class LiveLoss:
 
 
 def live_drawing(
-    rows: dict[str, list[dict[str, Any]]], title: str, status: str, label: str = LiveLoss.label
+    rows: dict[str, list[dict[str, Any]]],
+    title: str,
+    status: str,
+    label: str = LiveLoss.label,
+    *,
+    below: Iterable[str] = (),
+    room: int = 0,
 ) -> str:
     """Return the losses of some trainings as one SVG inside HTML, which needs no script and no network.
 
@@ -126,6 +133,8 @@ def live_drawing(
         title: stands above it.
         status: what the training does now, under the title.
         label: of the upright axis.
+        below: further parts of the drawing, under the curves.
+        room: pixels that they take.
     """
     every = [row for one in rows.values() for row in one]
     last = max(max(row["step"], row.get("steps") or 0) for row in every)
@@ -133,20 +142,21 @@ def live_drawing(
     highest = max([*losses, 1e-9]) * 1.05
     parts = [*_axes(last, highest, label)]
     for place, (name, style) in enumerate(variant_styles(rows).items()):
-        parts += _line(name, rows[name], style, (last, highest), place)
-    parts += [_text(10, 26, title, size=17), _text(10, 48, status, name="live-status")]
+        x = LEFT + place * min(230, (RIGHT - LEFT) / len(rows))
+        parts += _line(name, rows[name], style, (last, highest), x)
+    parts += [_text(10, 26, title, size=17), _text(10, 48, status, name="live-status"), *below]
     told = html.escape(f"{title}. {status}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="live-loss" role="img" aria-label="{told}" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT + room}" '
         f'style="max-width:{WIDTH}px;width:100%;background:white;font-family:sans-serif">{"".join(parts)}</svg>'
     )
 
 
 def _line(
-    name: str, rows: list[dict[str, Any]], style: Style, ends: tuple[float, float], place: int
+    name: str, rows: list[dict[str, Any]], style: Style, ends: tuple[float, float], x: float
 ) -> Iterator[str]:
-    """Yield the line of a training, its held-out losses as diamonds, and its place in the legend."""
+    """Yield the line of a training, its held-out losses as diamonds, and its entry in the legend at x."""
     stride = -(-len(rows) // POINTS)
     kept = [*rows[:-1:stride], *rows[-1:]]
     points = " ".join(_at(row["step"], row["loss"], ends) for row in kept if _number(row.get("loss")))
@@ -157,8 +167,7 @@ def _line(
         at = " ".join(_at(row["step"], row["held_out_loss"], ends).split(","))
         mark = f'transform="translate({at}) rotate(45)" fill="{style.color}" stroke="white"'
         yield f'<rect class="live-held-out" x="-4.5" y="-4.5" width="9" height="9" {mark}/>'
-    x = LEFT + 230 * place
-    yield f'<path d="M{x} 70h28" stroke-width="2" {drawn}/>'
+    yield f'<path d="M{x:.1f} 70h28" stroke-width="2" {drawn}/>'
     yield _text(x + 34, 75, f"{name}{' (diamonds: held out)' if held_out else ''}", size=13)
 
 
