@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.checks import whole_number
-from workbench.plots.recovery import STATES, TERMS, recovery_progress
-from workbench.plots.style import INK, plain
-from workbench.widgets.live import HEIGHT, LEFT, RIGHT, LiveLoss, live_drawing
-
-#: pixels that the stack of layers takes under the curves
-_ROOM = 62
+from workbench.plots.recovery import TERMS, recovery_progress
+from workbench.widgets.live import LiveLoss, live_drawing
 
 
 class LiveRecovery(LiveLoss):
@@ -58,42 +53,16 @@ class LiveRecovery(LiveLoss):
                 for term in (term for term in TERMS if term in row):
                     lines.setdefault(term, []).append({**at, "loss": row[term]})
             before += rows[-1]["step"]
+        return live_drawing(lines, self.title, status, self.label, stack=self._stack())
+
+    def _stack(self) -> list[str]:
+        """Return of each layer whether it is there, goes in this iteration or is gone."""
         orders = [set(map(int, str(rows[-1]["order"]).split())) for rows in self.rows.values()]
-        before_that = orders[-2] if len(orders) > 1 else set()
-        stack = _stack(before_that, orders[-1] - before_that, self.n_layers)
-        return live_drawing(lines, self.title, status, self.label, below=stack, room=_ROOM)
+        gone = orders[-2] if len(orders) > 1 else set()
+        return [
+            "gone" if layer in gone else "goes" if layer in orders[-1] else "there"
+            for layer in range(self.n_layers)
+        ]
 
-    def figure(self, status: str | None = None) -> go.Figure:
-        """Return the figure as it is now.
-
-        Raises:
-            ValueError: before the first row.
-        """
-        if not self.rows:
-            raise ValueError(
-                "LiveRecovery must have seen a row of a log before it can draw, it has seen none"
-            )
-        fig = recovery_progress(
-            pd.concat(map(pd.DataFrame, self.rows.values())), self.n_layers, title=self.title
-        )
-        if status:
-            fig.update_layout(title={"subtitle": {"text": plain(status)}})
-        return fig
-
-
-def _stack(gone: set[int], going: set[int], n_layers: int) -> Iterator[str]:
-    """Yield a box a layer, there, going or gone, the layers' numbers, and what the colours mean."""
-    wide, top = (RIGHT - LEFT) / n_layers, HEIGHT + 6
-    every = -(-24 * n_layers // (RIGHT - LEFT))
-    text = f'y="{top + 34}" text-anchor="middle" font-size="12" fill="{INK}"'
-    for layer in range(n_layers):
-        state = 1 if layer in going else 2 if layer in gone else 0
-        x, words = LEFT + layer * wide, ("there", "goes", "gone")[state]
-        yield (
-            f'<rect class="live-layer" data-state="{words}" x="{x:.1f}" y="{top}" width="{wide - 1:.1f}" '
-            f'height="18" fill="{STATES[state]}"><title>layer {layer}: {words}</title></rect>'
-        )
-        if layer % every == 0:
-            yield f'<text x="{x + wide / 2:.1f}" {text}>{layer}</text>'
-    key = "layers: blue there, orange out in this iteration, grey gone before"
-    yield f'<text x="{LEFT}" y="{top + 52}" font-size="12" fill="{INK}">{key}</text>'
+    def _drawn(self, log: pd.DataFrame) -> go.Figure:
+        return recovery_progress(log, self.n_layers, title=self.title)
