@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workbench.models.layers import decoder_layers, unwrap
+from workbench.models.layers import decoder_forward, decoder_layers, unwrap
 
 #: Work from which compiling the layers pays, in floating-point operations. On an H200 it took 6 to 10 s and
 #: saved 16 % of the time (470 TFLOP/s), so one pass breaks even between 2e16 and 3e16. Ask for it
@@ -57,15 +57,27 @@ def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterat
     States are ``[row, token, width]``. ``h[0]`` enters the first layer, ``h[L]`` leaves the last one,
     **before** the final norm: ``hidden_states[-1]`` of transformers is after it.
     """
-    layers = decoder_layers(model)
+    layers, asked = decoder_layers(model), list[Any]()
+
+    def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+        given = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        asked[:] = [one.shape[:2] for one in given if isinstance(one, Tensor)]
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        see(0, one_stream(model, state_in(args, kwargs)))
+        state = one_stream(model, state_in(args, kwargs))
+        if asked and state.shape[:2] != asked[0]:
+            name, got = type(unwrap(model)).__name__, list(state.shape)
+            raise ValueError(
+                f"model must hand on states [row, token, width]; the layers of {name} get {got} for "
+                f"{list(asked[0])} tokens"
+            )
+        see(0, state)
 
     def after(number: int) -> Callable[..., None]:
         return lambda module, args, output: see(number, one_stream(model, state_out(output)))
 
-    handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles = [decoder_forward(model).register_forward_pre_hook(begin, with_kwargs=True)]
+    handles += [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
     handles += [layer.register_forward_hook(after(i + 1)) for i, layer in enumerate(layers)]
     try:
         yield
@@ -150,13 +162,30 @@ def compiling_pays(model: nn.Module, n_tokens: int) -> bool:
     return on_one_gpu and floating and not hooked and tools and work >= COMPILE_FROM
 
 
-def not_finite(model: nn.Module, whose: str = "the model's") -> ValueError:
-    """Return the error for logits that are not finite, which names a weight that is not."""
+def not_finite(model: nn.Module, whose: str = "the model's", ids: Tensor | None = None) -> ValueError:
+    """Return the error for logits that are not finite: a weight that is not, or for ``ids`` the layer."""
     named = ((name, tensor) for name, tensor in model.named_parameters() if tensor.is_floating_point())
     bad = next((name for name, tensor in named if not torch.isfinite(tensor).all()), None)
     dtype = str(getattr(model, "dtype", "its dtype")).removeprefix("torch.")
     why = f"its weight {bad} is not" if bad else f"its weights are, {dtype} overflows"
+    if ids is not None and not bad:
+        why = _overflowing(model, ids)
     return ValueError(f"{whose} logits are not finite on these texts: {why}")
+
+
+@torch.no_grad()
+def _overflowing(model: nn.Module, ids: Tensor) -> str:
+    """Return which layer first gives numbers that are not finite."""
+    found: list[str] = []
+
+    def see(number: int, state: Tensor) -> None:
+        if not found and not torch.isfinite(state).all():
+            where = f"layer {number - 1} gives" if number else "the embedding gives"
+            found.append(f"its weights are, but {where} others ({state.dtype} overflows)")
+
+    with watch_states(model, see):
+        model(ids)
+    return found[0] if found else "its weights and layers are, its head is not"
 
 
 def check_finite(what: str, values: np.ndarray) -> None:

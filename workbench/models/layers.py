@@ -85,3 +85,9 @@ def kept_layers(model: nn.Module) -> tuple[int, ...]:
 def _lists_of(module: nn.Module, depth: int) -> list[tuple[nn.Module, str]]:
     lists = {name: child for name, child in module.named_children() if isinstance(child, nn.ModuleList)}
     return [(module, name) for name, child in lists.items() if len(child) == depth]
+
+
+def longest_context(config: Any) -> int | None:
+    """Return how many tokens a configuration has positions for, None for no limit (XLNet says -1)."""
+    longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) or 0
+    return int(longest) if longest > 0 else None
