@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,10 @@ def generate_responses(
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
     asked = [one if isinstance(one, str) else row for one, row in zip(prompts, ids, strict=True)]
-    work = {"prompts": fingerprint(asked)}
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
     options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    return pd.DataFrame(map(asdict, journaled_responses(model, tokenizer, ids, out, work, **options)))
+    work = {"prompts": fingerprint(asked)}
+    return pd.DataFrame(journaled_responses(model, tokenizer, ids, out, work, **options))
 
 
 def journaled_responses(
@@ -122,8 +122,6 @@ def journaled_responses(
     Raises:
         ValueError: for an ``out`` of other work.
     """
-    if out is not None and Path(out).is_dir():
-        raise ValueError(f"out must be a file, {out} is a folder")
     overwrite = options.pop("overwrite", False)
     generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
     header = {"model": describe_model(model), **work, "generation": generation}
@@ -150,13 +148,11 @@ def _known(out: str | Path, header: dict[str, Any], overwrite: bool) -> dict[int
     found = {row["prompt_index"]: Response(**row) for row in journal.rows()}
     beside = [path for path in Path(out).parent.iterdir() if path.name.startswith(f".{Path(out).name}.part-")]
     for part in sorted(beside):
-        try:
-            rows = Journal(part, header).rows()
-        except ValueError:  # of other work, which has ended
-            rows = []
-        fresh = {row["prompt_index"]: Response(**row) for row in rows if row["prompt_index"] not in found}
-        journal.append(map(asdict, fresh.values()))
-        found |= fresh
+        rows: list[dict[str, Any]] = []
+        with suppress(ValueError):  # of other work, which has ended
+            rows = [row for row in Journal(part, header).rows() if row["prompt_index"] not in found]
+        journal.append(rows)
+        found |= {row["prompt_index"]: Response(**row) for row in rows}
         part.unlink()
     return found
 
@@ -271,19 +267,15 @@ def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> 
 
 def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
     context, longest = context_length(model), max(map(len, ids))
-    if context is not None and longest + max_new_tokens > context:
-        long = [i for i, row in enumerate(ids) if len(row) + max_new_tokens > context]
+    if long := [i for i, row in enumerate(ids) if context and len(row) + max_new_tokens > context]:
         raise ValueError(
             f"prompts {_some(long)} leave no room for max_new_tokens={max_new_tokens} in the context of "
-            f"{context} tokens (the longest prompt has {longest}); "
-            f"shorten them or take max_new_tokens <= {context - longest}"
+            f"{context} tokens (the longest prompt has {longest}); shorten them or take fewer new tokens"
         )
     size = model.get_input_embeddings().num_embeddings
     if beyond := [i for i, row in enumerate(ids) if not 0 <= min(row) <= max(row) < size]:
-        raise ValueError(
-            f"prompts {_some(beyond)} have tokens outside the model's vocabulary of {size}; is the tokenizer "
-            "another model's?"
-        )
+        outside = f"tokens outside the model's vocabulary of {size}"
+        raise ValueError(f"prompts {_some(beyond)} have {outside}; is the tokenizer another model's?")
 
 
 def _some(indices: list[int]) -> str:

@@ -11,7 +11,7 @@ import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,8 +129,8 @@ def tune(
             with with_adapter(model, healed.adapter):
                 return measure()
 
-    cleared = [] if keep_adapters else [partial(_remove_adapter, out)]
-    callbacks = [partial(studies.keep_result, out), *cleared]
+    callbacks = [partial(studies.keep_result, out)]
+    callbacks += [] if keep_adapters else [partial(_remove_adapter, out)]
     with studies.open_study(out, grid, seed) as study:
         rounds = iter(partial(studies.combinations_left, study, out, combinations, total), [])
         for left in tqdm(rounds, total=total, desc="tune", disable=not progress):
@@ -200,11 +200,10 @@ def _check_apart(learned: list[Sample], held_out: list[Sample]) -> None:
 
 
 def _combinations(grid: Mapping[str, Sequence[Any]], config: HealingConfig) -> list[dict[str, Any]]:
-    unknown = set(grid) - {field.name for field in fields(HealingConfig)}
+    unknown = grid.keys() - HealingConfig.__dataclass_fields__.keys()
     if unknown or not grid or not all(grid.values()):
-        raise ValueError(
-            f"grid must give values for fields of HealingConfig such as {', '.join(SDD_GRID)}; got {grid}"
-        )
+        fields_of = f"fields of HealingConfig such as {', '.join(SDD_GRID)}"
+        raise ValueError(f"grid must give values for {fields_of}; got {grid}")
     found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for combination in found:
         replace(config, **combination)  # refuses what cannot be trained with
@@ -220,13 +219,10 @@ def _remove_adapter(out: Path, study: Any, trial: Any) -> None:
 def _frame(study: Any, names: list[str]) -> pd.DataFrame:
     rows = []
     for trial in studies.trainings(study):
-        told = trial.user_attrs
-        state = told.get("state", trial.state.name.lower())
-        loss = trial.value if trial.state.name == "COMPLETE" else float("nan")
-        measured = dict.fromkeys(_MEASURED, float("nan")) | told.get("measured", {})
-        settings = {name: trial.params[name] for name in names}
-        error = {"error": told.get("error", "")}
-        rows.append({"trial": trial.number, "state": state, **settings, "loss": loss, **measured, **error})
+        told = {"state": trial.state.name.lower(), "measured": {}, "error": "", **trial.user_attrs}
+        row = {"trial": trial.number, "loss": float("nan") if trial.value is None else trial.value}
+        row |= dict.fromkeys(_MEASURED, float("nan")) | told["measured"]
+        rows.append(row | trial.params | {"state": told["state"], "error": told["error"]})
     return pd.DataFrame(rows, columns=["trial", "state", *names, "loss", *_MEASURED, "error"])
 
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from workbench.healing.arguments import tokens_at_once
 from workbench.healing.config import HealingConfig
-from workbench.healing.samples import Sample
+from workbench.healing.samples import Sample, in_rows
+from workbench.models.costs import EXPERTS
 from workbench.models.hooks import inference
-from workbench.models.layers import decoder_forward, decoder_layers, unwrap
+from workbench.models.layers import decoder_forward, decoder_layers, on_one_device, unwrap
 from workbench.models.masks import as_attention_mask, readers, why_no_masks
 
 #: tokens of the shortest rows; each longer kind of rows is twice as long
@@ -29,7 +30,6 @@ TOKENS = 8192
 #: parameters of the layers up to which a captured step pays, where an update takes as long to launch as to
 #: compute, and tokens of the mean sample: longer rows are faster without a mask
 _LARGEST, _LONGEST = 1.5e9, 768
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def captures(model: Any, config: HealingConfig, lengths: list[int], *, processes: int) -> bool:
@@ -62,16 +62,14 @@ def _pays(model: Any, config: HealingConfig, lengths: list[int]) -> bool:
 def _why_not(model: Any, config: HealingConfig, processes: int) -> str | None:
     base = unwrap(model)
     text = base.config.get_text_config(decoder=True)
-    devices = {p.device for p in base.parameters()}
     checks = {
         "several processes train together": processes == 1,
         "dropout draws anew for each shape": config.dropout == 0 and not _drops_out(base),
         "gradient checkpointing computes passes again": not config.gradient_checkpointing,
         "deterministic kernels are asked for": not config.deterministic,
-        "its experts are chosen as it runs": not any(getattr(text, name, None) for name in _EXPERTS),
+        "its experts are chosen as it runs": not any(getattr(text, name, None) for name in EXPERTS),
         "its weights are quantized": not getattr(base, "is_quantized", False),
-        "it is on more than one device": len(devices) == 1
-        and not any(hasattr(module, "_hf_hook") for module in base.modules()),
+        "it is on more than one device": on_one_device(base),
     }
     failed = next((reason for reason, fine in checks.items() if not fine), None)
     return failed or why_no_masks(model) or (None if _apart(model) else "samples in a row see each other")
@@ -122,24 +120,9 @@ def collate_blocks(rows: list[tuple[Sample, float]], *, tokens: int = TOKENS) ->
     blocks = [
         torch.from_numpy(_block(some, n, length))
         for length, samples in sorted(classes.items())
-        for n, some in _divided(_filled(samples, length), max(1, tokens // length))
+        for n, some in _divided(in_rows(samples, length), max(1, tokens // length))
     ]
     return {"input_ids": blocks[0][0], "blocks": blocks, "weight": torch.tensor(rows[0][1])}
-
-
-def _filled(samples: list[Sample], length: int) -> list[list[Sample]]:
-    """Put samples into rows, each, longest first, into the first row that has room."""
-    rows: list[list[Sample]] = []
-    room: list[int] = []
-    for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
-        size = len(sample.ids)
-        place = next((k for k, left in enumerate(room) if left >= size), len(rows))
-        if place == len(rows):
-            rows.append([])
-            room.append(length)
-        rows[place].append(sample)
-        room[place] -= size
-    return rows
 
 
 def _divided(rows: list[list[Sample]], most: int) -> Iterator[tuple[int, list[list[Sample]]]]:

@@ -35,21 +35,13 @@ def begin_study(out: Path, work: dict[str, Any], overwrite: bool) -> None:
     """Refuse a folder with another search, or empty it."""
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
-        if (out / STUDY).is_file() and not _same(out, work, overwrite):
+        if not overwrite and (out / STUDY).is_file():
+            begun_with(out)
+        if (out / STUDY).is_file() and not same_work(out / STUDY, work, overwrite):
             for folder in ("trials", FINISHED):
                 shutil.rmtree(out / folder, ignore_errors=True)
             (out / DATABASE).unlink(missing_ok=True)
         write_text_atomic(out / STUDY, json.dumps(work, indent=1) + "\n")
-
-
-def _same(out: Path, work: dict[str, Any], overwrite: bool) -> bool:
-    try:
-        begun_with(out)
-    except ValueError:
-        if overwrite:
-            return False
-        raise
-    return same_work(out / STUDY, work, overwrite)
 
 
 def begun_with(out: Path) -> dict[str, Any]:
@@ -139,12 +131,13 @@ def _fail_unheard(study: Any, out: Path) -> None:
     """Fail the trials of workers killed before their first heartbeat: Optuna takes them for alive."""
     running = [trial for trial in trainings(study) if trial.state.name == "RUNNING"]
     old = [trial for trial in running if (datetime.now() - trial.datetime_start).total_seconds() > GRACE]
-    if old:
-        with closing(sqlite3.connect(out / DATABASE, timeout=60)) as connection:
-            heard = {row[0] for row in connection.execute("SELECT trial_id FROM trial_heartbeats")}
-        for trial in old:
-            if trial._trial_id not in heard:
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    if not old:
+        return
+    with closing(sqlite3.connect(out / DATABASE, timeout=60)) as connection:
+        heard = {row[0] for row in connection.execute("SELECT trial_id FROM trial_heartbeats")}
+    for trial in old:
+        if trial._trial_id not in heard:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
 def enqueue(study: Any, left: list[dict[str, Any]], grid: Mapping[str, Sequence[Any]], *, tries: int) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +26,6 @@ from workbench.healing.validation import HELD_OUT, Validation, best_step
 
 #: called after every update with its row of the log
 OnStep = Callable[[dict[str, Any]], None]
-#: called with the folder of each checkpoint
-Record = Callable[[Path], None]
 #: and ``held_out_loss`` where held-out examples are given
 LOG_COLUMNS = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds", "tokens_per_second"]
 _BEGINNING = {"tokens": 0, "seconds": 0.0}
@@ -36,27 +35,34 @@ class Diverged(ValueError):
     """Loss or gradient is not finite."""
 
 
+@dataclass(frozen=True)
+class Training:
+    """What is learned, what is measured on the way, and who is told.
+
+    Attributes:
+        ordered: which samples, in which order.
+        validation: held-out samples, and what follows from their loss.
+        objective: what the model returns as its loss, and which parts of it are logged.
+        on_step: called after every update with its row of the log, ``steps`` and ``seconds_left``.
+        record: called with the folder of each checkpoint, to write beside the adapter what it fits.
+    """
+
+    ordered: OrderedSamples
+    validation: Validation
+    objective: Objective
+    on_step: OnStep
+    record: Callable[[Path], None]
+
+
 def run_training(
-    model: Any,
-    ordered: OrderedSamples,
-    arguments: TrainingArguments,
-    on_step: OnStep,
-    record: Record,
-    validation: Validation | None = None,
-    objective: Objective | None = None,
-    *,
-    fixed: bool = False,
+    model: Any, training: Training, arguments: TrainingArguments, *, fixed: bool
 ) -> pd.DataFrame:
     """Train the parameters that ask for it, going on from the last whole checkpoint if there is one.
 
     Args:
         model: inside ``objective.acts``, with an adapter whose parameters require gradients.
-        ordered: which samples, in which order.
+        training: what is learned.
         arguments: of the Trainer.
-        on_step: called after every update with its row of the log, ``steps`` and ``seconds_left``.
-        record: called with the folder of each checkpoint, to write beside the adapter what it fits.
-        validation: held-out samples, and what follows from their loss.
-        objective: what the model returns as its loss, and which parts of it are logged.
         fixed: run each update, which is one batch, in blocks of fixed shape (``steps.FixedSteps``).
 
     Returns:
@@ -69,17 +75,17 @@ def run_training(
         Diverged: when loss or gradient is not finite; says the step and where the last checkpoint is.
         KeyboardInterrupt: when stopped, after writing a checkpoint; says where.
     """
-    validation, objective = validation or Validation([]), objective or Objective()
     checkpoint = last_checkpoint(str(arguments.output_dir))
     history = [] if checkpoint is None else TrainerState.load_from_json(f"{checkpoint}/{STATE}").log_history
-    if not validation.is_over(history):  # stopped early, and killed before it was stored
-        trainer = _ResponseTrainer(
-            ordered, on_step, record, validation, objective, fixed, model=model, args=arguments
-        )
-        with trainer.stopped_politely(), trainer.forgetting():
-            trainer.train(resume_from_checkpoint=checkpoint)
+    if not training.validation.is_over(history):  # stopped early, and killed before it was stored
+        trainer = _ResponseTrainer(training, model, arguments, FixedSteps(model) if fixed else None)
+        try:
+            with trainer.stopped_politely():
+                trainer.train(resume_from_checkpoint=checkpoint)
+        finally:
+            trainer.steps = None  # the memory of captured steps
         history = trainer.state.log_history
-    columns = [*LOG_COLUMNS, *objective.names, *([HELD_OUT] if validation.samples else [])]
+    columns = [*LOG_COLUMNS, *training.objective.names, *([HELD_OUT] if training.validation.samples else [])]
     return pd.DataFrame([row for row in history if "tokens_per_second" in row])[columns]
 
 
@@ -101,30 +107,22 @@ class _ResponseTrainer(Trainer):
     """
 
     def __init__(
-        self,
-        ordered: OrderedSamples,
-        on_step: OnStep,
-        record: Record,
-        validation: Validation,
-        objective: Objective,
-        fixed: bool,
-        **options: Any,
+        self, training: Training, model: Any, arguments: TrainingArguments, steps: FixedSteps | None
     ) -> None:
-        collator: Any = partial(collate, packed=ordered.packed, whole=ordered.whole)
-        if fixed:
-            collator = partial(collate_blocks, tokens=block_tokens(options["model"]))
+        self.ordered, self.objective, self.steps = training.ordered, training.objective, steps
+        self.validation, self.on_step, self.record = training.validation, training.on_step, training.record
+        collator: Any = partial(collate, packed=self.ordered.config.packing, whole=self.ordered.whole)
+        if steps is not None:
+            collator = partial(collate_blocks, tokens=block_tokens(model))
         # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation
-        options |= {"train_dataset": ordered, "data_collator": collator}
-        super().__init__(compute_loss_func=lambda *_, **__: None, **options)
-        self.steps = FixedSteps(options["model"]) if fixed else None
+        scaled: Any = {"compute_loss_func": lambda *_, **__: None}
+        super().__init__(model, arguments, data_collator=collator, train_dataset=self.ordered, **scaled)
         self.remove_callback(PrinterCallback)
         if self.is_fsdp_enabled and self.args.bf16:
             # accelerate's own would also round the loss and sum gradients in bfloat16
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
-        self.ordered, self.on_step, self.record, self.validation = ordered, on_step, record, validation
-        self.objective: Objective = objective
         self.started = time.perf_counter()
         self.first: tuple[float, Any] = (0.0, None)
         self.before = _BEGINNING
@@ -142,14 +140,6 @@ class _ResponseTrainer(Trainer):
             model.train()
         return self.steps(model, inputs)
 
-    @contextmanager
-    def forgetting(self) -> Iterator[None]:
-        """Give the memory of captured steps back at the end."""
-        try:
-            yield
-        finally:
-            self.steps = None
-
     def _start_clock(self, inputs: dict[str, Any]) -> None:
         if self.last_seen is None:
             self.last_seen, self.before = self.state.global_step, self._last_row()
@@ -158,10 +148,9 @@ class _ResponseTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
         self._start_clock(inputs)
         inputs = dict(inputs)
-        weight = inputs.pop("weight")
         # the mean over the learned tokens of the whole update; processes average their gradients, hence
         # times them
-        weight = weight * self.accelerator.num_processes
+        weight = inputs.pop("weight") * self.accelerator.num_processes
         loss: torch.Tensor = model(**inputs) * weight
         self.objective.weigh(weight)
         return loss
@@ -263,8 +252,7 @@ class _ResponseTrainer(Trainer):
         return self.state.log_history[-1] if self.state.log_history else _BEGINNING
 
     def _check_finite(self, step: int, **values: float) -> None:
-        wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
+        if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
             checkpoint = last_checkpoint(str(self.args.output_dir)) or "none was written yet"
             steps, rate = self.state.max_steps, self.args.learning_rate
             raise Diverged(

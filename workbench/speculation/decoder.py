@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from transformers import StaticCache
 
+from workbench.generation.cache import ATTENTION
 from workbench.generation.decoder import CHECK_EVERY, Prompts
 from workbench.models.layers import decoder_forward, decoder_layers, unwrap
 from workbench.speculation.rule import drawn, judge
-from workbench.speculation.slots import ATTENTION, Places, RowSlots, seen
+from workbench.speculation.slots import Places, RowSlots, seen
 
 
 @dataclass(frozen=True)
