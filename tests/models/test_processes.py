@@ -40,13 +40,28 @@ def test_the_longest_takes_at_most_a_third_more_than_it_must(costs, monkeypatch)
     assert max(loads(shares(costs), costs, n)) == found
 
 
-def test_jobs_of_a_group_stay_together_where_their_beginning_is_dear(monkeypatch):
+def longest(owners, costs: list[float], groups: list[str], extra: list[float]) -> float:
+    """Return what the busiest of two processes does: its jobs, and the beginning of each of its groups once."""
+    found = []
+    for k in range(2):
+        mine = [job for job, owner in enumerate(owners) if owner == k]
+        begun = {groups[job]: extra[job] for job in mine}
+        found.append(sum(costs[job] for job in mine) + sum(begun.values()))
+    return max(found)
+
+
+def test_what_the_jobs_of_a_group_share_is_counted_once_a_process(monkeypatch):
     monkeypatch.setattr(processes, "place", lambda: (0, 2))
-    costs, groups = [1.0] * 6, ["a", "a", "b", "b", "a", "b"]
-    together = shares(costs, groups, [100.0] * 6)
-    assert len({(group, owner) for group, owner in zip(groups, together, strict=True)}) == 2
-    apart = shares(costs, groups, [0.0] * 6)
-    assert apart == shares(costs) and loads(apart, costs, 2) == [3, 3]
+    costs, groups = [4.0, 4.0, 3.0, 3.0, 2.0, 2.0], ["a", "b", "a", "b", "a", "b"]
+    for dear in (0.0, 1.0, 5.0):
+        extra = [dear] * 6
+        found = longest(shares(costs, groups, extra), costs, groups, extra)
+        assert found == min(
+            longest(some, costs, groups, extra) for some in itertools.product(range(2), repeat=6)
+        )
+    # the last job goes where its group has begun, though the other process has less to do
+    assert shares([3.0, 1.0, 1.0], ["a", "b", "a"], [5.0] * 3) == [0, 1, 0]
+    assert shares([3.0, 1.0, 1.0]) == [0, 1, 1]
 
 
 WORK = """

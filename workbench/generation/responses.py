@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,9 @@ def journaled_responses(
         **options: of ``response_batches``, and ``overwrite``: begin ``out`` again when it belongs to other
             work.
 
-    A journal has one writer: another process that wants it waits, says so, and reads what is there then. The
-    processes of a launcher share the batches; each writes a part of its own, which the first adds in the end,
-    or the next call where they were killed.
+    A journal belongs to one call: another that wants it waits, says so, and reads what is there then. The
+    processes of a launcher share the batches, and each adds its own, a batch in one write; where a file
+    system mixes two of them, their sums tell, and the next call makes them again.
 
     Raises:
         ValueError: for an ``out`` of other work.
@@ -125,10 +125,9 @@ def journaled_responses(
     overwrite = options.pop("overwrite", False)
     generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
     header = {"model": describe_model(model), **work, "generation": generation}
-    number, n = place()
-    with nullcontext() if out is None or number else locked(out):
+    with nullcontext() if out is None or place()[0] else locked(out):
         known = by_the_first(lambda: {} if out is None else _known(out, header, overwrite))
-        journal = None if out is None else Journal(_own_part(out), header, overwrite=n > 1)
+        journal = None if out is None else Journal(out, header)
         mine: dict[int, Response] = {}
         with closing(response_batches(model, tokenizer, ids, done=set(known), **options)) as batches:
             for batch in batches:
@@ -137,30 +136,13 @@ def journaled_responses(
                     journal.append([asdict(one) for one in fresh])
                 mine |= {one.prompt_index: one for one in fresh}
         found = known | {index: one for some in everyones(mine) for index, one in some.items()}
-        if out is not None and n > 1:
-            by_the_first(lambda: _known(out, header, False))
     return [found[index] for index in range(len(ids))]
 
 
 def _known(out: str | Path, header: dict[str, Any], overwrite: bool) -> dict[int, Response]:
-    """Return the responses in a journal, after adding those that several processes left beside it."""
-    journal = Journal(out, header, overwrite=overwrite)
-    found = {row["prompt_index"]: Response(**row) for row in journal.rows()}
-    beside = [path for path in Path(out).parent.iterdir() if path.name.startswith(f".{Path(out).name}.part-")]
-    for part in sorted(beside):
-        rows: list[dict[str, Any]] = []
-        with suppress(ValueError):  # of other work, which has ended
-            rows = [row for row in Journal(part, header).rows() if row["prompt_index"] not in found]
-        journal.append(rows)
-        found |= {row["prompt_index"]: Response(**row) for row in rows}
-        part.unlink()
-    return found
-
-
-def _own_part(out: str | Path) -> Path:
-    """Return the file that this process adds to: one beside the journal where there are several."""
-    number, n = place()
-    return Path(out) if n == 1 else Path(out).with_name(f".{Path(out).name}.part-{number}")
+    """Return the responses in a journal, which is made when missing."""
+    rows = Journal(out, header, overwrite=overwrite).rows()
+    return {row["prompt_index"]: Response(**row) for row in rows}
 
 
 def respond(
