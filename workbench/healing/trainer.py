@@ -28,7 +28,7 @@ from workbench.healing.validation import HELD_OUT, Validation, best_step
 OnStep = Callable[[dict[str, Any]], None]
 #: and ``held_out_loss`` where held-out examples are given
 LOG_COLUMNS = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds", "tokens_per_second"]
-_BEGINNING = {"tokens": 0, "seconds": 0.0}
+_BEGINNING = {"step": 0, "tokens": 0, "seconds": 0.0}
 
 
 class Diverged(ValueError):
@@ -95,7 +95,7 @@ class _Update(NamedTuple):
     step: int
     learning_rate: float
     values: torch.Tensor  # loss, norm of the gradient, parts of the loss; in main memory
-    done: float | torch.cuda.Event  # seconds since this call began, or what tells on a GPU
+    done: float | torch.cuda.Event  # seconds since the training began, or what tells on a GPU
     held_out: float | None = None
 
 
@@ -124,10 +124,8 @@ class _ResponseTrainer(Trainer):
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
         self.started = time.perf_counter()
-        self.first: tuple[float, Any] = (0.0, None)
-        self.before = _BEGINNING
+        self.before: dict[str, float] = {}  # the last row of calls before that were stopped
         self.pending: list[_Update] = []
-        self.last_seen: int | None = None
         self.stop_asked = False
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **settings: Any) -> torch.Tensor:
@@ -135,18 +133,11 @@ class _ResponseTrainer(Trainer):
             loss: torch.Tensor = super().training_step(model, inputs, *args, **settings)
             return loss
         inputs = self._prepare_inputs(inputs)
-        self._start_clock(inputs)
         if not model.training:
             model.train()
         return self.steps(model, inputs)
 
-    def _start_clock(self, inputs: dict[str, Any]) -> None:
-        if self.last_seen is None:
-            self.last_seen, self.before = self.state.global_step, self._last_row()
-            self.first = (time.perf_counter() - self.started, _event(inputs["input_ids"]))
-
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
-        self._start_clock(inputs)
         inputs = dict(inputs)
         # the mean over the learned tokens of the whole update; processes average their gradients, hence
         # times them
@@ -157,12 +148,15 @@ class _ResponseTrainer(Trainer):
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         step = self.state.global_step
-        if self.last_seen is not None and step > self.last_seen:
-            self.last_seen = step
+        self.before = self.before or self._last_row()
+        if step > (self.pending[-1].step if self.pending else self._last_row()["step"]):
             update = self._update(step, tr_loss, grad_norm, kwargs["learning_rate"])
             tr_loss.zero_()
             due = self.validation.is_due(step, self.state.max_steps, self.ordered)
-            self.pending.append(update._replace(held_out=self._held_out_loss()) if due else update)
+            if due:
+                seconds = self._seconds(update.done)
+                update = update._replace(done=seconds, held_out=self._held_out_loss())
+            self.pending.append(update)
             self._report_all(wait=due or self.control.should_save or step >= self.state.max_steps)
             if due:
                 self._judge(step)
@@ -203,7 +197,8 @@ class _ResponseTrainer(Trainer):
             values = self.accelerator.reduce(values, "mean")
         if values.is_cuda:
             values = torch.empty(len(values), pin_memory=True).copy_(values, non_blocking=True)
-        return _Update(step, rate, values, _event(loss) or time.perf_counter() - self.started)
+        event = torch.cuda.current_stream(loss.device).record_event() if loss.is_cuda else None
+        return _Update(step, rate, values, event or self._seconds())
 
     def _report(self, update: _Update) -> None:
         """Read an update, check that its numbers are finite, log its row and pass it on."""
@@ -231,13 +226,13 @@ class _ResponseTrainer(Trainer):
         except KeyboardInterrupt:
             self.stop_asked = True
 
-    def _seconds(self, done: Any) -> float:
-        """Return the seconds from the beginning of the training until the device was done with an update."""
-        offset, first = self.first
-        if not isinstance(done, float):
+    def _seconds(self, done: float | torch.cuda.Event | None = None) -> float:
+        """Return the seconds since the training began: now, or when the device was done with an update."""
+        if isinstance(done, float):
+            return done
+        if done is not None:
             done.synchronize()
-            done = offset + first.elapsed_time(done) / 1000
-        return float(self.before["seconds"] + done)
+        return self.before["seconds"] + time.perf_counter() - self.started
 
     def _tell_trackers(self, row: dict[str, Any]) -> None:
         """Hand a row to the trackers of ``report_to``, under its own step."""
@@ -248,7 +243,7 @@ class _ResponseTrainer(Trainer):
             self.state.global_step = step
 
     def _last_row(self) -> dict[str, float]:
-        """Return the last row of the log; at the beginning of a call, of those before that were stopped."""
+        """Return the last row of the log; at the beginning of a call, of calls before that were stopped."""
         return self.state.log_history[-1] if self.state.log_history else _BEGINNING
 
     def _check_finite(self, step: int, **values: float) -> None:
@@ -286,12 +281,3 @@ class _ResponseTrainer(Trainer):
         folder = output_dir or str(self.args.output_dir)
         self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)  # type: ignore
         self.record(Path(folder))
-
-
-def _event(tensor: torch.Tensor) -> Any:
-    """Return an event that happens when the GPU of a tensor has done what it was given; None on the CPU."""
-    if not tensor.is_cuda:
-        return None
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event

@@ -71,11 +71,8 @@ def chat_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
     The begin mark stands where the template writes it; without a template, where the tokenizer adds it.
 
     Args:
-        tokenizer: as of ``render_chat``, like the other arguments.
+        tokenizer: as for ``render_chat``.
         turns: as there.
-        thinking: as there.
-        generation_prompt: as there.
-        template: as there.
 
     Raises:
         ValueError: as there.
