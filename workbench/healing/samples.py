@@ -25,8 +25,8 @@ from workbench.generation.prompts import context_length, end_tokens
 from workbench.healing.config import HealingConfig
 from workbench.healing.order import training_order
 from workbench.models.chat import chat_ids, render_chat, text_ids
-from workbench.models.hooks import inference
-from workbench.models.layers import decoder_forward, unwrap
+from workbench.models.layers import unwrap
+from workbench.models.probes import reads_apart
 
 
 @dataclass(frozen=True)
@@ -299,16 +299,9 @@ def check_packing(model: Any) -> None:
         ValueError: when a sample's last states differ with another sample before it in its row.
     """
     base = unwrap(model)
-    decoder, device = decoder_forward(base), next(base.parameters()).device
-    size = base.config.get_text_config(decoder=True).vocab_size
-    first, second = (torch.arange(start, start + 6, device=device) % size for start in (3, 11))
-    places = torch.arange(6, device=device).repeat(2)
-    with inference(base):
-        both = decoder(input_ids=torch.cat([first, second])[None], position_ids=places[None], use_cache=False)
-        alone = decoder(input_ids=second[None], use_cache=False).last_hidden_state[0]
-    packed = both.last_hidden_state[0, 6:]
-    gap = (packed - alone).abs().max() / alone.abs().max()
-    if not gap <= (1e-4 if base.dtype == torch.float32 else 0.05):
+    device, size = next(base.parameters()).device, base.config.get_text_config(decoder=True).vocab_size
+    ids = torch.tensor([*range(3, 9), *range(11, 17)], device=device)[None] % size
+    if not reads_apart(base, ids, [6, 6], position_ids=torch.arange(6, device=device).repeat(2)[None]):
         raise ValueError(
             f"packing must be False for {type(base).__name__} ({base.config._attn_implementation} "
             "attention): its samples see each other when they share a row"

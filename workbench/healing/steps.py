@@ -19,9 +19,9 @@ from workbench.healing.arguments import tokens_at_once
 from workbench.healing.config import HealingConfig
 from workbench.healing.samples import Sample, in_rows
 from workbench.models.costs import EXPERTS
-from workbench.models.hooks import inference
-from workbench.models.layers import decoder_forward, decoder_layers, on_one_device, unwrap
+from workbench.models.layers import decoder_layers, on_one_device, unwrap
 from workbench.models.masks import as_attention_mask, readers, why_no_masks
+from workbench.models.probes import reads_apart
 
 #: tokens of the shortest rows; each longer kind of rows is twice as long
 ROW = 512
@@ -72,7 +72,7 @@ def _why_not(model: Any, config: HealingConfig, processes: int) -> str | None:
         "it is on more than one device": on_one_device(base),
     }
     failed = next((reason for reason, fine in checks.items() if not fine), None)
-    return failed or why_no_masks(model) or (None if _apart(model) else "samples in a row see each other")
+    return failed or why_no_masks(model) or (None if _apart(base) else "samples in a row see each other")
 
 
 def _drops_out(model: Any) -> bool:
@@ -82,21 +82,13 @@ def _drops_out(model: Any) -> bool:
     return inside or bool(getattr(text, "attention_dropout", 0) or getattr(text, "attn_pdrop", 0))
 
 
-@torch.no_grad()
-def _apart(model: Any) -> bool:
+def _apart(base: Any) -> bool:
     """Say whether two samples in one row are read as each alone."""
-    base = unwrap(model)
     vocabulary = base.get_input_embeddings().weight.shape[0]
     draw = np.random.default_rng(0)
     samples = [Sample(draw.integers(vocabulary, size=n).tolist(), 1) for n in (11, 7)]
-    block = torch.from_numpy(_block([samples], 1, 20)).to(base.device)
-    decoder = decoder_forward(base)
-    with inference(base):
-        both = decoder(**read_block(base, block), use_cache=False).last_hidden_state[0].float()
-        alone = [decoder(input_ids=block[0, :, :11]), decoder(input_ids=block[0, :, 11:18])]
-    wanted = torch.cat([one.last_hidden_state[0].float() for one in alone])
-    tolerance = {torch.float32: 1e-4, torch.float64: 1e-9}.get(base.dtype, 0.05)
-    return bool((both[:18] - wanted).norm() <= tolerance * wanted.norm())
+    reading = read_block(base, torch.from_numpy(_block([samples], 1, 20)).to(base.device))
+    return reads_apart(base, reading.pop("input_ids"), [11, 7], **reading)
 
 
 def collate_blocks(rows: list[tuple[Sample, float]], *, tokens: int = TOKENS) -> dict[str, Any]:
