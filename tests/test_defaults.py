@@ -21,11 +21,7 @@ from workbench.data.texts import DEMO_TEXTS
 from workbench.runs import notebooks as runner
 from workbench.runs.parameters import parameters_of, values_for
 
-NOTEBOOKS = [
-    path
-    for path in runner.numbered_notebooks()
-    if path.stem[:2] in ("00", "01", "02", "03", "04", "05", "06")
-]
+NOTEBOOKS = [path for path in runner.numbered_notebooks() if path.stem[:2] < "10"]
 EVERY = [name for name in defaults._TABLES["public"] if name != "changes"]
 DEMO = {*DEMO_TEXTS, *DEMO_INSTRUCTIONS}
 
@@ -228,3 +224,37 @@ def test_gro_asks_mmlu_twice_and_no_table_breaks(public: Path, run):
     summary = wb.summary_table(found.scores, wb.task_categories(found.scores))
     assert list(summary) == ["variant", "knowledge"] and summary["variant"].tolist() == ["base", "pruned"]
     assert "over 3 tasks, 15 items" in wb.recovery_reading(found.scores)
+
+
+@pytest.mark.parametrize("part", defaults.PARTS)
+def test_the_later_notebooks_take_what_fits_too(part: str, other, demo_model, public: Path):
+    asked = dict.fromkeys(name for kind in defaults._TABLES["parts"][part].values() for name in kind)
+    found = vars(wb.fitting(other, part=part, **asked))
+    flat = {**found, **{k: list(v.values()) for k, v in found.items() if isinstance(v, dict)}}
+    assert not named(flat) & DEMO and not any(one.startswith("demo") for one in named(flat))
+    of_demo = vars(wb.fitting(demo_model[0], part=part, **asked))
+    assert "demo" in json.dumps(of_demo)
+    if part == "recovery":
+        assert found["layers_left"] == len(other.model.layers) - 1
+        assert of_demo["layers_left"] == 13
+    with pytest.raises(ValueError, match="part must be"):
+        wb.fitting(other, part="dessert", limit=None)
+
+
+def test_labelled_sets_are_those_that_the_folder_has(other, public: Path):
+    asked = {"held_out": None, "recovery_texts": None, "calibration": None}
+    found = wb.fitting(other, data=public, part="recovery", **asked)
+    assert found.held_out == {"C4": "c4"}  # WikiText-2 is not there
+    assert (found.recovery_texts, found.calibration) == ("c4", "c4")
+    drafts = wb.fitting(other, data=public, part="drafts", prompt_sets=None)
+    assert drafts.prompt_sets == {"maths": "gsm8k-test", "open-questions": "dolly"}
+    (public / "gsm8k_test.jsonl").unlink()
+    assert wb.fitting(other, data=public, part="merging", prompt_set=None).prompt_set == "dolly"
+    named_by_me = wb.fitting(other, data=public, held_out={"Mine": "demo-stories"})
+    assert named_by_me.held_out == {"Mine": "demo-stories"}
+
+
+def test_layers_that_stay_are_a_number_or_a_share_of_the_depth(other):
+    depth = len(other.model.layers)
+    kept = [wb.fitting(other, layers_left=one).layers_left for one in (2, 0.5, 0.01, 0.99)]
+    assert kept == [2, round(0.5 * depth), 1, depth - 1]

@@ -29,8 +29,13 @@ from workbench.places import DEMO, short_name
 
 _TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 PRESETS = tuple(_TABLES["presets"])
+#: what of a run has defaults of its own beside those that all notebooks share
+PARTS = tuple(_TABLES["parts"])
 #: parameters that name sets, and those that name tasks
-_SETS = ("calibration_sets", "instructions", "loss_texts", "prompt_sets", "calibration_set")
+_SETS = (
+    *("calibration_sets", "instructions", "loss_texts", "prompt_sets", "prompt_set"),
+    *("calibration", "recovery_texts", "held_out"),
+)
 _TASKS = ("tasks", "depth_tasks")
 #: shares of the depth at which blocks of a model are compared: SDD's 2, 4, 6, 8, 10 of 32
 _SHARES = (2 / 32, 4 / 32, 6 / 32, 8 / 32, 10 / 32)
@@ -38,7 +43,9 @@ _SHARES = (2 / 32, 4 / 32, 6 / 32, 8 / 32, 10 / 32)
 _SHORT = 20.0
 
 
-def fitting(model: Any, *, data: str | Path | None = None, **asked: Any) -> SimpleNamespace:
+def fitting(
+    model: Any, *, data: str | Path | None = None, part: str | None = None, **asked: Any
+) -> SimpleNamespace:
     """Return a notebook's parameters, those that are None chosen for the model; a line says which.
 
     The demo model gets the demo's sets and tasks, any other model public ones: from the folder `data` those
@@ -47,6 +54,7 @@ def fitting(model: Any, *, data: str | Path | None = None, **asked: Any) -> Simp
     Args:
         model: as loaded.
         data: folder with public sets as jsonl, or None.
+        part: ``recovery``, ``merging`` or ``drafts``, whose defaults differ from those of other notebooks.
         **asked: parameters by their names in the notebooks (see ``defaults.toml``). A set or task of the demo
             is for the demo model; for another it has to be named.
 
@@ -58,8 +66,7 @@ def fitting(model: Any, *, data: str | Path | None = None, **asked: Any) -> Simp
     """
     if data is not None and not at_home(str(data)).is_dir():
         raise ValueError(f"data must be a folder with public sets as jsonl, got {str(data)!r}, which is none")
-    tables = ["demo"] if is_demo(model) else ["public", *(["public-cpu"] if _on_cpu(model) else [])]
-    known = {name: value for table in tables for name, value in _TABLES[table].items()}
+    known = _known(model, part)
     if not is_demo(model) and (named := _of_demo(asked)):
         print(f"Of the demo's fictional land, taken because it is named: {', '.join(named)}", flush=True)
     chosen = {}
@@ -72,11 +79,19 @@ def fitting(model: Any, *, data: str | Path | None = None, **asked: Any) -> Simp
                 default = _there(name, default, data)
             if default is not None:
                 chosen[name] = default
-        asked[name] = None if default == "all" else default
+        asked[name] = _of_depth(model, name, None if default == "all" else default)
     if chosen:
         told = ", ".join(f"{name} = {value!r}" for name, value in chosen.items())
         print(f"Chosen for {_name(model)}: {told}", flush=True)
     return SimpleNamespace(**asked)
+
+
+def _known(model: Any, part: str | None) -> dict[str, Any]:
+    """Return the defaults for a model, those of a part before the shared ones."""
+    names = ["demo"] if is_demo(model) else ["public", *(["public-cpu"] if _on_cpu(model) else [])]
+    own = {} if part is None else _TABLES["parts"][one_of(part, PARTS, "part")]
+    tables = [*(_TABLES[name] for name in names), *(own.get(name, {}) for name in names)]
+    return {name: value for table in tables for name, value in table.items()}
 
 
 #: parameters for which None means the function's own choice
@@ -110,10 +125,16 @@ def _of_demo(parameters: Mapping[str, Any]) -> list[str]:
     """Return the demo's sets and tasks among parameters."""
     demo, found = {*DEMO_TEXTS, *DEMO_INSTRUCTIONS}, []
     for name in (*_SETS, *_TASKS):
-        value = parameters.get(name)
-        values = [value] if isinstance(value, str) else value or []
+        values = _each(parameters.get(name))
         found += [one for one in values if one in demo or (name in _TASKS and str(one).startswith("demo"))]
     return list(dict.fromkeys(found))
+
+
+def _each(value: Any) -> list[Any]:
+    """Return the sets or tasks of a parameter: one, several, or a dict from labels to them."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 def preset_parameters(name: str) -> dict[str, Any]:
@@ -192,13 +213,21 @@ def _on_cpu(model: Any) -> bool:
 def _computed(model: Any, name: str, value: Any) -> Any:
     """Return a default that the model decides: sizes by its depth, lengths by its context."""
     n_layers, context = number_of_layers(model), context_length(model)
-    if name in ("sizes", "depth_sizes") and value in ("auto", "few"):
+    if name in ("sizes", "depth_sizes", "block_sizes") and value in ("auto", "few"):
         return sorted({max(1, round(share * n_layers)) for share in _SHARES[: 3 if value == "few" else None]})
     if name == "block_size" and value == "auto":
         return max(1, round(_SHARES[2] * n_layers))
     if name in ("max_length", "loss_length") and value is not None:
         return min(value, context or value)
     return None if value == "auto" else value
+
+
+def _of_depth(model: Any, name: str, value: Any) -> Any:
+    """Return how many layers stay: as many, or a share of the depth."""
+    if name != "layers_left" or not isinstance(value, float) or not 0 < value < 1:
+        return value
+    n_layers = number_of_layers(model)
+    return min(n_layers - 1, max(1, round(value * n_layers)))
 
 
 def _there(name: str, value: Any, data: str | Path) -> Any:
@@ -210,11 +239,13 @@ def _there(name: str, value: Any, data: str | Path) -> Any:
     if name not in _SETS or value is None:
         return value
     known = {**CORPORA, **INSTRUCTION_SETS}
-    values = [value] if isinstance(value, str) else value
-    held = [one for one in values if in_folder(one, known, data)]
+    held = [one for one in _each(value) if in_folder(one, known, data)]
+    if isinstance(value, Mapping):
+        _some(held, name, data, known)
+        return {label: one for label, one in value.items() if one in held}
     if not held and isinstance(value, str):
         learned = {one: held for one, held in INSTRUCTION_SETS.items() if held.split is None}
-        pool = learned if name == "instructions" else CORPORA
+        pool = {"instructions": learned, "prompt_set": INSTRUCTION_SETS}.get(name, CORPORA)
         held = [one for one in pool if in_folder(one, known, data)]
     held = _some(held, name, data, known)
     return held[0] if isinstance(value, str) else held

@@ -6,12 +6,10 @@ import base64
 import re
 import xml.etree.ElementTree as ET
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.runs.notebooks import execute
 from workbench.runs.pages import PLOTLY
 from workbench.widgets.live import RIGHT, LiveLoss, live_drawing
 
@@ -65,15 +63,21 @@ def numbers(values):
     return list(values)
 
 
-@pytest.mark.slow
-def test_in_a_notebook_it_is_one_figure_that_ends_whole(run):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    notebook = execute(notebook, run.folder / "test.ipynb", run)
-    (output,) = notebook.cells[0].outputs
-    figure = output["data"][PLOTLY]
-    assert [trace["name"] for trace in figure["data"]] == ["sft", "distilled"]
-    assert [numbers(trace["x"]) for trace in figure["data"]] == [[1, 2, 3, 4, 5]] * 2
-    assert "subtitle" not in figure["layout"]["title"]
+def test_a_front_end_without_comms_sees_it_move_and_keeps_the_whole(told):
+    first, *moves = told(CELL)
+    assert first["type"] == "display_data"
+    assert {one["type"] for one in moves} == {"update_display_data"}
+    assert {one["transient"]["display_id"] for one in moves} == {first["transient"]["display_id"]}
+    drawn = [one["data"]["text/html"] for one in (first, *moves) if PLOTLY not in one["data"]]
+    said = [parts(one, "live-status")[0].text or "" for one in drawn]
+    steps = [int(one.split("step ")[1].split(" of")[0]) for one in said if one.startswith("sft")]
+    assert steps == sorted(steps) and {1, 5} <= set(steps)
+    last = moves[-1]["data"]
+    assert [trace["name"] for trace in last[PLOTLY]["data"]] == ["sft", "distilled"]
+    assert [numbers(trace["x"]) for trace in last[PLOTLY]["data"]] == [[1, 2, 3, 4, 5]] * 2
+    assert "subtitle" not in last[PLOTLY]["layout"]["title"]
+    lines = parts(last["image/svg+xml"], "live-line")  # where no plotly is drawn
+    assert [len(line.get("points").split()) for line in lines] == [5, 5]
 
 
 def test_drawing_takes_a_twentieth_of_the_time_at_most(monkeypatch):

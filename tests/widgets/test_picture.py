@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
-import nbformat
 import pandas as pd
 import pytest
 from frames import damage_frame, distance_frame
 
-from workbench.runs.pages import WIDGET, drop_dead_widgets, write_page
 from workbench.widgets.picker import BlockPicker
 from workbench.widgets.picture import SCALE, limits, shade
 
@@ -54,17 +52,3 @@ def test_colours_tell_the_lower_three_quarters_apart():
     assert (low, high) == (0, 75)
     assert limits(pd.Series([2.0, 2.0])) == (2, 2)
     assert (shade(0), shade(1), shade(2)) == (SCALE[0], SCALE[-1], SCALE[-1])
-
-
-def test_a_saved_notebook_and_its_page_keep_the_picture(tmp_path):
-    data, _ = picker()._repr_mimebundle_()
-    assert WIDGET in data
-    output = nbformat.v4.new_output("display_data", data=data)
-    cell = nbformat.v4.new_code_cell("picker", outputs=[output])
-    notebook = nbformat.v4.new_notebook(cells=[cell])
-    drop_dead_widgets(notebook)
-    kept = notebook.cells[0].outputs[0]["data"]
-    assert WIDGET not in kept
-    assert kept["image/svg+xml"].startswith("<svg")
-    write_page(notebook, tmp_path / "page.html")
-    assert "svg" in (tmp_path / "page.html").read_text().split("<body", 1)[1]

@@ -101,7 +101,8 @@ class LiveLoss:
         }
         self._display(drawing)
         if not status:  # behind a drawing, since a figure that is there already is not drawn again
-            self._display(self.figure()._repr_mimebundle_(include=None, exclude=None))
+            figure = self.figure()._repr_mimebundle_(include=None, exclude=None)
+            self._display({"image/svg+xml": drawing["text/html"], **figure})  # for where no plotly is drawn
         self._pause = max(self.every, 20 * (time.monotonic() - self._shown))  # the training comes first
 
     def _display(self, bundle: dict[str, Any]) -> None:
@@ -136,7 +137,8 @@ def live_drawing(
     parts += [_text(10, 26, title, size=17), _text(10, 48, status, name="live-status")]
     told = html.escape(f"{title}. {status}")
     return (
-        f'<svg class="live-loss" role="img" aria-label="{told}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="live-loss" role="img" aria-label="{told}" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'style="max-width:{WIDTH}px;width:100%;background:white;font-family:sans-serif">{"".join(parts)}</svg>'
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import pandas as pd
 import traitlets as tr
@@ -28,6 +29,7 @@ from workbench.widgets.looks import Look, Looks
 from workbench.widgets.metrics import layer_savings, layers_of_model, metrics_of
 from workbench.widgets.picture import picture
 from workbench.widgets.presets import Presets
+from workbench.widgets.still import Still
 
 _STATIC = Path(__file__).parent / "static"
 #: the page, in the order in which its files build on each other; together they are one module
@@ -63,9 +65,11 @@ class BlockPicker(LayerChoice):
     _used = tr.Dict().tag(sync=True)
     _look = tr.Dict().tag(sync=True)
     _can_look = tr.Bool(False).tag(sync=True)
+    _still_name = tr.Unicode().tag(sync=True)
 
     # the base class closes a widget whose constructor failed
     _looks: Looks | None = None
+    _still: Still
 
     def __init__(
         self,
@@ -108,6 +112,7 @@ class BlockPicker(LayerChoice):
             ValueError: for missing columns, repeated blocks, a frame that leaves open which layers the model
                 has, a frame of another model, or a first choice that the frame does not hold.
         """
+        self._still = Still(f"bp-still-{uuid4().hex[:12]}", self.picture, self._words)
         for name, given in (("distances", distances), ("savings", savings)):
             if isinstance(given, pd.DataFrame):
                 check_frame(name, given)
@@ -131,7 +136,7 @@ class BlockPicker(LayerChoice):
             super().__init__(
                 **{"start": start, "size": size, "layers": first, "_chosen": list(first)},
                 **{"_title": title, "_layers": layers, "_sizes": sizes, "_presets": self._ready.names},
-                **{"_metrics": list(told), "_cells": b"".join(packed)},
+                **{"_metrics": list(told), "_cells": b"".join(packed), "_still_name": self._still.name},
                 **saved,
                 **widget_options,
             )
@@ -174,6 +179,7 @@ class BlockPicker(LayerChoice):
         written = "" if self._write is None else self._write(self)
         where = written.name if isinstance(written, Path) else str(written or "")
         self._used = {"layers": list(self.layers), "where": where}
+        self._still.now()
         return self.layers
 
     def settle(self) -> Layers:
@@ -261,6 +267,7 @@ class BlockPicker(LayerChoice):
         """Cancel a running look and take the widget off the page."""
         if self._looks is not None:
             self._looks.close()
+        self._still.close()
         super().close()
 
     @property
@@ -269,6 +276,7 @@ class BlockPicker(LayerChoice):
         return self._looks
 
     def _moved(self) -> None:
+        self._still.later()
         self._looking.cancel(by_choice=True)
         if self.auto_look and self._looking.able:
             self.look()
@@ -300,13 +308,18 @@ class BlockPicker(LayerChoice):
             return {"picture": self.picture()}
         return None
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """Return the live view and, for where no kernel runs, the picture."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is not None:
-            words = f"BlockPicker: removes {format_layers(self.layers)} of {len(self._layers)} layers"
-            bundle[0].update({"image/svg+xml": self.picture(), "text/plain": words})
-        return bundle
+    def _ipython_display_(self) -> None:
+        """Show the picture, for where no kernel answers, and the live view, which hides it."""
+        from IPython.display import display
+
+        self._still.show()
+        data, metadata = super()._repr_mimebundle_() or ({}, {})
+        data["text/plain"] = f"BlockPicker of {len(self._layers)} layers"  # true of every choice
+        show: Any = display
+        show(data, metadata=metadata, raw=True)
+
+    def _words(self) -> str:
+        return f"removes {format_layers(self.layers)} of {len(self._layers)} layers"
 
     def _show_look(self, state: dict[str, Any]) -> None:
         self._look = state

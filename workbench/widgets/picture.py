@@ -111,7 +111,8 @@ def _cells(table: pd.DataFrame, corner: Any, wide: float, high: float, low: floa
     drawn = [
         f'<path stroke="{shade(level / (SHADES - 1))}" d="{path}"/>' for level, path in sorted(paths.items())
     ]
-    return f'<g fill="none" stroke-width="{high:.4g}">{"".join(drawn)}</g>'
+    look = f'fill="none" stroke-width="{high:.4g}" shape-rendering="crispEdges"'
+    return f"<g {look}>{''.join(drawn)}</g>"
 
 
 def _blocks(chosen: Sequence[int], layers: Sequence[int]) -> list[tuple[int, int]]:

@@ -37,7 +37,7 @@ function render({ model, el }) {
     if (removed.length === layers.length) return refuse("not all layers can go: something has to stay") && false;
     model.set("_chosen", removed);
     model.save_changes();
-    kernel.ping();
+    kernel.pingSoon();
     return true;
   }
   // a block by number; one that is not there is refused in words
@@ -135,7 +135,7 @@ function render({ model, el }) {
     make("div", { class: "bp-readout" }, now, under), make("div", { class: "bp-last" }, use, used, why),
     make("div", { class: "bp-boxes" }, bestBox.node, keptBox.node, lookBox.node),
     make("details", { class: "bp-help" }, make("summary", {}, "Keys and clicks"), HELP));
-  el.append(root);
+  el.append(root, hidden(model.get("_still_name")));
 
   function box(title, ...more) {
     const body = make("div", { class: "bp-body", tabindex: 0, role: "region", "aria-label": title });
@@ -255,6 +255,7 @@ function render({ model, el }) {
     for (const node of root.querySelectorAll("button[data-layers]")) {
       const it = node.dataset.layers === runs(removed);
       node.closest("td").classList.toggle("bp-it", it);
+      node.setAttribute("aria-pressed", it);
     }
     showUsed();
     if (model.get("_look").state === "done") showLook();
@@ -271,6 +272,7 @@ function render({ model, el }) {
   function showTables() {
     const measured = [...new Set(drawn)].map((which) => metrics[which]);
     bestBox.body.replaceChildren(bestTable(blocks, measured, view, choose));
+    strip.describe((layer) => [`layer ${layer}`, ...measures([layer])].join(", "));
     showKept();
   }
   function showKept() {
@@ -395,6 +397,12 @@ function render({ model, el }) {
     kernel.stop();
     listeners.forEach(([name, handler]) => model.off(name, handler));
   };
+}
+
+// A style that hides the picture for where no kernel answers, with the output that holds it, while this view is there.
+function hidden(still) {
+  const output = `.jp-OutputArea-child:has(.${still}):not(:has(.bp))`;
+  return make("style", {}, `.${still}, ${output} { display: none; }`);
 }
 
 // The clipboard where the page may write to it.

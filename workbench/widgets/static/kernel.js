@@ -2,11 +2,12 @@
 
 const PATIENCE = 1200; // ms until a kernel that has not answered is called busy
 const BEAT = 20000; // ms between two questions whether it is there
+const AFTER = 300; // ms after a choice until it is asked: clicks in a row wait for no answers
 
 // Every request carries a number and the kernel answers with it. `say` gets a state and its words.
 function listenTo(model, say) {
   const waiting = new Map();
-  let [count, gone, timer] = [0, false, null];
+  let [count, gone, timer, soon] = [0, false, null, null];
   const names = () => [...new Set([...waiting.values()].map((one) => one.what).filter((what) => what))];
   function tell() {
     const what = names().length ? `: ${names().join(", ")}` : "";
@@ -34,6 +35,10 @@ function listenTo(model, say) {
   const ping = () => {
     if (![...waiting.values()].some((one) => !one.what)) ask("ping", {}, { words: "" });
   };
+  const pingSoon = () => {
+    clearTimeout(soon);
+    soon = setTimeout(ping, AFTER);
+  };
   function hear(message) {
     const entry = waiting.get(message?.heard);
     if (!entry) return;
@@ -54,9 +59,10 @@ function listenTo(model, say) {
   ping();
   return {
     ask,
-    ping,
+    pingSoon,
     stop() {
       clearInterval(timer);
+      clearTimeout(soon);
       for (const [name, handler] of events) model.off(name, handler);
     },
   };

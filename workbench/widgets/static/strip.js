@@ -78,6 +78,8 @@ function layerStrip(blocks, take, point) {
         box.setAttribute("aria-checked", gone);
       });
     },
+    // what a screen reader says of each layer
+    describe: (words) => boxes.forEach((box, i) => box.setAttribute("aria-label", words(layers[i]))),
     point: (over) => boxes.forEach((box, i) => box.classList.toggle("bp-pointed", over.includes(layers[i]))),
     resize(width) {
       const every = step(layers.length, width, 22);
