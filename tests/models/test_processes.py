@@ -41,7 +41,7 @@ def test_the_longest_takes_at_most_a_third_more_than_it_must(costs, monkeypatch)
 
 
 def longest(owners, costs: list[float], groups: list[str], extra: list[float]) -> float:
-    """Return what the busiest of two processes does: its jobs, and the beginning of each of its groups once."""
+    """Return what the busiest of two processes does: its jobs, and each group's beginning once."""
     found = []
     for k in range(2):
         mine = [job for job, owner in enumerate(owners) if owner == k]

@@ -127,8 +127,9 @@ def self_distill(
     verdict = _checked_rule(rule, rows[0], template)
     if not any_model:
         _check_whole(model)
-    said = [{"role": "user", "content": rewrite_message(template, row)} for row in rows]
-    asked = [[*conversation(row)[:-1], turn] for row, turn in zip(rows, said, strict=True)]
+    asked = [
+        [*conversation(row)[:-1], {"role": "user", "content": rewrite_message(template, row)}] for row in rows
+    ]
     ids = [chat_ids(tokenizer, turns) for turns in asked]
     fits = _that_fit(model, ids, max_new_tokens)
     work = {

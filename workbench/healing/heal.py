@@ -124,11 +124,12 @@ def heal(
     objective.check(samples, config)
     apart = read_held_out(model, tokenizer, examples, held_out, **reading)
     validation = Validation(apart, evaluate_every, keep, patience)
-    work = {"model": describe_model(model), "data": digest(samples), "config": config.deciding()}
+    here = describe_model(model)
+    work: dict[str, Any] = {"model": here, "data": digest(samples), "config": config.deciding()}
     work |= validation.settings() | objective.settings()
     with locked(out) if is_main() else nullcontext():  # a second one waits, and finds it done
         if folders.is_done(out, work, model, overwrite=overwrite):
-            return Healed(out, _read_back(out, work["model"]["dtype"]))
+            return Healed(out, _read_back(out, here["dtype"]))
         ordered = OrderedSamples(samples, config, whole=objective.whole)
         lora, arguments, captured = _prepared(model, ordered, objective.capturable, out, report_to)
         _warn_of_cuts(counts, limit, len(examples))
@@ -183,8 +184,8 @@ def _warn_of_cuts(counts: dict[str, int], limit: int, rows: int) -> None:
 def _begin(out: Path, work: dict[str, Any], overwrite: bool, arguments: TrainingArguments) -> None:
     """Make the folder of the unfinished work, by one process while the others wait, or go on in it."""
     unfinished = folders.unfinished_folder(out)
-    begun = folders.last_checkpoint(unfinished / folders.CHECKPOINTS)
-    begun = begun and folders.same_work(unfinished / folders.WORK, work, overwrite)
+    checkpoint = folders.last_checkpoint(unfinished / folders.CHECKPOINTS)
+    begun = checkpoint and folders.same_work(unfinished / folders.WORK, work, overwrite)
     with arguments.main_process_first(local=False):
         if arguments.should_save:
             if not begun:

@@ -109,7 +109,8 @@ class _ResponseTrainer(Trainer):
     def __init__(
         self, training: Training, model: Any, arguments: TrainingArguments, steps: FixedSteps | None
     ) -> None:
-        self.ordered, self.objective, self.steps = training.ordered, training.objective, steps
+        self.ordered, self.steps = training.ordered, steps
+        self.objective: Objective = training.objective
         self.validation, self.on_step, self.record = training.validation, training.on_step, training.record
         collator: Any = partial(collate, packed=self.ordered.config.packing, whole=self.ordered.whole)
         if steps is not None:
