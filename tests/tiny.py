@@ -323,3 +323,11 @@ def tiny_tokenizer(*, chat_template: bool = True) -> PreTrainedTokenizerFast:
         padding_side="left",
         chat_template=CHAT_TEMPLATE if chat_template else None,
     )
+
+
+def breaks_at(model: PreTrainedModel, token: int) -> PreTrainedModel:
+    """Return the model with an embedding that is no number: what comes before that token is sound."""
+    with torch.no_grad():
+        embeddings: Any = model.get_input_embeddings()
+        embeddings.weight[token] = torch.nan
+    return model

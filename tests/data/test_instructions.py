@@ -215,3 +215,19 @@ def test_a_context_is_taken_wherever_it_stands_and_may_be_missing(tmp_path):
         assert frame.loc[0, ["instruction", "context", "reference"]].tolist() == ["Who?", "A tale.", "Anna."]
         bare = {key: value for key, value in row.items() if value != "A tale."}
         assert load_instructions(write_jsonl(tmp_path / "b.jsonl", [bare])).loc[0, "context"] == ""
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"So the area is $\boxed{\dfrac{3}{4}}$.", r"\dfrac{3}{4}"),
+        ("Thus \\[x = \\boxed{-5}\\]\nas was asked.", "-5"),
+        (r"\fbox{12} is what we wanted.", "12"),
+        (r"It is in a \boxed{3} at first. " + "Then much more is said. " * 20, ""),
+        ("So the area is 12.", ""),
+    ],
+)
+def test_a_reference_that_ends_in_a_box_has_a_final_answer(solution, answer, tmp_path):
+    write_jsonl(tmp_path / "maths.jsonl", [{"problem": "How much?", "solution": solution}])
+    columns = {"instruction": "problem", "reference": "solution"}
+    assert load_instructions(str(tmp_path / "maths.jsonl"), columns=columns).loc[0, "answer"] == answer

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 from skipping import TEXTS, raw_states, skipping
-from tiny import CONFIGS, tiny_model, tiny_tokenizer
+from tiny import CONFIGS, breaks_at, tiny_model, tiny_tokenizer
 
-from workbench.distances.influence import block_influence, removal_similarity
+from workbench.distances.influence import block_influence, last_states, removal_similarity
 from workbench.models.layers import decoder_forward, decoder_layers
 from workbench.pruning.removal import prune_, without_layers
 
@@ -188,3 +188,10 @@ class TestPrunedModels:
             expected = one_forward_each(model, token_ids(tokenizer), range(6)).mean(axis=0)
         assert frame["layer"].tolist() == [0, 1, 2, 4, 5, 6]
         np.testing.assert_allclose(frame["similarity"], expected, atol=2e-6)
+
+
+def test_states_that_are_no_numbers_far_into_a_text_are_refused():
+    model, texts = breaks_at(tiny_model("llama"), 330), [list(range(5, 45)), [*range(45, 85), 330, 7]]
+    assert len(last_states(model, None, texts[:1])) == 1
+    with pytest.raises(ValueError, match="1 of 2 texts"):
+        last_states(model, None, texts)

@@ -179,3 +179,20 @@ def test_windows_are_those_of_the_papers_and_never_longer_than_the_model(tokeniz
 def test_texts_that_cannot_be_scored_are_refused(model, tokenizer, texts):
     with pytest.raises(ValueError, match="text"):
         wb.perplexity(model, tokenizer, texts, progress=False)
+
+
+def test_without_a_length_a_window_is_no_longer_than_its_logits_may_be(tokenizer, monkeypatch):
+    from workbench.evaluation import in_memory
+
+    long, wide = {"max_position_embeddings": 131_072, "num_hidden_layers": 1}, {"vocab_size": 128_256}
+    for sizes, expected in (({}, 8192), (wide | {"hidden_size": 6}, 4096)):
+        for asked, window in ((None, expected), (100_000, 100_000)):
+            model = tiny_model(**long | sizes)
+            assert in_memory.InMemory(model, tokenizer, batch_size=1, max_length=asked).window == window
+    monkeypatch.setattr(in_memory, "_LONGEST_WINDOW", 128)
+    model, text = tiny_model(**long), "a lazy dog " * 100
+    with pytest.warns(UserWarning, match="more than 128 tokens are read in windows of so many, not of the"):
+        frame = perplexity(model, tokenizer, [text], progress=False)
+    asked = perplexity(model, tokenizer, [text], max_length=128, progress=False)
+    assert frame.attrs["max_length"] == asked.attrs["max_length"] == 128
+    assert frame["value"].tolist() == asked["value"].tolist()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig
-from tiny import tiny_model, tiny_tokenizer
+from tiny import breaks_at, tiny_model, tiny_tokenizer
 
 from workbench.forgetting import divergence as module
 from workbench.forgetting.divergence import divergence_by_response, token_divergence, token_texts
@@ -203,3 +203,9 @@ def test_responses_are_summed_up_one_by_one():
         divergence_by_response(tokens.drop(columns="kl"))
     with pytest.raises(ValueError, match="at least one row"):
         divergence_by_response(tokens.head(0))
+
+
+def test_logits_that_are_no_numbers_are_no_divergence(tokenizer):
+    token = tokenizer(ANSWERS[1])["input_ids"][-1]
+    with pytest.raises(ValueError, match="logits are not finite on these texts: its weight"):
+        measured(breaks_at(tiny_model("llama"), token), tokenizer)

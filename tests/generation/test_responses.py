@@ -7,12 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import breaks_at, tiny_model, tiny_tokenizer
 from transformers.utils import chat_template_utils
 
 import workbench as wb
@@ -352,3 +353,15 @@ def test_a_journal_has_one_writer_and_the_other_process_waits(tmp_path):
         assert not out.exists()
     assert other.communicate()[0].strip() == "2"
     assert len(out.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt-neox"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_far_into_a_prompt_give_no_response(architecture, temperature, tokenizer):
+    engines = ["transformers", "static"] if architecture == "llama" else ["transformers"]
+    model, ids = breaks_at(tiny_model(architecture), 330), [list(range(5, 45)), [*range(45, 85), 330, 7]]
+    for engine in engines:
+        ask = partial(generate_responses, model, tokenizer, max_new_tokens=3, engine=engine, progress=False)
+        assert len(ask(ids[:1], temperature=temperature)) == 1
+        with pytest.raises(ValueError, match=r"logits are not finite on these texts: its weight .* is not"):
+            ask(ids, temperature=temperature)

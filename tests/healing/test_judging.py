@@ -7,7 +7,15 @@ from collections import Counter
 
 import pytest
 
-from workbench.healing.judging import KEPT_ANSWER, KEPT_OPEN, KEPT_SAME, LEAKS, judge, with_closing
+from workbench.healing.judging import (
+    KEPT_ANSWER,
+    KEPT_OPEN,
+    KEPT_SAME,
+    LEAKS,
+    closing_words,
+    judge,
+    with_closing,
+)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +179,21 @@ def test_the_phrases_are_in_lower_case_with_plain_apostrophes():
 def test_a_rewrite_is_given_the_closing_line_of_its_reference(rewrite, response):
     assert with_closing(rewrite, MATHS) == response
     assert with_closing(rewrite, MATHS | {"reference": "She sold 72."}) == rewrite
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "response"),
+    [
+        ("Half of 3/2.\nThe answer is 3/4.", "Half of 3/2.\nThe answer is $\\boxed{\\frac34}$."),
+        ("Half of 3/2 is 0.75.", "Half of 3/2 is 0.75.\nThe answer is $\\boxed{\\frac34}$."),
+        ("It is \\boxed{0.75}.", "It is \\boxed{0.75}."),
+        ("Half of 3/2.\nThe answer is 3/5.", "Half of 3/2.\nThe answer is 3/5."),
+    ],
+)
+def test_a_reference_in_a_box_is_asked_for_and_closed_by_a_box(rewrite, response):
+    row = {"reference": "So it is $\\boxed{\\frac34}$.", "answer": "\\frac34"}
+    assert with_closing(rewrite, row) == response
+    assert closing_words(row["reference"]) == "\\boxed{...}"
 
 
 def test_good_rewrites_of_a_real_model_are_kept(shared_data):

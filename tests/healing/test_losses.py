@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from healed import make_examples
-from tiny import CONFIGS, MORE, tiny_model, tiny_tokenizer
+from tiny import CONFIGS, MORE, breaks_at, tiny_model, tiny_tokenizer
 from torch.nn.functional import cross_entropy
 
 from workbench.healing.losses import Head, head_of, response_loss, summed_loss, summing_loss
@@ -202,3 +202,10 @@ def test_in_chunks_it_is_the_linear_cross_entropy_of_torch(dtype):
     close = {"rtol": 1e-6, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
     torch.testing.assert_close(loss, expected.float(), **close)
     torch.testing.assert_close(ours.grad, theirs.grad, **close)
+
+
+def test_a_loss_that_is_no_number_is_refused():
+    tokenizer, examples = tiny_tokenizer(), make_examples(4)
+    token = tokenizer(examples["reference"].iloc[-1])["input_ids"][0]
+    with pytest.raises(ValueError, match="logits are not finite on these texts: its weight"):
+        response_loss(breaks_at(tiny_model("llama"), token), tokenizer, examples)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import pytest
 import torch
 from drafts import without
-from tiny import tiny_model, tiny_tokenizer
+from tiny import breaks_at, tiny_model, tiny_tokenizer
 
 from workbench.generation.prompts import end_tokens
 from workbench.speculation.acceptance import acceptance, acceptance_by_position, draft_rounds, read_prompts
@@ -114,3 +116,18 @@ def test_drafts_and_targets_with_weights_that_are_no_numbers_are_refused():
     for target, draft, what in ((model, broken, "draft 'b'"), (broken, broken, "the target")):
         with pytest.raises(ValueError, match=f"logits must be finite, {what}"):
             draft_rounds(target, tiny_tokenizer(), {"b": draft}, ["The fox"], progress=False)
+
+
+@pytest.mark.parametrize("engine", ["static", "transformers"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_far_into_a_prompt_are_no_acceptance(
+    engine, temperature, model, tokenizer
+):
+    broken, ids = breaks_at(tiny_model("qwen3"), 330), [[*range(45, 85), 330, 7]]
+    settings = {"max_new_tokens": 3, "draft_lengths": [2], "engine": engine, "temperature": temperature}
+    ask = partial(draft_rounds, progress=False, **settings)
+    assert len(ask(broken, tokenizer, [without(2)], [list(range(5, 45))])) == 1
+    with pytest.raises(ValueError, match="logits are not finite"):
+        ask(broken, tokenizer, [without(2)], ids)
+    with pytest.raises(ValueError, match="the draft's logits are not finite"):
+        ask(model, tokenizer, {"other": broken}, ids)

@@ -45,6 +45,8 @@ def final_answer(text: Any) -> str | None:
         return None
     shown = re.sub(r"(?:<\|\w{1,30}\|>|</s>)\s*$", "", without_thoughts(str(text))[-_LONGEST:])
     shown = _until_new_question(plain_characters(without_calculator_marks(shown)))
+    if tagged := FIND.tagged.findall(shown):
+        shown = tagged[-1][len("<answer>") : -len("</answer>")]
     return _first_found(shown, _after_marks, _boxed, _after_statement, _last_number, _without_digits)
 
 
@@ -115,7 +117,7 @@ def _boxed(text: str) -> str | None:
 def _boxes(text: str) -> list[tuple[int, int, str]]:
     """Return start, end and content of the last two boxes that are closed."""
     found: list[tuple[int, int, str]] = []
-    for match in list(re.finditer(r"\\f?boxed\s*\{", text))[-2:]:
+    for match in list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))[-2:]:
         depth = 1
         for end in range(match.end(), min(len(text), match.end() + _TAIL)):
             depth += {"{": 1, "}": -1}.get(text[end], 0)
@@ -169,6 +171,11 @@ def _without_digits(text: str) -> str | None:
         return None
     if match := FIND.yes_or_no.match(text.strip(" *_\n")) or re.fullmatch(r"\W*([A-J])\W*", text):
         return match[1]
-    found = list(FIND.spelled.finditer(text[-_TAIL:]))
+    if match := FIND.choices.match(text.strip(" *_\n")):
+        return str(match.group())
+    text = text[-_TAIL:]
+    found = list(FIND.spelled.finditer(text))
+    if len(found) > 1 and FIND.tied.fullmatch(text, found[-2].end(), found[-1].start()):
+        return None
     words = clean(found[-1].group()) if found else ""
     return words if words.lower() != "one" and parse_number(words) is not None else None

@@ -29,8 +29,8 @@ DEMO_INSTRUCTIONS = ("demo-math", "demo-open", "demo-math-test")
 KNOWN_COLUMNS: dict[str, dict[str, str]] = sources.TABLES["columns"]
 #: fields that ``columns`` may map, beside those of the frame
 CHAT_FIELDS = ("messages", "system", "history")
-#: how a reference of GSM8K ends
-_STATED = re.compile(r"####[ \t]*[^\n#]+\s*$")
+#: how a reference of GSM8K ends, and one of MATH
+_STATED = re.compile(r"####[ \t]*[^\n#]+\s*$|\\(?:boxed|fbox)\s*\{(?s:.){1,300}$")
 #: what annotators wrote where there is no context
 _NO_CONTEXT = re.compile(
     r"\W*(no[\s_-]*(additional[\s_-]*)?(input|context)([\s_-]*(is[\s_-]*)?(provided|required|needed|given|"
@@ -51,7 +51,7 @@ def load_instructions(
     location: str | Path | None = None,
     data: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Load an instruction set in one tidy form, sampled like ``load_texts``.
+    r"""Load an instruction set in one tidy form, sampled like ``load_texts``.
 
     SDD (A.4) takes 8,000 samples of GSM8K, Alpaca Cleaned and OpenMathInstruct, all 15,000 of Dolly, and
     for its largest runs 50,000 of Alpaca Cleaned and OpenMathInstruct.
@@ -78,10 +78,10 @@ def load_instructions(
     Returns:
         Frame with id, instruction, context, reference, answer, all texts; ``context`` and ``answer`` are
         ``""`` where there is none, also where the set says so in words ("No input", "N/A"). ``answer`` is the
-        final answer of the reference: GSM8K's ``#### n``, OpenMathInstruct's ``expected_answer``. The
-        reference has no calculator marks (``<<48/2=24>>``), which no model should learn. Only where a row has
-        some, ``history`` holds the system and earlier turns as JSON; only where a set has its own, ``form``
-        that of ``user_message``.
+        final answer of the reference: GSM8K's ``#### n``, MATH's ``\boxed{n}`` near the end,
+        OpenMathInstruct's ``expected_answer``. The reference has no calculator marks (``<<48/2=24>>``), which
+        no model should learn. Only where a row has some, ``history`` holds the system and earlier turns as
+        JSON; only where a set has its own, ``form`` that of ``user_message``.
         ``attrs["source"]`` says where the rows came from (``revision`` of a hub set), how many without an
         instruction or a reference were passed over, and how many occur again (``duplicates``).
 

@@ -15,16 +15,18 @@ from workbench.data.words import FIND, LATEX, NUMBERS, SCALES, SMALL
 _LONGEST = 400  # characters of a text that may say one number
 _DIGITS_MOST, _EXPONENT_MOST = 100, 400
 _GLUED_SCALE = {"k": 10**3, "K": 10**3, "M": 10**6, "mn": 10**6, "bn": 10**9, "B": 10**9, "m": 10**6}
-_PART = {word: k for k, word in enumerate(NUMBERS["parts"], 2)} | {"fourth": 4, "hundredth": 100}
+_PART = {word: k for k, word in enumerate(NUMBERS["parts"], 2)} | {"fourth": 4, **NUMBERS["small_parts"]}
 _PART |= {f"{word}s": part for word, part in _PART.items()} | {"halves": 2}
 _COINS = {"quarter", "quarters", "half", "halves"}  # "5 quarters" are coins, "three quarters" are not
 _NO_UNIT = {*NUMBERS["no_unit"], *SMALL} - {"one"}
 _VULGAR = {c: " " + unicodedata.normalize("NFKC", c).replace("⁄", "/") for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 _CHARACTERS = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-    | dict.fromkeys("−–‒﹣－", "-")
+    | dict.fromkeys("−–‒﹣－‐‑˗", "-")
     | dict.fromkeys("\u00a0\u202f\u2009\u3000", " ")
-    | {"⁄": "/"}
+    | {"⁄": "/", "٬": ",", "٫": "."}
+    | dict.fromkeys("⋅∙", "·")
+    | dict.fromkeys("✕✖", "×")
     | _VULGAR
 )
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -107,6 +109,8 @@ def other_readings(text: str) -> list[Fraction | str]:
     value = parse_number(text)
     if value is not None:
         return [value / 100] if re.search(r"%|\bper ?cent\b", text) else []
+    if match := FIND.whole_power.fullmatch(text):
+        return _power(*match.groups())
     if match := FIND.lettered.fullmatch(text):
         return [match[1], match[2]]
     if match := re.fullmatch(r"([-+]?\d+),(\d{1,2})", text):
@@ -120,7 +124,7 @@ def plain_characters(text: str) -> str:
     >>> plain_characters("−3, 1½ and １０²")
     '-3, 1 1/2 and 10^2'
     """
-    text = text.translate(_CHARACTERS)
+    text = re.sub(r"(?<![^\s(=:$])[⁻—](?=[\d$.])", "-", text.translate(_CHARACTERS))
     return re.sub(r"[⁰¹²³⁴-⁹⁻]+", lambda found: "^" + found.group().translate(_SUPERSCRIPT), text)
 
 
@@ -166,6 +170,13 @@ def _of_digits(match: re.Match[str]) -> Fraction | None:
     return -value if value is not None and negative else value
 
 
+def _power(base: str, exponent: str) -> list[Fraction | str]:
+    """Return 2^10 worked out; nothing where that has too many digits."""
+    if base.strip("0") == "" or len(exponent) > 4 or len(base) * abs(int(exponent)) > _DIGITS_MOST:
+        return []
+    return [Fraction(int(base)) ** int(exponent)]
+
+
 def _with_unit(value: Fraction, unit: str, currency: bool) -> Fraction | None:
     """Return the value times what its unit multiplies by; None when what follows is no unit."""
     glued = re.match(r"[A-Za-z]+", unit)
@@ -174,7 +185,7 @@ def _with_unit(value: Fraction, unit: str, currency: bool) -> Fraction | None:
     elif found := FIND.glued_unit.match(unit):
         unit = unit[found.end() :]
     unit = re.sub(r"^(?=-[A-Za-z])|(?<=[A-Za-z])\s*\^\s*\(?[23]\)?", " ", unit)
-    if not re.match(r"[\s.,;)]|/[A-Za-z]|$", unit) or re.search(r"[\d=<>+*\\^{}]", unit):
+    if not re.match(r"[\s.,;)]|/[A-Za-z]|$", unit) or re.search(r"[\d=<>+*\\^{}‰]", unit):
         return None
     words = _words(unit)
     if words and words[0] in _PART and words[0] not in _COINS:
@@ -254,7 +265,7 @@ def _agree(reading: Fraction | str, plain: str) -> bool:
 def _exact(digits: str) -> Fraction:
     if re.search(r"[. ]\d{3},\d{1,2}$|\.\d{3}\.\d{3}$", digits):  # 1.080,50
         digits = digits.replace(".", "").replace(" ", "").replace(",", ".")
-    return Fraction(re.sub(r"[, '’]", "", digits))
+    return Fraction(re.sub(r"[, '’_]", "", digits))
 
 
 def _places(value: str | int | float | None) -> int:
@@ -272,5 +283,7 @@ def _squeezed(text: str) -> str:
         return "".join(text.split()).casefold()
     text = re.sub(r"^(?:option|choice|letter)\s+(?=\(?[A-J]\)?\W*$)", "", without_markup(text), flags=re.I)
     text = re.sub(r"\s+", "", text.replace("\\", "").replace("π", "pi"))
-    text = re.sub(r"[{}]", "", re.sub(r"\((\w+)\)", r"\1", text))
+    for _ in range(2):  # (sqrt(3))/2
+        text = re.sub(r"\((\w+)\)", r"\1", text)
+    text = re.sub(r"(?<=\d)(?:to|through|[~…]|\.{2,3})(?=-?\d)", "-", re.sub(r"[{}]", "", text))  # 5 to 7
     return re.sub(r"(?<!\d)!+$", "", text.strip(".,;:?$")).casefold()  # 5! is no 5

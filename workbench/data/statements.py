@@ -18,14 +18,14 @@ def stated(sentence: str) -> str | None:
     ('72', '5 or 6', 'yes')
     """
     said = clean(sentence)
-    if _says_one_thing(said):
+    if _says_one_thing(said) or _says_several(said):
         return said
     one, *others = re.split(r",?\s+or\s+", said)
     if others and all(_says_one_thing(part) and same_answer(one, part) for part in others):
         return one
     lead = FIND.pause.split(said)[0]
     if _says_one_thing(lead):
-        rest = said[len(lead) :]
+        rest = said[len(lead.rstrip()) :]
         breakdown = FIND.in_all.search(lead) and re.match(r",\s*\d", rest)  # "12 in total, 5 red and 7 green"
         return lead if breakdown or not _goes_on(rest) else said
     for pattern in (FIND.yes_or_no, FIND.choice):
@@ -56,6 +56,12 @@ def plain_text(text: str) -> str:
     return re.sub(r"(?<=[=(:])[ \t]*-[ \t]+(?=\d)", " -", re.sub(r"\$(?!\s?[-.\d])", "", plain_latex(text)))
 
 
+def _says_several(text: str) -> bool:
+    """Whether it is a pair, an interval, a bound or several unknowns: (1, 2), [5, 7], over 4, x=4 and y=5."""
+    pair = re.fullmatch(r"[\[({][^\[\](){}]*,[^\[\](){}]*[\])}]", text)
+    return bool(pair or FIND.bounded.match(text) or FIND.unknowns.search(text))
+
+
 def numbers_in(text: str) -> list[Number]:
     """Return start, end and text of the numbers in running text; a minus after a number is an operation."""
     found = []
@@ -82,8 +88,11 @@ def left_open(text: str, numbers: list[Number]) -> bool:
     before, after = text[max(0, start - 60) : start], text[end : end + 60]
     several, sum_ = FIND.another_before.search(before), FIND.sum_before.search(before)
     odds = re.search(r"\d\s+in\s*$", before) and not re.match(r"\s+\w", after)  # 1 in 4
+    share = found.endswith("%") and bool(re.match(r"\s*of\s+\W?\d", after))  # 10% of 50
     operand = FIND.sign.match(found) and re.search(r"[\d)\]]\s*$", before)
-    return bool(several or odds or sum_ or operand or FIND.not_this.search(before)) or _goes_on(after)
+    return (
+        bool(several or odds or sum_ or operand or FIND.not_this.search(before)) or _goes_on(after) or share
+    )
 
 
 def _in_passing(text: str, start: int, end: int) -> bool:

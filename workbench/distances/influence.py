@@ -175,6 +175,7 @@ def last_states(
                 normed = decoder_forward(model)(input_ids=ids, use_cache=False)[0]
             states = normed if final_norm else raw[max(raw)]
             found |= {text: states[row, : len(tokens[text])].cpu() for row, text in enumerate(batch.texts)}
+    check_finite("states", np.array([[found[k].abs().amax().item()] for k in range(len(tokens))]))
     return [found[text] for text in range(len(tokens))]
 
 

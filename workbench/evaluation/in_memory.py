@@ -25,6 +25,8 @@ from workbench.models.processes import everyones, place, shares
 _known: ContextVar[dict[Any, Any] | None] = ContextVar("known", default=None)
 #: logits that exist at once: places x vocabulary (1 GiB in bfloat16, and their softmax)
 _LOGITS = 2**29
+#: longest window of a text that is read in windows, where no ``max_length`` is given
+_LONGEST_WINDOW = 8192
 #: tokens of a batch that is generated where ``batch_size`` is "auto", prompts and answers
 _GENERATED = 2**15
 
@@ -74,6 +76,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         self.known: dict[tuple[str, bool | None], np.ndarray] = (
             {} if shared is None else shared.setdefault(id(tokenizer), {})
         )
+        self.window = self.max_length if max_length else min(self.max_length, self._bearable())
         self.most = None if batch_size == "auto" else int(batch_size)
         self.chat: dict[str, Any] = {"thinking": thinking, "template": template}
         begin = tokenizer.bos_token_id
@@ -194,6 +197,12 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             texts: tokens of each text; of a text longer than the context, window by window.
             fill: a last window that is short reads as much of the one before as fits, as in the harness.
         """
+        if self.window < self.max_length and max(map(len, texts), default=0) > self.window + 1:
+            warnings.warn(
+                f"texts of more than {self.window} tokens are read in windows of so many, not of the model's "
+                f"{self.max_length}, whose logits would take too much memory; max_length= takes another",
+                stacklevel=1,  # once for all passes
+            )
         windows = [(k, *window) for k, ids in enumerate(texts) for window in self.windows(ids, fill)]
         self._expect(len(windows))
         sums = np.zeros(len(texts))
@@ -202,8 +211,13 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             np.add.at(sums, [k for k, *_ in windows], [total for total, _ in answers])
         return sums
 
+    def _bearable(self) -> int:
+        """Return the longest window whose logits fit, a power of 2."""
+        fit = max(1, _LOGITS // int(self.config.get_text_config().vocab_size))
+        return min(_LONGEST_WINDOW, 1 << (fit.bit_length() - 1))
+
     def windows(self, ids: list[int], fill: bool) -> Iterator[tuple[list[int], list[int]]]:
-        """Cut a text into (what is read, what is predicted), together at most a token more than the context.
+        """Cut a text into (what is read, what is predicted), together at most a token more than the window.
 
         The first window reads the text's first token; each later one the mark, if there is one, and the end
         of the window before.
@@ -211,7 +225,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         place = 1
         while place < len(ids):
             lead = [] if self.mark is None or place == 1 else [self.mark]
-            room = self.max_length - len(lead)
+            room = self.window - len(lead)
             rest = ids[place : place + room]
             back = room + 1 - len(rest) if fill else 1
             yield [*lead, *ids[max(place - back, 0) : place]], rest

@@ -137,7 +137,8 @@ def perplexity(
         tokenizer: the model's tokenizer; unchanged afterwards.
         texts: at least one; each of at least two tokens.
         task: what to call these texts in the frame.
-        max_length: context in tokens; None takes the model's.
+        max_length: tokens of a window; None takes the model's context, at most 8192, and less where the
+            logits of so many would not fit into memory; ``attrs["max_length"]`` says what was taken.
         batch_size: as for ``evaluate``; here windows.
         words: also ``word_perplexity``, which takes a second pass.
         items: a .jsonl path for the loss of every text, which ``read_items`` reads, so that variants can be
@@ -181,7 +182,9 @@ def perplexity(
             for number, (text, mean, count) in enumerate(told)
         ]
         write_text_atomic(items, "".join(lines))
-    return loss_rows(task, values, len(texts))
+    frame = loss_rows(task, values, len(texts))
+    frame.attrs["max_length"] = lm.window
+    return frame
 
 
 def loss_values(model: Any, loss: float, error: float = math.nan) -> dict[str, tuple[float, float]]:

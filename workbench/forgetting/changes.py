@@ -22,7 +22,7 @@ from workbench.statistics import bootstrap_interval
 #: how a response states its final answer; the first that fits
 FORMS = {
     "#### 7": re.compile(r"####"),
-    "boxed": re.compile(r"\\f?boxed\{"),
+    "boxed": re.compile(r"\\(?:boxed|fbox)\{"),
     "the answer is 7": re.compile(r"\b(?:answer|antwort)\b[^\n]{0,24}?(?:\b(?:is|ist)\b|:|=)", re.I),
 }
 _DESCRIBED = ["length", "base_length", "form", "base_form", "has_answer", "same_answer", "same_text"]

@@ -17,7 +17,7 @@ from workbench.forgetting.similarity import checked_responses
 from workbench.generation.prompts import context_length, end_tokens, token_ids
 from workbench.healing.adapters import as_variant
 from workbench.models.batches import Batch, make_batches, read_tokens
-from workbench.models.hooks import inference, watch_states
+from workbench.models.hooks import inference, not_finite, watch_states
 from workbench.models.layers import decoder_forward, number_of_layers, unwrap
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
@@ -209,6 +209,8 @@ def _compared(
         for row, text in enumerate(batch.texts):
             end = int(batch.mask[row].sum())
             part = slice(starts[text] - 1, end - 1)  # the logits at t say what comes at t + 1
+            if not (base[row, part].amax(-1).isfinite().all() and other[row, part].amax(-1).isfinite().all()):
+                raise not_finite(model)
             found[text] = _one_text(base[row, part], other[row, part], ids[row, starts[text] : end])
         bar.update()
     return [found[text] for text in range(len(starts))]

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import StaticCache
 
 from workbench.generation.cache import ATTENTION, NotExactError, Slots
-from workbench.models.hooks import replaced_forwards
+from workbench.models.hooks import not_finite, replaced_forwards
 from workbench.models.layers import decoder_forward, decoder_layers, on_one_device, unwrap
 from workbench.models.masks import KINDS
 
@@ -111,6 +111,8 @@ class StaticDecoder:
                 found[rows] = self.out[:, :max_new_tokens]
                 rows = self._go_on_without_finished(rows)
         found[rows] = self.out[:, :max_new_tokens]
+        if not self.sound:
+            raise not_finite(self.model)
         return found.tolist()
 
     def _go_on_without_finished(self, rows: Tensor) -> Tensor:
@@ -148,13 +150,14 @@ class StaticDecoder:
         self.token, self.position = torch.zeros(rows, 1, **new), torch.zeros(rows, 1, **new)
         self.step, self.out = torch.zeros(1, **new), torch.zeros(rows, room, **new)
         self.finished = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        self.sound = torch.ones(1, dtype=torch.bool, device=self.device)  # all logits so far are finite
         self.first = torch.zeros(rows, 1, **new)  # the first slot that each row sees
         self.uniforms = torch.zeros(rows, room, dtype=torch.float64, device=self.device)
 
     def _forget(self) -> None:
         """Let go of buffers and graph, so that their memory is free."""
         self.rows, self.replay = 0, None
-        for name in ("cache", "parts", "step", *_BY_ROW):
+        for name in ("cache", "parts", "step", "sound", *_BY_ROW):
             self.__dict__.pop(name, None)
 
     def _reset(self, prompts: Prompts, longest: int, uniforms: Tensor | None) -> None:
@@ -167,6 +170,7 @@ class StaticDecoder:
         self.step.zero_()
         self.out.fill_(self.pad)
         self.finished.zero_()
+        self.sound.fill_(True)
         if uniforms is not None:
             self.uniforms[: len(uniforms), : uniforms.shape[1]] = uniforms.to(self.device)
 
@@ -196,7 +200,7 @@ class StaticDecoder:
             self.replay = self._take_step
         if self.replay is not None:
             return
-        state = [self.token, self.position, self.at, self.step, self.out, self.finished]
+        state = [self.token, self.position, self.at, self.step, self.out, self.finished, self.sound]
         before = [tensor.clone() for tensor in state]
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
@@ -212,8 +216,12 @@ class StaticDecoder:
         self.replay = graph.replay
 
     def _take_step(self) -> None:
-        logits = self._logits()
-        chosen = self._chosen(logits.float()).masked_fill(self.finished[:, None], self.pad)
+        logits = self._logits().float()
+        chosen = self._chosen(logits)
+        # an argmax takes what is no number first, so its own logit tells
+        telling = logits.amax(dim=-1, keepdim=True) if self.temperature else logits.gather(-1, chosen)
+        self.sound.logical_and_((telling.isfinite() | self.finished[:, None]).all())
+        chosen = chosen.masked_fill(self.finished[:, None], self.pad)
         self.out.index_copy_(1, self.step, chosen)
         self.finished.logical_or_(torch.isin(chosen, self.ends).squeeze(1))
         self.token.copy_(chosen)

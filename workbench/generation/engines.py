@@ -11,7 +11,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from workbench.generation.decoder import StaticDecoder, sampled, why_not_static
-from workbench.models.hooks import compiling_pays
+from workbench.models.hooks import compiling_pays, not_finite
 
 #: what runs the model: the fastest that is exact for it; our static cache; ``generate``
 ENGINES = ("auto", "static", "transformers")
@@ -83,6 +83,13 @@ def _generate(
     inputs = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows], device=model.device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=model.device)
 
+    sound = torch.ones((), dtype=torch.bool, device=model.device)
+
+    def watched(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Note whether logits are finite: an argmax would take the first that is no number."""
+        sound.logical_and_(scores.amax(dim=-1).isfinite().all().to(sound.device))
+        return scores
+
     def only_chosen(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Leave only the token that each row's own uniform number chooses."""
         assert uniforms is not None
@@ -90,7 +97,9 @@ def _generate(
         chosen = sampled(scores, uniforms[:, step : step + 1], temperature)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
-    processors = LogitsProcessorList([] if uniforms is None else [only_chosen])
+    processors = LogitsProcessorList([watched] if uniforms is None else [watched, only_chosen])
     output = model.generate(input_ids=inputs, attention_mask=mask, logits_processor=processors)
+    if not sound:
+        raise not_finite(model)
     new: list[list[int]] = output[:, length:].tolist()
     return new

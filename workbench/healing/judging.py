@@ -17,6 +17,7 @@ LEAKS: tuple[str, ...] = tuple(_TEXTS["leaks"])
 _PART = {part: f"(?:{'|'.join(words)})" for part, words in _TEXTS["refusal"].items()}
 _REFUSAL = re.compile(r"{begin}\s*{middle}\s+{not}\s+{do}\b".format(**_PART))
 _CLOSING = re.compile(r"(?:^|\s)####[ \t]*([^\n#]+?)\s*$")  # of a reference as in GSM8K
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{(?s:.){1,300}$")  # near the end, as in MATH
 _STATES = re.compile(
     r"\W*(?:####|(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final )?answer\b).{1,60}", re.I
 )
@@ -65,24 +66,33 @@ def closing_words(reference: str) -> str:
     >>> closing_words("2+2=4 #### 4"), closing_words("It is 4.")
     ('####', 'The answer is')
     """
-    return "####" if _CLOSING.search(reference) else "The answer is"
+    boxed = r"\boxed{...}" if _BOXED.search(reference) else "The answer is"
+    return "####" if _CLOSING.search(reference) else boxed
 
 
 def with_closing(rewrite: str, row: dict[str, Any]) -> str:
     """Return a rewrite with the closing line of its reference, in place of one "the answer is ...".
 
-    Returned as it is where the reference does not end "#### n" or the final answer is another.
+    Returned as it is where the reference ends neither "#### n" nor in a box, or the final answer is another.
 
     >>> row = {"reference": "2+2=4 #### 4", "answer": "4"}
     >>> with_closing("Two and two.\\nThe answer is 4.", row)
     'Two and two.\\n#### 4'
     """
-    closing = _CLOSING.search(row["reference"])
+    closing = _closing_line(row, rewrite)
     if closing is None or not same_answer(final_answer(rewrite), row["answer"]):
         return rewrite
     body, _, last = rewrite.rpartition("\n")
     states = body.strip() and _STATES.fullmatch(last) and same_answer(final_answer(last), row["answer"])
-    return f"{(body if states else rewrite).rstrip()}\n#### {closing[1]}"
+    return f"{(body if states else rewrite).rstrip()}\n{closing}"
+
+
+def _closing_line(row: dict[str, Any], rewrite: str) -> str | None:
+    """Return the line that ends as the reference does; None where there is none, or the rewrite has it."""
+    if closing := _CLOSING.search(row["reference"]):
+        return f"#### {closing[1]}"
+    missing = _BOXED.search(row["reference"]) and not _BOXED.search(rewrite)
+    return f"The answer is $\\boxed{{{row['answer']}}}$." if missing else None
 
 
 def _flaw(row: dict[str, Any], leaks: tuple[str, ...]) -> str | None:

@@ -7,6 +7,7 @@ at once and its logits are freed before the next chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from workbench.generation.engines import by_length
 from workbench.healing.samples import Sample, collate, read_examples
-from workbench.models.hooks import inference, replaced_forwards
+from workbench.models.hooks import inference, not_finite, replaced_forwards
 from workbench.models.layers import decoder_forward, unwrap
 
 ChunkLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -149,11 +150,14 @@ def response_loss(
         Nats a token.
 
     Raises:
-        ValueError: for bad examples, as ``heal``.
+        ValueError: for bad examples, as ``heal``; for logits that are not finite.
     """
     samples, _ = read_examples(model, tokenizer, examples, response, max_length)
     with summing_loss(model, chunk=1024):
-        return mean_loss(model, samples, batch_size)
+        loss = mean_loss(model, samples, batch_size)
+    if not math.isfinite(loss):
+        raise not_finite(model)
+    return loss
 
 
 def mean_loss(model: Any, samples: list[Sample], batch_size: int) -> float:

@@ -25,6 +25,8 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_expe
 _ROUTED = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
 #: kinds of layers that attend, beside those that say so in their name
 _ATTENDING = ("global", "local", "hybrid", "minimax_m3_sparse")
+#: weights by two dimensions that are no matrices: scales of heads, and segments that nobody marks (XLNet)
+_NO_PRODUCT = (".scale", "seg_embed")
 
 
 def parameter_counts(model_or_config: Any) -> dict[str, Any]:
@@ -70,11 +72,14 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
     """
     skeleton, layers = _skeleton(model_or_config)
     config = skeleton.config.get_text_config(decoder=True)
-    longest = getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT
-    context = context or min(DEFAULT_CONTEXT, longest)
+    longest = getattr(config, "max_position_embeddings", None) or 0
+    context = context or min(DEFAULT_CONTEXT, longest if longest > 0 else DEFAULT_CONTEXT)  # -1 is no limit
     beside = 2 * sum(p.numel() for p in _parts_by_layer(skeleton, nn.Linear))
     products = [_weight_flops(layer, config) + beside // len(layers) for layer in layers]
-    counts = [flops + _attention_flops(config, i, context) for i, flops in enumerate(products)]
+    counts = [
+        flops + _attention_flops(config, i, context) + _position_flops(layers[i], context)
+        for i, flops in enumerate(products)
+    ]
     outside = _outside_flops(skeleton) - beside
     found = {"total": sum(counts) + outside, "layers": counts, "outside": outside, "context": context}
     return found | {"left_out": _left_out(layers, config)}
@@ -144,6 +149,7 @@ def _weight_flops(module: nn.Module, config: Any) -> int:
     named = module.named_parameters()
     matrices = [(name, p) for name, p in named if p.ndim >= 2 and not name.endswith("bias")]
     matrices = [(name, p) for name, p in matrices if p.ndim == 2 or p.numel() > max(p.shape)]
+    matrices = [(name, p) for name, p in matrices if not name.endswith(_NO_PRODUCT)]
     return round(sum(2 * p.numel() * _share_met(name, p, config) for name, p in matrices))
 
 
@@ -158,7 +164,7 @@ def _share_met(name: str, parameter: nn.Parameter, config: Any) -> float:
     """Return the share of a weight that one token meets: of routed experts, those that it is routed to."""
     experts = _first_of(config, *EXPERTS)
     stacked = experts is not None and parameter.ndim == 3 and parameter.shape[0] == experts
-    if "shared" in name or not (stacked or ".experts." in f".{name}"):
+    if "shared" in name or "router" in name or not (stacked or ".experts." in f".{name}"):
         return 1.0
     return float(_first_of(config, *_ROUTED) / experts)
 
@@ -172,12 +178,25 @@ def _attention_flops(config: Any, layer: int, context: int) -> int:
         return 0
     head = getattr(own, f"{prefix}head_dim", None) or own.hidden_size // heads
     # diffllama attends twice, to half the values
-    query = value = head * (2 if own.model_type == "diffllama" else 1)
+    query = head * (2 if own.model_type == "diffllama" else 1)
+    value = getattr(own, f"{prefix}v_head_dim", None) or getattr(own, "v_head_dim", None) or query
     if getattr(own, "qk_nope_head_dim", None):  # multi-head latent attention (DeepSeek)
         query, value = own.qk_nope_head_dim + own.qk_rope_head_dim, own.v_head_dim
     attended = _attended(own, kind, context)
     chosen = min(attended, getattr(own, "index_topk", None) or attended)
     return int(2 * heads * (query + value) * chosen) + _indexer_flops(own, layer, attended)
+
+
+def _position_flops(layer: nn.Module, context: int) -> int:
+    """Count products with positions: profiles that each head mixes (Inkling), places as keys (XLNet)."""
+    count = 0
+    for module in layer.modules():
+        profiles = getattr(module, "rel_logits_proj", None)
+        if profiles is not None:  # once is among the weights
+            count += 2 * profiles.proj.numel() * (getattr(module, "num_heads") - 1)  # noqa: B009
+        if hasattr(module, "r_r_bias"):  # the places before and behind each token
+            count += 2 * module.r.numel() + 2 * module.r_r_bias.numel() * 2 * context  # type: ignore[operator]
+    return int(count)
 
 
 def _indexer_flops(config: Any, layer: int, attended: int) -> int:
@@ -206,10 +225,6 @@ def _attended(config: Any, kind: str, context: int) -> int:
     return min(context, window or context)
 
 
-#: architectures whose count is not torch's own on small models, and how far off it is
-_OFF = {"inkling": "about 4 %", "jetmoe": "about 0.6 %", "xlnet": "12 to 17 %"}
-
-
 def _left_out(layers: Iterable[nn.Module], config: Any) -> str:
     """Say of how many layers the recurrent state is not counted, and the sparse attention counted in full."""
     kinds = [_kind(config, place) for place, _ in enumerate(layers)]
@@ -217,8 +232,7 @@ def _left_out(layers: Iterable[nn.Module], config: Any) -> str:
     compressed = sum("compressed" in kind or kind.endswith("_sparse") for kind in kinds)
     said = [f"the recurrent state of {chunked} of the layers is not counted"] if chunked else []
     said += [f"the compressed attention of {compressed} of them is counted as full"] if compressed else []
-    off = [share for name, share in _OFF.items() if str(config.model_type).startswith(name)]
-    return "; ".join(said + [f"the count of this architecture is off by {share}" for share in off])
+    return "; ".join(said)
 
 
 def _chunked(layer: nn.Module, kind: str) -> bool:
@@ -233,10 +247,11 @@ def _chunked(layer: nn.Module, kind: str) -> bool:
 def _outside_flops(skeleton: Any) -> int:
     """Count the head, and the projections beside the layers that some architectures have (OPT, Gemma3n)."""
     stack, name = layer_container(skeleton)
-    head = skeleton.get_output_embeddings()
-    linear = [(path, m) for path, m in stack.named_modules() if isinstance(m, nn.Linear)]
-    beside = [m for path, m in linear if not path.startswith(f"{name}.")]
-    return sum(2 * module.weight.numel() for module in [head, *beside])
+    head, layers = skeleton.get_output_embeddings(), {id(m) for m in getattr(stack, name).modules()}
+    texts_alone = skeleton.config.get_text_config(decoder=True) is skeleton.config
+    around = skeleton if texts_alone else stack  # not what looks at images
+    linear = [m for m in around.modules() if isinstance(m, nn.Linear) and id(m) not in layers]
+    return sum(2 * module.weight.numel() for module in {id(m): m for m in [head, *linear]}.values())
 
 
 def _first_of(config: Any, *names: str) -> Any:

@@ -148,6 +148,15 @@ def compiling_pays(model: nn.Module, n_tokens: int) -> bool:
     return parameters[0].is_cuda and on_one_device(model) and floating and tools and pays
 
 
+def not_finite(model: nn.Module, whose: str = "the model's") -> ValueError:
+    """Return the error for logits that are not finite, which names a weight that is not."""
+    named = ((name, tensor) for name, tensor in model.named_parameters() if tensor.is_floating_point())
+    bad = next((name for name, tensor in named if not torch.isfinite(tensor).all()), None)
+    dtype = str(getattr(model, "dtype", "its dtype")).removeprefix("torch.")
+    why = f"its weight {bad} is not" if bad else f"its weights are, {dtype} overflows"
+    return ValueError(f"{whose} logits are not finite on these texts: {why}")
+
+
 def check_finite(what: str, values: np.ndarray) -> None:
     """Raise a ValueError unless every text's values ``[text, ...]`` are numbers."""
     bad = ~np.isfinite(values).all(axis=1)

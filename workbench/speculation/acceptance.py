@@ -21,7 +21,7 @@ from workbench.checks import checked, whole_number
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import by_length
 from workbench.generation.prompts import context_length, end_tokens, token_ids
-from workbench.models.hooks import inference
+from workbench.models.hooks import inference, not_finite
 from workbench.models.layers import number_of_layers, unwrap
 from workbench.pruning.removal import check_prunable
 from workbench.runs.run import Run
@@ -345,7 +345,10 @@ def _by_reading(
             ids = torch.tensor([rows[index] + [0] * (longest - len(rows[index])) for index in batch])
             mask = torch.tensor([[1] * len(rows[i]) + [0] * (longest - len(rows[i])) for i in batch])
             inputs = {"input_ids": ids.to(draft.device), "attention_mask": mask.to(draft.device)}
-            chosen = draft(**inputs, use_cache=False).logits.argmax(dim=-1).tolist()
+            best, chosen = (one.cpu() for one in draft(**inputs, use_cache=False).logits.max(dim=-1))
+            if not (best.isfinite() | (mask == 0)).all():
+                raise not_finite(draft, "the draft's")
+            chosen = chosen.tolist()
             for place, index in enumerate(batch):
                 begin = len(prompts[index])
                 own = chosen[place][begin - 1 : len(rows[index]) - 1]

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from workbench.checks import one_of
 from workbench.generation.decoder import Prompts, why_not_static
 from workbench.generation.engines import ENGINES
-from workbench.models.hooks import inference
+from workbench.models.hooks import inference, not_finite
 from workbench.models.layers import unwrap
 from workbench.speculation.decoder import DraftDecoder, Drafted, Drafting, counted
 from workbench.speculation.rule import drawn, judge
@@ -68,7 +68,7 @@ class CachedDecoder:
             numbers = None if uniforms is None else uniforms[len(rounds)][None]
             drafted, proposed = self._drafted(tokens, caches["draft"], numbers)
             read = [*tokens[caches["target"].get_seq_length() :], *drafted[0].tolist()]
-            logits = self._logits(self.target, read, caches["target"])[:, -self.k - 1 :]
+            logits = self._logits("target", read, caches["target"])[:, -self.k - 1 :]
             verdict = judge(
                 drafted,
                 logits,
@@ -90,7 +90,7 @@ class CachedDecoder:
         if self.draft is None:
             return self._tensor([0] * self.k), None
         for step in range(self.k):
-            logits = self._logits(self.draft, ids, cache)[:, -1]
+            logits = self._logits("draft", ids, cache)[:, -1]
             if self.how.temperature:
                 assert numbers is not None
                 chances.append(torch.softmax(logits.double() / self.how.temperature, dim=-1))
@@ -101,8 +101,11 @@ class CachedDecoder:
         drafted = torch.cat(found, dim=1) if found else self._tensor([])
         return drafted, torch.stack(chances, dim=1) if chances else None
 
-    def _logits(self, model: Any, ids: list[int], cache: DynamicCache) -> Tensor:
+    def _logits(self, side: str, ids: list[int], cache: DynamicCache) -> Tensor:
+        model = getattr(self, side)
         found: Tensor = model(input_ids=self._tensor(ids), past_key_values=cache, use_cache=True).logits
+        if not found[:, -self.k - 1 :].amax(dim=-1).isfinite().all():
+            raise not_finite(model, f"the {side}'s")
         return found
 
     def _tensor(self, ids: list[int]) -> Tensor:

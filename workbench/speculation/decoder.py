@@ -18,6 +18,7 @@ from transformers import StaticCache
 
 from workbench.generation.cache import ATTENTION
 from workbench.generation.decoder import CHECK_EVERY, Prompts
+from workbench.models.hooks import not_finite
 from workbench.models.layers import decoder_forward, decoder_layers, unwrap
 from workbench.speculation.rule import drawn, judge
 from workbench.speculation.slots import Places, RowSlots, seen
@@ -158,6 +159,8 @@ class DraftDecoder:
         self.tokens, self.at = torch.zeros(rows, slots, **new), torch.zeros(rows, 1, **new)
         self.last, self.round = torch.zeros(rows, 1, **new), torch.zeros(1, **new)
         self.finished = torch.zeros(rows, 1, dtype=torch.bool, device=self.device)
+        # whether all logits so far are finite, of the target and of the draft
+        self.sound = torch.ones(2, dtype=torch.bool, device=self.device)
         self.log = torch.zeros(room, rows, **new)
         width = 2 * self.k + 1
         self.numbers = torch.zeros(rows, room, width, dtype=torch.float64, device=self.device)
@@ -168,7 +171,7 @@ class DraftDecoder:
         for side in self.sides:
             side.__dict__.pop("cache", None)
             side.places.at = None
-        for name in ("tokens", "at", "last", "round", "finished", "log", "numbers"):
+        for name in ("tokens", "at", "last", "round", "finished", "sound", "log", "numbers"):
             self.__dict__.pop(name, None)
 
     def _begin(self, prompts: Prompts, indices: Sequence[int]) -> None:
@@ -182,6 +185,7 @@ class DraftDecoder:
         self.last.copy_(lengths - 1 + room)  # where the last token asked for would be
         self.round.zero_()
         self.finished.zero_()
+        self.sound.fill_(True)
         self.log.fill_(-1)
         if self.how.random:
             self.numbers.copy_(self.how.uniforms(indices, room))
@@ -195,7 +199,7 @@ class DraftDecoder:
             self.replay = self._take_round
         if self.replay is not None:
             return
-        state = [self.tokens, self.at, self.round, self.finished, self.log]
+        state = [self.tokens, self.at, self.round, self.finished, self.sound, self.log]
         before = [tensor.clone() for tensor in state]
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
@@ -216,6 +220,7 @@ class DraftDecoder:
         drafted, proposed = self._drafted(numbers)
         steps = torch.arange(k + 1, device=self.device)
         logits = self.target.logits(torch.cat([self.tokens.gather(1, at), drafted], dim=1), at + steps)
+        self._watch(0, logits)
         verdict = judge(
             drafted,
             logits,
@@ -245,6 +250,7 @@ class DraftDecoder:
         ids = self.tokens.gather(1, places)
         for step in range(self.k):
             logits = self.draft.logits(ids, places)[:, -1]
+            self._watch(1, logits[:, None])
             if self.how.temperature:
                 chances.append(torch.softmax(logits.double() / self.how.temperature, dim=-1))
                 found.append(drawn(chances[-1], numbers[:, step : step + 1]))
@@ -253,7 +259,15 @@ class DraftDecoder:
             ids, places = found[-1], at + 1 + step
         return torch.cat(found, dim=1), torch.stack(chances, dim=1) if chances else None
 
+    def _watch(self, side: int, logits: Tensor) -> None:
+        """Note whether logits are finite: an argmax would take the first that is no number."""
+        fine = logits.amax(dim=-1).isfinite() | self.finished
+        self.sound[side].logical_and_(fine.all())
+
     def _results(self, prompts: Prompts, room: int) -> list[Drafted]:
+        for side, whose, fine in zip(self.sides, ("target", "draft"), self.sound.tolist(), strict=False):
+            if not fine:
+                raise not_finite(side.model, f"the {whose}'s")
         tokens, log, ends = self.tokens.tolist(), self.log.T.tolist(), set(self.how.ends)
         found = []
         for prompt, row, rounds in zip(prompts, tokens, log, strict=True):
