@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from workbench.agreement import rank_agreement, removal_cost, spearman, spearman_interval
+from workbench import rank_agreement
+from workbench.agreement import removal_cost, spearman, spearman_interval
 
 RNG = np.random.default_rng(0)
 
@@ -50,9 +51,9 @@ class TestSpearman:
         x, y = RNG.integers(5, size=40), RNG.integers(5, size=40)
         assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
 
-    def test_rows_and_constants(self):
-        x = np.array([[1.0, 2, 3, 4], [4, 3, 2, 1], [5, 5, 5, 5]])
-        np.testing.assert_allclose(spearman(x, np.tile([10.0, 20, 30, 50], (3, 1))), [1, -1, np.nan])
+    def test_turned_round_and_constant(self):
+        sides = ([1.0, 2, 3, 4], [4, 3, 2, 1], [5, 5, 5, 5])
+        np.testing.assert_allclose([spearman(side, [10, 20, 30, 50]) for side in sides], [1, -1, np.nan])
 
 
 def blocks(column, values, size=1):
@@ -121,7 +122,7 @@ class TestRankAgreement:
         [
             ({"a": blocks("distance", [1])}, "at least two named frames"),
             ({"a": blocks("distance", [1]), "b": blocks("score", [1])}, "got .'start', 'size', 'score'."),
-            ({"a": blocks("distance", [1]), "b": [1]}, "got list"),
+            ({"a": blocks("distance", [1]), "b": [1]}, "must be a mapping of names to pandas DataFrames"),
             ({"a": blocks("distance", [1], 1), "b": blocks("damage", [1], 2)}, "'a' and 'b' share none"),
         ],
     )

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workbench.statistics import bootstrap_interval, holm, paired_difference, resample_counts
+from workbench import bootstrap_interval, holm, paired_difference
+from workbench.statistics import resample_counts
 
 RNG = np.random.default_rng(0)
 

@@ -14,11 +14,28 @@ BAR = "workbench-bar"
 BRIEF = 5
 
 
+class Spot:
+    """A place below the cell that runs, whose content is replaced as often as wanted."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, bundle: dict[str, Any]) -> None:
+        """Show it by the kinds of its content, in place of what is there."""
+        from IPython.display import display
+
+        show: Any = display
+        if self._handle is None:
+            self._handle = show(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
 class tqdm(_TextBar):  # type: ignore[misc]
     """The bar of the library of that name. A saved notebook keeps what it said last, and nothing dead."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.page: Any = None
+        self.spot = Spot()
         self.in_notebook = _in_notebook()
         if self.in_notebook:
             options = {"mininterval": 0.5, **options, "file": io.StringIO()}
@@ -40,14 +57,7 @@ class tqdm(_TextBar):  # type: ignore[misc]
             self._show(bar_html(told, done=True) if stays else "")
 
     def _show(self, text: str) -> None:
-        from IPython.display import display
-
-        show: Any = display
-        bundle = {"text/html": f'<div class="{BAR}">{text}</div>'}
-        if self.page is None:
-            self.page = show(bundle, raw=True, display_id=True)
-        else:
-            self.page.update(bundle, raw=True)
+        self.spot.show({"text/html": f'<div class="{BAR}">{text}</div>'})
 
 
 def bar_html(told: dict[str, Any], *, done: bool = False) -> str:

@@ -15,8 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
-from workbench.checks import checked_interval, whole_number
-
 _Array = NDArray[np.float64]
 
 #: units below which a percentile bootstrap covers too little (5 units: 85 % instead of 95 %)
@@ -31,16 +29,11 @@ def resample_counts(n: int, *, n_resamples: int = 2000, seed: int = 0) -> NDArra
     Returns:
         Array ``[n_resamples, n]``; each row sums to ``n``.
 
-    Raises:
-        ValueError: when ``n`` or ``n_resamples`` is not a whole number of at least 1.
-
     >>> resample_counts(3, n_resamples=2).sum(axis=1).tolist()
     [3.0, 3.0]
     """
-    whole_number(n, "n")
-    whole_number(n_resamples, "n_resamples")
-    rng = np.random.default_rng(whole_number(seed, "seed", least=0))
-    return rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    return drawn.astype(np.float64)
 
 
 def bootstrap_interval(
@@ -84,14 +77,11 @@ def bootstrap_interval(
     >>> round(low, 2), round(high, 2)
     (0.3, 0.95)
     """
-    checked_interval(confidence, seed)
-    whole_number(n_resamples, "n_resamples")
     columns = _finite("values", values, columns=True)
     weight = np.ones(len(columns)) if weights is None else _finite("weights", weights)
     if len(weight) != len(columns) or (weight < 0).any() or weight.sum() == 0:
-        raise ValueError(
-            f"weights must be {len(columns)} numbers >= 0, not all 0, one for each value, got {len(weight)}"
-        )
+        allowed = f"{len(columns)} numbers >= 0, not all 0, one for each value"
+        raise ValueError(f"weights must be {allowed}, got {len(weight)}")
     alone = columns.ndim == 1 and weights is None and groups is None
     if alone and len(columns) > 1 and np.isin(columns, (0, 1)).all():
         counted = binomtest(int(columns.sum()), len(columns)).proportion_ci(confidence, method="wilson")
@@ -124,7 +114,7 @@ def _mean_interval(values: _Array, weight: _Array, confidence: float, n_resample
             ends[:, spread] = _studentized(values[:, spread], weight, drawn, confidence)
         else:
             means = drawn @ values[:, spread] / drawn.sum(axis=1, keepdims=True)
-            ends[:, spread] = _quantiles(means.T, confidence)
+            ends[:, spread] = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return ends
 
 
@@ -190,15 +180,13 @@ def paired_difference(
     one, two = _finite("first", first), _finite("second", second)
     if len(one) != len(two):
         raise ValueError(f"first and second must hold one value for each item, got {len(one)} and {len(two)}")
-    checked_interval(confidence, seed)
     change = two - one
     higher, lower = int((change > 0).sum()), int((change < 0).sum())
     if np.isin([one, two], (0, 1)).all():
         low, high = _paired_proportions(higher, lower, len(change), confidence)
     else:
-        equal = np.ones(len(change))
-        ends = _mean_interval(change[:, None], equal, confidence, n_resamples, seed)
-        low, high = ends[:, 0].tolist()
+        columns, equal = change[:, None], np.ones(len(change))
+        low, high = _mean_interval(columns, equal, confidence, n_resamples, seed)[:, 0].tolist()
     p_value = float(binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0
     found = {"n": len(change), "difference": float(change.mean()), "ci_low": low, "ci_high": high}
     return found | {"higher": higher, "lower": lower, "ties": int((change == 0).sum()), "p_value": p_value}
@@ -232,21 +220,13 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     [0.03, 0.06, 0.06]
     """
     given = np.asarray(p_values, dtype=np.float64).ravel()
-    tested = np.flatnonzero(~np.isnan(given))
-    known = given[tested]
-    if ((known < 0) | (known > 1)).any():
-        raise ValueError(f"p_values must be between 0 and 1, got {known.min()} to {known.max()}")
-    order = tested[np.argsort(given[tested], kind="stable")]
-    corrected = np.full(len(given), np.nan)
-    steps = given[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(1, np.maximum.accumulate(steps)) if len(order) else steps
+    if ((given < 0) | (given > 1)).any():
+        raise ValueError(f"p_values must be between 0 and 1, got {np.nanmin(given)} to {np.nanmax(given)}")
+    order = np.argsort(given, kind="stable")  # NaN comes last
+    steps = given[order] * (np.count_nonzero(~np.isnan(given)) - np.arange(len(given)))
+    corrected = np.empty_like(given)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
     return corrected
-
-
-def _quantiles(samples: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:
-    """Return the ends of the central interval along the last axis, ``[2, ...]``."""
-    tail = (1 - confidence) / 2
-    return np.quantile(np.ascontiguousarray(samples), [tail, 1 - tail], axis=-1)
 
 
 def _finite(name: str, values: ArrayLike, *, columns: bool = False) -> NDArray[np.float64]:

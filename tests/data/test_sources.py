@@ -24,7 +24,6 @@ from workbench.data.sources import (
     Draw,
     Source,
     as_text,
-    check_enough,
     check_file,
     numbered,
 )
@@ -60,11 +59,11 @@ def test_missing_fields_are_empty_text_and_what_holds_several_is_none():
 
 
 def test_what_there_is_too_little_of_and_what_is_no_file(tmp_path):
-    check_enough("x", Draw(3), 3, "")
+    source = Source("x", [1, None, 2])
     with pytest.raises(ValueError, match=r"n must be at most 2 for x, its usable rows \(1 empty\), got 3"):
-        check_enough("x", Draw(3), 2, "1 empty")
+        source.sample(lambda _, row: row, Draw(3), lambda: "1 empty")
     with pytest.raises(ValueError, match=r"x has no usable row behind the 9 skipped \(1 empty\)"):
-        check_enough("x", Draw(None, 0, 9), 0, "1 empty")
+        source.sample(lambda _, row: row, Draw(None, 0, 9), lambda: "1 empty")
     check_file(str(write_jsonl(tmp_path / "a.jsonl", [])), [], "a list")
     with pytest.raises(ValueError, match="got 'gms8k', and no such file exists; did you mean gsm8k"):
         check_file("gms8k", ["gsm8k"], "a list")
@@ -104,7 +103,7 @@ def test_c4_is_read_as_a_stream_of_its_repository(tmp_path):
 @pytest.mark.parametrize("name", ["c4", "redpajama"])
 def test_a_large_sample_begins_with_the_smaller_one_and_another_follows_it(tmp_path, name):
     c4_copy(tmp_path, shards=2, rows=700)
-    for domain, _ in CORPORA["redpajama"].files:
+    for domain in CORPORA["redpajama"].files:
         rows = [{"text": f"{domain} {i}"} for i in range(300)]
         write_jsonl(tmp_path / domain, rows)
     large = load_texts(name, n=1100, location=tmp_path)
@@ -180,7 +179,7 @@ def test_a_hub_that_is_not_there_is_found_out_at_once(root):
 
 
 def test_redpajama_mixes_its_domains_in_proportion(tmp_path):
-    for domain, _ in CORPORA["redpajama"].files:
+    for domain in CORPORA["redpajama"].files:
         name = domain.removesuffix("_sample.jsonl")
         # "meta" differs from row to row, as in the real files
         metas = [{"url": "x"}, {"timestamp": 1, "nested": {"a": [1]}}, "{'text': 1}"]

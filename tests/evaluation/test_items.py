@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import workbench as wb
 from workbench.evaluation.items import (
     compare_items,
     flip_counts,
@@ -124,8 +125,8 @@ def test_flips_are_counted_also_where_nothing_turned():
     }
     with pytest.raises(ValueError, match="right or wrong"):
         flip_counts(few_items([-3.2]), {"v": few_items([-3.1])})
-    with pytest.raises(ValueError, match="at least one variant"):
-        flip_counts(base, {})
+    with pytest.raises(ValueError, match=r"others must be a mapping of names to pandas DataFrames, got {}"):
+        wb.flip_counts(base, {})
     with pytest.raises(ValueError, match="same items with the same prompts"):
         flip_counts(base, {"v": few_items([1])})
 

@@ -171,7 +171,7 @@ def test_several_numbers_of_examples_are_kept_apart(model, tokenizer, folder, ru
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variants": []}, "variants must be at least one"),
+        ({"variants": []}, "variants must be a list of variants"),
         ({"variants": [Variant("a", "tiny"), Variant("a", "tiny")]}, "with different names"),
         ({"items": "x.jsonl"}, r"settings must be some of limit, .*, got \['items'\]"),
         ({"tasks": ["toy_sums", "toy_sum"]}, "'toy_sum'; near: toy_sums"),
@@ -180,8 +180,10 @@ def test_several_numbers_of_examples_are_kept_apart(model, tokenizer, folder, ru
             "has 6 examples, must be a whole number from 0 to 6",
         ),
         ({"limit": 0}, "limit must be"),
-        ({"tasks": None}, "tasks must be names"),
-        ({"max_length": 0}, "max_length must be between"),
+        ({"tasks": None}, "tasks must be a text or a list of texts"),
+        ({"max_length": 1}, "max_length must be between"),
+        ({"gen_kwargs": 5}, "gen_kwargs must be a mapping"),
+        ({"chat_template": 5}, "chat_template must be True or False or a text"),
         ({"thinking": True}, "thinking needs chat_template"),
         ({"max_new_tokens": "6"}, "max_new_tokens must be a whole number"),
         ({"missing": "no"}, "missing must be"),
@@ -196,7 +198,7 @@ def test_what_is_wrong_is_said_before_anything_is_run(
     monkeypatch.setattr(tasks, "packaged_tasks", lambda: load_manager(folder))
     settings = {"variants": variants, "tasks": TASKS, "run": run, "include": folder, "progress": False}
     with pytest.raises(ValueError, match=message):
-        evaluate_variants(model, tokenizer, **settings | change)
+        wb.evaluate_variants(model, tokenizer, **settings | change)
     assert calls == []
 
 

@@ -146,7 +146,7 @@ def test_texts_that_are_all_the_same_are_one_point():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: response_changes(frame(BASE), {}), "at least one variant"),
+        (lambda: wb.response_changes(frame(BASE), {}), "others must be a mapping of names to"),
         (lambda: response_changes(frame(BASE), {"v": frame(TERSE[:2])}), "1 ids are in one of them only"),
         (
             lambda: response_changes(frame(BASE, prompt="a"), {"v": frame(BASE, prompt="b")}),

@@ -173,7 +173,7 @@ def test_an_adapter_of_other_layers_is_refused_before_any_pass(tokenizer, tmp_pa
         (lambda f: f.assign(response="", finished=False), (PRUNED,), "id 'a' has none"),
         (lambda f: f.assign(response="long " * 300), (PRUNED,), "must fit into the model's 256 tokens"),
         (lambda f: f.assign(prompt=" "), (PRUNED,), "prompts must be texts that are not empty"),
-        (lambda f: f, (), "at least one variant"),
+        (lambda f: f, (), "variants must have at least one"),
         (lambda f: f, (PRUNED, PRUNED), "each name once, got 'pruned' again"),
     ],
 )

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+import workbench as wb
 from workbench.forgetting import shift as module
 from workbench.forgetting.shift import loss_against_similarity, shift_agreement
 
@@ -156,7 +157,7 @@ def test_too_little_gives_no_correlation_but_words(losses, note):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: loss_against_similarity(items([1], ["x"]), {}), "at least one variant"),
+        (lambda: wb.loss_against_similarity(items([1], ["x"]), {}), "others must be a mapping of names to"),
         (
             lambda: loss_against_similarity(items([1], ["x"]), {"v": items([1], ["x"], "facts")}),
             "same items with the same prompts",

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import workbench as wb
 from workbench.forgetting import similarity as module
 from workbench.forgetting.similarity import embed_texts, load_encoder, response_similarity, similarity_summary
 
@@ -131,13 +132,17 @@ def test_summary_is_the_mean_with_an_interval_by_variant():
         (frame(["a"]), frame([float("nan")]), "a text for every id, missing for 1"),
         (frame(["a"]).drop(columns="response"), frame(["a"]), r"missing \['response'\]"),
         (frame([]), frame([]), "at least one row"),
-        (frame(["a"]), {}, "at least one variant"),
+        (
+            frame(["a"]),
+            {},
+            "other must be a pandas DataFrame or a mapping of names to pandas DataFrames, got {}",
+        ),
     ],
 )
 def test_wrong_pairs_are_refused_before_anything_is_encoded(base, other, message, monkeypatch):
     monkeypatch.setattr(module, "load_encoder", None)
     with pytest.raises(ValueError, match=message) as error:
-        response_similarity(base, other)
+        wb.response_similarity(base, other)
     assert "\n" not in str(error.value)
 
 

@@ -5,17 +5,10 @@ What a single sentence states is in ``statements.py``, how answers are read as n
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
-from workbench.data.quantities import (
-    clean,
-    other_readings,
-    parse_number,
-    plain_characters,
-    plain_latex,
-)
+from workbench.data.quantities import clean, other_readings, parse_number, plain_characters, plain_latex
 from workbench.data.statements import left_open, main_number, numbers_in, plain_text, stated
 from workbench.data.words import FIND
 
@@ -41,7 +34,7 @@ def final_answer(text: Any) -> str | None:
     >>> final_answer("She has <<48/2=24>>24 clips.\n#### 72"), final_answer(r"So it is \boxed{\frac{3}{4}}.")
     ('72', '\\frac{3}{4}')
     """
-    if text is None or (isinstance(text, float) and math.isnan(text)):
+    if text is None or text != text:
         return None
     shown = re.sub(r"(?:<\|\w{1,30}\|>|</s>)\s*$", "", without_thoughts(str(text))[-_LONGEST:])
     shown = _until_new_question(plain_characters(without_calculator_marks(shown)))
@@ -83,10 +76,8 @@ def _after_marks(text: str) -> str | None:
     """Return what follows the last ``####`` that is no heading: a number, or the words of the last line."""
     for found in list(re.finditer(r"(?<!#)#{4,}[ \t]*([^\n#]+)", text))[:-20:-1]:
         mark = clean(found[1])
-        if (
-            re.fullmatch(r"[^A-Za-z]*|(?:\$|Rs)?[^A-Za-z]*(?:[a-z]\S*\s*){,3}", mark)
-            and parse_number(mark) is not None
-        ):
+        short = re.fullmatch(r"[^A-Za-z]*|(?:\$|Rs)?[^A-Za-z]*(?:[a-z]\S*\s*){,3}", mark)
+        if short and parse_number(mark) is not None:
             return None if FIND.taken.search(text, found.end()) else mark
     _, mark, said = text.rstrip().rpartition("\n")[2].rpartition("####")
     heading = FIND.statement.search(said) or FIND.heading.match(f"{said}\n") or FIND.step.match(said)

@@ -29,9 +29,9 @@ def chat_turns(raw: Mapping[str, Any], column: str | None = None) -> list[dict[s
     names = [column] if column else CHAT_COLUMNS
     found = next((raw[name] for name in names if isinstance(raw.get(name), list)), None)
     if found is None and not column and all(isinstance(raw.get(name), str | list) for name in PAIR):
-        parts = zip(PAIR, ("user", "assistant"), strict=True)
-        asked, said = (_as_turns(raw[name], role) for name, role in parts)
-        found = [*asked, *said]
+        asked, said = (raw[name] for name in PAIR)
+        found = [{"role": "user", "content": asked}] if isinstance(asked, str) else [*asked]
+        found += [{"role": "assistant", "content": said}] if isinstance(said, str) else said
     return None if found is None else joined([_turn(one) for one in found])
 
 
@@ -43,12 +43,12 @@ def alpaca_history(raw: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     pairs = raw.get("history") or []
     pairs = json.loads(pairs) if isinstance(pairs, str) else pairs
-    turns = [{"role": "system", "content": raw["system"]}] if raw.get("system") else []
+    turns: list[Any] = [{"role": "system", "content": raw["system"]}] if raw.get("system") else []
     if not isinstance(pairs, list | tuple):
         raise ValueError(f"history must hold earlier turns, got {pairs!r:.60}")
     for pair in pairs:
         if isinstance(pair, Mapping):
-            turns.append(_turn(pair))
+            turns.append(pair)
         elif isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(one, str) for one in pair):
             turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
         else:
@@ -83,18 +83,12 @@ def joined(turns: list[dict[str, str]]) -> list[dict[str, str]]:
     return found
 
 
-def _as_turns(value: str | list[Any], role: str) -> list[Any]:
-    return value if isinstance(value, list) else [{"role": role, "content": value}]
-
-
 def _turn(raw: Any) -> dict[str, str]:
-    role = raw.get("role", raw.get("from")) if isinstance(raw, Mapping) else None
-    content = raw.get("content", raw.get("value")) if isinstance(raw, Mapping) else None
+    told = raw if isinstance(raw, Mapping) else {}
+    role, content = told.get("role", told.get("from")), told.get("content", told.get("value"))
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
         content = "".join(str(part["text"]) for part in content)
     if role not in ROLES or not isinstance(content, str):
-        raise ValueError(
-            f"a turn must be of {', '.join(ROLES)} and have a text, got {raw!r:.80}; chats with tools or "
-            "pictures are not read"
-        )
+        allowed = f"a turn must be of {', '.join(ROLES)} and have a text"
+        raise ValueError(f"{allowed}, got {raw!r:.80}; chats with tools or pictures are not read")
     return {"role": ROLES[role], "content": content}

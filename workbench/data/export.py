@@ -11,6 +11,7 @@ import pandas as pd
 
 from workbench.checks import checked, one_of, told
 from workbench.data.instructions import conversation, field_text
+from workbench.data.sources import TABLES
 from workbench.runs.files import write_text_atomic
 
 #: form -> ending of its file
@@ -19,11 +20,7 @@ FORMS = {"messages": ".jsonl", "sharegpt": ".json", "alpaca": ".json"}
 DATASET_INFO = "dataset_info.json"
 _SPEAKERS = {"user": "human", "assistant": "gpt"}
 #: what LLaMA-Factory's list says of the columns of a form
-_COLUMNS = {
-    "sharegpt": {"messages": "conversations", "system": "system"},
-    "alpaca": {"prompt": "instruction", "query": "input", "response": "output"}
-    | {"system": "system", "history": "history"},
-}
+_COLUMNS = TABLES["llama_factory"]
 
 
 def export_chat(

@@ -15,10 +15,7 @@ from typing import Any
 
 from workbench.checks import first_line, told
 
-ENDINGS = (
-    ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".txt", ".txt.gz", ".parquet",
-)  # fmt: skip
-_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".txt", ".txt.gz", ".parquet")
 
 
 def read_rows(path: str | Path) -> list[Any]:
@@ -52,8 +49,7 @@ def _parquet(path: Path) -> list[Any]:
     from pyarrow.parquet import read_table
 
     with told(f"{path} is not a whole parquet file", pyarrow.ArrowException, OSError):
-        rows: list[Any] = read_table(path).to_pylist()
-    return rows
+        return list(read_table(path).to_pylist())
 
 
 def _text(path: Path) -> str:
@@ -61,21 +57,18 @@ def _text(path: Path) -> str:
     if path.suffix.lower() == ".gz":
         with told(f"{path} is not a whole gzip file", OSError, EOFError, zlib.error):
             data = gzip.decompress(data)
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"line {line} of {path} is not {encoding.upper().removesuffix('-SIG')} text "
-            f"(byte {data[error.start]:#04x}: {error.reason}); save the file as UTF-8"
-        ) from error
+        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
+        kind = f"{encoding.upper().removesuffix('-SIG')} text (byte {byte:#04x}: {error.reason})"
+        raise ValueError(f"line {line} of {path} is not {kind}; save the file as UTF-8") from error
 
 
 def _lines(text: str, path: Path) -> list[str]:
     # not splitlines(): a text may hold U+2028, which that would break the line at
-    lines = text.split("\n")
-    return [line.rstrip("\r") for line in lines[: len(lines) - text.endswith("\n")]]
+    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def _table(text: str, path: Path) -> list[dict[str, str]]:
@@ -87,9 +80,8 @@ def _table(text: str, path: Path) -> list[dict[str, str]]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise ValueError(
-                    f"line {reader.line_num} of {path} does not fit its columns, which are {', '.join(names)}"
-                )
+                columns = f"its columns, which are {', '.join(names)}"
+                raise ValueError(f"line {reader.line_num} of {path} does not fit {columns}")
             rows.append(row)
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} of {path} is not CSV: {error}") from error
@@ -117,8 +109,7 @@ def _is_json(text: str) -> bool:
 def _rows_of(value: Any, path: Path) -> list[Any]:
     lists = [one for one in value.values() if isinstance(one, list)] if isinstance(value, dict) else [value]
     if len(lists) == 1 and isinstance(lists[0], list):
-        found: list[Any] = lists[0]
-        return found
+        return [*lists[0]]
     what = f"an object with {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)[:40]
     raise ValueError(f"{path} must hold a list of rows, or an object with one such list; it holds {what}")
 

@@ -32,11 +32,7 @@ CHAT_FIELDS = ("messages", "system", "history")
 #: how a reference of GSM8K ends, and one of MATH
 _STATED = re.compile(r"####[ \t]*[^\n#]+\s*$|\\(?:boxed|fbox)\s*\{(?s:.){1,300}$")
 #: what annotators wrote where there is no context
-_NO_CONTEXT = re.compile(
-    r"\W*(no[\s_-]*(additional[\s_-]*)?(input|context)([\s_-]*(is[\s_-]*)?(provided|required|needed|given|"
-    r"necessary))?|n/?a|none|null|nil|nan|not applicable)\W*",
-    re.IGNORECASE,
-)
+_NO_CONTEXT = re.compile("".join(sources.TABLES["no_context"]["pattern"]), re.IGNORECASE)
 
 
 def load_instructions(
@@ -90,7 +86,7 @@ def load_instructions(
             unique, a damaged file, a field that is no text; files and rows are named.
     """
     draw = Draw(n, seed, skip)
-    source = _opened(name, draw, columns, split, location, data)
+    source = _opened(name, draw, columns, split=split, location=location, data=data)
     label = source.name
     prefix = Path(label).name.split(".")[0] if at_home(label).is_file() else label
     seen: Counter[str] = Counter()
@@ -167,14 +163,7 @@ def field_text(row: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _opened(
-    name: str | Path,
-    draw: Draw,
-    columns: Mapping[str, str] | None,
-    split: str,
-    location: str | Path | None,
-    data: str | Path | None,
-) -> sources.Source:
+def _opened(name: str | Path, draw: Draw, columns: Mapping[str, str] | None, **place: Any) -> sources.Source:
     hub = None
     if columns is not None:
         _check_mapping(columns)
@@ -182,10 +171,8 @@ def _opened(
         hub = HubSet(repo, config or None) if str(name).count("/") == 1 else None
     folder = demo_path("instructions")
     files = {one: [folder / f"{one.removeprefix('demo-')}.jsonl"] for one in DEMO_INSTRUCTIONS}
-    return open_source(
-        name, INSTRUCTION_SETS, files, draw, other="with columns= a hub set owner/name", hub=hub, split=split,
-        location=location, data=data,
-    )  # fmt: skip
+    other = "with columns= a hub set owner/name"
+    return open_source(name, INSTRUCTION_SETS, files, draw, other=other, hub=hub, **place)
 
 
 def _tidy(
@@ -219,28 +206,21 @@ def _known_columns(raw: Mapping[str, Any]) -> Mapping[str, str]:
             return {"context": "context", **mapping}
     if chat_turns(raw) is not None:
         return {}
-    raise ValueError(
-        f"it has none of the forms {', '.join(KNOWN_COLUMNS)}, messages; pass columns={{'instruction': "
-        f"..., 'reference': ...}} with the names of its columns, which are {', '.join(map(str, raw))}"
-    )
+    hint = "pass columns={'instruction': ..., 'reference': ...} with the names of its columns, which are"
+    forms, known = ", ".join(KNOWN_COLUMNS), ", ".join(map(str, raw))
+    raise ValueError(f"it has none of the forms {forms}, messages; {hint} {known}")
 
 
-def _check_mapping(columns: Any) -> None:
+def _check_mapping(columns: Mapping[str, str]) -> None:
     fields = [*FIELDS, *CHAT_FIELDS]
-    if isinstance(columns, Mapping) and all(isinstance(one, str) for one in columns.values()):
-        enough = {"instruction", "reference"} <= set(columns) or "messages" in columns
-        if enough and set(columns) <= set(fields):
-            return
-    raise ValueError(
-        f"columns must map fields of {', '.join(fields)} (instruction and reference at least, or messages) "
-        f"to names of columns, got {columns!r:.80}"
-    )
+    enough = {"instruction", "reference"} <= columns.keys() or "messages" in columns
+    if not enough or columns.keys() - fields or not all(isinstance(one, str) for one in columns.values()):
+        allowed = f"{', '.join(fields)} (instruction and reference at least, or messages)"
+        raise ValueError(f"columns must map fields of {allowed} to names of columns, got {columns!r:.80}")
 
 
 def _checked_columns(columns: Mapping[str, str], raw: Mapping[str, Any]) -> Mapping[str, str]:
     if missing := [column for column in columns.values() if column not in raw]:
-        raise ValueError(
-            f"columns must map fields to its columns, which are {', '.join(map(str, raw))}; "
-            f"got {', '.join(missing)}"
-        )
+        known, got = ", ".join(map(str, raw)), ", ".join(missing)
+        raise ValueError(f"columns must map fields to its columns, which are {known}; got {got}")
     return columns

@@ -14,21 +14,15 @@ from workbench.data.words import FIND, LATEX, NUMBERS, SCALES, SMALL
 
 _LONGEST = 400  # characters of a text that may say one number
 _DIGITS_MOST, _EXPONENT_MOST = 100, 400
-_GLUED_SCALE = {"k": 10**3, "K": 10**3, "M": 10**6, "mn": 10**6, "bn": 10**9, "B": 10**9, "m": 10**6}
+_GLUED_SCALE: dict[str, int] = NUMBERS["glued_scales"]
 _PART = {word: k for k, word in enumerate(NUMBERS["parts"], 2)} | {"fourth": 4, **NUMBERS["small_parts"]}
 _PART |= {f"{word}s": part for word, part in _PART.items()} | {"halves": 2}
 _COINS = {"quarter", "quarters", "half", "halves"}  # "5 quarters" are coins, "three quarters" are not
 _NO_UNIT = {*NUMBERS["no_unit"], *SMALL} - {"one"}
 _VULGAR = {c: " " + unicodedata.normalize("NFKC", c).replace("⁄", "/") for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
-_CHARACTERS = str.maketrans(
-    {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-    | dict.fromkeys("−–‒﹣－‐‑˗", "-")
-    | dict.fromkeys("\u00a0\u202f\u2009\u3000", " ")
-    | {"⁄": "/", "٬": ",", "٫": "."}
-    | dict.fromkeys("⋅∙", "·")
-    | dict.fromkeys("✕✖", "×")
-    | _VULGAR
-)
+_FULL_WIDTH = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+_PLAIN = {sign: plain for plain, signs in NUMBERS["characters"].items() for sign in signs}
+_CHARACTERS = str.maketrans(_FULL_WIDTH | _PLAIN | _VULGAR)
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _KINDS: list[dict[str, int]] = NUMBERS["kinds"]
 
@@ -270,7 +264,7 @@ def _exact(digits: str) -> Fraction:
 
 def _places(value: str | int | float | None) -> int:
     match = re.search(r"\.(\d+)", str(value)) if not isinstance(value, int) else None
-    return len(match.group(1)) if match else 0
+    return len(match[1]) if match else 0
 
 
 def _words(text: str) -> list[str]:

@@ -13,7 +13,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +44,17 @@ class HubSet:
 
     repo: str
     config: str | None = None
-    files: tuple[tuple[str, float], ...] = ()
+    files: Mapping[str, float] = field(default_factory=dict)
     whole: bool = True
     licence: str = ""
     split: str | None = None
-    here: tuple[str, ...] = ()
+    here: Sequence[str] = ()
 
 
 #: what `sources.toml` says: public sets by name, and forms of instruction sets
 TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-
-
-def _hub_sets(kind: str) -> dict[str, HubSet]:
-    files = {name: tuple(told.get("files", {}).items()) for name, told in TABLES[kind].items()}
-    here = {name: tuple(told.get("here", ())) for name, told in TABLES[kind].items()}
-    return {
-        name: HubSet(**{**told, "files": files[name], "here": here[name]})
-        for name, told in TABLES[kind].items()
-    }
-
-
-CORPORA = _hub_sets("corpora")
-INSTRUCTION_SETS = _hub_sets("instructions")
+CORPORA = {name: HubSet(**stated) for name, stated in TABLES["corpora"].items()}
+INSTRUCTION_SETS = {name: HubSet(**stated) for name, stated in TABLES["instructions"].items()}
 
 
 @dataclass(frozen=True)
@@ -118,7 +107,12 @@ class Source:
         made = (use(index, row) for index, row in rows)
         end = None if draw.n is None else draw.skip + draw.n
         found = list(itertools.islice((one for one in made if one is not None), draw.skip, end))
-        check_enough(self.name, draw, len(found), why())
+        behind = f" behind the {draw.skip} skipped" if draw.skip else ""
+        if not found:
+            raise ValueError(f"{self.name} has no usable row{behind} ({why()})")
+        if draw.n is not None and len(found) < draw.n:
+            usable = f"{len(found)} for {self.name}, its usable rows{behind} ({why()})"
+            raise ValueError(f"n must be at most {usable}, got {draw.n}; None takes them all")
         return found
 
     def _drawn(self, seed: int) -> Iterator[tuple[int, Any]]:
@@ -127,13 +121,12 @@ class Source:
         A page of a stream is permuted, and the next one read when all of it is used.
         """
         rng = np.random.default_rng(seed)
-        left = np.array([weight for _, weight in self.streams])
-        left /= left.sum()
+        weights = np.array([weight for _, weight in self.streams])
+        left = weights / weights.sum()
+        pages = [max(1, round(share * PAGE / 8)) * 8 for share in left]
         draws = [
-            _shuffled_pages(
-                iter(stream), max(1, round(share * PAGE / 8)) * 8, np.random.default_rng([seed, k])
-            )
-            for k, ((stream, _), share) in enumerate(zip(self.streams, left, strict=True))
+            _shuffled_pages(iter(stream), page, np.random.default_rng([seed, k]))
+            for k, ((stream, _), page) in enumerate(zip(self.streams, pages, strict=True))
         ]
         while left.any():
             chosen = int(rng.choice(len(draws), p=left / left.sum()))
@@ -187,10 +180,7 @@ def open_source(
         ValueError: for a name that is none of these, ``n=None`` of a large set, a split that is not there,
             a hub that cannot be reached.
     """
-    if not isinstance(name, str | Path):
-        raise ValueError(f"name must be text or a path, got {type(name).__name__}")
-    label = str(name)
-    path = at_home(label)
+    label, path = str(name), at_home(name)
     if local := in_folder(label, known, data):
         return Source(label, read_rows(local))
     if found := known.get(label):
@@ -202,21 +192,9 @@ def open_source(
     if label not in files:
         check_file(label, [*files, *known], other)
     if split != "train" or location is not None:
-        raise ValueError(
-            f"split and location are for sets of the hub, {label} is none; got split={split!r}, "
-            f"location={location!r}"
-        )
+        got = f"split={split!r}, location={location!r}"
+        raise ValueError(f"split and location are for sets of the hub, {label} is none; got {got}")
     return Source(label, [row for file in files.get(label, [path]) for row in read_rows(file)])
-
-
-def check_enough(name: str, draw: Draw, found: int, why: str) -> None:
-    """Raise ValueError when fewer usable rows were found than drawn, or none; ``why`` others are not."""
-    behind = f" behind the {draw.skip} skipped" if draw.skip else ""
-    if found == 0:
-        raise ValueError(f"{name} has no usable row{behind} ({why})")
-    if draw.n is not None and found < draw.n:
-        usable = f"{found} for {name}, its usable rows{behind} ({why})"
-        raise ValueError(f"n must be at most {usable}, got {draw.n}; None takes them all")
 
 
 def check_file(name: str, names: Iterable[str], other: str) -> None:
@@ -227,10 +205,8 @@ def check_file(name: str, names: Iterable[str], other: str) -> None:
     near = difflib.get_close_matches(name.lower(), [*names], n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     why = "that is a folder" if name and path.is_dir() else "no such file exists"
-    raise ValueError(
-        f"name must be one of {', '.join(names)}, a file ending in {', '.join(ENDINGS)}, or {other}; "
-        f"got {name!r}, and {why}{hint}"
-    )
+    allowed = f"one of {', '.join(names)}, a file ending in {', '.join(ENDINGS)}, or {other}"
+    raise ValueError(f"name must be {allowed}; got {name!r}, and {why}{hint}")
 
 
 def named_columns(row: Any, label: str, index: int) -> Mapping[str, Any]:
@@ -270,7 +246,7 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
     from huggingface_hub import HfApi
 
     split = source.split or split
-    if source.files and split != "train" and "{split}" not in source.files[0][0]:
+    if source.files and split != "train" and "{split}" not in min(source.files):
         raise ValueError(f"split must be 'train' for {name}, got {split!r}")
     place = location or f"the hub ({source.repo})"
     hint = ". Without a network give location= a local copy of the repository, data= a folder with the "
@@ -285,7 +261,7 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
             commit = HfApi().dataset_info(source.repo, timeout=SECONDS_FOR_THE_HUB).sha
             root, repository = f"hf://datasets/{source.repo}@{commit}", source.repo
         if source.files:
-            paths = [f"{root}/{file.format(split=split)}" for file, _ in source.files]
+            paths = [f"{root}/{file.format(split=split)}" for file in source.files]
             # as lines of text: RedPajama's rows differ in their columns, which the json reader refuses
             builders = [load_dataset_builder("text", data_files=path) for path in paths]
             opened = [builder.as_streaming_dataset(split="train") for builder in builders]
@@ -294,13 +270,10 @@ def _open_hub(name: str, source: HubSet, split: str, location: str | Path | None
             builder = load_dataset_builder(repository, source.config, revision=commit)
             streams = [builder.as_streaming_dataset(split=split)]
         rows = [*streams[0]] if source.whole else None
-    weights = [weight for _, weight in source.files] or [1.0]
+    weights = source.files.values() or [1.0]
     return Source(name, rows, tuple(zip(streams, weights, strict=True)), commit)
 
 
 def _shuffled_pages(rows: Iterator[Any], page: int, rng: np.random.Generator) -> Iterator[tuple[int, Any]]:
-    for first in itertools.count(0, page):
-        found = list(itertools.islice(rows, page))
-        if not found:
-            return
-        yield from ((first + int(k), found[k]) for k in rng.permutation(len(found)))
+    for number, found in enumerate(iter(lambda: list(itertools.islice(rows, page)), [])):
+        yield from ((number * page + int(k), found[k]) for k in rng.permutation(len(found)))

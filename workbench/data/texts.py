@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,11 @@ def load_texts(
     >>> set(load_texts(["one", "two", "three"], n=1, skip=2)) & set(texts)
     set()
     """
-    draw, long_enough = Draw(n, seed, skip), _length_check(min_length, tokenizer)
-    source = _source(name, draw, split, location, data)
-    if not isinstance(name, str | Path):
-        draw = _all_or(draw, sum(map(long_enough, source.rows or ())))
+    draw = Draw(n, seed, skip)
+    source = _source(name, draw, split=split, location=location, data=data)
+    long_enough = partial(_is_long, min_length, tokenizer)
+    if not isinstance(name, str | Path) and not skip and n and n >= sum(map(long_enough, source.rows or ())):
+        draw = Draw(None, seed)  # all of a list, in its order
     seen: Counter[str] = Counter()
     skipped: set[str] = set()
 
@@ -100,14 +102,11 @@ def load_texts(
         seen[kind] += 1
         return text if kind == "usable" else None
 
-    def why() -> str:
-        return f"{seen['empty']} are empty, {seen['too_short']} too short"
-
-    texts = Texts(source.sample(usable, draw, why))
-    passed_over = {kind: seen[kind] for kind in ("empty", "too_short", "repeated")}
-    drawn = {"n": len(texts), "seed": seed, "skip": skip, "min_length": min_length}
-    texts.source = {"name": source.name, **drawn, "revision": source.revision}
-    texts.source |= {"looked_at": seen.total(), **passed_over}
+    found = source.sample(usable, draw, lambda: f"{seen['empty']} are empty, {seen['too_short']} too short")
+    texts = Texts(found)
+    texts.source = {"name": source.name, "n": len(texts), "seed": seed, "skip": skip}
+    texts.source |= {"min_length": min_length, "revision": source.revision, "looked_at": seen.total()}
+    texts.source |= {kind: seen[kind] for kind in ("empty", "too_short", "repeated")}
     texts.source |= {"duplicates": len(texts) - len(set(texts))}
     return texts
 
@@ -124,39 +123,27 @@ def fingerprint(obj: Any) -> str:
     return digest(identity(obj, "obj"))
 
 
-def _source(
-    name: Any, draw: Draw, split: str, location: str | Path | None, data: str | Path | None
-) -> Source:
+def _source(name: Any, draw: Draw, **place: Any) -> Source:
     if not isinstance(name, str | Path):
         return Source("list", _checked_list(name))
     files = {one: [demo_path("texts") / f"{part}.jsonl" for part in DEMO_TEXTS[one]] for one in DEMO_TEXTS}
-    settings: dict[str, Any] = {"split": split, "location": location, "data": data}
-    return open_source(name, CORPORA, files, draw, other="a list of texts", **settings)
+    return open_source(name, CORPORA, files, draw, other="a list of texts", **place)
 
 
-def _length_check(min_length: int, tokenizer: Any) -> Callable[[str], bool]:
-    if tokenizer is None:
-        return lambda text: len(text) >= min_length
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= min_length
+def _is_long(least: int, tokenizer: Any, text: str) -> bool:
+    return len(text if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]) >= least
 
 
 def _checked_list(texts: Any) -> list[str]:
     wrong = isinstance(texts, Mapping | set | bytes) or hasattr(texts, "columns")
     if wrong or not isinstance(texts, Iterable):
-        raise ValueError(
-            "name must be a name, a path or a list of texts (of a frame one column, frame['text']), "
-            f"got {type(texts).__name__}"
-        )
+        allowed = "a name, a path or a list of texts (of a frame one column, frame['text'])"
+        raise ValueError(f"name must be {allowed}, got {type(texts).__name__}")
     rows = list(texts)
     for index, text in enumerate(rows):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"texts must be strings that are not empty; number {index} is {text!r:.60}")
     return rows
-
-
-def _all_or(draw: Draw, usable: int) -> Draw:
-    """Return a draw of all, in their order, for a list that is no longer than what is drawn."""
-    return Draw(None, draw.seed) if draw.n and draw.n >= usable and not draw.skip else draw
 
 
 def _text_of(row: Any, column: str, label: str, index: int) -> str:

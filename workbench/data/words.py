@@ -34,5 +34,7 @@ def _filled(pattern: str, pieces: dict[str, str]) -> str:
 _PIECES = _pieces()
 #: the patterns, compiled: ``FIND.statement`` is what "the answer is" matches
 FIND = SimpleNamespace(**{name: re.compile(_PIECES[name]) for name in _TABLES["patterns"]})
+#: how a response may state its answer -> pattern
+STATED_FORMS: dict[str, str] = _TABLES["forms"]
 #: LaTeX of numbers -> what stands for it in plain text
 LATEX = [(re.compile(_filled(pattern, _PIECES)), plain) for pattern, plain in _TABLES["latex"]["rules"]]

@@ -32,7 +32,6 @@ class Answers:
 
     def of(self, batches: Sequence[Batch]) -> Found:
         """Compute batches, each by one of the processes there are; all get all."""
-        rank, _ = place()
         costs = [len(batch.rows) * batch.length for batch in batches]
         blocks = [batch.block or k for k, batch in enumerate(batches)]
         owners = shares(costs, blocks, [len(batch.block) for batch in batches])
@@ -40,7 +39,7 @@ class Answers:
         block: tuple[int, ...] = ()
         cache = None
         for batch, owner in zip(batches, owners, strict=True):
-            if owner == rank:
+            if owner == place()[0]:
                 if batch.block != block:
                     block, cache = batch.block, None  # the old one is freed first
                     cache = self._cached(block) if block else None
@@ -90,15 +89,14 @@ class Answers:
         greedy = np.logical_and.reduceat(picked[1] > 0, starts).tolist()
         return {numbers[at]: found for at, *found in zip(starts, sums, greedy, strict=True)}  # type: ignore
 
-    def _logits(self, asked: dict[str, Any], where: torch.Tensor) -> torch.Tensor:
+    def _logits(self, asked: dict[str, Any], where: torch.Tensor) -> Any:
         """Return the logits ``[n, vocabulary]`` of some places in the flattened batch."""
         ids = asked.pop("input_ids")
         with torch.no_grad(), self.lm.mixed(), _chosen(self.lm.model, where) as fired:
             logits = self.lm.model(ids, **asked).logits.flatten(0, -2)
         if not fired:
             logits = logits.index_select(0, where.to(logits.device))
-        checked: torch.Tensor = self.lm.checked(ids, logits)
-        return checked
+        return self.lm.checked(ids, logits)
 
 
 @contextmanager

@@ -59,13 +59,12 @@ def check_contamination(
         every = "one row at least" if column == "context" else "every row"
         raise ValueError(f"column {column} must hold a text with words in {every}; row {first!r} has none")
     names, prompts = zip(*full, strict=True)
-    rows = [
-        {"id": name, "task": task, **found}
-        for task, part in evaluation.groupby("task", sort=False)
-        for name, found in zip(names, _looked_up(prompts, part, n_words), strict=True)
-    ]
-    items = pd.Series([row["item"] for row in rows], dtype=object)  # whole numbers stay so
-    frame = pd.DataFrame(rows).assign(item=items)
+    rows: list[dict[str, Any]] = []
+    for task, part in evaluation.groupby("task", sort=False):
+        found = zip(names, _looked_up(prompts, part, n_words), strict=True)
+        rows += [{"id": name, "task": task, **one} for name, one in found]
+    frame = pd.DataFrame(rows)
+    frame["item"] = pd.Series([row["item"] for row in rows], dtype=object)  # whole numbers stay so
     frame.attrs["empty"] = len(named) - len(full)
     return frame
 
@@ -88,9 +87,8 @@ def contamination_summary(found: pd.DataFrame, *, overlap: float = 0.5) -> pd.Da
     if not 0 <= overlap <= 1:
         raise ValueError(f"overlap must be between 0 and 1, got {overlap!r}")
     marked = found.assign(overlapping=found["overlap"] > overlap)
-    summary = marked.groupby("task", sort=False).agg(
-        n=("id", "size"), occurring=("occurs", "sum"), overlapping=("overlapping", "sum")
-    )
+    counted = {"n": ("id", "size"), "occurring": ("occurs", "sum"), "overlapping": ("overlapping", "sum")}
+    summary = marked.groupby("task", sort=False).agg(**counted)
     shares = summary[["occurring", "overlapping"]].div(summary["n"], axis=0).add_prefix("share_")
     return summary.join(shares).reset_index()
 
@@ -117,11 +115,8 @@ def evaluation_prompts(
     names = list(dict.fromkeys(name for part in plan_tasks(tasks).values() for name in part))
     with quiet():
         loaded = load_tasks(names, include=include, data=data)["tasks"]
-        rows = [
-            {"task": name, "item": number, "text": _question(task, doc)}
-            for name, task in loaded.items()
-            for number, doc in enumerate(task.eval_docs)
-        ]
+        docs = [(name, k, doc) for name, task in loaded.items() for k, doc in enumerate(task.eval_docs)]
+        rows = [(name, k, _question(loaded[name], doc)) for name, k, doc in docs]
     return pd.DataFrame(rows, columns=["task", "item", "text"])
 
 
@@ -138,19 +133,16 @@ def _looked_up(prompts: Sequence[list[str]], part: pd.DataFrame, n_words: int) -
     items = part["item"].tolist()
     texts = [_words(text) for text in part["text"]]
     lines = [_line(words) for words in texts]
-    cores = {k: words for k, words in enumerate(_cores(texts)) if len(words) >= _FEWEST}
-    begins = _index([words[:_FEWEST] for words in cores.values()], _FEWEST)
-    inner = list(cores.items())
+    cores = [_line(words) for words in _cores(texts)]
+    begins = _index([words[:_FEWEST] for words in _cores(texts)], _FEWEST)  # none of a shorter one
     index = lru_cache(maxsize=None)(partial(_index, texts))
     for words in prompts:
         length, whole = min(n_words, len(words)), _line(words)
         known, own = index(length), list(_runs(words, length))
-        around = (inner[k] for run in _runs(words, _FEWEST) for k in begins.get(run, ()))
         places = [k for k in known.get(own[0], ()) if whole in lines[k]]
-        places += [k for k, core in around if _line(core) in whole]
+        places += [k for run in _runs(words, _FEWEST) for k in begins.get(run, ()) if cores[k] in whole]
         overlap = sum(run in known for run in own) / len(own)
-        first = items[min(places)] if places else None
-        yield {"occurs": bool(places), "overlap": overlap, "item": first}
+        yield {"occurs": bool(places), "overlap": overlap, "item": items[min(places)] if places else None}
 
 
 def _cores(texts: list[list[str]]) -> list[list[str]]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
@@ -30,16 +31,16 @@ def digest_of_all(files: Mapping[str, str | Path]) -> str:
 def own_files(names: set[str], folder: Path, index: Mapping[str, Any]) -> dict[str, Path]:
     """Return all files of a task folder, and those anywhere that the named tasks depend on, by a label."""
     found = {file.relative_to(folder).as_posix(): file for file in _files_under(folder)}
-    for name in _stated(names, index):
-        named = _named_by(name, Path(index[name].yaml_path).resolve(), index[name].cfg)
+    for name, path in _stated(names, index).items():
+        named = _named_by(name, path, index[name].cfg)
         found |= {f"{name} {number}": file for number, file in enumerate(named)}
     return found
 
 
-def _stated(names: Iterable[str], index: Mapping[str, Any]) -> list[str]:
-    """Return the names, and those below them, that have a task file."""
+def _stated(names: Iterable[str], index: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the task files of the names, and of those below them, that have one."""
     every = {name for given in names for name in below(given, index) if name in index}
-    return sorted(name for name in every if index[name].yaml_path is not None)
+    return {name: Path(path).resolve() for name in sorted(every) if (path := index[name].yaml_path)}
 
 
 def check_code(names: Iterable[str], index: Mapping[str, Any], trusted: Path | None) -> None:
@@ -58,12 +59,13 @@ def check_code(names: Iterable[str], index: Mapping[str, Any], trusted: Path | N
 
     packaged = Path(lm_eval.tasks.__file__).resolve().parent
     known = {content_of(file) for file in _files_under(trusted)} if trusted else set()
-    for name in _stated(names, index):
-        for file in _task_files(Path(index[name].yaml_path).resolve()):
+    for name, path in _stated(names, index).items():
+        for file in _task_files(path):
             events = yaml.parse(file.read_text(encoding="utf-8"))
             if not any(getattr(event, "tag", None) == "!function" for event in events):
                 continue
-            if not file.is_relative_to(packaged) and not _is_known(file, known):
+            made_of = {content_of(file), *map(content_of, _function_files(file))}
+            if not file.is_relative_to(packaged) and not made_of <= known:
                 raise ValueError(f"{file} names Python functions; allow_code=True runs them")
         for entry in _measured(index[name].cfg):
             if entry.get("hf_evaluate") or entry.get("metric") not in metric_registry:
@@ -98,17 +100,9 @@ def sandbox(allow_code: bool = False) -> Iterator[None]:
         used.filters = free.filters
     # the harness has each template compiled again for every item, which took most of an evaluation's time
     used.from_string = lru_cache(maxsize=512)(used.from_string)
-    lm_eval.utils.env = used
-    try:
-        with told("a template of a task reaches for Python", SecurityError, hint="; allow_code=True lets it"):
-            yield
-    finally:
-        lm_eval.utils.env = free
-
-
-def _is_known(file: Path, known: set[str]) -> bool:
-    """Return whether a task file and the files of its functions are copies of known ones."""
-    return content_of(file) in known and known.issuperset(map(content_of, _function_files(file)))
+    reached = told("a template of a task reaches for Python", SecurityError, hint="; allow_code=True lets it")
+    with patch.object(lm_eval.utils, "env", used), reached:
+        yield
 
 
 def _named_by(task: str, path: Path, cfg: dict[str, Any]) -> Iterator[Path]:
@@ -125,8 +119,7 @@ def _named_by(task: str, path: Path, cfg: dict[str, Any]) -> Iterator[Path]:
 
 def _files_under(place: Path) -> list[Path]:
     """Return the files of a folder and of folders that are linked into it."""
-    found = files_below(place)
-    return [file for file in found if "__pycache__" not in file.relative_to(place).parts]
+    return [file for file in files_below(place) if "__pycache__" not in file.relative_to(place).parts]
 
 
 def _task_files(path: Path) -> Iterator[Path]:
@@ -146,12 +139,12 @@ def _function_files(path: Path) -> Iterator[Path]:
         if beside.is_file():
             yield beside
             continue
-        top, *below = module.split(".")
+        top, *inside = module.split(".")
         with suppress(ImportError, ValueError):  # that of the topmost package alone imports nothing
             spec = importlib.util.find_spec(top)
-            places = [Path(place, *below) for place in (spec and spec.submodule_search_locations) or ()]
+            places = [Path(place, *inside) for place in (spec and spec.submodule_search_locations) or ()]
             files = [place / "__init__.py" for place in places] + [Path(f"{place}.py") for place in places]
-            origin = [Path(spec.origin)] if spec and spec.origin and not below else []
+            origin = [Path(spec.origin)] if spec and spec.origin and not inside else []
             yield from filter(Path.is_file, dict.fromkeys(origin + files))
 
 
@@ -225,9 +218,8 @@ def absolute_files(files: Any, task_file: Path, task: str) -> Any:
         return files
     found = next(filter(None, (_files_at(folder, files) for folder in _folders(task_file))), [])
     if not found:
-        raise ValueError(
-            f"task {task!r}: its data file {files!r} is neither near {task_file} nor in {Path.cwd()}"
-        )
+        where = f"neither near {task_file} nor in {Path.cwd()}"
+        raise ValueError(f"task {task!r}: its data file {files!r} is {where}")
     for file in found:
         if file.stat().st_size < 64 and not file.read_bytes().strip():
             raise ValueError(f"task {task!r}: its data file {file} has no items")
@@ -250,8 +242,6 @@ def _data_folder(name: Any, task_file: Path) -> Path | None:
     """Return the nearest folder of a name with data in it; a folder of tasks is named like their set, too."""
     places = (folder / Path(name).expanduser() for folder in _folders(task_file))
     found = (place for place in places if place.is_dir() and place not in task_file.parents)
-    return next((place for place in found if any(_is_data(file) for file in files_below(place))), None)
-
-
-def _is_data(file: Path) -> bool:
-    return not _DATA.isdisjoint(file.suffixes)
+    return next(
+        (place for place in found if any(_DATA & {*file.suffixes} for file in files_below(place))), None
+    )

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import datasets
 import lm_eval.api.task
@@ -42,16 +43,8 @@ def run_tasks(
     random.seed(0)  # as the command line sets them
     np.random.seed(1234)
     torch.manual_seed(1234)
-    results = run_harness(
-        lm,
-        tasks,
-        limit=limit,
-        bootstrap_iters=_RESAMPLES,
-        apply_chat_template=chat,
-        fewshot_as_multiturn=chat,
-        **settings,
-    )
-    return results, set(lm.truncated)
+    settings |= {"apply_chat_template": chat, "fewshot_as_multiturn": chat, "bootstrap_iters": _RESAMPLES}
+    return run_harness(lm, tasks, limit=limit, **settings), set(lm.truncated)
 
 
 def set_generation(tasks: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -73,10 +66,8 @@ def check_lengths(lm: InMemory, tasks: dict[str, Any]) -> None:
                 raise ValueError(f"thinking must be False for task {name!r}, which generates no answer")
             continue
         if (answer := lm.answer_length(task.config.generation_kwargs)) >= lm.max_length:
-            raise ValueError(
-                f"max_length must be above the {answer} tokens that task {name!r} generates, "
-                f"got {lm.max_length}"
-            )
+            least = f"above the {answer} tokens that task {name!r} generates"
+            raise ValueError(f"max_length must be {least}, got {lm.max_length}")
 
 
 def set_shots(tasks: dict[str, Any], n_shot: int | None, seed: int, order: int = 0) -> None:
@@ -95,9 +86,8 @@ def set_shots(tasks: dict[str, Any], n_shot: int | None, seed: int, order: int =
     for name, task in tasks.items():
         fixed = task.get_config("num_fewshot")
         if n_shot and fixed == 0:
-            raise ValueError(
-                f"n_shot of task {name!r} is fixed at 0, got {n_shot}; ask for it apart, without n_shot"
-            )
+            fixed_at = f"n_shot of task {name!r} is fixed at 0"
+            raise ValueError(f"{fixed_at}, got {n_shot}; ask for it apart, without n_shot")
         shots = fixed or 0 if n_shot is None else n_shot
         available = len(task.sampler.df) if hasattr(task, "sampler") else 0
         whole_number(shots, f"n_shot of task {name!r}, which has {available} examples,", 0, available)
@@ -106,8 +96,7 @@ def set_shots(tasks: dict[str, Any], n_shot: int | None, seed: int, order: int =
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(seed)
         if order:
-            places = shot_order(shots, order)
-            task.sampler.sample = partial(_in_order, task.sampler.sample, places)
+            task.sampler.sample = partial(_in_order, task.sampler.sample, shot_order(shots, order))
 
 
 def shot_order(n: int, order: int) -> list[int]:
@@ -136,27 +125,20 @@ def score_rows(
     rows = []
     for name, values in results["results"].items():
         under = leaves.get(name, {name})
-        cut = sum(task in under for task, _ in truncated)
         # the harness leaves the number out for groups of groups
         shots = max((results["n-shot"].get(task) or 0 for task in under), default=0)
+        cut = sum(task in under for task, _ in truncated)
+        counts = {"n": int(values.get("sample_len", 0)), "truncated": cut}
+        place = {"parent": _parent(name, above, counted)}
+        place |= {"category": _category(name, tasks.get(name), loaded["group_map"])}
         for key in _metrics(values):
             metric, filter_name = key.split(",", 1)
             if (error := values.get(f"{metric}_stderr,{filter_name}", "N/A")) == "N/A":
                 error = _perplexity_error(metric, results["samples"].get(name, []))
-            rows.append(
-                {
-                    "task": name,
-                    "metric": key.removesuffix(",none"),
-                    "n_shot": shots,
-                    "value": float(values[key]),
-                    "stderr": float(error),
-                    "n": int(values["sample_len"]),
-                    "truncated": cut,
-                    "higher_is_better": results["higher_is_better"].get(name, {}).get(metric) is not False,
-                    "parent": _parent(name, above, counted),
-                    "category": _category(name, tasks.get(name), loaded["group_map"]),
-                }
-            )
+            row = {"task": name, "metric": key.removesuffix(",none"), "n_shot": shots}
+            row |= {"value": float(values[key]), "stderr": float(error), **counts}
+            better = results["higher_is_better"].get(name, {}).get(metric) is not False
+            rows.append(row | {"higher_is_better": better, **place})
     return rows
 
 
@@ -202,29 +184,18 @@ def item_lines(results: dict[str, Any], tasks: dict[str, Any], truncated: set[tu
                 key = f"{metric},{sample['filter']}".removesuffix(",none")
                 entry["scores"][key] = _of_one(metric, sample[metric], tasks[name])
         shots = results["n-shot"].get(name, 0)
-        lines += [
-            item_line(name, shots, item, truncated=(name, item) in truncated, **entry)
-            for item, entry in entries.items()
-        ]
+        for item, entry in entries.items():
+            lines.append(item_line(name, shots, item, truncated=(name, item) in truncated, **entry))
     return lines
 
 
 def item_line(
-    task: str,
-    n_shot: int,
-    item: int,
-    scores: dict[str, float],
-    *,
-    prompt: str,
-    target: str = "",
-    response: str = "",
-    truncated: bool = False,
-    **more: Any,
+    task: str, n_shot: int, item: int, scores: dict[str, float], *, truncated: bool = False, **told: Any
 ) -> str:
     """Return a line of an items file: JSON as every program reads it, so what is no number is null."""
     finite = {metric: float(value) if math.isfinite(value) else None for metric, value in scores.items()}
-    entry = {"task": task, "n_shot": n_shot, "item": item, "prompt": prompt, "target": target}
-    entry |= {"response": response, "scores": finite, **more, "truncated": truncated}
+    entry = {"task": task, "n_shot": n_shot, "item": item, "prompt": "", "target": "", "response": ""}
+    entry |= {"scores": finite, **told, "truncated": truncated}
     return json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -314,12 +285,10 @@ def quiet(*, allow_code: bool = False) -> Iterator[None]:
             stack.callback(datasets.enable_progress_bars)
             datasets.disable_progress_bars()
         # The bar over prompts being built has no switch of its own, nor has what is said of resampling.
-        stack.callback(setattr, lm_eval.api.task, "tqdm", lm_eval.api.task.tqdm)
-        lm_eval.api.task.tqdm = partial(tqdm, disable=True)
-        stack.callback(setattr, metrics, "bootstrap_stderr", metrics.bootstrap_stderr)
-        metrics.bootstrap_stderr = _bootstrap_error
-        stack.callback(setattr, metrics, "math", metrics.math)
-        metrics.math = SimpleNamespace(**vars(math) | {"exp": exponential})
+        stack.enter_context(patch.object(lm_eval.api.task, "tqdm", partial(tqdm, disable=True)))
+        stack.enter_context(patch.object(metrics, "bootstrap_stderr", _bootstrap_error))
+        safe = SimpleNamespace(**vars(math) | {"exp": exponential})
+        stack.enter_context(patch.object(metrics, "math", safe))
         yield
 
 

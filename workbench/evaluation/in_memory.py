@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
+from lm_eval.models.utils import Collator, _add_special_kwargs, has_bos_prefix, normalize_gen_kwargs
 from transformers import LogitsProcessorList
 
 from workbench.bars import tqdm
 from workbench.evaluation.answers import Answers
 from workbench.evaluation.prefixes import Batch, can_share, least_saved, plan, room_for
 from workbench.models.chat import render_chat
-from workbench.models.hooks import watch_states
+from workbench.models.hooks import not_finite
 from workbench.models.processes import everyones, place, shares
 
 #: tokens of texts by tokenizer, while several variants are asked the same
@@ -52,33 +52,21 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     batch_size_per_gpu: Any  # the harness's own: a number or "auto"
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        batch_size: int | str,
-        max_length: int | None,
-        progress: bool = False,
-        thinking: bool = False,
-        template: str | None = None,
-        **settings: Any,
+        self, model: Any, tokenizer: Any, *, batch_size: int | str, progress: bool = False, **settings: Any
     ) -> None:
+        """Put the harness around a model; ``settings`` are its own, and ``thinking`` and ``template``."""
         if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-            raise ValueError(
-                "tokenizer must have a begin or an end token, which the first token follows, got none"
-            )
+            raise ValueError("tokenizer must have a begin or an end token before the first token, got none")
+        self.chat = {"thinking": settings.pop("thinking", False), "template": settings.pop("template", None)}
         # what is generated behind a thought is the answer
-        settings |= {"think_end_token": "</think>"} if thinking else {}
-        super().__init__(pretrained=model, tokenizer=tokenizer, max_length=max_length, **settings)
+        settings |= {"think_end_token": "</think>"} if self.chat["thinking"] else {}
+        super().__init__(pretrained=model, tokenizer=tokenizer, **settings)
         self.truncated: set[tuple[str, int]] = set()
         shared = _known.get()
-        # by text and whether special tokens are added; None: as the tokenizer does
-        self.known: dict[tuple[str, bool | None], np.ndarray] = (
-            {} if shared is None else shared.setdefault(id(tokenizer), {})
-        )
-        self.window = self.max_length if max_length else min(self.max_length, self._bearable())
+        # tokens by text and whether special ones are added; None: as the tokenizer does
+        self.known: dict[Any, np.ndarray] = ({} if shared is None else shared).setdefault(id(tokenizer), {})
+        self.window = self._max_length or min(self.max_length, self._bearable())
         self.most = None if batch_size == "auto" else int(batch_size)
-        self.chat: dict[str, Any] = {"thinking": thinking, "template": template}
         begin = tokenizer.bos_token_id
         self.mark = begin if begin is not None and tokenizer("a")["input_ids"][:1] == [begin] else None
         self.bar = tqdm(total=0, desc="evaluation", unit="request", leave=False, disable=not progress)
@@ -107,17 +95,14 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def encoded(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Any, Any]]:
         """Return the tokens of (context, continuation) as in the harness; each text is read once."""
-        split = [_spaces_moved(*pair) if pair[0] else None for pair in pairs]
-        self._read([text for one in split if one for text in (one[0], "".join(one))])
-        self._read([text for context, text in pairs if not context], add_special_tokens=False)
-        return [
-            self._after_nothing(text) if one is None else self._apart(*one)
-            for one, (_, text) in zip(split, pairs, strict=True)
-        ]
+        self._read([text for head, tail in pairs if head for text in (head.rstrip(), head + tail)])
+        self._read([tail for head, tail in pairs if not head], add_special_tokens=False)
+        return [self._encode_pair(*pair) if pair[0] else self._after_nothing(pair[1]) for pair in pairs]
 
-    def _apart(self, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
-        head, whole = self.known[context, None], self.known[context + continuation, None]
-        return head, whole[len(head) :]
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **settings: Any) -> Any:
+        """Return the tokens of a text as in the harness; those of a text that was read are known."""
+        known = self.known.get((string, add_special_tokens))
+        return super().tok_encode(string, add_special_tokens, **settings) if known is None else known
 
     def _after_nothing(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         ids, first = self.known[text, False], self.prefix_token_id
@@ -125,20 +110,14 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def _read(self, texts: list[str], add_special_tokens: bool | None = None) -> None:
         """Put the tokens of texts into ``known``, as ``tok_encode`` of each gives them."""
-        new = list(dict.fromkeys(text for text in texts if (text, add_special_tokens) not in self.known))
+        new = {text for text in texts if (text, add_special_tokens) not in self.known}
         mark = self.tokenizer.decode(self.prefix_token_id)
-        marked = [add_special_tokens is None and has_bos_prefix(text, mark) for text in new]
-        for begun in (False, True):
-            some = [text for text, its in zip(new, marked, strict=True) if its == begun]
-            asked = (
-                False if begun else self.add_bos_token if add_special_tokens is None else add_special_tokens
-            )
-            settings = {} if asked is None else {"add_special_tokens": asked}
-            ids = self.tokenizer(some, verbose=False, **settings)["input_ids"] if some else []
-            self.known |= {
-                (text, add_special_tokens): np.array(one, dtype=np.int32)
-                for text, one in zip(some, ids, strict=True)
-            }
+        begun = {text for text in new if add_special_tokens is None and has_bos_prefix(text, mark)}
+        for some, asked in ((begun, False), (new - begun, add_special_tokens)):
+            settings = _add_special_kwargs(asked, self.add_bos_token)
+            ids = self.tokenizer([*some], verbose=False, **settings)["input_ids"] if some else []
+            read = (np.array(one, dtype=np.int32) for one in ids)
+            self.known |= zip(((text, add_special_tokens) for text in some), read, strict=True)
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = True, *, sharing: bool = True
@@ -146,23 +125,15 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         """Answer (text, context, continuation): inputs that begin alike share what they have in common."""
         pairs = [(np.asarray(c, np.int32), np.asarray(t, np.int32)) for _, c, t in requests]
         if (longest := max(len(continuation) for _, continuation in pairs)) > self.max_length:
-            raise ValueError(
-                f"max_length must be at least {longest}, the longest answer in tokens, got {self.max_length}"
-            )
-        inputs: dict[bytes, int] = {}
-        texts: list[np.ndarray] = []
-        asked: list[int] = []
-        users: list[list[int]] = []
-        for number, (context, continuation) in enumerate(pairs):
-            text = np.concatenate([context, continuation])[-(self.max_length + 1) :][:-1]
-            k = inputs.setdefault(text.tobytes(), len(texts))
-            if k == len(texts):
-                texts.append(text)
-                asked.append(0)
-                users.append([])
-            asked[k] = max(asked[k], len(continuation))
-            users[k].append(number)
-        answers = Answers(self, [continuation for _, continuation in pairs], users)
+            least = f"at least {longest}, the longest answer in tokens"
+            raise ValueError(f"max_length must be {least}, got {self.max_length}")
+        users: dict[bytes, list[int]] = {}
+        for number, pair in enumerate(pairs):
+            text = np.concatenate(pair)[-(self.max_length + 1) :][:-1]
+            users.setdefault(text.tobytes(), []).append(number)
+        texts = [np.frombuffer(text, dtype=np.int32) for text in users]
+        asked = [max(len(pairs[number][1]) for number in some) for some in users.values()]
+        answers = Answers(self, [continuation for _, continuation in pairs], [*users.values()])
         found = answers.of(self._planned(texts, asked, sharing))
         return [found[number] for number in range(len(pairs))]
 
@@ -183,7 +154,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def bare_ids(self, text: str) -> list[int]:
         """Return the tokens of a text without what it begins with: a mark in it, or the tokenizer's."""
-        ids: list[int] = self.tok_encode(text)
+        ids = list(self.tok_encode(text))
         return ids[1:] if ids[:1] == [self.prefix_token_id] else ids
 
     def marked_ids(self, text: str) -> list[int]:
@@ -243,31 +214,25 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             longest = max(longest, min(length, room) + self.max_length - room)
         return self._generated(requests, self.most or max(1, _GENERATED // longest))
 
-    def _generated(self, requests: list[Any], rows: int) -> list[str]:
+    def _generated(self, requests: list[Any], rows: int) -> Any:
         """Generate batch after batch as the harness gathers them, each by one of the processes there are."""
-        order = sorted(range(len(requests)), key=lambda k: self._longest_first(requests[k]))
-        kinds: dict[str, list[int]] = {}
-        for k in order:
-            kinds.setdefault(repr(requests[k].args[1]), []).append(k)
-        batches = [some[at : at + rows] for some in kinds.values() for at in range(0, len(some), rows)]
-        owners = shares([sum(-self._longest_first(requests[k])[0] for k in some) for some in batches])
-        mine: dict[int, str] = {}
-        for some, owner in zip(batches, owners, strict=True):
-            if owner == place()[0]:
-                mine |= zip(some, self._in_halves([requests[k] for k in some]), strict=True)
-        found = {k: text for part in everyones(mine) for k, text in part.items()}
-        return [found[k] for k in range(len(requests))]
 
-    def _longest_first(self, request: Any) -> tuple[int, str]:
-        text = request.args[0]
-        return -len(self.known[text, None]), text
+        def longest_first(request: Any) -> tuple[int, str]:
+            return -len(self.known[request.args[0], None]), request.args[0]
 
-    def _in_halves(self, requests: list[Any]) -> list[str]:
+        collator = Collator(requests, longest_first, lambda request: request.args[1], group_by="gen_kwargs")
+        batches: list[Any] = list(collator.get_batched(n=rows))
+        owners = shares([-sum(longest_first(request)[0] for request in some) for some in batches])
+        mine = [k for k, owner in enumerate(owners) if owner == place()[0]]
+        parts = everyones({k: self._in_halves(batches[k]) for k in mine})
+        found = {k: texts for part in parts for k, texts in part.items()}
+        return collator.get_original([text for k in range(len(batches)) for text in found[k]])
+
+    def _in_halves(self, requests: list[Any]) -> Any:
         """Generate one batch, in halves where memory does not suffice."""
         self.batch_size_per_gpu = rows = min(self.most or len(requests), len(requests))
         try:
-            found: list[str] = super().generate_until(requests, disable_tqdm=True)
-            return found
+            return super().generate_until(requests, disable_tqdm=True)
         except torch.OutOfMemoryError as error:
             self.take_less(rows, error)
         return self._in_halves(requests)
@@ -279,9 +244,8 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             ValueError: when it was one.
         """
         if rows == 1:
-            raise ValueError(
-                f"max_length must be smaller: of {self.max_length} tokens, no prompt fits into memory"
-            ) from error
+            allowed = f"max_length must be smaller: of {self.max_length} tokens"
+            raise ValueError(f"{allowed}, no prompt fits into memory") from error
         self.most = rows // 2
         warnings.warn(f"{rows} prompts do not fit into memory; now {self.most}", stacklevel=2)
         if torch.cuda.is_available():
@@ -291,18 +255,14 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         """Return how many tokens a task generates with these settings."""
         return int(normalize_gen_kwargs(dict(settings or {}), self.max_gen_toks)["max_gen_toks"])
 
-    def _model_call(self, inps: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
-        return self.checked(inps, super()._model_call(inps, *args, **settings))
-
-    def _model_generate(self, context: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+    def _model_generate(self, context: torch.Tensor, *args: Any, **settings: Any) -> Any:
         settings["logits_processor"] = LogitsProcessorList([self.checked])
-        found: torch.Tensor = super()._model_generate(context, *args, **settings)
-        return found
+        return super()._model_generate(context, *args, **settings)
 
     def checked(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return logits that can be compared: in an argmax, the first of several that are no numbers wins."""
         if not torch.isfinite(logits.amax(-1)).all():
-            raise ValueError(f"the model's logits are not finite; {broken_part(self.model, ids)}")
+            raise not_finite(self.model, ids=ids)
         return logits
 
     def mixed(self) -> Any:
@@ -317,27 +277,3 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     def _note(self, request: Any, too_long: bool) -> None:
         if too_long:
             self.truncated.add((request.task_name, request.doc_id))
-
-
-@torch.no_grad()
-def broken_part(model: Any, ids: torch.Tensor) -> str:
-    """Return where numbers that are not finite begin in a model: a weight, or what a layer gives."""
-    for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            return f"its weight {name} is not"
-    found: list[str] = []
-
-    def see(number: int, state: torch.Tensor) -> None:
-        if not found and not torch.isfinite(state).all():
-            where = f"layer {number - 1} gives" if number else "the embedding gives"
-            found.append(f"its weights are, but {where} others ({state.dtype} overflows)")
-
-    with watch_states(model, see):
-        model(ids)
-    return found[0] if found else "its weights and layers are, its head is not"
-
-
-def _spaces_moved(context: str, continuation: str) -> tuple[str, str]:
-    """Let spaces at the end of a context begin what follows, as the harness does."""
-    bare = context.rstrip()
-    return bare, context[len(bare) :] + continuation

@@ -71,14 +71,12 @@ def paired_items(
     if not base.index.equals(other.index) or (base["prompt"] != other["prompt"]).any():
         common = base.index.intersection(other.index)
         same = int((base.loc[common, "prompt"] == other.loc[common, "prompt"]).sum())
-        raise ValueError(
-            "base and other must hold the same items with the same prompts, "
-            f"got {len(base)} and {len(other)} items, {same} of them the same; "
-            "evaluate both variants with equal tasks, limit, n_shot and seed"
-        )
+        got = f"got {len(base)} and {len(other)} items, {same} of them the same"
+        hint = "evaluate both variants with equal tasks, limit, n_shot and seed"
+        raise ValueError(f"base and other must hold the same items with the same prompts, {got}; {hint}")
     pairs = {"base": base["value"], "other": other["value"], "prompt": base["prompt"]}
-    pairs |= {"target": base["target"], "base_response": base["response"]}
-    pairs |= {"other_response": other["response"]}
+    said = {"base_response": base["response"], "other_response": other["response"]}
+    pairs |= {"target": base["target"], **said}
     pairs |= {name: base[name] for name in ("metric", "tokens") if name in base}
     return pd.DataFrame(pairs).reset_index()
 
@@ -128,24 +126,17 @@ def compare_items(
     >>> compare_items(base, base.assign(value=[0, 0, 1, 0]))[["n", "difference", "p_value"]].values.tolist()
     [[4.0, -0.5, 0.5]]
     """
-    if other is not None:
-        pairs = {("", ""): paired_items(base, other, metric=metric, prefer=prefer)}
-    else:
-        items = _by_variant(base)
-        pairs = {
-            (first, second): paired_items(items[first], items[second], metric=metric, prefer=prefer)
-            for first, second in _checked_pairs(items, between)
-        }
-    rows = [
-        {"variant": second, "against": first, **row}
-        for (first, second), pair in pairs.items()
-        for row in _compared(pair, group_of(scores), confidence, seed)
-    ]
+    items: Mapping[str, Any] = _by_variant(base) if other is None else {"base": base, "other": other}
+    rows = []
+    for first, second in _checked_pairs(items, between if other is None else None):
+        pairs = paired_items(items[first], items[second], metric=metric, prefer=prefer)
+        found = _compared(pairs, group_of(scores), confidence, seed)
+        rows += [{"variant": second, "against": first, **row} for row in found]
     if not rows:
         raise ValueError("base and other must hold a metric with a value for each item, got none")
-    found = pd.DataFrame(rows)
-    found["p_adjusted"] = holm(found["p_value"])
-    return found.drop(columns=["variant", "against"]) if other is not None else found
+    frame = pd.DataFrame(rows)
+    frame["p_adjusted"] = holm(frame["p_value"])
+    return frame.drop(columns=["variant", "against"]) if other is not None else frame
 
 
 def _by_variant(items: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -162,16 +153,15 @@ def _by_variant(items: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, p
 def _checked_pairs(
     items: Mapping[str, pd.DataFrame], between: Iterable[tuple[str, str]] | None
 ) -> list[tuple[str, str]]:
-    asked: Iterable[Any] = combinations(items, 2) if between is None else between
-    pairs = [tuple(pair) for pair in asked]
+    pairs = [(one, other) for one, other in (combinations(items, 2) if between is None else between)]
     for pair in pairs:
-        if len(pair) != 2 or len(set(pair)) < 2:
+        if len(set(pair)) < 2:
             raise ValueError(f"between must hold pairs of two different variants, got {pair}")
         for name in pair:
             one_of(name, items, "between")
     if not pairs:
         raise ValueError("between must hold at least one pair of variants, got none")
-    return [(first, second) for first, second in dict.fromkeys(pairs)]
+    return list(dict.fromkeys(pairs))
 
 
 def _compared(
@@ -291,8 +281,6 @@ def flip_counts(
     >>> flip_counts(base, {"pruned": base.assign(value=[0, 0])}).values.tolist()
     [['pruned', 'a', 0, 2, 1, 0]]
     """
-    if not others:
-        raise ValueError("others must hold at least one variant, got none")
     pairs = {name: right_or_wrong(paired_items(base, items, prefer=prefer)) for name, items in others.items()}
     frame = pd.concat(pairs, names=["variant"]).reset_index("variant")
     if frame.empty:

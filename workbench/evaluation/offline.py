@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from workbench.data.files import read_rows
 from workbench.evaluation.dependencies import digest_of_all, named_files
@@ -85,16 +86,15 @@ def on_disk(name: str, data: str | Path | None) -> OnDisk | None:
     sources = {task: (cfg.get("dataset_path"), cfg.get("dataset_name")) for task, cfg in stated.items()}
     if not local.part:  # the other tasks on the same rows, such as chain-of-thought GSM8K
         sources = {task: source for task, source in sources.items() if source == sources[key]}
-    tasks = list(sources)
     part_of = {task: part if local.part else "" for task, (_, part) in sources.items()}
     here = {task for task, part in part_of.items() if part in parts}
-    # a task without rows is built on those of another, and taken out by ``without``
-    answers = {
-        sources[task]: Splits(key, folder, part_of[task if task in here else min(here)])
-        for task in (tasks if here else ())
-    }
     under = leaves(name, index)
-    return OnDisk(answers, sorted(under - here)) if under & here else None
+    if not under & here:
+        return None
+    # a task without rows is built on those of another, and taken out by ``without``
+    read = {task: part_of[task if task in here else min(here)] for task in sources}
+    answers = {sources[task]: Splits(key, folder, part) for task, part in read.items()}
+    return OnDisk(answers, sorted(under - here))
 
 
 def without(loaded: dict[str, Any], absent: Iterable[str]) -> dict[str, Any]:
@@ -149,22 +149,18 @@ def rows_from_disk(answers: Answers) -> Iterator[None]:
         if (path, name) in answers:
             return answers[path, name]
         named = [Path(file) for file in named_files(settings.get("data_files"))]
-        for place in (path, settings.get("data_dir") or ""):
-            named += files_below(Path(place)) if Path(place).is_absolute() and Path(place).is_dir() else []
+        for place in map(Path, (path, settings.get("data_dir") or "")):
+            named += files_below(place) if place.is_absolute() and place.is_dir() else []
         if {"dataset_dict.json", "state.json"} & {file.name for file in named if file.parent == Path(path)}:
             saved = library.load_from_disk(path)
             return saved if isinstance(saved, dict) else {str(saved.split): saved}
-        files = {str(file): file for file in named if file.is_file()}
-        if files:
+        if files := {str(file): file for file in named if file.is_file()}:
             cache = Path(library.config.HF_DATASETS_CACHE) / digest_of_all(files)
             settings = {"cache_dir": str(cache)} | settings
         return library.load_dataset(path=path, name=name, **settings)
 
-    harness.datasets = SimpleNamespace(**vars(library) | {"load_dataset": load_dataset})
-    try:
+    with patch.object(harness, "datasets", SimpleNamespace(**vars(library) | {"load_dataset": load_dataset})):
         yield
-    finally:
-        harness.datasets = library
 
 
 def wikitext_pages(lines: Iterable[str]) -> list[str]:

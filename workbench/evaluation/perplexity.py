@@ -160,8 +160,8 @@ def perplexity(
     from workbench.evaluation.in_memory import InMemory
 
     with untouched(model, tokenizer), quiet():
-        settings: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
-        lm = InMemory(model, tokenizer, softmax_dtype=torch.float32, **settings)
+        size: Any = {"batch_size": batch_size, "max_length": max_length}
+        lm = InMemory(model, tokenizer, softmax_dtype=torch.float32, progress=progress, **size)
         ids = [lm.marked_ids(text) for text in texts]
         for number, tokens in enumerate(ids):
             if len(tokens) < 2:
@@ -176,11 +176,8 @@ def perplexity(
                 lengths = np.array([len(re.split(r"\s+", text)) for text in texts])
                 values["word_perplexity"] = _exponential(*ratio_of_sums(word_losses, lengths))
     if items is not None:
-        told = zip(texts, losses / counts, counts, strict=True)
-        lines = [
-            item_line(task, 0, number, {"loss": mean}, prompt=text, tokens=int(count))
-            for number, (text, mean, count) in enumerate(told)
-        ]
+        told = enumerate(zip(texts, losses / counts, map(int, counts), strict=True))
+        lines = (item_line(task, 0, k, {"loss": mean}, prompt=text, tokens=n) for k, (text, mean, n) in told)
         write_text_atomic(items, "".join(lines))
     frame = loss_rows(task, values, len(texts))
     frame.attrs["max_length"] = lm.window
@@ -196,12 +193,9 @@ def loss_values(model: Any, loss: float, error: float = math.nan) -> dict[str, t
 def loss_rows(task: str, values: Mapping[str, tuple[float, float]], n: int) -> pd.DataFrame:
     """Return measures of texts, each with its standard error, as rows of ``evaluate``."""
     common = {"n": n, "truncated": 0, "higher_is_better": False, "parent": "", "category": "language"}
-    return pd.DataFrame(
-        [
-            {"task": task, "metric": metric, "n_shot": 0, "value": value, "stderr": error} | common
-            for metric, (value, error) in values.items()
-        ]
-    )
+    frame = pd.DataFrame([*values.values()], columns=["value", "stderr"])
+    named = pd.DataFrame({"task": task, "metric": [*values], "n_shot": 0})
+    return named.join(frame).assign(**common)
 
 
 def _exponential(value: float, error: float) -> tuple[float, float]:

@@ -104,9 +104,7 @@ def plan(
         least: tokens that a block must save.
     """
     order = sorted(range(len(inputs)), key=lambda k: inputs[k].tolist())
-    common = [_common(inputs[a], inputs[b]) for a, b in pairwise(order)]
-    if not sharing:
-        common = [0] * len(common)
+    common = [_common(inputs[a], inputs[b]) if sharing else 0 for a, b in pairwise(order)]
     runs = _runs([len(inputs[k]) for k in order], common)
     alone, blocks = [], []
     for size, group in _blocks(runs, common, [len(inputs[k]) - asked[k] for k in order], least):
@@ -115,11 +113,8 @@ def plan(
             blocks.append((tuple(inputs[laid[0].inputs[0]][:size].tolist()), laid))
         else:
             alone += laid
-    return [
-        Batch(block, part)
-        for block, laid in [((), alone), *blocks]
-        for part in _parts(laid, rows, tokens, places)
-    ]
+    groups = [((), alone), *blocks]
+    return [Batch(block, part) for block, laid in groups for part in _parts(laid, rows, tokens, places)]
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:
@@ -219,27 +214,28 @@ def tensors(model: Any, batch: Batch, cache: Any) -> dict[str, Any]:
     return asked
 
 
+def _work_of_a_token(model: Any) -> int:
+    """Return the floating-point operations of a token in the layers, 0 for layers that are on no GPU."""
+    return 2 * sum(p.numel() for p in decoder_layers(model).parameters() if p.is_cuda)
+
+
 def least_saved(model: Any) -> float:
     """Return how many tokens a block must save to be worth a pass of its own."""
-    parameters = [*decoder_layers(model).parameters()]
-    if not parameters or not parameters[0].is_cuda:
-        return 0
-    return _PASS / (2 * sum(p.numel() for p in parameters))
+    work = _work_of_a_token(model)
+    return _PASS / work if work else 0
 
 
 def room_for(model: Any) -> int:
     """Return how many tokens a batch holds at most: a quarter of a second of work, and what memory allows."""
-    parameters = [*decoder_layers(model).parameters()]
-    if not parameters or not parameters[0].is_cuda:
+    if not (work := _work_of_a_token(model)):
         return _ON_CPU
     text = unwrap(model).config.get_text_config(decoder=True)
     wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    device = parameters[0].device
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    free -= torch.cuda.memory_allocated(device)
-    fit = free // 2 // ((8 * text.hidden_size + 4 * wide) * parameters[0].element_size())
-    work = _WORK / (2 * sum(p.numel() for p in parameters))
-    return int(max(1, min(fit, max(4096, work), 65536)))
+    first = next(p for p in decoder_layers(model).parameters() if p.is_cuda)
+    free = torch.cuda.mem_get_info(first.device)[0] + torch.cuda.memory_reserved(first.device)
+    free -= torch.cuda.memory_allocated(first.device)
+    fit = free // 2 // ((8 * text.hidden_size + 4 * wide) * first.element_size())
+    return int(max(1, min(fit, max(4096, _WORK / work), 65536)))
 
 
 def can_share(model: Any) -> bool:
@@ -279,10 +275,6 @@ def _agrees(model: Any) -> bool:
 
 def flat_places(batch: Batch) -> Tensor:
     """Return the places that are asked for in the flattened batch ``[n]``, each once."""
-    return torch.tensor(
-        [
-            number * batch.length + slot
-            for number, row in enumerate(batch.rows)
-            for slot in sorted({slot for some in row.slots for slot in some})
-        ]
-    )
+    asked = (sorted({slot for some in row.slots for slot in some}) for row in batch.rows)
+    length = batch.length
+    return torch.tensor([number * length + slot for number, slots in enumerate(asked) for slot in slots])

@@ -85,12 +85,9 @@ def _answers(
         values = items[mine].pivot(index=["task", "item"], columns="variant", values="value")
         counts = items[mine].groupby("variant").size().reindex(variants, fill_value=0)
         if values.empty or (counts != len(values)).any():
-            raise ValueError(
-                f"items must hold the same items of {row.task!r} ({row.metric}) for each of {variants}, "
-                f"got {counts.to_dict()}"
-            )
-        values = values[variants]
-        found.append(values)
+            same = f"items must hold the same items of {row.task!r} ({row.metric}) for each of {variants}"
+            raise ValueError(f"{same}, got {counts.to_dict()}")
+        found.append(values[variants])
     return found
 
 
@@ -98,9 +95,8 @@ def _interval(
     answers: list[pd.DataFrame], table: pd.DataFrame, base: str, confidence: float, seed: int
 ) -> NDArray[np.float64]:
     """Return the ends of each variant's recovery, ``[variant, 2]``."""
-    drawn: Any = 0
-    for number, (values, (_, score)) in enumerate(zip(answers, table.items(), strict=True)):
-        drawn = drawn + _drawn_scores(values, score.to_numpy(), seed + number)
+    scored = enumerate(zip(answers, table.to_numpy().T, strict=True))
+    drawn: Any = sum(_drawn_scores(values, score, seed + number) for number, (values, score) in scored)
     of_base = drawn[:, [list(table.index).index(base)]]
     turned = sum(values.ne(values[base], axis=0).sum().to_numpy() for values in answers)
     # there is no share of nothing; a score that is none of single items cannot be drawn again
@@ -119,7 +115,6 @@ def _drawn_scores(values: pd.DataFrame, score: NDArray[np.float64], seed: int) -
     alike, by_size = np.full(len(parts), 1 / len(parts)), sizes / sizes.sum()
     # the harness weighs the parts of some groups by their items, of others alike: the score says which
     shares = min((alike, by_size), key=lambda weights: np.abs(weights @ means - score).max())
-    drawn: Any = 0
-    for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
-        drawn = drawn + share / len(part) * (resample_counts(len(part), seed=seed + 1000 * number) @ part)
+    counts = (resample_counts(len(part), seed=seed + 1000 * number) for number, part in enumerate(parts))
+    drawn = sum(share / len(p) * (n @ p) for share, n, p in zip(shares, counts, parts, strict=True))
     return np.asarray(score - shares @ means + drawn)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.checks import checked, one_of
-from workbench.evaluation.suites import BLIMP_GROUPS, HEADLINE
+from workbench.evaluation.suites import BLIMP_GROUPS, HEADLINE, PREFERRED
 
 #: which metric goes before others: of each task that has it, or of the tasks that are named
 Prefer: TypeAlias = str | Mapping[str, str] | None
@@ -17,11 +17,6 @@ Prefer: TypeAlias = str | Mapping[str, str] | None
 CATEGORY_ORDER = ("reasoning", "language", "knowledge", "multilingual")
 _Z = 1.959964  # 95 % of a normal distribution
 
-#: metrics that stand for a task without one in ``HEADLINE``: the first of these that it has
-_PREFERRED = (
-    *("exact_match", "acc", "exact_match,strict-match", "acc_norm"),
-    *("word_perplexity", "token_perplexity"),
-)
 #: what ``prefer`` may be whatever the tasks are
 _WORDS = ("strict", "flexible", "acc", "acc_norm")
 
@@ -65,13 +60,10 @@ def check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
     for task, wanted in prefer.items() if isinstance(prefer, Mapping) else ():
         metrics = set(scores.loc[scores["task"] == task, "metric"])
         if not any(_is_metric(metric, wanted) for metric in metrics):
-            allowed = ", ".join(sorted(metrics)) or "of a task of the scores"
-            raise ValueError(
-                f"prefer must name a metric of each task, of {task!r}: {allowed}; got {wanted!r}"
-            )
-    known = {*_WORDS, *scores.get("metric", ())}
+            allowed = f"of {task!r}: {', '.join(sorted(metrics)) or 'of a task of the scores'}"
+            raise ValueError(f"prefer must name a metric of each task, {allowed}; got {wanted!r}")
     if isinstance(prefer, str):
-        one_of(prefer, sorted(known), "prefer")
+        one_of(prefer, sorted({*_WORDS, *scores.get("metric", ())}), "prefer")
 
 
 def _is_metric(metric: str, wanted: str) -> bool:
@@ -100,26 +92,21 @@ def blimp_groups(scores: pd.DataFrame) -> pd.DataFrame:
     rows = scores[(scores["metric"] == "acc") & scores["task"].isin(groups)]
     if rows.empty:
         raise ValueError("scores must hold the tasks of blimp, got none of them")
-    return pd.concat(
-        [
-            _group_means(part, groups).assign(**dict(zip(keys, values, strict=True)))
-            for values, part in rows.groupby(keys, sort=False)
-        ],
-        ignore_index=True,
-    ).reindex(columns=scores.columns)
+    parts = [
+        _group_means(part, groups).assign(**part.iloc[0][keys]) for _, part in rows.groupby(keys, sort=False)
+    ]
+    return pd.concat(parts, ignore_index=True).reindex(columns=scores.columns)
 
 
 def _group_means(rows: pd.DataFrame, groups: dict[str, str]) -> pd.DataFrame:
     """Return unweighted means over the tasks of each group."""
     if lacking := [name for name in groups if name not in set(rows["task"])]:
-        raise ValueError(
-            f"scores must hold all paradigms of BLiMP group {groups[lacking[0]].removeprefix('blimp_')!r}, "
-            f"{lacking[0]!r} is not there"
-        )
-    sums = {name: (name, "sum") for name in ("n", "truncated")}
-    means = rows.groupby(rows["task"].map(groups)).agg(
-        value=("value", "mean"), stderr=("stderr", lambda these: np.linalg.norm(these) / len(these)), **sums
-    )
+        group = f"BLiMP group {groups[lacking[0]].removeprefix('blimp_')!r}"
+        raise ValueError(f"scores must hold all paradigms of {group}, {lacking[0]!r} is not there")
+    found: dict[str, Any] = {name: (name, "sum") for name in ("n", "truncated")}
+    found |= {"value": ("value", "mean")}
+    found |= {"stderr": ("stderr", lambda these: np.linalg.norm(these) / len(these))}
+    means = rows.groupby(rows["task"].map(groups)).agg(**found)
     same = {"metric": "acc", "higher_is_better": True, "parent": "blimp", "category": "language"}
     return means.loc[list(dict.fromkeys(groups.values()))].assign(**same).reset_index()
 
@@ -167,7 +154,7 @@ def one_metric(frame: pd.DataFrame, metric: str | None = None, *, prefer: Prefer
 def _main_metric(task: Any, metrics: list[str], prefer: Prefer) -> str:
     wanted = prefer.get(task) if isinstance(prefer, Mapping) else prefer
     first = [metric for metric in metrics if wanted is not None and _is_metric(metric, wanted)]
-    known = [metric for metric in (HEADLINE.get(task), *_PREFERRED) if metric in metrics]
+    known = [metric for metric in (HEADLINE.get(task), *PREFERRED) if metric in metrics]
     return [*first, *known, *metrics][0]
 
 
@@ -198,15 +185,13 @@ def score_table(rows: pd.DataFrame, keys: Sequence[str] = ("task", "n_shot")) ->
         variant, task = twice[["variant", "task"]].iloc[0]
         shots = sorted(set(rows.loc[rows["task"] == task, "n_shot"])) if "n_shot" in rows else []
         choose = f" ({' and '.join(map(str, shots))} shots: give the rows of one)" if len(shots) > 1 else ""
-        raise ValueError(
-            f"each variant must have one score a task, got two for {variant!r}, {task!r}{choose}"
-        )
+        twice_for = f"{variant!r}, {task!r}{choose}"
+        raise ValueError(f"each variant must have one score a task, got two for {twice_for}")
     table = rows.set_index(["variant", *keys])["value"].unstack(keys, sort=False)
     for name, row in table.iterrows():
         if missing := sorted({str(np.atleast_1d(column)[0]) for column in table.columns[row.isna()]}):
-            raise ValueError(
-                f"variants must be scored on the same tasks; {name!r} lacks {', '.join(missing)}"
-            )
+            lacks = f"{name!r} lacks {', '.join(missing)}"
+            raise ValueError(f"variants must be scored on the same tasks; {lacks}")
     return table
 
 

@@ -56,6 +56,8 @@ CATEGORIES = {task: category for category, tasks in _TABLES["categories"].items(
 CHANCE: dict[str, float] = _TABLES["chance"]
 #: The metric that papers report for a task.
 HEADLINE: dict[str, str] = _TABLES["headline"]
+#: Metrics that stand for a task without one in ``HEADLINE``: the first of these that it has.
+PREFERRED: list[str] = _TABLES["preferred"]
 #: Packaged tasks and groups that also run on jsonl files in the folder ``data``, without a network.
 LOCAL_SETS = {name: LocalSet(**entry) for name, entry in _TABLES["local_sets"].items()}
 #: ITR appendix C: the BLiMP paradigms of each of its 13 groups, without the prefix ``blimp_``.

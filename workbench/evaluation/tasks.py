@@ -15,13 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workbench.checks import first_line, one_of, whole_number
+from workbench.checks import first_line, one_of, told
 from workbench.evaluation import dependencies, offline
 from workbench.evaluation.columns import check_columns
 from workbench.evaluation.index import leaves, packaged, packaged_tasks, task_manager
 from workbench.evaluation.offline import OnDisk, set_of
 from workbench.evaluation.suites import LOCAL_SETS, SUITES
 from workbench.places import demo_path, in_checkout
+
+_NO_PACKAGE = "needs a package that is not there"
 
 
 def plan_tasks(tasks: str | Sequence[str], n_shot: int | None = None) -> dict[int | None, list[str]]:
@@ -33,25 +35,19 @@ def plan_tasks(tasks: str | Sequence[str], n_shot: int | None = None) -> dict[in
             own.
 
     Raises:
-        ValueError: no task is named, or ``n_shot`` is negative.
+        ValueError: no task is named.
 
     >>> plan_tasks("sdd")
     {25: ['arc_challenge'], 5: ['gsm8k', 'mmlu']}
     """
-    names = [tasks] if isinstance(tasks, str) or not isinstance(tasks, Iterable) else list(tasks)
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"tasks must be names of tasks, groups or suites, got {tasks!r}")
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
     if not names:
         raise ValueError("tasks must name at least one task, group or suite, got none")
-    if n_shot is not None:
-        whole_number(n_shot, "n_shot", least=0)
-    plan: dict[int | None, list[str]] = {}
+    plan: dict[int | None, dict[str, None]] = {}
     for name in names:
         for task, shots in SUITES[name].tasks if name in SUITES else ((name, None),):
-            group = plan.setdefault(shots if n_shot is None else n_shot, [])
-            if task not in group:
-                group.append(task)
-    return plan
+            plan.setdefault(shots if n_shot is None else n_shot, {})[task] = None
+    return {shots: list(group) for shots, group in plan.items()}
 
 
 def task_fingerprint(
@@ -96,13 +92,7 @@ def _hub_sets(names: Iterable[str], own: dict[str, Any], data: str | Path | None
     return found - {None}
 
 
-def load_tasks(
-    names: Sequence[str],
-    *,
-    include: str | Path | None = None,
-    data: str | Path | None = None,
-    missing: str = "error",
-) -> dict[str, Any]:
+def load_tasks(names: Sequence[str], **sources: Any) -> dict[str, Any]:
     """The named tasks, ready to run, as the harness's dict of ``tasks``, ``groups`` and ``group_map``.
 
     The index of packaged tasks (about 10 s) is built only if a name is found neither in the folder nor in
@@ -110,17 +100,12 @@ def load_tasks(
 
     Args:
         names: tasks, groups or tags.
-        include: a folder of task files (YAML); None takes the demo tasks. Relative ``data_files`` in it are
-            looked for next to the task file, then in each folder above it (the project's root), then where
-            Python runs.
-        data: a folder with public sets as jsonl (``LOCAL_SETS``); those found there are read from it, not the
-            hub.
-        missing: as for ``evaluate``.
+        **sources: ``include``, ``data`` and ``missing`` of ``load_plan``.
 
     Raises:
         ValueError: as for ``load_plan``.
     """
-    return load_plan({None: list(names)}, include=include, data=data, missing=missing).tasks[None]
+    return load_plan({None: list(names)}, **sources).tasks[None]
 
 
 class Loaded(NamedTuple):
@@ -149,8 +134,11 @@ def load_plan(
 
     Args:
         plan: {n_shot: names}, of ``plan_tasks``.
-        include: as for ``load_tasks``.
-        data: as for ``load_tasks``.
+        include: a folder of task files (YAML); None takes the demo tasks. Relative ``data_files`` in it are
+            looked for next to the task file, then in each folder above it (the project's root), then where
+            Python runs.
+        data: a folder with public sets as jsonl (``LOCAL_SETS``); those found there are read from it, not the
+            hub.
         missing: "error", or "skip" to leave out what has no data.
         allow_code: as for ``evaluate``.
 
@@ -222,11 +210,8 @@ def _what_is_missing(gaps: dict[str, str], data: str | Path | None, names: Itera
     files = [file for file in files if data is None or not (Path(data).expanduser() / file).is_file()]
     where = "data= (a folder with public sets as jsonl)" if data is None else f"{data} (data=)"
     hint = f"; files that {where} may hold: {', '.join(dict.fromkeys(files))}" if files else ""
-    return (
-        f"no data for {len(gaps)} of the tasks: "
-        + "; ".join(f"{name!r} ({why})" for name, why in gaps.items())
-        + f"{hint}; missing='skip' leaves them out"
-    )
+    lost = "; ".join(f"{name!r} ({why})" for name, why in gaps.items())
+    return f"no data for {len(gaps)} of the tasks: {lost}{hint}; missing='skip' leaves them out"
 
 
 def _no_examples(tasks: dict[str, Any], shots: int | None) -> str:
@@ -277,14 +262,8 @@ def _place_data(names: Iterable[str], index: dict[str, Any]) -> None:
     for name in set().union(*(leaves(name, index) for name in names)) & index.keys():
         path = Path(index[name].yaml_path).resolve()
         if found := dependencies.placed(index[name].cfg, path, name):
-            try:
+            with told(f"task {name!r} {_NO_PACKAGE}", ImportError):
                 index[name] = replace(index[name], yaml_path=None, cfg=load_yaml(path) | found)
-            except ImportError as error:
-                raise _no_package(name, error) from error
-
-
-def _no_package(name: str, error: ImportError) -> ValueError:
-    return ValueError(f"task {name!r} needs a package that is not there: {first_line(error)}")
 
 
 def _load(manager: Any, name: str, *, on_disk: bool) -> tuple[dict[str, Any], str]:
@@ -296,14 +275,10 @@ def _load(manager: Any, name: str, *, on_disk: bool) -> tuple[dict[str, Any], st
     import datasets
     import jinja2
 
+    lacks = f"task {name!r}: its data lack a column or split that it asks for"
     try:
-        return manager.load([name]), ""
-    except ImportError as error:
-        raise _no_package(name, error) from error
-    except (jinja2.UndefinedError, KeyError) as error:
-        raise ValueError(
-            f"task {name!r}: its data lack a column or split that it asks for: {first_line(error)}"
-        ) from error
+        with told(f"task {name!r} {_NO_PACKAGE}", ImportError), told(lacks, jinja2.UndefinedError, KeyError):
+            return manager.load([name]), ""
     except IndexError as error:
         raise ValueError(f"task {name!r} has no items") from error
     except (OSError, datasets.exceptions.DatasetsError, datasets.exceptions.DatasetGenerationError) as error:

@@ -95,8 +95,7 @@ def evaluate_variants(
     if unknown := settings.keys() - set(_SETTINGS):
         raise ValueError(f"settings must be some of {', '.join(_SETTINGS)}, got {sorted(unknown)}")
     plan = plan_tasks(tasks, n_shot)
-    if settings.get("max_length") is None:
-        settings["max_length"] = suite_length(tasks, model)
+    settings["max_length"] = settings.get("max_length") or suite_length(tasks, model)
     check_settings(model, settings.get("limit"), batch_size, settings["max_length"])
     check_chat(tokenizer, settings.get("chat_template", False), settings.get("thinking", False))
     loaded = prepared(plan, **{name: settings[name] for name in _QUESTIONS if name in settings})
@@ -104,20 +103,18 @@ def evaluate_variants(
     from workbench.healing.adapters import as_variant
 
     settings |= {"batch_size": batch_size, "progress": progress}
-    scores, items = [], []
+    kept: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     with texts_remembered():  # all are asked the same
         for variant in variants:
             with as_variant(model, variant, run=run):
                 for task, shots in loaded.left:
                     place = f"evaluations/{variant.name}/{_file_name(task, shots)}"
                     stated = settings | {"n_shot": shots, "items": run.path(f"{place}.jsonl")}
-                    found, answered = _kept(run, place, model, tokenizer, task, stated)
-                    found.insert(0, "variant", variant.name)
-                    answered.insert(0, "variant", variant.name)
-                    scores.append(found)
-                    items.append(answered)
-    evaluated = Evaluated(pd.concat(scores, ignore_index=True), pd.concat(items, ignore_index=True))
-    evaluated.scores.attrs |= found.attrs | {"skipped": loaded.skipped}
+                    kept.append(_kept(run, place, model, tokenizer, task, stated))
+                    for frame in kept[-1]:
+                        frame.insert(0, "variant", variant.name)
+    evaluated = Evaluated(*(pd.concat(frames, ignore_index=True) for frames in zip(*kept, strict=True)))
+    evaluated.scores.attrs |= kept[-1][0].attrs | {"skipped": loaded.skipped}
     return evaluated
 
 

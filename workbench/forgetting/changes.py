@@ -16,15 +16,12 @@ import pandas as pd
 from workbench.checks import checked
 from workbench.data.answers import final_answer
 from workbench.data.quantities import same_answer
-from workbench.forgetting.similarity import embed_texts, paired_responses
+from workbench.data.words import STATED_FORMS
+from workbench.forgetting.similarity import embed_texts, finished, paired_responses
 from workbench.statistics import bootstrap_interval
 
 #: how a response states its final answer; the first that fits
-FORMS = {
-    "#### 7": re.compile(r"####"),
-    "boxed": re.compile(r"\\(?:boxed|fbox)\{"),
-    "the answer is 7": re.compile(r"\b(?:answer|antwort)\b[^\n]{0,24}?(?:\b(?:is|ist)\b|:|=)", re.I),
-}
+FORMS = {form: re.compile(pattern) for form, pattern in STATED_FORMS.items()}
 _DESCRIBED = ["length", "base_length", "form", "base_form", "has_answer", "same_answer", "same_text"]
 #: a number, but no sign that it is the answer; no number at all
 BARE, NO_ANSWER = "a last number", "no number"
@@ -196,7 +193,7 @@ def _described(frame: pd.DataFrame, in_tokens: bool) -> pd.DataFrame:
         form=[answer_form(text) for text in texts],
         answer=[answer or "" for answer in answers],
         has_answer=[answer is not None for answer in answers],
-        finished=frame["finished"].astype(bool) if "finished" in frame else True,
+        finished=finished(frame),
     )
 
 

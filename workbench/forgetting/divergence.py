@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from workbench.bars import tqdm
 from workbench.checks import checked
 from workbench.distances.sweep import Replay
-from workbench.forgetting.similarity import checked_responses
+from workbench.forgetting.similarity import checked_responses, finished
 from workbench.generation.prompts import context_length, end_tokens, token_ids
 from workbench.healing.adapters import as_variant
 from workbench.models.batches import Batch, make_batches, read_tokens
@@ -85,10 +85,11 @@ def token_divergence(
             with as_variant(model, variant, run=run):
                 found = _compared(model, batches, states, starts, bar)
             frames += [_rows(variant.name, *one) for one in zip(ids, pieces, found, strict=True)]
-    found = pd.concat(frames, ignore_index=True)
-    again = {"responses": len(ids), "other_lengths": _other_lengths(texts, responses)}
-    found.attrs["tokenised_again"] = again
-    return found
+    result = pd.concat(frames, ignore_index=True)
+    lengths = zip(map(len, texts), responses["n_tokens"], strict=True) if "n_tokens" in responses else None
+    others = None if lengths is None else sum(int(now != then) for now, then in lengths)
+    result.attrs["tokenised_again"] = {"responses": len(ids), "other_lengths": others}
+    return result
 
 
 def divergence_by_response(tokens: pd.DataFrame) -> pd.DataFrame:
@@ -113,13 +114,9 @@ def divergence_by_response(tokens: pd.DataFrame) -> pd.DataFrame:
     tokens = tokens.sort_values("position", kind="stable")
     agreeing = tokens.groupby(["variant", "id"], sort=False)["same_choice"].cummin().astype(int)
     rows = tokens.assign(agreeing=agreeing).groupby(["variant", "id"], sort=False)
-    found = rows.agg(
-        kl=("kl", "mean"),
-        largest=("kl", "max"),
-        same_choice=("same_choice", "mean"),
-        agrees_for=("agreeing", "sum"),
-        n_tokens=("kl", "size"),
-    ).reset_index()
+    of_kl = {"kl": ("kl", "mean"), "largest": ("kl", "max")}
+    agreed = {"same_choice": ("same_choice", "mean"), "agrees_for": ("agreeing", "sum")}
+    found = rows.agg(**of_kl, **agreed, n_tokens=("kl", "size")).reset_index()
     found.attrs = dict(tokens.attrs)
     return found
 
@@ -140,46 +137,30 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def _other_lengths(texts: list[list[int]], responses: pd.DataFrame) -> int | None:
-    """Return how many responses have another number of tokens than were generated."""
-    if "n_tokens" not in responses:
-        return None
-    return int(sum(len(ids) != n for ids, n in zip(texts, responses["n_tokens"], strict=True)))
-
-
-def _tokens(
-    model: Any, tokenizer: Any, responses: pd.DataFrame
-) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+def _tokens(model: Any, tokenizer: Any, responses: pd.DataFrame) -> tuple[list[list[int]], ...]:
     """Return the tokens of prompts, of responses, and of these with the EOS of finished ones."""
     checked_responses(responses, "responses", "prompt")
     prompts = token_ids(tokenizer, list(responses["prompt"]))
     ends = end_tokens(model, tokenizer)
     end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else next(iter(ends), None)
-    finished = responses.get("finished", pd.Series(True, index=responses.index))
-    texts = [
-        tokenizer(t, add_special_tokens=False, verbose=False)["input_ids"] for t in responses["response"]
-    ]
-    closed = zip(texts, finished, strict=True)
+    settings = {"add_special_tokens": False, "verbose": False}
+    texts = [tokenizer(text, **settings)["input_ids"] for text in responses["response"]]
+    closed = zip(texts, finished(responses), strict=True)
     answers = [text + [end] * bool(done and end is not None) for text, done in closed]
     limit = context_length(model)
     for id_, prompt, answer in zip(responses["id"], prompts, answers, strict=True):
         if not answer:
             raise ValueError(f"responses must have at least one token each; that of id {id_!r} has none")
         if limit is not None and len(prompt) + len(answer) > limit:
-            raise ValueError(
-                f"responses must fit into the model's {limit} tokens with their prompts; id {id_!r} has "
-                f"{len(prompt)} + {len(answer)}"
-            )
+            fit = f"responses must fit into the model's {limit} tokens with their prompts"
+            raise ValueError(f"{fit}; id {id_!r} has {len(prompt)} + {len(answer)}")
     return prompts, texts, answers
 
 
 def _checked_variants(model: nn.Module, variants: Iterable[Variant], run: Any) -> list[Variant]:
     """Return the variants after a check that the model can be seen as each."""
-    variants = list(variants.values() if isinstance(variants, Mapping) else variants)
-    if not variants:
-        raise ValueError("variants must hold at least one variant, got none")
-    names = [variant.name for variant in variants]
-    checked(pd.DataFrame({"name": names}), [], "variants", unique="name")
+    variants = list(variants)
+    checked(pd.DataFrame({"name": [variant.name for variant in variants]}), [], "variants", unique="name")
     for variant in variants:
         with as_variant(model, variant, run=run):
             pass

@@ -11,8 +11,8 @@ import pandas as pd
 from workbench.agreement import spearman, spearman_interval
 from workbench.checks import checked
 from workbench.evaluation.items import paired_items, right_or_wrong
-from workbench.forgetting.similarity import response_similarity, seen
-from workbench.statistics import bootstrap_interval, paired_difference
+from workbench.forgetting.similarity import mean_interval, response_similarity, seen
+from workbench.statistics import paired_difference
 
 _FORETOLD = ("spearman", "rho_low", "rho_high")
 #: answers that must have turned, and that must not, before it is said which do; independent points of a
@@ -52,8 +52,6 @@ def loss_against_similarity(
     Raises:
         ValueError: different items under the same number, or no task of that kind.
     """
-    if not others:
-        raise ValueError("others must hold at least one variant, got none")
     pairs = {name: _answered(base, items) for name, items in others.items()}
     sides = {name: _as_responses(frame, "other") for name, frame in pairs.items()}
     first = _as_responses(next(iter(pairs.values())), "base")
@@ -140,7 +138,7 @@ def _as_responses(pairs: pd.DataFrame, side: str) -> pd.DataFrame:
 def _task_row(part: pd.DataFrame) -> dict[str, Any]:
     change = paired_difference(part["other"], part["base"])
     read = seen(part)["similarity"].astype(float)
-    low, high = np.clip(bootstrap_interval(read), -1, 1) if len(read) else (np.nan, np.nan)
+    low, high = mean_interval(read)
     changed = part["base_response"].str.strip() != part["other_response"].str.strip()
     right = part["base"] == 1
     wrong = part["other"] == 0

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,17 @@ def response_similarity(
     blank = np.array([not text.strip() for text in texts])
     first, *others = codes.reshape(len(paired) + 1, len(base))
     blind = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
-    _warn(float(np.mean([*blind.values()])))
+    if share := float(np.mean([*blind.values()])):
+        warnings.warn(
+            f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen), so "
+            f"their similarity says nothing; take an encoder that reads it, such as encoder={MULTILINGUAL!r}",
+            stacklevel=2,
+        )
     frames = []
     for name, second in zip(paired, others, strict=True):
         cosine = np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1)
-        marks = {"truncated": cut[first] | cut[second], "cut_off": _cut_off(base) | _cut_off(paired[name])}
+        marks: dict[str, Any] = {"truncated": cut[first] | cut[second]}
+        marks |= {"cut_off": ~(finished(base) & finished(paired[name])).to_numpy()}
         marks |= {"empty": blank[first] | blank[second], "unseen": blind[name]}
         rows = {"variant": name, "id": base["id"].to_numpy(), "similarity": cosine}
         frames.append(pd.DataFrame(rows | marks))
@@ -115,10 +122,7 @@ def similarity_summary(
     rows = []
     for name, part in frame.groupby("variant", sort=False):
         values = seen(part)["similarity"]
-        low, high = np.nan, np.nan
-        if len(values):
-            ends = bootstrap_interval(values, confidence=confidence, seed=seed)
-            low, high = np.clip(ends, -1, 1)  # a cosine
+        low, high = mean_interval(values, confidence=confidence, seed=seed)
         mean = {"variant": name, "mean": values.mean(), "ci_low": low, "ci_high": high}
         identical = (values > 1 - 1e-9).mean()
         shape = {"median": values.median(), "identical": identical, "n": len(values)}
@@ -128,6 +132,14 @@ def similarity_summary(
     if "id" in similarities and len(summary) > 1:
         summary["closest"] = _closest(similarities, list(summary["variant"]))
     return summary if "variant" in similarities else summary.drop(columns="variant")
+
+
+def mean_interval(similarities: pd.Series, **settings: Any) -> tuple[float, float]:
+    """Return the interval of a mean of cosines, NaN where there are none."""
+    if similarities.empty:
+        return np.nan, np.nan
+    low, high = bootstrap_interval(similarities, bounds=(-1, 1), **settings)
+    return float(low), float(high)
 
 
 def _closest(similarities: pd.DataFrame, names: list[Any]) -> list[bool]:
@@ -172,8 +184,6 @@ def paired_responses(
         ValueError: as ``response_similarity``.
     """
     others = other if isinstance(other, Mapping) else {"": other}
-    if not others:
-        raise ValueError("other must hold at least one variant, got an empty mapping")
     base = checked_responses(base, "base")
     frames = {name: checked_responses(frame, name or "other") for name, frame in others.items()}
     return base, {name: _paired(base, frame, name or "other") for name, frame in frames.items()}
@@ -206,14 +216,11 @@ def load_encoder(encoder: Any = MINILM, device: str | None = None) -> Any:
 @lru_cache(maxsize=2)
 def _load(encoder: str, device: str | None) -> Any:
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging as transformers_logging
 
     from workbench.models.checkpoints import from_hub
     from workbench.models.loading import place_of
 
-    logging: Any = transformers_logging  # its functions carry no types
-
-    place = None if device is None else str(place_of(device))
+    logging: Any = import_module("transformers.utils.logging")  # its functions carry no types
     path = str(_minilm()) if encoder in (MINILM, f"sentence-transformers/{MINILM}") else encoder
     if not Path(path).exists():  # left alone, the library asks the hub again and again, for a minute
         named = path if "/" in path else f"sentence-transformers/{path}"
@@ -224,8 +231,7 @@ def _load(encoder: str, device: str | None) -> Any:
             logging.disable_progress_bar()
             stack.callback(logging.enable_progress_bar)
         stack.enter_context(told(what, OSError, ValueError))
-        model = SentenceTransformer(path, device=place)
-    return model
+        return SentenceTransformer(path, device=None if device is None else str(place_of(device)))
 
 
 def _minilm() -> Path:
@@ -246,34 +252,30 @@ def checked_responses(frame: pd.DataFrame, name: str, *more: str) -> pd.DataFram
     """
     checked(frame, ["id", "response", *more], name, unique="id")
     if (absent := ~frame["response"].map(lambda text: isinstance(text, str))).any():
+        lacks = f"missing for {int(absent.sum())}, first {frame['id'][absent].iloc[0]!r}"
         raise ValueError(
-            f"{name} must hold a text for every id, missing for {int(absent.sum())}, "
-            f"first {frame['id'][absent].iloc[0]!r}; an empty response is the empty text"
+            f"{name} must hold a text for every id, {lacks}; an empty response is the empty text"
         )
     return frame.reset_index(drop=True)
 
 
 def _paired(base: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
     """``other`` in the base's order of ids."""
+    same = f"{name} must answer the same prompts as base, but"
     if unpaired := set(base["id"]) ^ set(other["id"]):
-        raise ValueError(
-            f"{name} must answer the same prompts as base, but {len(unpaired)} ids are in one of them only, "
-            f"such as {min(unpaired, key=str)!r}"
-        )
+        one = min(unpaired, key=str)
+        raise ValueError(f"{same} {len(unpaired)} ids are in one of them only, such as {one!r}")
     other = other.set_index("id").loc[base["id"]].reset_index()
     for column in [name for name in ("prompt", "instruction", "context") if name in base and name in other]:
         if (different := base[column] != other[column]).any():
-            raise ValueError(
-                f"{name} must answer the same prompts as base, but the {column} differs under "
-                f"{int(different.sum())} ids, such as {base['id'][different].iloc[0]!r}"
-            )
+            under = f"{int(different.sum())} ids, such as {base['id'][different].iloc[0]!r}"
+            raise ValueError(f"{same} the {column} differs under {under}")
     return other
 
 
-def _cut_off(responses: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which responses are known to be stopped by ``max_new_tokens``."""
-    finished = responses.get("finished", pd.Series(True, index=responses.index))
-    return np.asarray(~finished.astype(bool))
+def finished(responses: pd.DataFrame) -> pd.Series:
+    """Return which responses are not known to be stopped by ``max_new_tokens``."""
+    return responses.get("finished", pd.Series(True, index=responses.index)).astype(bool)
 
 
 def _unseen(pieces: pd.DataFrame, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -281,15 +283,6 @@ def _unseen(pieces: pd.DataFrame, first: NDArray[np.intp], second: NDArray[np.in
     unknown, same = pieces["unknown"].to_numpy(), pieces["same"].to_numpy()
     alike = (same[first] == same[second]) & (first != second) & (unknown[first] > 0)
     return np.asarray((unknown[first] >= UNSEEN) | (unknown[second] >= UNSEEN) | alike)
-
-
-def _warn(share: float) -> None:
-    if share:
-        warnings.warn(
-            f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen), so "
-            f"their similarity says nothing; take an encoder that reads it, such as encoder={MULTILINGUAL!r}",
-            stacklevel=3,
-        )
 
 
 def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.float64], pd.DataFrame]:
@@ -307,10 +300,8 @@ def _pieces(tokenizer: Any, texts: list[str]) -> pd.DataFrame:
     read = tokenizer(texts, truncation=False, padding=False, verbose=False, **offsets)
     ids, nothing = read["input_ids"], getattr(tokenizer, "unk_token_id", None)
     spans = read.get("offset_mapping") or [[(0, 1)] * len(one) for one in ids]
-    lost = [
-        sum(end - start for number, (start, end) in zip(one, span, strict=True) if number == nothing)
-        for one, span in zip(ids, spans, strict=True)
-    ]
+    read_as = [zip(one, span, strict=True) for one, span in zip(ids, spans, strict=True)]
+    lost = [sum(end - start for number, (start, end) in one if number == nothing) for one in read_as]
     shown = ["".join(text.split()) for text in texts] if offsets else ids
     pieces = pd.DataFrame({"n": [*map(len, ids)], "same": pd.factorize(pd.Series([*map(tuple, ids)]))[0]})
     return pieces.assign(unknown=np.array(lost) / [max(1, len(one)) for one in shown])

@@ -148,13 +148,30 @@ def compiling_pays(model: nn.Module, n_tokens: int) -> bool:
     return parameters[0].is_cuda and on_one_device(model) and floating and tools and pays
 
 
-def not_finite(model: nn.Module, whose: str = "the model's") -> ValueError:
-    """Return the error for logits that are not finite, which names a weight that is not."""
+def not_finite(model: nn.Module, whose: str = "the model's", ids: Tensor | None = None) -> ValueError:
+    """Return the error for logits that are not finite: a weight that is not, or for ``ids`` the layer."""
     named = ((name, tensor) for name, tensor in model.named_parameters() if tensor.is_floating_point())
     bad = next((name for name, tensor in named if not torch.isfinite(tensor).all()), None)
     dtype = str(getattr(model, "dtype", "its dtype")).removeprefix("torch.")
     why = f"its weight {bad} is not" if bad else f"its weights are, {dtype} overflows"
+    if ids is not None and not bad:
+        why = _overflowing(model, ids)
     return ValueError(f"{whose} logits are not finite on these texts: {why}")
+
+
+@torch.no_grad()
+def _overflowing(model: nn.Module, ids: Tensor) -> str:
+    """Return which layer first gives numbers that are not finite."""
+    found: list[str] = []
+
+    def see(number: int, state: Tensor) -> None:
+        if not found and not torch.isfinite(state).all():
+            where = f"layer {number - 1} gives" if number else "the embedding gives"
+            found.append(f"its weights are, but {where} others ({state.dtype} overflows)")
+
+    with watch_states(model, see):
+        model(ids)
+    return found[0] if found else "its weights and layers are, its head is not"
 
 
 def check_finite(what: str, values: np.ndarray) -> None:

@@ -162,9 +162,8 @@ def calibration_comparison(
     style.add_panel(fig, bars.update_traces(width=0.8, textposition="none"), 1)
     style.add_panel(fig, _layer_labels(rows, last, n_layers), 1)
     style.add_panel(fig, _scored_marks(rows, styles), 2)
-    fig.update_xaxes(
-        title="removed layers", **style.layer_axis(n_layers, ticks=6 if style.narrow() else 12), col=1
-    )
+    axis = style.layer_axis(n_layers, ticks=6 if style.narrow() else 12)
+    fig.update_xaxes(title="removed layers", **axis, col=1)
     far = float(best.get("ci_high", best["distance"]).max())
     few = {"nticks": 2 + 3 * (not style.narrow()), "tickangle": 0}
     # room for the numbers behind the marks
@@ -204,11 +203,10 @@ def _agreement_legend(fig: go.Figure, entries: int) -> go.Figure:
 
 def _scored_marks(rows: pd.DataFrame, styles: dict[str, style.Style]) -> go.Figure:
     """Return the distances with their intervals, and the same as text at the end of the intervals."""
-    ends = ("ci_low", "ci_high") if {"ci_low", "ci_high"} <= set(rows) else None
-    hover = f"%{{fullData.name}}<br>{style.DISTANCE} %{{x:.4f}}"
-    marks = style.draw(px.scatter, rows, "distance", "row", styles, "calibration", error_x=ends, hover=hover)
+    shown = {"error_x": ("ci_low", "ci_high"), "hover": f"%{{fullData.name}}<br>{style.DISTANCE} %{{x:.4f}}"}
+    marks = style.draw(px.scatter, rows, "distance", "row", styles, "calibration", **shown)
     rows = rows.assign(label=[f"\u00a0\u00a0{value:.3f}" for value in rows["distance"]])
-    end = "ci_high" if ends else "distance"
+    end = "ci_high" if "ci_high" in rows else "distance"
     labels = style.draw(px.scatter, rows, end, "row", styles, "calibration", text="label")
     look = {"textposition": "middle right", "cliponaxis": False, "textfont_size": style.small()}
     labels.update_traces(mode="text", **look)
@@ -242,11 +240,11 @@ def _layer_costs(name: str, frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         name, single = name if name.startswith("1") else f"1 − {name}", 1 + single
     elif "damage" in frame and "nats" not in name:
         name = f"{name} {style.DAMAGE_UNIT}"
-    ends = pd.DataFrame({"low": np.nan, "high": np.nan}, index=single.index)
-    if {"ci_low", "ci_high"} <= set(frame):
-        rows = frame[frame["size"] == 1] if "size" in frame else frame
-        own = rows.set_index("start" if "start" in rows else "layer")[["ci_low", "ci_high"]]
-        ends = (1 - own[["ci_high", "ci_low"]] if turned else own).set_axis(["low", "high"], axis=1)
+    rows = frame[frame["size"] == 1] if "size" in frame else frame
+    rows = rows.set_index("start" if "start" in rows else "layer")
+    ends = rows.reindex(columns=["ci_low", "ci_high"]).astype(float).set_axis(["low", "high"], axis=1)
+    if turned:
+        ends = (1 - ends).rename(columns={"low": "high", "high": "low"})
     return name, single.to_frame("cost").join(ends)
 
 

@@ -35,8 +35,7 @@ def acceptance_by_length(
         ValueError: for missing columns, an empty frame or another measure.
     """
     one_of(measure, MEASURES, "measure")
-    frame = checked(acceptance, ["draft", "draft_length", measure], "acceptance")
-    return _lines(frame, "draft_length", measure, title, "drafted tokens a round")
+    return _lines(acceptance, "acceptance", "draft_length", measure, title, "drafted tokens a round")
 
 
 def acceptance_by_place(
@@ -51,9 +50,7 @@ def acceptance_by_place(
     Raises:
         ValueError: for missing columns or an empty frame.
     """
-    frame = checked(positions, ["draft", "position", "acceptance"], "positions")
-    frame = frame[frame["acceptance"].notna()]
-    return _lines(frame, "position", "acceptance", title, "position in the draft")
+    return _lines(positions, "positions", "position", "acceptance", title, "position in the draft")
 
 
 def speed_against_theory(
@@ -84,11 +81,11 @@ def speed_against_theory(
     return style.legend_above(fig)
 
 
-def _lines(frame: pd.DataFrame, x: str, y: str, title: str | None, axis: str) -> go.Figure:
-    frame = style.escaped(frame, "draft")
+def _lines(frame: pd.DataFrame, what: str, x: str, y: str, title: str | None, axis: str) -> go.Figure:
+    """Draw a measure of each draft, with its interval where the frame has one."""
+    frame = style.escaped(checked(frame, ["draft", x, y], what).dropna(subset=y), "draft")
     shown = {"markers": True, "hover": f"%{{fullData.name}}<br>{axis} %{{x}}: %{{y:.3f}}", "title": title}
-    if f"{y}_low" in frame:
-        shown |= {"error_y": (f"{y}_low", f"{y}_high")}
+    shown |= {"error_y": (f"{y}_low", f"{y}_high")}
     fig = style.draw(px.line, frame, x, y, style.variant_styles(frame["draft"]), "draft", **shown)
     fig.update_xaxes(title=axis, dtick=1)
     fig.update_yaxes(title=MEASURES[y], rangemode="tozero")

@@ -18,6 +18,7 @@ from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary
 from workbench.forgetting.shift import shift_agreement
 from workbench.plots import style
 from workbench.statistics import bootstrap_interval
+from workbench.tables.markup import task_label
 
 #: nats per token; divergences span decades, and those below this are drawn at it
 KL_FLOOR = 1e-4
@@ -74,10 +75,6 @@ def similarity_pairs(
     order = table.mean().idxmin()
     table = table.sort_values([order, *(name for name in table if name != order)], kind="stable")
     place, names = np.arange(1, len(table) + 1), [*map(style.plain, table)]
-    bar: dict[str, Any] = {
-        "title": {"text": "similarity to the<br>unpruned model's response", "side": "right"}
-    }
-    bar |= {"thickness": style.px_of(14), "outlinewidth": 0, "ticks": "outside", "xpad": style.px_of(8)}
     cells = go.Heatmap(
         x=place,
         y=np.arange(len(names)),
@@ -87,7 +84,7 @@ def similarity_pairs(
         colorscale="Viridis",  # light = near, as in the other heatmaps
         zmin=min(0.0, float(table.min().min())),
         zmax=1.0,
-        colorbar=bar,
+        colorbar=style.colour_bar("similarity to the<br>unpruned model's response"),
     )
     fig = style.new_figure(title, cells)
     by = f"prompt, from the least to the most similar by {style.plain(order)}"
@@ -116,12 +113,8 @@ def answer_forms(
     summary = change_summary(frame)
     names = list(summary["variant"])
     shares = pd.crosstab(frame["variant"], frame["form"], normalize="index").loc[names]
-    wide = {
-        "column_widths": [0.62, 0.38],
-        "shared_yaxes": True,
-        "horizontal_spacing": 0.06 * (1 + style.narrow()),
-    }
-    fig = style.new_panels(title, 1, 2, **wide)
+    wide = {"column_widths": [0.62, 0.38], "shared_yaxes": True}
+    fig = style.new_panels(title, 1, 2, horizontal_spacing=0.06 * (1 + style.narrow()), **wide)
     style.add_panel(fig, _form_bars(shares), 1)
     style.add_panel(fig, _ratio_marks(summary), 2)
     fig.add_vline(x=1, line=_REFERENCE, layer="below", row=1, col=2)
@@ -182,13 +175,8 @@ def similarity_map(
         raise ValueError(f"points must hold base {base!r} and another variant, got {there}")
     across = 2 if style.narrow() else len(names)
     down = -(-len(names) // across)
-    shared = {
-        "shared_xaxes": "all",
-        "shared_yaxes": "all",
-        "horizontal_spacing": 0.04,
-        "vertical_spacing": 0.14,
-    }
-    fig = style.new_panels(title, down, across, subplot_titles=[*map(style.plain, names)], **shared)
+    shared = {"shared_xaxes": "all", "shared_yaxes": "all", "subplot_titles": [*map(style.plain, names)]}
+    fig = style.new_panels(title, down, across, horizontal_spacing=0.04, vertical_spacing=0.14, **shared)
     styles = style.variant_styles(map(style.plain, [base, *names]))
     styles[style.plain(base)] = replace(styles[style.plain(base)], symbol="circle-open")
     own = frame[frame["variant"] == base].set_index("id")
@@ -210,10 +198,8 @@ def similarity_map(
     fig.update_xaxes(title=f"first direction ({x_share:.0%})", nticks=5, row=down)
     fig.update_yaxes(title=f"second direction ({y_share:.0%})", nticks=6, col=1)
     fig.update_layout(height=style.px_of(130 + 290 * down))
-    told = style.legend_above(fig).layout.margin.t
-    return fig.update_layout(
-        legend_y=1 + style.px_of(30) / fig.layout.height, margin_t=told + style.px_of(24)
-    )
+    room = {"margin_t": style.legend_above(fig).layout.margin.t + style.px_of(24)}
+    return fig.update_layout(legend_y=1 + style.px_of(30) / fig.layout.height, **room)
 
 
 def loss_similarity(
@@ -232,18 +218,14 @@ def loss_similarity(
     sides = ["lost", "lost_low", "lost_high", "similarity", "similarity_low", "similarity_high"]
     frame = checked(losses, ["variant", "task", *sides], "losses")
     correlation = _correlation(frame)
-    frame = style.escaped(frame.assign(task=task_names(frame).map(style.task_label)), "variant", "task")
+    frame = style.escaped(frame.assign(task=task_names(frame).map(task_label)), "variant", "task")
     ends = {"error_x": ("similarity_low", "similarity_high"), "error_y": ("lost_low", "lost_high")}
     hover = "%{fullData.name}<br>%{customdata[0]}<br>similarity %{x:.3f}, lost %{y:+.3f}"
-    fig = style.draw(
-        px.scatter, frame, "similarity", "lost", **ends, custom_data="task", hover=hover, title=title
-    )
-    fig.for_each_trace(
-        lambda trace: trace.update(
-            {f"error_{one}": {"color": trace.marker.color, "thickness": 1} for one in "xy"}
-        )
-    )
+    shown = {"custom_data": "task", "hover": hover, "title": title}
+    fig = style.draw(px.scatter, frame, "similarity", "lost", **ends, **shown)
     fig.update_traces(marker_size=style.px_of(9), cliponaxis=False)
+    for trace in fig.data:
+        trace.update({f"error_{one}": {"color": trace.marker.color, "thickness": 1} for one in "xy"})
     fig.add_hline(y=0, line=_REFERENCE, layer="below")
     lowest = min(0.0, float(frame["similarity_low"].min()))
     about = f"mean similarity of the task's answers to the base's<br>({correlation})"
@@ -254,12 +236,11 @@ def loss_similarity(
     # the tasks that lost much are named, in turn above and below; the others crowd at the right end
     named = frame[frame["lost"] >= 0.1].sort_values(["lost", "similarity"], ascending=False)
     for number, row in enumerate(named.itertuples()):
-        side = (
-            {"xanchor": "right", "xshift": -4} if row.similarity > 0.5 else {"xanchor": "left", "xshift": 4}
-        )
-        at = {"yanchor": "bottom", "yshift": 1} if number % 2 == 0 else {"yanchor": "top", "yshift": -1}
-        note = {"text": row.task, "showarrow": False, "font_size": style.small(), **side, **at}
-        fig.add_annotation(x=row.similarity, y=row.lost, **note)
+        left, up = row.similarity > 0.5, number % 2 == 0
+        side = {"xanchor": "right" if left else "left", "xshift": -4 if left else 4}
+        side |= {"yanchor": "bottom" if up else "top", "yshift": 1 if up else -1}
+        note = {"text": row.task, "showarrow": False, "font_size": style.small()}
+        fig.add_annotation(x=row.similarity, y=row.lost, **note, **side)
     return style.legend_above(fig)
 
 
@@ -271,16 +252,15 @@ def _form_bars(shares: pd.DataFrame) -> go.Figure:
     hover = "%{y}: %{x:.1%} %{fullData.name}"
     fig = style.draw(px.bar, rows, "share", "variant", styles, "form", hover=hover, text="label")
     look = {"textposition": "inside", "insidetextanchor": "middle", "textangle": 0}
-    return fig.update_traces(
-        marker_line={"color": style.INK, "width": 0.6}, textfont_size=style.small(), **look
-    )
+    look |= {"marker_line": {"color": style.INK, "width": 0.6}, "textfont_size": style.small()}
+    return fig.update_traces(**look)
 
 
 def _ratio_marks(summary: pd.DataFrame) -> go.Figure:
     texts = summary["length_ratio"].map(lambda ratio: "" if np.isnan(ratio) else f"{ratio:.2f}")
-    ends = {"custom_data": ["ci_low", "ci_high"], "error_x": ("ci_low", "ci_high")}
-    shown = {"hover": "%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"}
-    fig = style.draw(px.scatter, summary, "length_ratio", "variant", **ends, **shown)
+    ends, hover = ["ci_low", "ci_high"], "%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
+    shown = {"custom_data": ends, "error_x": ends, "hover": hover}
+    fig = style.draw(px.scatter, summary, "length_ratio", "variant", **shown)
     at = summary["ci_high"].fillna(summary["length_ratio"])
     look = {"mode": "text", "textposition": "middle right", "hoverinfo": "skip", "cliponaxis": False}
     fig.add_trace(go.Scatter(x=at, y=summary["variant"], text="\u00a0\u00a0\u00a0" + texts, **look))
@@ -331,8 +311,8 @@ def _spreads(
     means = _means(frame, value, weigh)
     numbers = means[["mean", "low", "high"]].to_numpy()
     about = [f"mean {mean:{number}} [{low:{number}}, {high:{number}}]" for mean, low, high in numbers]
-    means = means.assign(about=about, real=numbers[:, 0], above=numbers[:, 2] - numbers[:, 0])
-    means = means.assign(under=means["real"] - numbers[:, 1])
+    real, low, high = numbers.T
+    means = means.assign(about=about, real=real, above=high - real, under=real - low)
     means[["mean", "low", "high"]] = drawn_at(numbers)
     shown = {"custom_data": ["label", value], "hover": "%{customdata[0]}"}
     dots = style.draw(px.scatter, frame, "at", "below", styles, **shown)

@@ -40,11 +40,8 @@ def tuning_figure(trials: pd.DataFrame, *, title: str | None = "Held-out loss ov
     points = pd.concat([part.sort_values("value", kind="stable") for part in parts], ignore_index=True)
     best = frame.loc[frame["loss"].idxmin(), "trial"]
     points = points.assign(tick=points["value"].map(_tick), name="one training")
-    panels = {
-        "facet_col": "setting",
-        "facet_col_spacing": 0.08 if style.narrow() else 0.03,
-        "category_orders": {"setting": settings},
-    }
+    panels = {"facet_col": "setting", "facet_col_spacing": 0.08 if style.narrow() else 0.03}
+    panels |= {"category_orders": {"setting": settings}}
     shown = {"custom_data": "trial", "hover": "trial %{customdata[0]:.0f}: %{y:.4f}", "title": title}
     look = {"one training": style.Style("#4a4f57")}
     fig = style.draw(px.scatter, points, "tick", "loss", look, "name", **panels, **shown)
@@ -93,15 +90,13 @@ def kept_reasons(distilled: pd.DataFrame, *, title: str | None = None) -> go.Fig
     told = f"{kept} of {len(frame)} rewrites kept ({kept / len(frame):.1%})"
     lengths = {"rewrite", "reference"} <= set(frame)
     room = style.px_of(60 + 34 * len(counts)), style.px_of(230)
-    fig = style.new_panels(
-        title or told, 1 + lengths, 1, row_heights=room[: 1 + lengths], vertical_spacing=0.24
-    )
+    panels = {"row_heights": room[: 1 + lengths], "vertical_spacing": 0.24}
+    fig = style.new_panels(title or told, 1 + lengths, 1, **panels)
     bars = style.draw(px.bar, counts, "n", "reason", _USED, "used", text="label", hover="%{y}: %{text}")
     inside = {"textposition": "outside", "cliponaxis": False, "textfont_size": style.small()}
     style.add_panel(fig, bars.update_traces(**inside), 1)
-    fig.update_xaxes(
-        title="examples", range=[0, (1.7 if style.narrow() else 1.25) * counts["n"].max()], row=1
-    )
+    longest = (1.7 if style.narrow() else 1.25) * counts["n"].max()
+    fig.update_xaxes(title="examples", range=[0, longest], row=1)
     fig.update_yaxes(title="", showgrid=False, ticks="", type="category", row=1)
     if lengths:
         _add_lengths(fig, frame)
@@ -111,10 +106,9 @@ def kept_reasons(distilled: pd.DataFrame, *, title: str | None = None) -> go.Fig
 
 def _add_lengths(fig: go.Figure, frame: pd.DataFrame) -> None:
     """Draw how many times as long as its reference each rewrite is, in words, on a log scale."""
-    words = {
-        name: frame[name].fillna("").str.split().str.len().clip(lower=1) for name in ("rewrite", "reference")
-    }
-    rows = frame.assign(ratio=np.log2(words["rewrite"] / words["reference"]))
+    sides = (frame[name].fillna("") for name in ("rewrite", "reference"))
+    rewritten, given = (texts.str.split().str.len().clip(lower=1) for texts in sides)
+    rows = frame.assign(ratio=np.log2(rewritten / given))
     bins = {"nbins": 40, "opacity": 1, "hover": "%{y} examples"}
     style.add_panel(fig, style.draw(px.histogram, rows, "ratio", None, _USED, "used", **bins), 1, 2)
     fig.add_vline(x=0, line={"color": "#8b9199", "width": 1.2, "dash": "dash"}, row=2, col=1)
@@ -183,9 +177,8 @@ def _held_out_marks(log: pd.DataFrame, value: str, styles: dict[str, style.Style
     rows = style.escaped(rows.assign(variant=rows.get("variant", value)), "variant")
     fig = style.draw(px.line, rows, "step", "held_out_loss", styles, markers=True, hover="%{y:.4f}")
     mark = {"size": style.px_of(9), "symbol": "diamond", "line": {"width": 1, "color": "white"}}
-    fig.update_traces(
-        marker=mark, line={"width": style.px_of(1.4), "dash": "dot"}, showlegend=True, hoverinfo=None
-    )
+    line = {"width": style.px_of(1.4), "dash": "dot"}
+    fig.update_traces(marker=mark, line=line, showlegend=True, hoverinfo=None)
     one = len(styles) == 1
     fig.for_each_trace(lambda trace: trace.update(name="held out" if one else f"{trace.name}, held out"))
     return list(fig.data)

@@ -143,8 +143,6 @@ def _cells(frame: pd.DataFrame, value: str, label: str, zmin: float | None, zmax
         frame.pivot(index="size", columns="start", values=name).reindex(rows, columns=columns)
         for name in (value, "note")
     )
-    bar = {"title": {"text": label, "side": "right"}, "x": 1.02, "xanchor": "left"}
-    bar |= {"thickness": style.px_of(14), "xpad": style.px_of(8)}
     return go.Heatmap(
         x=list(columns),
         y=[int(size) for size in z.index],
@@ -155,7 +153,7 @@ def _cells(frame: pd.DataFrame, value: str, label: str, zmin: float | None, zmax
         colorscale=style.SEQUENTIAL,
         zmin=float(frame[value].min()) if zmin is None else zmin,
         zmax=float(frame[value].max()) if zmax is None else zmax,
-        colorbar={**bar, "outlinewidth": 0, "ticks": "outside"},
+        colorbar=style.colour_bar(label, x=1.02, xanchor="left"),
     )
 
 

@@ -29,14 +29,11 @@ def merging_path(
     """
     frame = checked(path, ["t", measure], "path").sort_values("t", kind="stable")
     by = next((name for name in ("task", "seed") if name in frame), None)
-    frame = frame.assign(
-        line=frame[by].map(lambda one: f"{by} {one}" if by == "seed" else one) if by else measure
-    )
-    frame = style.escaped(frame, "line")
+    names = frame[by].astype(str) if by else measure
+    frame = style.escaped(frame.assign(line="seed " + names if by == "seed" else names), "line")
     styles = style.variant_styles(frame["line"])
     shown = {"markers": True, "hover": f"%{{fullData.name}}<br>t %{{x:.2f}}: {measure} %{{y:.3f}}"}
-    if {"ci_low", "ci_high"} <= set(frame):
-        shown |= {"error_y": ("ci_low", "ci_high")}
+    shown |= {"error_y": ("ci_low", "ci_high")}
     fig = style.draw(px.line, frame, "t", measure, styles, "line", title=title, **shown)
     fig.update_layout(showlegend=by is not None, legend={"title": {"text": ""}})
     fig.update_xaxes(title="t (0: the first variant, 1: the second)", range=[-0.04, 1.04])

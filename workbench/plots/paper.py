@@ -1,14 +1,15 @@
 """The figures of a run for a paper, from its frames: no model is loaded.
 
-``captions.toml`` is the list: for each the frames that it needs and what its caption says; ``DRAWN`` says how
-it is drawn. A figure whose frames are not there yet is left out, and the notebook that writes them is named.
+``captions.toml`` is the list: for each the frames that it needs and what its caption says. ``AS_THEY_ARE``
+and ``DRAWN`` say how each is drawn. A figure whose frames are not there yet is left out, and the notebook
+that writes them is named.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from workbench.evaluation.scores import category_scores, headline
 from workbench.forgetting.changes import response_changes
 from workbench.plots import blocks, drafts, forgetting, healing, heatmaps, merging, recovery, scores, style
 from workbench.runs.run import Run
-from workbench.tables.paper import readable
+from workbench.tables.paper import base_name, healing_logs, matching, readable
 
 CAPTIONS = Path(__file__).with_name("captions.toml")
 #: figures of which there is one a set of prompts
@@ -57,42 +58,31 @@ def left_out(run: Run) -> dict[str, list[str]]:
 
 def missing(run: Run, picture: Picture) -> list[str]:
     """Return the frames of a figure that a run does not hold."""
-    return [need for need in picture.needs if not _matching(run, need)]
-
-
-def _matching(run: Run, pattern: str) -> list[str]:
-    before, star, after = pattern.partition("*")
-    held = run.files()
-    if not star:
-        return [pattern] if pattern in held else []
-    return [name for name in held if name.startswith(before) and name.endswith(after)]
+    return [need for need in picture.needs if not matching(run, need)]
 
 
 def _all(run: Run) -> list[Picture]:
-    listed, sets = tomllib.loads(CAPTIONS.read_text(encoding="utf-8")), _prompt_sets(run)
-    found = []
-    for name, told in listed.items():
-        of_set = {f"{name}_{one}": one for one in sets if name in OF_PROMPTS} or {name: ""}
-        for own, prompts in of_set.items():
-            draw = partial(DRAWN[name], prompts=prompts) if prompts else DRAWN[name]
-            beside = f" Prompts: {prompts}." if len(of_set) > 1 else ""
-            found.append(Picture(own, tuple(told["needs"]), draw, told["caption"] + beside))
+    sets, found = _prompt_sets(run), []
+    for name, told in tomllib.loads(CAPTIONS.read_text(encoding="utf-8")).items():
+        draw = DRAWN.get(name) or partial(_of_frames, AS_THEY_ARE[name], told["needs"])
+        picture = Picture(name, tuple(told["needs"]), draw, told["caption"])
+        for one in sets if name in OF_PROMPTS else []:
+            caption = told["caption"] + (f" Prompts: {one}." if len(sets) > 1 else "")
+            of_set = partial(draw, prompts=one)
+            found.append(replace(picture, name=f"{name}_{one}", draw=of_set, caption=caption))
+        found += [] if sets and name in OF_PROMPTS else [picture]
     return found
 
 
 def _prompt_sets(run: Run) -> list[str]:
-    there = [name for name in _matching(run, "responses-*.jsonl") if "/" not in name]
-    frame = run.read(there[0]) if there else pd.DataFrame({"prompts": []})
-    return [str(name) for name in frame.get("prompts", pd.Series(dtype=object)).unique()]
+    there = [name for name in matching(run, "responses-*.jsonl") if "/" not in name]
+    asked = run.read(there[0]) if there else pd.DataFrame()
+    return [str(name) for name in asked["prompts"].unique()] if "prompts" in asked else []
 
 
-def read(run: Run, name: str) -> pd.DataFrame:
-    """Return a frame of a run with its variants under the names that a reader understands."""
-    return readable(run.read(name))
-
-
-def _distance_and_damage(run: Run) -> go.Figure:
-    return heatmaps.distance_beside_damage(run.read("distances.csv"), run.read("damage.csv"), title=None)
+def _of_frames(draw: Callable[..., go.Figure], names: list[str], run: Run) -> go.Figure:
+    """Draw the frames that a figure needs, in their order, with names that a reader understands."""
+    return draw(*(readable(run.read(name)) for name in names), title=None)
 
 
 def _chosen(run: Run) -> go.Figure:
@@ -104,9 +94,8 @@ def _chosen(run: Run) -> go.Figure:
 def _metrics(run: Run) -> go.Figure:
     names = {"angular distance": "distances", "block influence": "influence"}
     names |= {"removal similarity": "removal_similarity", "damage": "damage"}
-    return blocks.metric_comparison(
-        {label: run.read(f"{name}.csv") for label, name in names.items()}, title=None
-    )
+    metrics = {label: run.read(f"{name}.csv") for label, name in names.items()}
+    return blocks.metric_comparison(metrics, title=None)
 
 
 def _agreement(run: Run) -> go.Figure:
@@ -116,24 +105,21 @@ def _agreement(run: Run) -> go.Figure:
 
 
 def _calibration(run: Run) -> go.Figure:
-    n_layers = _n_layers(run)
-    return blocks.calibration_comparison(run.read("calibration.csv"), n_layers=n_layers, title=None)
+    return blocks.calibration_comparison(run.read("calibration.csv"), n_layers=_n_layers(run), title=None)
 
 
 def _kept(run: Run) -> go.Figure:
     return healing.kept_reasons(run.read("distilled.jsonl")).update_layout(title_text=None)
 
 
-def _healing(run: Run) -> go.Figure:
-    names = [name for name in _matching(run, "healing-*.csv") if "/" not in name]
-    logs = {name.removeprefix("healing-").removesuffix(".csv"): run.read(name) for name in names}
-    frame = pd.concat(logs, names=["variant"]).reset_index("variant")
-    return healing.loss_curve(readable(frame), title=None)
+def _categories(run: Run) -> go.Figure:
+    frame = category_scores(run.read("scores.csv"), prefer=None)
+    return scores.category_bars(readable(frame), title=None)
 
 
 def _flips(run: Run) -> go.Figure:
     items = dict(list(run.read("items.jsonl").groupby("variant", sort=False)))
-    base = items.pop(_base(run))
+    base = items.pop(base_name(run))
     return scores.flip_bars(readable(flip_counts(base, items, scores=run.read("scores.csv"))), title=None)
 
 
@@ -147,23 +133,18 @@ def _depth(run: Run, draw: Callable[..., go.Figure]) -> go.Figure:
 
     depth = run.read("depth.csv")
     placed = at_fractions(run.read("scores.csv"), run.variants(), _n_layers(run))
-    placed = placed[placed["healed"] | (placed["variant"] == _base(run))]
+    placed = placed[placed["healed"] | (placed["variant"] == base_name(run))]
     both = pd.concat([depth, placed[placed["task"].isin(depth["task"])]], ignore_index=True)
     return draw(readable(both), title=None)
 
 
-def _base(run: Run) -> str:
-    """Return the name of the unpruned variant."""
-    return next(variant.name for variant in run.variants() if not variant.removed and not variant.adapter)
-
-
 def _of_set(run: Run, frame: pd.DataFrame, prompts: str) -> pd.DataFrame:
-    asked = run.read(f"responses-{_base(run)}.jsonl")
+    asked = run.read(f"responses-{base_name(run)}.jsonl")
     return frame[frame["id"].isin(asked.loc[asked["prompts"] == prompts, "id"])]
 
 
 def _forms(run: Run, prompts: str) -> go.Figure:
-    base = _base(run)
+    base = base_name(run)
     files = {one.name: f"responses-{one.name}.jsonl" for one in run.variants()}
     responses = {name: run.read(file) for name, file in files.items() if file in run.files()}
     changes = response_changes(responses.pop(base), responses, base_name=base)
@@ -171,12 +152,12 @@ def _forms(run: Run, prompts: str) -> go.Figure:
 
 
 def _similarity(run: Run, prompts: str) -> go.Figure:
-    frame = _of_set(run, read(run, "similarity.csv"), prompts)
+    frame = _of_set(run, readable(run.read("similarity.csv")), prompts)
     return forgetting.similarity_distribution(frame, title=None)
 
 
 def _map(run: Run) -> go.Figure:
-    return forgetting.similarity_map(read(run, "map.csv"), base=_base(run), title=None)
+    return forgetting.similarity_map(readable(run.read("map.csv")), base=base_name(run), title=None)
 
 
 def _divergence(run: Run) -> go.Figure:
@@ -186,34 +167,30 @@ def _divergence(run: Run) -> go.Figure:
     return forgetting.divergence_distribution(readable(frame), title=None)
 
 
-def _iterations(run: Run, draw: Callable[..., go.Figure]) -> go.Figure:
+def _phase_scores(run: Run) -> pd.DataFrame:
     from workbench.recovery.phases import phase_scores
 
-    iterations, base = run.read("iterations.csv"), _base(run)
-    phases = phase_scores(run.read("iterative-scores.csv"), iterations, base=base, prefix="iterate-")
-    chosen = headline(phases, prefer="acc")
-    words = phases[phases["metric"] == "word_perplexity"]
-    return draw(pd.concat([chosen[chosen["metric"] != "word_perplexity"], words]), iterations)
+    scores, iterations = run.read("iterative-scores.csv"), run.read("iterations.csv")
+    phases = phase_scores(scores, iterations, base=base_name(run), prefix="iterate-")
+    chosen, words = headline(phases, prefer="acc"), phases["metric"] == "word_perplexity"
+    return pd.concat([chosen[chosen["metric"] != "word_perplexity"], phases[words]])
 
 
 def _phases(run: Run) -> go.Figure:
-    return _iterations(run, lambda shown, _: recovery.phase_lines(shown, columns=2, title=None))
+    return recovery.phase_lines(_phase_scores(run), columns=2, title=None)
 
 
 def _changes(run: Run) -> go.Figure:
     from workbench.recovery.phases import phase_change
 
-    def draw(shown: pd.DataFrame, iterations: pd.DataFrame) -> go.Figure:
-        changed = phase_change(shown[shown["metric"] != "word_perplexity"])
-        return recovery.phase_changes(changed, iterations, title=None)
-
-    return _iterations(run, draw)
+    shown = _phase_scores(run)
+    changed = phase_change(shown[shown["metric"] != "word_perplexity"])
+    return recovery.phase_changes(changed, run.read("iterations.csv"), title=None)
 
 
 def _path(run: Run) -> go.Figure:
     along = checked(run.read("merging_recovery.csv"), ["t", "recovery"], "merging_recovery.csv")
-    along = along.dropna(subset="t")
-    return merging.merging_path(along, title=None)
+    return merging.merging_path(along.dropna(subset="t"), title=None)
 
 
 def _drafts(run: Run, name: str) -> pd.DataFrame:
@@ -222,13 +199,17 @@ def _drafts(run: Run, name: str) -> pd.DataFrame:
     return named.rename(columns={"variant": "draft"})
 
 
-def _accepted(run: Run, *, by_position: bool) -> go.Figure:
-    from workbench.speculation.acceptance import acceptance, acceptance_by_position  # it brings torch
+def _by_length(run: Run) -> go.Figure:
+    from workbench.speculation.acceptance import acceptance  # it brings torch
 
-    rounds = _drafts(run, "draft_rounds.jsonl")
-    if by_position:
-        return drafts.acceptance_by_place(acceptance_by_position(rounds), title=None)
-    return drafts.acceptance_by_length(acceptance(rounds), title=None)
+    return drafts.acceptance_by_length(acceptance(_drafts(run, "draft_rounds.jsonl")), title=None)
+
+
+def _by_position(run: Run) -> go.Figure:
+    from workbench.speculation.acceptance import acceptance_by_position  # it brings torch
+
+    rounds = acceptance_by_position(_drafts(run, "draft_rounds.jsonl"))
+    return drafts.acceptance_by_place(rounds, title=None)
 
 
 def _speed(run: Run) -> go.Figure:
@@ -237,36 +218,37 @@ def _speed(run: Run) -> go.Figure:
     return drafts.speed_against_theory(speed_ups(_drafts(run, "draft_speed.csv")), title=None)
 
 
-#: name -> how it is drawn
+#: name -> what draws the frames that it needs as they are
+AS_THEY_ARE: dict[str, Callable[..., go.Figure]] = {
+    "01_distances": heatmaps.distance_heatmap,
+    "01_lines": blocks.distance_lines,
+    "01_damage": heatmaps.distance_beside_damage,
+    "04_tuning": healing.tuning_figure,
+    "05_scores": scores.score_bars,
+    "06_pairs": forgetting.similarity_pairs,
+    "06_lost": forgetting.loss_similarity,
+    "07_stack": recovery.stack_over_iterations,
+}
+#: name -> how any other is drawn
 DRAWN: dict[str, Callable[..., go.Figure]] = {
-    "01_distances": lambda run: heatmaps.distance_heatmap(run.read("distances.csv"), title=None),
-    "01_lines": lambda run: blocks.distance_lines(run.read("distances.csv"), title=None),
     "01_calibration": _calibration,
-    "01_damage": _distance_and_damage,
     "01_metrics": _metrics,
     "01_agreement": _agreement,
     "02_chosen": _chosen,
     "03_kept": _kept,
-    "04_healing": _healing,
-    "04_tuning": lambda run: healing.tuning_figure(run.read("tuning.csv"), title=None),
-    "05_scores": lambda run: scores.score_bars(read(run, "scores.csv"), title=None),
-    "05_categories": lambda run: scores.category_bars(
-        readable(category_scores(run.read("scores.csv"), prefer=None)), title=None
-    ),
+    "04_healing": lambda run: healing.loss_curve(healing_logs(run), title=None),
+    "05_categories": _categories,
     "05_flips": _flips,
     "05_depth": partial(_depth, draw=scores.score_vs_fraction),
     "05_loss": partial(_depth, draw=scores.loss_vs_fraction),
     "06_forms": _forms,
     "06_similarity": _similarity,
-    "06_pairs": lambda run: forgetting.similarity_pairs(read(run, "similarity.csv"), title=None),
     "06_map": _map,
     "06_divergence": _divergence,
-    "06_lost": lambda run: forgetting.loss_similarity(read(run, "loss_similarity.csv"), title=None),
-    "07_stack": lambda run: recovery.stack_over_iterations(run.read("iterations.csv"), title=None),
     "07_phases": _phases,
     "07_changes": _changes,
     "08_path": _path,
-    "09_by_length": partial(_accepted, by_position=False),
-    "09_by_position": partial(_accepted, by_position=True),
+    "09_by_length": _by_length,
+    "09_by_position": _by_position,
     "09_speed": _speed,
 }

@@ -7,15 +7,15 @@ import shlex
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from jinja2 import Environment
 
 from workbench.checks import one_of
 from workbench.plots import style
 from workbench.plots.paper import Picture, left_out, pictures
 from workbench.runs.figures import FORMATS, browser_found, save_figure
-from workbench.runs.files import write_text_atomic
+from workbench.runs.files import template, write_text_atomic
 from workbench.runs.run import Run, notebook_that_writes
 from workbench.tables.markup import latex_text
 from workbench.tables.paper import sheets
@@ -24,6 +24,7 @@ from workbench.tables.paper import sheets
 COLUMNS = {1: ("column", "one-column", 3.25), 2: ("paper", "two-columns", 6.75)}
 #: pixels of a PNG per pixel of a figure: 192 dots an inch
 _SCALE = 2
+_PAGE = template(Path(__file__).with_name("portfolio.html.j2"))
 
 
 def paper_figures(
@@ -52,13 +53,7 @@ def paper_figures(
     Raises:
         ValueError: for other columns or formats, or a run that has no frame for any figure.
     """
-    wanted = [one_of(one, COLUMNS, "columns") for one in ([columns] if isinstance(columns, int) else columns)]
-    endings = [
-        one_of(one, FORMATS, "formats") for one in ([formats] if isinstance(formats, str) else formats)
-    ]
-    for what, several in {"columns": wanted, "formats": endings}.items():
-        if not several:
-            raise ValueError(f"{what} must hold at least one, got none")
+    wanted, endings = _some(columns, COLUMNS, "columns"), _some(formats, FORMATS, "formats")
     drawn = pictures(run)
     if not drawn:
         missing = next(iter(_notebooks(run).values()), "its notebooks")
@@ -66,11 +61,8 @@ def paper_figures(
             f"run {run.name!r} ({run.folder}) holds no frames to draw; run notebook {missing} first"
         )
     if not browser_found():
-        endings = ["html", "csv"]
-        warnings.warn(
-            "No Chrome or Chromium starts here: figures are HTML and CSV (`plotly_get_chrome` installs one)",
-            stacklevel=2,
-        )
+        endings, instead = ["html", "csv"], "figures are HTML and CSV (`plotly_get_chrome` installs one)"
+        warnings.warn(f"No Chrome or Chromium starts here: {instead}", stacklevel=2)
     folder = Path(out if out is not None else run.folder)
     rows = [row for one in wanted for row in _write_figures(run, drawn, folder, one, endings)]
     tables = {sheet.name: sheet.forms(run) for sheet in sheets(run)}
@@ -81,6 +73,14 @@ def paper_figures(
     shown = {name: forms["html"] for name, forms in tables.items()}
     write_text_atomic(folder / "index.html", _index(run, drawn, shown, wanted, endings))
     return _listed(rows, folder, _notebooks(run))
+
+
+def _some(given: Any, allowed: Iterable[Any], name: str) -> list[Any]:
+    """Return a value or several as a list, each of those allowed."""
+    chosen = [one_of(one, allowed, name) for one in ([given] if isinstance(given, int | str) else given)]
+    if not chosen:
+        raise ValueError(f"{name} must hold at least one, got none")
+    return chosen
 
 
 def _write_figures(
@@ -101,17 +101,11 @@ def _write_figures(
 
 
 def _listed(rows: list[tuple[str, int, Path]], folder: Path, left: dict[str, str]) -> pd.DataFrame:
-    listed = [
-        {
-            "name": name,
-            "columns": columns,
-            "file": path.relative_to(folder).as_posix(),
-            "width_in": COLUMNS[columns][2] if columns else float("nan"),
-            "kilobytes": round(path.stat().st_size / 1000, 1),
-        }
-        for name, columns, path in rows
-    ]
-    frame = pd.DataFrame(listed)
+    frame = pd.DataFrame(rows, columns=["name", "columns", "file"])
+    paths = frame.pop("file")
+    frame["file"] = [path.relative_to(folder).as_posix() for path in paths]
+    frame["width_in"] = frame["columns"].map({one: width for one, (*_, width) in COLUMNS.items()})
+    frame["kilobytes"] = [round(path.stat().st_size / 1000, 1) for path in paths]
     frame.attrs["left_out"] = left
     return frame
 
@@ -141,12 +135,10 @@ def _captions(drawn: list[Picture], columns: list[int]) -> str:
 def _index(
     run: Run, drawn: list[Picture], tables: dict[str, str], columns: list[int], endings: list[str]
 ) -> str:
-    source = Path(__file__).with_name("portfolio.html.j2").read_text(encoding="utf-8")
     told = {
         "title": f"Figures and tables of the run {run.name}",
         "command": f"python -m workbench figures {shlex.quote(run.name)}",
         "widths": [{"place": COLUMNS[one][1], "inches": COLUMNS[one][2]} for one in columns],
         "image": next((one for one in ("png", "svg") if one in endings), None),
     }
-    page = Environment(autoescape=True).from_string(source)
-    return page.render(**told, pictures=drawn, tables=tables, endings=endings)
+    return _PAGE.render(**told, pictures=drawn, tables=tables, endings=endings)

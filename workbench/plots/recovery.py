@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
@@ -12,10 +13,7 @@ from workbench.plots import style
 
 #: of the loss, as a log names them; ``recovery.loss`` would bring torch
 TERMS = ("hidden", "attention", "logits", "kl", "lm")
-_PHASES = {
-    "P": style.Style("#8b9199", "dot", symbol="square"),
-    "P+R": style.Style("#0072b2", "solid", symbol="circle"),
-}
+_PHASES = {"P": style.Style("#8b9199", "dot", "square"), "P+R": style.Style("#0072b2")}
 _STATES = ("#3b6ea5", "#d55e00", "#edeff2")
 
 
@@ -38,23 +36,19 @@ def stack_over_iterations(
     depth = n_layers or int(frame["layers_left"].iloc[0]) + len(str(frame["order"].iloc[0]).split())
     last = int(frame["iteration"].max())
     went = dict(zip(frame["layer"].astype(int), frame["iteration"], strict=True))
-    states = [
-        [(1 if went.get(layer, last + 1) == at else 2) if went.get(layer, last + 1) <= at else 0
-         for at in range(last + 1)]
-        for layer in range(depth)
-    ]  # fmt: skip
-    words = [["there", "goes", "gone"][state] for row in states for state in row]
-    hover = [words[k : k + last + 1] for k in range(0, len(words), last + 1)]
+    at, gone = np.arange(last + 1), np.array([went.get(layer, last + 1) for layer in range(depth)])[:, None]
+    states = (gone <= at).astype(int) + (gone < at)
+    words = np.array(["there", "goes", "gone"])[states].tolist()
     colours = [(k / 3 + e / 3, colour) for k, colour in enumerate(_STATES) for e in (0, 1)]
-    trace = go.Heatmap(z=states, zmin=0, zmax=2, colorscale=colours, showscale=False, xgap=2, ygap=1)
-    trace.update(customdata=hover, hovertemplate="iteration %{x}: layer %{y} %{customdata}<extra></extra>")
+    look = {"zmin": 0, "zmax": 2, "colorscale": colours, "showscale": False, "xgap": 2, "ygap": 1}
+    trace = go.Heatmap(z=states.tolist(), customdata=words, **look)
+    trace.update(hovertemplate="iteration %{x}: layer %{y} %{customdata}<extra></extra>")
     fig = style.new_figure(title, trace)
     for layer, iteration in went.items():
         label = {"text": str(layer), "showarrow": False, "font": {"color": "white", "size": 11}}
         fig.add_annotation(x=int(iteration), y=layer, **label)
-    fig.update_xaxes(
-        title="iteration (0: the whole model)", dtick=1, showgrid=False, range=[-0.5, last + 0.5]
-    )
+    span = {"dtick": 1, "showgrid": False, "range": [-0.5, last + 0.5]}
+    fig.update_xaxes(title="iteration (0: the whole model)", **span)
     return fig.update_yaxes(title="layer", **style.layer_axis(depth))
 
 
@@ -134,22 +128,16 @@ def phase_lines(
         ValueError: for missing columns, or two values at one place.
     """
     frame = checked(scores, ["iteration", "phase", "value", by], "scores", unique=(by, "phase", "iteration"))
-    if "low" not in frame:
-        frame = score_intervals(frame) if "stderr" in frame else frame.assign(low=frame["value"])
-        frame = frame if "high" in frame else frame.assign(high=frame["value"])
-    frame = frame.assign(**{column: frame[column].fillna(frame["value"]) for column in ("low", "high")})
-    frame = style.escaped(frame, by).sort_values("iteration", kind="stable")
+    frame = score_intervals(frame) if "low" not in frame and "stderr" in frame else frame
+    ends = {end: frame.get(end, frame["value"]).fillna(frame["value"]) for end in ("low", "high")}
+    frame = style.escaped(frame.assign(**ends), by).sort_values("iteration", kind="stable")
     panels = list(dict.fromkeys(frame[by]))
     across = max(1, min(columns, len(panels)))
     down = -(-len(panels) // across)
     asked = {"facet_col": by, "facet_col_wrap": across, "category_orders": {by: panels}, "markers": True}
-    asked |= {
-        "facet_col_spacing": 0.16 if style.narrow() else 0.06,
-        "facet_row_spacing": 0.3 / down,
-        "error_y": ("low", "high"),
-    }
-    shown = {"hover": "%{fullData.name}, iteration %{x}: %{y:.3f}", "title": title}
-    fig = style.draw(px.line, frame, "iteration", "value", _PHASES, "phase", **asked, **shown)
+    asked |= {"facet_col_spacing": 0.16 if style.narrow() else 0.06, "facet_row_spacing": 0.3 / down}
+    shown = {"hover": "%{fullData.name}, iteration %{x}: %{y:.3f}", "error_y": ("low", "high")}
+    fig = style.draw(px.line, frame, "iteration", "value", _PHASES, "phase", title=title, **asked, **shown)
     fig.update_traces(error_y={"thickness": 1, "width": 2})
     fig.update_yaxes(matches=None, showticklabels=True, title="")
     fig.update_xaxes(title="", dtick=1, showticklabels=True).update_xaxes(title="iteration", row=1)
@@ -173,14 +161,11 @@ def phase_changes(
     where = ("task", "phase", "iteration")
     frame = checked(changes, [*where, "change"], "changes", unique=where)
     gone = checked(iterations, ["iteration", "phase", "layer"], "iterations")
-    gone = (
-        gone[gone["phase"] == "P"]
-        .groupby("iteration")["layer"]
-        .agg(lambda layers: ",".join(map(str, layers)))
-    )
+    cut = gone[gone["phase"] == "P"].astype({"layer": str})
+    layers = cut.groupby("iteration")["layer"].agg(",".join)
     frame = style.escaped(frame, "task").sort_values(["iteration", "phase"], kind="stable")
     named = [
-        f"{row.iteration} P ({gone[row.iteration]})" if row.phase == "P" else f"{row.iteration} R"
+        f"{row.iteration} P ({layers[row.iteration]})" if row.phase == "P" else f"{row.iteration} R"
         for row in frame.itertuples()
     ]
     wide = frame.assign(at=named).pivot(index="task", columns="at", values="change")

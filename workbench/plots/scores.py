@@ -14,6 +14,7 @@ from workbench.checks import checked
 from workbench.evaluation.scores import accuracies, headline, score_intervals, task_names
 from workbench.evaluation.suites import CHANCE
 from workbench.plots import style
+from workbench.tables.markup import task_label
 
 _FRACTION = ["task", "metric", "value", "stderr", "series", "healed", "fraction"]
 _GUESS = "random guess"
@@ -72,9 +73,8 @@ def loss_vs_fraction(
     frame = checked(frame, _FRACTION, "scores with the metric normalized_loss")
     near = float(frame["value"].max()) > 0.5
     fig = _fraction_panels(frame, dict.fromkeys(frame["task"], 1.0) if near else {}, columns, title)
-    ends = pd.concat(
-        [frame["value"] - 2 * frame["stderr"].fillna(0), frame["value"], pd.Series([1.0] * near)]
-    )
+    lowest = frame["value"] - 2 * frame["stderr"].fillna(0)
+    ends = pd.concat([lowest, frame["value"], pd.Series([1.0] * near)])
     fig.update_yaxes(**style.log_axis(ends, 0.9 * float(ends[ends > 0].min())))
     return fig.update_yaxes(title="loss / log(vocabulary), log", col=1)
 
@@ -111,7 +111,7 @@ def score_bars(scores: pd.DataFrame, *, title: str | None = "Scores with 95 % in
         ValueError: for missing columns or an empty frame.
     """
     frame = headline(checked(scores, ["variant", "task", "metric", "value", "stderr"], "scores"))
-    frame = score_intervals(frame.assign(label=task_names(frame).map(style.task_label)))
+    frame = score_intervals(frame.assign(label=task_names(frame).map(task_label)))
     frame = style.escaped(frame, "variant", "label")
     frame = frame.assign(unit=[_unit(metric) for metric in frame["metric"]])
     tasks, n_variants = frame.groupby("unit", sort=False)["label"].nunique(), frame["variant"].nunique()
@@ -137,7 +137,7 @@ def flip_bars(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(flips, ["variant", "task", "n", *(turn.replace(" ", "_") for turn in _SIGNS)], "flips")
-    frame = frame.assign(task=task_names(frame).map(style.task_label))
+    frame = frame.assign(task=task_names(frame).map(task_label))
     rows = style.escaped(frame.rename(columns=lambda name: name.replace("_", " ")), "variant", "task")
     rows = rows.melt(["variant", "task", "n"], [*_SIGNS], "turned", "count")
     rows = rows.assign(share=rows["turned"].map(_SIGNS) * rows["count"] / rows["n"])
@@ -164,7 +164,7 @@ def _fraction_panels(
     frame: pd.DataFrame, guesses: Mapping[str, float], columns: int, title: str | None
 ) -> go.Figure:
     """Return one panel a task, with a line a series and the line of a guess."""
-    frame = score_intervals(frame).assign(panel=task_names(frame).map(style.task_label))
+    frame = score_intervals(frame).assign(panel=task_names(frame).map(task_label))
     checked(frame, [], "scores", unique=("series", "panel", "fraction"))
     frame = style.escaped(frame, "series", "panel")
     tasks = frame.drop_duplicates("panel").set_index("panel")["task"]

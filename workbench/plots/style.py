@@ -20,7 +20,6 @@ from plotly.subplots import make_subplots
 
 from workbench.checks import one_of
 from workbench.distances.blocks import checked_blocks, parse_layers
-from workbench.tables.markup import WORDS
 
 #: sequential, even in lightness (so it survives a grey print), safe for the colour-blind; light = near =
 # removable
@@ -92,16 +91,6 @@ def escaped(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return frame.assign(**{column: frame[column].map(plain) for column in columns})
 
 
-def task_label(name: str) -> str:
-    """Return what the papers call a task, else its name in words, with its shots where they are given.
-
-    >>> task_label("arc_easy, 5-shot"), task_label("demo_yes_no")
-    ('ARC-E, 5-shot', 'demo yes no')
-    """
-    task, comma, shots = name.partition(", ")
-    return str(WORDS["tasks"].get(task, task.replace("_", " "))) + comma + shots
-
-
 def draw(
     kind: Callable[..., go.Figure],
     frame: pd.DataFrame,
@@ -123,7 +112,7 @@ def draw(
         styles: name -> style, in the order wanted; None takes ``variant_styles``.
         by: the column of names.
         **options: of ``kind``; moreover ``hover``, what the pointer shows (else nothing), and for ``error_x``
-            and ``error_y`` the two columns with the ends of each interval.
+            and ``error_y`` the two columns with the ends of each interval, where the frame has them.
     """
     hover = options.pop("hover", None)
     styles = styles or variant_styles(frame[by])
@@ -132,7 +121,8 @@ def draw(
         of_name = {name: getattr(style, mark) for name, style in styles.items()}
         options |= {mark: by, "color_discrete_map" if mark == "color" else f"{mark}_map": of_name}
     for axis, value in (("x", x), ("y", y)):
-        if ends := options.pop(f"error_{axis}", None):
+        ends = options.pop(f"error_{axis}", ())
+        if ends and {*ends} <= {*frame}:
             low, high = (frame[end] for end in ends)
             options |= {f"error_{axis}": high - frame[value], f"error_{axis}_minus": frame[value] - low}
     if kind in (px.scatter, px.line):
@@ -173,6 +163,12 @@ def add_panel(fig: go.Figure, drawn: go.Figure, column: int, row: int = 1) -> No
     for trace in drawn.data:
         trace.showlegend = bool(trace.showlegend) and trace.name not in named
         fig.add_trace(trace, row=row, col=column)
+
+
+def colour_bar(title: str, **place: Any) -> dict[str, Any]:
+    """Return the colour bar of a heatmap, with its title along it."""
+    look = {"thickness": px_of(14), "outlinewidth": 0, "ticks": "outside", "xpad": px_of(8)}
+    return {"title": {"text": title, "side": "right"}, **look, **place}
 
 
 def px_of(pixels: float) -> float:

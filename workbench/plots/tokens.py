@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.checks import checked, one_of
+from workbench.runs.files import template
 from workbench.tables.markup import latex_text
 
 _ORANGE, _BLUE = (213, 94, 0), (0, 114, 178)
 #: never opaque: the reader's own ink, dark on white or light on black, stays readable on it
 _DARKEST = 0.75
+_PAGE = template(Path(__file__).with_name("tokens.html.j2"))
 _CHANGE = "change of log-probability, nats"
 #: unit, and what the darkest shade stands for
 _SHADES = {"kl": ("KL from the base, nats", 2.0), "logprob": (_CHANGE, 4.0)}
@@ -43,12 +45,12 @@ class TokenView:
 
     def to_html(self) -> str:
         """Return the view as HTML without scripts; every text in it is escaped."""
-        blocks = [_labelled("prompt", html.escape(self.prompt))] if self.prompt else []
-        for name, tokens, about, own in self.parts:
-            blocks.append(_labelled(f"{name}: {about}", "".join(_html_token(*token) for token in tokens)))
-            if own:
-                blocks.append(_labelled(f"{name}, what it says itself", html.escape(own), indent=True))
-        return f'<div style="max-width:56em">{"".join(blocks)}{self._html_scale()}</div>'
+        # a divergence is never negative; of a change, the share is positive (orange) where it falls
+        change = self.unit == _CHANGE
+        shares = np.linspace(1 if change else 0, -1 if change else 1, 5)
+        scale = [((-share if change else share) * self.most, share) for share in shares]
+        colours = {"orange": _ORANGE, "blue": _BLUE, "darkest": _DARKEST}
+        return _PAGE.render(view=self, scale=scale, **colours)
 
     def to_latex(self) -> str:
         r"""Return the view as LaTeX paragraphs for ``\usepackage{xcolor}``; every text in it is escaped."""
@@ -60,14 +62,6 @@ class TokenView:
             if own:
                 lines.append(rf"\emph{{what it says itself:}} {latex_text(own)}\par")
         return "\n".join([*lines, f"% darkest shade: {self.most:g}; {self.unit}"]) + "\n"
-
-    def _html_scale(self) -> str:
-        # a divergence is never negative; of a change, the share is positive (orange) where it falls
-        shares = np.linspace(1, -1, 5) if self.unit == _CHANGE else np.linspace(0, 1, 5)
-        values = -shares if self.unit == _CHANGE else shares
-        pairs = zip(values, shares, strict=True)
-        swatches = " ".join(_html_token(f" {value * self.most:.1f} ", share, "") for value, share in pairs)
-        return _labelled(f"{self.unit} ({self.most:g} and more have the darkest shade)", swatches)
 
 
 def token_view(
@@ -139,28 +133,6 @@ def _shaded(rows: pd.DataFrame, shade: str, most: float) -> tuple[tuple[tuple[st
 def _hint(row: Any) -> str:
     logprobs = f"{row.base_logprob:.2f} in the base, {row.logprob:.2f} in the variant"
     return f"{row.token!r}: KL {row.kl:.3f} nats, log-probability {logprobs}"
-
-
-def _labelled(label: str, body: str, *, indent: bool = False) -> str:
-    """Return a small label over a text whose spaces and lines are kept; ``body`` is HTML."""
-    margin = "0.1em 0 0.7em 1.5em" if indent else "0.5em 0"
-    # plaintext: a text that turns the writing direction turns its own lines only
-    return (
-        f'<div style="margin:{margin};text-align:left">'
-        f'<div style="font-size:85%;opacity:0.8">{html.escape(label) if label else ""}</div>'
-        f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;unicode-bidi:plaintext">'
-        f"{body}</div></div>"
-    )
-
-
-def _html_token(text: str, share: float, hint: str) -> str:
-    colour = ",".join(map(str, _ORANGE if share > 0 else _BLUE))
-    style = f"background:rgba({colour},{_DARKEST * abs(share):.3f})"
-    if abs(share) >= 0.5:
-        style += ";border-bottom:2px solid currentColor"  # seen without colour, too
-    shown = html.escape(text).replace("\n", "↵\n")
-    title = f' title="{html.escape(hint, quote=True)}"' if hint else ""
-    return f'<span style="{style}"{title}>{shown}</span>'
 
 
 def _latex_token(text: str, share: float) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from jinja2 import Environment, Template
 
 from workbench.checks import told
 
@@ -109,6 +110,11 @@ def locked(path: str | Path, name: str = "") -> Iterator[None]:
         if lock.lock_counter == 1 and os.name == "posix":  # elsewhere release removes it
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def template(path: Path) -> Template:
+    """Return the jinja template of a file; what is put into it is escaped as HTML."""
+    return Environment(autoescape=True).from_string(path.read_text(encoding="utf-8"))
 
 
 def sha256_of(path: str | Path) -> str:

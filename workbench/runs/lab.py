@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 
 from workbench.places import ROOT
 from workbench.runs.files import write_text_atomic
-from workbench.runs.notebooks import numbered_notebooks
+from workbench.runs.notebooks import kernel_environment, numbered_notebooks
 from workbench.runs.parameters import values_for
 from workbench.runs.run import Run
 
@@ -82,9 +82,8 @@ def _executed_with(executed: Path) -> dict[str, Any]:
     """Return the values that were given to a notebook when it was last executed for this run."""
     cells = nbformat.read(executed, as_version=4).cells if executed.is_file() else []
     found = [cell.source for cell in cells if "injected-parameters" in cell.metadata.get("tags", ())]
-    return {
-        line.targets[0].id: ast.literal_eval(line.value) for text in found for line in ast.parse(text).body
-    }
+    lines = [line for text in found for line in ast.parse(text).body]
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
 
 
 def lab_command(run: Run, options: list[str] | None = None) -> tuple[list[str], dict[str, str]]:
@@ -97,32 +96,28 @@ def lab_command(run: Run, options: list[str] | None = None) -> tuple[list[str], 
     folder = (run.folder / "lab").absolute()
     first = min(path.name for path in folder.glob("[0-9][0-9]_*.ipynb"))
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", *_QUIET]
-    command += [f"--LabApp.default_url=/lab/tree/{first}", *_as_root(), *(options or [])]
-    environment = {
-        **os.environ,
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-        "WORKBENCH_RUNS": str(run.folder.parent.absolute()),
-    }
-    return command, environment
+    root = getattr(os, "geteuid", lambda: 1)() == 0
+    command += [f"--LabApp.default_url=/lab/tree/{first}", *["--allow-root"] * root, *(options or [])]
+    return command, {**os.environ, **kernel_environment(run), "JUPYTER_PREFER_ENV_PATH": "1"}
 
 
 def _for_run(notebook: NotebookNode, run: Run, values: dict[str, Any]) -> NotebookNode:
     """Return a notebook with the run's values below its parameters, and a line above that says what it is."""
-    new, tags = nbformat.v4, ("injected-parameters", "copy")
     place = next(n for n, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ()))
     lines = "".join(f"\n{name} = {value!r}" for name, value in values.items())
-    own = new.new_code_cell(f"# of this run{lines}", id=tags[0], metadata={"tags": tags[:1]})
+    own = _tagged(nbformat.v4.new_code_cell, f"# of this run{lines}", "injected-parameters")
     told = (
         f"*A copy for the run `{run.name}`, in `{_shown(run.folder / 'lab')}`: change it as you like, the "
         f"notebook it was made from stays as it is. Results go to `{_shown(run.folder)}`. After a restart "
         "of the kernel run it from the top: what the run holds is read, not computed again.*"
     )
     notebook.cells.insert(place + 1, own)
-    notebook.cells.insert(0, new.new_markdown_cell(told, id=tags[1], metadata={"tags": tags[1:]}))
+    notebook.cells.insert(0, _tagged(nbformat.v4.new_markdown_cell, told, "copy"))
     return notebook
+
+
+def _tagged(new_cell: Callable[..., NotebookNode], source: str, tag: str) -> NotebookNode:
+    return new_cell(source, id=tag, metadata={"tags": [tag]})
 
 
 def _shown(folder: Path) -> str:
@@ -134,9 +129,3 @@ def _digest(notebook: NotebookNode) -> str:
     """Return what changes with an edit: the cells' text, not their outputs."""
     cells = [[cell.cell_type, cell.source] for cell in notebook.cells]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
-
-
-def _as_root() -> Iterator[str]:
-    get_user: Any = getattr(os, "geteuid", lambda: 1)
-    if get_user() == 0:
-        yield "--allow-root"

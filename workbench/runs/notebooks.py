@@ -28,7 +28,7 @@ from workbench.places import NOTEBOOKS, ROOT
 from workbench.runs.files import write_text_atomic
 from workbench.runs.pages import SCRIPT, add_pictures, drop_dead_widgets, write_page
 from workbench.runs.parameters import parameters_of, values_for
-from workbench.runs.progress import altogether, say_line, times_of, told
+from workbench.runs.progress import Times, altogether, say_line, times_of, told
 from workbench.runs.run import Run
 
 #: a path of a Unix socket has at most 103 bytes, 107 on Linux; this leaves room for the file's name
@@ -89,20 +89,16 @@ def run_notebooks(
         ValueError: for a parameter that none of the notebooks has, or a value that no cell can assign;
             before any notebook starts.
     """
-    sources = {Path(path): nbformat.read(path, as_version=4) for path in notebooks}
-    values = values_for(sources, run.name, parameters or {}, where_known)
-    times = [times_of(notebook, run.folder / "notebooks" / path.name) for path, notebook in sources.items()]
-    what = f"{len(sources)} notebook{'s' * (len(sources) != 1)}, {altogether(times)}"
-    print(f"{what}; what is stored already is not computed again; results in {run.folder}", flush=True)
-    width = max((len(path.stem) for path in sources), default=0)
-    copies = []
-    for number, (path, notebook) in enumerate(sources.items(), 1):
-        label = f"[{number}/{len(sources)}] {path.stem:<{width}}"
-        copies.append(run.folder / "notebooks" / path.name)
-        started = time.perf_counter()
-        execute(notebook, copies[-1], run, values[path], label=label)
+    prepared = _prepared(notebooks, run, parameters, where_known)
+    what = f"{len(prepared)} notebook{'s' * (len(prepared) != 1)}"
+    whole = altogether(times for *_, times in prepared)
+    say_line(f"{what}, {whole}; what is stored already is not computed again; results in {run.folder}")
+    width = max((len(copy.stem) for _, copy, *_ in prepared), default=0)
+    for number, (notebook, copy, values, _) in enumerate(prepared, 1):
+        label, started = f"[{number}/{len(prepared)}] {copy.stem:<{width}}", time.perf_counter()
+        execute(notebook, copy, run, values, label=label)
         say_line(f"{label}  {time.perf_counter() - started:6.1f} s")
-    return copies
+    return [copy for _, copy, *_ in prepared]
 
 
 def planned(
@@ -123,16 +119,29 @@ def planned(
     Raises:
         ValueError: as ``run_notebooks``.
     """
+    prepared = _prepared(notebooks, run, parameters, where_known)
+    for notebook, copy, values, times in prepared:
+        yield f"{copy.stem}: {times}"
+        for name, assigned in parameters_of(copy, notebook).items():
+            star, value = ("*", repr(values[name])) if name in values else (" ", assigned.source)
+            yield f"  {star} {name} = {value}"
+    yield f"all: {altogether(times for *_, times in prepared)}; results would go to {run.folder}; * set here"
+
+
+def _prepared(
+    notebooks: Iterable[str | Path],
+    run: Run,
+    parameters: Mapping[str, Any] | None,
+    where_known: Mapping[str, Any] | None,
+) -> list[tuple[NotebookNode, Path, dict[str, Any], Times]]:
+    """Return each notebook with its executed copy's path, its values, and how long it may take."""
     sources = {Path(path): nbformat.read(path, as_version=4) for path in notebooks}
     values = values_for(sources, run.name, parameters or {}, where_known)
-    times = [times_of(notebook, run.folder / "notebooks" / path.name) for path, notebook in sources.items()]
-    for (path, notebook), time_needed in zip(sources.items(), times, strict=True):
-        yield f"{path.stem}: {time_needed}"
-        for name, assigned in parameters_of(path, notebook).items():
-            own = values[path]
-            star, value = ("*", repr(own[name])) if name in own else (" ", assigned.source)
-            yield f"  {star} {name} = {value}"
-    yield f"all: {altogether(times)}; results would go to {run.folder}; * set here"
+    copies = {path: run.folder / "notebooks" / path.name for path in sources}
+    return [
+        (notebook, copies[path], values[path], times_of(notebook, copies[path]))
+        for path, notebook in sources.items()
+    ]
 
 
 def execute(
@@ -206,26 +215,30 @@ def _why(executed: NotebookNode, lost: bool) -> str:
         return "could not start its kernel"
     cell = executed.cells[number - 1]
     errors = [output for output in cell.get("outputs", ()) if output.output_type == "error"]
-    told = f"{errors[-1].ename}: {errors[-1].evalue}" if errors else "an error that it does not show"
-    how = f"failed in cell {number} with {told}"
+    shown = f"{errors[-1].ename}: {errors[-1].evalue}" if errors else "an error that it does not show"
+    how = f"failed in cell {number} with {shown}"
     if lost:
         how = f"lost its kernel, which was killed or ran out of memory, in cell {number}"
     lines = cell.source.strip().split("\n")
     return "\n    ".join([how, *lines[:6], *["..."][: len(lines) - 6]])
 
 
-def _kernel_settings(run: Run, name: str, folder: str) -> Config:
-    """Let kernel and client talk through files of this user where it can be; tell the kernel our paths."""
-    sockets = os.name == "posix" and len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER
-    environment = {
+def kernel_environment(run: Run) -> dict[str, str]:
+    """Return what the kernel of a notebook needs of its environment: this package, the folder of runs."""
+    return {
         # threads that wait by spinning make a busy machine five to ten times slower
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "WORKBENCH_RUNS": str(run.folder.parent.absolute()),
-        "JPY_SESSION_NAME": name,
-        "TQDM_DISABLE": "1",  # of bars that are text; widgets are dropped afterwards
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+def _kernel_settings(run: Run, name: str, folder: str) -> Config:
+    """Let kernel and client talk through files of this user where it can be; tell the kernel our paths."""
+    sockets = os.name == "posix" and len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER
+    # no bars that are text; widgets are dropped afterwards
+    environment = {**kernel_environment(run), "JPY_SESSION_NAME": name, "TQDM_DISABLE": "1"}
     talk = {"transport": "ipc" if sockets else "tcp", "connection_file": str(Path(folder) / "kernel.json")}
     return Config(KernelManager={"environment": environment, **talk})
 

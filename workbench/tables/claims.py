@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,32 +18,11 @@ from workbench.evaluation.suites import CHANCE
 from workbench.forgetting.similarity import seen
 from workbench.statistics import paired_difference
 
+_KNOWN = tomllib.loads(Path(__file__).with_name("claims.toml").read_text(encoding="utf-8"))
 #: claims of the papers, and what a run keeps that speaks to them
-CLAIMS = {
-    "C1": "blocks chosen by similarity lose less than the deepest, the shallowest or random ones",
-    "C2": "reasoning collapses before knowledge does",
-    "C3": "healing restores most of what was lost",
-    "C4": "self-distilled data heals better than the set's own, on average",
-    "C5": "its responses stay closer to the unpruned model's",
-    "C6": "more distilled data recovers more",
-    "C7": "a SLERP of two distilled models beats either",
-    "C8": "drafts healed by it are accepted more often",
-    "C9": "iterative recovery beats removing all at once",
-    "C10": "angular distance and block influence agree on single layers",
-}
+CLAIMS: dict[str, str] = {claim: known["says"] for claim, known in _KNOWN.items()}
 #: frames that a claim needs, and the notebook that writes what is missing
-NEEDS = {
-    "C1": (("distances.csv", "damage.csv"), "01"),
-    "C2": (("depth.csv",), "05"),
-    "C3": (("scores.csv", "items.jsonl"), "05"),
-    "C4": (("comparisons.csv",), "05"),
-    "C5": (("similarity.csv",), "06"),
-    "C6": ((), "03 (then 04 to 06), in a run with more n_examples"),
-    "C7": ((), "08"),
-    "C8": (("draft_rounds.jsonl",), "09"),
-    "C9": ((), "07"),
-    "C10": (("distances.csv", "influence.csv"), "01"),
-}
+NEEDS = {claim: (tuple(known["needs"]), known["notebook"]) for claim, known in _KNOWN.items()}
 SFT, DISTILLED = "pruned-sft", "pruned-self-distilled"
 Row = tuple[str, str]
 
@@ -74,19 +55,14 @@ def claims_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         undecided; "not asked" where a frame is missing), number (what it rests on, or the notebook that
         fills the gap).
     """
-    asked: dict[str, Callable[..., Row]] = {
-        "C1": blocks_claim, "C2": order_claim, "C3": healing_claim, "C4": data_claim, "C5": closeness_claim,
-        "C8": drafts_claim, "C10": metrics_claim,
-    }  # fmt: skip
     rows = []
     for claim, says in CLAIMS.items():
         needed, notebook = NEEDS[claim]
-        if claim not in asked or any(name not in frames for name in needed):
-            told: Row = ("not asked", f"notebook {notebook}")
-        else:
-            told = asked[claim](*(frames[name] for name in needed))
-        rows.append({"claim": claim, "says": says, "verdict": told[0], "number": told[1]})
-    return pd.DataFrame(rows)
+        missing = claim not in _ASKED or any(name not in frames for name in needed)
+        told = ("not asked", f"notebook {notebook}")
+        told = told if missing else _ASKED[claim](*(frames[name] for name in needed))
+        rows.append((claim, says, *told))
+    return pd.DataFrame(rows, columns=["claim", "says", "verdict", "number"])
 
 
 def claims_reading(claims: pd.DataFrame) -> str:
@@ -104,23 +80,19 @@ def claims_reading(claims: pd.DataFrame) -> str:
 
 def blocks_claim(distances: pd.DataFrame, damage: pd.DataFrame) -> Row:
     """Compare the damage of the nearest block of each size with that of the deepest and the shallowest."""
-    clear, gaps = [], []
+    better, worse, gaps = 0, 0, []
     for size, part in damage.dropna(subset="start").groupby("size"):
         rows = part.set_index("start").sort_index()
         nearest = int(best_blocks(distances, [int(size)])["start"].iloc[0])
         if nearest not in rows.index or len(rows) < 3:
             continue
-        best = rows.loc[nearest]
-        for blind in {int(rows.index[-2]), int(rows.index[0])} - {nearest}:
-            other = rows.loc[blind]
-            gaps.append(float(other["damage"] - best["damage"]))
-            clear.append((other["ci_low"] > best["ci_high"]) * 1 - (other["ci_high"] < best["ci_low"]) * 1)
+        best, others = rows.loc[nearest], rows.loc[sorted({rows.index[-2], rows.index[0]} - {nearest})]
+        gaps += list(others["damage"] - best["damage"])
+        better += int((others["ci_low"] > best["ci_high"]).sum())
+        worse += int((others["ci_high"] < best["ci_low"]).sum())
     if not gaps:
-        return (
-            "undecided",
-            "no size at which the nearest block is another than the deepest and the shallowest",
-        )
-    better, worse = clear.count(1), clear.count(-1)
+        other = "the nearest block is another than the deepest and the shallowest"
+        return "undecided", f"no size at which {other}"
     number = f"{better} of {len(gaps)} blind blocks clearly cost more, {worse} clearly less; on average "
     number += f"{np.mean(gaps):+.3f} nats a token"
     whole = "confirmed" if better > len(gaps) / 2 and not worse else "undecided"
@@ -150,18 +122,15 @@ def order_claim(depth: pd.DataFrame) -> Row:
 def healing_claim(scores: pd.DataFrame, items: pd.DataFrame) -> Row:
     """Compare what healing brings with half of what pruning took, by the average over tasks."""
     found = average_recovery(scores, items=items).set_index("variant")
-    if "pruned" not in found.index or not {SFT, DISTILLED} & set(found.index):
+    healed = found[found.index.isin((SFT, DISTILLED))]
+    if "pruned" not in found.index or healed.empty:
         return "not asked", "notebook 04"
-    best = (
-        found.loc[[name for name in (SFT, DISTILLED) if name in found.index]].sort_values("recovery").iloc[-1]
-    )
-    pruned = found.loc["pruned", "recovery"]
-    half = (1 + pruned) / 2
+    best, pruned = healed.sort_values("recovery").iloc[-1], found.loc["pruned", "recovery"]
     number = f"pruned keeps {pruned:.1%} of the base's average, {best.name} {best['recovery']:.1%}"
     number += f" [{best['ci_low']:.1%}, {best['ci_high']:.1%}]"
     if pruned >= 1:
         return "undecided", f"{number}: nothing was lost"
-    return verdict(best["recovery"] - half, best["ci_low"] - half, best["ci_high"] - half), number
+    return verdict(*(best[["recovery", "ci_low", "ci_high"]] - (1 + pruned) / 2)), number
 
 
 def data_claim(comparisons: pd.DataFrame) -> Row:
@@ -175,21 +144,15 @@ def data_claim(comparisons: pd.DataFrame) -> Row:
     mean = float((rows["sign"] * rows["difference"]).mean())
     errors = ((rows["ci_high"] - rows["ci_low"]) / (2 * 1.96)).fillna(0.0)
     half = 1.96 * float(np.sqrt((errors**2).sum())) / len(rows)
-    number = (
-        f"self-distilled less SFT {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}], {len(rows)} tasks"
-    )
-    return verdict(mean, mean - half, mean + half), number
+    low, high = mean - half, mean + half
+    number = f"self-distilled less SFT {mean:+.3f} [{low:+.3f}, {high:+.3f}], {len(rows)} tasks"
+    return verdict(mean, low, high), number
 
 
 def closeness_claim(similarity: pd.DataFrame) -> Row:
     """Compare the similarities of the two healed variants on the same prompts."""
     wide = seen(similarity).pivot_table(index="id", columns="variant", values="similarity")
-    if not {SFT, DISTILLED} <= set(wide):
-        return "not asked", "notebook 04"
-    wide = wide.dropna(subset=[SFT, DISTILLED])
-    gap = paired_difference(wide[SFT], wide[DISTILLED])
-    number = f"self-distilled less SFT {gap['difference']:+.3f}{_interval(gap)}, {gap['n']} prompts"
-    return verdict(gap["difference"], gap["ci_low"], gap["ci_high"]), number
+    return _healed_pair(wide, "self-distilled less SFT", "notebook 04")
 
 
 def drafts_claim(rounds: pd.DataFrame) -> Row:
@@ -200,11 +163,16 @@ def drafts_claim(rounds: pd.DataFrame) -> Row:
     )
     rates = rows.assign(rate=np.divide(taken, np.maximum(offered, 1)))
     wide = rates.pivot_table(index=["kind", "prompt"], columns="draft", values="rate")
+    return _healed_pair(wide, "accepted, self-distilled less SFT", "notebook 09")
+
+
+def _healed_pair(wide: pd.DataFrame, what: str, notebook: str) -> Row:
+    """Compare the columns of the two healed variants, row by row."""
     if not {SFT, DISTILLED} <= set(wide):
-        return "not asked", "notebook 09"
+        return "not asked", notebook
     wide = wide.dropna(subset=[SFT, DISTILLED])
     gap = paired_difference(wide[SFT], wide[DISTILLED])
-    number = f"accepted, self-distilled less SFT {gap['difference']:+.3f}{_interval(gap)}, {gap['n']} prompts"
+    number = f"{what} {gap['difference']:+.3f}{_interval(gap)}, {gap['n']} prompts"
     return verdict(gap["difference"], gap["ci_low"], gap["ci_high"]), number
 
 
@@ -218,3 +186,14 @@ def metrics_claim(distances: pd.DataFrame, influence: pd.DataFrame) -> Row:
 
 def _interval(row: Any) -> str:
     return "" if np.isnan(row["ci_low"]) else f" [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
+
+
+_ASKED: dict[str, Callable[..., Row]] = {
+    "C1": blocks_claim,
+    "C2": order_claim,
+    "C3": healing_claim,
+    "C4": data_claim,
+    "C5": closeness_claim,
+    "C8": drafts_claim,
+    "C10": metrics_claim,
+}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from workbench.checks import checked
-from workbench.tables.sentences import counted, each_row, escaped, interval, named, percent
+from workbench.tables.sentences import counted, escaped, interval, named, percent, span
 
 
 def merging_reading(gain: pd.DataFrame, angles: pd.DataFrame | None = None) -> str:
@@ -20,28 +22,26 @@ def merging_reading(gain: pd.DataFrame, angles: pd.DataFrame | None = None) -> s
     No merge is better than either of its ends by more than chance. The nearest is **m**: 0.020 above **a** (95 % interval -0.010 to 0.050, corrected p 0.4; 100 items).
     """  # noqa: E501 - one printed line
     checked(gain, ["variant", "against", "n", "difference", "p_adjusted", "better"], "gain")
-    worst = {
-        name: part.loc[part["difference"].idxmin()] for name, part in gain.groupby("variant", sort=False)
-    }
-    better = [name for name, part in gain.groupby("variant", sort=False) if part["better"].all()]
-    best = max(better or worst, key=lambda name: float(worst[name]["difference"]))
-    row = worst[best]
+    by_variant = gain.groupby("variant", sort=False)
+    worst = gain.loc[by_variant["difference"].idxmin()].set_index("variant")
+    better = worst[by_variant["better"].all()]
+    row = (better if len(better) else worst).sort_values("difference", kind="stable", ascending=False).iloc[0]
     head = "No merge is better than either of its ends by more than chance. The nearest is"
-    if better:
-        head = f"Better than either end by more than chance: {named(better)}. The best is"
+    if len(better):
+        head = f"Better than either end by more than chance: {named(better.index)}. The best is"
     above = "above" if row["difference"] >= 0 else "below"
-    told = f"{interval(row)[:-1]}, corrected p {row['p_adjusted']:.2g}; {counted(int(row['n']), 'item')})"
-    against = f"{abs(row['difference']):.3f} {above} **{escaped(row['against'])}**"
-    text = f"{head} **{escaped(best)}**: {against}{told}."
+    told = f"{span(row)}, corrected p {row['p_adjusted']:.2g}; {counted(int(row['n']), 'item')}"
+    against = f"{abs(row['difference']):.3f} {above} {named([row['against']])}"
+    text = f"{head} {named([row.name])}: {against} ({told})."
     return text if angles is None else f"{text} {_apart(angles)}"
 
 
 def _apart(angles: pd.DataFrame) -> str:
-    linear = int(angles["linear"].sum())
+    linear, degrees = int(angles["linear"].sum()), angles["angle"]
     return (
-        f"The two ends lie {angles['angle'].median():.1f} degrees apart at the median and "
-        f"{angles['angle'].max():.1f} at most; {linear} of {counted(len(angles), 'tensor')} are so nearly "
-        "parallel that SLERP is linear interpolation there."
+        f"The two ends lie {degrees.median():.1f} degrees apart at the median and {degrees.max():.1f} at "
+        f"most; {linear} of {counted(len(angles), 'tensor')} are so nearly parallel that SLERP is linear "
+        "interpolation there."
     )
 
 
@@ -59,25 +59,19 @@ def drafts_reading(comparison: pd.DataFrame) -> str:
     - **b** is accepted more often than **a**: 10 points of acceptance more (95 % interval 5 to 15, corrected p 0.001; 40 prompts).
     """  # noqa: E501 - one printed line
     checked(comparison, _COMPARED, "comparison")
-    return "\n".join(map(_pair_line, each_row(comparison)))
+    return "\n".join(map(_pair_line, comparison.to_dict("records")))
 
 
-def _pair_line(row: object) -> str:
-    told = row._asdict()  # type: ignore[attr-defined]
-    kind = f" on {escaped(told['kind'])}" if told.get("kind") else ""
-    first, second = f"**{escaped(told['variant'])}**", f"**{escaped(told['against'])}**"
-    points = 100 * told["difference"]
-    if told["p_adjusted"] < 0.05:
+def _pair_line(row: dict[str, Any]) -> str:
+    kind = f" on {escaped(row['kind'])}" if row.get("kind") else ""
+    first, second, points = named([row["variant"]]), named([row["against"]]), 100 * row["difference"]
+    head = f"{first} and {second} are not told apart{kind}: {points:+.2g} points of acceptance"
+    if row["p_adjusted"] < 0.05:
         word = "more" if points > 0 else "less"
-        head = (
-            f"{first} is accepted {word} often than {second}{kind}: {abs(points):.2g} points of acceptance "
-        )
-        head += word
-    else:
-        head = f"{first} and {second} are not told apart{kind}: {points:+.2g} points of acceptance"
-    ends = f"{100 * told['ci_low']:.2g} to {100 * told['ci_high']:.2g}"
-    sure = f"corrected p {told['p_adjusted']:.2g}; {counted(told['n'], 'prompt')}"
-    return f"- {head} (95 % interval {ends}, {sure})."
+        head = f"{first} is accepted {word} often than {second}{kind}: "
+        head += f"{abs(points):.2g} points of acceptance {word}"
+    ends = span({end: 100 * row[end] for end in ("ci_low", "ci_high")}, ".2g")
+    return f"- {head} ({ends}, corrected p {row['p_adjusted']:.2g}; {counted(row['n'], 'prompt')})."
 
 
 def speed_reading(speeds: pd.DataFrame) -> str:
@@ -90,10 +84,10 @@ def speed_reading(speeds: pd.DataFrame) -> str:
     best = speeds.loc[speeds["speed_up"].idxmax()]
     apart = (speeds["speed_up"] / speeds["theory"] - 1).abs().max()
     verdict = "as fast as plain decoding" + ("" if best["speed_up"] > 1 else ", so that it does not pay here")
+    accepted, tokens = percent(best["acceptance"]), counted(int(best["draft_length"]), "token")
     return (
-        f"Best is **{escaped(best['draft'])}** with {counted(int(best['draft_length']), 'token')} a round: "
-        f"{best['speed_up']:.2f} times {verdict} (95 % interval {best['speed_up_low']:.2f} to "
-        f"{best['speed_up_high']:.2f}); theory gives {best['theory']:.2f} for its "
-        f"{percent(best['acceptance'])} accepted tokens at {best['cost']:.2f} target steps a draft step. "
-        f"Over all rows measurement and theory differ by {percent(apart)} at most."
+        f"Best is {named([best['draft']])} with {tokens} a round: {best['speed_up']:.2f} times {verdict}"
+        f"{interval(best, '.2f', 'speed_up')}; theory gives {best['theory']:.2f} for its {accepted} accepted "
+        f"tokens at {best['cost']:.2f} target steps a draft step. Over all rows measurement and theory "
+        f"differ by {percent(apart)} at most."
     )

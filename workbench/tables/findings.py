@@ -14,7 +14,7 @@ import pandas as pd
 from workbench.evaluation.recovery import average_recovery
 from workbench.evaluation.scores import Prefer, category_scores, headline, task_names
 from workbench.statistics import holm
-from workbench.tables.sentences import counted, each_row, escaped, named, percent
+from workbench.tables.sentences import counted, each_row, escaped, named, percent, span
 
 
 def summary_reading(summary: pd.DataFrame, n: int, *, base: str = "base") -> str:
@@ -31,12 +31,10 @@ def summary_reading(summary: pd.DataFrame, n: int, *, base: str = "base") -> str
     With 50 items a task, a difference of less than 0.20 between two scores can be chance.
     """
     table = summary.set_index("variant").drop(columns="similarity", errors="ignore")
-    lines = []
-    for name in table.index.drop(base):
-        each = [
-            f"{group} {table.loc[name, group]:.2f} (base {table.loc[base, group]:.2f})" for group in table
-        ]
-        lines.append(f"- **{escaped(name)}**: {', '.join(each)}.")
+    whole, lines = table.loc[base], []
+    for name, row in table.drop(base).iterrows():
+        each = ", ".join(f"{group} {row[group]:.2f} (base {whole[group]:.2f})" for group in table)
+        lines.append(f"- {named([name])}: {each}.")
     return "\n".join([*lines, "", _chance(n)])
 
 
@@ -112,35 +110,29 @@ def comparison_reading(comparisons: pd.DataFrame, *, level: float = 0.05, base: 
         pairs: list[Any] = list(table.groupby(["variant", "against"], sort=False))
         lines = [_pair_line(names, part) for names, part in sorted(pairs, key=lambda pair: base in pair[0])]
     lines += [""] if lines else []
-    clear, single = table[table["clear"]], int((table["p_value"] < level).sum())
+    gains, single = table.loc[table["clear"], "gain"], (table["p_value"] < level).sum()
     lines.append(
-        f"**{len(clear)} of {len(table)}** differences are clear (p < {level:g} after Holm's correction for "
-        f"{counted(len(table), 'comparison')}): {(clear['gain'] < 0).sum()} for the worse, "
-        f"{(clear['gain'] > 0).sum()} for the better. Without the correction {single} would be, where "
-        f"chance alone gives up to {level * len(table):.1f}."
+        f"**{len(gains)} of {len(table)}** differences are clear (p < {level:g} after Holm's correction for "
+        f"{counted(len(table), 'comparison')}): {(gains < 0).sum()} for the worse, {(gains > 0).sum()} for "
+        f"the better. Without the correction {single} would be, where chance alone gives up to "
+        f"{level * len(table):.1f}."
     )
     return "\n".join(lines)
 
 
 def _pair_line(pair: tuple[str, str], part: pd.DataFrame) -> str:
     """Return where the first of a pair is clearly better and worse than the second."""
-    told = []
-    for word, side in (("better", part["gain"] > 0), ("worse", part["gain"] < 0)):
-        tasks = [
-            f"*{escaped(row['task'])}* ({row['difference']:+.3f}{_range(row)})"
-            for row in part[side & part["clear"]].to_dict("records")
-        ]
+    told, clear = [], part[part["clear"]]
+    for word, rows in (("better", clear[clear["gain"] > 0]), ("worse", clear[clear["gain"] < 0])):
+        tasks = [f"*{escaped(row['task'])}* ({_gap(row)})" for row in rows.to_dict("records")]
         told += [f"clearly {word} on {', '.join(tasks)}"] if tasks else []
-    rest = int((~part["clear"]).sum())
-    if rest:
+    if rest := len(part) - len(clear):
         told.append(f"no clear difference on {rest} of {counted(len(part), 'task')}")
-    variant, against = map(escaped, pair)
-    return f"- **{variant}** against **{against}**: {'; '.join(told)}."
+    return f"- {named(pair[:1])} against {named(pair[1:])}: {'; '.join(told)}."
 
 
-def _range(row: Mapping[str, Any]) -> str:
-    known = "ci_low" in row and not np.isnan(row["ci_low"])
-    return f", 95 % interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f}" if known else ""
+def _gap(row: Mapping[str, Any]) -> str:
+    return ", ".join(filter(None, [f"{row['difference']:+.3f}", span(row, "+.3f")]))
 
 
 def flips_reading(flips: pd.DataFrame) -> str:
@@ -152,8 +144,8 @@ def flips_reading(flips: pd.DataFrame) -> str:
     """
     turned = flips.groupby("variant", sort=False)[["n", "right_to_wrong", "wrong_to_right"]].sum()
     return "\n".join(
-        f"- **{escaped(row.variant)}**: of {counted(row.n, 'item')} {row.right_to_wrong} turned from right "
-        f"to wrong, {row.wrong_to_right} from wrong to right."
+        f"- {named([row.variant])}: of {counted(row.n, 'item')} {row.right_to_wrong} turned from right to "
+        f"wrong, {row.wrong_to_right} from wrong to right."
         for row in each_row(turned.reset_index())
     )
 
@@ -187,9 +179,8 @@ def _depth_line(name: Any, scores: pd.Series, share: float) -> str:
     if scores.loc[0] <= 0:
         return f"- {task} scores nothing with the whole model, so there is nothing to keep; {end}."
     most = scores.index[scores.ge(share * scores.loc[0]).cummin()].max()
-    return (
-        f"- {task} keeps {percent(share)} of its score with up to {counted(most, 'layer')} left out; {end}."
-    )
+    kept = f"keeps {percent(share)} of its score with up to {counted(most, 'layer')} left out"
+    return f"- {task} {kept}; {end}."
 
 
 def _chance(n: int) -> str:

@@ -131,6 +131,16 @@ def text_table(frame: pd.DataFrame, *, digits: int = 3) -> Styler:
     return style.set_table_styles([{"selector": "th", "props": "text-align: left"}])
 
 
+def task_label(name: str) -> str:
+    """Return what the papers call a task, else its name in words, with its shots where they are given.
+
+    >>> task_label("arc_easy, 5-shot"), task_label("demo_yes_no")
+    ('ARC-E, 5-shot', 'demo yes no')
+    """
+    task, comma, shots = name.partition(", ")
+    return str(WORDS["tasks"].get(task, task.replace("_", " "))) + comma + shots
+
+
 def _numeric(table: pd.DataFrame) -> list[bool]:
     return [pd.api.types.is_numeric_dtype(table.iloc[:, i]) for i in range(table.shape[1])]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
-from workbench.distances.blocks import best_blocks, checked_blocks
+from workbench.distances.blocks import best_blocks, checked_blocks, least
 from workbench.evaluation.scores import accuracies, score_intervals, task_categories, task_names
 from workbench.forgetting.similarity import similarity_summary
 from workbench.runs.run import Run
 from workbench.tables.layouts import summary_table, training_table
-from workbench.tables.markup import WORDS, to_html, to_latex, to_markdown
+from workbench.tables.markup import WORDS, task_label, to_html, to_latex, to_markdown
 from workbench.tables.sdd import _method, healed_on, sdd_table
 
 #: how many characters of a table fit beside each other, in \small: in one column, in both
@@ -25,39 +28,32 @@ class Sheet:
 
     Attributes:
         name: of its files, without ending.
-        needs: the frames of the run that it is made from.
-        make: makes it.
+        needs: the frames of the run that it is made from; a ``*`` stands for any name.
         caption: what it shows.
         best: columns whose best value is bold, within each group.
         group: the first columns whose values are printed where they change.
     """
 
     name: str
-    needs: tuple[str, ...]
-    make: Callable[[Run], pd.DataFrame]
+    needs: list[str]
     caption: str
     best: tuple[str, ...] = ()
     group: int = 0
 
-    def latex(self, run: Run) -> str:
+    def forms(self, run: Run) -> dict[str, str]:
+        """Return the table as the content of its files, by their endings."""
+        table = _MADE[self.name](run)
+        html = to_html(table, caption=self.caption)
+        return {"tex": self._latex(table), "md": to_markdown(table), "html": html}
+
+    def _latex(self, table: pd.DataFrame) -> str:
         """Return the table for LaTeX, over both columns of a page where one is too narrow for it."""
-        table = self.make(run)
         width = sum(max(len(str(name)), *(len(_shown(one)) for one in table[name])) + 2 for name in table)
-        text = to_latex(
-            table, caption=self.caption, label=f"tab:{self.name}", best=self.best, group=self.group
-        )
+        label = f"tab:{self.name}"
+        text = to_latex(table, caption=self.caption, label=label, best=self.best, group=self.group)
         size = r"\small" if width <= _BOTH else r"\footnotesize"
         text = text.replace("\\centering\n", f"\\centering{size}\\setlength{{\\tabcolsep}}{{4pt}}\n", 1)
         return text if width <= _ONE else text.replace("{table}", "{table*}")
-
-    def forms(self, run: Run) -> dict[str, str]:
-        """Return the table as the content of its files, by their endings."""
-        table = self.make(run)
-        return {
-            "tex": self.latex(run),
-            "md": to_markdown(table),
-            "html": to_html(table, caption=self.caption),
-        }
 
 
 def _shown(value: object) -> str:
@@ -66,9 +62,26 @@ def _shown(value: object) -> str:
 
 def sheets(run: Run) -> list[Sheet]:
     """Return the tables that the frames of a run allow."""
-    held = run.files()
-    logs = any(name.startswith("healing-") for name in held)
-    return [sheet for sheet in SHEETS if set(sheet.needs) <= set(held) and (sheet.name != "training" or logs)]
+    listed = tomllib.loads(Path(__file__).with_name("sheets.toml").read_text(encoding="utf-8"))
+    every = [Sheet(name, **told) for name, told in listed.items()]
+    return [sheet for sheet in every if all(matching(run, need) for need in sheet.needs)]
+
+
+def matching(run: Run, pattern: str) -> list[str]:
+    """Return the names of a run's results that a pattern fits; a ``*`` stands for any text."""
+    return fnmatch.filter(run.files(), pattern)
+
+
+def base_name(run: Run) -> str:
+    """Return the name of the unpruned variant."""
+    return next(variant.name for variant in run.variants() if not variant.removed and not variant.adapter)
+
+
+def healing_logs(run: Run) -> pd.DataFrame:
+    """Return the logs of the trainings of a run under each other."""
+    names = [name for name in matching(run, "healing-*.csv") if "/" not in name]
+    logs = {name.removeprefix("healing-").removesuffix(".csv"): run.read(name) for name in names}
+    return readable(pd.concat(logs, names=["variant"]).reset_index("variant"))
 
 
 def reader_name(variant: str) -> str:
@@ -97,15 +110,17 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
 def _interval(
     rows: pd.DataFrame, value: str, digits: int, low: str = "ci_low", high: str = "ci_high"
 ) -> list[str]:
-    """Return a column as value ± half of its 95 % interval."""
-    halves = (rows[high] - rows[low]) / 2
+    """Return a column as value ± half of its 95 % interval, where it has one."""
+    ends = rows.reindex(columns=[low, high]).astype(float)
+    halves = (ends[high] - ends[low]) / 2
     pairs = zip(rows[value], halves, strict=True)
     return [f"{one:z.{digits}f}" + ("" if pd.isna(half) else f" ± {half:.{digits}f}") for one, half in pairs]
 
 
 def _sdd(run: Run) -> pd.DataFrame:
     """Return SDD table 8, what decides first, with the shares of the parameters that the picker knew."""
-    scores, selection = run.read("scores.csv"), _selection(run)
+    scores = run.read("scores.csv")
+    selection = run.read_json("selection.json") if "selection.json" in run.files() else {}
     variants = [variant for variant in run.variants() if variant.name in set(scores["variant"])]
     rows = []
     for variant in variants:
@@ -114,9 +129,7 @@ def _sdd(run: Run) -> pd.DataFrame:
         method = _method(variant.name) if variant.adapter else "No FT"
         rows.append((variant.name, len(variant.removed), saved, 0, method, healed_on(variant)))
     notes = pd.DataFrame(rows, columns=["variant", "size", "saved", "left", "method", "dataset"])
-    base = next(variant.name for variant in variants if not variant.removed and not variant.adapter)
-    items = run.read("items.jsonl")
-    table = sdd_table(scores, notes, base=base, items=items, narrow=True)
+    table = sdd_table(scores, notes, base=base_name(run), items=run.read("items.jsonl"), narrow=True)
     table.attrs["digits"] = 1
     return table
 
@@ -129,14 +142,9 @@ def _tasks(run: Run) -> pd.DataFrame:
     """Return a row a task, so that many tasks fit; a column a variant."""
     rows = score_intervals(accuracies(readable(run.read("scores.csv"))))
     rows = rows.assign(told=_interval(100 * rows[["value", "low", "high"]], "value", 1, "low", "high"))
-    names, tasks = rows["variant"].unique(), task_names(rows)
-    rows["task"] = [str(WORDS["tasks"].get(name, name.replace("_", " "))) for name in tasks]
+    names, rows["task"] = rows["variant"].unique(), task_names(rows).map(task_label)
     table = rows.pivot(index="task", columns="variant", values="told").loc[rows["task"].unique(), names]
     return table.rename_axis(index="Task", columns=None).reset_index()
-
-
-def _selection(run: Run) -> dict[str, object]:
-    return dict(run.read_json("selection.json")) if "selection.json" in run.files() else {}
 
 
 def _scores(run: Run) -> pd.DataFrame:
@@ -148,35 +156,17 @@ def _scores(run: Run) -> pd.DataFrame:
 
 def _blocks(run: Run) -> pd.DataFrame:
     damage = checked_blocks(run.read("damage.csv"), "damage", "damage")
-    if not {"ci_low", "ci_high"} <= set(damage):
-        damage = damage.assign(ci_low=float("nan"), ci_high=float("nan"))
     best = best_blocks(run.read("distances.csv"), [int(size) for size in damage["size"].unique()])
     of_nearest = best[["start", "size"]].merge(damage, on=["start", "size"])
-    least = damage.loc[damage.groupby("size")["damage"].idxmin()]
-    return pd.DataFrame(
-        {
-            "Size": best["size"].to_numpy(),
-            "Nearest": best["removed"].to_numpy(),
-            "Distance": _interval(best, "distance", 3),
-            "Its damage": _interval(of_nearest, "damage", 3),
-            "Least harmful": least["removed"].to_numpy(),
-            "Damage": _interval(least, "damage", 3),
-        }
-    )
+    cheapest = least(damage, "damage")
+    columns = {"Size": best["size"], "Nearest": best["removed"], "Distance": _interval(best, "distance", 3)}
+    columns |= {"Its damage": _interval(of_nearest, "damage", 3), "Least harmful": cheapest["removed"]}
+    return pd.DataFrame({**columns, "Damage": _interval(cheapest, "damage", 3)})
 
 
 def _training(run: Run) -> pd.DataFrame:
-    names = [name for name in run.files() if name.startswith("healing-") and name.endswith(".csv")]
-    logs = {name.removeprefix("healing-").removesuffix(".csv"): run.read(name) for name in names}
-    table = training_table(readable(pd.concat(logs, names=["variant"]).reset_index("variant")))
-    kept = [
-        "variant",
-        "steps",
-        "tokens",
-        "final loss",
-        *(name for name in ("held-out loss",) if name in table),
-    ]
-    return table[kept].rename(columns=str.capitalize)
+    table = training_table(healing_logs(run))
+    return table.drop(columns=["seconds", "tokens/s"]).rename(columns=str.capitalize)
 
 
 def _calibration(run: Run) -> pd.DataFrame:
@@ -190,7 +180,7 @@ def _differences(run: Run) -> pd.DataFrame:
     rows = readable(run.read("comparisons.csv")).query("p_adjusted < 0.05")
     rows = rows[rows["metric"].str.match("acc|exact_match")]
     values = {"Variant": rows["variant"], "Against": rows["against"], "Items": rows["n"]}
-    values["Task"] = [str(WORDS["tasks"].get(name, str(name).replace("_", " "))) for name in rows["task"]]
+    values["Task"] = rows["task"].map(task_label)
     percents = 100 * rows[["difference", "ci_low", "ci_high"]]
     values["Difference"] = _interval(percents, "difference", 1)
     values["p (Holm)"] = [f"{one:.3f}" if one >= 1e-3 else "< 0.001" for one in rows["p_adjusted"]]
@@ -199,63 +189,19 @@ def _differences(run: Run) -> pd.DataFrame:
 
 def _similarity(run: Run) -> pd.DataFrame:
     rows = similarity_summary(readable(run.read("similarity.csv")))
-    values = {
-        "Variant": rows["variant"],
-        "Mean similarity": _interval(rows, "mean", 3),
-        "Median": rows["median"],
-    }
-    values |= {"Identical": rows["identical"].map("{:.0%}".format), "Responses": rows["n"].astype(int)}
-    return pd.DataFrame(values)
+    values = {"Variant": rows["variant"], "Mean similarity": _interval(rows, "mean", 3)}
+    values |= {"Median": rows["median"], "Identical": rows["identical"].map("{:.0%}".format)}
+    return pd.DataFrame({**values, "Responses": rows["n"].astype(int)})
 
 
-_HALF = "± is half of the 95 % interval."
-SHEETS = [
-    Sheet(
-        "results",
-        ("scores.csv", "items.jsonl"),
-        _results,
-        "What each variant keeps of the unpruned model's average, with its 95 % interval.",
-        ("Avg. score", "Recovery (%)"),
-        group=2,
-    ),
-    Sheet(
-        "tasks",
-        ("scores.csv", "items.jsonl"),
-        _tasks,
-        f"Scores by task, in percent. {_HALF}",
-    ),
-    Sheet(
-        "scores",
-        ("scores.csv",),
-        _scores,
-        f"Mean score by category, and similarity to the unpruned model. {_HALF}",
-    ),
-    Sheet(
-        "blocks",
-        ("distances.csv", "damage.csv"),
-        _blocks,
-        "The block of least angular distance of each size with the loss (nats per token) that skipping it "
-        f"costs, and the block that costs least. {_HALF}",
-    ),
-    Sheet(
-        "calibration",
-        ("calibration.csv",),
-        _calibration,
-        "The block of least angular distance by size and calibration set, with that distance.",
-    ),
-    Sheet("training", (), _training, "Fine-tuning of the pruned model; losses in nats per token."),
-    Sheet(
-        "differences",
-        ("comparisons.csv",),
-        _differences,
-        "Paired differences of scores, in points, that are clear (p < 0.05 after Holm's correction). "
-        + _HALF,
-    ),
-    Sheet(
-        "similarity",
-        ("similarity.csv",),
-        _similarity,
-        f"Cosine similarity of the responses to those of the unpruned model. {_HALF}",
-        ("Mean similarity",),
-    ),
-]
+#: table -> how it is made; ``sheets.toml`` says the rest of each
+_MADE: dict[str, Callable[[Run], pd.DataFrame]] = {
+    "results": _results,
+    "tasks": _tasks,
+    "scores": _scores,
+    "blocks": _blocks,
+    "calibration": _calibration,
+    "training": _training,
+    "differences": _differences,
+    "similarity": _similarity,
+}

@@ -23,12 +23,22 @@ def each_row(frame: pd.DataFrame) -> Iterable[Any]:
     return rows
 
 
-def interval(row: Any, form: str = ".3f") -> str:
-    """Return the interval in brackets, with the number of texts where known; "" where there is none."""
-    if "ci_low" not in row or pd.isna(row["ci_low"]):
-        return ""
+def interval(row: Any, form: str = ".3f", of: str = "ci") -> str:
+    """Return the interval in brackets, with the number of texts where known; "" where there is none.
+
+    >>> interval({"ci_low": 0.1, "ci_high": 0.3}, ".1f"), interval({"lost_low": None}, of="lost")
+    (' (95 % interval 0.1 to 0.3)', '')
+    """
+    ends = span(row, form, of)
     texts = f", {row['n_texts']:.0f} texts" if "n_texts" in row else ""
-    return f" (95 % interval {row['ci_low']:{form}} to {row['ci_high']:{form}}{texts})"
+    return ends and f" ({ends}{texts})"
+
+
+def span(row: Any, form: str = ".3f", of: str = "ci") -> str:
+    """Return the interval as words; "" where there is none."""
+    if f"{of}_low" not in row or pd.isna(row[f"{of}_low"]):
+        return ""
+    return f"95 % interval {row[f'{of}_low']:{form}} to {row[f'{of}_high']:{form}}"
 
 
 def percent(share: float, digits: int = 0) -> str:

@@ -59,16 +59,15 @@ def _similarity_line(rows: pd.DataFrame, blind: int) -> str:
     closest = [name for name in means.index if not told_apart(rows[name], rows[means.index[0]])]
     farthest = [name for name in means.index if not told_apart(rows[means.index[-1]], rows[name])]
     gap = paired_difference(rows[means.index[-1]], rows[means.index[0]])
-    spread = (
-        f"on the same {counted(len(rows), 'prompt')} they differ by {gap['difference']:.3f}{interval(gap)}"
-    )
+    same = f"on the same {counted(len(rows), 'prompt')} they differ by"
+    spread = f"{same} {gap['difference']:.3f}{interval(gap)}{_unread(blind)}"
     if len(means) == 1:
         return f"**{escaped(means.index[0])}** has mean {means.iloc[0]:.3f}{_unread(blind)}."
     if set(closest) & set(farthest):
         each = ", ".join(f"**{escaped(name)}** (mean {mean:.3f})" for name, mean in means.items())
-        return f"no variant is clearly the closest: {each}; the first and the last: {spread}{_unread(blind)}."
+        return f"no variant is clearly the closest: {each}; the first and the last: {spread}."
     near, far = (_together(names, means) for names in (closest, farthest))
-    return f"closest to the unpruned model {near}, farthest {far}; {spread}{_unread(blind)}."
+    return f"closest to the unpruned model {near}, farthest {far}; {spread}."
 
 
 def _together(names: list[Any], means: pd.Series) -> str:
@@ -127,13 +126,10 @@ def shift_reading(losses: pd.DataFrame) -> str:
     found, losses = shift_agreement(losses), losses.assign(task=task_names(losses))
     lines = [f"- {found['note'][:1].upper()}{found['note'][1:]}."] if found["note"] else _rank_lines(found)
     told = "changed_is_wrong" in losses
-    arithmetic = losses.query("changed_is_wrong and changed > 0") if told else losses.head(0)
+    arithmetic = losses.query("changed_is_wrong and changed > 0")["task"].unique() if told else ()
     if len(arithmetic):
-        tasks = dict.fromkeys(arithmetic["task"])
-        lines.append(
-            f"- Arithmetic, no finding: where the base is right, a changed answer is a wrong one on "
-            f"{named(tasks, mark='*')} (for at least one variant)."
-        )
+        what = "- Arithmetic, no finding: where the base is right, a changed answer is a wrong one on"
+        lines.append(f"{what} {named(arithmetic, mark='*')} (for at least one variant).")
     ordered = losses.dropna(subset=["similarity"]).sort_values("similarity", kind="stable")
     shown = {
         "The largest shift that lost less than 0.1": ordered[ordered["lost"] < 0.1].head(1),
@@ -150,13 +146,10 @@ def shift_reading(losses: pd.DataFrame) -> str:
 
 def _rank_lines(found: Mapping[str, Any]) -> list[str]:
     over = f"over {found['n']} points of {found['n_points']} tasks"
-    rank = f"{found['spearman']:.2f} (95 % interval {found['ci_low']:.2f} to {found['ci_high']:.2f})"
+    rank = f"{found['spearman']:.2f}{interval(found, '.2f')}"
     lines = [f"- Spearman's rank correlation of shift (1 - similarity) and accuracy lost, {over}: {rank}."]
-    if not np.isnan(found["changed_spearman"]):
-        lines.append(
-            f"- That of the share of changed answers, without any embedding: {found['changed_spearman']:.2f}."
-        )
-    return lines
+    changed, what = found["changed_spearman"], "That of the share of changed answers, without any embedding"
+    return lines if np.isnan(changed) else [*lines, f"- {what}: {changed:.2f}."]
 
 
 def _changed(row: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ import pandas as pd
 from workbench.checks import one_of
 from workbench.distances.blocks import format_layers
 from workbench.tables.sentences import interval, percent
+from workbench.widgets.picture import blocks_of
 
 Layers = tuple[int, ...]
 
@@ -66,8 +66,7 @@ def _measures(facts: Mapping[str, Any]) -> str:
     if "distance" in facts:
         parts.append(f"angular distance {facts['distance']:.3f}{interval(facts)}")
     if "damage" in facts:
-        ends = {"ci_low": facts.get("damage_low"), "ci_high": facts.get("damage_high")}
-        spread = interval(ends, "+.3f") if None not in ends.values() else ""
+        spread = interval(facts, "+.3f", "damage")
         parts.append(f"damage {facts['damage']:+.3f} nats a token{spread}")
     for name, what in (("parameters_saved", "of the parameters"), ("flops_saved", "of the FLOPs of a token")):
         if name in facts:
@@ -80,15 +79,10 @@ def figure(frame: pd.DataFrame, chosen: Layers, layers: Sequence[int], **setting
     """Return ``distance_heatmap`` with a frame around each block that the choice is made of."""
     from workbench.plots.heatmaps import distance_heatmap
 
-    at = [(list(layers).index(layer), layer) for layer in chosen]
-    runs = [list(run) for _, run in groupby(enumerate(at), lambda one: one[1][0] - one[0])]
-    blocks = [(run[0][1][1], len(run)) for run in runs]
     there = set(zip(frame["start"], frame["size"], strict=True))
-    shown = [block for block in blocks if block in there]
-    fig = distance_heatmap(frame, chosen=shown[0] if shown else None, **settings)
-    for block in shown[1:]:
-        fig.add_trace(distance_heatmap(frame, chosen=block, **settings).data[-1])
-    return fig
+    shown = [block for block in blocks_of(chosen, layers) if block in there]
+    first, *others = [distance_heatmap(frame, chosen=block, **settings) for block in (*shown, None)]
+    return first.add_traces([fig.data[-1] for fig in others[:-1]])
 
 
 def _named(layers: Layers) -> str:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import html
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.bars import Spot
 from workbench.plots.healing import loss_curve
-from workbench.plots.style import INK, LOOK, Style, plain, variant_styles
+from workbench.plots.style import LOOK, Style, plain, variant_styles
+from workbench.runs.files import template
 
 #: pixels, those of the figure that takes the drawing's place; left, right, upper and lower end of the curves
 WIDTH, HEIGHT = LOOK["screen"]["layout"]["width"], LOOK["screen"]["layout"]["height"]
 LEFT, RIGHT, TOP, BOTTOM = 76, WIDTH - 24, 108, HEIGHT - 54
 #: points of a line; of more a row in so many is drawn
 POINTS = 400
+_DRAWING = template(Path(__file__).with_name("live.html.j2"))
 _DASHES = {"solid": "none", "dot": "2 4", "dash": "8 5", "dashdot": "8 4 2 4"}
 
 
@@ -43,7 +46,7 @@ class LiveLoss:
         """
         self.every, self.title = every, title
         self.rows: dict[str, list[dict[str, Any]]] = {}
-        self._handle: Any = None
+        self._spot = Spot()
         self._shown, self._pause = float("-inf"), every
 
     def watch(self, name: str) -> Callable[[dict[str, Any]], None]:
@@ -62,7 +65,13 @@ class LiveLoss:
 
     def status(self, name: str, rows: list[dict[str, Any]]) -> str:
         """Say what a training does now: its step, loss, speed and the time left."""
-        return _status(name, rows)
+        row, held_out = rows[-1], [one["held_out_loss"] for one in rows if _number(one.get("held_out_loss"))]
+        known = f", held-out loss {held_out[-1]:.3f}" if held_out else ""
+        minutes, seconds = divmod(round(row.get("seconds_left", 0)), 60)
+        return (
+            f"{name}: step {row['step']} of {row['steps']}, loss {row['loss']:.3f}{known}, "
+            f"{row['tokens_per_second']:,.0f} tokens/s, {minutes}:{seconds:02d} left"
+        )
 
     def add(self, name: str, log: pd.DataFrame) -> None:
         """Draw the whole log of a training that is done."""
@@ -81,12 +90,14 @@ class LiveLoss:
             ValueError: before the first row.
         """
         if not self.rows:
-            raise ValueError("LiveLoss must have seen a row of a log before it can draw, it has seen none")
-        log = self.log()
-        fig = loss_curve(log, title=self.title)
-        if status:
-            fig.update_layout(title={"subtitle": {"text": plain(status)}})
-        return fig.update_xaxes(range=[0, log.get("steps", log["step"]).fillna(log["step"]).max()])
+            name = type(self).__name__
+            raise ValueError(f"{name} must have seen a row of a log before it can draw, it has seen none")
+        fig = self._drawn(self.log())
+        return fig.update_layout(title={"subtitle": {"text": plain(status)}}) if status else fig
+
+    def _drawn(self, log: pd.DataFrame) -> go.Figure:
+        last = log.get("steps", log["step"]).fillna(log["step"]).max()
+        return loss_curve(log, title=self.title).update_xaxes(range=[0, last])
 
     def _show(self, status: str = "") -> None:
         """Show the drawing while a training runs (``status``), else the figure in its place."""
@@ -95,24 +106,15 @@ class LiveLoss:
         self._shown = time.monotonic()
         if get_ipython() is None:
             return
-        drawing = {
-            "text/html": live_drawing(self.rows, self.title, status, self.label),
-            "text/plain": status or self.title,
-        }
-        self._display(drawing)
+        drawn = live_drawing(self.rows, self.title, status, self.label)
+        self._display({"text/html": drawn, "text/plain": status or self.title})
         if not status:  # behind a drawing, since a figure that is there already is not drawn again
             figure = self.figure()._repr_mimebundle_(include=None, exclude=None)
-            self._display({"image/svg+xml": drawing["text/html"], **figure})  # for where no plotly is drawn
+            self._display({"image/svg+xml": drawn, **figure})  # for where no plotly is drawn
         self._pause = max(self.every, 20 * (time.monotonic() - self._shown))  # the training comes first
 
     def _display(self, bundle: dict[str, Any]) -> None:
-        from IPython.display import display
-
-        show: Any = display
-        if self._handle is None:
-            self._handle = show(bundle, raw=True, display_id=True)
-        else:
-            self._handle.update(bundle, raw=True)
+        self._spot.show(bundle)
 
 
 def live_drawing(
@@ -131,48 +133,30 @@ def live_drawing(
     last = max(max(row["step"], row.get("steps") or 0) for row in every)
     losses = [row[name] for row in every for name in ("loss", "held_out_loss") if _number(row.get(name))]
     highest = max([*losses, 1e-9]) * 1.05
-    parts = [*_axes(last, highest, label)]
-    for place, (name, style) in enumerate(variant_styles(rows).items()):
-        parts += _line(name, rows[name], style, (last, highest), place)
-    parts += [_text(10, 26, title, size=17), _text(10, 48, status, name="live-status")]
-    told = html.escape(f"{title}. {status}")
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="live-loss" role="img" aria-label="{told}" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'style="max-width:{WIDTH}px;width:100%;background:white;font-family:sans-serif">{"".join(parts)}</svg>'
+
+    def at(row: dict[str, Any], value: str) -> str:
+        x = LEFT + (RIGHT - LEFT) * row["step"] / last
+        return f"{x:.1f},{BOTTOM - (BOTTOM - TOP) * row[value] / highest:.1f}"
+
+    return _DRAWING.render(
+        **{"title": title, "status": status, "label": label, "width": WIDTH, "height": HEIGHT},
+        **{"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
+        up=[(value, round(BOTTOM - (BOTTOM - TOP) * value / highest, 1)) for value in _ticks(highest)],
+        across=[(value, LEFT + (RIGHT - LEFT) * value / last) for value in _ticks(last)],
+        lines=[_line(name, rows[name], style, at) for name, style in variant_styles(rows).items()],
     )
 
 
 def _line(
-    name: str, rows: list[dict[str, Any]], style: Style, ends: tuple[float, float], place: int
-) -> Iterator[str]:
-    """Yield the line of a training, its held-out losses as diamonds, and its place in the legend."""
-    stride = -(-len(rows) // POINTS)
-    kept = [*rows[:-1:stride], *rows[-1:]]
-    points = " ".join(_at(row["step"], row["loss"], ends) for row in kept if _number(row.get("loss")))
-    drawn = f'stroke="{style.color}" stroke-dasharray="{_DASHES.get(style.line_dash, "none")}"'
-    yield f'<polyline class="live-line" points="{points}" fill="none" stroke-width="2" {drawn}/>'
-    held_out = [row for row in rows if _number(row.get("held_out_loss"))]
-    for row in held_out:
-        at = " ".join(_at(row["step"], row["held_out_loss"], ends).split(","))
-        mark = f'transform="translate({at}) rotate(45)" fill="{style.color}" stroke="white"'
-        yield f'<rect class="live-held-out" x="-4.5" y="-4.5" width="9" height="9" {mark}/>'
-    x = LEFT + 230 * place
-    yield f'<path d="M{x} 70h28" stroke-width="2" {drawn}/>'
-    yield _text(x + 34, 75, f"{name}{' (diamonds: held out)' if held_out else ''}", size=13)
-
-
-def _axes(last: float, highest: float, label: str) -> Iterator[str]:
-    for value in _ticks(highest):
-        y = _at(0, value, (last, highest)).split(",")[1]
-        yield f'<path d="M{LEFT} {y}H{RIGHT}" stroke="#e3e5e8"/>'
-        yield _text(LEFT - 8, float(y) + 5, f"{value:g}", anchor="end", size=13)
-    for value in _ticks(last):
-        x = _at(value, 0, (last, highest)).split(",")[0]
-        yield _text(float(x), BOTTOM + 20, f"{value:g}", anchor="middle", size=13)
-    yield f'<path d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}" fill="none" stroke="{INK}"/>'
-    yield _text((LEFT + RIGHT) / 2, HEIGHT - 12, "optimizer step", anchor="middle")
-    yield _text(10, TOP - 12, label, size=12)
+    name: str, rows: list[dict[str, Any]], style: Style, at: Callable[[dict[str, Any], str], str]
+) -> dict[str, Any]:
+    """Return the line of a training with the places of its held-out losses."""
+    kept = [*rows[: -1 : -(-len(rows) // POINTS)], *rows[-1:]]
+    return {
+        **{"name": name, "color": style.color, "dashes": _DASHES.get(style.line_dash, "none")},
+        "points": " ".join(at(row, "loss") for row in kept if _number(row.get("loss"))),
+        "held_out": [at(row, "held_out_loss") for row in rows if _number(row.get("held_out_loss"))],
+    }
 
 
 def _ticks(highest: float) -> list[float]:
@@ -187,28 +171,5 @@ def _ticks(highest: float) -> list[float]:
     return [round(float(value), 10) for value in np.arange(0, highest * 1.0001, step)]
 
 
-def _at(step: float, loss: float, ends: tuple[float, float]) -> str:
-    """Return where a loss lies in the drawing, as "x,y"."""
-    x = LEFT + (RIGHT - LEFT) * step / ends[0]
-    return f"{x:.1f},{BOTTOM - (BOTTOM - TOP) * loss / ends[1]:.1f}"
-
-
-def _text(
-    x: float, y: float, text: str, *, anchor: str = "start", size: int = 14, name: str = "live-text"
-) -> str:
-    look = f'text-anchor="{anchor}" font-size="{size}" fill="{INK}" class="{name}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{html.escape(text)}</text>'
-
-
 def _number(value: Any) -> bool:
     return value is not None and bool(np.isfinite(value))
-
-
-def _status(name: str, rows: list[dict[str, Any]]) -> str:
-    row, held_out = rows[-1], [one["held_out_loss"] for one in rows if _number(one.get("held_out_loss"))]
-    minutes, seconds = divmod(round(row.get("seconds_left", 0)), 60)
-    return (
-        f"{name}: step {row['step']} of {row['steps']}, loss {row['loss']:.3f}"
-        f"{f', held-out loss {held_out[-1]:.3f}' if held_out else ''}, "
-        f"{row['tokens_per_second']:,.0f} tokens/s, {minutes}:{seconds:02d} left"
-    )

@@ -115,9 +115,8 @@ def metrics_of(
     weights = [getattr(one, "attrs", {}).get("model") for one in (*known.values(), *others.values())]
     told = [model.get("weights") for model in weights if isinstance(model, dict) and model.get("weights")]
     if len(set(told)) > 1:
-        raise ValueError(
-            "distances and the other frames must be of one model, they tell of different weights"
-        )
+        one_model = "distances and the other frames must be of one model"
+        raise ValueError(f"{one_model}, they tell of different weights")
     return found
 
 
@@ -134,9 +133,9 @@ def _metric(name: str, frame: Any, layers: Sequence[int], column: str | None) ->
     if strange := sorted(set(table["start"]) - set(layers)):
         allowed = f"{what} must be of the same model, whose layers are {format_layers(layers)}"
         raise ValueError(f"{allowed}, got layer {strange[0]}")
-    ends = table.reindex(columns=["ci_low", "ci_high"]).astype(float)
-    shown = table[["start", "size"]].assign(value=table[column].astype(float), low=ends["ci_low"])
-    shown["high"] = ends["ci_high"]
+    shown = table.reindex(columns=["start", "size", column, "ci_low", "ci_high"])
+    shown = shown.set_axis(["start", "size", "value", "low", "high"], axis=1)
+    shown = shown.astype(dict.fromkeys(("value", "low", "high"), float))
     if column == "similarity":  # high = removable: shown as what it loses
         shown = shown.assign(value=1 - shown["value"], low=1 - shown["high"], high=1 - shown["low"])
     n_texts = int(table["n_texts"].iloc[0]) if "n_texts" in table and table["n_texts"].notna().all() else None
@@ -156,15 +155,12 @@ def _column(frame: pd.DataFrame, what: str) -> str:
 
 def single_layers(metrics: Sequence[Metric], layers: Sequence[int]) -> pd.DataFrame | None:
     """Return what removing each layer alone costs, by damage if it was measured, for a greedy choice."""
-    by_name = {metric.name: metric for metric in metrics}
+    tables = {metric.name: metric.table.query("size == 1").dropna(subset="value") for metric in metrics}
     for name in ("damage", "influence", "similarity", "distance"):
-        if name in by_name:
-            table = by_name[name].table.query("size == 1").dropna(subset="value")
-            if set(table["start"]) == set(layers):
-                rows = {"layer": table["start"].astype(int), "damage": table["value"]}
-                found = checked(pd.DataFrame(rows), ["layer", "damage"], name)
-                found.attrs["by"] = name
-                return found
+        if name in tables and set(tables[name]["start"]) == set(layers):
+            costs = tables[name].rename(columns={"start": "layer", "value": "damage"})
+            costs.attrs["by"] = name
+            return costs.astype({"layer": int})
     return None
 
 

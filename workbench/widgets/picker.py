@@ -18,11 +18,7 @@ import traitlets as tr
 
 from workbench.arguments import check_frame
 from workbench.checks import checked, first_line, whole_number
-from workbench.distances.blocks import (
-    checked_blocks,
-    format_layers,
-    layers_of,
-)
+from workbench.distances.blocks import checked_blocks, format_layers, layers_of
 from workbench.widgets import export
 from workbench.widgets.choice import LayerChoice, Layers
 from workbench.widgets.looks import Look, Looks
@@ -171,7 +167,7 @@ class BlockPicker(LayerChoice):
         """
         for layers in [self._checked(layers) for layers in layer_sets or (self.layers,)]:
             self.keep(layers)
-        self._looking.start(*(tuple(row["layers"]) for row in self._kept), stays=True).result()
+        self._look_kept().result()
         return self.kept
 
     def use(self) -> Layers:
@@ -198,10 +194,8 @@ class BlockPicker(LayerChoice):
 
     def reading(self) -> str:
         """Say in words what is used, what that does, where it is saved, what is shown and kept."""
-        facts = self._facts(self.used or self.layers)
-        return export.reading(
-            facts, self.used, self._used.get("where"), self.layers, self.touched, self._kept
-        )
+        facts, where = self._facts(self.used or self.layers), self._used.get("where")
+        return export.reading(facts, self.used, where, self.layers, self.touched, self._kept)
 
     def selection(self) -> dict[str, Any]:
         """Return the choice and the kept ones as dicts and lists, as ``save`` writes it."""
@@ -281,6 +275,9 @@ class BlockPicker(LayerChoice):
         if self.auto_look and self._looking.able:
             self.look()
 
+    def _look_kept(self) -> Future[Any]:
+        return self._looking.start(*(tuple(row["layers"]) for row in self._kept), stays=True)
+
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         """Do what a button or key of the page asks for, and answer, so that it knows that it was heard."""
         answer: dict[str, Any] = {"heard": content.get("id")}
@@ -294,14 +291,12 @@ class BlockPicker(LayerChoice):
         action, layers = content.get("do"), content.get("layers")
         if action == "drop":
             self.drop(layers or ())
-        elif action in ("keep", "look", "use"):
-            # the page's own change of the choice may arrive after this message
-            self.choose_layers(layers or ())
-            getattr(self, str(action))()
+        elif action in ("keep", "look", "use", "cancel", "undo", "redo"):
+            if action in ("keep", "look", "use"):  # the page's own change of the choice may arrive later
+                self.choose_layers(layers or ())
+            getattr(self, action)()
         elif action == "look_kept":
-            self._looking.start(*(tuple(row["layers"]) for row in self._kept), stays=True)
-        elif action in ("cancel", "undo", "redo"):
-            getattr(self, str(action))()
+            self._look_kept()
         elif action == "preset":
             self.choose_preset(content["name"], content.get("size"))
         elif action == "picture":
@@ -337,12 +332,10 @@ class BlockPicker(LayerChoice):
         facts["removed"] = format_layers(layers)
         for metric in self._measured:
             facts |= metric.block(layers) if is_block or metric.single else {}
-        for name, costs, whole in (
-            ("parameters_saved", self._parameters, self._totals[0]),
-            ("flops_saved", self._flops, self._totals[1]),
-        ):
-            if costs:
-                facts[name] = sum(costs[self._layers.index(layer)] for layer in layers) / whole
+        costs = {"parameters_saved": self._parameters, "flops_saved": self._flops}
+        for (name, each), whole in zip(costs.items(), self._totals, strict=True):
+            if each:
+                facts[name] = sum(each[self._layers.index(layer)] for layer in layers) / whole
         return facts | self._looking.losses(layers)
 
 

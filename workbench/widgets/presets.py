@@ -38,9 +38,8 @@ class Presets:
         self._by["deepest (keeping the last)"] = lambda size: _layers(deepest_blocks(layers, [size]))
         self._by["shallowest"] = lambda size: _layers(shallowest_blocks(layers, [size]))
         if (costs := single_layers(metrics, layers)) is not None:
-            self._by[f"greedy (by {costs.attrs['by']} of single layers)"] = lambda size: _layers(
-                greedy_layers(costs, [size])
-            )
+            greedy = f"greedy (by {costs.attrs['by']} of single layers)"
+            self._by[greedy] = lambda size: _layers(greedy_layers(costs, [size]))
         self._by[f"random (seed {seed})"] = self._random
         for name, chosen in (given or {}).items():
             checked = checked_layers(chosen, layers, f"presets[{name!r}]")

@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 
 from workbench.checks import whole_number
 from workbench.plots.recovery import TERMS, recovery_progress
-from workbench.plots.style import plain
 from workbench.widgets.live import LiveLoss
 
 
@@ -44,19 +43,5 @@ class LiveRecovery(LiveLoss):
         terms = ", ".join(f"{term} {row[term]:.3g}" for term in TERMS if term in row)
         return f"{super().status(name, rows)}; {terms}; out: {str(row['order']).replace(' ', ', ')}"
 
-    def figure(self, status: str | None = None) -> go.Figure:
-        """Return the figure as it is now.
-
-        Raises:
-            ValueError: before the first row.
-        """
-        if not self.rows:
-            raise ValueError(
-                "LiveRecovery must have seen a row of a log before it can draw, it has seen none"
-            )
-        fig = recovery_progress(
-            pd.concat(map(pd.DataFrame, self.rows.values())), self.n_layers, title=self.title
-        )
-        if status:
-            fig.update_layout(title={"subtitle": {"text": plain(status)}})
-        return fig
+    def _drawn(self, log: pd.DataFrame) -> go.Figure:
+        return recovery_progress(log, self.n_layers, title=self.title)
