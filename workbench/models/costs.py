@@ -17,7 +17,7 @@ from torch import nn
 
 from workbench.checks import whole_number
 from workbench.models.checkpoints import auto_class
-from workbench.models.layers import decoder_layers, layer_container, unwrap
+from workbench.models.layers import decoder_layers, layer_container, longest_context, unwrap
 
 DEFAULT_CONTEXT = 4096
 #: names that configurations give the number of routed experts, and of those that a token meets
@@ -25,8 +25,8 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_expe
 _ROUTED = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
 #: kinds of layers that attend, beside those that say so in their name
 _ATTENDING = ("global", "local", "hybrid", "minimax_m3_sparse")
-#: weights by two dimensions that are no matrices: scales of heads, and segments that nobody marks (XLNet)
-_NO_PRODUCT = (".scale", "seg_embed")
+#: weights by two dimensions that are no matrices: scales and skips of heads, segments that nobody marks
+_NO_PRODUCT = (".scale", ".D", "seg_embed")
 
 
 def parameter_counts(model_or_config: Any) -> dict[str, Any]:
@@ -36,12 +36,16 @@ def parameter_counts(model_or_config: Any) -> dict[str, Any]:
 
     Returns:
         `total`, `layers` (a list, one number for each decoder layer, with its part of embeddings by layer)
-        and `outside` (embedding, norms, head, and the vision part of a multimodal model): total = sum(layers)
-        + outside.
+        and `outside` (embedding, norms, head, the vision part of a multimodal model, and weights that several
+        layers share, as in Zamba): total = sum(layers) + outside.
     """
     skeleton, layers = _skeleton(model_or_config)
     share = sum(p.numel() for p in _parts_by_layer(skeleton)) // len(layers)
-    counts = [sum(parameter.numel() for parameter in layer.parameters()) + share for layer in layers]
+    users = _users(layers)
+    counts = [
+        sum(parameter.numel() for parameter in layer.parameters() if len(users[id(parameter)]) == 1) + share
+        for layer in layers
+    ]
     total = sum(parameter.numel() for parameter in skeleton.parameters())
     return {"total": total, "layers": counts, "outside": total - sum(counts)}
 
@@ -72,8 +76,7 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
     """
     skeleton, layers = _skeleton(model_or_config)
     config = skeleton.config.get_text_config(decoder=True)
-    longest = getattr(config, "max_position_embeddings", None) or 0
-    context = context or min(DEFAULT_CONTEXT, longest if longest > 0 else DEFAULT_CONTEXT)  # -1 is no limit
+    context = context or min(DEFAULT_CONTEXT, longest_context(config) or DEFAULT_CONTEXT)
     beside = 2 * sum(p.numel() for p in _parts_by_layer(skeleton, nn.Linear))
     products = [_weight_flops(layer, config) + beside // len(layers) for layer in layers]
     counts = [
@@ -113,12 +116,32 @@ def block_savings(
     for name, counts in (("parameters", parameters), ("flops", flops)):
         ends = np.concatenate([[0], np.cumsum(counts["layers"], dtype=np.int64)])
         frame[name] = ends[frame["start"] + frame["size"]] - ends[frame["start"]]
+        if name == "parameters":  # what several layers share goes with the last of them
+            for first, last, n in _shared(model_or_config):
+                frame[name] += n * ((frame["start"] <= first) & (frame["start"] + frame["size"] > last))
         frame[f"{name}_left"] = counts["total"] - frame[name]
         frame[f"{name}_saved"] = frame[name] / counts["total"]
     frame["start"] = np.array(kept)[frame["start"]]
     frame.attrs |= {"context": flops["context"], "kept_layers": kept}
     frame.attrs |= {"left_out": flops["left_out"]} if flops["left_out"] else {}
     return frame
+
+
+def _users(layers: nn.ModuleList) -> dict[int, list[int]]:
+    """Return the places of the layers that have each parameter, by its id."""
+    found: dict[int, list[int]] = {}
+    for place, layer in enumerate(layers):
+        for parameter in layer.parameters():
+            found.setdefault(id(parameter), []).append(place)
+    return found
+
+
+def _shared(model_or_config: Any) -> list[tuple[int, int, int]]:
+    """Return the weights that several layers share: the first and last place, and how many they are."""
+    _, layers = _skeleton(model_or_config)
+    sizes = {id(parameter): parameter.numel() for parameter in layers.parameters()}
+    several = [(places, sizes[key]) for key, places in _users(layers).items() if len(places) > 1]
+    return [(min(places), max(places), n) for places, n in several]
 
 
 def attends(config: Any, layer: int) -> bool:

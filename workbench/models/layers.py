@@ -89,3 +89,9 @@ def on_one_device(model: nn.Module) -> bool:
 def _lists_of(module: nn.Module, depth: int) -> list[tuple[nn.Module, str]]:
     named = module.named_children()
     return [(module, name) for name, one in named if isinstance(one, nn.ModuleList) and len(one) == depth]
+
+
+def longest_context(config: Any) -> int | None:
+    """Return how many tokens a configuration has positions for, None for no limit (XLNet says -1)."""
+    longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) or 0
+    return int(longest) if longest > 0 else None

@@ -191,10 +191,13 @@ def _outline(frame: pd.DataFrame, chosen: tuple[int, int]) -> go.Scatter:
     block = frame[(frame["start"] == start) & (frame["size"] == size)]
     if block.empty:
         raise ValueError(f"chosen must be a block (start, size) of the frame, got {tuple(chosen)}")
-    x = start + np.array([-1, 1, 1, -1, -1, 1]) / 2
-    y = size + _step(frame) * np.array([-1, -1, 1, 1, -1, -1]) / 2
+    # around the cell, and never smaller than the eye finds among eighty layers
+    n_layers, step, sizes = style.last_layer(frame) + 1, _step(frame), frame["size"]
+    wide, high = max(0.5, n_layers / 60), max(step / 2, (sizes.max() - sizes.min() + step) / 45)
+    x = start + wide * np.array([-1, 1, 1, -1, -1, 1])
+    y = np.maximum(size + high * np.array([-1, -1, 1, 1, -1, -1]), sizes.min() - step / 2)
     # thinner where cells are small: the cell's own colour is to be seen
-    width = style.px_of(float(np.clip(90 / (style.last_layer(frame) + 1), 1.4, 3)))
+    width = style.px_of(float(np.clip(90 / n_layers, 1.4, 3)))
     line, name = {"color": "#d6006c", "width": width}, f"chosen: {block['removed'].item()}"
     shown = {"mode": "lines", "line": line, "hoverinfo": "skip"}
     return go.Scatter(x=x, y=y, name=name, **shown)

@@ -14,7 +14,8 @@ from workbench.plots import style
 #: of the loss, as a log names them; ``recovery.loss`` would bring torch
 TERMS = ("hidden", "attention", "logits", "kl", "lm")
 _PHASES = {"P": style.Style("#8b9199", "dot", "square"), "P+R": style.Style("#0072b2")}
-_STATES = ("#3b6ea5", "#d55e00", "#edeff2")
+#: a layer that is there, that goes, that is gone
+STATES = ("#3b6ea5", "#d55e00", "#edeff2")
 
 
 def stack_over_iterations(
@@ -39,7 +40,7 @@ def stack_over_iterations(
     at, gone = np.arange(last + 1), np.array([went.get(layer, last + 1) for layer in range(depth)])[:, None]
     states = (gone <= at).astype(int) + (gone < at)
     words = np.array(["there", "goes", "gone"])[states].tolist()
-    colours = [(k / 3 + e / 3, colour) for k, colour in enumerate(_STATES) for e in (0, 1)]
+    colours = [(k / 3 + e / 3, colour) for k, colour in enumerate(STATES) for e in (0, 1)]
     look = {"zmin": 0, "zmax": 2, "colorscale": colours, "showscale": False, "xgap": 2, "ygap": 1}
     trace = go.Heatmap(z=states.tolist(), customdata=words, **look)
     trace.update(hovertemplate="iteration %{x}: layer %{y} %{customdata}<extra></extra>")
