@@ -16,8 +16,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from measuring import LLAMA_8B, arguments, measured, numbers, run_sections, side_by_side, write_record
-from transformers import LlamaConfig, LlamaForCausalLM
+from measuring import (
+    LLAMA_8B,
+    Checks,
+    arguments,
+    measured,
+    numbers,
+    random_llama,
+    run_and_record,
+    side_by_side,
+)
 
 from workbench.distances.angular import angular_distances, block_angles
 from workbench.distances.influence import removal_similarity
@@ -77,22 +85,11 @@ class Bench:
     def __init__(self, shape: Shape, device: str) -> None:
         self.shape, self.device = shape, device
         self.model = build(shape, device)
-        self.checks: list[dict[str, Any]] = []
+        self.checks = Checks()
 
     def tokens(self, texts: int, length: int, seed: int = 0) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
         return list(torch.randint(self.shape.model["vocab_size"], (texts, length), generator=generator))
-
-    def check(self, what: str, value: float, target: float, most: bool = True) -> None:
-        met = bool(value <= target if most else value >= target)
-        self.checks.append(
-            {
-                "what": what,
-                "value": float(value),
-                "target": ("<= " if most else ">= ") + str(target),
-                "met": met,
-            }
-        )
 
     @torch.no_grad()
     def bare(self, texts: list[torch.Tensor], batch: int) -> None:
@@ -120,16 +117,16 @@ class Bench:
         found: dict[str, Any] = {
             name: numbers(run) | {"ratio": run["seconds"] / bare} for name, run in runs.items()
         }
-        self.check("all pairs, eager / bare forward", found["eager"]["ratio"], 1.02)
+        self.checks.add("all pairs, eager / bare forward", found["eager"]["ratio"], 1.02)
         if self.device == "cuda":
             fast, first = runs["compiled, second call"], runs["compiled, first call"]
             memory = fast["extra_gib"] / runs["bare"]["extra_gib"]
             found["differences"] = self.differences(runs["eager"]["result"], fast["result"], texts)
-            self.check("all pairs, compiled / bare forward", fast["seconds"] / bare, 0.85)
-            self.check("the same with compilation", first["seconds"] / bare, 1.0)
-            self.check("extra memory, compiled / bare forward", memory, 1.1)
+            self.checks.add("all pairs, compiled / bare forward", fast["seconds"] / bare, 0.85)
+            self.checks.add("the same with compilation", first["seconds"] / bare, 1.0)
+            self.checks.add("extra memory, compiled / bare forward", memory, 1.1)
             gap = found["differences"]["compiled"]["distance_max"]
-            self.check("largest difference of a distance, compiled - eager", gap, 0.001)
+            self.checks.add("largest difference of a distance, compiled - eager", gap, 0.001)
         return found
 
     def differences(
@@ -161,7 +158,9 @@ class Bench:
             name: numbers(run) | {"ratio": run["seconds"] / runs["bare"]["seconds"]}
             for name, run in runs.items()
         }
-        self.check(f"few texts ({count} x {length}), the pass / bare forward", found["pass"]["ratio"], 1.02)
+        self.checks.add(
+            f"few texts ({count} x {length}), the pass / bare forward", found["pass"]["ratio"], 1.02
+        )
         return found
 
     @torch.no_grad()
@@ -204,8 +203,8 @@ class Bench:
         ratio = runs["one forward each"]["seconds"] / runs["shared"]["seconds"]
         name = f"removal similarity {count} x {length}"
         if wanted:
-            self.check(f"{name}: one forward each / shared", ratio, wanted, most=False)
-        self.check(f"{name}: largest difference of a similarity", gap, 5e-4)
+            self.checks.add(f"{name}: one forward each / shared", ratio, wanted, most=False)
+        self.checks.add(f"{name}: largest difference of a similarity", gap, 5e-4)
         memory = {}
         if self.device == "cuda" and count * length > 4096:
             memory = {str(bound): numbers(measured(lambda b=bound: ours(b))) for bound in (8192, 32768)}
@@ -235,26 +234,15 @@ class Bench:
         by_layers = {layers: seconds(min(16, most), layers) for layers in depths}
         found = {"texts": line(by_texts), "layers": line(by_layers)}
         for name, fit in found.items():
-            self.check(
+            self.checks.add(
                 f"time against {name}: distance from a straight line", fit["worst_relative_residual"], 0.05
             )
         return found
 
 
 def build(shape: Shape, device: str) -> Any:
-    """Make the model on the device: bf16 on a GPU, float32 on the CPU."""
-    config = LlamaConfig(**shape.model, max_position_embeddings=8192, attn_implementation="sdpa")
-    torch.manual_seed(0)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            model = LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(previous)
-    assert {p.dtype for p in model.parameters()} == {dtype}
-    return model.eval()
+    """Make the model on the device."""
+    return random_llama(shape.model, device, max_position_embeddings=8192, attn_implementation="sdpa")
 
 
 def difference(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
@@ -292,16 +280,9 @@ def main() -> int:
         },
         "scaling": bench.scaling,
     }
-    results, failed = run_sections(sections)
     name = f"distances-{options.shape}-{options.device}"
     config = {"device": options.device, "shape": options.shape, **asdict(shape)}
-    path = write_record(name, options.out, config=config, results=results, checks=bench.checks, failed=failed)
-    print(f"\n{'measured':62} {'value':>9}  target")
-    for check in bench.checks:
-        met = "met" if check["met"] else "MISSED"
-        print(f"{check['what']:62} {check['value']:9.4f}  {check['target']:8} {met}")
-    print(f"record: {path}" + (f"; failed: {', '.join(failed)}" if failed else ""))
-    return 1 if failed else 0
+    return run_and_record(name, options, sections, bench.checks, config=config)
 
 
 if __name__ == "__main__":

@@ -20,16 +20,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from measuring import RECORDS, ROOT, _commit, machine, versions
+from parts import Part, collect, is_done, part_arguments
 
 import workbench as wb
 
@@ -57,53 +54,34 @@ class Shape:
 SHAPES = {"full": Shape(), "small": Shape(6, 64, 8, 1.0, 4, 24, 3, 16, 4, 1)}
 
 
-class Part:
+class Depth(Part):
     """One depth and seed: its model, its run, its frames."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.shape, self.data = options, SHAPES[options.shape], options.data
-        self.name = f"{options.part}-{options.seed}"
-        self.folder, self.seconds = options.out / self.name, {}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(
+            options, f"{options.part}-{options.seed}", SHAPES[options.shape], device=options.device
+        )
         self.labels = {"layers_left": int(options.part), "seed": options.seed}
-        self.model, self.tokenizer = wb.load_model(options.model, device=options.device)
         self.run = wb.open_run("run", root=self.folder / ".work")
-        self.begun = time.perf_counter()
 
-    def write(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
-        place = self.folder / f"{name}.csv.gz"
-        told = frame.assign(**self.labels)
-        told.to_csv(temporary := place.with_name(f".{place.name}"), index=False, compression="gzip")
-        os.replace(temporary, place)
-        return frame
-
-    @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[what] = round(time.perf_counter() - start, 1)
-        since = time.perf_counter() - self.begun
-        print(f"{self.name:8} {what:44} {self.seconds[what]:7.1f} s, at {since:6.1f} s", flush=True)
-        about = {"model": wb.describe_model(self.model), "shape": asdict(self.shape), **self.labels}
-        about |= {"removed": getattr(self, "removed", []), "seconds": self.seconds}
-        about |= {"machine": machine(), "versions": versions(), "commit": _commit()}
-        (self.folder / "part.json").write_text(json.dumps(about, indent=1, default=str) + "\n")
+    def about(self) -> dict[str, Any]:
+        return {**self.labels, "removed": getattr(self, "removed", [])}
 
     def work(self) -> None:
         """All of the part, the most telling first."""
         with self.timed("block"):
-            self.removed = self.block()
+            self.removed = self.kept("block", self.block)
         pruned = self.variant("pruned")
         left = len(wb.kept_layers(self.model)) - len(self.removed)
         early = wb.early_exit(self.model, left)
         with self.timed("rewriting Alpaca"):
-            alpaca = self.distilled("alpaca")
+            alpaca = self.kept("alpaca", lambda: self.distilled("alpaca"))
         distilled = self.healed("self-distilled", alpaca, "response")
         sft = self.healed("sft", alpaca, "reference")
         drafts = [pruned, sft, distilled, early]
         self.rounds(drafts)
         with self.timed("rewriting GSM8K"):
-            maths = self.distilled("gsm8k_train")
+            maths = self.kept("maths", lambda: self.distilled("gsm8k_train"))
         of_maths = self.healed("self-distilled-maths", maths, "response")
         with self.timed("merging"):
             path = (0.25, 0.5, 0.75)
@@ -142,13 +120,13 @@ class Part:
             self.tokenizer,
             rows,
             max_new_tokens=self.shape.rewrite,
-            batch_size=256,
+            batch_size=self.batch(256),
             progress=False,
         )
 
     def healed(self, name: str, rows: pd.DataFrame, column: str) -> Any:
         config = wb.HealingConfig.preset(
-            "sdd", epochs=self.shape.epochs, seed=self.options.seed, micro_batch_size=self.shape.micro
+            "sdd", epochs=self.shape.epochs, seed=self.options.seed, micro_batch_size=self.micro()
         )
         with self.timed(f"healing, {name}"), wb.without_layers(self.model, self.removed):
             made = wb.heal(
@@ -182,17 +160,14 @@ class Part:
 
     def rounds(self, drafts: list[Any]) -> None:
         with self.timed(f"acceptance of {len(drafts)} drafts"):
-            rounds = wb.draft_rounds(
-                self.model,
-                self.tokenizer,
-                drafts,
-                self.prompts(),
-                run=self.run,
-                max_new_tokens=self.shape.new,
-                batch_size=64,
-                progress=False,
-            )
-            self.write("rounds", rounds)
+            settings: Any = {
+                "max_new_tokens": self.shape.new,
+                "batch_size": self.batch(64),
+                "progress": False,
+            }
+            asked = (self.model, self.tokenizer, drafts, self.prompts())
+            made = partial(wb.draft_rounds, *asked, run=self.run, **settings)
+            self.write("rounds", self.kept(f"rounds-{len(drafts)}", made))
 
     def path(self, variants: list[Any], merges: list[Any]) -> None:
         """Scores along the path, one variant after the other."""
@@ -207,8 +182,8 @@ class Part:
                     run=self.run,
                     limit=self.shape.limit,
                     data=self.data,
-                    max_length=1024,
-                    batch_size="auto",
+                    max_length=min(1024, self.model.config.max_position_embeddings),
+                    batch_size=self.options.batch or "auto",
                     progress=False,
                     n_shot=0,
                 )
@@ -225,8 +200,9 @@ class Part:
         with self.timed("speed"):
             few = {kind: texts[: self.shape.timed] for kind, texts in self.prompts().items()}
             settings: Any = {"run": self.run, "max_new_tokens": self.shape.new, "draft_lengths": (1, 2, 4, 8)}
-            speed = wb.draft_speed(self.model, self.tokenizer, drafts, few, **settings)
-            self.write("speed", speed)
+            made = partial(wb.draft_speed, self.model, self.tokenizer, drafts, few, **settings)
+            self.write("speed", self.kept("speed", made))
+        self.done()
 
 
 def run_all(options: argparse.Namespace) -> int:
@@ -235,8 +211,9 @@ def run_all(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     for number, (part, seed) in enumerate(PARTS[: options.parts]):
         command = [sys.executable, __file__, "--part", str(part), "--seed", str(seed)]
-        for name in ("model", "data", "out", "shape", "device"):
-            command += [f"--{name}", str(getattr(options, name))]
+        for name in ("model", "data", "out", "shape", "device", "micro", "batch"):
+            if getattr(options, name) is not None:
+                command += [f"--{name}", str(getattr(options, name))]
         seen = {"CUDA_VISIBLE_DEVICES": str(number % options.gpus)} if options.device == "cuda" else {}
         threads = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
         log = (options.out / f"{part}-{seed}.log").open("w")
@@ -254,21 +231,13 @@ def run_all(options: argparse.Namespace) -> int:
     return int(any(one.returncode not in (0, -15) for one in running))
 
 
-def collect(options: argparse.Namespace) -> None:
-    """Sum up the frames of all parts in a dated record, small enough to be committed."""
-    folder = options.record or RECORDS / f"{datetime.now(UTC):%Y-%m-%d}-drafts-smollm2"
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = sorted(path.parent for path in options.out.glob("*/part.json"))
+def together(parts: list[Path]) -> dict[str, pd.DataFrame]:
+    """Return what all parts say, one below the other."""
     frames: dict[str, list[pd.DataFrame]] = {}
     for part in parts:
         for name, frame in summed_up(part).items():
             frames.setdefault(name, []).append(frame)
-    for name, pieces in frames.items():
-        whole = pd.concat(pieces, ignore_index=True)
-        whole.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    about = [{"part": part.name, **json.loads((part / "part.json").read_text())} for part in parts]
-    (folder / "record.json").write_text(json.dumps({"benchmark": "drafts", "parts": about}, indent=1) + "\n")
-    print(f"{folder}: {len(frames)} frames of {len(parts)} parts")
+    return {name: pd.concat(pieces, ignore_index=True) for name, pieces in frames.items()}
 
 
 def summed_up(part: Path) -> dict[str, pd.DataFrame]:
@@ -309,30 +278,18 @@ def summed_up(part: Path) -> dict[str, pd.DataFrame]:
 
 
 def main() -> int:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    add = parser.add_argument
-    add("--model", default="smollm2", help="a folder")
-    add("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    add("--out", type=Path, required=True, help="folder of the parts' frames")
-    add("--part", default="all", help="layers left, such as 24; all starts every part")
-    add("--seed", type=int, default=0)
-    add("--shape", choices=list(SHAPES), default="full")
-    add("--gpus", type=int, default=1)
-    add("--parts", type=int, default=len(PARTS), help="how many parts at once")
-    add("--stagger", type=float, default=1.0, help="seconds between two starts")
-    add("--seconds", type=float, default=480)
-    add("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--collect", action="store_true", help="merge the parts into benchmarks/records")
-    add("--record", type=Path, help="folder of the record")
+    parser = part_arguments(__doc__)
+    parser.add_argument("--parts", type=int, default=len(PARTS), help="how many parts at once")
     options = parser.parse_args()
     if options.collect:
-        collect(options)
+        collect(options, "drafts", together)
         return 0
     if options.part == "all":
         return run_all(options)
+    if is_done(options, f"{options.part}-{options.seed}"):
+        return 0
     try:
-        Part(options).work()
+        Depth(options).work()
     except Exception:  # the frames that are there stay; the driver reports the part
         traceback.print_exc()
         return 1

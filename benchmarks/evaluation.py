@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
-from measuring import LLAMA_8B, ROOT, arguments, write_record
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from measuring import LLAMA_8B, ROOT, SMOLLM2, Parts, arguments, random_llama, synchronise, write_record
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workbench.evaluation import harness
 from workbench.evaluation.evaluate import evaluate, prepared
@@ -30,15 +29,6 @@ from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.tasks import plan_tasks
 
 SUBJECTS = ["high_school_biology", "professional_law", "philosophy", "marketing", "astronomy"]
-SMOLLM2 = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
-}
 TINY = {"vocab_size": 4096, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4}
 TINY |= {"num_attention_heads": 6, "num_key_value_heads": 3}
 
@@ -71,7 +61,10 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Asked]]] = {
             "MMLU, all subjects": ALL_57,
         },
     ),
-    "smollm2": (SMOLLM2, {name: Asked([name], n, 0, (64,), 1.0) for name, n in NINE.items()}),
+    "smollm2": (
+        SMOLLM2 | {"tie_word_embeddings": True},
+        {name: Asked([name], n, 0, (64,), 1.0) for name, n in NINE.items()},
+    ),
     "tiny": (
         TINY,
         {
@@ -85,33 +78,22 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Asked]]] = {
 
 def build(options: Any) -> tuple[Any, Any]:
     """Return model and tokenizer: of a folder, or of a shape with random weights made on the device."""
-    kind = torch.bfloat16 if options.device.startswith("cuda") else torch.float32
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer or options.model or ROOT / "data/demo/model")
     if options.model:
+        kind = torch.bfloat16 if options.device.startswith("cuda") else torch.float32
         model = AutoModelForCausalLM.from_pretrained(options.model, dtype=kind)
         return model.to(options.device).eval(), tokenizer
-    config = LlamaConfig(**SHAPES[options.shape][0], max_position_embeddings=8192)
-    before = torch.get_default_dtype()
-    torch.manual_seed(0)
-    torch.set_default_dtype(kind)
-    try:
-        with torch.device(options.device):
-            return LlamaForCausalLM(config).eval(), tokenizer
-    finally:
-        torch.set_default_dtype(before)
+    return random_llama(SHAPES[options.shape][0], options.device, max_position_embeddings=8192), tokenizer
 
 
-class Bench:
+class Bench(Parts):
     """One model, what it is asked, and a record that grows."""
 
     def __init__(self, options: Any) -> None:
-        self.options, self.began = options, time.perf_counter()
+        super().__init__(options)
         self.model, self.tokenizer = build(options)
         self.length = min(8192, self.model.config.max_position_embeddings)
-        self.results: dict[str, Any] = {"built_seconds": time.perf_counter() - self.began}
-
-    def left(self) -> float:
-        return self.options.seconds - (time.perf_counter() - self.began)
+        self.results["built_seconds"] = time.perf_counter() - self.began
 
     def timed(self, lm: Any, part: dict[str, Any], asked: Asked) -> dict[str, Any]:
         """Ask a model of the harness all items, the prompts built anew."""
@@ -163,18 +145,6 @@ class Bench:
             seconds[name] = time.perf_counter() - began
         return {"seconds": seconds, "in_all": sum(seconds.values())}
 
-    def part(self, name: str, work: Callable[[], dict[str, Any]], least: float) -> None:
-        if self.left() < least:
-            self.results[name] = {"left_out": True}
-            print(f"{name:24} left out: {self.left():.0f} s are left", flush=True)
-            return
-        try:
-            self.results[name] = work()
-        except Exception as error:  # the others' numbers must not be lost
-            self.results[name] = {"error": f"{type(error).__name__}: {error}"[:800]}
-        print(f"{name:24} {self.results[name]}", flush=True)
-        self.write()
-
     def write(self) -> Path:
         name = f"evaluation-{self.options.shape}-{self.options.device}"
         told = {"shape": SHAPES[self.options.shape][0], "model_folder": bool(self.options.model)}
@@ -189,11 +159,6 @@ def answers(results: dict[str, Any]) -> list[float]:
         for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
             found += [float(answer[0][0]) for answer in sample["resps"]]
     return found
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def main() -> int:
@@ -211,12 +176,8 @@ def main() -> int:
         bench.part(name, lambda asked=asked: bench.compared(asked), 15 if options.shape == "llama-8b" else 3)
         if options.shape == "smollm2" and name == "mmlu":
             bench.part("in all", bench.in_all, 5)
-    print(f"record: {bench.write()}")
-    return (
-        1
-        if any("error" in (found if isinstance(found, dict) else {}) for found in bench.results.values())
-        else 0
-    )
+    parts = [found for found in bench.results.values() if isinstance(found, dict)]
+    return int(any("error" in found for found in parts))
 
 
 if __name__ == "__main__":

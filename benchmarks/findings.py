@@ -2,6 +2,7 @@
 
     python benchmarks/findings.py --model PATH --data FOLDER --out OUT --gpus 2 --seconds 480
     python benchmarks/findings.py --model PATH --data FOLDER --out OUT --part healing --set alpaca --seed 0
+    python benchmarks/findings.py --model PATH --data FOLDER --out OUT --shape small   # minutes on a CPU
     python benchmarks/findings.py --out OUT --collect     # frames of all parts into benchmarks/records
 
 `--part all` starts the others as processes of their own, several on a GPU (a small model is bound by
@@ -17,22 +18,20 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
-from measuring import RECORDS, ROOT, _commit, machine, versions
+from findings_frames import summed_up
+from parts import Part, collect, is_done, part_arguments
 
 import workbench as wb
 
@@ -74,43 +73,24 @@ SHAPES = {
 }
 
 
-class Study:
+class Study(Part):
     """One model, one folder of data, one folder for the frames of a part."""
 
     def __init__(self, options: argparse.Namespace, name: str) -> None:
-        self.shape, self.data = SHAPES[options.shape], options.data
-        self.folder, self.started = options.out / name, time.perf_counter()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(options, name, SHAPES[options.shape], device=options.device)
         self.encoder = options.encoder or "all-MiniLM-L6-v2"
-        self.model, self.tokenizer = wb.load_model(options.model)
-        self.options = options
-        self.seconds: dict[str, float] = {}
-
-    def write(self, name: str, frame: pd.DataFrame, **labels: Any) -> pd.DataFrame:
-        """Write a frame of this part, its labels as first columns."""
-        for column, value in reversed(labels.items()):
-            frame.insert(0, column, value)
-        place = self.folder / f"{name}.csv.gz"
-        frame.to_csv(temporary := place.with_name(f".{place.name}"), index=False, compression="gzip")
-        os.replace(temporary, place)
-        return frame
-
-    @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
-        """Say how long something took, and note it."""
-        start = time.perf_counter()
-        yield
-        self.seconds[what] = round(time.perf_counter() - start, 1)
-        print(f"{self.folder.name:28} {what:36} {self.seconds[what]:7.1f} s", flush=True)
-        about = {"model": wb.describe_model(self.model), "shape": asdict(self.shape), "seconds": self.seconds}
-        about |= {"machine": machine(), "versions": versions(), "commit": _commit()}
-        (self.folder / "part.json").write_text(json.dumps(about, indent=1, default=str) + "\n")
 
     def texts(self, name: str, n: int, skip: int = 0) -> list[str]:
         return wb.load_texts(self.data / f"{name}.jsonl", n=n, seed=0, skip=skip)
 
     def scores(self, variant: str, limit: int, tasks: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Score the model as it stands, and return its items without their texts."""
+        """Score the model as it stands, and return its items without their texts; once."""
+        found: tuple[pd.DataFrame, pd.DataFrame] = self.kept(
+            f"scores-{variant}", lambda: self._scored(variant, limit, tasks)
+        )
+        return found
+
+    def _scored(self, variant: str, limit: int, tasks: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
         parts, items = [], []
         for names, most in ((tasks, limit), (self.shape.groups, self.shape.part)):
             if not names:
@@ -125,7 +105,7 @@ class Study:
                     data=self.data,
                     items=place,
                     max_length=min(1024, self.model.config.max_position_embeddings),
-                    batch_size="auto",
+                    batch_size=self.options.batch or "auto",
                     progress=False,
                 )
             )
@@ -147,7 +127,9 @@ def distances(study: Study) -> None:
     for name, file in sets.items():
         with study.timed(f"distances, {name}"):
             texts = study.texts(file, shape.texts)
-            angles = wb.block_angles(model, tokenizer, texts, max_length=shape.length, progress=False)
+            settings: Any = {"max_length": shape.length, "progress": False}
+            made = partial(wb.block_angles, model, tokenizer, texts, **settings)
+            angles = study.kept(f"angles-{name}", made)
             found[name] = wb.mean_distances(angles)
             study.write(f"distances-{name}", found[name].copy(), calibration=name)
             study.write(f"stability-{name}", wb.pick_stability(angles, SIZES), calibration=name)
@@ -156,7 +138,7 @@ def distances(study: Study) -> None:
     with study.timed("influence and removal similarity"):
         influence = wb.block_influence(model, tokenizer, texts, max_length=shape.length, progress=False)
         study.write("influence", influence.copy())
-        settings: dict[str, Any] = {"max_length": shape.damage_length, "progress": False}
+        settings = {"max_length": shape.damage_length, "progress": False}
         removal = wb.removal_similarity(model, tokenizer, texts[:10], **settings)
         study.write("removal", removal.copy())
     held_out = study.texts("c4", shape.held_out, skip=shape.texts)
@@ -198,7 +180,7 @@ def strategies(study: Study, size: int) -> None:
     """What each strategy's choice of one size costs: loss on texts that chose nothing, and scores."""
     model, tokenizer, shape = study.model, study.tokenizer, study.shape
     with study.timed("what each strategy removes"):
-        rows = choices(study, size)
+        rows = study.kept("choices", lambda: choices(study, size))
     rows["name"] = [f"{row.strategy}-{row.draw:.0f}" for row in rows.itertuples()]
     fresh = study.texts("c4", shape.held_out, skip=shape.texts + shape.held_out)
     settings: dict[str, Any] = {"max_length": shape.damage_length, "progress": False}
@@ -240,19 +222,18 @@ def healing(study: Study, name: str, seed: int, rows: int) -> None:
     examples = pool.sample(min(shape.rows or rows, len(pool)), random_state=seed).reset_index(drop=True)
     with study.timed("rewriting"):
         room = min(shape.new, wb.response_room(model, tokenizer, list(examples["reference"])))
-        distilled = wb.self_distill(
-            model, tokenizer, examples, max_new_tokens=max(room, 32), batch_size=256, progress=False
-        )
+        settings: Any = {"max_new_tokens": max(room, 32), "batch_size": study.batch(256), "progress": False}
+        distilled = study.kept("rewrites", partial(wb.self_distill, model, tokenizer, examples, **settings))
         study.write("kept", wb.kept_shares(distilled), **labels)
     with study.timed("what the two data sets are to the base"):
-        study.write("premise", premise(study, distilled), **labels)
-    layers = removed_block(study)
-    config = wb.HealingConfig.preset("sdd", epochs=shape.epochs, seed=seed, micro_batch_size=shape.micro)
+        study.write("premise", study.kept("premise", lambda: premise(study, distilled)), **labels)
+    layers = study.kept("block", lambda: removed_block(study))
+    config = wb.HealingConfig.preset("sdd", epochs=shape.epochs, seed=seed, micro_batch_size=study.micro())
     config = replace(config, learning_rate=study.options.learning_rate)
     columns = {"sft": "reference", "self-distilled": "response"}
     prompts, answers, told = asked(study), {}, {}
     with study.timed("responses, base"):
-        answers["base"] = answered(study, prompts)
+        answers["base"] = study.kept("answers-base", lambda: answered(study, prompts))
     for variant in ("pruned", *columns):
         with wb.without_layers(model, layers):
             adapter = study.folder / f"adapter-{variant}"
@@ -270,7 +251,7 @@ def healing(study: Study, name: str, seed: int, rows: int) -> None:
                     study.write(f"training-{variant}", healed.log, variant=variant, **labels)
             with wb.with_adapter(model, adapter) if variant in columns else nullcontext():
                 with study.timed(f"responses, {variant}"):
-                    answers[variant] = answered(study, prompts)
+                    answers[variant] = study.kept(f"answers-{variant}", lambda: answered(study, prompts))
                     compared(study, prompts, answers, labels)
                 if variant in columns:
                     with study.timed(f"scores, {variant}"):
@@ -319,7 +300,7 @@ def answered(study: Study, prompts: pd.DataFrame) -> pd.DataFrame:
         study.tokenizer,
         prompts,
         max_new_tokens=study.shape.new,
-        batch_size=300,
+        batch_size=study.batch(300),
         progress=False,
     )
 
@@ -351,7 +332,7 @@ def premise(study: Study, distilled: pd.DataFrame) -> pd.DataFrame:
         tokenizer,
         few[["id", "instruction", "context"]],
         max_new_tokens=study.shape.new,
-        batch_size=300,
+        batch_size=study.batch(300),
         progress=False,
     )
     texts = {"reference": few["reference"], "rewrite": few["rewrite"], "response": few["response"]}
@@ -392,13 +373,10 @@ def run_all(options: argparse.Namespace) -> int:
     cuda = options.device == "cuda"
     slots = [gpu for _ in range(options.at_once) for gpu in range(options.gpus)]
     base = [sys.executable, __file__, "--model", options.model, "--data", str(options.data)]
+    base += ["--out", str(options.out), "--shape", options.shape]
+    base += ["--learning-rate", str(options.learning_rate), "--device", options.device]
     base += [
-        "--out",
-        str(options.out),
-        "--shape",
-        options.shape,
-        "--learning-rate",
-        str(options.learning_rate),
+        word for name in ("micro", "batch") if (n := getattr(options, name)) for word in (f"--{name}", str(n))
     ]
     base += ["--encoder", options.encoder] if options.encoder else []
     options.out.mkdir(parents=True, exist_ok=True)
@@ -427,49 +405,18 @@ def run_all(options: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def collect(options: argparse.Namespace) -> None:
-    """Merge the frames of all parts into a dated folder of the records, small enough to be committed."""
-    from findings_page import summed_up
-
-    folder = options.record or RECORDS / f"{datetime.now(UTC):%Y-%m-%d}-findings-smollm2"
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = sorted(path.parent for path in options.out.glob("*/part.json"))
-    frames = summed_up(parts)
-    for name, frame in frames.items():
-        frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    about = [{"part": part.name, **json.loads((part / "part.json").read_text())} for part in parts]
-    place = folder / "record.json"  # notes on what it lacks are written by hand, and stay
-    notes = json.loads(place.read_text()).get("notes", []) if place.is_file() else []
-    place.write_text(json.dumps({"benchmark": "findings", "notes": notes, "parts": about}, indent=1) + "\n")
-    print(f"{folder}: {len(frames)} frames of {len(parts)} parts")
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = part_arguments(__doc__, ["all", "distances", "strategies", "healing"])
     add = parser.add_argument
-    add("--model", default="smollm2", help="a folder, or 'smollm2'")
-    add("--data", type=Path, default=ROOT.parent / "shared" / "data")
     add("--encoder", help="a Sentence-BERT folder (default: the package's MiniLM)")
-    add("--out", type=Path, required=True, help="folder of the parts' frames")
-    add("--part", choices=["all", "distances", "strategies", "healing"], default="all")
     add("--size", type=int, default=HEALED)
     add("--set", choices=list(TRAINED), default="alpaca")
-    add("--seed", type=int, default=0)
     add("--rows", type=int, default=2000)
     add("--learning-rate", type=float, default=1e-4)
-    add("--shape", choices=list(SHAPES), default="full")
-    add("--gpus", type=int, default=1)
     add("--at-once", type=int, default=6, help="processes on a GPU")
-    add("--stagger", type=float, default=1.0, help="seconds between two starts")
-    add("--seconds", type=float, default=480)
-    add("--device", choices=["cpu", "cuda"], default="cuda" if torch_sees_cuda() else "cpu")
-    add("--collect", action="store_true", help="merge the parts into benchmarks/records")
-    add("--record", type=Path, help="folder of the record")
     options = parser.parse_args()
     if options.collect:
-        collect(options)
+        collect(options, "findings", summed_up)
         return 0
     if options.part == "all":
         return run_all(options)
@@ -483,18 +430,15 @@ def main() -> int:
         ),
     }
     name, function, arguments = work[options.part]
+    if is_done(options, name):
+        return 0
     try:
-        function(Study(options, name), *arguments)
+        function(study := Study(options, name), *arguments)
+        study.done()
     except Exception:  # the frames that are there stay; the driver reports the part
         traceback.print_exc()
         return 1
     return 0
-
-
-def torch_sees_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

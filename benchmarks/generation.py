@@ -11,8 +11,16 @@ import sys
 from typing import Any
 
 import torch
-from measuring import LLAMA_8B, arguments, measured, numbers, run_sections, side_by_side, write_record
-from transformers import LlamaConfig, LlamaForCausalLM
+from measuring import (
+    LLAMA_8B,
+    Checks,
+    arguments,
+    measured,
+    numbers,
+    random_llama,
+    run_and_record,
+    side_by_side,
+)
 
 from workbench.generation.decoder import StaticDecoder, why_not_static
 from workbench.models.hooks import COMPILE_FROM
@@ -48,15 +56,8 @@ class Bench:
     """One random model, and what it generates in how long."""
 
     def __init__(self, shape: dict[str, Any], device: str) -> None:
-        self.shape, self.device, self.checks = shape, device, []
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
-        torch.manual_seed(0)
-        try:
-            with torch.device(device):
-                self.model = LlamaForCausalLM(LlamaConfig(**shape["model"])).eval()
-        finally:
-            torch.set_default_dtype(before)
+        self.shape, self.device, self.checks = shape, device, Checks()
+        self.model = random_llama(shape["model"], device)
 
     def prompts(self, ragged: bool = False) -> list[list[int]]:
         numbers = torch.Generator().manual_seed(1)
@@ -103,7 +104,7 @@ class Bench:
         found["generate"] = numbers(plain) | {"tokens_per_second": tokens / plain["seconds"]}
         best = found["static, layers compiled"]["tokens_per_second"]
         if self.shape["wanted"]:
-            self.check("new tokens a second, layers compiled", best, self.shape["wanted"])
+            self.checks.add("new tokens a second, layers compiled", best, self.shape["wanted"], most=False)
         found["compared with generate"] = best / found["generate"]["tokens_per_second"]
         found["same first tokens"] = {name: _same(answers[name], answers["generate"]) for name in answers}
         return found
@@ -120,7 +121,7 @@ class Bench:
             gaps[name] = max(self._regret(row, answer) for row, answer in zip(rows, answers, strict=True))
         # rounding decides near ties: generate, in a batch, differs from one row alone just so
         worst = max(gaps[name] for name in ("static", "static, layers compiled"))
-        self.check("largest regret of a chosen token, in logits", worst, 2 * gaps["generate"], most=True)
+        self.checks.add("largest regret of a chosen token, in logits", worst, 2 * gaps["generate"])
         return gaps
 
     @torch.no_grad()
@@ -130,12 +131,6 @@ class Bench:
         logits = self.model(input_ids=ids).logits[0, len(row) - 1 : -1].float()
         chosen = logits.gather(1, torch.tensor(answer, device=self.device)[:, None])[:, 0]
         return float((logits.max(dim=1).values - chosen).max())
-
-    def check(self, what: str, value: float, target: float, most: bool = False) -> None:
-        met = value <= target if most else value >= target
-        self.checks.append(
-            {"what": what, "value": value, "target": f"{'<=' if most else '>='} {target}", "met": met}
-        )
 
 
 def _same(answers: list[list[int]], reference: list[list[int]]) -> float:
@@ -147,7 +142,7 @@ def _same(answers: list[list[int]], reference: list[list[int]]) -> float:
     return sum(shares) / len(shares)
 
 
-def on_the_cpu(checks: list[dict[str, Any]]) -> dict[str, Any]:
+def on_the_cpu(checks: Checks) -> dict[str, Any]:
     """The demo model rewrites word problems: a batch by either engine, against one prompt at a time."""
     import workbench as wb
 
@@ -177,10 +172,7 @@ def on_the_cpu(checks: list[dict[str, Any]]) -> dict[str, Any]:
         faster = each / (run["seconds"] / len(prompts))
         found[name] = numbers(run) | {"speed_up": faster, "same": same / len(alone["result"])}
     best = found["batch, static"]["speed_up"]
-    wanted = CPU["wanted"]
-    checks.append(
-        {"what": "CPU: one at a time / batch", "value": best, "target": f">= {wanted}", "met": best >= wanted}
-    )
+    checks.add("CPU: one at a time / batch", best, CPU["wanted"], most=False)
     return found
 
 
@@ -191,19 +183,11 @@ def main(options: argparse.Namespace) -> int:
         checks = bench.checks
         sections = {"speed": bench.speed, "exactness": bench.exactness}
     else:
-        checks = []
+        checks = Checks()
         sections = {"demo model": lambda: on_the_cpu(checks)}
-    results, failed = run_sections(sections)
-    for check in checks:
-        verdict = "met" if check["met"] else "MISSED"
-        print(f"{check['what']:55} {check['value']:10.3f}  {check['target']:>8}  {verdict}")
     name = f"generation-{options.shape if options.device == 'cuda' else 'demo'}-{options.device}"
-    path = write_record(
-        name, options.out, config=SHAPES[options.shape] if options.device == "cuda" else CPU,
-        compile_from=COMPILE_FROM, results=results, checks=checks, failed=failed,
-    )  # fmt: skip
-    print(f"record: {path}")
-    return bool(failed)
+    config = SHAPES[options.shape] if options.device == "cuda" else CPU
+    return run_and_record(name, options, sections, checks, config=config, compile_from=COMPILE_FROM)
 
 
 if __name__ == "__main__":

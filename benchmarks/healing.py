@@ -22,13 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import LLAMA_8B, arguments, run_sections, write_record
+from measuring import LLAMA_8B, TINY, Checks, arguments, random_llama, run_and_record
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
@@ -67,14 +65,7 @@ SHAPES = {
         compared=10,
     ),
     "tiny": Shape(
-        model={
-            "vocab_size": 2048,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-        },
+        model=TINY,
         batch=8,
         length=64,
         steps=10,
@@ -119,12 +110,7 @@ class Bench:
             concatenate=False,
             compiled=device == "cuda",
         )
-        self.checks: list[dict[str, Any]] = []
-
-    def check(self, what: str, value: float, target: float, most: bool = True) -> None:
-        met = bool(value <= target if most else value >= target)
-        sign = "<=" if most else ">="
-        self.checks.append({"what": what, "value": float(value), "target": f"{sign} {target}", "met": met})
+        self.checks = Checks()
 
     def ours(
         self, on_step: Callable[[dict[str, Any]], None] | bool = False, **changes: Any
@@ -204,8 +190,8 @@ class Bench:
         plain, ours = best["plain"], best["ours"]
         ratio = ours["tokens_per_second"] / plain["tokens_per_second"]
         if self.device == "cuda":
-            self.check("tokens a second, ours / plain Trainer", ratio, 1.5, most=False)
-            self.check("peak memory, ours / plain", ours["peak_gib"] / plain["peak_gib"], 1.0)
+            self.checks.add("tokens a second, ours / plain Trainer", ratio, 1.5, most=False)
+            self.checks.add("peak memory, ours / plain", ours["peak_gib"] / plain["peak_gib"], 1.0)
         return {"runs": runs, "ratio": ratio, "losses": self.losses(plain, ours)}
 
     def losses(self, plain: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
@@ -217,7 +203,7 @@ class Bench:
         }
         away["ours from plain"] = largest_gap(ours["losses"], plain["losses"][: self.shape.compared])
         print(f"largest difference of a loss from float32: {away}", flush=True)
-        self.check(
+        self.checks.add(
             "difference from the losses of float32, ours / plain",
             away["ours"] / max(away["plain"], 1e-5),
             1.5,
@@ -272,7 +258,7 @@ class Bench:
         fits = self.ours(gradient_checkpointing=True, compiled=False, max_steps=self.shape.warm_up + 5)
         print(f"nf4, checkpointed: {fits['tokens_per_second']:.0f} tokens/s, {fits['peak_gib']:.1f} GiB")
         if self.device == "cuda":
-            self.check("nf4 with gradient checkpointing: peak memory in GiB", fits["peak_gib"], 24.0)
+            self.checks.add("nf4 with gradient checkpointing: peak memory in GiB", fits["peak_gib"], 24.0)
         return fits
 
 
@@ -333,16 +319,8 @@ def exact_weights(model: Any, wanted: bool) -> Iterator[None]:
 
 
 def build(shape: Shape, device: str) -> Any:
-    """Make the model on the device: bf16 on a GPU, float32 on the CPU."""
-    config = LlamaConfig(**shape.model, max_position_embeddings=8192, attn_implementation="sdpa")
-    torch.manual_seed(0)
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
-    try:
-        with torch.device(device):
-            return LlamaForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(previous)
+    """Make the model on the device."""
+    return random_llama(shape.model, device, max_position_embeddings=8192, attn_implementation="sdpa")
 
 
 def quantize_(model: Any) -> None:
@@ -384,16 +362,9 @@ def main() -> int:
         sections |= {"where time goes": bench.where_time_goes, "parts": bench.parts}
     if find_spec("bitsandbytes") is not None:  # not every GPU machine has it
         sections["four bits"] = bench.four_bits
-    results, failed = run_sections(sections)
     name = f"healing-{options.shape}-{options.device}"
     config = {"device": options.device, "shape": options.shape, **asdict(shape), **asdict(bench.config)}
-    path = write_record(name, options.out, config=config, results=results, checks=bench.checks, failed=failed)
-    print(f"\n{'measured':64} {'value':>9}  target")
-    for check in bench.checks:
-        met = "met" if check["met"] else "MISSED"
-        print(f"{check['what']:64} {check['value']:9.4f}  {check['target']:8} {met}")
-    print(f"record: {path}" + (f"; failed: {', '.join(failed)}" if failed else ""))
-    return 1 if failed else 0
+    return run_and_record(name, options, sections, bench.checks, config=config)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 LoRA of rank 8 on every linear layer, batch 64, rows of the lengths of Alpaca's, the same rows in the same
 order on both sides. Weights are random unless ``--model`` names a folder; texts are random and use few words.
-The record is written after every part, so that a cut loses nothing.
+The record is written after every part, so that a cut loses nothing: the same command with the same ``--out``
+goes on. ``--micro 16 32`` sets the micro-batches of the plain loop and of TRL, where processes share a GPU.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -24,14 +25,8 @@ import numpy as np
 import pandas as pd
 import torch
 from healing import Clock, InOrder, exact_weights, largest_gap, numbers_tokenizer, peak
-from measuring import arguments, write_record
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PrinterCallback,
-    TrainingArguments,
-)
+from measuring import SMOLLM2, TINY, Parts, arguments, random_llama, synchronise, write_record
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainingArguments
 
 from workbench.healing import steps as fixed_steps
 from workbench.healing.adapters import lora_targets, new_adapter
@@ -56,14 +51,7 @@ class Shape:
 
 SHAPES = {
     "smollm2": Shape(
-        model={
-            "vocab_size": 49152,
-            "hidden_size": 576,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-        },
+        model=SMOLLM2,
         rows=2000,
         batch=64,
         steps=16,
@@ -72,14 +60,7 @@ SHAPES = {
         micro=(64, 32, 16),
     ),
     "tiny": Shape(
-        model={
-            "vocab_size": 2048,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-        },
+        model=TINY,
         rows=64,
         batch=16,
         steps=4,
@@ -103,11 +84,12 @@ def random_rows(n: int, vocabulary: int) -> pd.DataFrame:
     return pd.DataFrame(frame | {"reference": texts(60, 0.9, 400)})
 
 
-class Bench:
+class Bench(Parts):
     """One model, the rows, and a record that grows."""
 
     def __init__(self, shape: Shape, options: Any) -> None:
-        self.shape, self.options, self.began = shape, options, time.perf_counter()
+        super().__init__(options)
+        self.shape = shape
         self.cuda = options.device == "cuda"
         self.model = self.build()
         self.tokenizer = numbers_tokenizer(shape.model["vocab_size"])
@@ -115,7 +97,7 @@ class Bench:
         self.config = HealingConfig(rank=8, learning_rate=1e-3, batch_size=shape.batch, save_steps=10**6)
         self.config = replace(self.config, max_steps=shape.steps, max_length=512)
         self.samples, _ = read_samples(self.model, self.tokenizer, self.rows, "reference", 512)
-        self.results: dict[str, Any] = {"samples": self.described()}
+        self.results["samples"] = self.described()
         print(self.results["samples"], flush=True)
 
     def described(self) -> dict[str, Any]:
@@ -124,41 +106,14 @@ class Bench:
         return {"mean": float(np.mean(lengths)), "longest": max(lengths), "learned": learned}
 
     def build(self) -> Any:
+        device, settings = (
+            self.options.device,
+            {"max_position_embeddings": 8192, "attn_implementation": "sdpa"},
+        )
+        if not self.options.model:
+            return random_llama(self.shape.model, device, tie_word_embeddings=True, **settings)
         kind = torch.bfloat16 if self.cuda else torch.float32
-        if self.options.model:
-            return AutoModelForCausalLM.from_pretrained(self.options.model, dtype=kind).to(
-                self.options.device
-            )
-        config = LlamaConfig(**self.shape.model, tie_word_embeddings=True, attn_implementation="sdpa")
-        config.max_position_embeddings = 8192
-        torch.manual_seed(0)
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(kind)
-        try:
-            with torch.device(self.options.device):
-                return LlamaForCausalLM(config).eval()
-        finally:
-            torch.set_default_dtype(before)
-
-    def left(self) -> float:
-        return self.options.seconds - (time.perf_counter() - self.began)
-
-    def part(self, name: str, work: Callable[[], dict[str, Any]], least: float) -> None:
-        """Run a part if there is time for it, print it and write everything so far."""
-        if self.left() < least:
-            print(f"{name:44} left out: {self.left():.0f} s are left", flush=True)
-            self.results[name] = {"left_out": True}
-            return
-        began = time.perf_counter()
-        try:
-            found = work()
-        except Exception as error:  # the others' numbers must not be lost
-            found = {"error": f"{type(error).__name__}: {error}"[:800]}
-        found["part_seconds"] = time.perf_counter() - began
-        self.results[name] = found
-        shown = {k: v for k, v in found.items() if k != "losses"}
-        print(f"{name:44} {shown}", flush=True)
-        self.write()
+        return AutoModelForCausalLM.from_pretrained(self.options.model, dtype=kind).to(device)
 
     def write(self) -> Path:
         name = f"healing-small-{self.options.shape}-{self.options.device}"
@@ -240,7 +195,7 @@ class Bench:
                 found[f"losses from float32: {name}"] = largest_gap(run["losses"], exact)
         return found
 
-    def trl(self) -> dict[str, Any]:
+    def trl(self, micro: int) -> dict[str, Any]:
         """TRL's SFTTrainer on the same rows, with Liger kernels where they are installed."""
         import datasets
         from peft import LoraConfig
@@ -255,7 +210,8 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder, peak() as memory, deprecations_muted():
             options = SFTConfig(
                 output_dir=folder,
-                per_device_train_batch_size=self.shape.batch,
+                per_device_train_batch_size=micro,
+                gradient_accumulation_steps=self.shape.batch // micro,
                 max_steps=self.shape.steps,
                 learning_rate=self.config.learning_rate,
                 bf16=self.cuda,
@@ -317,18 +273,15 @@ def fixed_seen() -> Iterator[list[Any]]:
         gc.collect()
 
 
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def main() -> int:
     """Run the parts that there is time for and write the record."""
     parser = arguments(__doc__.splitlines()[0], list(SHAPES))
     parser.add_argument("--model", type=Path, help="folder of a model instead of random weights")
     parser.add_argument("--seconds", type=float, default=110, help="no part is begun that would take longer")
+    parser.add_argument("--micro", type=int, nargs="+", help="micro-batches, the largest first")
     options = parser.parse_args()
     shape = SHAPES[options.shape]
+    shape = replace(shape, micro=tuple(options.micro or shape.micro))
     bench = Bench(shape, options)
     n = shape.steps
     epochs = 5 * shape.rows // shape.batch
@@ -347,12 +300,12 @@ def main() -> int:
     )
     bench.part("ours, not captured, packed", lambda: bench.ours(captured=False, packing=True), 12)
     if find_spec("trl") is not None:
-        bench.part("TRL", bench.trl, 12)
+        for micro in shape.micro:
+            bench.part(f"TRL, micro-batch {micro}", lambda m=micro: bench.trl(m), 12)
     if options.device == "cuda":
         bench.part("ours, captured and compiled", lambda: bench.ours(captured=True, compiled=True), 35)
         bench.part("ours, compiled", lambda: bench.ours(captured=False, compiled=True), 35)
     bench.part("compared", bench.compared, 0)
-    print(f"record: {bench.write()}")
     return 1 if "error" in bench.results.get("ours", {}) else 0
 
 

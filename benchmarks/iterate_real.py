@@ -2,9 +2,11 @@
 
     python benchmarks/iterate_real.py --model FOLDER --data FOLDER --out FOLDER --method iterate --seed 0
     python benchmarks/iterate_real.py --out FOLDER --collect
+    python benchmarks/iterate_real.py --model FOLDER --data FOLDER --out FOLDER --small   # minutes on a CPU
 
-Each method and seed is a process of its own, so that several share one GPU; frames are written as they are
-made, and a process that is cut or started again goes on. ``--data`` holds the public sets as jsonl files and
+Each method and seed is a process of its own, so that several share one GPU (``--micro`` and ``--eval-batch``
+bound what each takes of it); frames are written whole as they are made, and a process that is cut or started
+again goes on. ``--data`` holds the public sets as jsonl files and
 ``c4.jsonl``. Recovery reads C4, since the training split of WikiText-2 is not in the folder, and never the
 test split that perplexity is measured on. All methods see the same texts, in the same order for a seed; the
 layers are chosen on the paper's ten sentences (block influence, distances and damage too).
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +62,10 @@ MULTILINGUAL = ["xwinograd", "xnli"]
 #: tasks whose subtasks the figures show, and the items of each that they are scored on
 GROUPS = ["blimp", "mmlu"]
 
+#: settings of a trial without a GPU
+SMALL = {"rows": 8, "updates": 1, "batch": 4, "micro": 2, "length": 32, "limit": 4, "quick": 2, "articles": 1}
+SMALL |= {"reserve": 1.0, "eval_batch": 8}
+
 
 class Study:
     """One method and seed: its model, texts, and the frames it writes."""
@@ -71,6 +78,8 @@ class Study:
         self.model, self.tokenizer = wb.load_model(str(given.model), dtype=dtype, device=given.device)
         self.name = self.model._source["id"] if hasattr(self.model, "_source") else str(given.model)
         self.depth = wb.number_of_layers(self.model)
+        if given.small:
+            given.target, given.depths = self.depth - 2, [self.depth - 2]
         self.context = min(1024, self.model.config.max_position_embeddings)
         self.texts = wb.load_texts(given.data / given.texts, n=None, seed=0)[: given.rows]
         self.config = HealingConfig.preset(
@@ -79,7 +88,7 @@ class Study:
             max_length=given.length,
             max_steps=given.updates,
             batch_size=given.batch,
-            micro_batch_size=given.batch,
+            micro_batch_size=min(given.micro or given.batch, given.batch),
             save_steps=10**6,
             compiled=False,
         )
@@ -116,7 +125,7 @@ class Study:
                 found = self._measured(task, items)
             if len(found):
                 took = time.monotonic() - begun
-                found.assign(**about, limit=items, seconds=took).to_csv(path, index=False)
+                whole(path, found.assign(**about, limit=items, seconds=took))
 
     def _measured(self, task: str, limit: int) -> pd.DataFrame:
         asked: Any = {"data": self.given.data, "progress": False, "batch_size": self.given.eval_batch}
@@ -141,7 +150,7 @@ class Study:
             progress=False,
             **how,
         )
-        healed.log.to_csv(self.folder / f"{name}.log.csv", index=False)
+        whole(self.folder / f"{name}.log.csv", healed.log)
         row = healed.log.iloc[-1]
         self.note(recovered=name, tokens=int(row["tokens"]), train_seconds=float(row["seconds"]))
         return name
@@ -162,7 +171,6 @@ class Study:
 
     def iterate(self) -> None:
         """Score the paper's depth first, then every state as long as there is time."""
-        rows: list[dict[str, Any]] = []
         target, out = self.given.target, self.folder / "iterate"
         done = pd.DataFrame()
         for depth in range(self.depth - 1, target - 1, -1):
@@ -172,11 +180,10 @@ class Study:
             ):
                 self.note(stopped_before=depth)
                 break
-            asked: Any = {"target_layers": depth, "config": self.config, "out": out, "progress": rows.append}
+            asked: Any = {"target_layers": depth, "config": self.config, "out": out, "progress": False}
             done = iterate(self.model, self.tokenizer, self.texts, **asked)
-            done.to_csv(self.folder / "iterations.csv", index=False)
-            if rows:
-                pd.DataFrame(rows).to_csv(self.folder / "iterate.log.csv", index=False)
+            whole(self.folder / "iterations.csv", done)
+            whole(self.folder / "iterate.log.csv", wb.recovery_log(out))  # of iterations before a cut too
             self.note(layers=depth, order=str(done["order"].iloc[-1]))
             for variant in iteration_variants(done, model=self.name, folder="iterate")[-2:]:
                 phase = variant.name.partition("-")[2]
@@ -219,7 +226,7 @@ class Study:
         asked: Any = {"target_layers": self.given.depths[0], "merging": merging, "held_out": held_out}
         one = laco_for(self.model, self.tokenizer, list(CALIBRATION), **asked)
         self.note(merges=str(one.merges), layers=self.depth - len(one.removed))
-        one.steps.to_csv(self.folder / "steps.csv", index=False)
+        whole(self.folder / "steps.csv", one.steps)
         how: Any = {"merges": one.merges, "merging": merging}
         adapter = self.recovered("recovered", one.removed, self.config, **how)
         self.score(one.variant("laco-R", model=self.name, adapter=adapter), "P+R", full=True)
@@ -227,14 +234,20 @@ class Study:
             self.score(one.variant("laco", model=self.name), "P", full=True)
 
 
+def whole(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame whole or not at all, so that a cut process does not take a half for done."""
+    temporary = path.with_name(f".{path.name}")
+    frame.to_csv(temporary, index=False)
+    os.replace(temporary, path)
+
+
 def collect(out: Path) -> None:
     """Merge every frame into one, and write the record with table 1's form and who is ahead."""
     frames = []
-    for path in sorted(out.glob("*-*/*-*-*.csv")):
-        try:
-            frames.append(pd.read_csv(path).assign(file=path.name))
-        except pd.errors.EmptyDataError:
-            continue
+    for path in sorted(out.glob("*-*/[0-9]*-*-*.csv")):
+        frames.append(pd.read_csv(path).assign(file=path.name))
+    if not frames:
+        raise SystemExit(f"{out} holds no scores yet")
     scores = pd.concat(frames, ignore_index=True)
     scores.to_csv(out / "scores.csv", index=False)
     shown = scores[scores["metric"].isin(["word_perplexity", "acc"]) & scores["parent"].isna()]
@@ -267,7 +280,8 @@ def main() -> None:
     parser.add_argument("--texts", default="c4.jsonl", help="of the data folder")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--updates", type=int, default=30, help="of one recovery; 61: an epoch of 2,000 rows")
-    parser.add_argument("--batch", type=int, default=32, help="sequences an update, all at once")
+    parser.add_argument("--batch", type=int, default=32, help="sequences an update")
+    parser.add_argument("--micro", type=int, help="sequences at once, where processes share a GPU")
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--target", type=int, default=20)
     parser.add_argument("--depths", type=int, nargs="+", default=[22, 26, 20], help="the first: all suites")
@@ -277,7 +291,10 @@ def main() -> None:
     parser.add_argument("--quick", type=int, default=100, help="the same for each state of iterate, or 0")
     parser.add_argument("--articles", type=int, help="of WikiText-2 test; all by default")
     parser.add_argument("--eval-batch", type=int, default=32)
+    parser.add_argument("--small", action="store_true", help="one layer, few rows and items: a trial")
     given = parser.parse_args()
+    if given.small:
+        vars(given).update(SMALL)
     if given.collect:
         collect(given.out)
     else:

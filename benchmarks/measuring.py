@@ -30,20 +30,56 @@ LLAMA_8B = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
+SMOLLM2 = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
+#: for trials on a CPU
+TINY = {
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "triton", "numpy", "pandas")
+
+
+def random_llama(shape: dict[str, int], device: str, **settings: Any) -> Any:
+    """Make a Llama with random weights on the device: bf16 on a GPU, float32 on the CPU."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    try:
+        with torch.device(device):
+            return LlamaForCausalLM(LlamaConfig(**shape, **settings)).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def synchronise() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def measured(function: Callable[[], Any]) -> dict[str, Any]:
     """Run a function once: seconds, what it returned, and on CUDA the GiB it needed beyond what was there."""
     cuda = torch.cuda.is_available()
+    synchronise()
     if cuda:
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     start, cpu = time.perf_counter(), time.process_time()
     result = function()
-    if cuda:
-        torch.cuda.synchronize()
+    synchronise()
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     extra = (torch.cuda.max_memory_allocated() - before) / 2**30 if cuda else None
     return {"seconds": seconds, "cpu_seconds": cpu, "extra_gib": extra, "result": result}
@@ -90,6 +126,68 @@ def versions() -> dict[str, str]:
     return found
 
 
+class Checks(list[dict[str, Any]]):
+    """Figures that a record is held to."""
+
+    def add(self, what: str, value: float, target: float, *, most: bool = True) -> None:
+        """Note a figure and what it should be at most (or at least)."""
+        met = bool(value <= target if most else value >= target)
+        told = {"target": f"{'<=' if most else '>='} {target}", "met": met}
+        self.append({"what": what, "value": float(value), **told})
+
+    def show(self) -> None:
+        """Print them as a table."""
+        for one in self:
+            met = "met" if one["met"] else "MISSED"
+            print(f"{one['what']:64} {one['value']:9.4f}  {one['target']:>10} {met}")
+
+
+class Parts:
+    """A record that grows part by part while there is time, so that a cut loses nothing.
+
+    Where ``--out`` is there already, the parts that it holds whole are not run again.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.began = options, time.perf_counter()
+        self.earlier = earlier_parts(options.out)
+        self.results: dict[str, Any] = {}
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return float(self.options.seconds - (time.perf_counter() - self.began))
+
+    def part(self, name: str, work: Callable[[], dict[str, Any]], least: float) -> None:
+        """Run a part if there is time for it, print it and write everything so far."""
+        began = time.perf_counter()
+        if name in self.earlier:
+            found = self.earlier.pop(name)  # a second part of the name is a new look at all of them
+        elif self.left() < least:
+            found = {"left_out": True}
+        else:
+            try:
+                found = work()
+            except Exception as error:  # the others' numbers must not be lost
+                found = {"error": f"{type(error).__name__}: {error}"[:800]}
+            found["part_seconds"] = time.perf_counter() - began
+        self.results[name] = found
+        print(f"{name:44} { {k: v for k, v in found.items() if k != 'losses'} }", flush=True)
+        print(f"record: {self.write()}", flush=True)
+
+    def write(self) -> Path:
+        """Write the record as it stands."""
+        raise NotImplementedError
+
+
+def earlier_parts(out: Path | None) -> dict[str, Any]:
+    """Return the parts of a record that came to their end, but for what compares them."""
+    if out is None or not out.is_file():
+        return {}
+    results = json.loads(out.read_text()).get("results", {})
+    whole = {name: one for name, one in results.items() if isinstance(one, dict) and "part_seconds" in one}
+    return {name: one for name, one in whole.items() if "error" not in one and name != "compared"}
+
+
 def run_sections(sections: dict[str, Callable[[], dict[str, Any]]]) -> tuple[dict[str, Any], list[str]]:
     """Run every section even when one fails; return the results and the names of those that failed."""
     results: dict[str, Any] = {}
@@ -105,6 +203,21 @@ def run_sections(sections: dict[str, Callable[[], dict[str, Any]]]) -> tuple[dic
         results[name]["section_seconds"] = round(time.perf_counter() - start, 1)
         print(f"[{name}] {results[name]['section_seconds']} s", flush=True)
     return results, failed
+
+
+def run_and_record(
+    name: str,
+    options: argparse.Namespace,
+    sections: dict[str, Callable[[], dict[str, Any]]],
+    checks: Checks,
+    **told: Any,
+) -> int:
+    """Run every section, write the record and print the checks; return 1 where a section failed."""
+    results, failed = run_sections(sections)
+    path = write_record(name, options.out, **told, results=results, checks=checks, failed=failed)
+    checks.show()
+    print(f"record: {path}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return int(bool(failed))
 
 
 def write_record(name: str, out: Path | None, **parts: Any) -> Path:

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from healing import build
-from measuring import LLAMA_8B, arguments, write_record
+from measuring import LLAMA_8B, TINY, arguments, write_record
 from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch.nn.functional import mse_loss
@@ -56,14 +56,7 @@ class Shape:
 SHAPES = {
     "llama-8b": Shape(LLAMA_8B, batch=4, length=512, removed=8, rank=32, steps=4),
     "tiny": Shape(
-        {
-            "vocab_size": 2048,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-        },
+        TINY | {"num_hidden_layers": 8},
         batch=2,
         length=64,
         removed=2,

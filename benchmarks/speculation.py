@@ -15,8 +15,7 @@ import time
 from typing import Any
 
 import torch
-from measuring import LLAMA_8B, arguments, measured, numbers, write_record
-from transformers import LlamaConfig, LlamaForCausalLM
+from measuring import LLAMA_8B, Checks, arguments, measured, numbers, random_llama, write_record
 
 import workbench as wb
 from workbench.generation.decoder import StaticDecoder, why_not_static
@@ -56,16 +55,9 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.shape, self.device = SHAPES[options.shape], options.device
         self.options, self.begun = options, time.perf_counter()
-        self.checks: list[dict[str, Any]] = []
+        self.checks = Checks()
         self.results: dict[str, Any] = {}
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.bfloat16 if self.device == "cuda" else torch.float32)
-        torch.manual_seed(0)
-        try:
-            with torch.device(self.device):
-                self.model = LlamaForCausalLM(LlamaConfig(**self.shape["model"])).eval()
-        finally:
-            torch.set_default_dtype(before)
+        self.model = random_llama(self.shape["model"], self.device)
         self.depth = self.shape["model"]["num_hidden_layers"]
 
     def left(self) -> float:
@@ -263,9 +255,7 @@ def main(options: argparse.Namespace) -> int:
     assert len(decoder_layers(bench.model)) == bench.depth
     for part in options.parts:
         getattr(bench, part)()
-    for check in bench.checks:
-        verdict = "met" if check["met"] else "MISSED"
-        print(f"{check['what']:50} {check['value']:8.3f}  {check['target']}  {verdict}")
+    bench.checks.show()
     return 0
 
 

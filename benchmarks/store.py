@@ -15,8 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from measuring import LLAMA_8B, arguments, measured, numbers, run_sections, write_record
-from transformers import LlamaConfig, LlamaForCausalLM
+from measuring import LLAMA_8B, arguments, measured, numbers, random_llama, run_sections, write_record
 
 from workbench.digests import weights_digest
 from workbench.runs.run import open_run
@@ -82,15 +81,16 @@ def served(model: torch.nn.Module) -> dict[str, Any]:
 def main() -> int:
     """Run every section; return 1 when one failed."""
     options = arguments(__doc__ or "", list(SHAPES)).parse_args()
-    device = torch.device(options.device)
-    kind = torch.bfloat16 if options.device == "cuda" else torch.float32
-    with device:
-        torch.set_default_dtype(kind)
-        model = LlamaForCausalLM(LlamaConfig(**SHAPES[options.shape])).eval()
+    model = random_llama(SHAPES[options.shape], options.device)
     sections = {"identity": lambda: identity(model), "served": lambda: served(model)}
     results, failed = run_sections(sections)
     name = f"store-{options.shape}-{options.device}"
-    config = {"device": options.device, "shape": options.shape, "dtype": str(kind), **SHAPES[options.shape]}
+    config = {
+        "device": options.device,
+        "shape": options.shape,
+        "dtype": str(model.dtype),
+        **SHAPES[options.shape],
+    }
     print(write_record(name, options.out, config=config, results=results))
     print(pd.json_normalize(results).T.to_string(header=False))
     return int(bool(failed))

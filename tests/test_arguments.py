@@ -50,6 +50,7 @@ def looked_at(**annotations: str) -> Any:
             [5, "12", [1.5], ["2"], [True], {"a": 1}],
             [[1, 2], range(3), None],
         ),
+        ("thresholds", "Sequence[float]", [5, "0.5", ["0.5"], [None], [float("nan")]], [[0.5, 1], ()]),
         ("tasks", "str | Sequence[str]", [5, None, [5], {"a": 1}], ["demo", ["demo"]]),
         ("frame", "pd.DataFrame", [None, 5, [], {}, pd.DataFrame()], [DISTANCES]),
         (

@@ -44,12 +44,16 @@ def _notebooks(options: argparse.Namespace) -> int:
     """Run notebooks; imports what a cluster that only heals does not need."""
     from workbench.runs.notebooks import NotebookFailed, numbered_notebooks, planned, run_notebooks
 
+    stated = {}
+    if options.preset is not None:
+        from workbench.defaults import preset_parameters
+
+        stated = preset_parameters(options.preset)
     for number in (signal.SIGINT, signal.SIGTERM):  # Python raises at none of them in a background job
         signal.signal(number, signal.default_int_handler)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a stop leaves tasks of the kernel's client
     run = open_run(options.run, root=options.root)
     notebooks, parameters = numbered_notebooks(options.notebooks), dict(options.set)
-    stated = _preset(options.preset)
     if options.dry_run:
         print("\n".join(planned(notebooks, run, parameters, where_known=stated)))
         return 0
@@ -76,14 +80,6 @@ def _lab(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     return server.wait()
-
-
-def _preset(name: str | None) -> dict[str, Any]:
-    if name is None:
-        return {}
-    from workbench.defaults import preset_parameters
-
-    return preset_parameters(name)
 
 
 def _figures(options: argparse.Namespace) -> int:
@@ -115,14 +111,9 @@ def _heal(options: argparse.Namespace) -> int:
         raise ValueError(told.replace("overwrite=True", "--overwrite")) from error
     if os.environ.get("RANK", "0") == "0":
         done = f"{len(healed.log)} steps, last loss {healed.log['loss'].iloc[-1]:.4f}"
-        print(f"{healed.adapter}: {done}, in {_processes()}")
+        number = int(os.environ.get("WORLD_SIZE", "1"))
+        print(f"{healed.adapter}: {done}, in {number} process{'es' if number > 1 else ''}")
     return 0
-
-
-def _processes() -> str:
-    from accelerate import PartialState
-
-    return "1 process" if PartialState().num_processes == 1 else f"{PartialState().num_processes} processes"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -82,22 +82,17 @@ def _check(name: str, value: Any, kind: str) -> None:
         raise ValueError(f"{name} must be a whole number >= {least}, got {_shown(value)}")
     if name in _KNOWN["shares"] and not (_is_number(value) and 0 < value < 1):
         raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
-    if name == "model" and kind != "str":
-        _check_model(value)
-    elif name == "tokenizer":
-        _check_tokenizer(value)
-    elif name == "model_or_config":
-        if not hasattr(getattr(value, "config", value), "model_type"):
-            raise ValueError(f"{name} must be a language model or its configuration, got {_shown(value)}")
-    elif name == "encoder" and not (_is_path(value) or hasattr(value, "encode")):
-        raise ValueError(f"{name} must be a name, a path or a SentenceTransformer, got {_shown(value)}")
-    elif name == "blocks" and value is not None and not hasattr(value, "__iter__"):
-        raise ValueError(f"{name} must be a frame of blocks or (start, size) pairs, got {_shown(value)}")
-    elif all(one in _KINDS for one in kinds) and not any(_KINDS[one][1](value) for one in kinds):
-        allowed = " or ".join(dict.fromkeys(_KINDS[one][0] for one in kinds))
+    named, known = _KNOWN["named"].get(name), _KNOWN["kinds"]
+    asked = [named] if named and kind != "str" else [known[one] for one in kinds if {*kinds} <= known.keys()]
+    if asked and not any(_passes(test, value) for test, _ in asked):
+        allowed = " or ".join(dict.fromkeys(said for _, said in asked))
         raise ValueError(f"{name} must be {allowed}, got {_shown(value)}")
     if name in _KNOWN["positive"] and not value > 0:
         raise ValueError(f"{name} must be above 0, got {value!r}")
+
+
+def _passes(test: str, value: Any) -> bool:
+    return _TESTS[test](value) if test in _TESTS else hasattr(value, test)
 
 
 def _check_texts(name: str, texts: Any, may_be_empty: bool) -> None:
@@ -121,16 +116,6 @@ def _check_writable(name: str, path: Path) -> None:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         what = "is no folder" if not nearest.is_dir() else "may not be written to"
         raise ValueError(f"{name} cannot be written at {path}: {nearest} {what}")
-
-
-def _check_model(value: Any) -> None:
-    if not hasattr(getattr(value, "config", None), "model_type") or not hasattr(value, "named_parameters"):
-        raise ValueError(f"model must be a language model, as load_model returns it, got {_shown(value)}")
-
-
-def _check_tokenizer(value: Any) -> None:
-    if value is not None and not (callable(value) and hasattr(value, "convert_tokens_to_ids")):
-        raise ValueError(f"tokenizer must be a tokenizer, as load_model returns it, got {_shown(value)}")
 
 
 def check_frame(
@@ -189,7 +174,7 @@ def _is_number(value: Any) -> bool:
     return number and not isinstance(value, bool) and value == value
 
 
-def _each(test: Callable[[Any], bool], kind: type = Collection) -> Callable[[Any], bool]:
+def _each(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Return a test of every value of a collection; what can be gone through only once is let by."""
 
     def passes(value: Any) -> bool:
@@ -200,9 +185,17 @@ def _each(test: Callable[[Any], bool], kind: type = Collection) -> Callable[[Any
     return passes
 
 
-def _is_frames(value: Any) -> bool:
-    frames = value.values() if isinstance(value, Mapping) else ()
-    return bool(frames) and all(isinstance(one, pd.DataFrame) for one in frames)
+def _is_a(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kinds)
+
+
+def _mapping(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test of every value of a mapping, which must have one."""
+    return lambda value: isinstance(value, Mapping) and bool(value) and all(map(test, value.values()))
+
+
+def _is_configured(value: Any) -> bool:
+    return hasattr(getattr(value, "config", None), "model_type")
 
 
 def _is_path(value: Any) -> bool:
@@ -225,50 +218,30 @@ def _pairs(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return _each(pair)
 
 
-def _of_seeds(value: Any) -> bool:
-    inside = value.values() if isinstance(value, Mapping) else ()
-    return bool(inside) and all(isinstance(one, Mapping) and _variants(list(one.values())) for one in inside)
-
-
-def _lists(value: Any) -> bool:
-    inside = value.values() if isinstance(value, Mapping) else ()
-    return bool(inside) and all(hasattr(one, "__iter__") and not isinstance(one, str) for one in inside)
-
-
-#: kind as an annotation names it -> how an error says it, and the test
-_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "None": ("None", lambda value: value is None),
-    "int": ("a whole number", is_whole),
-    "float": ("a number", _is_number),
-    "bool": ("True or False", lambda value: isinstance(value, bool)),
-    "str": ("a text", lambda value: isinstance(value, str)),
-    "Path": ("a name or a path", _is_path),
-    "pd.DataFrame": ("a pandas DataFrame", lambda value: isinstance(value, pd.DataFrame)),
-    "Mapping[str, pd.DataFrame]": ("a mapping of names to pandas DataFrames", _is_frames),
-    "Iterable[int]": ("whole numbers such as [3, 4]", _each(is_whole)),
-    "Sequence[int]": ("whole numbers such as [3, 4]", _each(is_whole)),
-    "Sequence[str]": ("a list of texts", _each(lambda one: isinstance(one, str))),
-    "Iterable[str]": ("a list of texts", _each(lambda one: isinstance(one, str))),
-    "Merges": ("pairs (layer, count) such as [(3, 2)]", _pairs(is_whole)),
-    "Sequence[tuple[int, int]]": ("pairs (layer, count) such as [(3, 2)]", _pairs(is_whole)),
-    "Iterable[tuple[str, str]]": (
-        "pairs of names such as [('a', 'b')]",
-        _pairs(lambda one: isinstance(one, str)),
-    ),
-    "Mapping[str, Mapping[int, Variant]]": ("a mapping of names to {seed: variant}", _of_seeds),
-    "Iterable[Variant]": ("a list of variants", _variants),
-    "Sequence[Variant]": ("a list of variants", _variants),
-    "Variant": ("a Variant", lambda value: hasattr(value, "removed")),
-    "Run": ("a run of open_run", lambda value: hasattr(value, "save_variant")),
-    "HealingConfig": ("a HealingConfig", lambda value: hasattr(value, "micro_batch_size")),
-    "RewriteTemplate": ("a RewriteTemplate", lambda value: hasattr(value, "leaks")),
-    "Mapping[str, str]": ("a mapping of names", lambda value: isinstance(value, Mapping)),
-    "Mapping[str, float]": ("a mapping of names to numbers", lambda value: isinstance(value, Mapping)),
-    "Mapping[str, Any]": ("a mapping", lambda value: isinstance(value, Mapping)),
-    "dict[str, Any]": ("a mapping", lambda value: isinstance(value, Mapping)),
-    "Mapping[str, Sequence[str]]": ("a mapping of names to lists", _lists),
-    "Mapping[str, Sequence[Any]]": ("a mapping of names to lists", _lists),
-    "tuple[int, int]": ("two whole numbers", lambda value: _each(is_whole)(value) and len(value) == 2),
-    "go.Figure": ("a plotly figure", lambda value: hasattr(value, "to_plotly_json")),
-    "ArrayLike": ("numbers", lambda value: hasattr(value, "__len__") or hasattr(value, "__array__")),
+#: what ``arguments.toml`` calls a test; any other word there is an attribute that the value must have
+_TESTS: dict[str, Callable[[Any], bool]] = {
+    "none": lambda value: value is None,
+    "whole": is_whole,
+    "number": _is_number,
+    "flag": _is_a(bool),
+    "text": _is_a(str),
+    "path": _is_path,
+    "frame": _is_a(pd.DataFrame),
+    "mapping": _is_a(Mapping),
+    "frames": _mapping(_is_a(pd.DataFrame)),
+    "wholes": _each(is_whole),
+    "numbers": _each(_is_number),
+    "texts": _each(_is_a(str)),
+    "two wholes": lambda value: _each(is_whole)(value) and len(value) == 2,
+    "pairs of wholes": _pairs(is_whole),
+    "pairs of texts": _pairs(_is_a(str)),
+    "variants": _variants,
+    "variants by seed": _mapping(lambda one: isinstance(one, Mapping) and _variants(list(one.values()))),
+    "lists": _mapping(lambda one: hasattr(one, "__iter__") and not isinstance(one, str)),
+    "array": lambda value: hasattr(value, "__len__") or hasattr(value, "__array__"),
+    "model": lambda value: _is_configured(value) and hasattr(value, "named_parameters"),
+    "model or configuration": lambda value: _is_configured(value) or hasattr(value, "model_type"),
+    "tokenizer": lambda value: value is None or (callable(value) and hasattr(value, "convert_tokens_to_ids")),
+    "encoder": lambda value: _is_path(value) or hasattr(value, "encode"),
+    "blocks": lambda value: value is None or hasattr(value, "__iter__"),
 }

@@ -26,6 +26,7 @@ picker.observe(lambda change: heard.append(change["new"]), "layers")
 picker
 """
 NEXT = "print('settled on', picker.settle())"
+STILLS = "[...document.querySelectorAll('figure[class^=bp-still] img')]"
 STATE = "import json; print(json.dumps([picker.start, picker.size, list(picker.layers)]))"
 LOOK = """
 import threading
@@ -139,9 +140,10 @@ def test_the_layers_can_be_dragged_clicked_undone_and_taken_from_ready_choices(t
     says(tab, "removes layers 3,5-6,9")
     hears(tab, [None, 4, [3, 5, 6, 9]])
     gone = tab.page.locator(f"{PICKER} .bp-strip").nth(1).locator("[aria-checked=true]")
-    assert gone.evaluate_all("boxes => boxes.map((box) => box.ariaLabel)") == [
-        f"layer {layer}" for layer in (3, 5, 6, 9)
-    ]
+    said = gone.evaluate_all("boxes => boxes.map((box) => box.ariaLabel)")
+    assert [one.split(",")[0] for one in said] == [f"layer {layer}" for layer in (3, 5, 6, 9)]
+    alone = tab.run("f = frame.set_index(['start', 'size']).distance; print(f'{f.loc[(3, 1)]:.4f}')")
+    assert f"angular distance {alone}" in said[0] and "damage (nats per token) " in said[0]
     tab.page.keyboard.press("Control+z")
     says(tab, "removes layers 3-6,9")
     tab.page.locator(f"{PICKER} .bp-bar").first.get_by_role("button", name="Undo").click()
@@ -349,4 +351,23 @@ def test_a_busy_kernel_and_none_at_all_are_shown(tab):
     says(tab, "nothing to look with", where=".bp-why")
     tab.page.keyboard.press("k")
     status.get_by_text("No kernel, not heard: keep. Run the picker's cell again.").wait_for()
+
+
+def test_opened_again_without_its_kernel_the_notebook_shows_the_picture_of_the_last_choice(tab):
+    pictures = tab.page.locator("figure[class^=bp-still]")
+    click_cell(tab, 5, 4)
+    says(tab, "removes layers 5-8")
+    tab.page.wait_for_function(f"() => ({STILLS}).every((one) => one.alt === 'removes 5-8 of 16 layers')")
+    assert pictures.count() == 2 and not any(one.is_visible() for one in pictures.all())
+    tab.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    tab.page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+    tab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    tab.page.reload()
+    tab.ready()
+    lost = tab.page.get_by_text("model not found")
+    lost.first.wait_for(state="attached")
+    assert not any(one.is_visible() for one in lost.all())
+    for one in pictures.all():
+        one.scroll_into_view_if_needed()
+        assert one.is_visible() and one.locator("img").evaluate("image => image.naturalWidth > 500")
     tab.errors.clear()

@@ -1,5 +1,7 @@
 """Figures of iterative recovery: what is drawn where."""
 
+import xml.etree.ElementTree as ET
+
 import pandas as pd
 import pytest
 from recovery.test_phases import ITERATIONS, SCORES
@@ -63,6 +65,11 @@ def test_it_is_drawn_as_it_runs():
         live.see(row | {"steps": 2, "tokens_per_second": 10.0, "seconds_left": 5.0})
     told = live.status("iteration 2", live.rows["iteration 2"])
     assert "step 2 of 2, loss 3.000" in told and told.endswith("hidden 3, logits 0; out: 3, 5")
+    drawn = ET.fromstring(live.drawing("two minutes left"))
+    states = [one.get("data-state") for one in drawn.iter() if one.get("class") == "live-layer"]
+    assert states == ["there", "there", "there", "gone", "there", "goes", "there"]
+    lines = [one.get("points").split() for one in drawn.iter() if one.get("class") == "live-line"]
+    assert [len(line) for line in lines] == [4, 4]  # hidden and logits over the updates of both iterations
     fig, again = live.figure("two minutes left"), recovery_progress(LOG, 7)
     assert [len(trace.z) for trace in fig.data if trace.type == "heatmap"] == [7]
     assert [list(t.y) for t in fig.data if t.name] == [list(t.y) for t in again.data if t.name]

@@ -101,6 +101,20 @@ def test_settings_of_laco_out_of_range_are_refused(settings, words):
         laco(tiny_model("llama"), TOKENIZER, TEXTS, **settings)
 
 
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"at_once": [99]}, "at_once some up to 7"),
+        ({"thresholds": []}, "must hold numbers"),
+        ({"at_once": [1]}, "merged_at_once must be"),
+        ({"intervals": [0]}, "interval must be"),
+    ],
+)
+def test_a_search_over_nothing_or_out_of_range_is_refused(grid, words):
+    with pytest.raises(ValueError, match=words):
+        laco_for(tiny_model("llama"), TOKENIZER, TEXTS, target_layers=5, **grid)
+
+
 @pytest.mark.parametrize("target", [0, 7])
 def test_a_target_out_of_range_is_refused(target):
     with pytest.raises(ValueError, match="target_layers must be"):

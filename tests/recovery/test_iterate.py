@@ -18,6 +18,7 @@ from workbench.healing.adapters import as_variant, with_adapter
 from workbench.healing.config import HealingConfig
 from workbench.models.loading import load_model
 from workbench.pruning.removal import prune_, without_layers
+from workbench.recovery.iterate import CALIBRATION as CALIBRATION_OF_THE_PAPER
 from workbench.recovery.iterate import iterate, iteration_variants, read_iterations, removal_order
 
 TOKENIZER = tiny_tokenizer()
@@ -54,6 +55,11 @@ def done(tmp_path_factory):
     frame = run(model, folder / "run")
     assert same_state(model, before)
     return frame, model, folder
+
+
+def test_the_calibration_is_the_paper_s_ten_sentences():
+    assert len(CALIBRATION_OF_THE_PAPER) == 10
+    assert CALIBRATION_OF_THE_PAPER[0] == " = There 's Got to Be a Way = "
 
 
 def test_every_iteration_removes_the_layer_whose_removal_keeps_the_original_state_best(done):

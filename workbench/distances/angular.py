@@ -160,7 +160,12 @@ def block_angles(
 
 def _points(lengths: list[int], position: Any, count: Any, seed: Any) -> list[list[int]] | None:
     """Return the tokens whose states stand for each text, from 0; None for the mean of all."""
-    _check_position(position, min(lengths))
+    shortest, named = min(lengths), isinstance(position, str) and position in ("last", "mean", "random")
+    if not named and not (is_whole(position) and -shortest <= position < shortest):
+        raise ValueError(
+            f"position must be 'last', 'mean', 'random' or a token between {-shortest} and {shortest - 1}, "
+            f"as the shortest text has {shortest} tokens, got {position!r}"
+        )
     if position == "random":
         draws = [np.random.default_rng([seed, number]) for number in range(len(lengths))]
         drawn = [rng.permutation(max(1, n - 1))[:count] for rng, n in zip(draws, lengths, strict=True)]
@@ -231,12 +236,3 @@ def _long_frame(
     blocks = {"start": np.asarray(layers)[first], "size": end - first}
     columns |= {name: np.tile(values, len(angles)) for name, values in blocks.items()}
     return pd.DataFrame(columns).assign(angle=angles.ravel())
-
-
-def _check_position(position: Any, shortest: int) -> None:
-    named = isinstance(position, str) and position in ("last", "mean", "random")
-    if not named and not (is_whole(position) and -shortest <= position < shortest):
-        raise ValueError(
-            f"position must be 'last', 'mean', 'random' or a token between {-shortest} and {shortest - 1}, "
-            f"as the shortest text has {shortest} tokens, got {position!r}"
-        )

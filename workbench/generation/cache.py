@@ -1,4 +1,4 @@
-"""The cache of the static decoder, one part a layer, and the attention over it."""
+"""Caches of fixed size, one part a layer, and the attention over them: for decoding, and for drafting."""
 
 from __future__ import annotations
 
@@ -20,21 +20,15 @@ class NotExactError(ValueError):
     """The model's attention has a part that this decoder does not do."""
 
 
-class Slots(StaticLayer):
-    """The cache of one layer: filled with shifted prompts, then one slot a step, the same for all rows."""
+class FixedLayer(StaticLayer):
+    """The cache of one layer, of fixed size; positions are given, so masks know of nothing cached."""
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, rows: int, slots: int, at: Tensor, shown: list[int]) -> None:
+    def __init__(self, rows: int, slots: int) -> None:
         super().__init__(max_cache_len=slots)
-        self.all_rows, self.at, self.shown = rows, at, shown
-        self.filling, self.start = False, 0
-        self.index: Tensor | None = None
-
-    def fill(self, start: int, index: Tensor | None) -> None:
-        """Take prompts next: of the rows from ``start`` on, each moved along its slots by ``index``."""
-        self.start, self.index, self.filling = start, index, True
+        self.all_rows = rows
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Make room for all rows, also when the first states are those of some."""
@@ -42,6 +36,28 @@ class Slots(StaticLayer):
             _, heads, _, size = states.shape
             setattr(self, name, states.new_zeros(self.all_rows, heads, self.max_cache_len, size))
         self.is_initialized = True
+
+    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """While prompts are read, attention sees them alone."""
+        return (int(args[0]) if args else int(kwargs["query_length"])), 0
+
+    def get_seq_length(self, *args: Any) -> int:
+        """Nothing is cached as far as masks go."""
+        return 0
+
+
+class Slots(FixedLayer):
+    """The cache of one layer: filled with shifted prompts, then one slot a step, the same for all rows."""
+
+    def __init__(self, rows: int, slots: int, at: Tensor, shown: list[int]) -> None:
+        super().__init__(rows, slots)
+        self.at, self.shown = at, shown
+        self.filling, self.start = False, 0
+        self.index: Tensor | None = None
+
+    def fill(self, start: int, index: Tensor | None) -> None:
+        """Take prompts next: of the rows from ``start`` on, each moved along its slots by ``index``."""
+        self.start, self.index, self.filling = start, index, True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -61,25 +77,17 @@ class Slots(StaticLayer):
             held[rows, :, :width] = states
         return key_states, value_states
 
-    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """While filling, attention sees the prompts alone."""
-        return (int(args[0]) if args else int(kwargs["query_length"])), 0
-
-    def get_seq_length(self, *args: Any) -> int:
-        """Nothing is cached as far as masks go: positions are given."""
-        return 0
-
 
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention of the decoder: transformers' own in the prefill, grouped heads in a step."""
+    """Attend to a cache: prompts as transformers does, then query heads that share a key head as one."""
     wanted = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if wanted:
         raise NotExactError(f"its attention has {', '.join(wanted)}")
     if attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, None, **options)
-    rows, heads, _, size = query.shape
+    rows, heads, width, size = query.shape
     scaling = size**-0.5 if options.get("scaling") is None else options["scaling"]
     if attention_mask.dtype == torch.int32:
         if value.shape[-1] != size:
@@ -87,9 +95,11 @@ def _attention(
         from workbench.generation.kernel import decode_attention
 
         return decode_attention(query, key, value, attention_mask, scaling), None
-    grouped = query.view(rows, key.shape[1], heads // key.shape[1], size)
-    mixed = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return mixed.reshape(rows, 1, heads, value.shape[-1]), None
+    shared = heads // key.shape[1]
+    mask = attention_mask.repeat(1, 1, shared, 1) if width > 1 else attention_mask
+    grouped = query.reshape(rows, key.shape[1], shared * width, size)
+    mixed = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    return mixed.reshape(rows, heads, width, value.shape[-1]).transpose(1, 2), None
 
 
 AttentionInterface.register(ATTENTION, _attention)

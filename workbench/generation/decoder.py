@@ -7,7 +7,7 @@ Prompts are aligned right in the cache, so that all rows write to the same slot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -18,7 +18,8 @@ from transformers import StaticCache
 
 from workbench.generation.cache import ATTENTION, NotExactError, Slots
 from workbench.models.hooks import not_finite, replaced_forwards
-from workbench.models.layers import decoder_forward, decoder_layers, unwrap
+from workbench.models.layers import decoder_forward, decoder_layers, on_one_device, unwrap
+from workbench.models.masks import KINDS
 
 #: rope that follows the longest position asks the GPU for it in every step
 MOVING_ROPE = ("dynamic", "longrope")
@@ -195,24 +196,9 @@ class StaticDecoder:
 
     def _capture(self) -> None:
         """Record a step once, on CUDA; elsewhere a step runs as it is."""
-        if not self.on_gpu:
-            self.replay = self._take_step
-        if self.replay is not None:
-            return
-        state = [self.token, self.position, self.at, self.step, self.out, self.finished, self.sound]
-        before = [tensor.clone() for tensor in state]
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):  # libraries set themselves up, kernels compile
-            for _ in range(2):
-                self._take_step()
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._take_step()
-        for tensor, value in zip(state, before, strict=True):
-            tensor.copy_(value)
-        self.replay = graph.replay
+        if self.replay is None:
+            state = [self.token, self.position, self.at, self.step, self.out, self.finished, self.sound]
+            self.replay = recorded(self._take_step, state)
 
     def _take_step(self) -> None:
         logits = self._logits().float()
@@ -258,9 +244,48 @@ def sampled(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     >>> sampled(torch.zeros(2, 4), torch.tensor([[0.1], [0.9]]), temperature=1.0).tolist()
     [[0], [3]]
     """
-    below = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
+    return drawn(torch.softmax(logits.double() / temperature, dim=-1), uniform)
+
+
+def drawn(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Return the token of each row that its uniform number chooses, with probability by weight.
+
+    Args:
+        weights: ``[row, vocabulary]``, not negative, float64.
+        uniform: ``[row, 1]`` in [0, 1).
+
+    >>> drawn(torch.tensor([[1.0, 0.0, 3.0]]).double(), torch.tensor([[0.5]])).tolist()
+    [[2]]
+    """
+    below = weights.cumsum(dim=-1)
     target = uniform.to(below.device) * below[:, -1:]
-    return (below <= target).sum(dim=-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    return (below <= target).sum(dim=-1, keepdim=True).clamp(max=weights.shape[-1] - 1)
+
+
+def recorded(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], None]:
+    """Return what replays a step that was recorded once, on CUDA; elsewhere the step as it is.
+
+    Args:
+        step: reads and writes tensors in their places.
+        state: the tensors that it writes; afterwards they are as before.
+    """
+    device = state[0].device
+    if device.type != "cuda":
+        return step
+    before = [tensor.clone() for tensor in state]
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):  # libraries set themselves up, kernels compile
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for tensor, value in zip(state, before, strict=True):
+        tensor.copy_(value)
+    replay: Callable[[], None] = graph.replay
+    return replay
 
 
 def why_not_static(model: Any, slots: int) -> str | None:
@@ -275,7 +300,7 @@ def why_not_static(model: Any, slots: int) -> str | None:
     """
     base = unwrap(model)
     text = base.config.get_text_config(decoder=True)
-    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    kinds = set(getattr(text, "layer_types", None) or ()) - KINDS
     window = getattr(text, "sliding_window", None) or slots
     checks = {
         "its class does not support a static cache": getattr(base, "_can_compile_fullgraph", False)
@@ -286,8 +311,7 @@ def why_not_static(model: Any, slots: int) -> str | None:
         "its positions are not rotary": bool(_rope_types(text)),
         "its rope follows the longest position": not _rope_types(text) & set(MOVING_ROPE),
         "its weights are quantized": not getattr(base, "is_quantized", False),
-        "it is on more than one device": len({p.device for p in base.parameters()}) == 1
-        and not any(hasattr(module, "_hf_hook") for module in base.modules()),
+        "it is on more than one device": on_one_device(base),
     }
     failed = next((reason for reason, fine in checks.items() if not fine), None)
     return failed or _disagreement(base)

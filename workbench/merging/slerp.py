@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from workbench.checks import one_of, told
@@ -77,16 +78,15 @@ def slerp(a: Any, b: Any, t: float | Sequence[float] = 0.5, *, norms: str = "lin
         if not (a.is_floating_point() and b.is_floating_point()):
             raise ValueError(f"a and b must hold real numbers, got {a.dtype} and {b.dtype}")
         return merged_pair(a, b, checked_t(t)(None), norms).tensor
-    with ExitStack() as stack:
-        first, second = (_tensors(one, stack) for one in (a, b))
-        _check_layers(a, b)
-        at = checked_t(t)
-        _check_alike(first, second)
-        depth = 1 + max((layer for name in first.names if (layer := _layer(name)) is not None), default=0)
-        return {
-            name: _named_pair(name, first.get(name), second.get(name), at(place_of(name, depth)), norms)
-            for name in first.names
-        }
+    first, second = _tensors(a), _tensors(b)
+    _check_layers(a, b)
+    at = checked_t(t)
+    _check_alike(first, second)
+    depth = 1 + max((layer for name in first if (layer := _layer(name)) is not None), default=0)
+    return {
+        name: _named_pair(name, tensor, second[name], at(place_of(name, depth)), norms)
+        for name, tensor in first.items()
+    }
 
 
 def merged_pair(a: Tensor, b: Tensor, t: float, norms: str = "linear") -> Merged:
@@ -99,10 +99,8 @@ def merged_pair(a: Tensor, b: Tensor, t: float, norms: str = "linear") -> Merged
         norms: as for ``slerp``.
     """
     b = b.to(a.device)
-    squares, dot = [0.0, 0.0], 0.0
-    for u, v in _pieces(a, b):
-        squares = [squares[0] + _dot(u, u), squares[1] + _dot(v, v)]
-        dot += _dot(u, v)
+    dots = [(_dot(u, u), _dot(v, v), _dot(u, v)) for u, v in _pieces(a, b)]
+    *squares, dot = (sum(column) for column in zip(*dots, strict=True))
     lengths = [square**0.5 for square in squares]
     product = lengths[0] * lengths[1]
     cosine = dot / product if product else math.nan
@@ -144,16 +142,12 @@ def checked_t(t: Any) -> Callable[[float | None], float]:
     """
     several = isinstance(t, list | tuple | np.ndarray)
     values = list(t) if several else [t]
-    fine = [
-        isinstance(x, int | float | np.number) and not isinstance(x, bool) and 0 <= x <= 1 for x in values
-    ]
-    if not values or not all(fine):
-        wrong = next((x for x, good in zip(values, fine, strict=True) if not good), values)
-        raise ValueError(f"t must be a number in [0, 1] or a list of them over the layers, got {wrong!r}")
-    if several and len(values) > 1:
-        points = np.linspace(0, 1, len(values))
-        return lambda depth: float(np.interp(0.5 if depth is None else depth, points, values))
-    return lambda depth: float(values[0])
+    wrong = [x for x in values if isinstance(x, bool) or not (isinstance(x, Real) and 0 <= float(x) <= 1)]
+    if wrong or not values:
+        shown = wrong[0] if wrong else t
+        raise ValueError(f"t must be a number in [0, 1] or a list of them over the layers, got {shown!r}")
+    points = np.linspace(0, 1, len(values))
+    return lambda depth: float(np.interp(0.5 if depth is None else depth, points, values))
 
 
 def place_of(name: str, depth: int) -> float:
@@ -184,12 +178,12 @@ def _dot(u: Tensor, v: Tensor) -> float:
     return float((u * v).sum(dtype=torch.float64))
 
 
-def _check_alike(first: _State | _Files, second: _State | _Files) -> None:
-    if differ := sorted({*first.names} ^ {*second.names}):
-        which = "the first" if differ[0] in first.names else "the second"
+def _check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    if differ := sorted(first.keys() ^ second.keys()):
+        which = "the first" if differ[0] in first else "the second"
         raise ValueError(f"a and b must hold the same tensors, {differ[0]} is in {which} alone")
-    for name in first.names:
-        shapes = [one.shape(name) for one in (first, second)]
+    for name, tensor in first.items():
+        shapes = [tuple(one.shape) for one in (tensor, second[name])]
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"a and b must hold tensors of one shape, {name} has {shapes[0]} and {shapes[1]}"
@@ -205,69 +199,40 @@ def _named_pair(name: str, a: Tensor, b: Tensor, t: float, norms: str) -> Tensor
     return merged_pair(a, b, t, norms).tensor
 
 
-class _State:
-    """Tensors by name, in memory."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors, self.names = tensors, list(tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name].shape)
-
-    def get(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-
-class _Files:
-    """Tensors by name, read from the files of a folder one at a time."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise ValueError(
-                f"{folder} must be the folder of a model with weights in safetensors, it has none"
-            )
-        with told(f"{folder} cannot be read", SafetensorError):
-            opened = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
-        self._of = {name: one for one in opened for name in one.keys()}  # noqa: SIM118
-        self.names = list(self._of)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._of[name].get_slice(name).get_shape())
-
-    def get(self, name: str) -> Tensor:
-        tensor: Tensor = self._of[name].get_tensor(name)
-        return tensor
-
-
-def _tensors(source: Any, stack: ExitStack) -> _State | _Files:
+def _tensors(source: Any) -> Mapping[str, Tensor]:
+    """Return tensors by name; those of a folder stay on the disk until they are read."""
     if isinstance(source, nn.Module):
-        return _State(unwrap(source).state_dict())
+        state: dict[str, Tensor] = unwrap(source).state_dict()
+        return state
     if isinstance(source, Mapping) and all(isinstance(one, Tensor) for one in source.values()):
-        return _State(source)
-    if isinstance(source, str | Path) and Path(source).is_dir():
-        return _Files(Path(source), stack)
-    raise ValueError(
-        "a and b must be two tensors, state dicts, models, or folders of models; variants of a run are "
-        f"merged by merge_variants; got {type(source).__name__}"
-    )
+        return source
+    if not (isinstance(source, str | Path) and Path(source).is_dir()):
+        raise ValueError(
+            "a and b must be two tensors, state dicts, models, or folders of models; variants of a run are "
+            f"merged by merge_variants; got {type(source).__name__}"
+        )
+    files = sorted(Path(source).glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{source} must be the folder of a model with weights in safetensors, it has none")
+    with told(f"{source} cannot be read", SafetensorError):
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def _check_layers(a: Any, b: Any) -> None:
     """Refuse models and folders of different prunings, where they say which they are."""
-    kept = list(_kept(a, b))
-    if len(kept) == 2 and kept[0] != kept[1]:
-        raise ValueError(f"a and b must be of one pruning, they keep layers {kept[0]} and {kept[1]}")
+    first, second = _kept(a), _kept(b)
+    if first and second and first != second:
+        raise ValueError(f"a and b must be of one pruning, they keep layers {first} and {second}")
 
 
-def _kept(*sources: Any) -> Iterator[list[int]]:
+def _kept(source: Any) -> list[int]:
     from transformers import AutoConfig
 
-    for source in sources:
-        if isinstance(source, nn.Module):
-            yield list(kept_layers(source))
-        elif isinstance(source, str | Path):
-            if not (Path(source) / "config.json").is_file():
-                raise ValueError(f"{source} must be the folder of a model, it has no config.json")
-            config = AutoConfig.from_pretrained(source).get_text_config(decoder=True)
-            yield list(getattr(config, "kept_layers", None) or range(config.num_hidden_layers))
+    if isinstance(source, nn.Module):
+        return list(kept_layers(source))
+    if isinstance(source, Mapping):
+        return []
+    if not (Path(source) / "config.json").is_file():
+        raise ValueError(f"{source} must be the folder of a model, it has no config.json")
+    config = AutoConfig.from_pretrained(source).get_text_config(decoder=True)
+    return list(getattr(config, "kept_layers", None) or range(config.num_hidden_layers))

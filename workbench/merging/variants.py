@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from workbench.checks import one_of, whole_number
@@ -90,9 +91,8 @@ def merge_variants(
         full = f"{name or f'merged-{method}'}-{shown}"
         settings: Any = {"method": method, "norms": norms, "density": density, "seed": seed}
         folder = f"merged/{full}"
-        run.frame(
-            f"{folder}.csv", merge_tensors, model, first, second, t, **settings, run=run, out=run.path(folder)
-        )
+        where: Any = {"run": run, "out": run.path(folder)}
+        run.frame(f"{folder}.csv", merge_tensors, model, first, second, t, **settings, **where)
         note = f"{method} of {first.name} and {second.name} at t = {shown}"
         made.append(replace(first, name=full, adapter=folder, note=note))
     return [run.save_variant(one) for one in made] if remember else made
@@ -181,13 +181,11 @@ def merge_tensors(
 def _merged(
     name: str, base: Tensor, pair: list[_End], t: float, method: str, norms: str, density: float
 ) -> Merged:
-    if t in (0, 1) and method in ("slerp", "linear"):
-        whole = [one(None) for one in pair]  # to the bit what the end itself is
-    else:
-        whole = [one(torch.float32) for one in pair]
+    at_an_end = t in (0, 1) and method in ("slerp", "linear")  # to the bit what the end itself is
+    whole = [one(None if at_an_end else torch.float32) for one in pair]
     check_pair(name, *whole)
     found = merged_pair(whole[0], whole[1], t, norms)
-    if method == "linear" and t not in (0, 1):
+    if method == "linear" and not at_an_end:
         found = found._replace(tensor=torch.lerp(whole[0], whole[1], t))
     elif method not in ("slerp", "linear"):
         found = found._replace(tensor=base.float() + _combined(base, whole, t, method, density))
@@ -221,24 +219,10 @@ def ends_of(model: Any, variant: Variant, run: Run) -> Mapping[str, _End]:
     if not folder.is_dir():
         raise ValueError(f"variant {variant.name!r} has adapter {variant.adapter!r}, which is not in the run")
     _check_weights(model, folder)
-    return _of_tensors(folder) if holds_tensors(folder) else _of_lora(model, folder)
-
-
-def _of_tensors(folder: Path) -> Mapping[str, _End]:
-    from safetensors import safe_open
-
+    if not holds_tensors(folder):
+        return _of_lora(model, folder)
     checked_tensors(folder)
-
-    def read(name: str) -> _End:
-        def end(dtype: torch.dtype | None) -> Tensor:
-            with safe_open(folder / TENSORS, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
-            return tensor if dtype is None else tensor.to(dtype)
-
-        return end
-
-    with safe_open(folder / TENSORS, framework="pt") as file:
-        return {name: read(name) for name in file.keys()}  # noqa: SIM118
+    return {name: _itself(tensor) for name, tensor in load_file(folder / TENSORS).items()}
 
 
 def _of_lora(model: Any, folder: Path) -> Mapping[str, _End]:

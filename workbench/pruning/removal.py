@@ -54,7 +54,7 @@ def without_layers(model: nn.Module, layers: Iterable[int]) -> Iterator[nn.Modul
     """
     stack, name = layer_container(model)
     present, training = getattr(stack, name), stack.training
-    changes = [*_changes(model, layers), (vars(stack), _FOR_A_WHILE, True)]
+    changes = [*removal_changes(model, layers), (vars(stack), _FOR_A_WHILE, True)]
     reduced = next((value for place, _, value in changes if place is stack._modules), present)
     try:
         with _applied(changes):
@@ -72,7 +72,15 @@ def removal_changes(model: nn.Module, layers: Iterable[int]) -> list[Change]:
     Raises:
         ValueError: as `without_layers`.
     """
-    return _changes(model, layers)
+    base = unwrap(model)
+    stack, name = layer_container(base)
+    kept = _positions_left(kept_layers(base), layers)
+    if len(kept) == len(getattr(stack, name)):
+        return []
+    changes = changes_for(base, stack, name, kept)
+    if stack.config.model_type not in VERIFIED:
+        _try_out(stack, name, kept, changes)
+    return changes
 
 
 @contextmanager
@@ -107,7 +115,7 @@ def prune_(model: nn.Module, layers: Iterable[int]) -> nn.Module:
     stack, _ = layer_container(model)
     if getattr(stack, _FOR_A_WHILE, False):
         raise ValueError("model must not be inside without_layers, which restores it; leave that first")
-    changes = _changes(model, layers)
+    changes = removal_changes(model, layers)
     before = _before(changes)
     try:
         _put(changes)
@@ -127,19 +135,7 @@ def check_prunable(model: nn.Module, layers: Iterable[int] | None = None) -> Non
     """
     kept = kept_layers(model)
     for cut in [kept[:1], kept[-1:]] if layers is None else [layers]:
-        _changes(model, cut)
-
-
-def _changes(model: nn.Module, layers: Iterable[int]) -> list[Change]:
-    base = unwrap(model)
-    stack, name = layer_container(base)
-    kept = _positions_left(kept_layers(base), layers)
-    if len(kept) == len(getattr(stack, name)):
-        return []
-    changes = changes_for(base, stack, name, kept)
-    if stack.config.model_type not in VERIFIED:
-        _try_out(stack, name, kept, changes)
-    return changes
+        removal_changes(model, cut)
 
 
 def _positions_left(present: tuple[int, ...], layers: Iterable[int]) -> list[int]:

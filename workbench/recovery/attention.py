@@ -57,7 +57,7 @@ class Seen(NamedTuple):
 
 
 #: called with an attention module, its place in the model, what it saw, its values and its output
-See = Callable[[int, Seen, Tensor, Tensor], None]
+See = Callable[[int, Seen, Tensor, Tensor], Any]
 
 
 class _Watch:
@@ -104,7 +104,7 @@ def attention_watched(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def told(model: nn.Module, see: See, after: See | None = None) -> Iterator[None]:
+def told(model: nn.Module, see: See | None, after: See | None = None) -> Iterator[None]:
     """Call ``see(layer, what it saw, values, output)`` for each attention layer that runs, by its place.
 
     ``after`` is called in its place from then on: layers run again for the backward pass (checkpointing).
@@ -228,8 +228,7 @@ def _allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
 def _pairs(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Return how many pairs of tokens there are in each row ``[row or 1, 1, 1, 1]``."""
     allowed = _allowed(scores, mask)
-    allowed = allowed.expand(*((1,) * (4 - allowed.ndim)), *allowed.shape) if allowed.ndim < 4 else allowed
-    return allowed[:, :1].sum(dim=(1, 2, 3), keepdim=True)
+    return allowed[(None,) * (4 - allowed.ndim)][:, :1].sum(dim=(1, 2, 3), keepdim=True)
 
 
 def _heads(states: Tensor, query: Tensor) -> Tensor:

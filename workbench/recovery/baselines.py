@@ -7,12 +7,12 @@ from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
-from workbench.checks import is_whole, one_of, whole_number
+from workbench.checks import one_of, whole_number
 from workbench.distances.angular import angular_distances
 from workbench.distances.blocks import best_blocks, format_layers, layers_of
 from workbench.distances.damage import block_damage
@@ -53,21 +53,19 @@ def choose_layers(
         ValueError: for a target out of range, another method; and as the measures.
     """
     one_of(method, METHODS, "method")
-    size = _layers_to_go(model, target_layers)
+    size = layers_to_go(model, target_layers)
     asked: Any = {"max_length": max_length, "progress": False}
     if method == "gro":
         best = best_blocks(angular_distances(model, tokenizer, texts, **asked), [size]).iloc[0]
         return layers_of(int(best["start"]), size, layers=kept_layers(model))
+    score: Any
     if method == "shortgpt":
-        score: Any = block_influence(model, tokenizer, texts, **asked)[["layer", "influence"]]
+        score = block_influence(model, tokenizer, texts, **asked)
     elif method == "similarity":
-        score = lambda gone: removal_similarity(model, tokenizer, texts, removed=gone, **asked)[  # noqa: E731
-            ["layer", "similarity"]
-        ]
+        score = lambda gone: removal_similarity(model, tokenizer, texts, removed=gone, **asked)  # noqa: E731
     else:
         score = lambda gone: _damages(model, tokenizer, texts, gone, asked)  # noqa: E731
-    order = greedy_layers(score, [size]).iloc[0]["order"]
-    return tuple(int(layer) for layer in str(order).split())
+    return tuple(map(int, greedy_layers(score, [size])["order"].item().split()))
 
 
 def shortgpt_layers(
@@ -134,16 +132,12 @@ def laco(
     Raises:
         ValueError: for settings out of range, layers of different form.
     """
-    settings = (merged_at_once, threshold, lowest, highest, interval)
-    _check_settings(number_of_layers(model), *settings)
+    depth = number_of_layers(model)
+    how = _Settings(merged_at_once, threshold, lowest, depth if highest is None else highest, interval)
+    how.check(depth)
     one_of(merging, MERGINGS, "merging")
-    original = last_states(model, tokenizer, texts, max_length=max_length)
-
-    def alike(merges: Merges) -> float:
-        with collapsed_layers(model, merges, merging=merging):
-            return _alike(original, last_states(model, tokenizer, texts, max_length=max_length))
-
-    return _collapse(kept_layers(model), alike, *settings, merging=merging)
+    alike = _similarity(model, tokenizer, texts, merging, max_length)
+    return _collapse(kept_layers(model), alike, how, merging)
 
 
 def laco_for(
@@ -178,87 +172,69 @@ def laco_for(
     Returns:
         The best; the depth can differ from the one asked for, as in the paper's table 1.
     """
-    _layers_to_go(model, target_layers)
+    layers_to_go(model, target_layers)
     depth = number_of_layers(model)
-    found: dict[tuple[tuple[int, int], ...], Collapse] = {}
+    found: dict[Merges, Collapse] = {}
     one_of(merging, MERGINGS, "merging")
-    _check_searched(depth, lowest, at_once=at_once, thresholds=thresholds, intervals=intervals)
+    fitting = [count for count in at_once if count <= depth]
+    every = product(fitting, thresholds, intervals)
+    tried = [_Settings(count, level, lowest, depth, interval) for count, level, interval in every]
+    if not tried:
+        raise ValueError(f"at_once, thresholds and intervals must hold numbers, at_once some up to {depth}")
+    for how in tried:
+        how.check(depth)
     if held_out is not None and min(map(len, read_tokens(model, tokenizer, held_out, max_length))) < 2:
         raise ValueError("held_out must be texts of at least 2 tokens, one has fewer")
-    original = last_states(model, tokenizer, texts, max_length=max_length)
-
-    @cache  # settings that differ in their threshold try the same merges
-    def alike(merges: Merges) -> float:
-        with collapsed_layers(model, merges, merging=merging):
-            return _alike(original, last_states(model, tokenizer, texts, max_length=max_length))
-
-    for count, threshold, interval in product(at_once, thresholds, intervals):
-        if count <= depth:
-            settings: Any = (count, threshold, lowest, None, interval)
-            one = _collapse(kept_layers(model), alike, *settings, merging=merging)
-            found.setdefault(one.merges, one)
+    alike = _similarity(model, tokenizer, texts, merging, max_length)
+    for how in tried:
+        one = _collapse(kept_layers(model), alike, how, merging)
+        found.setdefault(one.merges, one)
     away = {merges: abs(depth - len(one.removed) - target_layers) for merges, one in found.items()}
     closest = [one for merges, one in found.items() if away[merges] == min(away.values())]
     losses = [_loss(model, tokenizer, held_out or texts, one) for one in closest]
     return closest[losses.index(min(losses))]
 
 
+class _Settings(NamedTuple):
+    """How layers are merged: C, T, L, H and I of LaCo."""
+
+    merged_at_once: int
+    threshold: float
+    lowest: int
+    highest: int
+    interval: int
+
+    def check(self, depth: int) -> None:
+        """Refuse what is out of range."""
+        whole_number(self.merged_at_once, "merged_at_once", 2, depth)
+        whole_number(self.lowest, "lowest", 0, depth - 1)
+        whole_number(self.highest, "highest", self.lowest, depth)
+        whole_number(self.interval, "interval")
+        if not -1 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be from -1 to 1, got {self.threshold!r}")
+
+
 def _collapse(
-    layers: Sequence[int],
-    alike: Callable[[Merges], float],
-    merged_at_once: int,
-    threshold: float,
-    lowest: int,
-    highest: int | None,
-    interval: int,
-    *,
-    merging: str,
+    layers: Sequence[int], alike: Callable[[Merges], float], how: _Settings, merging: str
 ) -> Collapse:
     """Go down the layers and merge where ``alike`` stays above the threshold."""
-    highest = len(layers) if highest is None else highest
-    left, rows, place = list(layers), [], highest - merged_at_once
+    left, rows, place = list(layers), [], how.highest - how.merged_at_once
     merges: Merges = ()
-    while place >= lowest:
-        count = min(merged_at_once - 1, len(left) - 1 - place)
+    while place >= how.lowest:
+        count = min(how.merged_at_once - 1, len(left) - 1 - place)
         layer = left[place] if place < len(left) else None
         tried = merges if layer is None else (*merges, (layer, count))
         similarity = alike(tried) if count > 0 else float("nan")
-        merged = similarity > threshold
+        merged = similarity > how.threshold
         if merged:
             merges = tried
             del left[place + 1 : place + 1 + count]
-        place -= interval if merged else 1
-        place = len(left) - 1 - merged_at_once if merged and place >= len(left) else place
+        place -= how.interval if merged else 1
+        place = len(left) - 1 - how.merged_at_once if merged and place >= len(left) else place
         row = {"layer": layer, "count": count, "similarity": similarity, "merged": merged}
         rows.append(row | {"layers_left": len(left)})
     gone = layers_merged_away(layers, merges)
     return Collapse(merges, tuple(sorted(gone)), merging, pd.DataFrame(rows))
-
-
-def _check_settings(
-    depth: int, merged_at_once: int, threshold: float, lowest: int, highest: int | None, interval: int
-) -> None:
-    whole_number(merged_at_once, "merged_at_once", 2, depth)
-    whole_number(lowest, "lowest", 0, depth - 1)
-    whole_number(depth if highest is None else highest, "highest", lowest, depth)
-    whole_number(interval, "interval")
-    if not -1 <= threshold <= 1:
-        raise ValueError(f"threshold must be from -1 to 1, got {threshold!r}")
-
-
-def _check_searched(depth: int, lowest: int, **values: Any) -> None:
-    """Refuse values to try that are none, or none that the depth allows, before the first is tried."""
-    for name, some in values.items():
-        numbers = isinstance(some, Sequence | np.ndarray) and not isinstance(some, str)
-        if not numbers or not all(is_whole(one) or isinstance(one, float | np.floating) for one in some):
-            raise ValueError(f"{name} must be numbers, got {some!r}")
-        if not len(some):
-            raise ValueError(f"{name} must hold at least one number, got none")
-    fitting = [count for count in values["at_once"] if count <= depth]
-    if not fitting:
-        raise ValueError(f"at_once must hold a number from 2 to {depth}, got {list(values['at_once'])}")
-    for count, threshold, interval in product(fitting, values["thresholds"], values["intervals"]):
-        _check_settings(depth, count, threshold, lowest, None, interval)
 
 
 def _loss(model: Any, tokenizer: Any, texts: Sequence[str], one: Collapse) -> float:
@@ -267,7 +243,12 @@ def _loss(model: Any, tokenizer: Any, texts: Sequence[str], one: Collapse) -> fl
     return float(frame.loc[frame["metric"] == "loss", "value"].iloc[0])
 
 
-def _layers_to_go(model: Any, target_layers: int) -> int:
+def layers_to_go(model: Any, target_layers: int) -> int:
+    """Return how many layers go so that so many stay.
+
+    Raises:
+        ValueError: for none, or as many as there are.
+    """
     depth = number_of_layers(model)
     if not 1 <= whole_number(target_layers, "target_layers") < depth:
         raise ValueError(f"target_layers must be from 1 to {depth - 1}, below the depth, got {target_layers}")
@@ -282,11 +263,24 @@ def _damages(model: Any, tokenizer: Any, texts: Sequence[str], gone: Any, asked:
     return pd.DataFrame({"layer": left, "damage": [by_set[format_layers(one)] for one in sets]})
 
 
-def _alike(original: Sequence[Tensor], states: Sequence[Tensor]) -> float:
-    """Return the mean over texts of the cosine of all their states as one vector."""
-    pairs = [(a.double().flatten(), b.double().flatten()) for a, b in zip(original, states, strict=True)]
-    cosines = [torch.nn.functional.cosine_similarity(a, b, dim=0) for a, b in pairs]
-    mean = float(torch.stack(cosines).mean())
-    if mean != mean:
-        raise ValueError("the model's states must be finite and not 0, they are not: look at its weights")
-    return mean
+def _similarity(
+    model: Any, tokenizer: Any, texts: Sequence[str], merging: str, max_length: int
+) -> Callable[[Merges], float]:
+    """Return what merges leave alike: the mean over texts of the cosine of all their states as one vector."""
+
+    def states() -> list[Tensor]:
+        found = last_states(model, tokenizer, texts, max_length=max_length)
+        return [one.double().flatten() for one in found]
+
+    original = states()
+
+    @cache  # settings that differ in their threshold try the same merges
+    def alike(merges: Merges) -> float:
+        with collapsed_layers(model, merges, merging=merging):
+            pairs = zip(original, states(), strict=True)
+        mean = float(torch.stack([cosine_similarity(a, b, dim=0) for a, b in pairs]).mean())
+        if mean != mean:
+            raise ValueError("the model's states must be finite and not 0, they are not: look at its weights")
+        return mean
+
+    return alike

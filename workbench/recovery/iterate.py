@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from workbench.checks import checked, one_of, whole_number
 from workbench.data.texts import fingerprint
@@ -19,29 +21,22 @@ from workbench.distances.blocks import format_layers
 from workbench.distances.influence import last_states, removal_similarity
 from workbench.healing.adapters import with_adapter
 from workbench.healing.config import HealingConfig
-from workbench.healing.folders import same_work
+from workbench.healing.folders import LOG, same_work
+from workbench.healing.records import RECORD
 from workbench.healing.samples import digest, read_examples, sequence_limit
 from workbench.models.batches import read_tokens
 from workbench.models.identity import describe_model
 from workbench.models.layers import number_of_layers
 from workbench.pruning.removal import check_prunable, without_layers
+from workbench.recovery.baselines import layers_to_go
 from workbench.recovery.loss import check_batch, checked_loss, checked_temperature
 from workbench.recovery.recover import carry_adapter, check_teacher, recover
 from workbench.runs.files import write_text_atomic
 from workbench.runs.variant import Variant
 
 #: the ten sentences of ITR's appendix A
-CALIBRATION = (
-    " = There 's Got to Be a Way = ",
-    " Cullen is the namesake of the John Cullen Award , previously given to key IHL players.",
-    "Ancient Egyptian deities are the gods and goddesses worshipped in ancient Egypt",
-    "Nationally important deities gave rise to local manifestations",
-    "The first aerodrome in the UK was established by the Aero Club at Muswell Manor on the Isle of Sheppey",
-    "Competitive gliding in the UK takes place between May and September",
-    "Most aerodromes used for public transport operations are required to be licensed by the CAA",
-    "Within this framework certain sectors of GA are governed on a devolved basis",
-    "James Pollock , in his final report as Mint Director in 1873",
-    "Stability of the ylide with higher stability similarly leading to greater reversibility.",
+CALIBRATION = tuple(
+    tomllib.loads(Path(__file__).with_name("calibration.toml").read_text("utf-8"))["sentences"]
 )
 #: before and after recovery, as ITR writes them
 PHASES = ("P", "P+R")
@@ -103,95 +98,100 @@ def iterate(
         KeyboardInterrupt: when stopped, as ``heal``; what was done is kept.
     """
     config, weights = config or HealingConfig.preset("iterabre"), checked_loss(loss)
-    depth = number_of_layers(model)
-    if not 1 <= whole_number(target_layers, "target_layers") < depth:
-        raise ValueError(f"target_layers must be from 1 to {depth - 1}, below the depth, got {target_layers}")
+    depth, to_go = number_of_layers(model), layers_to_go(model, target_layers)
     whole_number(per_iteration, "per_iteration")
     checked_temperature(temperature)
     check_teacher(model, weights if examples is not None else {})
     check_prunable(model)
     read_tokens(model, tokenizer, calibration, config.max_length or 512)
     settings: Any = {"loss": weights, "temperature": temperature, "response": response, "config": config}
-    data = _data(model, tokenizer, examples, response, config)
-    work: dict[str, Any] = {
-        "model": describe_model(model),
-        "calibration": fingerprint(list(calibration)),
-        "examples": data,
-    }
-    work |= {"config": config.deciding(), "loss": weights, "temperature": temperature}
-    work |= {"per_iteration": per_iteration}
+    work: dict[str, Any] = {"model": describe_model(model), "calibration": fingerprint(list(calibration))}
+    work |= {"examples": _data(model, tokenizer, examples, response, config), "config": config.deciding()}
+    work |= {"loss": weights, "temperature": temperature, "per_iteration": per_iteration}
     out = Path(out)
     with _one_first():
         if not ((out / WORK).is_file() and same_work(out / WORK, work, overwrite)):
             _begin(out, work)
     score = partial(_scores, model, tokenizer, calibration, max_length=config.max_length or 512)
-    steps = _Steps(out, progress)
-    while len(steps.order) < depth - target_layers:
+    steps = _Steps(out, depth, progress)
+    while left := to_go - len(steps.order):
         with _one_first():
-            steps.prune(model, score, min(per_iteration, depth - target_layers - len(steps.order)))
+            steps.prune(model, score, min(per_iteration, left))
         if examples is not None:
             steps.recover(model, tokenizer, examples, overwrite=overwrite, **settings)
-    return steps.frame(depth, target_layers)
+    frame = steps.frame()
+    frame.attrs = {"depth": depth, "target_layers": target_layers}
+    return frame
 
 
 class _Steps:
     """What was done so far, on disk; each step is done once."""
 
-    def __init__(self, out: Path, progress: Any) -> None:
-        self.out, self.progress, self.iteration = out, progress, 0
+    def __init__(self, out: Path, depth: int, progress: Any = False) -> None:
+        self.out, self.depth, self.progress, self.iteration = out, depth, progress, 0
         self.rows: list[dict[str, Any]] = []
         self.order: list[int] = []
         self.adapter = ""
 
+    @property
+    def folder(self) -> Path:
+        """Where the iteration is kept."""
+        return self.out / f"iteration-{self.iteration:02d}"
+
     def prune(self, model: Any, score: Any, count: int) -> None:
         """Remove layers, or read which were; the adapter stays on those that stay."""
         self.iteration += 1
-        folder = self.out / f"iteration-{self.iteration:02d}"
-        if not (folder / ROWS).is_file():
+        before = self.out / self.adapter if self.adapter else None
+        if not (self.folder / ROWS).is_file():
             chosen: list[tuple[int, float]] = []
             for _ in range(count):
-                adapter = self.out / self.adapter if self.adapter else None
-                chosen.append(_best(score(self.order, [layer for layer, _ in chosen], adapter)))
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text_atomic(folder / ROWS, json.dumps(chosen))
-        gone = json.loads((folder / ROWS).read_text(encoding="utf-8"))
-        if len(gone) != count:
+                chosen.append(_best(score(self.order, [layer for layer, _ in chosen], before)))
+            write_text_atomic(self.folder / ROWS, json.dumps(chosen))
+        if (gone := self.pruned()) != count:
             raise ValueError(
-                f"target_layers: iteration {self.iteration} removed {len(gone)} layers in {self.out}, not "
+                f"target_layers: iteration {self.iteration} removed {gone} layers in {self.out}, not "
                 f"{count}; give another out, or overwrite=True"
             )
-        before, order = self.adapter, [*self.order, *(layer for layer, _ in gone)]
-        if before:
-            self.adapter = f"{folder.name}/pruned"
-            if not (self.out / self.adapter).is_dir():
-                carry_adapter(model, self.out / before, order, self.out / self.adapter)
-        for layer, similarity in gone:
-            self.order.append(layer)
-            self._row("P", layer, similarity, adapter=self.adapter)
+        if before and not (self.out / self.adapter).is_dir():
+            carry_adapter(model, before, self.order, self.out / self.adapter)
 
     def recover(self, model: Any, tokenizer: Any, examples: Any, **settings: Any) -> None:
         """Recover, or read that it was done."""
         start = self.out / self.adapter if self.adapter else None
-        self.adapter = f"iteration-{self.iteration:02d}/recovered"
-        told = {"iteration": self.iteration, "removed": format_layers(self.order)}
-        told |= {"order": " ".join(map(str, self.order))}
+        told = {"iteration": self.iteration, **self._gone()}
         watch = self.progress
         if callable(watch):
             watch = lambda row: self.progress(row | told)  # noqa: E731
-        where: Any = {"removed": self.order, "start": start, "out": self.out / self.adapter}
+        where: Any = {"removed": self.order, "start": start, "out": self.folder / "recovered"}
         recover(model, tokenizer, examples, **where, **settings, progress=watch)
-        self._row("P+R", None, None, adapter=self.adapter)
+        self.recovered()
 
-    def _row(self, phase: str, layer: int | None, similarity: float | None, adapter: str) -> None:
+    def pruned(self) -> int:
+        """Take up the layers that went in this iteration; return how many."""
+        self.adapter = f"{self.folder.name}/pruned" if self.adapter else ""
+        gone = json.loads((self.folder / ROWS).read_text(encoding="utf-8"))
+        for layer, similarity in gone:
+            self.order.append(layer)
+            self._row("P", layer, similarity)
+        return len(gone)
+
+    def recovered(self) -> None:
+        """Take up the recovery of this iteration."""
+        self.adapter = f"{self.folder.name}/recovered"
+        self._row("P+R", None, None)
+
+    def _gone(self) -> dict[str, str]:
+        return {"removed": format_layers(self.order), "order": " ".join(map(str, self.order))}
+
+    def _row(self, phase: str, layer: int | None, similarity: float | None) -> None:
         row = {"iteration": self.iteration, "phase": phase, "layer": layer, "similarity": similarity}
-        order = " ".join(map(str, self.order))
-        self.rows.append(row | {"removed": format_layers(self.order), "order": order, "adapter": adapter})
+        left = {"layers_left": self.depth - len(self.order)}
+        self.rows.append({**row, **left, **self._gone(), "adapter": self.adapter})
 
-    def frame(self, depth: int, target: int) -> pd.DataFrame:
+    def frame(self) -> pd.DataFrame:
         """Return the rows."""
-        frame = _frame(self.rows, depth)
-        frame.attrs = {"depth": depth, "target_layers": target}
-        return frame
+        columns = ["iteration", "phase", "layer", "similarity", "layers_left", "removed", "order", "adapter"]
+        return pd.DataFrame(self.rows, columns=columns).astype({"layer": "Int64", "similarity": float})
 
 
 def read_iterations(out: str | Path) -> pd.DataFrame:
@@ -207,19 +207,13 @@ def read_iterations(out: str | Path) -> pd.DataFrame:
     if not (out / WORK).is_file():
         raise ValueError(f"out must be a folder of iterate, {out} has no {WORK}")
     depth = json.loads((out / WORK).read_text(encoding="utf-8"))["model"]["n_layers"]
-    steps = _Steps(out, False)
-    for folder in sorted(out.glob("iteration-*")):
-        if (folder / ROWS).is_file():
-            steps.iteration += 1
-            before = steps.adapter
-            steps.adapter = f"{folder.name}/pruned" if before else ""
-            for layer, similarity in json.loads((folder / ROWS).read_text(encoding="utf-8")):
-                steps.order.append(layer)
-                steps._row("P", layer, similarity, steps.adapter)
-            if (folder / "recovered" / "healing.json").is_file():
-                steps.adapter = f"{folder.name}/recovered"
-                steps._row("P+R", None, None, steps.adapter)
-    return _frame(steps.rows, depth)
+    steps = _Steps(out, depth)
+    for _ in out.glob(f"iteration-*/{ROWS}"):
+        steps.iteration += 1
+        steps.pruned()
+        if (steps.folder / "recovered" / RECORD).is_file():
+            steps.recovered()
+    return steps.frame()
 
 
 def recovery_log(out: str | Path) -> pd.DataFrame:
@@ -231,13 +225,11 @@ def recovery_log(out: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: for a folder that ``iterate`` did not write.
     """
-    rows, logs = read_iterations(out), []
+    rows, logs = read_iterations(out), [pd.DataFrame(columns=["iteration", "order", "step"])]
     for row in rows[rows["phase"] == "P+R"].itertuples():
-        log = pd.read_json(Path(out) / str(row.adapter) / "log.jsonl", lines=True)
+        log = pd.read_json(Path(out) / str(row.adapter) / LOG, lines=True)
         logs.append(log.assign(iteration=row.iteration, order=row.order))
-    return (
-        pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=["iteration", "order", "step"])
-    )
+    return pd.concat(logs[1:] or logs, ignore_index=True)
 
 
 def removal_order(iterations: pd.DataFrame) -> tuple[int, ...]:
@@ -279,13 +271,6 @@ def iteration_variants(
     ]
 
 
-def _frame(rows: list[dict[str, Any]], depth: int) -> pd.DataFrame:
-    columns = ["iteration", "phase", "layer", "similarity", "removed", "order", "adapter"]
-    frame = pd.DataFrame(rows, columns=columns).astype({"layer": "Int64", "similarity": float})
-    frame.insert(4, "layers_left", [depth - len(str(order).split()) for order in frame["order"]])
-    return frame
-
-
 def _data(model: Any, tokenizer: Any, examples: Any, response: str, config: HealingConfig) -> str | None:
     if examples is None:
         return None
@@ -308,17 +293,14 @@ def _begin(out: Path, work: dict[str, Any]) -> None:
     write_text_atomic(out / WORK, json.dumps(work, indent=1))
 
 
-@contextmanager
-def _one_first() -> Iterator[None]:
+def _one_first() -> AbstractContextManager[None]:
     """Of several processes of a launcher, let the first one do the work that the others then read."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    import torch
+        return nullcontext()
     from accelerate import PartialState
 
-    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-        yield
+    first: AbstractContextManager[None] = PartialState(cpu=not torch.cuda.is_available()).main_process_first()
+    return first
 
 
 def _scores(
@@ -334,11 +316,8 @@ def _scores(
     """Score each layer left against the original model, with the adapter of the last iteration on."""
     original = last_states(model, tokenizer, calibration, max_length=max_length)
     asked: Any = {"removed": chosen, "original": original, "max_length": max_length, "progress": False}
-    with without_layers(model, gone):
-        if adapter is None:
-            return removal_similarity(model, tokenizer, calibration, **asked)
-        with with_adapter(model, adapter):
-            return removal_similarity(model, tokenizer, calibration, **asked)
+    with without_layers(model, gone), nullcontext() if adapter is None else with_adapter(model, adapter):
+        return removal_similarity(model, tokenizer, calibration, **asked)
 
 
 def _best(scores: pd.DataFrame) -> tuple[int, float]:

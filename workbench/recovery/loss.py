@@ -24,6 +24,7 @@ from workbench.healing.config import HealingConfig
 from workbench.healing.launch import sharded
 from workbench.healing.losses import Head, head_of
 from workbench.healing.objective import Objective
+from workbench.healing.records import WEIGHTS
 from workbench.healing.samples import Sample
 from workbench.models.hooks import inference, replaced_forwards, watch_states
 from workbench.models.layers import decoder_forward, unwrap
@@ -108,14 +109,14 @@ class Distillation(Objective):
         *,
         weights: Mapping[str, float],
         temperature: float = 1.0,
-        start: Path | None = None,
+        start: str | Path | None = None,
         told_of: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.names = tuple(weights)
         self.weights, self.temperature, self.start = dict(weights), temperature, start
         self.teacher, self.kept, self.told_of = whole, list(kept), dict(told_of or {})
-        self.head = head_of(model) if self.names_of(_OF_LOGITS) else None
+        self.head: Any = head_of(model) if self.names_of(_OF_LOGITS) else None
         self.work: Any = error_and_gradients
 
     def names_of(self, some: Sequence[str]) -> list[str]:
@@ -146,7 +147,7 @@ class Distillation(Objective):
             from peft import set_peft_model_state_dict
             from safetensors.torch import load_file
 
-            set_peft_model_state_dict(model, load_file(self.start / "adapter_model.safetensors"))
+            set_peft_model_state_dict(model, load_file(Path(self.start) / WEIGHTS))
 
     @contextmanager
     def acts(self, model: Any, *, chunk: int, compiled: bool, gaps: bool = False) -> Iterator[None]:
@@ -158,9 +159,9 @@ class Distillation(Objective):
         self.work = torch.compile(error_and_gradients, dynamic=True) if compiled else error_and_gradients
         adapted = [m for m in base.modules() if hasattr(m, "_disable_adapters")]
 
-        def loss(input_ids: Tensor, lengths: Tensor, **others: Any) -> Tensor:
-            taught = self.teach(base, input_ids, adapted)
-            parts = self.parts(base, taught, input_ids, lengths, chunk=chunk, **others)
+        def loss(**batch: Tensor) -> Tensor:
+            taught = self.teach(base, batch["input_ids"], adapted)
+            parts = self.parts(base, taught, batch, chunk)
             self.seen.append(torch.stack([parts[name].detach() for name in self.names]))
             return torch.stack([self.weights[name] * parts[name] for name in self.names]).sum()
 
@@ -185,19 +186,9 @@ class Distillation(Objective):
             last = decoder_forward(base)(input_ids=input_ids, use_cache=False).last_hidden_state
         return Taught([states[k] for k in sorted(states)], [seen[k] for k in sorted(seen)], last)
 
-    def parts(
-        self,
-        base: Any,
-        taught: Taught,
-        input_ids: Tensor,
-        lengths: Tensor,
-        *,
-        chunk: int,
-        positions: Tensor,
-        targets: Tensor,
-        **_: Any,
-    ) -> dict[str, Tensor]:
+    def parts(self, base: Any, taught: Taught, batch: Mapping[str, Tensor], chunk: int) -> dict[str, Tensor]:
         """Run the student; return each term of the batch, times tokens and summed over its rows."""
+        input_ids, lengths = batch["input_ids"], batch["lengths"]
         real = torch.arange(input_ids.shape[1], device=lengths.device) < lengths[:, None]
         rows = lengths.tolist() if "attention" in self.weights else []
         layers: dict[str, list[Tensor]] = {"hidden": [], "attention": []}
@@ -206,8 +197,6 @@ class Distillation(Objective):
             if number and "hidden" in self.weights:
                 layers["hidden"].append(hidden_error(state, taught.states[number - 1], real))
 
-        recomputes = getattr(base, "is_gradient_checkpointing", False)
-
         def compare(place: int, one: Seen, *_: Any) -> Tensor:
             return attention_error(one, taught.attention[place], rows, self.work)
 
@@ -215,22 +204,17 @@ class Distillation(Objective):
             layers["attention"].append(compare(place, one))
 
         attends = "attention" in self.weights
-        again: Any = (compare if attends else _nothing) if recomputes else None
-        with watch_states(base, see), told(base, look if attends else _nothing, again):
+        again = compare if attends and getattr(base, "is_gradient_checkpointing", False) else None
+        with watch_states(base, see), told(base, look if attends else None, again):
             last = decoder_forward(base)(input_ids=input_ids, use_cache=False).last_hidden_state
         found = {name: torch.stack(errors).sum() for name, errors in layers.items() if errors}
-        if self.names_of(_OF_LOGITS):
-            each = _Positions.of(taught.last, real, lengths, positions, targets)
+        if of_logits := self.names_of(_OF_LOGITS):
+            each = _Positions.of(taught.last, real, batch)
             states = last.flatten(0, 1).index_select(0, each.places)
-            found |= self._of_logits(states, each, chunk)
+            work = partial(logit_terms, self.head, of_logits, self.temperature)
+            error: Callable[..., Tensor] = _Chunked.apply
+            found |= dict(zip(of_logits, error(states, each, work, chunk).unbind(), strict=True))
         return found
-
-    def _of_logits(self, states: Tensor, each: _Positions, chunk: int) -> dict[str, Tensor]:
-        names = self.names_of(_OF_LOGITS)
-        assert self.head is not None
-        work = partial(logit_terms, self.head, names, self.temperature)
-        error: Callable[..., Tensor] = _Chunked.apply
-        return dict(zip(names, error(states, each, work, chunk).unbind(), strict=True))
 
 
 class _Positions(NamedTuple):
@@ -242,13 +226,12 @@ class _Positions(NamedTuple):
     learned: Tensor
 
     @classmethod
-    def of(
-        cls, last: Tensor, real: Tensor, lengths: Tensor, positions: Tensor, targets: Tensor
-    ) -> _Positions:
+    def of(cls, last: Tensor, real: Tensor, batch: Mapping[str, Tensor]) -> _Positions:
         """Return them; ``learned`` weighs each token so that a row's learned ones make up its tokens."""
+        lengths, targets = batch["lengths"], batch["targets"]
         places = real.flatten().nonzero()[:, 0]
         following = torch.full((real.numel(),), -100, device=targets.device)
-        following[positions] = targets
+        following[batch["positions"]] = targets
         learns = (following != -100).view(real.shape)
         weight = learns * (lengths / learns.sum(1).clamp(min=1))[:, None]
         teacher = last.flatten(0, 1).index_select(0, places)
@@ -329,10 +312,6 @@ class _HiddenError(torch.autograd.Function):
         student, teacher, real = ctx.saved_tensors
         gradient = (student.float() - teacher.float()) * (real[..., None] * (2 * scale / student.shape[-1]))
         return gradient.to(student.dtype), None, None
-
-
-def _nothing(*_: Any) -> Any:
-    return None
 
 
 @contextmanager

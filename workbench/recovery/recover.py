@@ -12,14 +12,7 @@ from workbench.checks import whole_number
 from workbench.healing.adapters import new_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import Healed, heal, lora_config
-from workbench.healing.records import (
-    SETTINGS,
-    WEIGHTS,
-    adapter_digests,
-    checked_adapter,
-    read_record,
-    write_record,
-)
+from workbench.healing.records import WEIGHTS, adapter_digests, checked_adapter, read_record, write_record
 from workbench.healing.trainer import OnStep
 from workbench.models.identity import describe_model
 from workbench.models.layers import decoder_layers, kept_layers, layer_container, unwrap
@@ -100,10 +93,8 @@ def recover(
         kept = kept_layers(model)
         if start is not None and checked_adapter(start) != list(kept):
             raise ValueError(f"start: {start} is an adapter of other layers than {list(kept)}")
-        begin = None if start is None else Path(start)
-        objective = Distillation(
-            model, whole, kept, weights=weights, temperature=temperature, start=begin, told_of=told
-        )
+        of: Any = {"weights": weights, "temperature": temperature, "start": start, "told_of": told}
+        objective = Distillation(model, whole, kept, **of)
         return heal(model, tokenizer, examples, response=response, out=out, objective=objective, **settings)
 
 
@@ -157,16 +148,10 @@ def carry_adapter(model: Any, source: str | Path, removed: Iterable[int], out: s
             places = {place: trained.index(layer) for place, layer in enumerate(kept)}
             set_peft_model_state_dict(peft, {name: held[_moved(name, stack, places)] for name in names})
             peft.save_pretrained(new, save_embedding_layers=False)
-            _only(new)
-            told: dict[str, Any] = {
-                name: record[name] for name in ("config", "cut", "left_out", "quantized") if name in record
-            }
-            told |= {
-                "model": here,
-                "kept_layers": kept,
-                "data": record["data"],
-                "carried": record["sha256"][WEIGHTS],
-            }
+            (new / "README.md").unlink(missing_ok=True)  # peft's model card
+            same = ("config", "data", "cut", "left_out", "quantized")
+            told = {name: record[name] for name in same if name in record}
+            told |= {"model": here, "kept_layers": kept, "carried": record["sha256"][WEIGHTS]}
             write_record(new, told)
     return Path(out)
 
@@ -182,10 +167,3 @@ def _moved(name: str, stack: str, places: Mapping[int, int]) -> str:
     before, _, rest = name.partition(f".{stack}")
     place, _, part = rest.partition(".")
     return f"{before}.{stack}{places[whole_number(int(place), 'layer', 0)]}.{part}"
-
-
-def _only(folder: Path) -> None:
-    """Leave what an adapter's folder holds, and no model card."""
-    for path in folder.iterdir():
-        if path.name not in (WEIGHTS, SETTINGS):
-            path.unlink()

@@ -16,7 +16,6 @@ from workbench.generation.engines import ENGINES
 from workbench.models.hooks import inference, not_finite
 from workbench.models.layers import unwrap
 from workbench.speculation.decoder import DraftDecoder, Drafted, Drafting, counted
-from workbench.speculation.rule import drawn, judge
 
 
 class CachedDecoder:
@@ -69,14 +68,7 @@ class CachedDecoder:
             drafted, proposed = self._drafted(tokens, caches["draft"], numbers)
             read = [*tokens[caches["target"].get_seq_length() :], *drafted[0].tolist()]
             logits = self._logits("target", read, caches["target"])[:, -self.k - 1 :]
-            verdict = judge(
-                drafted,
-                logits,
-                proposed=proposed,
-                uniforms=None if numbers is None else numbers[:, self.k :].to(logits.device),
-                temperature=self.how.temperature,
-                forced=self.how.forced,
-            )
+            verdict = self.how.judged(drafted, logits, proposed, numbers)
             rounds.append(int(verdict.accepted))
             tokens += [*drafted[0, : rounds[-1]].tolist(), int(verdict.following)]
             for cache in caches.values():
@@ -86,20 +78,14 @@ class CachedDecoder:
     def _drafted(
         self, tokens: list[int], cache: DynamicCache, numbers: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        ids, found, chances = tokens[cache.get_seq_length() :], [], []
-        if self.draft is None:
+        if self.draft is None or not self.k:
             return self._tensor([0] * self.k), None
-        for step in range(self.k):
-            logits = self._logits("draft", ids, cache)[:, -1]
-            if self.how.temperature:
-                assert numbers is not None
-                chances.append(torch.softmax(logits.double() / self.how.temperature, dim=-1))
-                found.append(drawn(chances[-1], numbers[:, step : step + 1]))
-            else:
-                found.append(logits.argmax(dim=-1, keepdim=True))
-            ids = [int(found[-1])]
-        drafted = torch.cat(found, dim=1) if found else self._tensor([])
-        return drafted, torch.stack(chances, dim=1) if chances else None
+
+        def following(step: int, token: Tensor | None) -> Tensor:
+            ids = tokens[cache.get_seq_length() :] if token is None else [int(token)]
+            return self._logits("draft", ids, cache)[:, -1]
+
+        return self.how.drafted(following, numbers)
 
     def _logits(self, side: str, ids: list[int], cache: DynamicCache) -> Tensor:
         model = getattr(self, side)

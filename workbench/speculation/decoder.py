@@ -6,7 +6,7 @@ both go on behind those. Nothing waits for the host in between, also not to know
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,15 @@ import torch
 from torch import Tensor
 from transformers import StaticCache
 
-from workbench.generation.decoder import CHECK_EVERY, Prompts
+from workbench.generation.cache import ATTENTION
+from workbench.generation.decoder import CHECK_EVERY, Prompts, drawn, recorded
 from workbench.models.hooks import not_finite
 from workbench.models.layers import decoder_forward, decoder_layers, unwrap
-from workbench.speculation.rule import drawn, judge
-from workbench.speculation.slots import ATTENTION, Places, RowSlots, seen
+from workbench.speculation.rule import Verdict, judge
+from workbench.speculation.slots import Places, RowSlots, seen
+
+#: the draft's logits ``[row, vocabulary]`` at a step, by the token before
+Following = Callable[[int, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,31 @@ class Drafting:
         width = 2 * self.draft_length + 1
         rows = [np.random.default_rng([self.seed, index]).random((rounds, width)) for index in indices]
         return torch.from_numpy(np.stack(rows))
+
+    def drafted(self, following: Following, numbers: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return k drafted tokens ``[row, k]``, and with a temperature their whole distributions.
+
+        Args:
+            following: called with the step and the token before it (None at first): the draft's logits.
+            numbers: ``[row, k or more]``, those that choose by a temperature.
+        """
+        found: list[Tensor] = []
+        chances: list[Tensor] = []
+        for step in range(self.draft_length):
+            logits = following(step, found[-1] if found else None)
+            if self.temperature:
+                assert numbers is not None
+                chances.append(torch.softmax(logits.double() / self.temperature, dim=-1))
+                found.append(drawn(chances[-1], numbers[:, step : step + 1]))
+            else:
+                found.append(logits.argmax(dim=-1, keepdim=True))
+        return torch.cat(found, dim=1), torch.stack(chances, dim=1) if chances else None
+
+    def judged(self, drafted: Tensor, logits: Tensor, proposed: Tensor | None, numbers: Any) -> Verdict:
+        """Return what the target's logits make of a round; see ``judge``."""
+        numbers = None if numbers is None else numbers[:, self.draft_length :].to(logits.device)
+        how: Any = {"temperature": self.temperature, "forced": self.forced}
+        return judge(drafted, logits, proposed=proposed, uniforms=numbers, **how)
 
 
 class _Side:
@@ -137,7 +166,9 @@ class DraftDecoder:
         longest = max(map(len, prompts))
         self._prepare(len(prompts), longest + max_new_tokens + 2 * self.k + 2, max_new_tokens)
         self._begin(prompts, indices or range(len(prompts)))
-        self._capture()
+        if self.replay is None:
+            state = [self.tokens, self.at, self.round, self.finished, self.sound, self.log]
+            self.replay = recorded(self._take_round, state)
         for number in range(max_new_tokens):  # a round gives at least one token
             self.replay()
             near = (number + 2) * (self.k + 1) >= max_new_tokens  # all could be done
@@ -192,27 +223,6 @@ class DraftDecoder:
             if longest > 1:
                 side.read(self.tokens[:, : longest - 1])
 
-    def _capture(self) -> None:
-        """Record a round once, on CUDA; elsewhere a round runs as it is."""
-        if self.device.type != "cuda":
-            self.replay = self._take_round
-        if self.replay is not None:
-            return
-        state = [self.tokens, self.at, self.round, self.finished, self.sound, self.log]
-        before = [tensor.clone() for tensor in state]
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):  # libraries set themselves up
-            for _ in range(2):
-                self._take_round()
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._take_round()
-        for tensor, value in zip(state, before, strict=True):
-            tensor.copy_(value)
-        self.replay = graph.replay
-
     def _take_round(self) -> None:
         k, at = self.k, self.at
         numbers = self.numbers.index_select(1, self.round)[:, 0]
@@ -220,14 +230,7 @@ class DraftDecoder:
         steps = torch.arange(k + 1, device=self.device)
         logits = self.target.logits(torch.cat([self.tokens.gather(1, at), drafted], dim=1), at + steps)
         self._watch(0, logits)
-        verdict = judge(
-            drafted,
-            logits,
-            proposed=proposed,
-            uniforms=numbers[:, k:],
-            temperature=self.how.temperature,
-            forced=self.how.forced,
-        )
+        verdict = self.how.judged(drafted, logits, proposed, numbers)
         accepted = verdict.accepted[:, None]
         new = torch.cat([drafted, verdict.following], dim=1).scatter(1, accepted, verdict.following)
         places = at + 1 + steps
@@ -240,23 +243,19 @@ class DraftDecoder:
         self.round.add_(1).clamp_(max=self.log.shape[0] - 1)
 
     def _drafted(self, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return k drafted tokens ``[row, k]``, and with a temperature their whole distributions."""
-        at, found, chances = self.at, [], []
-        if self.draft is None:
+        at, draft = self.at, self.draft
+        if draft is None:
             return at.new_zeros(len(at), self.k), None
-        # the token before is read again: the draft has not read it where all of a round was accepted
-        places = torch.cat([(at - 1).clamp(min=0), at], dim=1)
-        ids = self.tokens.gather(1, places)
-        for step in range(self.k):
-            logits = self.draft.logits(ids, places)[:, -1]
+
+        def following(step: int, token: Tensor | None) -> Tensor:
+            # the token before is read again: the draft has not read it where all of a round was accepted
+            behind = torch.cat([(at - 1).clamp(min=0), at], dim=1)
+            places = behind if token is None else at + step
+            logits = draft.logits(self.tokens.gather(1, behind) if token is None else token, places)[:, -1]
             self._watch(1, logits[:, None])
-            if self.how.temperature:
-                chances.append(torch.softmax(logits.double() / self.how.temperature, dim=-1))
-                found.append(drawn(chances[-1], numbers[:, step : step + 1]))
-            else:
-                found.append(logits.argmax(dim=-1, keepdim=True))
-            ids, places = found[-1], at + 1 + step
-        return torch.cat(found, dim=1), torch.stack(chances, dim=1) if chances else None
+            return logits
+
+        return self.how.drafted(following, numbers)
 
     def _watch(self, side: int, logits: Tensor) -> None:
         """Note whether logits are finite: an argmax would take the first that is no number."""
@@ -268,11 +267,9 @@ class DraftDecoder:
             if not fine:
                 raise not_finite(side.model, f"the {whose}'s")
         tokens, log, ends = self.tokens.tolist(), self.log.T.tolist(), set(self.how.ends)
-        found = []
-        for prompt, row, rounds in zip(prompts, tokens, log, strict=True):
-            new = row[len(prompt) : len(prompt) + room]
-            found.append(counted(new, [one for one in rounds if one >= 0], self.k, ends))
-        return found
+        rows = zip(prompts, tokens, log, strict=True)
+        new = [(row[len(prompt) :][:room], [n for n in taken if n >= 0]) for prompt, row, taken in rows]
+        return [counted(some, taken, self.k, ends) for some, taken in new]
 
 
 def counted(tokens: list[int], rounds: list[int], k: int, ends: set[int]) -> Drafted:

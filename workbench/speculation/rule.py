@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.generation.decoder import drawn
+
 
 class Verdict(NamedTuple):
     """What the target makes of a round of drafted tokens.
@@ -72,21 +74,6 @@ def judge(
     assert uniforms is not None
     weights = left.gather(1, place[..., None].expand(rows, 1, left.shape[-1]))[:, 0]
     return Verdict(accepted, drawn(weights, uniforms[:, -1:]))
-
-
-def drawn(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Return the token of each row that its uniform number chooses, with probability by weight.
-
-    Args:
-        weights: ``[row, vocabulary]``, not negative, float64.
-        uniform: ``[row, 1]`` in [0, 1).
-
-    >>> drawn(torch.tensor([[1.0, 0.0, 3.0]]).double(), torch.tensor([[0.5]])).tolist()
-    [[2]]
-    """
-    below = weights.cumsum(dim=-1)
-    target = uniform.to(below.device) * below[:, -1:]
-    return (below <= target).sum(dim=-1, keepdim=True).clamp(max=weights.shape[-1] - 1)
 
 
 def tokens_per_call(rate: Any, draft_length: Any) -> Any:

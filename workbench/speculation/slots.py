@@ -6,16 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.cache_utils import StaticLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from workbench.generation.cache import NotExactError
-
-#: the name under which transformers knows the attention
-ATTENTION = "workbench_drafting"
+from workbench.generation.cache import FixedLayer
 
 
 class Places:
@@ -24,25 +16,15 @@ class Places:
     at: Tensor | None = None
 
 
-class RowSlots(StaticLayer):
+class RowSlots(FixedLayer):
     """The cache of one layer; slot i of a row holds its token i, so that a row goes back by going on.
 
     What a refused token left behind is overwritten before any later token may see its slot.
     """
 
-    keys: Tensor
-    values: Tensor
-
     def __init__(self, rows: int, slots: int, places: Places) -> None:
-        super().__init__(max_cache_len=slots)
-        self.rows, self.places = rows, places
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make room for all rows."""
-        for name, states in (("keys", key_states), ("values", value_states)):
-            _, heads, _, size = states.shape
-            setattr(self, name, states.new_zeros(self.rows, heads, self.max_cache_len, size))
-        self.is_initialized = True
+        super().__init__(rows, slots)
+        self.places = places
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -59,38 +41,7 @@ class RowSlots(StaticLayer):
         self.values.scatter_(2, index.expand_as(value_states), value_states)
         return self.keys, self.values
 
-    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """While the prompts are read, attention sees them alone."""
-        return (int(args[0]) if args else int(kwargs["query_length"])), 0
-
-    def get_seq_length(self, *args: Any) -> int:
-        """Nothing is cached as far as masks go: positions are given."""
-        return 0
-
-
-def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """Transformers' own attention for the prompts; then query heads that share a key head as one."""
-    wanted = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    if wanted:
-        raise NotExactError(f"its attention has {', '.join(wanted)}")
-    if attention_mask is None:
-        return sdpa_attention_forward(module, query, key, value, None, **options)
-    rows, heads, width, size = query.shape
-    shared = heads // key.shape[1]
-    scaling = size**-0.5 if options.get("scaling") is None else options["scaling"]
-    grouped = query.reshape(rows, key.shape[1], shared * width, size)
-    mask = attention_mask.repeat(1, 1, shared, 1)
-    mixed = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
-    mixed = mixed.reshape(rows, heads, width, value.shape[-1])
-    return mixed.transpose(1, 2), None
-
 
 def seen(places: Tensor, slots: int) -> Tensor:
     """Return which slots each token of a pass sees: its own and those before, ``[row, 1, token, slot]``."""
     return (torch.arange(slots, device=places.device) <= places[..., None])[:, None]
-
-
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)

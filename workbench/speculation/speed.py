@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,13 @@ from workbench.generation.prompts import end_tokens
 from workbench.models.layers import unwrap
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
-from workbench.speculation.acceptance import (
-    Asked,
-    _share,
-    checked_drafts,
-    checked_lengths,
-    opened,
-    read_prompts,
-)
+from workbench.speculation.acceptance import share
 from workbench.speculation.cached import draft_decoder
 from workbench.speculation.decoder import Drafted, Drafting
+from workbench.speculation.inputs import Asked, checked_drafts, checked_lengths, opened, read_prompts
 from workbench.speculation.rule import theory_speed_up
+
+_COUNTS = ("accepted", "proposed")
 
 
 def draft_speed(
@@ -80,20 +77,19 @@ def draft_speed(
     asked = read_prompts(model, tokenizer, prompts, whole_number(max_new_tokens, "max_new_tokens"))
     named = checked_drafts(model, drafts)
     stop = end_tokens(unwrap(model), tokenizer) if ends else []
-    bench = _Bench(model, asked, max_new_tokens, whole_number(rows, "rows"), engine, stop)
-    plain = bench.timed(model, None, Drafting(0, ends=stop))
-    step = _per_round(plain)
-    verify = {k: _per_round(bench.timed(model, None, Drafting(k, forced=0.0, ends=stop))) for k in lengths}
+    bench = _Bench(asked, max_new_tokens, whole_number(rows, "rows"), engine)
+    plain = Drafting(0, ends=stop)
+    step = bench.step(model, plain)
+    verify = {k: bench.step(model, Drafting(k, forced=0.0, ends=stop)) for k in lengths}
     found = []
     for name, draft in named.items():
         with opened(model, name, draft, run) as view:
-            alone = _per_round(bench.timed(view, None, Drafting(0, ends=stop)))
+            alone = bench.step(view, plain)
             for k in lengths:
                 how = Drafting(k, forced=forced, ends=stop, seed=seed)
                 steps = {"target_step": step, "draft_step": alone, "verify_step": verify[k]}
                 told = {"draft": name, "draft_length": k}
-                again, timed = bench.side_by_side(view, how)
-                for one, other in zip(timed, again, strict=True):
+                for other, one in zip(*bench.timed((model, None, plain), (model, view, how)), strict=True):
                     plainly = {f"plain_{name}": other[name] for name in ("seconds", "tokens", "rounds")}
                     found.append(told | one | plainly | steps)
     return pd.DataFrame(found)
@@ -114,13 +110,13 @@ def speed_ups(speed: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -
         acceptance, and tokens_per_call, for each that plain decoding gives.
     """
     columns = ["draft", "draft_length", "tokens", "rounds", "seconds", "target_step", "draft_step"]
-    columns += ["plain_seconds", "plain_tokens", "plain_rounds", "verify_step", "accepted", "proposed"]
+    columns += ["plain_seconds", "plain_tokens", "plain_rounds", "verify_step", *_COUNTS]
     frame = checked(speed, columns, "speed")
     rows = []
     for (draft, k), part in frame.groupby(["draft", "draft_length"], sort=False):
         per_token = part["plain_seconds"] / part["plain_tokens"]
         row = {"draft": draft, "draft_length": k, "n": len(part)}
-        row |= _share("speed_up", per_token * part["tokens"], part["seconds"], confidence, seed, np.inf)
+        row |= share("speed_up", per_token * part["tokens"], part["seconds"], confidence, seed, np.inf)
         each = part["tokens"].sum() / part["rounds"].sum()
         tokens = each / (part["plain_tokens"].sum() / part["plain_rounds"].sum())
         steps = part[["draft_step", "verify_step"]].iloc[0] / part["target_step"].iloc[0]
@@ -136,32 +132,28 @@ def speed_ups(speed: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -
 class _Bench:
     """Prompts in batches, decoded and timed."""
 
-    def __init__(
-        self, model: Any, asked: Asked, room: int, rows: int, engine: str, ends: Sequence[int]
-    ) -> None:
-        self.room, self.engine, self.model, self.ends = room, engine, model, ends
+    def __init__(self, asked: Asked, room: int, rows: int, engine: str) -> None:
+        self.ids, self.room = asked.ids, room
+        self.make: Any = {"slots": max(map(len, asked.ids)) + room, "engine": engine}
         every = range(len(asked.ids))
         self.batches = [list(every[start : start + rows]) for start in range(0, len(asked.ids), rows)]
-        self.ids, self.slots = asked.ids, max(map(len, asked.ids)) + room
 
-    def timed(self, model: Any, draft: Any, how: Drafting) -> list[dict[str, Any]]:
-        """Return tokens, rounds and seconds of each batch; the first is run before, to set things up."""
-        with draft_decoder(model, draft, how, slots=self.slots, engine=self.engine).ready() as decoder:
-            self._one(decoder, self.batches[0])
-            return [self._one(decoder, batch) for batch in self.batches]
+    def timed(self, *decoders: tuple[Any, Any, Drafting]) -> list[list[dict[str, Any]]]:
+        """Return tokens, rounds and seconds of each batch for each (target, draft, way), taking turns.
 
-    def side_by_side(self, draft: Any, how: Drafting) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Return the batches decoded plainly and with the draft, batch by batch in turns."""
-        make: Any = {"slots": self.slots, "engine": self.engine}
-        with (
-            draft_decoder(self.model, None, Drafting(0, ends=self.ends), **make).ready() as plain,
-            draft_decoder(self.model, draft, how, **make).ready() as drafting,
-        ):
-            both = (plain, drafting)
-            for decoder in both:
+        The first batch is run before, to set things up.
+        """
+        with ExitStack() as stack:
+            ready = [stack.enter_context(draft_decoder(*one, **self.make).ready()) for one in decoders]
+            for decoder in ready:
                 self._one(decoder, self.batches[0])
-            pairs = [[self._one(decoder, batch) for decoder in both] for batch in self.batches]
-        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            turns = [[self._one(decoder, batch) for decoder in ready] for batch in self.batches]
+        return [list(column) for column in zip(*turns, strict=True)]
+
+    def step(self, model: Any, how: Drafting) -> float:
+        """Return the seconds of a round without a draft."""
+        (timed,) = self.timed((model, None, how))
+        return float(sum(one["seconds"] for one in timed) / sum(one["rounds"] for one in timed))
 
     def _one(self, decoder: Any, batch: list[int]) -> dict[str, Any]:
         prompts = [self.ids[index] for index in batch]
@@ -169,17 +161,10 @@ class _Bench:
         start = time.perf_counter()
         found: list[Drafted] = decoder(prompts, self.room, batch)
         _wait()
-        seconds = time.perf_counter() - start
-        told = {"batch": batch[0], "rows": len(batch), "seconds": seconds}
+        told = {"batch": batch[0], "rows": len(batch), "seconds": time.perf_counter() - start}
         told |= {"tokens": sum(len(one.tokens) for one in found)}
         told |= {"rounds": max(len(one.accepted) for one in found)}
-        return told | {
-            name: sum(sum(getattr(one, name)) for one in found) for name in ("accepted", "proposed")
-        }
-
-
-def _per_round(timed: list[dict[str, Any]]) -> float:
-    return float(sum(one["seconds"] for one in timed) / sum(one["rounds"] for one in timed))
+        return told | {name: sum(sum(getattr(one, name)) for one in found) for name in _COUNTS}
 
 
 def _wait() -> None:

@@ -128,7 +128,14 @@ def text_table(frame: pd.DataFrame, *, digits: int = 3) -> Styler:
     style = cells.style.hide(axis="index").relabel_index([html.escape(_flat(name)) for name in frame], axis=1)
     # dollars in a text are no formula
     style = style.set_properties(**look).set_table_attributes('class="tex2jax_ignore mathjax_ignore"')
-    return style.set_table_styles([{"selector": "th", "props": "text-align: left"}])
+    # what a row is about stays in sight where a wide table is scrolled
+    first = "position: sticky; left: 0; background: var(--jp-layout-color0, Canvas)"
+    return style.set_table_styles(
+        [
+            {"selector": "th", "props": "text-align: left"},
+            {"selector": "th:first-child, td:first-child", "props": first},
+        ]
+    )
 
 
 def task_label(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from workbench.bars import Spot
 from workbench.plots.healing import loss_curve
+from workbench.plots.recovery import STATES
 from workbench.plots.style import LOOK, Style, plain, variant_styles
 from workbench.runs.files import template
 
@@ -99,6 +100,10 @@ class LiveLoss:
         last = log.get("steps", log["step"]).fillna(log["step"]).max()
         return loss_curve(log, title=self.title).update_xaxes(range=[0, last])
 
+    def drawing(self, status: str = "") -> str:
+        """Return what is shown while a training runs: an SVG that needs no script and no network."""
+        return live_drawing(self.rows, self.title, status, self.label)
+
     def _show(self, status: str = "") -> None:
         """Show the drawing while a training runs (``status``), else the figure in its place."""
         from IPython.core.getipython import get_ipython
@@ -106,7 +111,7 @@ class LiveLoss:
         self._shown = time.monotonic()
         if get_ipython() is None:
             return
-        drawn = live_drawing(self.rows, self.title, status, self.label)
+        drawn = self.drawing(status)
         self._display({"text/html": drawn, "text/plain": status or self.title})
         if not status:  # behind a drawing, since a figure that is there already is not drawn again
             figure = self.figure()._repr_mimebundle_(include=None, exclude=None)
@@ -118,7 +123,11 @@ class LiveLoss:
 
 
 def live_drawing(
-    rows: dict[str, list[dict[str, Any]]], title: str, status: str, label: str = LiveLoss.label
+    rows: dict[str, list[dict[str, Any]]],
+    title: str,
+    status: str,
+    label: str = LiveLoss.label,
+    stack: Sequence[str] = (),
 ) -> str:
     """Return the losses of some trainings as one SVG inside HTML, which needs no script and no network.
 
@@ -128,6 +137,7 @@ def live_drawing(
         title: stands above it.
         status: what the training does now, under the title.
         label: of the upright axis.
+        stack: of each layer whether it is ``"there"``, ``"goes"`` or is ``"gone"``; drawn under the curves.
     """
     every = [row for one in rows.values() for row in one]
     last = max(max(row["step"], row.get("steps") or 0) for row in every)
@@ -143,6 +153,7 @@ def live_drawing(
         **{"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
         up=[(value, round(BOTTOM - (BOTTOM - TOP) * value / highest, 1)) for value in _ticks(highest)],
         across=[(value, LEFT + (RIGHT - LEFT) * value / last) for value in _ticks(last)],
+        **{"stack": stack, "colours": dict(zip(("there", "goes", "gone"), STATES, strict=True))},
         lines=[_line(name, rows[name], style, at) for name, style in variant_styles(rows).items()],
     )
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.checks import whole_number
 from workbench.plots.recovery import TERMS, recovery_progress
-from workbench.widgets.live import LiveLoss
+from workbench.widgets.live import LiveLoss, live_drawing
 
 
 class LiveRecovery(LiveLoss):
@@ -20,7 +20,7 @@ class LiveRecovery(LiveLoss):
     same call goes on.
     """
 
-    label = "recovery loss (sum of its terms)"
+    label = "recovery loss by its terms"
 
     def __init__(self, n_layers: int, *, every: float = 1.0, title: str = "Iterative recovery") -> None:
         """Begin with the whole stack.
@@ -42,6 +42,27 @@ class LiveRecovery(LiveLoss):
         row = rows[-1]
         terms = ", ".join(f"{term} {row[term]:.3g}" for term in TERMS if term in row)
         return f"{super().status(name, rows)}; {terms}; out: {str(row['order']).replace(' ', ', ')}"
+
+    def drawing(self, status: str = "") -> str:
+        """Return what is shown while it runs: the terms of the loss over all updates, then the stack."""
+        lines: dict[str, list[dict[str, Any]]] = {}
+        before = 0
+        for rows in self.rows.values():
+            for row in rows:
+                at = {"step": before + row["step"], "steps": before + row.get("steps", row["step"])}
+                for term in (term for term in TERMS if term in row):
+                    lines.setdefault(term, []).append({**at, "loss": row[term]})
+            before += rows[-1]["step"]
+        return live_drawing(lines, self.title, status, self.label, stack=self._stack())
+
+    def _stack(self) -> list[str]:
+        """Return of each layer whether it is there, goes in this iteration or is gone."""
+        orders = [set(map(int, str(rows[-1]["order"]).split())) for rows in self.rows.values()]
+        gone = orders[-2] if len(orders) > 1 else set()
+        return [
+            "gone" if layer in gone else "goes" if layer in orders[-1] else "there"
+            for layer in range(self.n_layers)
+        ]
 
     def _drawn(self, log: pd.DataFrame) -> go.Figure:
         return recovery_progress(log, self.n_layers, title=self.title)

@@ -19,6 +19,8 @@ function heatmap(blocks, name) {
   };
   const hovered = mark("bp-hover");
   const marks = draw("g");
+  const drawing = draw("g", { "aria-hidden": true }); // what it shows is said by the label and the readout
+  svg.append(drawing);
   let at0 = { wide: 1, high: 1, bottom: 1, from: 0, to: 0, top: 0 };
   let chosen = [];
   const left = (at) => EDGE.left + (at - at0.from) * at0.wide;
@@ -59,7 +61,7 @@ function heatmap(blocks, name) {
     svg.setAttribute("aria-label", `${metric.label}: ${layers.length} layers, ${sizes.length} block sizes. ` +
       `Arrow keys choose. ${name}`);
     const colours = colouring(blocks, metric, view);
-    svg.replaceChildren(
+    drawing.replaceChildren(
       cellsOf(blocks, metric, colours, left, top, at0), bestMarks(blocks, metric, left, top, at0),
       ...axes(blocks, left, top, at0), ...colourBar(colours, view, metric, width, height), marks, hovered.group,
     );

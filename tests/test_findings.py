@@ -1,0 +1,58 @@
+"""The page of findings and README's table say what the committed record says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def page(root: Path) -> ModuleType:
+    sys.path.insert(0, str(root / "benchmarks"))
+    try:
+        import findings_page
+    finally:
+        sys.path.remove(str(root / "benchmarks"))
+    return findings_page
+
+
+@pytest.fixture(scope="module")
+def record(page):
+    return page.read(*page.newest())
+
+
+def test_the_page_is_made_of_the_committed_record(page, record, root):
+    frames, about = record
+    pictures = {path.stem: f"findings/{path.name}" for path in (root / "docs" / "findings").glob("*.png")}
+    assert page.page(frames, pictures, about) == (root / "docs" / "findings.md").read_text(encoding="utf-8")
+
+
+def test_readme_and_the_record_show_the_claims_that_it_makes(page, record, root, tmp_path):
+    frames, about = record
+    text = (root / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    page.into_readme(page.readme(frames, about), tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+    page.claims(frames).to_csv(tmp_path / "claims.csv", index=False)
+    assert (tmp_path / "claims.csv").read_text() == (page.newest()[0] / "claims.csv").read_text()
+
+
+def test_a_record_of_blocks_alone_says_what_was_not_measured(page, record):
+    frames, about = record
+    there = ("strategies", "strategy_items", "strategy_scores", "blind", "agreement")
+    few = {name: frames[name] for name in there}
+    table = page.claims(few).set_index("claim")
+    assert table.index.tolist() == ["C1", "C2", "C6", "C7", "C8", "C9", "C10"]
+    assert set(table.loc[["C6", "C7", "C8", "C9"], "verdict"]) == {"not measured"}
+    assert "What healing wins back" not in page.page(few, {}, about)
+
+
+@pytest.mark.parametrize(("sign", "wanted"), [(1, "confirmed"), (-1, "refuted")])
+def test_a_verdict_is_the_side_of_nothing_that_the_interval_lies_on(page, record, sign, wanted):
+    pairs = record[0]["drafts_comparison"]
+    ends = {"difference": 0.1 * sign, "ci_low": 0.1 * sign - 0.05, "ci_high": 0.1 * sign + 0.05}
+    said = page.claims({"drafts_comparison": pairs.assign(**ends)}).set_index("claim").loc["C8", "verdict"]
+    assert wanted in said and "undecided" not in said
