@@ -147,6 +147,9 @@ EXACT: dict[str, dict[str, Any]] = {
     "modernbert-decoder": SMALL | {"intermediate_size": 40, "num_attention_heads": 4},
     "bert": HEADS | {"is_decoder": True},
     "mimo_v2_flash": HEADS | ROUTED | {"head_dim": 8, "v_head_dim": 12},
+    "zamba": HEADS
+    | {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "num_hidden_layers": 4}
+    | {"n_mamba_heads": 2, "mamba_d_state": 8, "mamba_dt_rank": 4, "num_key_value_heads": 4},
     "recurrent_gemma": HEADS | {"lru_width": 32, "head_dim": 8},
 }
 CHUNKED: dict[str, dict[str, Any]] = {
@@ -285,6 +288,26 @@ def test_what_is_no_decoder_and_no_context() -> None:
         parameter_counts(T5Config())
     with pytest.raises(ValueError, match="context must be a whole number >= 1, got 0"):
         wb.block_savings(tiny_config("llama"), context=0)
+
+
+def test_weights_that_layers_share_count_once_and_go_with_the_last_of_them() -> None:
+    config = AutoConfig.for_model("zamba", **EXACT["zamba"])
+    model = AutoModelForCausalLM.from_config(config)
+    counts = parameter_counts(config)
+    assert (
+        counts["total"]
+        == sum(p.numel() for p in model.parameters())
+        == sum(counts["layers"]) + counts["outside"]
+    )
+    assert counts["outside"] > 0
+    layers = model.model.layers
+    for row in block_savings(config).itertuples():
+        kept = [layers[k] for k in range(len(layers)) if not row.start <= k < row.start + row.size]
+        removed = {id(p): p.numel() for p in layers.parameters()}
+        for layer in kept:
+            for p in layer.parameters():
+                removed.pop(id(p), None)
+        assert row.parameters == sum(removed.values()), (row.start, row.size)
 
 
 def test_a_model_without_a_longest_context_is_counted_at_4096() -> None:

@@ -123,3 +123,12 @@ class TestCompiling:
 
     def test_does_not_pay_on_the_cpu(self, model):
         assert not compiling_pays(model, 10**18)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_states_that_lie_the_other_way_round_are_refused(rows):
+    sizes = {"vocab_size": 97, "d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 40}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("xlnet", **sizes)).eval()
+    texts = [list(range(10, 17))] * rows + [[9] * 6]
+    with pytest.raises(ValueError, match=r"must hand on states \[row, token, width\]; the layers of XLNet"):
+        angular_distances(model, None, texts)

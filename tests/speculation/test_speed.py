@@ -6,6 +6,7 @@ import pytest
 from drafts import without
 from tiny import tiny_model, tiny_tokenizer
 
+import workbench as wb
 from workbench.speculation.rule import theory_speed_up
 from workbench.speculation.speed import draft_speed, speed_ups
 
@@ -34,3 +35,10 @@ def test_counts_and_theory_of_the_frame():
     assert (forced["accepted"] == forced["proposed"]).all()
     with pytest.raises(ValueError, match="forced must be between 0 and 1"):
         draft_speed(model, tokenizer, [without(2)], prompts, forced=1.5)
+
+
+@pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0.7}, {"min_p": 0.1}])
+def test_what_is_timed_is_greedy_and_takes_no_sampling(sampling):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    with pytest.raises(ValueError, match=f"times greedy decoding and takes no {next(iter(sampling))}"):
+        wb.draft_speed(model, tokenizer, [without(2)], ["Anna"], **sampling)

@@ -14,6 +14,7 @@ from workbench.data.instructions import conversation
 from workbench.data.sources import as_text
 from workbench.generation.decoder import Prompts
 from workbench.models.chat import chat_ids, render_chat, text_ids
+from workbench.models.layers import longest_context
 
 
 def chat_prompt(tokenizer: Any, text: str, *, system: str = "") -> str:
@@ -91,7 +92,7 @@ def response_room(model: Any, tokenizer: Any, references: Sequence[str], *, long
 
 def context_length(model: Any) -> int | None:
     """Return how many tokens the model has positions for, None when its configuration sets no limit."""
-    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return longest_context(model.config)
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -25,7 +25,7 @@ from workbench.bars import tqdm
 from workbench.checks import whole_number
 from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
-from workbench.models.layers import layer_container, unwrap
+from workbench.models.layers import layer_container, longest_context, unwrap
 from workbench.models.probes import input_device, padding_is_felt, rotary_limits
 
 
@@ -70,8 +70,7 @@ def read_tokens(model: nn.Module, tokenizer: Any, texts: Any, max_length: int) -
     tokens = [_tokens_of(tokenizer, text, number) for number, text in enumerate(texts)]
     _check_unpadded(model, tokenizer, texts, tokens)
     longest = max(len(ids) for ids in tokens)
-    config = unwrap(model).config.get_text_config(decoder=True)
-    positions = getattr(config, "max_position_embeddings", None) or longest
+    positions = longest_context(unwrap(model).config) or longest
     if min(longest, max_length) > positions:
         raise ValueError(
             f"max_length must be between 1 and {positions}, the positions of this model, for texts of up to "

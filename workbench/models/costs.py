@@ -17,16 +17,16 @@ from torch import nn
 
 from workbench.checks import whole_number
 from workbench.models.checkpoints import auto_class
-from workbench.models.layers import decoder_layers, kept_layers, layer_container, unwrap
+from workbench.models.layers import decoder_layers, layer_container, longest_context, unwrap
 
 DEFAULT_CONTEXT = 4096
 #: names that configurations give the number of routed experts, and of those that a token meets
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _ROUTED = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
 #: kinds of layers that attend, beside those that say so in their name
 _ATTENDING = ("global", "local", "hybrid", "minimax_m3_sparse")
-#: weights by two dimensions that are no matrices: scales of heads, and segments that nobody marks (XLNet)
-_NO_PRODUCT = (".scale", "seg_embed")
+#: weights by two dimensions that are no matrices: scales and skips of heads, segments that nobody marks
+_NO_PRODUCT = (".scale", ".D", "seg_embed")
 
 
 def parameter_counts(model_or_config: Any) -> dict[str, Any]:
@@ -36,12 +36,16 @@ def parameter_counts(model_or_config: Any) -> dict[str, Any]:
 
     Returns:
         `total`, `layers` (a list, one number for each decoder layer, with its part of embeddings by layer)
-        and `outside` (embedding, norms, head, and the vision part of a multimodal model): total = sum(layers)
-        + outside.
+        and `outside` (embedding, norms, head, the vision part of a multimodal model, and weights that several
+        layers share, as in Zamba): total = sum(layers) + outside.
     """
     skeleton, layers = _skeleton(model_or_config)
     share = sum(p.numel() for p in _parts_by_layer(skeleton)) // len(layers)
-    counts = [sum(parameter.numel() for parameter in layer.parameters()) + share for layer in layers]
+    users = _users(layers)
+    counts = [
+        sum(parameter.numel() for parameter in layer.parameters() if len(users[id(parameter)]) == 1) + share
+        for layer in layers
+    ]
     total = sum(parameter.numel() for parameter in skeleton.parameters())
     return {"total": total, "layers": counts, "outside": total - sum(counts)}
 
@@ -72,8 +76,7 @@ def flop_counts(model_or_config: Any, *, context: int | None = None) -> dict[str
     """
     skeleton, layers = _skeleton(model_or_config)
     config = skeleton.config.get_text_config(decoder=True)
-    longest = getattr(config, "max_position_embeddings", None) or 0
-    context = context or min(DEFAULT_CONTEXT, longest if longest > 0 else DEFAULT_CONTEXT)  # -1 is no limit
+    context = context or min(DEFAULT_CONTEXT, longest_context(config) or DEFAULT_CONTEXT)
     beside = 2 * sum(p.numel() for p in _parts_by_layer(skeleton, nn.Linear))
     products = [_weight_flops(layer, config) + beside // len(layers) for layer in layers]
     counts = [
@@ -106,12 +109,16 @@ def block_savings(
     """
     parameters = parameter_counts(model_or_config)
     flops = flop_counts(model_or_config, context=context)
-    kept = _kept(model_or_config, len(parameters["layers"]))
+    config = _config(model_or_config).get_text_config(decoder=True)
+    kept = list(getattr(config, "kept_layers", None) or range(len(parameters["layers"])))
     pairs = [(at, size) for size in _sizes(sizes, len(kept)) for at in range(len(kept) - size + 1)]
     frame = pd.DataFrame(pairs, columns=["start", "size"])
     for name, counts in (("parameters", parameters), ("flops", flops)):
         ends = np.concatenate([[0], np.cumsum(counts["layers"], dtype=np.int64)])
         frame[name] = ends[frame["start"] + frame["size"]] - ends[frame["start"]]
+        if name == "parameters":  # what several layers share goes with the last of them
+            for first, last, n in _shared(model_or_config):
+                frame[name] += n * ((frame["start"] <= first) & (frame["start"] + frame["size"] > last))
         frame[f"{name}_left"] = counts["total"] - frame[name]
         frame[f"{name}_saved"] = frame[name] / counts["total"]
     frame["start"] = np.array(kept)[frame["start"]]
@@ -120,17 +127,26 @@ def block_savings(
     return frame
 
 
+def _users(layers: nn.ModuleList) -> dict[int, list[int]]:
+    """Return the places of the layers that have each parameter, by its id."""
+    found: dict[int, list[int]] = {}
+    for place, layer in enumerate(layers):
+        for parameter in layer.parameters():
+            found.setdefault(id(parameter), []).append(place)
+    return found
+
+
+def _shared(model_or_config: Any) -> list[tuple[int, int, int]]:
+    """Return the weights that several layers share: the first and last place, and how many they are."""
+    _, layers = _skeleton(model_or_config)
+    sizes = {id(parameter): parameter.numel() for parameter in layers.parameters()}
+    several = [(places, sizes[key]) for key, places in _users(layers).items() if len(places) > 1]
+    return [(min(places), max(places), n) for places, n in several]
+
+
 def attends(config: Any, layer: int) -> bool:
     """Return whether a layer of a text configuration has attention, alone or beside a state space."""
     return _attended(config, _kind(config, layer), 1) > 0
-
-
-def _kept(model_or_config: Any, depth: int) -> list[int]:
-    """Return the original numbers of the layers."""
-    if isinstance(model_or_config, nn.Module):
-        return list(kept_layers(model_or_config))
-    config = model_or_config.get_text_config(decoder=True)
-    return list(getattr(config, "kept_layers", None) or range(depth))
 
 
 def _sizes(sizes: int | Iterable[int] | None, depth: int) -> list[int]:
@@ -140,12 +156,16 @@ def _sizes(sizes: int | Iterable[int] | None, depth: int) -> list[int]:
 
 def _skeleton(model_or_config: Any) -> tuple[Any, nn.ModuleList]:
     """Build the model that the configuration describes, without memory for its weights."""
-    model = unwrap(model_or_config) if isinstance(model_or_config, nn.Module) else None
-    config = copy.deepcopy(model_or_config if model is None else model.config)
+    base, config = unwrap(model_or_config), copy.deepcopy(_config(model_or_config))
     config._attn_implementation = "eager"  # has the same weights, and needs no package that may be missing
     with torch.device("meta"):
-        skeleton = auto_class(config).from_config(config) if model is None else type(model)(config)
+        known = isinstance(base, nn.Module)
+        skeleton = type(base)(config) if known else auto_class(config).from_config(config)
     return skeleton, decoder_layers(skeleton)
+
+
+def _config(model_or_config: Any) -> Any:
+    return getattr(unwrap(model_or_config), "config", model_or_config)
 
 
 def _weight_flops(module: nn.Module, config: Any) -> int:
@@ -165,7 +185,7 @@ def _parts_by_layer(skeleton: nn.Module, kind: type[nn.Module] = nn.Module) -> l
 
 def _share_met(name: str, parameter: nn.Parameter, config: Any) -> float:
     """Return the share of a weight that one token meets: of routed experts, those that it is routed to."""
-    experts = _first_of(config, *_EXPERTS)
+    experts = _first_of(config, *EXPERTS)
     stacked = experts is not None and parameter.ndim == 3 and parameter.shape[0] == experts
     if "shared" in name or "router" in name or not (stacked or ".experts." in f".{name}"):
         return 1.0

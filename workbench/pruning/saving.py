@@ -15,7 +15,7 @@ from workbench.models.checkpoints import auto_class, is_remote
 from workbench.models.costs import parameter_counts
 from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
-from workbench.models.layers import kept_layers, layer_container, unwrap
+from workbench.models.layers import kept_layers, layer_container, longest_context, unwrap
 from workbench.pruning.spellings import spell_both_ways
 from workbench.runs.files import atomic_folder, check_room
 from workbench.runs.provenance import library_versions
@@ -224,7 +224,7 @@ def _check_weights(base: Any, twin: Any) -> None:
 
 
 def _batch(tokenizer: Any, base: Any) -> dict[str, Tensor]:
-    longest = getattr(base.config.get_text_config(decoder=True), "max_position_embeddings", None) or _LONGEST
+    longest = longest_context(base.config) or _LONGEST
     several = tokenizer.pad_token_id is not None
     limits = {"truncation": True, "max_length": min(longest, _LONGEST)}
     texts = _TEXTS if several else _TEXTS[:1]
