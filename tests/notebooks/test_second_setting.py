@@ -14,7 +14,7 @@ from workbench.__main__ import main
 from workbench.runs.pages import PLOTLY
 from workbench.runs.run import Run, open_run
 
-NAMES = ("01", "02", "03", "04", "05", "06")
+NAMES = ("01", "02", "03", "04", "05", "06", "07", "08", "09")
 pytestmark = pytest.mark.slow
 
 

@@ -10,17 +10,17 @@ from frames import damage_frame, distance_frame
 
 import workbench as plots
 from workbench.agreement import rank_agreement
-from workbench.plots import style
+from workbench.plots import axes, style
 
 
 def test_a_loss_that_fell_stays_on_the_log_axes(distances, damage):
     fell = damage.assign(damage=damage["damage"].where(damage["start"] != 2, -0.01))
     points = plots.distance_vs_damage(distances, fell).data[0]
-    floor = style.log_floor(fell["damage"])
+    floor = axes.log_floor(fell["damage"])
     assert 0 < floor < fell.loc[fell["damage"] > 0, "damage"].min() and min(points.y) == floor
     assert list(points.customdata[2]) == ["2", -0.01]
     panel = plots.metric_comparison({"damage": fell}).data[0]
-    assert panel.y[2] == style.log_floor(fell.query("size == 1")["damage"])
+    assert panel.y[2] == axes.log_floor(fell.query("size == 1")["damage"])
     assert panel.customdata[2] == -0.01
     assert panel.marker.size[2] == max(panel.marker.size)
 
@@ -90,7 +90,7 @@ def test_metrics_without_single_layers_are_refused(distances):
 def test_what_lies_below_a_log_axis_is_marked_and_keeps_its_number(distances, damage):
     low = damage.assign(damage=damage["damage"].where(damage["start"] % 3 != 2, -0.01))
     fig = plots.distance_vs_damage(distances, low)
-    floor = style.log_floor(low["damage"])
+    floor = axes.log_floor(low["damage"])
     (marks,) = [trace for trace in fig.data if trace.name == f"less than {floor:g}"]
     below = distances.merge(low[low["damage"] < floor][["start", "size"]])
     assert sorted(marks.x) == sorted(below["distance"]) and set(marks.y) == {floor}
@@ -98,7 +98,7 @@ def test_what_lies_below_a_log_axis_is_marked_and_keeps_its_number(distances, da
     panel = plots.metric_comparison({"damage": low})
     symbols = panel.data[0].marker.symbol
     single = low[low["size"] == 1].sort_values("start")["damage"]
-    assert [one == "triangle-down" for one in symbols] == list(single < style.log_floor(single))
+    assert [one == "triangle-down" for one in symbols] == list(single < axes.log_floor(single))
     # nothing below: no mark, and the axis begins near the least
     high = damage.assign(damage=damage["damage"].abs() + 0.2)
     fig = plots.distance_vs_damage(distances, high)

@@ -10,7 +10,7 @@ from frames import damage_frame, distance_frame
 
 import workbench as plots
 from workbench.distances.blocks import best_blocks, format_layers
-from workbench.plots import style
+from workbench.plots import axes
 from workbench.widgets.picker import BlockPicker
 
 
@@ -62,7 +62,7 @@ def test_sizes_that_were_not_measured_leave_their_rows_empty(damage):
 def test_damage_is_coloured_by_decades_and_keeps_its_values(damage, tmp_path):
     damage = damage.assign(damage=damage["damage"].where(damage["start"] != 2, -0.01))
     trace = plots.damage_heatmap(damage, zmax=10).data[0]
-    floor = style.log_floor(damage["damage"])
+    floor = axes.log_floor(damage["damage"])
     assert (trace.zmin, trace.zmax) == pytest.approx((np.log10(floor), 1))
     assert trace.colorbar.ticktext[0] == f"≤ {floor:g}" and floor < damage.query("damage > 0")["damage"].min()
     assert "damage (nats per token) -0.0100" in trace.text[0][2]

@@ -41,3 +41,13 @@ def test_the_fastest_is_named_beside_theory_and_drafting_that_does_not_pay_is_sa
     assert "Best is **b** with 4 tokens a round: 1.40 times as fast" in text and "theory gives 1.50" in text
     assert "differ by 10 % at most" in text
     assert "does not pay" in speed_reading(frame.head(1)) and "does not pay" not in text
+
+
+def test_where_all_are_alike_there_is_no_interval_and_the_sentence_says_so():
+    text = merging_reading(gain_of(("m", "a", 0.0, float("nan"), float("nan"), 1.0, False)))
+    assert "(all alike, corrected p 1; 100 items)" in text
+    names = ["variant", "against", "difference", "ci_low", "ci_high", "p_adjusted"]
+    row = ("b", "a", 0.0, float("nan"), float("nan"), 1.0)
+    assert "(all alike, corrected p 1; 9 prompts)" in drafts_reading(
+        pd.DataFrame([row], columns=names).assign(n=9)
+    )

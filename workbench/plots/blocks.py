@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from workbench.agreement import rank_agreement, removal_cost
 from workbench.checks import checked
 from workbench.distances.blocks import checked_blocks, least, parse_layers
-from workbench.plots import style
+from workbench.plots import axes, style
 
 
 def distance_lines(
@@ -47,7 +47,7 @@ def distance_lines(
     marks = style.best_marks(best["start"], best["distance"], size=style.px_of(13), fill="rgba(0,0,0,0)")
     fig = go.Figure([*bands, *lines.data, marks], lines.layout)
     fig = style.legend_above(fig.update_layout(style.titled(title)))
-    fig.update_xaxes(title="first removed layer", **style.layer_axis(style.last_layer(frame) + 1))
+    fig.update_xaxes(title="first removed layer", **axes.layer_axis(style.last_layer(frame) + 1))
     return fig.update_yaxes(title=style.DISTANCE, rangemode="tozero")
 
 
@@ -76,7 +76,7 @@ def metric_comparison(
     for row, (name, scores) in enumerate(panels.items(), start=1):
         _add_layer_panel(fig, row, name, scores)
     n_layers = max(int(scores.index.max()) + 1 for scores in panels.values())
-    fig.update_xaxes(style.layer_axis(n_layers))
+    fig.update_xaxes(axes.layer_axis(n_layers))
     return fig.update_xaxes(title="removed layer", row=len(panels), col=1)
 
 
@@ -106,7 +106,7 @@ def distance_vs_damage(
     rows = both[both["size"].isin(wanted)]
     names = {size: f"{_sized(size)}: {_agreement(rows[rows['size'] == size])}" for size in wanted}
     styles = dict(zip(names.values(), style.size_styles(wanted).values(), strict=True))
-    floor = style.log_floor(rows["damage"])
+    floor = axes.log_floor(rows["damage"])
     rows = rows.assign(name=rows["size"].map(names), drawn=rows["damage"].clip(lower=floor))
     hover = "layers %{customdata[0]}<br>distance %{x:.4f}<br>damage %{customdata[1]:.4f}"
     shown = {"custom_data": ["removed", "damage"], "hover": hover}
@@ -115,9 +115,9 @@ def distance_vs_damage(
     fig.for_each_trace(lambda trace: trace.update(meta={"y": [one[1] for one in trace.customdata]}))
     below = rows[rows["damage"] < floor]
     if len(below):
-        marks = style.floor_marks(below["distance"], floor)
+        marks = axes.floor_marks(below["distance"], floor)
         fig.add_trace(marks.update(meta={"y": below["damage"].tolist()}))
-    fig.update_yaxes(title=f"{style.DAMAGE}, log scale", **style.log_axis(rows["damage"], floor))
+    fig.update_yaxes(title=f"{style.DAMAGE}, log scale", **axes.log_axis(rows["damage"], floor))
     fig.update_xaxes(title=style.DISTANCE, rangemode="tozero")
     return _agreement_legend(fig, len(fig.data))
 
@@ -162,7 +162,7 @@ def calibration_comparison(
     style.add_panel(fig, bars.update_traces(width=0.8, textposition="none"), 1)
     style.add_panel(fig, _layer_labels(rows, last, n_layers), 1)
     style.add_panel(fig, _scored_marks(rows, styles), 2)
-    axis = style.layer_axis(n_layers, ticks=6 if style.narrow() else 12)
+    axis = axes.layer_axis(n_layers, ticks=6 if style.narrow() else 12)
     fig.update_xaxes(title="removed layers", **axis, col=1)
     far = float(best.get("ci_high", best["distance"]).max())
     few = {"nticks": 2 + 3 * (not style.narrow()), "tickangle": 0}
@@ -251,7 +251,7 @@ def _layer_costs(name: str, frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
 def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.DataFrame) -> None:
     """Draw one metric on a log axis, on a plain one where nothing is above 0; triangles lie below its end."""
     costs, known = scores["cost"], scores[["low", "high"]].notna().all(axis=None)
-    log, floor = bool((costs > 0).any()), style.log_floor(costs)
+    log, floor = bool((costs > 0).any()), axes.log_floor(costs)
     drawn = costs.clip(lower=floor) if log else costs
     line = {"color": "#5c6370", "width": style.px_of(1.5)}
     chosen = scores.index == costs.idxmin()
@@ -267,7 +267,7 @@ def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.DataFrame)
         sides = {"array": high - drawn, "arrayminus": drawn - low}
         shown["error_y"] = {**sides, "symmetric": False, "color": line["color"], "width": style.px_of(2)}
     fig.add_trace(go.Scatter(x=scores.index, y=drawn, **shown), row=row, col=1)
-    axis = style.log_axis(costs, floor, None if style.DAMAGE_UNIT in label else "≤ 0") if log else {}
+    axis = axes.log_axis(costs, floor, None if style.DAMAGE_UNIT in label else "≤ 0") if log else {}
     title = "<br>".join(map(style.plain, textwrap.wrap(f"{label}, log" if log else label, 15)))
     fig.update_yaxes(title={"text": title, "font": {"size": style.small()}}, **axis, row=row, col=1)
 

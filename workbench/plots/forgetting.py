@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,14 +16,12 @@ from workbench.evaluation.scores import task_names
 from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary
 from workbench.forgetting.shift import shift_agreement
 from workbench.plots import style
-from workbench.statistics import bootstrap_interval
+from workbench.plots.spreads import spreads
 from workbench.tables.markup import task_label
 
 #: nats per token; divergences span decades, and those below this are drawn at it
 KL_FLOOR = 1e-4
 _FORMS = dict(zip((*FORMS, BARE, NO_ANSWER), style.LOOK["forms"], strict=True))
-#: columns of the real numbers of a mark -> what they are in the file of the data
-_REAL = {"real": "x", "above": "error_x", "under": "error_x_minus"}
 _REFERENCE = {"color": "#8b9199", "width": 1.2, "dash": "dash"}
 
 
@@ -45,7 +42,7 @@ def similarity_distribution(
     """
     frame = checked(similarities, ["variant", "similarity"], "similarities")
     frame = frame[frame["similarity"].notna()]
-    fig = _spreads(frame, "similarity", title, ".3f")
+    fig = spreads(frame, "similarity", title, ".3f")
     lowest = min(0.0, float(frame["similarity"].min()))
     fig.update_xaxes(range=[lowest - 0.03, 1.04])
     return fig.update_xaxes(title="cosine similarity to the unpruned model's response")
@@ -144,7 +141,7 @@ def divergence_distribution(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(by_response, ["variant", "kl", "n_tokens"], "by_response")
-    fig = _spreads(frame, "kl", title, ".3g", unit=" nats per token", weigh="n_tokens", drawn_at=_decades)
+    fig = spreads(frame, "kl", title, ".3g", unit=" nats per token", weigh="n_tokens", drawn_at=_decades)
     highest = max(1.0, float(np.ceil(_decades(frame["kl"]).max())))
     decades = np.arange(np.log10(KL_FLOOR), highest + 1)
     labels = [f"≤ {KL_FLOOR:g}", *(f"{10.0**decade:g}" for decade in decades[1:])]
@@ -279,82 +276,3 @@ def _correlation(frame: pd.DataFrame) -> str:
 
 def _decades(values: Any) -> Any:
     return np.log10(np.maximum(np.asarray(values, dtype=float), KL_FLOOR))
-
-
-def _spreads(
-    frame: pd.DataFrame,
-    value: str,
-    title: str | None,
-    number: str,
-    *,
-    unit: str = "",
-    weigh: str | None = None,
-    drawn_at: Callable[[Any], Any] = np.asarray,
-) -> go.Figure:
-    """Return each variant's distribution: half a violin, a dot a response, the mean with its interval.
-
-    Args:
-        frame: one row a response.
-        value: the column to draw.
-        title: of the figure.
-        number: format of the numbers that are written.
-        unit: written after the number of a response.
-        weigh: column of weights of the mean, if any.
-        drawn_at: where a value lies on the axis.
-    """
-    # a fixed jitter: the same frame gives the same picture
-    jitter = 0.1 + 0.2 * np.random.default_rng(0).random(len(frame))
-    place, label = pd.factorize(frame["variant"])[0], [f"{one:{number}}{unit}" for one in frame[value]]
-    frame = frame.assign(at=drawn_at(frame[value].astype(float)), place=place, label=label)
-    frame = style.escaped(frame.assign(below=frame["place"] + jitter), "variant")
-    styles = style.variant_styles(frame["variant"])
-    means = _means(frame, value, weigh)
-    numbers = means[["mean", "low", "high"]].to_numpy()
-    about = [f"mean {mean:{number}} [{low:{number}}, {high:{number}}]" for mean, low, high in numbers]
-    real, low, high = numbers.T
-    means = means.assign(about=about, real=real, above=high - real, under=real - low)
-    means[["mean", "low", "high"]] = drawn_at(numbers)
-    shown = {"custom_data": ["label", value], "hover": "%{customdata[0]}"}
-    dots = style.draw(px.scatter, frame, "at", "below", styles, **shown)
-    dots.for_each_trace(lambda dot: dot.update(meta={"x": [one[1] for one in dot.customdata]}))
-    opacity = float(np.clip(60 * len(styles) / len(frame), 0.15, 0.7))
-    dots.update_traces(marker={"size": style.px_of(4), "opacity": opacity, "symbol": "circle"})
-    shown = {"custom_data": ["about", *_REAL], "hover": "%{fullData.name}<br>%{customdata[0]}"}
-    marks = style.draw(px.scatter, means, "mean", "place", styles, error_x=("low", "high"), **shown)
-    line = {"color": style.INK, "width": style.px_of(1.8)}
-    marks.update_traces(error_x={"thickness": style.px_of(2), "width": style.px_of(5), "color": style.INK})
-    for mark in marks.data:
-        columns = zip(*(one[1:] for one in mark.customdata), strict=True)
-        mark.meta = dict(zip(_REAL.values(), map(list, columns), strict=True))
-    marks.update_traces(marker={"symbol": "diamond", "size": style.px_of(10), "color": "white", "line": line})
-    violins = [_half_violin(frame[frame["variant"] == name], one, value) for name, one in styles.items()]
-    fig = style.new_figure(title, *violins, *dots.data, *marks.data)
-    ticks = [f"{row.variant}<br>{row.about}<br>{row.n} responses" for row in means.itertuples()]
-    span = [len(ticks) - 0.35, -0.75 if style.narrow() else -0.65]
-    fig.update_yaxes(tickvals=means["place"], ticktext=ticks, range=span, showgrid=False)
-    if style.narrow():  # the words stand above their rows
-        fig.update_yaxes(showticklabels=False, ticks="")
-        look = {"showarrow": False, "xref": "paper", "x": 0, "xanchor": "left", "font_size": style.small()}
-        for row in means.itertuples():
-            text = f"{row.variant}: {row.about.removeprefix('mean ')}, n={row.n}"
-            lines = "<br>".join(textwrap.wrap(text, 60))
-            fig.add_annotation(text=lines, y=row.place - 0.6, align="left", **look)
-    return fig.update_layout(height=style.px_of(150 + 105 * len(styles)), showlegend=False)
-
-
-def _means(frame: pd.DataFrame, value: str, weigh: str | None) -> pd.DataFrame:
-    """Return the mean of each variant with its interval and the number of its rows."""
-    rows = []
-    for names, part in frame.groupby(["variant", "place"], sort=False):
-        weights = part[weigh] if weigh else None
-        interval = bootstrap_interval(part[value], weights=weights)
-        rows.append((*names, len(part), np.average(part[value], weights=weights), *interval))
-    return pd.DataFrame(rows, columns=["variant", "place", "n", "mean", "low", "high"])
-
-
-def _half_violin(rows: pd.DataFrame, own_style: style.Style, value: str) -> go.Violin:
-    """Return half a violin above the line of a variant; its width is its own, not that of the others."""
-    shape = {"orientation": "h", "side": "negative", "spanmode": "hard", "width": 0.9, "points": False}
-    color = {"line": {"color": own_style.color, "width": 1.2}, "fillcolor": own_style.color, "opacity": 0.45}
-    real = {"hoverinfo": "skip", "meta": {"x": rows[value].tolist()}}
-    return go.Violin(x=rows["at"], y0=rows["place"].iloc[0], **real, **shape, **color)

@@ -10,7 +10,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from workbench.checks import checked
-from workbench.plots import style
+from workbench.plots import axes, style
 
 _OWN, _REFERENCE = "the model's own words", "the reference"
 _USED = {_OWN: style.Style("#4a4f57"), _REFERENCE: style.Style("#b9bec5", symbol="square")}
@@ -160,7 +160,7 @@ def loss_curve(
     label, least = f"{style.plain(value)} (nats per token)", float(rows["mean"].min())
     if 0 < least < rows["mean"].max() / 20:
         drawn = pd.concat([rows["mean"], whole.get("held_out_loss", pd.Series(dtype=float)).dropna()])
-        fig.update_yaxes(title=f"{label}, log", **style.log_axis(drawn, 0.8 * float(drawn[drawn > 0].min())))
+        fig.update_yaxes(title=f"{label}, log", **axes.log_axis(drawn, 0.8 * float(drawn[drawn > 0].min())))
     else:
         fig.update_yaxes(title=label, rangemode="tozero")
     about = f" (thin: single steps; thick: mean over about {window})" if window > 1 else ""

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.distances.blocks import checked_blocks, least
-from workbench.plots import style
+from workbench.plots import axes, style
 
 _SIZE = "block size (layers removed)"
 
@@ -112,11 +112,11 @@ def distance_beside_damage(
 
 def _damage_traces(frame: pd.DataFrame, zmin: float | None, zmax: float | None) -> list[Any]:
     """Return the cells of damage on a log scale, with marks on those below it and on the least of a size."""
-    floor = style.log_floor(frame["damage"]) if zmin is None else zmin
+    floor = axes.log_floor(frame["damage"]) if zmin is None else zmin
     cells = _by_decades(_cells(frame, "damage", style.DAMAGE, floor, zmax))
     best = _best(frame, "damage")
     below = frame[(frame["damage"] < floor) & ~frame.index.isin(least(frame, "damage").index)]
-    marks = style.floor_marks(below["start"], floor, below["size"])
+    marks = axes.floor_marks(below["start"], floor, below["size"])
     return [cells, marks.update(marker_size=0.6 * _mark_size(frame)), best] if len(below) else [cells, best]
 
 
@@ -172,7 +172,7 @@ def _by_decades(trace: go.Heatmap) -> go.Heatmap:
     if not low > 0:
         raise ValueError(f"zmin must be above 0, the scale is logarithmic, got {low}")
     high = max(trace.zmax, 2 * low)
-    axis = style.log_axis(pd.Series(values.ravel()).dropna(), low)
+    axis = axes.log_axis(pd.Series(values.ravel()).dropna(), low)
     trace.colorbar.update(tickvals=np.log10(axis["tickvals"]), ticktext=axis["ticktext"])
     z = np.log10(np.maximum(values, low))
     return trace.update(z=z, zmin=np.log10(low), zmax=np.log10(high), customdata=values)
@@ -205,7 +205,7 @@ def _outline(frame: pd.DataFrame, chosen: tuple[int, int]) -> go.Scatter:
 
 def _heatmap_axes(fig: go.Figure, frame: pd.DataFrame, *, ticks: int | None = None) -> go.Figure:
     n_layers, sizes, step = style.last_layer(frame) + 1, sorted(frame["size"].unique()), _step(frame)
-    fig.update_xaxes(title="first removed layer", **style.layer_axis(n_layers, ticks=ticks))
+    fig.update_xaxes(title="first removed layer", **axes.layer_axis(n_layers, ticks=ticks))
     low, high, layout = sizes[0], sizes[-1], style.current_template().layout
     # as many labels as have room; sizes that lie too near to the one below have none
     room = (high - low + step) * 1.4 * layout.font.size / (layout.height - style.px_of(130))

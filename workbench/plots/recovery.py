@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.checks import checked
 from workbench.evaluation.scores import score_intervals
-from workbench.plots import style
+from workbench.plots import axes, style
 
 #: of the loss, as a log names them; ``recovery.loss`` would bring torch
 TERMS = ("hidden", "attention", "logits", "kl", "lm")
@@ -50,7 +50,7 @@ def stack_over_iterations(
         fig.add_annotation(x=int(iteration), y=layer, **label)
     span = {"dtick": 1, "showgrid": False, "range": [-0.5, last + 0.5]}
     fig.update_xaxes(title="iteration (0: the whole model)", **span)
-    return fig.update_yaxes(title="layer", **style.layer_axis(depth))
+    return fig.update_yaxes(title="layer", **axes.layer_axis(depth))
 
 
 def loss_terms(log: pd.DataFrame, *, title: str | None = "Recovery: loss by its terms") -> go.Figure:
@@ -104,7 +104,7 @@ def recovery_progress(
     style.add_panel(fig, loss_terms(log, title=None), 1)
     style.add_panel(fig, stack_over_iterations(stack, n_layers, title=None), 2)
     fig.update_yaxes(type="log", title="mean squared difference", col=1).update_xaxes(title="update", col=1)
-    fig.update_yaxes(title="layer", **style.layer_axis(n_layers), col=2)
+    fig.update_yaxes(title="layer", **axes.layer_axis(n_layers), col=2)
     return style.legend_above(fig.update_xaxes(title="iteration", dtick=1, col=2))
 
 

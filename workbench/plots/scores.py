@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from workbench.checks import checked
 from workbench.evaluation.scores import accuracies, headline, score_intervals, task_names
 from workbench.evaluation.suites import CHANCE
-from workbench.plots import style
+from workbench.plots import axes, style
 from workbench.tables.markup import task_label
 
 _FRACTION = ["task", "metric", "value", "stderr", "series", "healed", "fraction"]
@@ -75,7 +75,7 @@ def loss_vs_fraction(
     fig = _fraction_panels(frame, dict.fromkeys(frame["task"], 1.0) if near else {}, columns, title)
     lowest = frame["value"] - 2 * frame["stderr"].fillna(0)
     ends = pd.concat([lowest, frame["value"], pd.Series([1.0] * near)])
-    fig.update_yaxes(**style.log_axis(ends, 0.9 * float(ends[ends > 0].min())))
+    fig.update_yaxes(**axes.log_axis(ends, 0.9 * float(ends[ends > 0].min())))
     return fig.update_yaxes(title="loss / log(vocabulary), log", col=1)
 
 

@@ -30,7 +30,8 @@ def merging_reading(gain: pd.DataFrame, angles: pd.DataFrame | None = None) -> s
     if len(better):
         head = f"Better than either end by more than chance: {named(better.index)}. The best is"
     above = "above" if row["difference"] >= 0 else "below"
-    told = f"{span(row)}, corrected p {row['p_adjusted']:.2g}; {counted(int(row['n']), 'item')}"
+    ends = span(row) or "all alike"
+    told = f"{ends}, corrected p {row['p_adjusted']:.2g}; {counted(int(row['n']), 'item')}"
     against = f"{abs(row['difference']):.3f} {above} {named([row['against']])}"
     text = f"{head} {named([row.name])}: {against} ({told})."
     return text if angles is None else f"{text} {_apart(angles)}"
@@ -70,7 +71,7 @@ def _pair_line(row: dict[str, Any]) -> str:
         word = "more" if points > 0 else "less"
         head = f"{first} is accepted {word} often than {second}{kind}: "
         head += f"{abs(points):.2g} points of acceptance {word}"
-    ends = span({end: 100 * row[end] for end in ("ci_low", "ci_high")}, ".2g")
+    ends = span({end: 100 * row[end] for end in ("ci_low", "ci_high")}, ".2g") or "all alike"
     return f"- {head} ({ends}, corrected p {row['p_adjusted']:.2g}; {counted(row['n'], 'prompt')})."
 
 

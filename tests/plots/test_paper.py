@@ -1,0 +1,50 @@
+"""Which figures a run has: each is listed and drawn one way, and variants go by names that a reader knows."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pandas as pd
+import pytest
+from printed import printed_run
+
+from workbench.plots import paper
+from workbench.runs.run import open_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return printed_run(tmp_path_factory.mktemp("runs"))
+
+
+def test_every_caption_has_one_drawing_and_every_drawing_a_caption():
+    listed = tomllib.loads(paper.CAPTIONS.read_text(encoding="utf-8"))
+    assert not paper.DRAWN.keys() & paper.AS_THEY_ARE.keys()
+    assert paper.DRAWN.keys() | paper.AS_THEY_ARE.keys() == listed.keys()
+    assert set(paper.OF_PROMPTS) <= listed.keys()
+
+
+def test_a_figure_of_several_sets_of_prompts_is_one_a_set_and_says_which(run):
+    captions = {one.name: one.caption for one in paper.pictures(run)}
+    assert captions["06_forms_math"].endswith(" Prompts: math.")
+    assert captions["06_similarity_open"].endswith(" Prompts: open.")
+    assert "Prompts" not in captions["06_pairs"]
+
+
+def test_a_star_stands_for_any_name(tmp_path):
+    run = open_run("one", root=tmp_path)
+    (picture,) = [one for one in paper._all(run) if one.name == "04_healing"]
+    assert paper.missing(run, picture) == ["healing-*.csv"]
+    run.write("healing-pruned-sft.csv", pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}))
+    assert paper.missing(run, picture) == []
+    fig = picture.draw(run)
+    assert not fig.layout.title.text
+    assert [list(trace.y) for trace in fig.data] == [[2.0, 1.0]]
+
+
+def test_variants_go_by_names_that_a_reader_understands(run):
+    drawn = {one.name: one.draw for one in paper.pictures(run)}
+    for name in ("04_healing", "05_scores", "05_flips", "06_similarity_math", "06_pairs"):
+        text = drawn[name](run).to_json()
+        assert "pruned + S" in text or "pruned + s" in text, name
+        assert "pruned-s" not in text, name

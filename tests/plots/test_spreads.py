@@ -1,0 +1,21 @@
+"""A whole distribution: every response is there, and the mean is the one that a reader would compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench.plots.spreads import spreads
+
+
+def test_every_response_is_a_dot_and_the_mean_is_weighted():
+    frame = pd.DataFrame({"variant": ["a"] * 3 + ["b"] * 2, "kl": [1.0, 2.0, 4.0, 3.0, 5.0]})
+    frame["n_tokens"] = [1, 1, 2, 1, 3]
+    drawn_at = {"drawn_at": lambda values: np.log10(np.maximum(values, 0.1))}
+    fig = spreads(frame, "kl", "Title", ".2f", weigh="n_tokens", **drawn_at)
+    dots = [trace for trace in fig.data if trace.marker.symbol == "circle"]
+    assert [list(trace.meta["x"]) for trace in dots] == [[1.0, 2.0, 4.0], [3.0, 5.0]]
+    assert np.concatenate([trace.x for trace in dots]) == pytest.approx(np.log10(frame["kl"]))
+    means = [trace for trace in fig.data if trace.marker.symbol == "diamond"]
+    assert [trace.meta["x"][0] for trace in means] == pytest.approx([2.75, 4.5])
