@@ -88,6 +88,7 @@ def milliseconds(tab: Tab, places: list[tuple[float, float]], text: str) -> dict
     taken = []
     for x, y in places:
         tab.page.mouse.move(x, y)
+        tab.page.wait_for_timeout(150)  # a person points before a click; plotly hears no click without it
         tab.page.evaluate(WATCH, text)
         tab.page.mouse.click(x, y)
         taken.append(tab.page.evaluate("() => window.timed"))

@@ -87,7 +87,7 @@ def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
 
     Who is ready for a ValueError is so for values nested too deep to be read, which Python tells otherwise.
     """
-    caught = (*kinds, RecursionError) if ValueError in kinds else kinds
+    caught: tuple[type[Exception], ...] = (*kinds, RecursionError) if ValueError in kinds else kinds
     try:
         yield
     except caught as error:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import workbench as wb
 from workbench.distances.stability import calibration_ablation, mean_distances, pick_stability
 
 
@@ -142,7 +143,7 @@ class TestOverEndPoints:
     )
     def test_errors(self, options, message):
         with pytest.raises(ValueError, match=message):
-            pick_stability(angle_frame(), **options)
+            wb.pick_stability(angle_frame(), **options)
 
 
 def test_copies_of_a_text_are_one_unit():

@@ -10,6 +10,7 @@ import torch
 from healed import QUICK, make_examples, run, stop_at
 from tiny import tiny_model, tiny_tokenizer
 
+import workbench as wb
 from workbench.healing.adapters import with_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.folders import values_digest
@@ -90,9 +91,10 @@ def test_files_of_others_in_a_folder_of_heal_s_are_not_lost_either(
 def test_no_path_and_files_in_the_way_are_refused_in_one_line(model, tokenizer, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     monkeypatch.chdir(tmp_path)
+    for out in (None, ""):
+        with pytest.raises(ValueError, match=f"out must be a name or a path, got {out!r}"):
+            wb.heal(model, tokenizer, make_examples(), out=out, config=ONE)
     for out, words in [
-        (None, "out must be the path of a folder, got None"),
-        ("", "out must be the path of a folder, got ''"),
         (".", "heal did not make it: it holds file and no healing.json"),
         (tmp_path / "file", "file is a file"),
         (tmp_path / "file" / "a", "file is a file"),

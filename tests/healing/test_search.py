@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 from healed import logits, make_examples, same_state, state
-from optuna.distributions import CategoricalDistribution
 from tiny import tiny_model
 
 import workbench as wb
@@ -21,8 +20,8 @@ from workbench.healing.adapters import with_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.heal import heal
 from workbench.healing.losses import response_loss
-from workbench.healing.search import SDD_GRID, read_trials, tune
-from workbench.healing.study import choices, enqueue, name_of, open_study
+from workbench.healing.search import SDD_GRID, _claimed, read_trials, tune
+from workbench.healing.study import enqueue, open_study
 from workbench.plots.healing import tuning_figure
 from workbench.runs.files import decode_frame, encode_frame
 
@@ -284,10 +283,10 @@ def test_a_training_that_is_refused_is_told_and_the_search_goes_on(
 def test_a_trial_killed_before_a_heartbeat_is_tried_again(model, tokenizer, sets, tmp_path, impatient):
     out = tmp_path / "a"
     search(model, tokenizer, sets, out, n_trials=2)
-    with open_study(out, GRID) as study:
+    with open_study(out) as study:
         enqueue(study, [{"rank": 4, "learning_rate": 3e-2}], GRID, tries=0)
-        trial = study.ask({name: CategoricalDistribution(choices(values)) for name, values in GRID.items()})
-        trial.set_user_attr("combination", name_of(trial.params))  # here its process was killed
+        _claimed(study.ask(), GRID, 4)  # here its process was killed
+        assert sum(read_trials(out)["state"] == "running") == 1
     trials = search(model, tokenizer, sets, out).trials
     assert sorted(trials["state"]) == ["complete"] * 4
     assert not trials.duplicated(["rank", "learning_rate"]).any()

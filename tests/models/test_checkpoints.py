@@ -35,9 +35,9 @@ def test_a_hub_id_that_cannot_be_had_is_refused_at_once() -> None:
 
 
 def test_names_that_are_no_names() -> None:
-    refused("name must be text or a path, got NoneType", None)
+    refused("name must be 'demo', an existing folder or a hub id such as 'org/model', got None", None)
     refused("'my model' is no folder here and the hub did not give it", "my model")
-    refused("name must be 'demo', a folder or a hub id such as 'org/model', got ''", "")
+    refused("name must be 'demo', an existing folder or a hub id such as 'org/model', got ''", "")
     refused("is no folder here and the hub did not give it", "x" * 300)
     refused("there is no folder", "./" + "x" * 300)
 

@@ -46,7 +46,7 @@ def test_wrappers_come_off() -> None:
 def test_kept_layers_that_do_not_fit(copied: Path) -> None:
     edit(copied / "config.json", kept_layers=[0, 1, 2])
     model, _ = load_model(copied, device="cpu")
-    with pytest.raises(ValueError, match="kept_layers in the model's configuration must be 7 rising numbers"):
+    with pytest.raises(ValueError, match="kept_layers must be 7 rising numbers"):
         describe_model(model)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,7 +224,8 @@ def check_settings(
     items: str | Path | None = None,
 ) -> None:
     """Refuse settings of ``evaluate`` that are out of range for the model, with a ``ValueError``."""
-    if limit is not None and not (0 < limit < 1 or (limit >= 1 and limit % 1 == 0)):
+    number: Any = limit if isinstance(limit, Real) else 0
+    if limit is not None and not (0 < number < 1 or (number >= 1 and number % 1 == 0)):
         raise ValueError(
             f"limit must be a whole number >= 1, a share between 0 and 1, or None, got {limit!r}"
         )

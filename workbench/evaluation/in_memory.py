@@ -25,8 +25,8 @@ from workbench.models.processes import everyones, place, shares
 _known: ContextVar[dict[Any, Any] | None] = ContextVar("known", default=None)
 #: logits that exist at once: places x vocabulary (1 GiB in bfloat16, and their softmax)
 _LOGITS = 2**29
-#: longest window of a text that is read in windows, where no ``max_length`` is given
-_LONGEST_WINDOW = 8192
+#: longest window of a text that is read in windows, where no ``max_length`` is given, and most of its logits
+_LONGEST_WINDOW, _WINDOW_LOGITS = 8192, 2**29
 #: tokens of a batch that is generated where ``batch_size`` is "auto", prompts and answers
 _GENERATED = 2**15
 
@@ -184,7 +184,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def _bearable(self) -> int:
         """Return the longest window whose logits fit, a power of 2."""
-        fit = max(1, _LOGITS // int(self.config.get_text_config().vocab_size))
+        fit = max(1, _WINDOW_LOGITS // int(self.config.get_text_config().vocab_size))
         return min(_LONGEST_WINDOW, 1 << (fit.bit_length() - 1))
 
     def windows(self, ids: list[int], fill: bool) -> Iterator[tuple[list[int], list[int]]]:

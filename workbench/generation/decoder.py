@@ -18,7 +18,8 @@ from transformers import StaticCache
 
 from workbench.generation.cache import ATTENTION, NotExactError, Slots
 from workbench.models.hooks import not_finite, replaced_forwards
-from workbench.models.layers import decoder_forward, decoder_layers, unwrap
+from workbench.models.layers import decoder_forward, decoder_layers, on_one_device, unwrap
+from workbench.models.masks import KINDS
 
 #: rope that follows the longest position asks the GPU for it in every step
 MOVING_ROPE = ("dynamic", "longrope")
@@ -299,7 +300,7 @@ def why_not_static(model: Any, slots: int) -> str | None:
     """
     base = unwrap(model)
     text = base.config.get_text_config(decoder=True)
-    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    kinds = set(getattr(text, "layer_types", None) or ()) - KINDS
     window = getattr(text, "sliding_window", None) or slots
     checks = {
         "its class does not support a static cache": getattr(base, "_can_compile_fullgraph", False)
@@ -310,8 +311,7 @@ def why_not_static(model: Any, slots: int) -> str | None:
         "its positions are not rotary": bool(_rope_types(text)),
         "its rope follows the longest position": not _rope_types(text) & set(MOVING_ROPE),
         "its weights are quantized": not getattr(base, "is_quantized", False),
-        "it is on more than one device": len({p.device for p in base.parameters()}) == 1
-        and not any(hasattr(module, "_hf_hook") for module in base.modules()),
+        "it is on more than one device": on_one_device(base),
     }
     failed = next((reason for reason, fine in checks.items() if not fine), None)
     return failed or _disagreement(base)

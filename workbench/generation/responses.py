@@ -95,10 +95,10 @@ def generate_responses(
     ids = token_ids(tokenizer, prompts)
     _check_room(model, ids, max_new_tokens)
     asked = [one if isinstance(one, str) else row for one, row in zip(prompts, ids, strict=True)]
-    work = {"prompts": fingerprint(asked)}
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
     options |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    return pd.DataFrame(map(asdict, journaled_responses(model, tokenizer, ids, out, work, **options)))
+    work = {"prompts": fingerprint(asked)}
+    return pd.DataFrame(journaled_responses(model, tokenizer, ids, out, work, **options))
 
 
 def journaled_responses(
@@ -115,22 +115,19 @@ def journaled_responses(
         **options: of ``response_batches``, and ``overwrite``: begin ``out`` again when it belongs to other
             work.
 
-    A journal has one writer: another process that wants it waits, says so, and reads what is there then. The
-    processes of a launcher share the batches; each writes a part of its own, which the first adds in the end,
-    or the next call where they were killed.
+    A journal belongs to one call: another that wants it waits, says so, and reads what is there then. The
+    processes of a launcher share the batches, and each adds its own, a batch in one write; where a file
+    system mixes two of them, their sums tell, and the next call makes them again.
 
     Raises:
         ValueError: for an ``out`` of other work.
     """
-    if out is not None and Path(out).is_dir():
-        raise ValueError(f"out must be a file, {out} is a folder")
     overwrite = options.pop("overwrite", False)
     generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
     header = {"model": describe_model(model), **work, "generation": generation}
-    number, n = place()
-    with nullcontext() if out is None or number else locked(out):
+    with nullcontext() if out is None or place()[0] else locked(out):
         known = by_the_first(lambda: {} if out is None else _known(out, header, overwrite))
-        journal = None if out is None else Journal(_own_part(out), header, overwrite=n > 1)
+        journal = None if out is None else Journal(out, header)
         mine: dict[int, Response] = {}
         with closing(response_batches(model, tokenizer, ids, done=set(known), **options)) as batches:
             for batch in batches:
@@ -139,32 +136,13 @@ def journaled_responses(
                     journal.append([asdict(one) for one in fresh])
                 mine |= {one.prompt_index: one for one in fresh}
         found = known | {index: one for some in everyones(mine) for index, one in some.items()}
-        if out is not None and n > 1:
-            by_the_first(lambda: _known(out, header, False))
     return [found[index] for index in range(len(ids))]
 
 
 def _known(out: str | Path, header: dict[str, Any], overwrite: bool) -> dict[int, Response]:
-    """Return the responses in a journal, after adding those that several processes left beside it."""
-    journal = Journal(out, header, overwrite=overwrite)
-    found = {row["prompt_index"]: Response(**row) for row in journal.rows()}
-    beside = [path for path in Path(out).parent.iterdir() if path.name.startswith(f".{Path(out).name}.part-")]
-    for part in sorted(beside):
-        try:
-            rows = Journal(part, header).rows()
-        except ValueError:  # of other work, which has ended
-            rows = []
-        fresh = {row["prompt_index"]: Response(**row) for row in rows if row["prompt_index"] not in found}
-        journal.append(map(asdict, fresh.values()))
-        found |= fresh
-        part.unlink()
-    return found
-
-
-def _own_part(out: str | Path) -> Path:
-    """Return the file that this process adds to: one beside the journal where there are several."""
-    number, n = place()
-    return Path(out) if n == 1 else Path(out).with_name(f".{Path(out).name}.part-{number}")
+    """Return the responses in a journal, which is made when missing."""
+    rows = Journal(out, header, overwrite=overwrite).rows()
+    return {row["prompt_index"]: Response(**row) for row in rows}
 
 
 def respond(
@@ -271,19 +249,15 @@ def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> 
 
 def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
     context, longest = context_length(model), max(map(len, ids))
-    if context is not None and longest + max_new_tokens > context:
-        long = [i for i, row in enumerate(ids) if len(row) + max_new_tokens > context]
+    if long := [i for i, row in enumerate(ids) if context and len(row) + max_new_tokens > context]:
         raise ValueError(
             f"prompts {_some(long)} leave no room for max_new_tokens={max_new_tokens} in the context of "
-            f"{context} tokens (the longest prompt has {longest}); "
-            f"shorten them or take max_new_tokens <= {context - longest}"
+            f"{context} tokens (the longest prompt has {longest}); shorten them or take fewer new tokens"
         )
     size = model.get_input_embeddings().num_embeddings
     if beyond := [i for i, row in enumerate(ids) if not 0 <= min(row) <= max(row) < size]:
-        raise ValueError(
-            f"prompts {_some(beyond)} have tokens outside the model's vocabulary of {size}; is the tokenizer "
-            "another model's?"
-        )
+        outside = f"tokens outside the model's vocabulary of {size}"
+        raise ValueError(f"prompts {_some(beyond)} have {outside}; is the tokenizer another model's?")
 
 
 def _some(indices: list[int]) -> str:

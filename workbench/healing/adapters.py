@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.save_and_load import get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from workbench.checks import told
-from workbench.healing.records import WEIGHTS, checked_adapter, read_record
+from workbench.healing.records import WEIGHTS, check_layers, checked_adapter, read_record
 from workbench.healing.restoring import deprecations_muted, restored, weights_kept
 from workbench.healing.tensors import holds_tensors, put_tensors
 from workbench.models.identity import describe_model
-from workbench.models.layers import decoder_layers, kept_layers, unwrap
+from workbench.models.layers import decoder_layers, unwrap
 from workbench.models.loading import keep_trainable
 from workbench.places import short_name
 from workbench.pruning.collapse import collapse_changes
@@ -51,7 +54,12 @@ def with_adapter(model: Any, path: str | Path, *, layers: Sequence[int] | None =
             load it onto the wrong ones without a warning), files that are damaged or altered, tensors that
             are missing, too many, of another size or not finite, or a model that has an adapter on already.
     """
-    with weights_kept(model), _put_on(model, Path(path), layers):
+    with weights_kept(model), ExitStack() as stack:
+        if holds_tensors(path):
+            _check_bare(model)
+            put_tensors(model, path, layers)
+        else:
+            stack.enter_context(_loaded(model, Path(path), layers))
         yield model
 
 
@@ -80,9 +88,7 @@ def as_variant(model: Any, variant: Variant, *, run: Run | str | Path | None = N
         stack.enter_context(without_layers(model, variant.removed))
         if variant.adapter is not None:
             if run is None and not Path(variant.adapter).is_dir():
-                raise ValueError(
-                    f"variant {variant.name!r} has adapter {variant.adapter!r}; give run= the run it is in"
-                )
+                raise ValueError(f"variant {variant.name!r}: give run=, which its adapter is in")
             adapter = (run.folder if isinstance(run, Run) else Path(run or ".")) / variant.adapter
             _check_weights(model, adapter)
             stack.enter_context(with_adapter(model, adapter))
@@ -113,28 +119,15 @@ def merge_adapter_(model: Any, path: str | Path, *, layers: Sequence[int] | None
             "model must have full weights to be merged into, it is quantized and the sum would be rounded "
             "again; load it with quantization=None, prune_ the same layers and merge, or use with_adapter"
         )
-    kept = weights_kept(model, after_errors_only=True)
-    if holds_tensors(path):
-        with kept:
+    with weights_kept(model, after_errors_only=True), ExitStack() as stack:
+        if holds_tensors(path):
             put_tensors(model, path, layers)
-        return model
-    with kept, _loaded(model, Path(path), layers) as wrapper, deprecations_muted():
+            return model
+        wrapper = stack.enter_context(_loaded(model, Path(path), layers))
         _check_not_tied(model)
-        with told(f"adapter {path} cannot be merged", RuntimeError, ValueError):
+        with deprecations_muted(), told(f"adapter {path} cannot be merged", RuntimeError, ValueError):
             wrapper.merge_and_unload(safe_merge=True)
     return model
-
-
-@contextmanager
-def _put_on(model: Any, path: Path, layers: Sequence[int] | None) -> Iterator[None]:
-    """Put a LoRA adapter on the model, or whole tensors in the place of its own."""
-    if holds_tensors(path):
-        _check_bare(model)
-        put_tensors(model, path, layers)
-        yield
-        return
-    with _loaded(model, path, layers):
-        yield
 
 
 @contextmanager
@@ -149,8 +142,6 @@ def new_adapter(model: Any, config: Any, seed: int) -> Iterator[Any]:
     Raises:
         ValueError: for a model with an adapter on, or targets that peft puts an adapter elsewhere for.
     """
-    from peft import get_peft_model
-
     _check_bare(model)
     keep_trainable(model)
     asked = set(config.target_modules) | {name.rpartition(".")[0] for name in config.target_parameters or ()}
@@ -200,15 +191,8 @@ def lora_targets(model: nn.Module, targets: str | list[str]) -> dict[str, list[s
 @contextmanager
 def _loaded(model: Any, path: Path, layers: Sequence[int] | None) -> Iterator[Any]:
     """Give the peft model with an adapter loaded that fits; the adapter is taken off on leaving."""
-    from peft import PeftModel
-
     _check_bare(model)
-    trained, here = checked_adapter(path, layers), list(kept_layers(model))
-    if trained != here:
-        raise ValueError(
-            f"adapter {path} was trained on other layers than the model has: trained on {trained}, the model "
-            f"has {here}; leave out the same layers as in training"
-        )
+    check_layers(path, checked_adapter(path, layers), None, model)
     with restored(model):
         # peft draws first weights before it loads the trained ones, and only warns of tensors that it lacks
         with deprecations_muted(), warnings.catch_warnings(), torch.random.fork_rng([]):
@@ -222,9 +206,6 @@ def _loaded(model: Any, path: Path, layers: Sequence[int] | None) -> Iterator[An
 
 def _check_tensors(wrapper: Any, path: Path) -> None:
     """Refuse an adapter whose file holds other tensors than the model now has, or numbers that are none."""
-    from peft.utils.save_and_load import get_peft_model_state_dict
-    from safetensors import safe_open
-
     with safe_open(path / WEIGHTS, framework="pt") as file:
         names = set(file.keys())
     if whole := sorted(name for name in names if "lora_" not in name):
@@ -242,15 +223,11 @@ def _check_tensors(wrapper: Any, path: Path) -> None:
 
 def _check_not_tied(model: Any) -> None:
     """Refuse to merge into a matrix that is embedding and head in one: both would change."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     adapted = any(isinstance(end, BaseTunerLayer) for end in ends)
     if adapted and model.config.get_text_config().tie_word_embeddings:
-        raise ValueError(
-            "an adapter of the embeddings or the head cannot be merged where they are one matrix; use "
-            "with_adapter"
-        )
+        what = "an adapter of the embeddings or the head"
+        raise ValueError(f"{what} cannot be merged where they are one matrix; use with_adapter")
 
 
 def _check_name(model: Any, variant: Variant) -> None:
@@ -280,24 +257,21 @@ def _check_weights(model: Any, path: Path) -> None:
 
 
 def _check_bare(model: Any) -> None:
-    if _adapted(unwrap(model)):
+    if adapted_modules(unwrap(model)):
         raise ValueError("model must have no adapter on, it has one; leave its with_adapter first")
 
 
 def _check_targets(wrapper: Any, asked: set[str]) -> None:
     """Refuse what peft changes silently: dense layers named like experts get no adapter in a mixture."""
-    differ = sorted(asked ^ _adapted(wrapper.get_base_model()))
-    if differ:
+    if differ := sorted(asked ^ adapted_modules(wrapper.get_base_model())):
         raise ValueError(
             f"targets: peft cannot adapt all {len(asked)} targets of this model ({differ[0]} is one it does "
             "not); give a list of module names such as ['q_proj', 'v_proj']"
         )
 
 
-def _adapted(model: nn.Module) -> set[str]:
+def adapted_modules(model: nn.Module) -> set[str]:
     """Return the names of the modules that have an adapter (one on an adapted module counts once)."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     found = {name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     return {name for name in found if not name.endswith(".base_layer")}
 

@@ -26,7 +26,7 @@ def training_arguments(
     places: int,
     folder: Path,
     model: Any,
-    report_to: Sequence[str] = (),
+    report_to: str | Sequence[str] = (),
     *,
     longest: int = 2048,
 ) -> TrainingArguments:
@@ -37,7 +37,7 @@ def training_arguments(
         places: samples over the whole training.
         folder: of the checkpoints.
         model: that is trained.
-        report_to: trackers.
+        report_to: trackers, or one.
         longest: tokens of the longest sample.
 
     Raises:
@@ -50,9 +50,9 @@ def training_arguments(
             f"warmup_steps must be below the {steps} updates of this training, got {config.warmup_steps}: "
             "the learning rate would never reach its peak"
         )
-    trackers = get_available_reporting_integrations()
-    for name in report_to:
-        one_of(name, trackers, "report_to (of the trackers that are installed)")
+    trackers = [report_to] if isinstance(report_to, str) else list(report_to)
+    for name in trackers:
+        one_of(name, get_available_reporting_integrations(), "report_to (of the trackers that are installed)")
     cuda = sharded() or next(model.parameters()).is_cuda  # FSDP takes weights from main memory onto the GPUs
     same = ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
     arguments = TrainingArguments(
@@ -69,16 +69,14 @@ def training_arguments(
         # a blocking copy would wait for the whole step before it
         accelerator_config={"non_blocking": cuda},
         save_steps=config.save_steps or -(-steps // 10),
-        report_to=list(report_to),
+        report_to=trackers,
     )
     # several GPUs and no launcher: the Trainer would split batches over them by threads (DataParallel)
     arguments._n_gpu = min(arguments._n_gpu, 1)
     processes, least = arguments.world_size, config.micro_batch_size or 1
     if config.batch_size % (least * processes):
-        raise ValueError(
-            f"batch_size must be a multiple of micro-batch x processes = {least} x {processes}, "
-            f"got {config.batch_size}"
-        )
+        parts = f"micro-batch x processes = {least} x {processes}"
+        raise ValueError(f"batch_size must be a multiple of {parts}, got {config.batch_size}")
     most = config.micro_batch_size or (max(1, tokens_at_once(model) // longest) if cuda else 16)
     set_micro_batch(arguments, most, config.batch_size // processes)
     return arguments

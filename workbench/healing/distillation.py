@@ -27,6 +27,7 @@ from workbench.data.texts import fingerprint
 from workbench.generation import responses
 from workbench.generation.prompts import chat_prompt, context_length
 from workbench.generation.responses import Response
+from workbench.healing.adapters import adapted_modules
 from workbench.healing.judging import LEAKS, closing_words, judge, with_closing
 from workbench.models.chat import chat_ids, render_chat
 from workbench.models.identity import describe_model
@@ -120,11 +121,9 @@ def self_distill(
     """
     checked(examples, FIELDS, "examples", unique="id")
     template = template or rewrite_template(model)
-    fields = [*FIELDS, *(name for name in EXTRAS if name in examples)]
-    rows = [
-        {"id": row["id"]} | {name: field_text(row, name) for name in fields[1:]}
-        for row in examples.to_dict("records")
-    ]
+    texts = [name for name in (*FIELDS, *EXTRAS) if name in examples and name != "id"]
+    told = examples.to_dict("records")
+    rows = [{"id": row["id"]} | {name: field_text(row, name) for name in texts} for row in told]
     verdict = _checked_rule(rule, rows[0], template)
     if not any_model:
         _check_whole(model)
@@ -135,18 +134,17 @@ def self_distill(
     fits = _that_fit(model, ids, max_new_tokens)
     work = {
         "template": fingerprint([template.math, template.open, chat_prompt(tokenizer, "{message}")]),
-        "data": fingerprint(pd.DataFrame(rows, columns=fields)),
+        "data": fingerprint(pd.DataFrame(rows)),
     }
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if out is not None and Path(out).is_file():
         header = {"model": describe_model(model), **work, "generation": generation}
         by_the_first(partial(_carry_over, Path(out), header, partial(_that_fit, model, ids)))
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
-    found = responses.journaled_responses(
-        model, tokenizer, [ids[k] for k in fits], out, work, **options, **generation
-    )
-    said = {k: _said(one, render_chat(tokenizer, asked[k])) for k, one in zip(fits, found, strict=True)}
-    return _judged(rows, said, verdict, template)
+    chosen = [ids[k] for k in fits]
+    found = responses.journaled_responses(model, tokenizer, chosen, out, work, **options, **generation)
+    rewrites = {k: _said(one, render_chat(tokenizer, asked[k])) for k, one in zip(fits, found, strict=True)}
+    return _judged(rows, rewrites, verdict, template)
 
 
 def rewrite_template(model: Any = None) -> RewriteTemplate:
@@ -204,8 +202,8 @@ def kept_shares(distilled: pd.DataFrame) -> pd.DataFrame:
     >>> kept_shares(rows)[["reason", "kept", "n"]].to_numpy().tolist()
     [['even', True, 2], ['empty', False, 1]]
     """
-    counts = distilled.groupby(["reason", "kept"]).size().reset_index(name="n")
-    counts = counts.assign(share=counts["n"] / len(distilled))
+    counts = distilled.value_counts(["reason", "kept"]).reset_index(name="n")
+    counts["share"] = counts["n"] / len(distilled)
     return counts.sort_values(["n", "reason"], ascending=[False, True], ignore_index=True)
 
 
@@ -231,11 +229,8 @@ def _verdict(rule: Rule, row: dict[str, Any]) -> tuple[bool, str]:
 
 
 def _check_whole(model: Any) -> None:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     lacks = getattr(layer_container(model)[0].config, "kept_layers", None) is not None
-    adapted = any(isinstance(module, BaseTunerLayer) for module in model.modules())
-    if lacks or adapted:
+    if lacks or adapted_modules(model):
         raise ValueError(
             f"model must be whole, without an adapter (SDD 2.2), it {'lacks layers' if lacks else 'has one'};"
             " leave its without_layers or with_adapter first, or pass any_model=True"
@@ -249,22 +244,18 @@ def _carry_over(out: Path, header: dict[str, Any], fits: Callable[[int], list[in
     """
     with out.open("rb") as file:
         first = file.readline()
-    now = json.loads(json.dumps(header))
+    now, generation = json.loads(json.dumps(header)), header["generation"]
+    longest = generation["max_new_tokens"]
     try:
-        old = dict(json.loads(first)["journal"])
-        before, after = (dict(part.pop("generation")) for part in (dict(old), dict(now)))
-        limits = [int(before.pop("max_new_tokens")), int(after.pop("max_new_tokens"))]
+        old = json.loads(first)["journal"]
+        before = old["generation"]["max_new_tokens"]
+        if before >= longest or old != now | {"generation": generation | {"max_new_tokens": before}}:
+            return
     except (ValueError, KeyError, TypeError, RecursionError):
         return  # no journal of this kind: said where it is opened
-    if (
-        limits[0] >= limits[1]
-        or before != after
-        or any(old[k] != now.get(k) for k in old if k != "generation")
-    ):
-        return
-    new = {row: place for place, row in enumerate(fits(limits[1]))}
-    moved = {place: new[row] for place, row in enumerate(fits(limits[0])) if row in new}
-    if after["temperature"]:  # a row is sampled by its place
+    new = {row: place for place, row in enumerate(fits(longest))}
+    moved = {place: new[row] for place, row in enumerate(fits(before)) if row in new}
+    if generation["temperature"]:  # a row is sampled by its place
         moved = {place: to for place, to in moved.items() if place == to}
     rows = [one for one in Journal(out, old).rows() if one["finished"] and one["prompt_index"] in moved]
     finished = [one | {"prompt_index": moved[one["prompt_index"]]} for one in rows]

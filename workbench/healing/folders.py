@@ -29,11 +29,9 @@ def adapter_folder(out: str | Path) -> Path:
     """Return the folder that ``heal`` is to write, a link followed.
 
     Raises:
-        ValueError: for no path, a file, or a folder that is neither empty nor one that ``heal`` made; the
+        ValueError: for a file, or a folder that is neither empty nor one that ``heal`` made; the
             same for that of unfinished work beside it. Nothing is changed then.
     """
-    if not isinstance(out, str | Path) or not str(out):
-        raise ValueError(f"out must be the path of a folder, got {out!r}")
     out = Path(out)
     if out.is_symlink() or out.name in ("", ".."):
         out = out.resolve()
@@ -91,8 +89,7 @@ def same_work(record: Path, work: dict[str, Any], overwrite: bool, model: Any = 
     """
     if not record.parent.exists():
         return False
-    found = _read(record)
-    wanted = json.loads(json.dumps(work))
+    found, wanted = _read(record), json.loads(json.dumps(work))
     differ = [key for key, value in wanted.items() if found.get(key) != value]
     differ += [key for key in ("held_out", "objective") if key in found and key not in wanted]
     if "model" in differ and _same_model(found, wanted["model"], model):
@@ -184,12 +181,11 @@ def _read(record: Path) -> dict[str, Any]:
 
 def _same_model(found: dict[str, Any], here: dict[str, Any], model: Any) -> bool:
     told = found.get("model") or {}
-    same = all(told.get(name) == here[name] for name in ("architecture", "n_layers", "kept_layers"))
     # the name may be another: a folder that was moved
-    equal = all(told.get(name) == here[name] for name in ("dtype", "weights", "settings"))
-    return same and (
-        equal or (model is not None and found.get("values") == values_digest(model) != "offloaded")
-    )
+    differ = {name for name in here if name not in ("id", "revision") and told.get(name) != here[name]}
+    if not differ or model is None or differ - {"dtype", "weights", "settings"}:
+        return not differ
+    return bool(found.get("values") == values_digest(model) != "offloaded")
 
 
 def _without_types(config: Any) -> Any:

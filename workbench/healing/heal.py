@@ -27,8 +27,8 @@ from workbench.healing.records import write_record
 from workbench.healing.restoring import checkpointing, deprecations_muted, same_cache, same_randomness
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
 from workbench.healing.steps import captures
-from workbench.healing.trainer import OnStep, run_training
-from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_validation
+from workbench.healing.trainer import OnStep, Training, run_training
+from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_held_out
 from workbench.models.hooks import compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, unwrap
@@ -118,64 +118,58 @@ def heal(
     config, objective = config or HealingConfig.preset("sdd"), objective or Objective()
     check_asked(held_out, evaluate_every, keep, patience)
     out = folders.adapter_folder(out)
-    unfinished = folders.unfinished_folder(out)
     limit = sequence_limit(model, config.max_length)
     reading: Any = {"response": response, "max_length": limit, "concatenate": config.concatenate}
     samples, counts = read_examples(model, tokenizer, examples, **reading)
     objective.check(samples, config)
-    asked: Any = {"every": evaluate_every, "keep": keep, "patience": patience}
-    validation = read_validation(model, tokenizer, examples, held_out, **reading, **asked)
+    apart = read_held_out(model, tokenizer, examples, held_out, **reading)
+    validation = Validation(apart, evaluate_every, keep, patience)
     here = describe_model(model)
-    work = {"model": here, "data": digest(samples), "config": config.deciding(), **validation.settings()}
-    work |= objective.settings()
+    work: dict[str, Any] = {"model": here, "data": digest(samples), "config": config.deciding()}
+    work |= validation.settings() | objective.settings()
     with locked(out) if is_main() else nullcontext():  # a second one waits, and finds it done
         if folders.is_done(out, work, model, overwrite=overwrite):
-            return Healed(out, _read_back(out, here))
-        if config.packing:
-            check_packing(model)
-        checkpoints = unfinished / folders.CHECKPOINTS
-        begun = folders.last_checkpoint(checkpoints) and folders.same_work(
-            unfinished / folders.WORK, work, overwrite
-        )
-        ordered, lora = OrderedSamples(samples, config, whole=objective.whole), lora_config(model, config)
-        trackers = [report_to] if isinstance(report_to, str) else report_to
-        lengths = [len(sample.ids) for sample in samples]
-        places = (config, len(ordered), checkpoints, model, trackers)
-        arguments = training_arguments(*places, longest=max(lengths))
-        if objective.capturable and captures(model, config, lengths, processes=arguments.world_size):
-            set_micro_batch(arguments, config.batch_size, config.batch_size)
-        if arguments.world_size > 1:
-            ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
+            return Healed(out, _read_back(out, here["dtype"]))
+        ordered = OrderedSamples(samples, config, whole=objective.whole)
+        lora, arguments, captured = _prepared(model, ordered, objective.capturable, out, report_to)
         _warn_of_cuts(counts, limit, len(examples))
-        _begin(unfinished, work, bool(begun), arguments)
+        _begin(out, work, overwrite, arguments)
         quantized = bool(getattr(unwrap(model), "is_quantized", False))
-        record = {**work, "values": folders.values_digest(model), "kept_layers": list(kept_layers(model))}
+        record = {**work, "values": folders.values_digest(model), "kept_layers": [*kept_layers(model)]}
         record |= {"quantized": quantized, **counts}
-        how: Any = (progress, record, validation, objective)
-        train = partial(_train, model, lora, ordered, config, arguments, *how)
-        recomputing = checkpointing(model) if config.gradient_checkpointing else nullcontext()
-        with deprecations_muted(), same_randomness(model.device), same_cache(model), recomputing:
-            log = within_memory(train, arguments)
-        if validation.samples:
-            record["kept_step"] = kept_step(log, keep)
-        with arguments.main_process_first(local=False):
-            if arguments.should_save:
-                kept = checkpoints / f"checkpoint-{record.get('kept_step', len(log))}"
-                folders.store(out, kept, log, record)
-                folders.clear(unfinished)
-        log.attrs.update(folders.log_attributes(record))
-        return Healed(out, log)
+        with _reported(progress, arguments.max_steps) as on_step:
+            noted = partial(write_record, record=record)
+            training = Training(ordered, validation, objective, on_step, noted)
+            log = within_memory(partial(_train, model, lora, training, arguments, captured), arguments)
+        return _stored(out, log, record, validation, arguments)
 
 
-def _read_back(out: Path, here: dict[str, Any]) -> pd.DataFrame:
+def _read_back(out: Path, dtype: str) -> pd.DataFrame:
     """Return the log of a training that is done; say it where that was done in another type."""
     log = folders.read_log(out)
-    if (trained := log.attrs["dtype"]) != here["dtype"]:
-        warnings.warn(
-            f"{out} was trained in {trained}, the model is in {here['dtype']}; it is taken as it is",
-            stacklevel=3,
-        )
+    if (trained := log.attrs["dtype"]) != dtype:
+        words = f"{out} was trained in {trained}, the model is in {dtype}; it is taken as it is"
+        warnings.warn(words, stacklevel=3)
     return log
+
+
+def _prepared(
+    model: Any, ordered: OrderedSamples, capturable: bool, out: Path, report_to: str | Sequence[str]
+) -> tuple[LoraConfig, TrainingArguments, bool]:
+    """Return what peft and the Trainer are told, and whether updates are captured; refuse what cannot be."""
+    config = ordered.config
+    if config.packing:
+        check_packing(model)
+    lora, lengths = lora_config(model, config), [len(sample.ids) for sample in ordered.samples]
+    checkpoints = folders.unfinished_folder(out) / folders.CHECKPOINTS
+    places = (config, len(ordered), checkpoints, model, report_to)
+    arguments = training_arguments(*places, longest=max(lengths))
+    captured = capturable and captures(model, config, lengths, processes=arguments.world_size)
+    if captured:
+        set_micro_batch(arguments, config.batch_size, config.batch_size)
+    if arguments.world_size > 1:
+        ordered.fill_up(arguments.per_device_train_batch_size * arguments.world_size)
+    return lora, arguments, captured
 
 
 def _warn_of_cuts(counts: dict[str, int], limit: int, rows: int) -> None:
@@ -187,47 +181,58 @@ def _warn_of_cuts(counts: dict[str, int], limit: int, rows: int) -> None:
         )
 
 
-def _train(
-    model: Any,
-    lora: Any,
-    ordered: OrderedSamples,
-    config: HealingConfig,
-    arguments: TrainingArguments,
-    progress: bool | OnStep,
-    record: dict[str, Any],
-    validation: Validation,
-    objective: Objective,
-) -> pd.DataFrame:
-    """Train a fresh adapter from the last checkpoint or the beginning."""
-    compiled = _compiles(model, int(ordered.tokens[-1]), config)
-    even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
-    lengths = [len(sample.ids) for sample in ordered.samples]
-    # an update that did not fit into memory at once goes in micro-batches
-    whole = objective.capturable and arguments.gradient_accumulation_steps == 1
-    fixed = whole and captures(model, config, lengths, processes=arguments.world_size)
-    with (
-        new_adapter(model, deepcopy(lora), config.seed) as peft,  # a copy: peft shortens its list of targets
-        objective.acts(peft, chunk=config.loss_chunk, compiled=compiled, gaps=fixed),
-        # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
-        disable_input_dtype_casting(peft, active=arguments.bf16),
-        compiled_layers(model, dynamic=fixed or not even) if compiled else nullcontext(),
-        _reported(progress, arguments.max_steps) as on_step,
-    ):
-        # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
-        trained = sum(p.numel() for p in peft.parameters() if p.requires_grad)
-        check_room(str(arguments.output_dir), 24 * trained)
-        objective.begin(peft)
-        note = partial(write_record, record=record)
-        return run_training(peft, ordered, arguments, on_step, note, validation, objective, fixed=fixed)
-
-
-def _begin(unfinished: Path, work: dict[str, Any], begun: bool, arguments: TrainingArguments) -> None:
-    """Make the folder of the unfinished work, by one process while the others wait."""
+def _begin(out: Path, work: dict[str, Any], overwrite: bool, arguments: TrainingArguments) -> None:
+    """Make the folder of the unfinished work, by one process while the others wait, or go on in it."""
+    unfinished = folders.unfinished_folder(out)
+    checkpoint = folders.last_checkpoint(unfinished / folders.CHECKPOINTS)
+    begun = checkpoint and folders.same_work(unfinished / folders.WORK, work, overwrite)
     with arguments.main_process_first(local=False):
         if arguments.should_save:
             if not begun:
                 folders.clear(unfinished)
             write_text_atomic(unfinished / folders.WORK, json.dumps(work, indent=1))
+
+
+def _train(
+    model: Any, lora: LoraConfig, training: Training, arguments: TrainingArguments, captured: bool
+) -> pd.DataFrame:
+    """Train a fresh adapter from the last checkpoint or the beginning."""
+    ordered, objective, config = training.ordered, training.objective, training.ordered.config
+    compiled = _compiles(model, int(ordered.tokens[-1]), config)
+    even = ordered.is_even(arguments.per_device_train_batch_size * arguments.world_size)
+    # an update that did not fit into memory at once goes in micro-batches
+    fixed = captured and arguments.gradient_accumulation_steps == 1
+    with (
+        deprecations_muted(),
+        same_randomness(model.device),
+        same_cache(model),
+        checkpointing(model) if config.gradient_checkpointing else nullcontext(),
+        new_adapter(model, deepcopy(lora), config.seed) as peft,  # a copy: peft shortens its list of targets
+        objective.acts(peft, chunk=config.loss_chunk, compiled=compiled, gaps=fixed),
+        # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
+        disable_input_dtype_casting(peft, active=arguments.bf16),
+        compiled_layers(model, dynamic=fixed or not even) if compiled else nullcontext(),
+    ):
+        # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
+        trained = sum(p.numel() for p in peft.parameters() if p.requires_grad)
+        check_room(str(arguments.output_dir), 24 * trained)
+        objective.begin(peft)
+        return run_training(peft, training, arguments, fixed=fixed)
+
+
+def _stored(
+    out: Path, log: pd.DataFrame, record: dict[str, Any], validation: Validation, arguments: TrainingArguments
+) -> Healed:
+    """Make the adapter's folder, by one process while the others wait."""
+    if validation.samples:
+        record["kept_step"] = kept_step(log, validation.keep)
+    with arguments.main_process_first(local=False):
+        if arguments.should_save:
+            kept = Path(str(arguments.output_dir)) / f"checkpoint-{record.get('kept_step', len(log))}"
+            folders.store(out, kept, log, record)
+            folders.clear(folders.unfinished_folder(out))
+    log.attrs.update(folders.log_attributes(record))
+    return Healed(out, log)
 
 
 def _compiles(model: Any, n_tokens: int, config: HealingConfig) -> bool:

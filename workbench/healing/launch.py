@@ -75,18 +75,17 @@ def plan_training(
     left_out = sorted({whole_number(layer, "layers", 0) for layer in layers})
     one_of(dtype, ("float32", "bfloat16", "float16", None), "dtype")
     one_of(quantization, ("nf4", None), "quantization")
-    frame = isinstance(examples, pd.DataFrame)
     tables = {EXAMPLES: _learnable(examples, response)}
     if held_out is not None:
         tables[HELD_OUT] = _learnable(held_out, response)
-    place = os.path.abspath(Path(model).expanduser()) if Path(model).expanduser().is_dir() else None
-    named = {"name": str(model), "path": place, "revision": revision, "dtype": dtype}
+    there = Path(model).expanduser()
+    named = {"name": str(model), "path": os.path.abspath(there) if there.is_dir() else None}
     for name, table in tables.items():
         write_text_atomic(folder / name, table.to_json(orient="records", lines=True, force_ascii=False))
     plan = {
-        "model": {**named, "quantization": quantization},
+        "model": {**named, "revision": revision, "dtype": dtype, "quantization": quantization},
         "layers": left_out,
-        "response": response if frame else None,
+        "response": response if isinstance(examples, pd.DataFrame) else None,
         "config": asdict(config),
         "out": out,
         "files": {name: sha256_of(folder / name) for name in tables},
@@ -167,18 +166,18 @@ def run_plan(plan: str | Path, *, overwrite: bool = False, progress: bool = True
     plan = Path(plan)
     if not plan.is_file():
         raise ValueError(f"plan must be a plan.json that plan_training wrote, there is none at {plan}")
-    planned, config = _read_plan(plan), _config(plan)
+    planned = _read_plan(plan)
+    config = HealingConfig(**planned["config"])
     _check_inside(plan.parent, planned["out"])
     rows = {name: _read_rows(plan.parent / name, known, planned) for name, known in planned["files"].items()}
     named = planned["model"]
-    options = {key: named.get(key) for key in ("revision", "quantization")}
-    model, tokenizer = load_model(named.get("path") or named["name"], **options, **_place(named.get("dtype")))
+    options = {key: named[key] for key in ("revision", "quantization")}
+    model, tokenizer = load_model(named["path"] or named["name"], **options, **_place(named["dtype"]))
     model._source["id"] = short_name(named["name"])  # as it was called where the plan was written
     given: dict[str, Any] = {"response": planned["response"] or "reference", "config": config}
     given |= {"out": plan.parent / planned["out"], "held_out": rows.get(HELD_OUT), "overwrite": overwrite}
-    shown = progress and is_main()
     with without_layers(model, planned["layers"]):
-        return heal(model, tokenizer, rows[EXAMPLES], progress=shown, **given)
+        return heal(model, tokenizer, rows[EXAMPLES], progress=progress and is_main(), **given)
 
 
 def _check_folder(folder: Path) -> None:
@@ -207,8 +206,6 @@ def _check_inside(folder: Path, out: str) -> None:
 def _learnable(examples: Any, response: str) -> pd.DataFrame:
     """Return the columns that are learned from, all of them texts."""
     if not isinstance(examples, pd.DataFrame):
-        if isinstance(examples, str) or not isinstance(examples, Sequence):
-            raise ValueError(f"examples must be a frame or a list of texts, got {examples!r:.80}")
         examples, columns, texts = pd.DataFrame({"text": list(examples)}), ["text"], ["text"]
     else:
         # all that makes a prompt; and the reference decides the order, whichever column is learned
@@ -223,12 +220,12 @@ def _learnable(examples: Any, response: str) -> pd.DataFrame:
 
 
 def _read_plan(path: Path) -> dict[str, Any]:
-    try:
+    with told(f"{path} is no plan that plan_training wrote, or it is damaged; plan it again", Exception):
         plan = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        plan = {}
-    if not plan.keys() >= _PARTS or not _is_sound(plan):
-        raise ValueError(f"{path} is no plan that plan_training wrote, or it is damaged; plan it again")
+        if missing := _PARTS - plan.keys():
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        if not _is_sound(plan):
+            raise ValueError("its parts are not of the kinds that a plan has")
     return plan
 
 
@@ -263,10 +260,8 @@ def _config(path: Path) -> HealingConfig:
 def _check_batches(config: HealingConfig, processes: int) -> None:
     batch, micro = config.batch_size, config.micro_batch_size or 1
     if batch % (micro * processes):
-        raise ValueError(
-            f"processes must share the plan's batch_size {batch} evenly, in micro-batches of {micro}, "
-            f"got {processes} processes"
-        )
+        shares = f"batch_size {batch} evenly, in micro-batches of {micro}"
+        raise ValueError(f"processes must share the plan's {shares}, got {processes}")
 
 
 def _place(dtype: str | None) -> dict[str, Any]:

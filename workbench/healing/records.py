@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import whole_number
+from workbench.checks import told, whole_number
+from workbench.models.layers import kept_layers
 from workbench.runs.files import sha256_of, write_text_atomic
 
 #: beside peft's own files in an adapter's folder
 RECORD = "healing.json"
-SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_FILES = SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: settings under which peft changes the model's own weights or layers, or uses the matrices now and then only
 _NOT_PLAIN = (
     *("modules_to_save", "trainable_token_indices", "layer_replication", "megatron_config", "runtime_config"),
@@ -45,15 +46,26 @@ def read_record(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def write_record(folder: str | Path, record: dict[str, Any]) -> None:
+def write_record(folder: str | Path, record: dict[str, Any], files: Sequence[str] = _FILES) -> None:
     """Write an adapter's record into its folder, with the SHA-256 of its files, which loading compares."""
-    told = {**record, "sha256": adapter_digests(folder)}
-    write_text_atomic(Path(folder) / RECORD, json.dumps(told, indent=1))
+    whole = {**record, "sha256": adapter_digests(folder, files)}
+    write_text_atomic(Path(folder) / RECORD, json.dumps(whole, indent=1))
 
 
-def adapter_digests(folder: str | Path) -> dict[str, str]:
-    """Return the SHA-256 of an adapter's two files by their names."""
-    return {name: sha256_of(Path(folder) / name) for name in (SETTINGS, WEIGHTS)}
+def adapter_digests(folder: str | Path, files: Sequence[str] = _FILES) -> dict[str, str]:
+    """Return the SHA-256 of an adapter's files by their names."""
+    return {name: sha256_of(Path(folder) / name) for name in files}
+
+
+def check_layers(path: Path, trained: list[int], layers: Sequence[int] | None, model: Any = None) -> None:
+    """Refuse an adapter of other layers than the caller says, or than a model has."""
+    if layers is not None and trained != list(layers):
+        raise ValueError(f"layers must be those that {path} was trained on, {trained}, got {list(layers)}")
+    if model is not None and trained != (here := list(kept_layers(model))):
+        raise ValueError(
+            f"adapter {path} was trained on other layers than the model has: trained on {trained}, the model "
+            f"has {here}; leave out the same layers as in training"
+        )
 
 
 def checked_adapter(path: str | Path, layers: Sequence[int] | None = None) -> list[int]:
@@ -69,21 +81,20 @@ def checked_adapter(path: str | Path, layers: Sequence[int] | None = None) -> li
             that is no LoRA, or that changes weights of the model itself.
     """
     path = Path(path)
-    known = layers is None or (path / RECORD).is_file()
-    record: dict[str, Any] = read_record(path) if known else {"kept_layers": layers}
+    own = layers is None or (path / RECORD).is_file()
+    record: dict[str, Any] = read_record(path) if own else {"kept_layers": layers}
     if not (path / WEIGHTS).is_file():
         raise ValueError(f"{path} has no {WEIGHTS}; an adapter's weights are read from safetensors only")
     settings = _read(path / SETTINGS)
     if settings.get("peft_type") != "LORA" or settings.get("bias", "none") != "none":
-        kind, bias = settings.get("peft_type"), settings.get("bias")
-        raise ValueError(f"{path} must be a LoRA adapter with bias 'none', it is {kind!r} with bias {bias!r}")
+        kind = f"{settings.get('peft_type')!r} with bias {settings.get('bias')!r}"
+        raise ValueError(f"{path} must be a LoRA adapter with bias 'none', it is {kind}")
     _check_settings(path, settings)
-    told, found = record.get("sha256"), adapter_digests(path)
-    if told is not None and (altered := [name for name in found if told.get(name) != found[name]]):
+    known, found = record.get("sha256"), adapter_digests(path)
+    if known is not None and (altered := [name for name in found if known.get(name) != found[name]]):
         raise ValueError(f"{path / altered[0]} was altered since the adapter was written; heal again")
     trained = [whole_number(layer, "layers", 0) for layer in record["kept_layers"]]
-    if layers is not None and trained != list(layers):
-        raise ValueError(f"layers must be those that {path} was trained on, {trained}, got {list(layers)}")
+    check_layers(path, trained, layers)
     return trained
 
 
@@ -105,7 +116,6 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is missing or damaged; heal again, or copy the folder again") from error
+    with told(f"{path} is missing or damaged; heal again, or copy the folder again", Exception):
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    return found

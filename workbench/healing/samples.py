@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from workbench.generation.prompts import context_length, end_tokens
 from workbench.healing.config import HealingConfig
 from workbench.healing.order import training_order
 from workbench.models.chat import chat_ids, render_chat, text_ids
-from workbench.models.hooks import inference
-from workbench.models.layers import decoder_forward, unwrap
+from workbench.models.layers import unwrap
+from workbench.models.probes import reads_apart
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,10 @@ def read_samples(
     prompts = [chat_ids(tokenizer, conversation(row)) for row in rows]
     end = _end_of_turn(tokenizer, end_tokens(model, tokenizer))
     # what a response says is text: a mark spelled in it ends no turn
-    learned = [text_ids(tokenizer, text, begin=False, control=False) for text in said]
-    written = learned
-    if "reference" in examples and response != "reference":
-        references = [field_text(row, "reference") for row in rows]
-        written = [text_ids(tokenizer, text, begin=False, control=False) for text in references]
+    read = partial(text_ids, tokenizer, begin=False, control=False)
+    learned = [read(text) for text in said]
+    other = "reference" in examples and response != "reference"
+    written = [read(field_text(row, "reference")) for row in rows] if other else learned
     samples, cut = [], 0
     for prompt, answer, reference in zip(prompts, learned, written, strict=True):
         if len(prompt) < max_length:
@@ -212,15 +212,13 @@ class OrderedSamples(Dataset[tuple[Sample, float]]):
             config: its epochs or steps, batch_size, seed and packing.
             whole: weigh an update by all its tokens, not by the learned ones.
         """
-        self.samples, self.batch_size, self.packed = samples, config.batch_size, config.packing
-        self.whole = whole
+        self.samples, self.config, self.whole = samples, config, whole
         steps, batch, grouped = config.max_steps, config.batch_size, not config.packing
         total = steps * batch if steps else round(config.epochs * len(samples))
         if not total:
             raise ValueError(f"epochs={config.epochs:g} of {len(samples)} examples is not one; raise epochs")
-        self.order = training_order(
-            [sample.size for sample in samples], total, batch, config.seed, grouped=grouped
-        )
+        sizes = [sample.size for sample in samples]
+        self.order = training_order(sizes, total, batch, config.seed, grouped=grouped)
         self.length = total
         updates = [self.order[start : start + batch] for start in range(0, total, batch)]
         tokens = [sum(len(samples[k].ids) for k in update) for update in updates]
@@ -240,7 +238,7 @@ class OrderedSamples(Dataset[tuple[Sample, float]]):
 
     def __getitem__(self, place: int) -> tuple[Sample, float]:
         sample = self.samples[self.places[place]] if place < len(self.places) else NO_SAMPLE
-        return sample, self.weights[place // self.batch_size]
+        return sample, self.weights[place // self.config.batch_size]
 
     def is_even(self, together: int) -> bool:
         """Return whether every batch of so many samples has the same shape."""
@@ -248,7 +246,7 @@ class OrderedSamples(Dataset[tuple[Sample, float]]):
 
     def epoch(self, step: int) -> float:
         """Return how often every sample was seen, on average, after so many updates."""
-        return min(step * self.batch_size, len(self.order)) / len(self.samples)
+        return min(step * self.config.batch_size, len(self.order)) / len(self.samples)
 
 
 def collate(
@@ -271,7 +269,8 @@ def collate(
         packed, ``position_ids`` [row, token].
     """
     samples = [sample for sample, _ in rows]
-    groups = _packed(samples) if packed else [[sample] for sample in samples]
+    longest = max(len(sample.ids) for sample in samples)
+    groups = in_rows(samples, longest) if packed else [[sample] for sample in samples]
     ids = _rows(groups, lambda sample: torch.tensor(sample.ids))
     learned = _rows(groups, lambda sample: torch.arange(len(sample.ids)) >= sample.n_prompt).flatten()
     batch = {
@@ -289,9 +288,8 @@ def collate(
 
 def _rows(groups: list[list[Sample]], values: Callable[[Sample], torch.Tensor]) -> torch.Tensor:
     """Return the values of each group's samples one after another ``[row, token]``, 0 behind the last."""
-    return pad_sequence(
-        [torch.cat([values(sample) for sample in group]) for group in groups], batch_first=True
-    )
+    rows = [torch.cat([values(sample) for sample in group]) for group in groups]
+    return pad_sequence(rows, batch_first=True)
 
 
 def check_packing(model: Any) -> None:
@@ -301,34 +299,28 @@ def check_packing(model: Any) -> None:
         ValueError: when a sample's last states differ with another sample before it in its row.
     """
     base = unwrap(model)
-    decoder, device = decoder_forward(base), next(base.parameters()).device
-    size = base.config.get_text_config(decoder=True).vocab_size
-    first, second = (torch.arange(start, start + 6, device=device) % size for start in (3, 11))
-    places = torch.arange(6, device=device).repeat(2)
-    with inference(base):
-        both = decoder(input_ids=torch.cat([first, second])[None], position_ids=places[None], use_cache=False)
-        alone = decoder(input_ids=second[None], use_cache=False).last_hidden_state[0]
-    packed = both.last_hidden_state[0, 6:]
-    gap = (packed - alone).abs().max() / alone.abs().max()
-    if not gap <= (1e-4 if base.dtype == torch.float32 else 0.05):
+    device, size = next(base.parameters()).device, base.config.get_text_config(decoder=True).vocab_size
+    ids = torch.tensor([*range(3, 9), *range(11, 17)], device=device)[None] % size
+    if not reads_apart(base, ids, [6, 6], position_ids=torch.arange(6, device=device).repeat(2)[None]):
         raise ValueError(
             f"packing must be False for {type(base).__name__} ({base.config._attn_implementation} "
             "attention): its samples see each other when they share a row"
         )
 
 
-def _packed(samples: list[Sample]) -> list[list[Sample]]:
-    """Put samples into rows as long as the longest, which comes first, each into the first row with room."""
-    longest, *others = sorted(samples, key=lambda sample: -len(sample.ids))
-    groups = [[longest]]
-    for sample in others:
-        room = len(longest.ids) - len(sample.ids)
-        fits = [group for group in groups if sum(len(one.ids) for one in group) <= room]
-        if fits:
-            fits[0].append(sample)
-        else:
-            groups.append([sample])
-    return groups
+def in_rows(samples: list[Sample], length: int) -> list[list[Sample]]:
+    """Put samples into rows of so many tokens, each, longest first, into the first row that has room."""
+    rows: list[list[Sample]] = []
+    room: list[int] = []
+    for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
+        size = len(sample.ids)
+        place = next((k for k, left in enumerate(room) if left >= size), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(length)
+        rows[place].append(sample)
+        room[place] -= size
+    return rows
 
 
 def _end_of_turn(tokenizer: Any, ends: list[int]) -> list[int]:
@@ -337,7 +329,7 @@ def _end_of_turn(tokenizer: Any, ends: list[int]) -> list[int]:
     if not getattr(tokenizer, "chat_template", None):
         return own
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "the reply"}]
-    text = render_chat(tokenizer, turns, generation_prompt=False)
-    tail = tokenizer(text.rpartition("the reply")[2], add_special_tokens=False)["input_ids"]
+    tail = render_chat(tokenizer, turns, generation_prompt=False).rpartition("the reply")[2]
+    tail = tokenizer(tail, add_special_tokens=False)["input_ids"]
     place = next((k for k, token in enumerate(tail) if token in ends), None)
     return own if place is None else tail[: place + 1]

@@ -11,7 +11,7 @@ import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,11 +111,9 @@ def tune(
     most = n_trials or len(combinations)
     total = min(most, len(combinations))
     limit = sequence_limit(model, config.max_length)
-    sets = {"data": examples, "held_out": held_out}
-    samples = {name: read_examples(model, tokenizer, rows, response, limit)[0] for name, rows in sets.items()}
-    _check_apart(*samples.values())
-    work: dict[str, Any] = {name: digest(tokens) for name, tokens in samples.items()}
+    read = partial(read_examples, model, tokenizer, response=response, max_length=limit)
     others = {name: value for name, value in asdict(config).items() if name not in grid}
+    work = _digests(read(examples)[0], read(held_out)[0])
     work |= {"model": describe_model(model), "config": others, "grid": grid}
     studies.begin_study(out, work, overwrite)
     train = partial(heal, model, tokenizer, examples, response=response, progress=False)
@@ -129,10 +127,10 @@ def tune(
             with with_adapter(model, healed.adapter):
                 return measure()
 
-    cleared = [] if keep_adapters else [partial(_remove_adapter, out)]
-    callbacks = [partial(studies.keep_result, out), *cleared]
-    with studies.open_study(out, grid, seed) as study:
-        rounds = iter(partial(studies.combinations_left, study, out, combinations, total), [])
+    callbacks = [partial(studies.keep_result, out)]
+    callbacks += [] if keep_adapters else [partial(_remove_adapter, out)]
+    with studies.open_study(out, seed) as study:
+        rounds = iter(partial(studies.combinations_left, study, combinations, total), [])
         for left in tqdm(rounds, total=total, desc="tune", disable=not progress):
             studies.enqueue(study, left, grid, tries=20 if search == "tpe" else 0)
             study.optimize(objective, n_trials=1, catch=(ValueError,), callbacks=callbacks)
@@ -149,7 +147,7 @@ def read_trials(out: str | Path) -> pd.DataFrame:
     if not (Path(out) / studies.STUDY).is_file():
         raise ValueError(f"out must be the folder of a search that tune began, {out} is none")
     grid = studies.begun_with(Path(out))["grid"]
-    with studies.open_study(Path(out), grid) as study:
+    with studies.open_study(Path(out)) as study:
         return _frame(study, list(grid))
 
 
@@ -157,6 +155,8 @@ def _claimed(trial: Any, grid: Mapping[str, Sequence[Any]], total: int) -> dict[
     """Return a trial's settings; give it up when another trial has them, or all trainings are given out."""
     chosen = {name: trial.suggest_categorical(name, studies.choices(values)) for name, values in grid.items()}
     params = studies.values_of(chosen, grid)
+    # Optuna's own first heartbeat may come later; a trial without any would count as alive for ever
+    trial.study._storage.record_heartbeat(trial._trial_id)
     trial.set_user_attr("combination", studies.name_of(params))
     others = [one for one in studies.trainings(trial.study) if one.number != trial.number]
     # two that start at once may both give up: the combination is then left, and taken up again
@@ -185,8 +185,8 @@ def _measured(healed: Healed) -> dict[str, float]:
     return dict(zip(_MEASURED, numbers, strict=True))
 
 
-def _check_apart(learned: list[Sample], held_out: list[Sample]) -> None:
-    """Refuse held-out examples whose prompt (of a plain text: the whole) is learned from."""
+def _digests(learned: list[Sample], held_out: list[Sample]) -> dict[str, Any]:
+    """Return digests of both; refuse held-out examples whose prompt (of a text: all) is learned from."""
 
     def prompt(sample: Sample) -> tuple[int, ...]:
         return tuple(sample.ids[: sample.n_prompt] if sample.n_prompt > 1 else sample.ids)
@@ -197,14 +197,14 @@ def _check_apart(learned: list[Sample], held_out: list[Sample]) -> None:
             f"held_out must share no prompt with examples, {len(both)} of its {len(held_out)} rows do, the "
             f"first is row {both[0]}; hold out rows that are not trained on"
         )
+    return {"data": digest(learned), "held_out": digest(held_out)}
 
 
 def _combinations(grid: Mapping[str, Sequence[Any]], config: HealingConfig) -> list[dict[str, Any]]:
-    unknown = set(grid) - {field.name for field in fields(HealingConfig)}
+    unknown = grid.keys() - HealingConfig.__dataclass_fields__.keys()
     if unknown or not grid or not all(grid.values()):
-        raise ValueError(
-            f"grid must give values for fields of HealingConfig such as {', '.join(SDD_GRID)}; got {grid}"
-        )
+        fields_of = f"fields of HealingConfig such as {', '.join(SDD_GRID)}"
+        raise ValueError(f"grid must give values for {fields_of}; got {grid}")
     found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for combination in found:
         replace(config, **combination)  # refuses what cannot be trained with
@@ -220,13 +220,10 @@ def _remove_adapter(out: Path, study: Any, trial: Any) -> None:
 def _frame(study: Any, names: list[str]) -> pd.DataFrame:
     rows = []
     for trial in studies.trainings(study):
-        told = trial.user_attrs
-        state = told.get("state", trial.state.name.lower())
-        loss = trial.value if trial.state.name == "COMPLETE" else float("nan")
-        measured = dict.fromkeys(_MEASURED, float("nan")) | told.get("measured", {})
-        settings = {name: trial.params[name] for name in names}
-        error = {"error": told.get("error", "")}
-        rows.append({"trial": trial.number, "state": state, **settings, "loss": loss, **measured, **error})
+        told = {"state": trial.state.name.lower(), "measured": {}, "error": "", **trial.user_attrs}
+        row = {"trial": trial.number, "loss": float("nan") if trial.value is None else trial.value}
+        row |= dict.fromkeys(_MEASURED, float("nan")) | told["measured"]
+        rows.append(row | trial.params | {"state": told["state"], "error": told["error"]})
     return pd.DataFrame(rows, columns=["trial", "state", *names, "loss", *_MEASURED, "error"])
 
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from workbench.healing.arguments import tokens_at_once
 from workbench.healing.config import HealingConfig
-from workbench.healing.samples import Sample
-from workbench.models.hooks import inference
-from workbench.models.layers import decoder_forward, decoder_layers, unwrap
+from workbench.healing.samples import Sample, in_rows
+from workbench.models.costs import EXPERTS
+from workbench.models.layers import decoder_layers, on_one_device, unwrap
 from workbench.models.masks import as_attention_mask, readers, why_no_masks
+from workbench.models.probes import reads_apart
 
 #: tokens of the shortest rows; each longer kind of rows is twice as long
 ROW = 512
@@ -29,7 +30,6 @@ TOKENS = 8192
 #: parameters of the layers up to which a captured step pays, where an update takes as long to launch as to
 #: compute, and tokens of the mean sample: longer rows are faster without a mask
 _LARGEST, _LONGEST = 1.5e9, 768
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def captures(model: Any, config: HealingConfig, lengths: list[int], *, processes: int) -> bool:
@@ -62,19 +62,17 @@ def _pays(model: Any, config: HealingConfig, lengths: list[int]) -> bool:
 def _why_not(model: Any, config: HealingConfig, processes: int) -> str | None:
     base = unwrap(model)
     text = base.config.get_text_config(decoder=True)
-    devices = {p.device for p in base.parameters()}
     checks = {
         "several processes train together": processes == 1,
         "dropout draws anew for each shape": config.dropout == 0 and not _drops_out(base),
         "gradient checkpointing computes passes again": not config.gradient_checkpointing,
         "deterministic kernels are asked for": not config.deterministic,
-        "its experts are chosen as it runs": not any(getattr(text, name, None) for name in _EXPERTS),
+        "its experts are chosen as it runs": not any(getattr(text, name, None) for name in EXPERTS),
         "its weights are quantized": not getattr(base, "is_quantized", False),
-        "it is on more than one device": len(devices) == 1
-        and not any(hasattr(module, "_hf_hook") for module in base.modules()),
+        "it is on more than one device": on_one_device(base),
     }
     failed = next((reason for reason, fine in checks.items() if not fine), None)
-    return failed or why_no_masks(model) or (None if _apart(model) else "samples in a row see each other")
+    return failed or why_no_masks(model) or (None if _apart(base) else "samples in a row see each other")
 
 
 def _drops_out(model: Any) -> bool:
@@ -84,21 +82,13 @@ def _drops_out(model: Any) -> bool:
     return inside or bool(getattr(text, "attention_dropout", 0) or getattr(text, "attn_pdrop", 0))
 
 
-@torch.no_grad()
-def _apart(model: Any) -> bool:
+def _apart(base: Any) -> bool:
     """Say whether two samples in one row are read as each alone."""
-    base = unwrap(model)
     vocabulary = base.get_input_embeddings().weight.shape[0]
     draw = np.random.default_rng(0)
     samples = [Sample(draw.integers(vocabulary, size=n).tolist(), 1) for n in (11, 7)]
-    block = torch.from_numpy(_block([samples], 1, 20)).to(base.device)
-    decoder = decoder_forward(base)
-    with inference(base):
-        both = decoder(**read_block(base, block), use_cache=False).last_hidden_state[0].float()
-        alone = [decoder(input_ids=block[0, :, :11]), decoder(input_ids=block[0, :, 11:18])]
-    wanted = torch.cat([one.last_hidden_state[0].float() for one in alone])
-    tolerance = {torch.float32: 1e-4, torch.float64: 1e-9}.get(base.dtype, 0.05)
-    return bool((both[:18] - wanted).norm() <= tolerance * wanted.norm())
+    reading = read_block(base, torch.from_numpy(_block([samples], 1, 20)).to(base.device))
+    return reads_apart(base, reading.pop("input_ids"), [11, 7], **reading)
 
 
 def collate_blocks(rows: list[tuple[Sample, float]], *, tokens: int = TOKENS) -> dict[str, Any]:
@@ -122,24 +112,9 @@ def collate_blocks(rows: list[tuple[Sample, float]], *, tokens: int = TOKENS) ->
     blocks = [
         torch.from_numpy(_block(some, n, length))
         for length, samples in sorted(classes.items())
-        for n, some in _divided(_filled(samples, length), max(1, tokens // length))
+        for n, some in _divided(in_rows(samples, length), max(1, tokens // length))
     ]
     return {"input_ids": blocks[0][0], "blocks": blocks, "weight": torch.tensor(rows[0][1])}
-
-
-def _filled(samples: list[Sample], length: int) -> list[list[Sample]]:
-    """Put samples into rows, each, longest first, into the first row that has room."""
-    rows: list[list[Sample]] = []
-    room: list[int] = []
-    for sample in sorted(samples, key=lambda sample: -len(sample.ids)):
-        size = len(sample.ids)
-        place = next((k for k, left in enumerate(room) if left >= size), len(rows))
-        if place == len(rows):
-            rows.append([])
-            room.append(length)
-        rows[place].append(sample)
-        room[place] -= size
-    return rows
 
 
 def _divided(rows: list[list[Sample]], most: int) -> Iterator[tuple[int, list[list[Sample]]]]:

@@ -1,7 +1,7 @@
-"""The study of a search: a database that workers share, and a file for what each finished trial found.
+"""The study of a search: a database that workers share, and a copy of it after each training.
 
 A worker shows with a heartbeat that it is alive; the trial of one that was killed fails after ``GRACE``
-seconds. A damaged database is set aside and made again from the files.
+seconds. A damaged database is set aside, and its copy taken.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from filelock import FileLock
 from workbench.bars import tqdm
 from workbench.checks import told
 from workbench.healing.folders import same_work
-from workbench.runs.files import write_text_atomic
+from workbench.runs.files import write_bytes_atomic, write_text_atomic
 
-STUDY, DATABASE, FINISHED = "study.json", "study.db", "finished"
+STUDY, DATABASE, COPY = "study.json", "study.db", "study.copy.db"
 #: seconds between two heartbeats, and without any until a worker counts as killed
 HEARTBEAT, GRACE = 10, 60
 
@@ -35,21 +34,13 @@ def begin_study(out: Path, work: dict[str, Any], overwrite: bool) -> None:
     """Refuse a folder with another search, or empty it."""
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
-        if (out / STUDY).is_file() and not _same(out, work, overwrite):
-            for folder in ("trials", FINISHED):
-                shutil.rmtree(out / folder, ignore_errors=True)
-            (out / DATABASE).unlink(missing_ok=True)
+        if not overwrite and (out / STUDY).is_file():
+            begun_with(out)
+        if (out / STUDY).is_file() and not same_work(out / STUDY, work, overwrite):
+            shutil.rmtree(out / "trials", ignore_errors=True)
+            for file in (DATABASE, COPY):
+                (out / file).unlink(missing_ok=True)
         write_text_atomic(out / STUDY, json.dumps(work, indent=1) + "\n")
-
-
-def _same(out: Path, work: dict[str, Any], overwrite: bool) -> bool:
-    try:
-        begun_with(out)
-    except ValueError:
-        if overwrite:
-            return False
-        raise
-    return same_work(out / STUDY, work, overwrite)
 
 
 def begun_with(out: Path) -> dict[str, Any]:
@@ -60,7 +51,7 @@ def begun_with(out: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def open_study(out: Path, grid: Mapping[str, Sequence[Any]], seed: int = 0) -> Iterator[Any]:
+def open_study(out: Path, seed: int = 0) -> Iterator[Any]:
     """Open the study, with every finished trial in it; Optuna logs nothing meanwhile."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -70,12 +61,11 @@ def open_study(out: Path, grid: Mapping[str, Sequence[Any]], seed: int = 0) -> I
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
         warnings.filterwarnings("ignore", "Heartbeat of storage")  # the estimator is asked without a training
         with FileLock(out / ".lock"):  # two workers would make the same tables
-            _set_aside_damaged(out / DATABASE)
+            _put_back(out)
             storage = optuna.storages.RDBStorage(url, {"connect_args": {"timeout": 60}}, **alive)
             sampler = optuna.samplers.TPESampler(seed=seed)  # for "tpe"; the queue of a grid asks none
             named: dict[str, Any] = {"study_name": "healing", "load_if_exists": True}
             study = optuna.create_study(storage=storage, sampler=sampler, **named)
-            _restore(study, out, grid)
         try:
             yield study
         finally:
@@ -83,50 +73,37 @@ def open_study(out: Path, grid: Mapping[str, Sequence[Any]], seed: int = 0) -> I
             optuna.logging.set_verbosity(before)
 
 
-def _set_aside_damaged(database: Path) -> None:
-    """Move a database away that SQLite finds damaged; what finished lies in files of its own."""
-    if not database.is_file():
-        return
-    try:
-        with closing(sqlite3.connect(database, timeout=60)) as connection:
-            found = connection.execute("PRAGMA quick_check").fetchone()[0]
-    except sqlite3.OperationalError:  # another worker writes
-        raise
-    except sqlite3.DatabaseError as error:
-        found = str(error)
-    if found != "ok":
+def _put_back(out: Path) -> None:
+    """Put the copy in the place of a database that is lost, or that SQLite finds damaged."""
+    database = out / DATABASE
+    if database.is_file():
+        try:
+            with closing(sqlite3.connect(database, timeout=60)) as connection:
+                checked = connection.execute("PRAGMA quick_check").fetchone()[0]
+            found = checked if database.stat().st_size else "it is empty"
+        except sqlite3.OperationalError:  # another worker writes
+            raise
+        except sqlite3.DatabaseError as error:
+            found = str(error).splitlines()[0]
+        if found == "ok":
+            return
         os.replace(database, database.with_suffix(".damaged.db"))
-        tqdm.write(f"{database} is damaged ({found.splitlines()[0]}); begun again with the finished trials")
+        tqdm.write(f"{database} is damaged ({found}); begun again with the trainings that have finished")
+    if (out / COPY).is_file():
+        shutil.copyfile(out / COPY, database)
 
 
 def keep_result(out: Path, study: Any, trial: Any) -> None:
-    """Write what a finished training found into a file of its own."""
+    """Keep a copy of the database as it is when a training has finished."""
     if is_training(trial):
-        found = {"number": trial.number, "state": trial.state.name, "value": trial.value}
-        found |= {"params": trial.params, "user_attrs": trial.user_attrs}
-        write_text_atomic(out / FINISHED / f"{trial.number}.json", json.dumps(found) + "\n")
+        with closing(sqlite3.connect(out / DATABASE, timeout=60)) as connection:
+            write_bytes_atomic(out / COPY, connection.serialize())
 
 
-def _restore(study: Any, out: Path, grid: Mapping[str, Sequence[Any]]) -> None:
-    """Add the finished trials that the database has lost."""
-    there = {trial.user_attrs["combination"] for trial in trainings(study)}
-    files = sorted((out / FINISHED).glob("*.json"), key=lambda path: int(path.stem))
-    for path in files:
-        with told(f"{path} is damaged; remove it, and that training is made again", ValueError):
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["user_attrs"]["combination"] not in there:
-            options = {name: kept[name] for name in ("value", "params", "user_attrs")}
-            state = optuna.trial.TrialState[kept["state"]]
-            study.add_trial(optuna.trial.create_trial(state=state, distributions=_kinds(grid), **options))
-
-
-def combinations_left(
-    study: Any, out: Path, combinations: list[dict[str, Any]], total: int
-) -> list[dict[str, Any]]:
+def combinations_left(study: Any, combinations: list[dict[str, Any]], total: int) -> list[dict[str, Any]]:
     """Return the combinations to try; waits where a running trial may be that of a killed worker."""
     for _ in range(GRACE // HEARTBEAT + 3):
         optuna.storages.fail_stale_trials(study)
-        _fail_unheard(study, out)
         known = trainings(study)
         if len(known) < total:
             taken = {trial.user_attrs["combination"] for trial in known}
@@ -135,18 +112,6 @@ def combinations_left(
             break
         time.sleep(HEARTBEAT)
     return []
-
-
-def _fail_unheard(study: Any, out: Path) -> None:
-    """Fail the trials of workers killed before their first heartbeat: Optuna takes them for alive."""
-    running = [trial for trial in trainings(study) if trial.state.name == "RUNNING"]
-    old = [trial for trial in running if (datetime.now() - trial.datetime_start).total_seconds() > GRACE]
-    if old:
-        with closing(sqlite3.connect(out / DATABASE, timeout=60)) as connection:
-            heard = {row[0] for row in connection.execute("SELECT trial_id FROM trial_heartbeats")}
-        for trial in old:
-            if trial._trial_id not in heard:
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
 def enqueue(study: Any, left: list[dict[str, Any]], grid: Mapping[str, Sequence[Any]], *, tries: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.checks import first_line
-from workbench.healing.records import RECORD, read_record
-from workbench.models.layers import kept_layers, unwrap
-from workbench.runs.files import sha256_of, write_text_atomic
+from workbench.checks import told
+from workbench.healing.records import adapter_digests, check_layers, read_record, write_record
+from workbench.models.layers import unwrap
 
 #: the file that tells such a folder from a LoRA adapter's
 TENSORS = "tensors.safetensors"
@@ -34,11 +32,9 @@ def write_tensors(folder: str | Path, tensors: Mapping[str, Tensor], record: dic
         tensors: on any device.
         record: ``kept_layers`` and ``model``, and what else is to be known.
     """
-    save_file(
-        {name: one.detach().cpu().contiguous() for name, one in tensors.items()}, Path(folder) / TENSORS
-    )
-    told = {**record, "sha256": {TENSORS: sha256_of(Path(folder) / TENSORS)}}
-    write_text_atomic(Path(folder) / RECORD, json.dumps(told, indent=1))
+    whole = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
+    save_file(whole, Path(folder) / TENSORS)
+    write_record(folder, record, [TENSORS])
 
 
 def put_tensors(model: Any, path: str | Path, layers: Sequence[int] | None = None) -> None:
@@ -57,20 +53,16 @@ def put_tensors(model: Any, path: str | Path, layers: Sequence[int] | None = Non
     record = checked_tensors(path, layers)
     if getattr(base, "is_quantized", False):
         raise ValueError("model must have full weights to take whole tensors; load it with quantization=None")
-    if record["kept_layers"] != list(kept_layers(model)):
-        raise ValueError(
-            f"{path} belongs to other layers than the model has: to {record['kept_layers']}, the model has "
-            f"{list(kept_layers(model))}; leave out the same layers"
-        )
+    check_layers(path, record["kept_layers"], None, model)
     parameters = dict(base.named_parameters())
-    try:
-        with safe_open(path / TENSORS, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                if name not in parameters:
-                    raise ValueError(f"{path} has {name}, which the model has not")
-                _put(name, parameters[name], file.get_tensor(name), path)
-    except SafetensorError as error:
-        raise ValueError(f"{path / TENSORS} cannot be read: {first_line(error)}") from error
+    with (
+        told(f"{path / TENSORS} cannot be read", SafetensorError),
+        safe_open(path / TENSORS, framework="pt") as file,
+    ):
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            if name not in parameters:
+                raise ValueError(f"{path} has {name}, which the model has not")
+            _put(name, parameters[name], file.get_tensor(name), path)
 
 
 def checked_tensors(path: str | Path, layers: Sequence[int] | None = None) -> dict[str, Any]:
@@ -80,10 +72,9 @@ def checked_tensors(path: str | Path, layers: Sequence[int] | None = None) -> di
         ValueError: for a damaged or altered folder, or one of other layers than ``layers``.
     """
     record = read_record(path)
-    if record.get("sha256") != {TENSORS: sha256_of(Path(path) / TENSORS)}:
+    if record.get("sha256") != adapter_digests(path, [TENSORS]):
         raise ValueError(f"{Path(path) / TENSORS} was altered since it was written; merge again")
-    if layers is not None and record["kept_layers"] != list(layers):
-        raise ValueError(f"layers must be those of {path}, {record['kept_layers']}, got {list(layers)}")
+    check_layers(Path(path), record["kept_layers"], layers)
     return record
 
 

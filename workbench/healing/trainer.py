@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,38 +26,43 @@ from workbench.healing.validation import HELD_OUT, Validation, best_step
 
 #: called after every update with its row of the log
 OnStep = Callable[[dict[str, Any]], None]
-#: called with the folder of each checkpoint
-Record = Callable[[Path], None]
 #: and ``held_out_loss`` where held-out examples are given
 LOG_COLUMNS = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds", "tokens_per_second"]
-_BEGINNING = {"tokens": 0, "seconds": 0.0}
+_BEGINNING = {"step": 0, "tokens": 0, "seconds": 0.0}
 
 
 class Diverged(ValueError):
     """Loss or gradient is not finite."""
 
 
+@dataclass(frozen=True)
+class Training:
+    """What is learned, what is measured on the way, and who is told.
+
+    Attributes:
+        ordered: which samples, in which order.
+        validation: held-out samples, and what follows from their loss.
+        objective: what the model returns as its loss, and which parts of it are logged.
+        on_step: called after every update with its row of the log, ``steps`` and ``seconds_left``.
+        record: called with the folder of each checkpoint, to write beside the adapter what it fits.
+    """
+
+    ordered: OrderedSamples
+    validation: Validation
+    objective: Objective
+    on_step: OnStep
+    record: Callable[[Path], None]
+
+
 def run_training(
-    model: Any,
-    ordered: OrderedSamples,
-    arguments: TrainingArguments,
-    on_step: OnStep,
-    record: Record,
-    validation: Validation | None = None,
-    objective: Objective | None = None,
-    *,
-    fixed: bool = False,
+    model: Any, training: Training, arguments: TrainingArguments, *, fixed: bool
 ) -> pd.DataFrame:
     """Train the parameters that ask for it, going on from the last whole checkpoint if there is one.
 
     Args:
         model: inside ``objective.acts``, with an adapter whose parameters require gradients.
-        ordered: which samples, in which order.
+        training: what is learned.
         arguments: of the Trainer.
-        on_step: called after every update with its row of the log, ``steps`` and ``seconds_left``.
-        record: called with the folder of each checkpoint, to write beside the adapter what it fits.
-        validation: held-out samples, and what follows from their loss.
-        objective: what the model returns as its loss, and which parts of it are logged.
         fixed: run each update, which is one batch, in blocks of fixed shape (``steps.FixedSteps``).
 
     Returns:
@@ -69,17 +75,17 @@ def run_training(
         Diverged: when loss or gradient is not finite; says the step and where the last checkpoint is.
         KeyboardInterrupt: when stopped, after writing a checkpoint; says where.
     """
-    validation, objective = validation or Validation([]), objective or Objective()
     checkpoint = last_checkpoint(str(arguments.output_dir))
     history = [] if checkpoint is None else TrainerState.load_from_json(f"{checkpoint}/{STATE}").log_history
-    if not validation.is_over(history):  # stopped early, and killed before it was stored
-        trainer = _ResponseTrainer(
-            ordered, on_step, record, validation, objective, fixed, model=model, args=arguments
-        )
-        with trainer.stopped_politely(), trainer.forgetting():
-            trainer.train(resume_from_checkpoint=checkpoint)
+    if not training.validation.is_over(history):  # stopped early, and killed before it was stored
+        trainer = _ResponseTrainer(training, model, arguments, FixedSteps(model) if fixed else None)
+        try:
+            with trainer.stopped_politely():
+                trainer.train(resume_from_checkpoint=checkpoint)
+        finally:
+            trainer.steps = None  # the memory of captured steps
         history = trainer.state.log_history
-    columns = [*LOG_COLUMNS, *objective.names, *([HELD_OUT] if validation.samples else [])]
+    columns = [*LOG_COLUMNS, *training.objective.names, *([HELD_OUT] if training.validation.samples else [])]
     return pd.DataFrame([row for row in history if "tokens_per_second" in row])[columns]
 
 
@@ -89,7 +95,7 @@ class _Update(NamedTuple):
     step: int
     learning_rate: float
     values: torch.Tensor  # loss, norm of the gradient, parts of the loss; in main memory
-    done: float | torch.cuda.Event  # seconds since this call began, or what tells on a GPU
+    done: float | torch.cuda.Event  # seconds since the training began, or what tells on a GPU
     held_out: float | None = None
 
 
@@ -101,35 +107,26 @@ class _ResponseTrainer(Trainer):
     """
 
     def __init__(
-        self,
-        ordered: OrderedSamples,
-        on_step: OnStep,
-        record: Record,
-        validation: Validation,
-        objective: Objective,
-        fixed: bool,
-        **options: Any,
+        self, training: Training, model: Any, arguments: TrainingArguments, steps: FixedSteps | None
     ) -> None:
-        collator: Any = partial(collate, packed=ordered.packed, whole=ordered.whole)
-        if fixed:
-            collator = partial(collate_blocks, tokens=block_tokens(options["model"]))
+        self.ordered, self.steps = training.ordered, steps
+        self.objective: Objective = training.objective
+        self.validation, self.on_step, self.record = training.validation, training.on_step, training.record
+        collator: Any = partial(collate, packed=self.ordered.config.packing, whole=self.ordered.whole)
+        if steps is not None:
+            collator = partial(collate_blocks, tokens=block_tokens(model))
         # compute_loss_func only tells the Trainer that the loss is already scaled for accumulation
-        options |= {"train_dataset": ordered, "data_collator": collator}
-        super().__init__(compute_loss_func=lambda *_, **__: None, **options)
-        self.steps = FixedSteps(options["model"]) if fixed else None
+        scaled: Any = {"compute_loss_func": lambda *_, **__: None}
+        super().__init__(model, arguments, data_collator=collator, train_dataset=self.ordered, **scaled)
         self.remove_callback(PrinterCallback)
         if self.is_fsdp_enabled and self.args.bf16:
             # accelerate's own would also round the loss and sum gradients in bfloat16
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
-        self.ordered, self.on_step, self.record, self.validation = ordered, on_step, record, validation
-        self.objective: Objective = objective
         self.started = time.perf_counter()
-        self.first: tuple[float, Any] = (0.0, None)
-        self.before = _BEGINNING
+        self.before: dict[str, float] = {}  # the last row of calls before that were stopped
         self.pending: list[_Update] = []
-        self.last_seen: int | None = None
         self.stop_asked = False
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **settings: Any) -> torch.Tensor:
@@ -137,43 +134,30 @@ class _ResponseTrainer(Trainer):
             loss: torch.Tensor = super().training_step(model, inputs, *args, **settings)
             return loss
         inputs = self._prepare_inputs(inputs)
-        self._start_clock(inputs)
         if not model.training:
             model.train()
         return self.steps(model, inputs)
 
-    @contextmanager
-    def forgetting(self) -> Iterator[None]:
-        """Give the memory of captured steps back at the end."""
-        try:
-            yield
-        finally:
-            self.steps = None
-
-    def _start_clock(self, inputs: dict[str, Any]) -> None:
-        if self.last_seen is None:
-            self.last_seen, self.before = self.state.global_step, self._last_row()
-            self.first = (time.perf_counter() - self.started, _event(inputs["input_ids"]))
-
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
-        self._start_clock(inputs)
         inputs = dict(inputs)
-        weight = inputs.pop("weight")
         # the mean over the learned tokens of the whole update; processes average their gradients, hence
         # times them
-        weight = weight * self.accelerator.num_processes
+        weight = inputs.pop("weight") * self.accelerator.num_processes
         loss: torch.Tensor = model(**inputs) * weight
         self.objective.weigh(weight)
         return loss
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         step = self.state.global_step
-        if self.last_seen is not None and step > self.last_seen:
-            self.last_seen = step
+        self.before = self.before or self._last_row()
+        if step > (self.pending[-1].step if self.pending else self._last_row()["step"]):
             update = self._update(step, tr_loss, grad_norm, kwargs["learning_rate"])
             tr_loss.zero_()
             due = self.validation.is_due(step, self.state.max_steps, self.ordered)
-            self.pending.append(update._replace(held_out=self._held_out_loss()) if due else update)
+            if due:
+                seconds = self._seconds(update.done)
+                update = update._replace(done=seconds, held_out=self._held_out_loss())
+            self.pending.append(update)
             self._report_all(wait=due or self.control.should_save or step >= self.state.max_steps)
             if due:
                 self._judge(step)
@@ -214,7 +198,8 @@ class _ResponseTrainer(Trainer):
             values = self.accelerator.reduce(values, "mean")
         if values.is_cuda:
             values = torch.empty(len(values), pin_memory=True).copy_(values, non_blocking=True)
-        return _Update(step, rate, values, _event(loss) or time.perf_counter() - self.started)
+        event = torch.cuda.current_stream(loss.device).record_event() if loss.is_cuda else None
+        return _Update(step, rate, values, event or self._seconds())
 
     def _report(self, update: _Update) -> None:
         """Read an update, check that its numbers are finite, log its row and pass it on."""
@@ -242,13 +227,13 @@ class _ResponseTrainer(Trainer):
         except KeyboardInterrupt:
             self.stop_asked = True
 
-    def _seconds(self, done: Any) -> float:
-        """Return the seconds from the beginning of the training until the device was done with an update."""
-        offset, first = self.first
-        if not isinstance(done, float):
+    def _seconds(self, done: float | torch.cuda.Event | None = None) -> float:
+        """Return the seconds since the training began: now, or when the device was done with an update."""
+        if isinstance(done, float):
+            return done
+        if done is not None:
             done.synchronize()
-            done = offset + first.elapsed_time(done) / 1000
-        return float(self.before["seconds"] + done)
+        return self.before["seconds"] + time.perf_counter() - self.started
 
     def _tell_trackers(self, row: dict[str, Any]) -> None:
         """Hand a row to the trackers of ``report_to``, under its own step."""
@@ -259,12 +244,11 @@ class _ResponseTrainer(Trainer):
             self.state.global_step = step
 
     def _last_row(self) -> dict[str, float]:
-        """Return the last row of the log; at the beginning of a call, of those before that were stopped."""
+        """Return the last row of the log; at the beginning of a call, of calls before that were stopped."""
         return self.state.log_history[-1] if self.state.log_history else _BEGINNING
 
     def _check_finite(self, step: int, **values: float) -> None:
-        wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
+        if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
             checkpoint = last_checkpoint(str(self.args.output_dir)) or "none was written yet"
             steps, rate = self.state.max_steps, self.args.learning_rate
             raise Diverged(
@@ -298,12 +282,3 @@ class _ResponseTrainer(Trainer):
         folder = output_dir or str(self.args.output_dir)
         self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)  # type: ignore
         self.record(Path(folder))
-
-
-def _event(tensor: torch.Tensor) -> Any:
-    """Return an event that happens when the GPU of a tensor has done what it was given; None on the CPU."""
-    if not tensor.is_cuda:
-        return None
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import one_of
+from workbench.checks import one_of, told
 from workbench.healing.losses import mean_loss
 from workbench.healing.samples import OrderedSamples, Sample, check_apart, digest, read_examples
 
@@ -78,30 +78,16 @@ def check_asked(held_out: Any, every: int | None, keep: str, patience: int | Non
         raise ValueError(f"{needs[0]} needs held_out, the examples to measure the loss on")
 
 
-def read_validation(
-    model: Any,
-    tokenizer: Any,
-    examples: Any,
-    held_out: Any,
-    *,
-    response: str,
-    max_length: int,
-    concatenate: bool,
-    every: int | None = None,
-    keep: str = "last",
-    patience: int | None = None,
-) -> Validation:
-    """Return what ``heal`` measures on held-out examples.
+def read_held_out(model: Any, tokenizer: Any, examples: Any, held_out: Any, **reading: Any) -> list[Sample]:
+    """Return the held-out samples, none where ``held_out`` is None; ``reading`` is that of the examples.
 
     Raises:
         ValueError: for bad held-out examples, or when all are among those learned.
     """
     if held_out is None:
-        return Validation([])
+        return []
     if isinstance(held_out, pd.DataFrame) == isinstance(examples, pd.DataFrame):
         check_apart(examples, held_out)
-    try:
-        samples, _ = read_examples(model, tokenizer, held_out, response, max_length, concatenate=concatenate)
-    except ValueError as error:
-        raise ValueError(f"held_out: {error}") from error
-    return Validation(samples, every, keep, patience)
+    with told("held_out", ValueError):
+        samples, _ = read_examples(model, tokenizer, held_out, **reading)
+    return samples

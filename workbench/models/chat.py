@@ -71,11 +71,8 @@ def chat_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
     The begin mark stands where the template writes it; without a template, where the tokenizer adds it.
 
     Args:
-        tokenizer: as of ``render_chat``, like the other arguments.
+        tokenizer: as for ``render_chat``.
         turns: as there.
-        thinking: as there.
-        generation_prompt: as there.
-        template: as there.
 
     Raises:
         ValueError: as there.
@@ -178,21 +175,13 @@ def _controls(tokenizer: Any) -> re.Pattern[str]:
 
 
 def _found_controls(tokenizer: Any) -> re.Pattern[str]:
-    tokens = tokenizer.added_tokens_decoder.values()
-    added = tuple((token.content, token.special, token.lstrip, token.rstrip) for token in tokens)
-    source = _source(tokenizer) if _has_template(tokenizer) else ""
-    return _pattern(added, source, _special_marks(tokenizer))
-
-
-@lru_cache(maxsize=32)
-def _pattern(added: tuple[tuple[str, bool, bool, bool], ...], source: str, marks: str) -> re.Pattern[str]:
-    written = "\0".join([source, *(_probed(source, marks) if source else ())])
-    named, found = json.loads(marks).values(), {}
-    for content, special, left, right in added:
-        text = content.strip()
-        control = special or content in named or (text in written and re.search(r"[^\w\s]", text))
-        if control and len(text) > 1 and not _THOUGHT_MARK.fullmatch(text):
-            found[text] = r"\s*" * left + re.escape(text) + r"\s*" * right
+    written = "\0".join([_source(tokenizer), *_probes(tokenizer)]) if _has_template(tokenizer) else ""
+    named, found = [*map(str, tokenizer.special_tokens_map.values())], {}
+    for token in tokenizer.added_tokens_decoder.values():
+        text = token.content.strip()
+        own = token.special or token.content in named or (text in written and re.search(r"[^\w\s]", text))
+        if own and len(text) > 1 and not _THOUGHT_MARK.fullmatch(text):
+            found[text] = r"\s*" * token.lstrip + re.escape(text) + r"\s*" * token.rstrip
     return re.compile("|".join(found[text] for text in sorted(found, key=len, reverse=True)) or "(?!)")
 
 

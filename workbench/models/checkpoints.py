@@ -13,10 +13,7 @@ from typing import Any
 from workbench.checks import is_whole, told
 from workbench.places import demo_path
 
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json"),
-    *("vocab.txt", "spiece.model", "tekken.json"),
-)
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 #: what a tokenizer must read as its file says: numbers, punctuation, other letters, spaces and lines
 PROBES = [
@@ -26,6 +23,7 @@ PROBES = [
 _SECONDS_FOR_THE_HUB = 10
 #: building more than this takes minutes, and no model has a tenth of it
 _MOST_LAYERS = 10_000
+_ALLOWED = "name must be 'demo', an existing folder or a hub id such as 'org/model'"
 
 
 def locate(name: str | Path, revision: str | None = None) -> str:
@@ -39,24 +37,17 @@ def locate(name: str | Path, revision: str | None = None) -> str:
         ValueError: a folder that is missing or no model folder; a hub id that is neither in the cache nor on
             the hub; a revision for something on disk.
     """
-    if not isinstance(name, str | Path):
-        raise ValueError(f"name must be text or a path, got {type(name).__name__}")
-    if not str(name).strip():
-        raise ValueError(f"name must be 'demo', a folder or a hub id such as 'org/model', got {name!r}")
+    if not isinstance(name, str | Path) or not str(name).strip():
+        raise ValueError(f"{_ALLOWED}, got {name!r}")
     path = demo_path("model") if str(name) == "demo" else Path(name).expanduser()
     if str(name) == "demo" and not (path / "config.json").is_file():
         raise ValueError("name 'demo': data/demo/model is missing; make it with `python data/demo/train.py`")
     if not os.path.exists(path):  # also False for what can be no name of a file
         if _looks_like_a_path(name):
-            raise ValueError(
-                "name must be 'demo', an existing folder or a hub id such as 'org/model'; "
-                f"there is no folder {name}"
-            )
+            raise ValueError(f"{_ALLOWED}; there is no folder {name}")
         return from_hub(str(name), revision)
     if revision is not None:
-        raise ValueError(
-            f"revision must be None for a model on disk, got {revision!r} with name {str(name)!r}"
-        )
+        raise ValueError(f"revision must be None for a model on disk, got {revision!r} for {str(name)!r}")
     if not (path.is_file() and path.suffix.lower() == ".gguf"):
         _check_folder(path)
     return str(path)
@@ -106,25 +97,22 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"name must be a folder, a .gguf file, a hub id or 'demo'; {folder} is a file")
     files = {path.name for path in folder.iterdir()}
     if "config.json" not in files:
-        adapter = "adapter_config.json" in files
-        hint = (
-            "; it is an adapter: load its base model, then with_adapter" if adapter else _gguf(folder, files)
-        )
+        adapter = "; it is an adapter: load its base model, then with_adapter"
+        hint = adapter if "adapter_config.json" in files else _gguf(folder, files)
         raise ValueError(f"{folder} is not a model folder: it has no config.json{hint}")
-    if not files & {*_TOKENIZER_FILES}:
+    if not files & {*_TOKENIZERS}:
         raise ValueError(
-            f"{folder} has no tokenizer (none of {', '.join(_TOKENIZER_FILES[:3])}, ...); "
+            f"{folder} has no tokenizer (none of {', '.join(_TOKENIZERS[:3])}, ...); "
             "save the model's own there with tokenizer.save_pretrained"
         )
-    whole = any(name.endswith(".safetensors") for name in files)
-    if not whole and (hint := _gguf(folder, files)):
-        raise ValueError(f"{folder} has no safetensors weights{hint}")
-    pickles = sorted(name for name in files if name.endswith(_PICKLES))
-    if pickles and not whole:
-        raise ValueError(
-            f"{folder} has only pickled weights ({pickles[0]}), which can run code when they are read; "
-            "convert them to safetensors with save_pretrained in a place you trust"
-        )
+    if not any(name.endswith(".safetensors") for name in files):
+        if hint := _gguf(folder, files):
+            raise ValueError(f"{folder} has no safetensors weights{hint}")
+        if pickles := sorted(name for name in files if name.endswith(_PICKLES)):
+            raise ValueError(
+                f"{folder} has only pickled weights ({pickles[0]}), which can run code when they are read; "
+                "convert them to safetensors with save_pretrained in a place you trust"
+            )
     _check_index(folder)
 
 
@@ -136,8 +124,7 @@ def _gguf(folder: Path, files: set[str]) -> str:
 def _check_index(folder: Path) -> None:
     file = folder / "model.safetensors.index.json"
     if file.is_file():
-        what = f"{file} is no index of weight files: download it again"
-        with told(what, OSError, ValueError, KeyError, TypeError, AttributeError):
+        with told(f"{file} is no index of weight files: download it again", Exception):
             index = json.loads(file.read_text(encoding="utf-8"))
             index["metadata"].items()
             names = {*index["weight_map"].values()}
@@ -175,10 +162,10 @@ def check_decoder_only(config: Any, name: str) -> None:
     kind = config.model_type
     depth: Any = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
     remote = is_remote(config)
-    architectures = config.architectures or []
-    architectures = [architectures] if isinstance(architectures, str) else architectures
+    named = config.architectures or []
+    architectures = [named] if isinstance(named, str) else named
     if not isinstance(architectures, list) or not all(isinstance(one, str) for one in architectures):
-        raise ValueError(f"name {name!r}: architectures must be a list of names, got {architectures!r:.60}")
+        raise ValueError(f"name {name!r}: architectures must be a list of names, got {named!r:.60}")
     known = {*auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
     if getattr(config, "is_encoder_decoder", False):
         what = f"an encoder-decoder ({kind})"
@@ -194,9 +181,7 @@ def check_decoder_only(config: Any, name: str) -> None:
         )
     else:
         return
-    raise ValueError(
-        f"name must be a decoder-only language model (Llama, Qwen, GPT-2, ...); {name} is {what}"
-    )
+    raise ValueError(f"name must be a decoder-only language model such as Llama or GPT-2; {name} is {what}")
 
 
 def auto_class(config: Any) -> Any:
@@ -210,9 +195,8 @@ def auto_class(config: Any) -> Any:
     for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
         if type(config) in auto._model_mapping:
             return auto
-    raise ValueError(
-        f"model must be a decoder-only language model or its configuration, got {type(config).__name__}"
-    )
+    kind = type(config).__name__
+    raise ValueError(f"model must be a decoder-only language model or its configuration, got {kind}")
 
 
 def _has_language_head(architectures: list[str]) -> bool:

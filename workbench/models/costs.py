@@ -17,11 +17,11 @@ from torch import nn
 
 from workbench.checks import whole_number
 from workbench.models.checkpoints import auto_class
-from workbench.models.layers import decoder_layers, kept_layers, layer_container, longest_context, unwrap
+from workbench.models.layers import decoder_layers, layer_container, longest_context, unwrap
 
 DEFAULT_CONTEXT = 4096
 #: names that configurations give the number of routed experts, and of those that a token meets
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _ROUTED = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
 #: kinds of layers that attend, beside those that say so in their name
 _ATTENDING = ("global", "local", "hybrid", "minimax_m3_sparse")
@@ -109,7 +109,8 @@ def block_savings(
     """
     parameters = parameter_counts(model_or_config)
     flops = flop_counts(model_or_config, context=context)
-    kept = _kept(model_or_config, len(parameters["layers"]))
+    config = _config(model_or_config).get_text_config(decoder=True)
+    kept = list(getattr(config, "kept_layers", None) or range(len(parameters["layers"])))
     pairs = [(at, size) for size in _sizes(sizes, len(kept)) for at in range(len(kept) - size + 1)]
     frame = pd.DataFrame(pairs, columns=["start", "size"])
     for name, counts in (("parameters", parameters), ("flops", flops)):
@@ -148,14 +149,6 @@ def attends(config: Any, layer: int) -> bool:
     return _attended(config, _kind(config, layer), 1) > 0
 
 
-def _kept(model_or_config: Any, depth: int) -> list[int]:
-    """Return the original numbers of the layers."""
-    if isinstance(model_or_config, nn.Module):
-        return list(kept_layers(model_or_config))
-    config = model_or_config.get_text_config(decoder=True)
-    return list(getattr(config, "kept_layers", None) or range(depth))
-
-
 def _sizes(sizes: int | Iterable[int] | None, depth: int) -> list[int]:
     chosen = range(1, depth) if sizes is None else [sizes] if isinstance(sizes, int) else sizes
     return [whole_number(size, "sizes", most=depth - 1) for size in chosen]
@@ -163,12 +156,16 @@ def _sizes(sizes: int | Iterable[int] | None, depth: int) -> list[int]:
 
 def _skeleton(model_or_config: Any) -> tuple[Any, nn.ModuleList]:
     """Build the model that the configuration describes, without memory for its weights."""
-    model = unwrap(model_or_config) if isinstance(model_or_config, nn.Module) else None
-    config = copy.deepcopy(model_or_config if model is None else model.config)
+    base, config = unwrap(model_or_config), copy.deepcopy(_config(model_or_config))
     config._attn_implementation = "eager"  # has the same weights, and needs no package that may be missing
     with torch.device("meta"):
-        skeleton = auto_class(config).from_config(config) if model is None else type(model)(config)
+        known = isinstance(base, nn.Module)
+        skeleton = type(base)(config) if known else auto_class(config).from_config(config)
     return skeleton, decoder_layers(skeleton)
+
+
+def _config(model_or_config: Any) -> Any:
+    return getattr(unwrap(model_or_config), "config", model_or_config)
 
 
 def _weight_flops(module: nn.Module, config: Any) -> int:
@@ -188,7 +185,7 @@ def _parts_by_layer(skeleton: nn.Module, kind: type[nn.Module] = nn.Module) -> l
 
 def _share_met(name: str, parameter: nn.Parameter, config: Any) -> float:
     """Return the share of a weight that one token meets: of routed experts, those that it is routed to."""
-    experts = _first_of(config, *_EXPERTS)
+    experts = _first_of(config, *EXPERTS)
     stacked = experts is not None and parameter.ndim == 3 and parameter.shape[0] == experts
     if "shared" in name or "router" in name or not (stacked or ".experts." in f".{name}"):
         return 1.0

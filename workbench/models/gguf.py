@@ -15,11 +15,8 @@ from workbench.models.checkpoints import from_hub
 from workbench.places import models_folder
 
 #: a name for `load_model`, and what it stands for here and on the hub
-SMOLLM2, SMOLLM2_FOLDER, SMOLLM2_HUB = (
-    "smollm2",
-    "smollm2-135m-instruct",
-    "HuggingFaceTB/SmolLM2-135M-Instruct",
-)
+SMOLLM2, SMOLLM2_FOLDER = "smollm2", "smollm2-135m-instruct"
+SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def smollm2(revision: str | None = None) -> str:

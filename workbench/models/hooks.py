@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workbench.models.layers import decoder_forward, decoder_layers, unwrap
+from workbench.models.layers import decoder_forward, decoder_layers, on_one_device, unwrap
 
 #: Work from which compiling the layers pays, in floating-point operations. On an H200 it took 6 to 10 s and
 #: saved 16 % of the time (470 TFLOP/s), so one pass breaks even between 2e16 and 3e16. Ask for it
@@ -152,14 +152,12 @@ def compiled_layers(model: nn.Module, *, dynamic: bool, backend: str = "inductor
 def compiling_pays(model: nn.Module, n_tokens: int) -> bool:
     """Say whether a pass over so many tokens is long enough to compile, and whether the model can be."""
     parameters = [*decoder_layers(model).parameters()]
-    on_one_gpu = parameters[0].is_cuda and len({p.device for p in parameters}) == 1
     quantized = getattr(unwrap(model), "is_quantized", False)
     floating = all(p.is_floating_point() for p in parameters) and not quantized
-    hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
     compiler = any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
     tools = find_spec("triton") is not None and compiler
-    work = 2 * sum(p.numel() for p in parameters) * n_tokens
-    return on_one_gpu and floating and not hooked and tools and work >= COMPILE_FROM
+    pays = 2 * sum(p.numel() for p in parameters) * n_tokens >= COMPILE_FROM
+    return parameters[0].is_cuda and on_one_device(model) and floating and tools and pays
 
 
 def not_finite(model: nn.Module, whose: str = "the model's", ids: Tensor | None = None) -> ValueError:

@@ -76,15 +76,19 @@ def kept_layers(model: nn.Module) -> tuple[int, ...]:
     if kept is None:
         return tuple(range(depth))
     if len(kept) != depth or list(kept) != sorted(set(kept)):
-        raise ValueError(
-            f"kept_layers in the model's configuration must be {depth} rising numbers, got {kept}"
-        )
+        raise ValueError(f"kept_layers must be {depth} rising numbers in the configuration, got {kept}")
     return tuple(kept)
 
 
+def on_one_device(model: nn.Module) -> bool:
+    """Return whether all weights lie on one device, none offloaded by accelerate."""
+    one = len({parameter.device for parameter in model.parameters()}) == 1
+    return one and not any(hasattr(module, "_hf_hook") for module in model.modules())
+
+
 def _lists_of(module: nn.Module, depth: int) -> list[tuple[nn.Module, str]]:
-    lists = {name: child for name, child in module.named_children() if isinstance(child, nn.ModuleList)}
-    return [(module, name) for name, child in lists.items() if len(child) == depth]
+    named = module.named_children()
+    return [(module, name) for name, one in named if isinstance(one, nn.ModuleList) and len(one) == depth]
 
 
 def longest_context(config: Any) -> int | None:

@@ -6,36 +6,23 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
+from transformers.utils import chat_template_utils, hub
 from transformers.utils import logging as transformers_logging
 
 from workbench import bars
 from workbench.checks import one_of, told
-from workbench.models.checkpoints import (
-    auto_class,
-    cached,
-    check_decoder_only,
-    is_remote,
-    locate,
-    reads_as_its_file,
-)
-from workbench.models.gguf import (
-    SMOLLM2,
-    SMOLLM2_FOLDER,
-    SMOLLM2_HUB,
-    dequantised,
-    full_weights_,
-    gguf_options,
-    smollm2,
-)
+from workbench.models import checkpoints, gguf
 from workbench.models.layers import layer_container
-from workbench.places import models_folder, short_name
+from workbench.places import short_name
 
 # transformers and peft import it where it is installed, and it warns of optional packages of its own
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -76,33 +63,28 @@ def load_model(
     """
     place = place_of(device)
     kind = _dtype(dtype, place)
-    _check_quantization(quantization)
-    source = smollm2(revision) if str(name) == SMOLLM2 else locate(name, revision)
-    source, form = gguf_options(source, quantization)
+    packed = _packed(quantization, kind)
+    source = gguf.smollm2(revision) if str(name) == gguf.SMOLLM2 else checkpoints.locate(name, revision)
+    source, form = gguf.gguf_options(source, quantization)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision or "main", **form}
     config = _config(source, str(name), options)
     tokenizer = _tokenizer(source, str(name), config, options)
-    options |= {"config": config, "dtype": kind}
-    if quantization:
-        options["quantization_config"] = _nf4(kind)
-    options |= dequantised() if form else {}
+    options |= {"config": config, "dtype": kind, **packed, **(gguf.dequantised() if form else {})}
     model = _model(source, str(name), place, options)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     if form:
-        full_weights_(model, short_name(name))
+        gguf.full_weights_(model, short_name(name))
     model._source = {"id": short_name(name), "revision": _commit(str(name), source, revision)}
     return model.eval(), tokenizer
 
 
 def _commit(name: str, source: str, revision: str | None) -> str | None:
     """Return the commit of a model of the hub, None for one on disk."""
-    hub_id = SMOLLM2_HUB if name == SMOLLM2 else name
-    on_disk = (
-        name == "demo" or Path(name).expanduser().exists() or source == str(models_folder() / SMOLLM2_FOLDER)
-    )
-    commit = None if on_disk else cached(hub_id, revision)
-    return commit.name if commit else revision
+    commit = checkpoints.cached(gguf.SMOLLM2_HUB if name == gguf.SMOLLM2 else name, revision)
+    if commit and (source == str(commit) or not Path(source).exists()):
+        return commit.name
+    return revision
 
 
 def place_of(device: str | torch.device | None) -> torch.device:
@@ -132,31 +114,28 @@ def _dtype(dtype: str | torch.dtype | None, place: torch.device) -> torch.dtype:
     return _DTYPES[one_of(name, [*_DTYPES, None], "dtype")]
 
 
-def _check_quantization(quantization: str | None) -> None:
-    from importlib.util import find_spec
-
-    one_of(quantization, ("nf4", None), "quantization")
-    if quantization and find_spec("bitsandbytes") is None:
-        raise ValueError(
-            "quantization 'nf4' needs bitsandbytes: pip install bitsandbytes, or quantization=None"
-        )
+def _packed(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what tells transformers to pack the weights."""
+    if one_of(quantization, ("nf4", None), "quantization") is None:
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise ValueError("quantization 'nf4' needs bitsandbytes: install it, or give quantization=None")
+    config: Any = transformers.BitsAndBytesConfig
+    settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    return {"quantization_config": config(**settings, bnb_4bit_compute_dtype=dtype)}
 
 
 def _config(source: str, name: str, options: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
     # each class of configurations has its own ways to fail, as each tokenizer class below
     with told(f"name {name!r}: its config.json cannot be used", Exception):
-        config = AutoConfig.from_pretrained(source, **options)
-    check_decoder_only(config, name)
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+    checkpoints.check_decoder_only(config, name)
     return config
 
 
 def _tokenizer(source: str, name: str, config: Any, options: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer
-
     with told(f"name {name!r} has no tokenizer that can be loaded", Exception):
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, padding_side="left", **options)
         tokenizer = _as_its_file_says(tokenizer, source, options)
         ids = tokenizer("a", add_special_tokens=False)["input_ids"]
     _check_template(name, tokenizer)
@@ -169,9 +148,7 @@ def _tokenizer(source: str, name: str, config: Any, options: dict[str, Any]) -> 
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= entries:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token_id is None:
-        raise ValueError(
-            f"name {name!r}: its tokenizer has no pad, eos or unk token to pad with; set one and save it"
-        )
+        raise ValueError(f"name {name!r}: its tokenizer has no pad, eos or unk token to pad with; set one")
     return tokenizer
 
 
@@ -180,40 +157,32 @@ def _as_its_file_says(tokenizer: Any, source: str, options: dict[str, Any]) -> A
 
     Some classes bring their own way of splitting words (transformers 5: those of Qwen 2), whatever the file.
     """
-    from transformers import PreTrainedTokenizerFast
-    from transformers.utils.hub import cached_file
-
-    where = {"revision": options["revision"], "_raise_exceptions_for_missing_entries": False}
-    file = (
-        None
-        if is_remote(tokenizer) or "gguf_file" in options
-        else cached_file(source, "tokenizer.json", **where)
-    )
-    if file is None or reads_as_its_file(tokenizer, file, special_tokens=False):
+    if checkpoints.is_remote(tokenizer) or "gguf_file" in options:
         return tokenizer
-    fast: Any = PreTrainedTokenizerFast
-    return fast.from_pretrained(source, padding_side="left", revision=options["revision"])
+    where = {"revision": options["revision"]}
+    file = hub.cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **where)
+    if file is None or checkpoints.reads_as_its_file(tokenizer, file, special_tokens=False):
+        return tokenizer
+    fast: Any = transformers.PreTrainedTokenizerFast
+    return fast.from_pretrained(source, padding_side="left", **where)
 
 
 def _check_template(name: str, tokenizer: Any) -> None:
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
     templates = getattr(tokenizer, "chat_template", None) or {}
     for template in [templates] if isinstance(templates, str) else templates.values():
         with told(f"name {name!r}: its chat template cannot be used", Exception):
-            _compile_jinja_template(template)
+            chat_template_utils._compile_jinja_template(template)
 
 
 def _model(source: str, name: str, place: torch.device, options: dict[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
-
     config = options["config"]
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    loader: Any = AutoModelForCausalLM if remote and options["trust_remote_code"] else auto_class(config)
-    options = options | {"output_loading_info": True}
+    own: Any = transformers.AutoModelForCausalLM
+    loader = own if remote and options["trust_remote_code"] else checkpoints.auto_class(config)
+    # weights of another shape are in the report, and refused below
+    options = options | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if "gguf_file" not in options:
         options["use_safetensors"] = True
-    options["ignore_mismatched_sizes"] = True  # they are in the report, and refused below
     on_load = place.type == "cuda" or "quantization_config" in options
     if on_load:
         # straight onto the GPU, without a whole copy in main memory first
@@ -228,7 +197,7 @@ def _model(source: str, name: str, place: torch.device, options: dict[str, Any])
         _own_bars(),
     ):
         model, report = loader.from_pretrained(source, **options)
-    _check_report(name, report, *_container(name, model))
+    _check_report(name, report, model)
     keep_trainable(model)
     return model if on_load else model.to(place)
 
@@ -266,35 +235,21 @@ def keep_trainable(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
-def _nf4(dtype: torch.dtype) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    config: Any = BitsAndBytesConfig
-    settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-    return config(**settings, bnb_4bit_compute_dtype=dtype)
-
-
-def _container(name: str, model: nn.Module) -> tuple[str, int]:
+def _check_report(name: str, report: dict[str, Any], model: nn.Module) -> None:
+    """Refuse weights that would be random, and layers beyond the configuration, which would be left out."""
     with told(f"name {name!r}", ValueError):
         stack, path = layer_container(model)
-    return path, len(getattr(stack, path))
-
-
-def _check_report(name: str, report: dict[str, Any], path: str, depth: int) -> None:
-    """Refuse weights that would be random, and layers beyond the configuration, which would be left out."""
-    wrong = {str(key) for key in report.get("missing_keys") or ()}
-    wrong |= {
-        f"{key} {[*found]}, not {[*asked]}" for key, found, asked in report.get("mismatched_keys") or ()
-    }
+    depth = len(getattr(stack, path))
+    wrong = {*map(str, report["missing_keys"])}
+    wrong |= {f"{key} {[*found]}, not {[*asked]}" for key, found, asked in report["mismatched_keys"]}
     if wrong:
         raise ValueError(
             f"name {name!r}: {len(wrong)} weights that the configuration asks for are missing or of another "
             f"shape, such as {min(wrong)}; they would be random"
         )
     numbered = re.compile(rf"(?:^|\.){path}\.(\d+)\.")
-    found = {key: numbered.search(key) for key in map(str, report.get("unexpected_keys") or ())}
-    beyond = [key for key, place in found.items() if place and int(place[1]) >= depth]
-    if beyond:
+    found = {key: numbered.search(key) for key in map(str, report["unexpected_keys"])}
+    if beyond := [key for key, place in found.items() if place and int(place[1]) >= depth]:
         raise ValueError(
             f"name {name!r}: the files hold more layers than the {depth} of the configuration, "
             f"such as {min(beyond)}; they would be left out"

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from workbench.models.layers import unwrap
 
-_KINDS = {"full_attention", "sliding_attention"}
+#: kinds of attention that a mask can say
+KINDS = {"full_attention", "sliding_attention"}
 
 
 def why_no_masks(model: Any) -> str | None:
@@ -23,7 +24,7 @@ def why_no_masks(model: Any) -> str | None:
     checks = {
         "its class brings its own attention": getattr(base, "_supports_attention_backend", False),
         f"its attention is {text._attn_implementation}": text._attn_implementation in ("sdpa", "eager"),
-        f"its layers are {', '.join(sorted(map(str, _kinds(text))))}": _kinds(text) <= _KINDS,
+        f"its layers are {', '.join(sorted(map(str, _kinds(text))))}": _kinds(text) <= KINDS,
         "it reads images": not hasattr(base.config, "vision_config"),
     }
     return next((reason for reason, fine in checks.items() if not fine), None)

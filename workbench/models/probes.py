@@ -65,6 +65,25 @@ def padding_is_felt(model: nn.Module, ids: Tensor) -> bool:
     return known[setting]
 
 
+def reads_apart(model: Any, ids: Tensor, lengths: list[int], **reading: Any) -> bool:
+    """Say whether texts that share a row are read as each alone.
+
+    Args:
+        model: any decoder.
+        ids: ``[1, token]``: the texts one behind the other, and maybe more.
+        lengths: tokens of each text.
+        **reading: what the decoder is told of the row: positions, a mask.
+    """
+    base, decoder = unwrap(model), decoder_forward(model)
+    with inference(base):
+        both = decoder(input_ids=ids, use_cache=False, **reading).last_hidden_state[0].float()
+        texts = ids[:, : sum(lengths)].split(lengths, dim=1)
+        alone = [decoder(input_ids=text, use_cache=False).last_hidden_state[0].float() for text in texts]
+    wanted = torch.cat(alone)
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-9}.get(base.dtype, 0.05)
+    return bool((both[: len(wanted)] - wanted).norm() <= tolerance * wanted.norm())
+
+
 def _last_state(model: nn.Module, ids: Tensor) -> Tensor:
     """Return what leaves the last layer for one text, ``[token, width]``."""
     seen: list[Tensor] = []

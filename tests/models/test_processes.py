@@ -1,0 +1,104 @@
+"""Work shared among processes: fair shares, the same in each, and what one gives or suffers reaches all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from workbench.models import processes
+from workbench.models.processes import by_the_first, everyones, place, shares, wait
+
+
+def test_alone_everything_is_done_here(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert place() == (0, 1)
+    assert everyones({"a": 1}) == [{"a": 1}]
+    assert by_the_first(lambda: "done") == "done"
+    assert shares([3, 1, 2]) == [0, 0, 0]
+    wait()
+    with pytest.raises(KeyError, match="lost"):
+        by_the_first(lambda: {}["lost"])
+
+
+def loads(owners: list[int], costs: list[float], n: int) -> list[float]:
+    return [sum(cost for owner, cost in zip(owners, costs, strict=True) if owner == k) for k in range(n)]
+
+
+@pytest.mark.parametrize("costs", [[5, 4, 3, 3, 3], [9, 1, 1, 1, 1], [2, 2, 2, 2], [7], []], ids=str)
+def test_the_longest_takes_at_most_a_third_more_than_it_must(costs, monkeypatch):
+    n = 2
+    monkeypatch.setattr(processes, "place", lambda: (1, n))
+    found = max(loads(shares(costs), costs, n))
+    best = min(max(loads([*some], costs, n)) for some in itertools.product(range(n), repeat=len(costs)))
+    assert found <= 4 / 3 * best
+    monkeypatch.setattr(processes, "place", lambda: (0, n))
+    assert max(loads(shares(costs), costs, n)) == found
+
+
+def longest(owners, costs: list[float], groups: list[str], extra: list[float]) -> float:
+    """Return what the busiest of two processes does: its jobs, and each group's beginning once."""
+    found = []
+    for k in range(2):
+        mine = [job for job, owner in enumerate(owners) if owner == k]
+        begun = {groups[job]: extra[job] for job in mine}
+        found.append(sum(costs[job] for job in mine) + sum(begun.values()))
+    return max(found)
+
+
+def test_what_the_jobs_of_a_group_share_is_counted_once_a_process(monkeypatch):
+    monkeypatch.setattr(processes, "place", lambda: (0, 2))
+    costs, groups = [4.0, 4.0, 3.0, 3.0, 2.0, 2.0], ["a", "b", "a", "b", "a", "b"]
+    for dear in (0.0, 1.0, 5.0):
+        extra = [dear] * 6
+        found = longest(shares(costs, groups, extra), costs, groups, extra)
+        assert found == min(
+            longest(some, costs, groups, extra) for some in itertools.product(range(2), repeat=6)
+        )
+    # the last job goes where its group has begun, though the other process has less to do
+    assert shares([3.0, 1.0, 1.0], ["a", "b", "a"], [5.0] * 3) == [0, 1, 0]
+    assert shares([3.0, 1.0, 1.0]) == [0, 1, 1]
+
+
+WORK = """
+import json, sys
+from pathlib import Path
+from workbench.models.processes import by_the_first, everyones, place, shares, wait
+number, n = place()
+said = {"place": [number, n], "all": everyones(number * 10), "shares": shares([3, 2, 1])}
+said["first"] = by_the_first(lambda: f"of {number}")
+try:
+    by_the_first(lambda: [][number])
+except IndexError as error:
+    said["error"] = str(error)
+wait()
+Path(sys.argv[1], f"{number}.json").write_text(json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_see_the_same(tmp_path, root):
+    script = tmp_path / "work.py"
+    script.write_text(WORK)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {"PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, str(tmp_path)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2)]
+    assert [one.pop("place") for one in told] == [[0, 2], [1, 2]]
+    assert told[0] == told[1]
+    assert told[0] == {
+        "all": [0, 10],
+        "shares": [0, 1, 1],
+        "first": "of 0",
+        "error": "list index out of range",
+    }
