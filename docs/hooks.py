@@ -32,6 +32,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "LOG.md": "log.md",
     "SECURITY.md": "security.md",
+    "benchmarks/README.md": "unmeasured.md",
     "data/demo/README.md": "demo/world.md",
     "data/demo/model/README.md": "demo/model.md",
 }
@@ -54,6 +55,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"API": [{room: f"api/{room}.md"} for room in rooms()]},
         *([{"Findings": "findings.md"}] if (ROOT / "docs" / "findings.md").is_file() else []),
         {"Records": "records.md"},
+        {"Still to be measured": "unmeasured.md"},
         {"Demo": [{title: page} for title, page in demo.items()]},
         {"Project": [{title: page} for title, page in project.items()]},
     ]

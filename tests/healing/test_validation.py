@@ -15,7 +15,7 @@ from workbench.healing.config import HealingConfig
 from workbench.healing.losses import response_loss
 from workbench.healing.validation import Validation, best_step
 from workbench.plots.healing import loss_curve
-from workbench.widgets.live import LiveLoss, _status
+from workbench.widgets.live import LiveLoss
 
 HELD = make_examples(32)[20:]
 
@@ -142,7 +142,7 @@ def test_the_figures_take_such_a_log(model, tokenizer, tmp_path):
     assert live.figure().data
     drawn = loss_curve(log.assign(variant="sft"), value="held_out_loss").data[-1]
     assert len(drawn.x) == log["held_out_loss"].notna().sum()
-    assert f"held-out loss {log['held_out_loss'].iloc[-1]:.3f}" in _status("sft", live.rows["sft"])
+    assert f"held-out loss {log['held_out_loss'].iloc[-1]:.3f}" in live.status("sft", live.rows["sft"])
 
 
 def test_of_equal_losses_the_first_is_the_best():

@@ -108,7 +108,7 @@ def unfaithful_models() -> dict[str, tuple[nn.Module, str]]:
         not_finite.lm_head.weight[3, 3] = torch.inf
     return {
         "a setting that the configuration does not hold": (scaled, "is another function"),
-        "kept layers that are not those of the model": (by_hand, "kept_layers in the model's configuration"),
+        "kept layers that are not those of the model": (by_hand, "kept_layers must be 4 rising numbers"),
         "logits that are not finite": (not_finite, "logits are not finite"),
         "frequencies rounded in memory only": (tiny_model("llama").bfloat16(), "has another dtype in memory"),
         "no weights": (tiny_model("llama").to("meta"), "must have its weights in memory"),
