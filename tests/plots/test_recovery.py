@@ -51,6 +51,17 @@ def test_phases_are_told_apart_by_dashes_with_intervals():
         phase_lines(pd.concat([PHASES, PHASES]))
 
 
+def test_panels_are_named_in_words_and_perplexity_says_so():
+    frame = pd.concat(
+        [
+            PHASES.assign(task="arc_easy", metric="acc"),
+            PHASES.assign(task="English", metric="word_perplexity"),
+        ]
+    )
+    titles = {note.text for note in phase_lines(frame).layout.annotations}
+    assert titles == {"ARC-E", "English, perplexity"}
+
+
 def test_changes_name_the_layer_that_went():
     (trace,) = phase_changes(phase_change(PHASES), ITERATIONS).data
     assert list(trace.x) == ["1 P (3)", "1 R", "2 P (5)", "2 R"]

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from workbench.checks import checked
 from workbench.evaluation.scores import score_intervals
 from workbench.plots import axes, style
+from workbench.tables.markup import task_label
 
 #: of the loss, as a log names them; ``recovery.loss`` would bring torch
 TERMS = ("hidden", "attention", "logits", "kl", "lm")
@@ -131,7 +132,11 @@ def phase_lines(
     frame = checked(scores, ["iteration", "phase", "value", by], "scores", unique=(by, "phase", "iteration"))
     frame = score_intervals(frame) if "low" not in frame and "stderr" in frame else frame
     ends = {end: frame.get(end, frame["value"]).fillna(frame["value"]) for end in ("low", "high")}
-    frame = style.escaped(frame.assign(**ends), by).sort_values("iteration", kind="stable")
+    named = frame[by].astype(str).map(task_label)
+    if "metric" in frame:
+        named += frame["metric"].astype(str).str.contains("perplexity").map({True: ", perplexity", False: ""})
+    frame = frame.assign(**ends, **{by: named})
+    frame = style.escaped(frame, by).sort_values("iteration", kind="stable")
     panels = list(dict.fromkeys(frame[by]))
     across = max(1, min(columns, len(panels)))
     down = -(-len(panels) // across)
@@ -164,7 +169,8 @@ def phase_changes(
     gone = checked(iterations, ["iteration", "phase", "layer"], "iterations")
     cut = gone[gone["phase"] == "P"].astype({"layer": str})
     layers = cut.groupby("iteration")["layer"].agg(",".join)
-    frame = style.escaped(frame, "task").sort_values(["iteration", "phase"], kind="stable")
+    frame = style.escaped(frame.assign(task=frame["task"].map(task_label)), "task")
+    frame = frame.sort_values(["iteration", "phase"], kind="stable")
     named = [
         f"{row.iteration} P ({layers[row.iteration]})" if row.phase == "P" else f"{row.iteration} R"
         for row in frame.itertuples()
