@@ -94,7 +94,9 @@ class Depth(Part):
         drafts += [of_maths, *merges, *both]
         self.rounds(drafts)
         self.path([self.variant("base"), pruned, distilled, of_maths, sft, *merges, *both], merges)
-        self.speed([distilled, early])
+        if self.options.speed:
+            self.speed([distilled, early])
+        self.done()
 
     def block(self) -> list[int]:
         texts = wb.load_texts(self.data / "c4.jsonl", n=self.shape.texts, seed=0)
@@ -196,13 +198,12 @@ class Depth(Part):
             self.write("items", kept[kept["metric"].isin(["acc", "acc_norm"])])
 
     def speed(self, drafts: list[Any]) -> None:
-        """Wall-clock beside theory; where parts share a GPU it is that of a shared GPU."""
+        """Wall-clock beside theory."""
         with self.timed("speed"):
             few = {kind: texts[: self.shape.timed] for kind, texts in self.prompts().items()}
             settings: Any = {"run": self.run, "max_new_tokens": self.shape.new, "draft_lengths": (1, 2, 4, 8)}
             made = partial(wb.draft_speed, self.model, self.tokenizer, drafts, few, **settings)
             self.write("speed", self.kept("speed", made))
-        self.done()
 
 
 def run_all(options: argparse.Namespace) -> int:
@@ -214,6 +215,7 @@ def run_all(options: argparse.Namespace) -> int:
         for name in ("model", "data", "out", "shape", "device", "micro", "batch"):
             if getattr(options, name) is not None:
                 command += [f"--{name}", str(getattr(options, name))]
+        command += ["--speed"] if options.speed else []
         seen = {"CUDA_VISIBLE_DEVICES": str(number % options.gpus)} if options.device == "cuda" else {}
         threads = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
         log = (options.out / f"{part}-{seed}.log").open("w")
@@ -280,13 +282,14 @@ def summed_up(part: Path) -> dict[str, pd.DataFrame]:
 def main() -> int:
     parser = part_arguments(__doc__)
     parser.add_argument("--parts", type=int, default=len(PARTS), help="how many parts at once")
+    parser.add_argument("--speed", action="store_true", help="wall-clock too, on a GPU that nothing else uses")
     options = parser.parse_args()
     if options.collect:
         collect(options, "drafts", together)
         return 0
     if options.part == "all":
         return run_all(options)
-    if is_done(options, f"{options.part}-{options.seed}"):
+    if not options.speed and is_done(options, f"{options.part}-{options.seed}"):
         return 0
     try:
         Depth(options).work()

@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,10 @@ class Study:
         """Search LaCo's settings for the depth, measure, recover, measure."""
         held_out = self.texts[:16]
         asked: Any = {"target_layers": self.given.depths[0], "merging": merging, "held_out": held_out}
-        one = laco_for(self.model, self.tokenizer, list(CALIBRATION), **asked)
+        one = kept(
+            self.given.out / f"laco-{merging}.pkl",  # the search is the same for every seed
+            lambda: laco_for(self.model, self.tokenizer, list(CALIBRATION), **asked),
+        )
         self.note(merges=str(one.merges), layers=self.depth - len(one.removed))
         whole(self.folder / "steps.csv", one.steps)
         how: Any = {"merges": one.merges, "merging": merging}
@@ -239,6 +243,14 @@ def whole(path: Path, frame: pd.DataFrame) -> None:
     temporary = path.with_name(f".{path.name}")
     frame.to_csv(temporary, index=False)
     os.replace(temporary, path)
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """Return what is kept in a file of our own, or make and keep it."""
+    if not path.is_file():
+        pd.to_pickle(make(), temporary := path.with_name(f".{path.name}"))
+        os.replace(temporary, path)
+    return pd.read_pickle(path)
 
 
 def collect(out: Path) -> None:
@@ -272,7 +284,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--method", choices=METHODS, default="iterate")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one after the other")
     parser.add_argument("--collect", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=480.0, help="no part begins after so many")
@@ -297,8 +309,9 @@ def main() -> None:
         vars(given).update(SMALL)
     if given.collect:
         collect(given.out)
-    else:
-        Study(given).run()
+        return
+    for seed in given.seed:
+        Study(argparse.Namespace(**vars(given) | {"seed": seed})).run()
 
 
 if __name__ == "__main__":

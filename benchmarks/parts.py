@@ -38,6 +38,7 @@ NEUTRAL = (
     "record",
     "micro",
     "batch",
+    "speed",
 )
 
 

@@ -62,14 +62,14 @@ class Answers:
         return self._of_batch(first, cache) | self._of_batch(second, cache)
 
     def _scored(self, batch: Batch, cache: Any) -> Found:
-        where = flat_places(batch)
+        where, length = flat_places(batch), batch.length  # it counts anew whenever it is asked
         kept_at = {int(flat): k for k, flat in enumerate(where)}
         numbers: list[int] = []
         rows: list[int] = []
         tokens: list[int] = []
         for line, row in enumerate(batch.rows):
             for k, slots in zip(row.inputs, row.slots, strict=True):
-                places = [kept_at[line * batch.length + slot] for slot in slots]
+                places = [kept_at[line * length + slot] for slot in slots]
                 for number in self.users[k]:
                     answer = self.continuations[number]
                     numbers += [number] * len(answer)
