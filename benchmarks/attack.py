@@ -22,6 +22,7 @@ import math
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -712,7 +713,7 @@ def _of_no_use(name: str, argument: str, what: str, needed: set[tuple[str, str, 
 
 def main() -> int:
     """Try every row, print those that are not refused, and the counts."""
-    only, counts = set(sys.argv[1:]), Counter[str]()
+    only, counts, seconds = set(sys.argv[1:]), Counter[str](), Counter[str]()
     needed: set[tuple[str, str, str]] = set()
     calls = good_calls()
     missing = {n for n in dir(wb) if n in wb.__all__ and inspect.isfunction(getattr(wb, n))} - set(calls)
@@ -728,7 +729,9 @@ def main() -> int:
             continue
         if name in ("prune_", "collapse_") and arguments["model"] is None and argument != "model":
             arguments["model"] = tiny_model("llama")
+        began = time.perf_counter()
         kind, words = outcome(getattr(wb, name), arguments)
+        seconds[name] += time.perf_counter() - began
         spoiled = what.rpartition(": ")[2]
         if kind == "refused" and spoiled.startswith("without "):
             needed.add((name, argument, what.replace("without ", "")))
@@ -743,6 +746,7 @@ def main() -> int:
         if kind not in ("refused", "served") or only:
             print(f"{kind:8} {name}({argument}={what}): {words[:160]}", flush=True)
     print(json.dumps(counts))
+    print("slowest:", ", ".join(f"{name} {took:.0f} s" for name, took in seconds.most_common(12)), flush=True)
     if not only:
         write_record("attack-cpu", None, results={"rows": dict(counts), "functions": len(calls)})
     return int(any(counts[kind] for kind in ("silent", "library", "hang")))
