@@ -15,7 +15,6 @@ The last three must be 0. Only names in ``ONLY`` (arguments of the command line)
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import json
 import math
@@ -693,6 +692,12 @@ CONFIG_VALUES: dict[str, list[Any]] = {
 }
 
 
+def function_of(name: str) -> Callable[..., Any]:
+    """Return what is tried under a name of the table."""
+    method = attack_calls.METHODS.get(name)
+    return method or getattr(wb, name)  # type: ignore[no-any-return]
+
+
 def rows(calls: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Yield function, argument, bad value as it prints, and the arguments of the call."""
     for name, good in calls.items():
@@ -716,12 +721,13 @@ def main() -> int:
     only, counts, seconds = set(sys.argv[1:]), Counter[str](), Counter[str]()
     needed: set[tuple[str, str, str]] = set()
     calls = good_calls()
-    missing = {n for n in dir(wb) if n in wb.__all__ and inspect.isfunction(getattr(wb, n))} - set(calls)
+    known = {name.partition(".")[0] for name in calls}
+    missing = {name for name in wb.__all__ if callable(getattr(wb, name)) and name not in known}
     print(f"without a row here: {', '.join(sorted(missing)) or 'none'}")
     np.seterr(all="ignore")
     for name in sorted(only & set(calls)):
         good = calls[name] | ({"model": tiny_model("llama")} if name in ("prune_", "collapse_") else {})
-        kind, words = outcome(getattr(wb, name), good)
+        kind, words = outcome(function_of(name), good)
         if kind != "silent":
             print(f"the good call of {name} does not work: {words[:300]}")
     for name, argument, what, arguments in rows(calls):
@@ -730,7 +736,7 @@ def main() -> int:
         if name in ("prune_", "collapse_") and arguments["model"] is None and argument != "model":
             arguments["model"] = tiny_model("llama")
         began = time.perf_counter()
-        kind, words = outcome(getattr(wb, name), arguments)
+        kind, words = outcome(function_of(name), arguments)
         seconds[name] += time.perf_counter() - began
         spoiled = what.rpartition(": ")[2]
         if kind == "refused" and spoiled.startswith("without "):

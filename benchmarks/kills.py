@@ -209,7 +209,7 @@ def round_of(stage: Stage, folder: Path, seconds: float, kills: int, draw: rando
 
 
 def record(table: list[dict[str, Any]], out: Path | None) -> None:
-    """Write the stages so far; those of a record that is there stay, with the commit they were measured at."""
+    """Write the stages so far; those of a record that is there stay, with the commit they are of."""
     kept: list[dict[str, Any]] = []
     if out and out.exists():
         before = json.loads(out.read_text())
