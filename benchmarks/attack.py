@@ -9,15 +9,17 @@ its kind or its name has in `BAD`. A row ends as
 - ``library``: an error of another library, or of Python, reached the caller;
 - ``hang``: nothing came back in time.
 
-The last three must be 0. Only names in ``ONLY`` (arguments of the command line) are tried when given.
+The last three must be 0, and every good call must work. Arguments of the command line are the names to try.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
 import math
+import os
 import signal
 import sys
 import tempfile
@@ -35,14 +37,17 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"  # a name that is nowhere here is looked for nowhere else
 
 import workbench as wb  # noqa: E402
 from benchmarks import attack_calls  # noqa: E402
 from benchmarks.attack_calls import ODD  # noqa: E402
-from benchmarks.measuring import write_record  # noqa: E402
+from benchmarks.measuring import commit, write_record  # noqa: E402
 from tests.tiny import tiny_model  # noqa: E402
 
-SECONDS = 20
+SECONDS, WAITS = 20, 200  # of the processor; on the clock, which other work on the machine slows down
+#: what changes its model for good: each row gets one of its own
+MADE_ANEW = ("prune_", "collapse_")
 HERE = Path(tempfile.mkdtemp(prefix="attack-"))
 NAN = math.nan
 LONG = "x" * 5000
@@ -249,18 +254,21 @@ def short(value: Any) -> str:
 
 @contextlib.contextmanager
 def in_time() -> Iterator[None]:
-    """Raise TimeoutError when the body takes longer than SECONDS."""
+    """Raise TimeoutError when the body computes longer than SECONDS, or waits longer than WAITS."""
 
     def stop(*_: Any) -> None:
         raise TimeoutError(f"nothing after {SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    clocks = {signal.SIGPROF: (signal.ITIMER_PROF, SECONDS), signal.SIGALRM: (signal.ITIMER_REAL, WAITS)}
+    before = {number: signal.signal(number, stop) for number in clocks}
+    for clock, seconds in clocks.values():
+        signal.setitimer(clock, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for number, (clock, _) in clocks.items():
+            signal.setitimer(clock, 0)
+            signal.signal(number, before[number])
 
 
 def call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -716,28 +724,16 @@ def _of_no_use(name: str, argument: str, what: str, needed: set[tuple[str, str, 
     return what.endswith(" as text") and (name, argument, what.removesuffix(" as text")) not in needed
 
 
-def main() -> int:
-    """Try every row, print those that are not refused, and the counts."""
-    only, counts, seconds = set(sys.argv[1:]), Counter[str](), Counter[str]()
+def attacked(
+    name: str, arguments: list[tuple[str, str, dict[str, Any]]], show: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield what each row of a function comes to, and print those that are not as they should be."""
     needed: set[tuple[str, str, str]] = set()
-    calls = good_calls()
-    known = {name.partition(".")[0] for name in calls}
-    missing = {name for name in wb.__all__ if callable(getattr(wb, name)) and name not in known}
-    print(f"without a row here: {', '.join(sorted(missing)) or 'none'}")
-    np.seterr(all="ignore")
-    for name in sorted(only & set(calls)):
-        good = calls[name] | ({"model": tiny_model("llama")} if name in ("prune_", "collapse_") else {})
-        kind, words = outcome(function_of(name), good)
-        if kind != "silent":
-            print(f"the good call of {name} does not work: {words[:300]}")
-    for name, argument, what, arguments in rows(calls):
-        if only and name not in only:
-            continue
-        if name in ("prune_", "collapse_") and arguments["model"] is None and argument != "model":
-            arguments["model"] = tiny_model("llama")
-        began = time.perf_counter()
-        kind, words = outcome(function_of(name), arguments)
-        seconds[name] += time.perf_counter() - began
+    fine = FINE | attack_calls.FINE
+    for argument, what, given in arguments:
+        if name in MADE_ANEW and given["model"] is None and argument != "model":
+            given = given | {"model": tiny_model("llama")}
+        kind, words = outcome(function_of(name), given)
         spoiled = what.rpartition(": ")[2]
         if kind == "refused" and spoiled.startswith("without "):
             needed.add((name, argument, what.replace("without ", "")))
@@ -745,17 +741,65 @@ def main() -> int:
             spoiled.startswith("without ") or _of_no_use(name, argument, what, needed)
         ):
             kind = "served"  # a column that the function does not look at
-        fine = FINE | attack_calls.FINE
         if kind == "silent" and ((name, argument, what) in fine or ("*", argument, what) in fine):
             kind = "served"
-        counts[kind] += 1
-        if kind not in ("refused", "served") or only:
+        if kind not in ("refused", "served") or show:
             print(f"{kind:8} {name}({argument}={what}): {words[:160]}", flush=True)
-    print(json.dumps(counts))
-    print("slowest:", ", ".join(f"{name} {took:.0f} s" for name, took in seconds.most_common(12)), flush=True)
-    if not only:
-        write_record("attack-cpu", None, results={"rows": dict(counts), "functions": len(calls)})
-    return int(any(counts[kind] for kind in ("silent", "library", "hang")))
+        yield kind, f"{name}({argument}={what}): {words[:160]}"
+
+
+def of_function(name: str, good: dict[str, Any], show: bool) -> dict[str, Any]:
+    """Return what the rows of one function come to, in numbers; those that must not be, in words."""
+    began = time.perf_counter()
+    works, words = outcome(
+        function_of(name), good | ({"model": tiny_model("llama")} if name in MADE_ANEW else {})
+    )
+    if works != "silent":
+        print(f"the good call of {name} does not work: {words[:300]}", flush=True)
+    found = [*attacked(name, [row[1:] for row in rows({name: good})], show)]
+    wrong = [f"{kind} {said}" for kind, said in found if kind not in ("refused", "served")]
+    told = {"function": name, "rows": dict(Counter(kind for kind, _ in found)), "wrong": wrong}
+    return told | {
+        "works": works == "silent",
+        "seconds": round(time.perf_counter() - began, 1),
+        "commit": commit(),
+    }
+
+
+def main() -> int:
+    """Try every row, print those that are not refused, and the counts."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--journal", type=Path, help="what is done, by function; a second start goes on from it"
+    )
+    parser.add_argument("only", nargs="*", help="functions; default all, which writes a record")
+    options = parser.parse_args()
+    calls = good_calls()
+    known = {name.partition(".")[0] for name in calls}
+    missing = {name for name in wb.__all__ if callable(getattr(wb, name)) and name not in known}
+    print(f"without a row here: {', '.join(sorted(missing)) or 'none'}", flush=True)
+    np.seterr(all="ignore")
+    lines = options.journal.read_text().splitlines() if options.journal and options.journal.exists() else []
+    done = {one["function"]: one for one in map(json.loads, lines)}
+    for name in options.only or calls:
+        if name in done:
+            continue
+        done[name] = of_function(name, calls[name], bool(options.only))
+        if options.journal:
+            with options.journal.open("a") as file:
+                file.write(json.dumps(done[name]) + "\n")
+    counts = sum((Counter(one["rows"]) for one in done.values()), Counter())
+    wrong = [line for one in done.values() for line in one["wrong"]]
+    broken = sorted(missing) + [name for name, one in done.items() if not one["works"]]
+    slow = sorted(done.values(), key=lambda one: -one["seconds"])[:12]
+    print(json.dumps(counts), "slowest:", ", ".join(f"{one['function']} {one['seconds']} s" for one in slow))
+    if not options.only:
+        told = {"rows": dict(counts), "functions": len(done), "wrong": wrong, "without_a_good_call": broken}
+        told |= {"commits": sorted({one["commit"] for one in done.values()})}
+        print(write_record("attack-cpu", None, results=told))
+    return int(bool(wrong or broken))
 
 
 if __name__ == "__main__":
