@@ -80,6 +80,7 @@ ALL: list[Any] = [5, "34", [-1], [99], [1.5], ["3"], [None], [True], list(range(
 
 #: bad values by function (or *) and argument, where the argument's name alone does not say them
 OWN: dict[tuple[str, str], list[Any]] = {
+    **{(name, "run"): [] for name in METHODS if name.startswith("Run.")},
     **{(f"Run.{name}", "name"): [*RESULTS[:-3], ODD] for name in ("path", "digest", "lock", "figure")},
     **{(f"Run.{name}", "name"): RESULTS for name in ("frame", "write", "write_json")},
     **{(f"Run.{name}", "name"): STORED for name in ("read", "read_json", "provenance", "variant")},
@@ -219,6 +220,9 @@ OWN: dict[tuple[str, str], list[Any]] = {
 
 #: as in ``attack.py``: a bad value that is good after all, and why
 FINE: dict[tuple[str, str, str], str] = {
+    ("Run.write", "frame", "frame['x']"): "any frame with a column can be kept",
+    ("Run.write", "frame", "no rows"): "any frame with a column can be kept",
+    ("Run.write_json", "value", "[nan]"): "NaN reads back as NaN",
     ("iterate", "response", "'no such'"): "examples that are texts have no columns",
     ("iterate", "response", "''"): "examples that are texts have no columns",
     ("recover", "response", "'no such'"): "examples that are texts have no columns",
@@ -439,12 +443,16 @@ def _methods(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "BlockPicker.choose_preset": picker | {"name": picker["picker"].presets[0], "size": 2},
         "BlockPicker.keep": picker | {"layers": [2]},
         "BlockPicker.drop": picker | {"start": 2, "size": 1},
-        "BlockPicker.look_with": picker | {"look": lambda layers, cancelled: None},
-        "BlockPicker.look": picker | {"layers": [2]},
+        "BlockPicker.look_with": picker | {"look": _seen},
+        "BlockPicker.look": {"picker": wb.BlockPicker(distances).look_with(_seen), "layers": [2]},
         "BlockPicker.figure": picker | {"layers": [2]},
         "BlockPicker.export": picker | {"form": "python"},
         "BlockPicker.save": picker | {"run": run},
     }
+
+
+def _seen(layers: Any, cancelled: Any) -> None:
+    """Look at nothing."""
 
 
 def _healed(model: Any, tokenizer: Any, examples: pd.DataFrame, run: Any) -> list[Any]:

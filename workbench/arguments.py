@@ -11,19 +11,20 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
 from workbench.checks import is_whole
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _KNOWN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _NUMBERS = frozenset(_KNOWN["numbers"])
 #: names that pandas' errors quote beside the column
 _CLASSES = frozenset(("DataFrame", "Pandas"))
 
 
-def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
+def looked_at(function: _Function) -> _Function:
     """Return the function with its arguments checked first, each error one line that names the argument.
 
     Checked are the kinds that the annotations name (whole numbers, numbers, texts, paths, frames and mappings
@@ -65,8 +66,9 @@ def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
                 raise ValueError(f"{found} cannot be used: {error.strerror}: {error.filename}") from error
             raise
 
-    call.__module__, call.__qualname__ = "workbench", function.__name__
-    return call
+    if "." not in function.__qualname__:  # no method
+        call.__module__, call.__qualname__ = "workbench", function.__name__
+    return cast(_Function, call)
 
 
 def _check(name: str, value: Any, kind: str) -> None:
@@ -204,9 +206,12 @@ def _is_path(value: Any) -> bool:
     return all(len(os.fsencode(part)) < 256 for part in Path(value).parts)
 
 
-def _variants(value: Any) -> bool:
-    several = _each(lambda one: hasattr(one, "removed"))(value)
-    return several and (not hasattr(value, "__len__") or len(value) > 0)
+def _some(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test of every value of a collection, which must have one."""
+    return lambda value: _each(test)(value) and (not hasattr(value, "__len__") or len(value) > 0)
+
+
+_variants = _some(lambda one: hasattr(one, "removed"))
 
 
 def _pairs(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -237,6 +242,7 @@ _TESTS: dict[str, Callable[[Any], bool]] = {
     "pairs of texts": _pairs(_is_a(str)),
     "variants": _variants,
     "variants by seed": _mapping(lambda one: isinstance(one, Mapping) and _variants(list(one.values()))),
+    "texts by name": _mapping(_some(_is_a(str))),
     "lists": _mapping(lambda one: hasattr(one, "__iter__") and not isinstance(one, str)),
     "array": lambda value: hasattr(value, "__len__") or hasattr(value, "__array__"),
     "model": lambda value: _is_configured(value) and hasattr(value, "named_parameters"),

@@ -204,7 +204,7 @@ def _is_running(process: int) -> bool:
 
 def check_file(name: str) -> None:
     """Raise ValueError for a name that is not that of a frame's file."""
-    if not name.endswith((".csv", ".jsonl")):
+    if not isinstance(name, str) or not name.endswith((".csv", ".jsonl")):
         raise ValueError(f"name must end in .csv (numbers) or .jsonl (texts), got {name!r}")
 
 
