@@ -194,6 +194,7 @@ FINE: dict[tuple[str, str, str], str] = {
     ("embed_texts", "texts", "['']"): "an empty response has an embedding",
     ("embed_texts", "texts", "['  ']"): "an empty response has an embedding",
     ("Variant", "model", "'demo'"): "a name",
+    ("score_spread", "scores", "seed as text"): "what a spread is over may have names",
     ("Variant", "removed", "[99]"): "loads no model that it could be too deep for",
     ("plan_training", "model", "'demo'"): "a name",
     ("plan_training", "layers", "[99]"): "loads no model; run_plan refuses it",
@@ -373,6 +374,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "config": config,
     }
     wb.plan_training(**plan)
+    ready = wb.plan_training(**plan | {"folder": HERE / "ready", "out": HERE / "ready" / "adapter"})
     wb.evaluate(**mt, tasks=tasks, limit=4, items=HERE / "items.jsonl", progress=False)
     sets = {
         "examples": distilled[:8],
@@ -607,7 +609,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "response_similarity": {"base": of["base"], "other": of["others"], "encoder": "all-MiniLM-L6-v2"},
         "rewrite_message": {"template": wb.RewriteTemplate(), "row": examples.iloc[0].to_dict()},
         "rewrite_template": {"model": model},
-        "run_plan": {"plan": HERE / "plan" / "plan.json", "overwrite": False, "progress": False},
+        "run_plan": {"plan": ready, "overwrite": False, "progress": False},
         "same_number": {"a": "1", "b": "2"},
         "save_figure": {"fig": figure, "path": HERE / "figure", "formats": ["csv"], "scale": 1},
         "save_pruned": mt | {"path": HERE / "saved"},
