@@ -195,6 +195,8 @@ FINE: dict[tuple[str, str, str], str] = {
     ("embed_texts", "texts", "['  ']"): "an empty response has an embedding",
     ("Variant", "model", "'demo'"): "a name",
     ("score_spread", "scores", "seed as text"): "what a spread is over may have names",
+    ("tuning_figure", "trials", "trial as text"): "trials may have names",
+    ("tuning_figure", "trials", "rank as text"): "a setting may be words, as targets are",
     ("Variant", "removed", "[99]"): "loads no model that it could be too deep for",
     ("plan_training", "model", "'demo'"): "a name",
     ("plan_training", "layers", "[99]"): "loads no model; run_plan refuses it",
