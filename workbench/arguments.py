@@ -20,6 +20,8 @@ from workbench.checks import is_whole
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _KNOWN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _NUMBERS = frozenset(_KNOWN["numbers"])
+#: how libraries say that a disk is full: Python and safetensors, SQLite, torch
+_FULL = "No space left|File too large|quota exceeded|disk is full|inline_container"
 #: names that pandas' errors quote beside the column
 _CLASSES = frozenset(("DataFrame", "Pandas"))
 
@@ -57,13 +59,9 @@ def looked_at(function: _Function) -> _Function:
                 _check_writable(name, Path(value))
         try:
             return function(*arguments, **settings)
-        except (KeyError, AttributeError, pd.errors.UndefinedVariableError) as error:
-            if found := _missing_column(error, given):
+        except Exception as error:
+            if found := _in_one_line(error, given, writes):
                 raise ValueError(found) from error
-            raise
-        except OSError as error:
-            if error.filename and (found := _path_of(str(error.filename), given)):
-                raise ValueError(f"{found} cannot be used: {error.strerror}: {error.filename}") from error
             raise
 
     if "." not in function.__qualname__:  # no method
@@ -143,6 +141,21 @@ def _frames(name: str, value: Any) -> list[tuple[str, pd.DataFrame]]:
     return [(f"{name}[{key!r}]", one) for key, one in value.items() if isinstance(one, pd.DataFrame)]
 
 
+def _in_one_line(error: Exception, given: Mapping[str, Any], writes: set[str]) -> str:
+    """Return what to say of a library's error that an argument explains, else ""."""
+    if isinstance(error, KeyError | AttributeError | pd.errors.UndefinedVariableError):
+        return _missing_column(error, given)
+    if not isinstance(error, ValueError) and re.search(_FULL, str(error)):
+        places = [str(given[name]) for name in given if name in writes and given[name] is not None]
+        return (
+            f"no room on the disk for {places[0] if places else 'it'}; make some, then the same call goes on"
+        )
+    if isinstance(error, OSError) and error.filename:
+        found = _path_of(str(error.filename), given)
+        return f"{found} cannot be used: {error.strerror}: {error.filename}" if found else ""
+    return ""
+
+
 def _missing_column(error: Exception, given: Mapping[str, Any]) -> str:
     """Return the line to say when an error is about a column that a frame of the call lacks, else ""."""
     steps = traceback.extract_tb(error.__traceback__)
@@ -160,7 +173,8 @@ def _missing_column(error: Exception, given: Mapping[str, Any]) -> str:
 
 def _path_of(file: str, given: Mapping[str, Any]) -> str:
     """Return the argument that names the file of an error, or the folder that it lies in, else ""."""
-    paths = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
+    paths = {name: getattr(value, "folder", value) for name, value in given.items()}  # of a run
+    paths = {name: str(path) for name, path in paths.items() if isinstance(path, str | Path)}
     near = (name for name, path in paths.items() if path and (file.startswith(path) or path.startswith(file)))
     return next(near, "")
 
