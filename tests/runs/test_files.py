@@ -113,7 +113,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypatc
         raise OSError("no space")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ValueError, match=r"x\.txt cannot be written: no space"):
         write_bytes_atomic(path, b"new")
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["x.txt"]
@@ -199,7 +199,8 @@ def refused(call, **settings):
 
 refused(lambda: run.write("x.csv", pd.DataFrame({"x": range(3000)})))
 assert run.read("x.csv").equals(frame)
-heal = {"model": model, "tokenizer": tokenizer, "examples": examples, "response": "response", "progress": False}
+heal = {"model": model, "tokenizer": tokenizer, "examples": examples, "response": "response"}
+heal |= {"progress": False}
 refused(wb.heal, **heal, config=config, out=folder / "adapter")
 assert wb.heal(**heal, config=config, out=folder / "adapter").adapter.is_dir()
 """

@@ -55,7 +55,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NoRoom(f"no room on the disk for {path}; make some, then the same call goes on") from error
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # none was made
             temporary.unlink()
