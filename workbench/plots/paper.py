@@ -51,9 +51,10 @@ def pictures(run: Run) -> list[Picture]:
     return [picture for picture in _all(run) if not missing(run, picture)]
 
 
-def left_out(run: Run) -> dict[str, list[str]]:
+def left_out(run: Run) -> list[tuple[Picture, list[str]]]:
     """Return the figures that a run has no frames for yet, each with those frames."""
-    return {one.name: missing(run, one) for one in _all(run) if missing(run, one)}
+    lacking = ((one, missing(run, one)) for one in _all(run))
+    return [(one, frames) for one, frames in lacking if frames]
 
 
 def missing(run: Run, picture: Picture) -> list[str]:

@@ -27,7 +27,7 @@ INK = "#1f2328"
 DISTANCE = "angular distance"
 DAMAGE_UNIT = "(nats per token)"
 DAMAGE = f"damage {DAMAGE_UNIT}"
-_LINE = {"orientation": "h", "x": 0, "title": {"text": ""}}
+_LINE = {"orientation": "h", "x": 0, "title": {"text": ""}, "tracegroupgap": 0}
 
 
 @dataclass(frozen=True)
@@ -195,14 +195,19 @@ def facet_titles(fig: go.Figure) -> go.Figure:
 
 def legend_above(fig: go.Figure) -> go.Figure:
     """Put the legend in lines above the figure, which grows by all but the first."""
-    names = [trace.name or "" for trace in fig.data if trace.showlegend is not False]
     layout, size = fig.layout, current_template().layout.font.size
-    across = layout.width - px_of(90) - 0.5 * size * _longest_tick(fig)
-    each = px_of(60) + 0.55 * size * max(map(len, names), default=0)
-    lines = -(-len(names) // max(1, int(across // each)))
     fig.update_layout(legend={**_LINE, "y": 1.02, "yanchor": "bottom"})
-    fig.update_layout(height=layout.height + 1.7 * size * max(0, lines - 1))
+    fig.update_layout(height=layout.height + 1.7 * size * max(0, _legend_lines(fig) - 1))
     return fig.update_layout(margin={"t": px_of(92 if layout.title.text else 20)})
+
+
+def _legend_lines(fig: go.Figure) -> int:
+    """Return how many lines a legend takes whose names lie beside each other."""
+    names = [trace.name or "" for trace in fig.data if trace.showlegend is not False]
+    size = current_template().layout.font.size
+    across = fig.layout.width - px_of(90) - 0.5 * size * _longest_tick(fig)
+    each = px_of(60) + 0.55 * size * max(map(len, names), default=0)
+    return -(-len(names) // max(1, int(across // each)))
 
 
 def _longest_tick(fig: go.Figure) -> int:
@@ -227,9 +232,9 @@ def fitted(fig: go.Figure) -> go.Figure:
     return fig
 
 
-def legend_below(fig: go.Figure, lines: int = 1) -> go.Figure:
-    """Put the legend below the figure, in so many lines; in print it takes two where it is narrow."""
-    lines = lines + narrow()
+def legend_below(fig: go.Figure) -> go.Figure:
+    """Put the legend in lines below the figure."""
+    lines = _legend_lines(fig)
     fig.update_layout(legend={**_LINE, "y": 0, "yref": "container", "yanchor": "bottom"})
     return fig.update_layout(margin={"b": px_of(62 + 26 * lines)})
 

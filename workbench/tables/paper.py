@@ -41,14 +41,16 @@ class Sheet:
     group: int = 0
 
     def forms(self, run: Run) -> dict[str, str]:
-        """Return the table as the content of its files, by their endings."""
+        """Return the table as the content of its files, by their endings; nothing where it has no row."""
         table = _MADE[self.name](run)
+        if table.empty:
+            return {}
         html = to_html(table, caption=self.caption)
         return {"tex": self._latex(table), "md": to_markdown(table), "html": html}
 
     def _latex(self, table: pd.DataFrame) -> str:
         """Return the table for LaTeX, over both columns of a page where one is too narrow for it."""
-        width = sum(max(len(str(name)), *(len(_shown(one)) for one in table[name])) + 2 for name in table)
+        width = sum(max(len(_shown(one)) for one in (name, *table[name])) + 2 for name in table)
         label = f"tab:{self.name}"
         text = to_latex(table, caption=self.caption, label=label, best=self.best, group=self.group)
         size = r"\small" if width <= _BOTH else r"\footnotesize"
