@@ -44,7 +44,14 @@ def stack_over_iterations(
     colours = [(k / 3 + e / 3, colour) for k, colour in enumerate(STATES) for e in (0, 1)]
     layout = style.current_template().layout
     low = 0.7 * layout.height / depth < style.small()  # a row of a deep model is lower than a number
-    look = {"zmin": 0, "zmax": 2, "colorscale": colours, "showscale": False, "xgap": 2, "ygap": 0 if low else 1}
+    look = {
+        "zmin": 0,
+        "zmax": 2,
+        "colorscale": colours,
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 0 if low else 1,
+    }
     trace = go.Heatmap(z=states.tolist(), customdata=words, **look)
     trace.update(hovertemplate="iteration %{x}: layer %{y} %{customdata}<extra></extra>")
     fig = style.new_figure(title, trace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,11 +88,18 @@ def healing_logs(run: Run) -> pd.DataFrame:
 
 
 def reader_name(variant: str) -> str:
-    """Return a variant's name in words, where it ends in how it was healed; any other as it is.
+    """Return a variant's name in words, where it says how it was healed, merged or cut; any other as it is.
 
     >>> reader_name("pruned-sft"), reader_name("pruned-self-distilled"), reader_name("base")
     ('pruned + SFT', 'pruned + self-distilled', 'base')
+    >>> reader_name("merged-slerp-0.5"), reader_name("early-exit-24")
+    ('merged, SLERP at 0.5', 'first 24 layers')
     """
+    merged, cut = re.fullmatch(r"merged-(\w+)-([\d._]+)", variant), re.fullmatch(r"early-exit-(\d+)", variant)
+    if merged and merged[1] in WORDS["merges"]:
+        return f"merged, {WORDS['merges'][merged[1]]} at {merged[2].replace('_', ', ')}"
+    if cut:
+        return f"first {cut[1]} layers"
     for word in sorted(WORDS["methods"], key=len, reverse=True):
         before = variant[: -len(word)]
         if variant.lower().endswith(word) and before.rstrip("-_.+") not in ("", before):
