@@ -225,7 +225,7 @@ def _longest_tick(fig: go.Figure) -> int:
 
 
 def fitted(fig: go.Figure) -> go.Figure:
-    """Break the titles of axes into lines that are no longer than their axes; a third makes the figure higher."""
+    """Break the titles of axes into lines no longer than their axes; the third makes the figure higher."""
     layout, letter = fig.layout, 0.52 * current_template().layout.font.size
     around = layout.margin.to_plotly_json()
     # beside a plot stand ticks and titles, whose room is not known before it is drawn

@@ -189,8 +189,8 @@ def _calibration(run: Run) -> pd.DataFrame:
 def _differences(run: Run) -> pd.DataFrame:
     rows = readable(run.read("comparisons.csv")).query("p_adjusted < 0.05")
     rows = rows[rows["metric"].str.match("acc|exact_match")]
-    values = {"Variant": rows["variant"], "Against": rows["against"], "Items": rows["n"]}
-    values["Task"] = rows["task"].map(task_label)
+    values = {"Variant": rows["variant"], "Against": rows["against"]}
+    values |= {"Task": rows["task"].map(task_label), "Items": rows["n"]}
     percents = 100 * rows[["difference", "ci_low", "ci_high"]]
     values["Difference"] = _interval(percents, "difference", 1)
     values["p (Holm)"] = [f"{one:.3f}" if one >= 1e-3 else "< 0.001" for one in rows["p_adjusted"]]
