@@ -143,7 +143,7 @@ def divergence_distribution(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(by_response, ["variant", "kl", "n_tokens"], "by_response")
-    shown = {"unit": " nats per token", "weigh": "n_tokens", "drawn_at": _decades, "bounds": (0, np.inf)}
+    shown: Any = {"unit": " nats per token", "weigh": "n_tokens", "drawn_at": _decades, "bounds": (0, np.inf)}
     fig = spreads(frame, "kl", title, ".3g", **shown)
     highest = max(1.0, float(np.ceil(_decades(frame["kl"]).max())))
     decades = np.arange(np.log10(KL_FLOOR), highest + 1)
