@@ -310,7 +310,8 @@ def test_it_fits_a_narrow_window_with_text_one_can_read(tab, width, beside):
             const parts = [...root.querySelectorAll("svg, .bp-bar *, .bp-foot *, .bp-box-of, .bp-strip")];
             const texts = [...root.querySelectorAll("svg text")];
             const kinds = "button, select, input[type=text], .bp-auto, summary, .bp-strip";
-            const targets = [...root.querySelectorAll(kinds)].filter((one) => one.offsetParent).map((one) => [one.getBoundingClientRect(), one.outerHTML]);
+            const targets = [...root.querySelectorAll(kinds)].filter((one) => one.offsetParent)
+                .map((one) => [one.getBoundingClientRect(), one.outerHTML]);
             const [a, b] = [...root.querySelectorAll("svg")].map((svg) => svg.getBoundingClientRect());
             return {
                 inside: parts.every(inside),
