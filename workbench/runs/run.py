@@ -284,8 +284,9 @@ def open_run(name: str = "demo", *, root: str | Path | None = None) -> Run:
 
 
 def notebook_that_writes(name: str) -> str | None:
-    """Return the notebook of this checkout that writes a file of that name to its run, or None."""
-    call = re.compile(r"\.(?:frame|write|write_json)\(\s*f?[\"']" + re.escape(name) + r"[\"']")
+    """Return the notebook of this checkout that writes a file of that name (``*``: any text), or None."""
+    of_name = re.escape(name).replace(r"\*", r"[^\"']*")
+    call = re.compile(r"\.(?:frame|write|write_json)\(\s*f?[\"']" + of_name + r"[\"']")
     if name.startswith("variants/"):
         call = re.compile(r"\.save_variant\(")
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
