@@ -194,8 +194,8 @@ def damage_reading(
         if got["damage"] == least["damage"]:
             rest = "no block costs less" if len(of_size) > 1 else "no other block was measured"
         lines.append(
-            f"- size {pick.size}: the nearest block, **{escaped(got['removed'])}**, costs {got['damage']:+.3f} "
-            f"nats a token{interval(got, '+.3f')}; {rest}."
+            f"- size {pick.size}: the nearest block, **{escaped(got['removed'])}**, costs "
+            f"{got['damage']:+.3f} nats a token{interval(got, '+.3f')}; {rest}."
         )
     return "\n".join(lines)
 
@@ -244,7 +244,8 @@ def choice_reading(
     return (
         f"{text} The least harmful of size {size} is **{escaped(least['removed'])}**: {away}, damage "
         f"{least['damage']:+.3f}{interval(least, '+.3f')}. A careful user would take "
-        f"**{escaped(least['removed'])}** (`block_start = {least['start']}`), where what counts is the loss on such texts."
+        f"**{escaped(least['removed'])}** (`block_start = {least['start']}`), where what counts is the loss "
+        "on such texts."
     )
 
 
