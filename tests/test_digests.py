@@ -14,7 +14,7 @@ from workbench.digests import model_digests, tensor_digest, weights_digest
 
 
 class Odd(nn.Module):
-    """Tensors of odd sizes and types: one large and not contiguous, one empty, one a buffer that is not saved."""
+    """Tensors of odd sizes and types: one large and not contiguous, one empty, one an unsaved buffer."""
 
     def __init__(self) -> None:
         super().__init__()
