@@ -9,7 +9,9 @@ import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from operator import itemgetter
 
+import pandas as pd
 import pytest
+from frames import distance_frame
 from live_lab import FLAGS, find_chromium
 from printed import printed_run
 
@@ -44,7 +46,7 @@ def printed(run, tmp_path_factory):
 
 def test_every_figure_of_a_run_is_listed_and_what_it_lacks_is_named(run, tmp_path):
     assert [picture.name for picture in paper.pictures(run)] == NAMES
-    lacking = paper.left_out(run)
+    lacking = {one.name: frames for one, frames in paper.left_out(run)}
     assert lacking.pop("06_divergence") == ["divergence.jsonl"]
     assert {name: needs[-1] for name, needs in lacking.items()} == {
         "07_phases": "iterative-scores.csv",
@@ -54,7 +56,7 @@ def test_every_figure_of_a_run_is_listed_and_what_it_lacks_is_named(run, tmp_pat
         "09_speed": "draft_speed.csv",
     }
     empty = open_run("empty", root=tmp_path)
-    assert set(paper.left_out(empty)) >= {"01_distances", "06_forms"}
+    assert {one.name for one, _ in paper.left_out(empty)} >= {"01_distances", "06_forms"}
     with pytest.raises(
         ValueError, match=r"run 'empty' .* holds no frames to draw; run notebook 01_angular_distance first"
     ):
@@ -63,6 +65,23 @@ def test_every_figure_of_a_run_is_listed_and_what_it_lacks_is_named(run, tmp_pat
         wb.paper_figures(run, columns=3)
     with pytest.raises(ValueError, match=r"formats must be one of .*got 'gif'"):
         wb.paper_figures(run, formats="gif")
+
+
+def test_a_table_without_a_row_is_left_out_and_every_reason_is_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(portfolio, "browser_found", lambda: False)
+    small = open_run("small", root=tmp_path)
+    small.write("distances.csv", distance_frame(8, n_texts=3))
+    unclear = {"variant": "a", "against": "b", "task": "t", "metric": "acc", "n": 9, "difference": 0.0}
+    unclear |= {"ci_low": -0.1, "ci_high": 0.1, "p_value": 1.0, "p_adjusted": 1.0}
+    small.write("comparisons.csv", pd.DataFrame([unclear]))
+    with pytest.warns(UserWarning, match="plotly_get_chrome"):
+        listed = wb.paper_figures(small, columns=1)
+    left = listed.attrs["left_out"]
+    assert not (small.folder / "tables").exists()
+    assert left["differences"] == "Paired differences of scores: no row in this run"
+    assert left["04_healing"] == "Loss while the pruned model is fine-tuned: run notebook 04_healing"
+    assert left["06_forms"] == "How the responses state their final answer: run notebook 06_forgetting"
+    assert not any("*" in why or ".csv" in why for why in left.values())
 
 
 @pytest.mark.parametrize("template", style.TEMPLATES)

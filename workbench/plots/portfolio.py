@@ -48,7 +48,8 @@ def paper_figures(
 
     Returns:
         A row a file: name, columns (0 for a table), file (relative to ``out``), width_in, kilobytes.
-        ``attrs["left_out"]`` names the figures left out, with the notebook that writes what they need.
+        ``attrs["left_out"]`` names the figures and tables left out, each with what it shows and why: which
+        notebook writes what it needs, or that it has no row.
 
     Raises:
         ValueError: for other columns or formats, or a run that has no frame for any figure.
@@ -56,23 +57,24 @@ def paper_figures(
     wanted, endings = _some(columns, COLUMNS, "columns"), _some(formats, FORMATS, "formats")
     drawn = pictures(run)
     if not drawn:
-        missing = next(iter(_notebooks(run).values()), "its notebooks")
-        raise ValueError(
-            f"run {run.name!r} ({run.folder}) holds no frames to draw; run notebook {missing} first"
-        )
+        first = _writer(left_out(run)[0][1])
+        raise ValueError(f"run {run.name!r} ({run.folder}) holds no frames to draw; {first} first")
     if not browser_found():
         endings, instead = ["html", "csv"], "figures are HTML and CSV (`plotly_get_chrome` installs one)"
         warnings.warn(f"No Chrome or Chromium starts here: {instead}", stacklevel=2)
     folder = Path(out if out is not None else run.folder)
     rows = [row for one in wanted for row in _write_figures(run, drawn, folder, one, endings)]
-    tables = {sheet.name: sheet.forms(run) for sheet in sheets(run)}
+    made = [(sheet, sheet.forms(run)) for sheet in sheets(run)]
+    tables = {sheet.name: forms for sheet, forms in made if forms}
     for name, forms in tables.items():
         for ending, text in forms.items():
             rows.append((name, 0, write_text_atomic(folder / "tables" / f"{name}.{ending}", text)))
     write_text_atomic(folder / "figures" / "captions.tex", _captions(drawn, wanted))
     shown = {name: forms["html"] for name, forms in tables.items()}
     write_text_atomic(folder / "index.html", _index(run, drawn, shown, wanted, endings))
-    return _listed(rows, folder, _notebooks(run))
+    lacking = {one.name: _told(one.caption, _writer(frames)) for one, frames in left_out(run)}
+    lacking |= {sheet.name: _told(sheet.caption, "no row in this run") for sheet, forms in made if not forms}
+    return _listed(rows, folder, lacking)
 
 
 def _some(given: Any, allowed: Iterable[Any], name: str) -> list[Any]:
@@ -110,10 +112,15 @@ def _listed(rows: list[tuple[str, int, Path]], folder: Path, left: dict[str, str
     return frame
 
 
-def _notebooks(run: Run) -> dict[str, str]:
-    """Return the figures left out, each with the notebook that writes the first frame it lacks."""
-    lacking = left_out(run)
-    return {name: notebook_that_writes(frames[0]) or frames[0] for name, frames in lacking.items()}
+def _writer(frames: list[str]) -> str:
+    """Return how to get the first of some frames."""
+    notebook = notebook_that_writes(frames[0])
+    return f"run notebook {notebook}" if notebook else f"{frames[0]} is not there"
+
+
+def _told(caption: str, why: str) -> str:
+    """Return what a caption begins with, and why it is not shown."""
+    return f"{re.split(r'[.,;:(]', caption)[0].strip()}: {why}"
 
 
 def _captions(drawn: list[Picture], columns: list[int]) -> str:
