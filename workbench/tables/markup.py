@@ -201,7 +201,7 @@ def _as_text(table: pd.DataFrame, digits: int | None) -> pd.DataFrame:
 def _cell(value: Any, digits: int) -> str:
     if value is None or value is pd.NA or value is pd.NaT or (is_float(value) and np.isnan(value)):
         return "–"
-    text = f"{value:.{digits}f}" if is_float(value) else str(value)
+    text = f"{value:z.{digits}f}" if is_float(value) else str(value)
     return text.encode(errors="backslashreplace").decode()  # half a pair of surrogates is no text
 
 
