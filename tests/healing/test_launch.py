@@ -260,6 +260,21 @@ def test_what_could_not_be_trained_is_refused_before_anything_is_written(model_f
     assert not (tmp_path / "plans").exists()
 
 
+def test_a_plan_that_was_stopped_half_written_is_written_again(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    asked = {"folder": tmp_path / "plan", "model": "demo", "examples": TEXTS, "layers": [2]}
+    with monkeypatch.context() as stopped:
+        stopped.setattr("workbench.healing.launch.write_bytes_atomic", stop)
+        with pytest.raises(KeyboardInterrupt):
+            plan_training(**asked)
+    with pytest.raises(ValueError, match=r"examples\.jsonl"):
+        run_plan(tmp_path / "plan" / "plan.json")
+    written = plan_training(**asked).parent
+    assert sorted(path.name for path in written.iterdir()) == ["examples.jsonl", "plan.json"]
+
+
 def test_a_folder_with_other_files_is_never_touched(model_folder, tmp_path):
     folder = tmp_path / "plans" / "a"
     (folder / "adapters").mkdir(parents=True)

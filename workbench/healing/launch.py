@@ -7,6 +7,7 @@ is not trained again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -20,7 +21,7 @@ import pandas as pd
 from workbench.checks import checked, one_of, told, whole_number
 from workbench.healing.config import HealingConfig
 from workbench.places import short_name
-from workbench.runs.files import sha256_of, write_text_atomic
+from workbench.runs.files import locked, sha256_of, write_bytes_atomic, write_text_atomic
 
 PLAN, EXAMPLES, HELD_OUT = "plan.json", "examples.jsonl", "held_out.jsonl"
 _PARTS = {"model", "layers", "response", "config", "out", "files"}
@@ -69,7 +70,6 @@ def plan_training(
             is written then.
     """
     folder, config = Path(folder), config or HealingConfig.preset("sdd")
-    _check_folder(folder)
     out = os.path.relpath(folder / "adapter" if out is None else out, folder)
     _check_inside(folder, out)
     left_out = sorted({whole_number(layer, "layers", 0) for layer in layers})
@@ -80,17 +80,22 @@ def plan_training(
         tables[HELD_OUT] = _learnable(held_out, response)
     there = Path(model).expanduser()
     named = {"name": str(model), "path": os.path.abspath(there) if there.is_dir() else None}
-    for name, table in tables.items():
-        write_text_atomic(folder / name, table.to_json(orient="records", lines=True, force_ascii=False))
+    lines = {"orient": "records", "lines": True, "force_ascii": False}
+    files = {name: table.to_json(**lines).encode() for name, table in tables.items()}
     plan = {
         "model": {**named, "revision": revision, "dtype": dtype, "quantization": quantization},
         "layers": left_out,
         "response": response if isinstance(examples, pd.DataFrame) else None,
         "config": asdict(config),
         "out": out,
-        "files": {name: sha256_of(folder / name) for name in tables},
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-    return write_text_atomic(folder / PLAN, json.dumps(plan, indent=1) + "\n")
+    with locked(folder):
+        _check_folder(folder)
+        written = write_text_atomic(folder / PLAN, json.dumps(plan, indent=1) + "\n")  # first: it marks ours
+        for name, data in files.items():
+            write_bytes_atomic(folder / name, data)
+    return written
 
 
 def launch_command(
