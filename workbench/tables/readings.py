@@ -187,12 +187,14 @@ def damage_reading(
             lines.append(f"- size {pick.size}: the nearest block, **{pick.removed}**, was not measured.")
             continue
         got, least = _block(of_size, pick.start, pick.size), of_size.iloc[0]
-        rest = f"the least harmful is **{least['removed']}**, {least['damage']:+.3f}{interval(least, '+.3f')}"
+        rest = (
+            f"the least harmful is **{least['removed']}**, {least['damage']:+z.3f}{interval(least, '+z.3f')}"
+        )
         if got["damage"] == least["damage"]:
             rest = "no block costs less" if len(of_size) > 1 else "no other block was measured"
         lines.append(
-            f"- size {pick.size}: the nearest block, **{got['removed']}**, costs {got['damage']:+.3f} nats a "
-            f"token{interval(got, '+.3f')}; {rest}."
+            f"- size {pick.size}: the nearest block, **{got['removed']}**, costs {got['damage']:+z.3f} nats "
+            f"a token{interval(got, '+z.3f')}; {rest}."
         )
     return "\n".join(lines)
 
@@ -234,14 +236,15 @@ def choice_reading(
     if not (of_size["start"] == start).any():
         return f"{text}; its damage was not measured in notebook 01."
     cost, least = _block(of_size, start, size), of_size.iloc[0]
-    text += f", damage {cost['damage']:+.3f}{interval(cost, '+.3f')} nats a token on {escaped(texts)}."
+    text += f", damage {cost['damage']:+z.3f}{interval(cost, '+z.3f')} nats a token on {escaped(texts)}."
     if least["damage"] == cost["damage"]:
         return f"{text} No block of its size costs less: metric and damage leave nothing better to take."
     away = f"angular distance {_block(near, least['start'], size)['distance']:.3f}"
     return (
         f"{text} The least harmful of size {size} is **{least['removed']}**: {away}, damage "
-        f"{least['damage']:+.3f}{interval(least, '+.3f')}. A careful user would take **{least['removed']}** "
-        f"(`block_start = {least['start']}`), where what counts is the loss on such texts."
+        f"{least['damage']:+z.3f}{interval(least, '+z.3f')}. A careful user would take "
+        f"**{least['removed']}** (`block_start = {least['start']}`), where what counts "
+        "is the loss on such texts."
     )
 
 
@@ -256,7 +259,7 @@ def look_reading(seen: Mapping[str, Any], n_texts: int) -> str:
     added = seen["loss"] - seen["base_loss"]
     return (
         f"Without layers {seen['removed']} the loss on {n_texts} held-out texts goes from "
-        f"{seen['base_loss']:.3f} to {seen['loss']:.3f} nats a token ({added:+.3f}), "
+        f"{seen['base_loss']:.3f} to {seen['loss']:.3f} nats a token ({added:+z.3f}), "
         f"and the question gets {'the same' if seen['text'] == seen['base_text'] else 'another'} answer."
     )
 
@@ -268,7 +271,7 @@ def looks_reading(looks: pd.DataFrame, n_texts: int) -> str:
     'Of 2 blocks, leaving out **0** costs least (3: +0.500, 0: +0.250 nats a token, on 24 texts).'
     """
     least = looks.loc[looks["damage"] == looks["damage"].min(), "removed"]
-    each = ", ".join(f"{row.removed}: {row.damage:+.3f}" for row in each_row(looks))
+    each = ", ".join(f"{row.removed}: {row.damage:+z.3f}" for row in each_row(looks))
     each += f" nats a token, on {n_texts} texts"
     return f"Of {len(looks)} blocks, leaving out {named(least)} costs least ({each})."
 
