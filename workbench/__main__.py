@@ -89,8 +89,8 @@ def _figures(options: argparse.Namespace) -> int:
     run = open_run(options.run, root=options.root)
     formats = options.formats.split(",")
     files = paper_figures(run, options.out, columns=options.columns or (1, 2), formats=formats)
-    for name, notebook in files.attrs["left_out"].items():
-        print(f"left out   {name}: run notebook {notebook} for this run")
+    for name, why in files.attrs["left_out"].items():
+        print(f"left out   {name}: {why}")
     folder = Path(os.path.relpath(options.out or run.folder))
     drawn = files[files["columns"] > 0]
     print(f"figures    {drawn['name'].nunique()}, in {folder / 'figures'}")

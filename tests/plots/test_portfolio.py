@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from operator import itemgetter
 
+import numpy as np
 import pytest
 from live_lab import FLAGS, find_chromium
 from printed import printed_run
@@ -17,6 +18,7 @@ import workbench as wb
 from workbench.plots import paper, portfolio, style
 from workbench.runs import figures as export
 from workbench.runs.run import open_run
+from workbench.tables.paper import attempted, matching, sheets
 
 #: every figure of a whole run; the divergence needs a frame of tokens, which only a model makes
 NAMES = [
@@ -56,13 +58,59 @@ def test_every_figure_of_a_run_is_listed_and_what_it_lacks_is_named(run, tmp_pat
     empty = open_run("empty", root=tmp_path)
     assert set(paper.left_out(empty)) >= {"01_distances", "06_forms"}
     with pytest.raises(
-        ValueError, match=r"run 'empty' .* holds no frames to draw; run notebook 01_angular_distance first"
+        ValueError,
+        match=r"run 'empty' .* holds no frames to draw; run notebook 01_angular_distance for this run",
     ):
         wb.paper_figures(empty)
     with pytest.raises(ValueError, match=r"columns must be one of 1, 2, got 3"):
         wb.paper_figures(run, columns=3)
     with pytest.raises(ValueError, match=r"formats must be one of .*got 'gif'"):
         wb.paper_figures(run, formats="gif")
+
+
+THIN = {
+    "empty": lambda frame: frame.head(0),
+    "one row": lambda frame: frame.head(1),
+    "NaN": lambda frame: frame.assign(**dict.fromkeys(frame.select_dtypes("float"), np.nan)),
+}
+
+
+@pytest.mark.parametrize("thinned", THIN)
+def test_frames_that_hold_too_little_give_a_figure_or_table_or_why_not(run, monkeypatch, thinned):
+    read, made = type(run).read, [*paper.pictures(run), *sheets(run)]
+    for need in sorted({need for one in made for need in one.needs if not need.endswith(".json")}):
+        names = matching(run, need)
+
+        def thin(self, name, names=names):
+            frame = read(self, name)
+            return THIN[thinned](frame) if name in names else frame
+
+        monkeypatch.setattr(type(run), "read", thin)
+        for one in made:
+            if need in one.needs:
+                got, why = attempted(getattr(one, "drawn", None) or one.forms, one.needs, run)
+                assert (got is None) == bool(why), one.name
+                assert got is None or not isinstance(got, dict) or "nan" not in got["md"].lower(), one.name
+                assert "Error" not in why and "\n" not in why, (one.name, need, why)
+                assert thinned != "empty" or why.endswith("has no rows"), (one.name, need)
+
+
+def test_a_table_without_a_row_is_named_with_the_reason_and_nothing_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(portfolio, "browser_found", lambda: False)
+    some = [one for one in paper.pictures(printed_run(tmp_path)) if one.name in ("05_scores", "06_lost")]
+    monkeypatch.setattr(portfolio, "pictures", lambda _: some)
+    thin = printed_run(tmp_path, name="thin")
+    thin.write("comparisons.csv", thin.read("comparisons.csv").assign(p_adjusted=0.5))
+    thin.write("loss_similarity.csv", thin.read("loss_similarity.csv").head(0))
+    with pytest.warns(UserWarning, match="plotly_get_chrome"):
+        listed = wb.paper_figures(thin, columns=1)
+    left = listed.attrs["left_out"]
+    assert left["table differences"].startswith("no difference is clear")
+    assert left["06_lost"] == "loss_similarity.csv has no rows"
+    assert left["09_speed"] == "run notebook 09_speculative_decoding for this run"
+    assert not {"differences", "06_lost"} & set(listed["name"]) and "results" in set(listed["name"])
+    for page in ("index.html", "figures/captions.tex"):
+        assert "06_lost" not in (thin.folder / page).read_text()
 
 
 @pytest.mark.parametrize("template", style.TEMPLATES)

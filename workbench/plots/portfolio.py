@@ -18,7 +18,7 @@ from workbench.runs.figures import FORMATS, browser_found, save_figure
 from workbench.runs.files import template, write_text_atomic
 from workbench.runs.run import Run, notebook_that_writes
 from workbench.tables.markup import latex_text
-from workbench.tables.paper import sheets
+from workbench.tables.paper import attempted, sheets
 
 #: columns of a page -> the template of its figures, its folder, its width in inches
 COLUMNS = {1: ("column", "one-column", 3.25), 2: ("paper", "two-columns", 6.75)}
@@ -48,7 +48,8 @@ def paper_figures(
 
     Returns:
         A row a file: name, columns (0 for a table), file (relative to ``out``), width_in, kilobytes.
-        ``attrs["left_out"]`` names the figures left out, with the notebook that writes what they need.
+        ``attrs["left_out"]`` names the figures left out, with the notebook that writes what they need, and
+        the figures and tables of which the frames hold too little, with what they lack.
 
     Raises:
         ValueError: for other columns or formats, or a run that has no frame for any figure.
@@ -56,23 +57,26 @@ def paper_figures(
     wanted, endings = _some(columns, COLUMNS, "columns"), _some(formats, FORMATS, "formats")
     drawn = pictures(run)
     if not drawn:
-        missing = next(iter(_notebooks(run).values()), "its notebooks")
-        raise ValueError(
-            f"run {run.name!r} ({run.folder}) holds no frames to draw; run notebook {missing} first"
-        )
+        missing = next(iter(_notebooks(run).values()), "run its notebooks")
+        raise ValueError(f"run {run.name!r} ({run.folder}) holds no frames to draw; {missing}")
     if not browser_found():
         endings, instead = ["html", "csv"], "figures are HTML and CSV (`plotly_get_chrome` installs one)"
         warnings.warn(f"No Chrome or Chromium starts here: {instead}", stacklevel=2)
     folder = Path(out if out is not None else run.folder)
-    rows = [row for one in wanted for row in _write_figures(run, drawn, folder, one, endings)]
-    tables = {sheet.name: sheet.forms(run) for sheet in sheets(run)}
+    rows, left = [], _notebooks(run)
+    for one in wanted:
+        rows += _write_figures(run, drawn, folder, one, endings, left)
+    drawn, tables = [picture for picture in drawn if picture.name not in left], {}
+    for sheet in sheets(run):
+        tables[sheet.name], left[f"table {sheet.name}"] = attempted(sheet.forms, sheet.needs, run)
+    tables = {name: forms for name, forms in tables.items() if forms}
     for name, forms in tables.items():
         for ending, text in forms.items():
             rows.append((name, 0, write_text_atomic(folder / "tables" / f"{name}.{ending}", text)))
     write_text_atomic(folder / "figures" / "captions.tex", _captions(drawn, wanted))
     shown = {name: forms["html"] for name, forms in tables.items()}
     write_text_atomic(folder / "index.html", _index(run, drawn, shown, wanted, endings))
-    return _listed(rows, folder, _notebooks(run))
+    return _listed(rows, folder, {name: why for name, why in left.items() if why})
 
 
 def _some(given: Any, allowed: Iterable[Any], name: str) -> list[Any]:
@@ -84,14 +88,18 @@ def _some(given: Any, allowed: Iterable[Any], name: str) -> list[Any]:
 
 
 def _write_figures(
-    run: Run, drawn: list[Picture], folder: Path, columns: int, endings: list[str]
+    run: Run, drawn: list[Picture], folder: Path, columns: int, endings: list[str], left: dict[str, str]
 ) -> list[tuple[str, int, Path]]:
+    """Write the figures at one width; of which the frames hold too little is added to what is left out."""
     template, place, _ = COLUMNS[columns]
     before, rows = style.current_name(), []
     style.use_template(template)
     try:
         for picture in drawn:
-            fig = style.fitted(picture.draw(run))
+            fig, why = attempted(picture.drawn, picture.needs, run)
+            if fig is None:
+                left[picture.name] = why
+                continue
             fig.update_layout(meta={"title": f"{picture.name}: {picture.caption}"})
             paths = save_figure(fig, folder / "figures" / place / picture.name, endings, scale=_SCALE)
             rows += [(picture.name, columns, path) for path in paths]
@@ -112,8 +120,8 @@ def _listed(rows: list[tuple[str, int, Path]], folder: Path, left: dict[str, str
 
 def _notebooks(run: Run) -> dict[str, str]:
     """Return the figures left out, each with the notebook that writes the first frame it lacks."""
-    lacking = left_out(run)
-    return {name: notebook_that_writes(frames[0]) or frames[0] for name, frames in lacking.items()}
+    writers = {name: notebook_that_writes(frames[0]) or frames[0] for name, frames in left_out(run).items()}
+    return {name: f"run notebook {writer} for this run" for name, writer in writers.items()}
 
 
 def _captions(drawn: list[Picture], columns: list[int]) -> str:
