@@ -201,8 +201,9 @@ def legend_above(fig: go.Figure) -> go.Figure:
     each = px_of(60) + 0.55 * size * max(map(len, names), default=0)
     lines = -(-len(names) // max(1, int(across // each)))
     fig.update_layout(legend={**_LINE, "y": 1.02, "yanchor": "bottom"})
-    fig.update_layout(height=layout.height + 1.7 * size * max(0, lines - 1))
-    return fig.update_layout(margin={"t": px_of(92 if layout.title.text else 20)})
+    more = 1.7 * size * max(0, lines - 1)
+    fig.update_layout(height=layout.height + more)
+    return fig.update_layout(margin={"t": px_of(92) + more if layout.title.text else px_of(20)})
 
 
 def _longest_tick(fig: go.Figure) -> int:

@@ -274,17 +274,20 @@ def looks_reading(looks: pd.DataFrame, n_texts: int) -> str:
 
 
 def distillation_reading(distilled: pd.DataFrame) -> str:
-    """Say how many rewrites were kept, and how long references and responses are (``self_distill``).
+    """Say how many rewrites were kept, how many were cut off, how long all are (``self_distill``).
 
     >>> row = {"kept": True, "reference": "one two", "response": "one two three four"}
     >>> print(distillation_reading(pd.DataFrame([row])))  # doctest: +NORMALIZE_WHITESPACE
     **1 of 1** rewrites were kept (100.0 %). On average a reference has 2 words, a response to learn from 4.
     """
     words = distilled[["reference", "response"]].map(lambda text: len(text.split())).mean()
-    kept = distilled["kept"]
+    kept, cut = distilled["kept"], distilled.get("reason", pd.Series(dtype=str)) == "cut off"
+    lost = f" **{cut.sum()}** ({percent(cut.mean())}) had not ended at `max_new_tokens` and were cut off, so "
+    lost += "the reference stays: a larger one, or prompts with shorter answers, may keep more."
     return (
-        f"**{kept.sum()} of {len(kept)}** rewrites were kept ({percent(kept.mean(), 1)}). On average a "
-        f"reference has {words['reference']:.0f} words, a response to learn from {words['response']:.0f}."
+        f"**{kept.sum()} of {len(kept)}** rewrites were kept ({percent(kept.mean(), 1)})."
+        f"{lost if cut.any() else ''} On average a reference has {words['reference']:.0f} words, a "
+        f"response to learn from {words['response']:.0f}."
     )
 
 
