@@ -9,19 +9,21 @@ its kind or its name has in `BAD`. A row ends as
 - ``library``: an error of another library, or of Python, reached the caller;
 - ``hang``: nothing came back in time.
 
-The last three must be 0. Only names in ``ONLY`` (arguments of the command line) are tried when given.
+The last three must be 0, and every good call must work. Arguments of the command line are the names to try.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import inspect
 import io
 import json
 import math
+import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -35,14 +37,17 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"  # a name that is nowhere here is looked for nowhere else
 
 import workbench as wb  # noqa: E402
 from benchmarks import attack_calls  # noqa: E402
 from benchmarks.attack_calls import ODD  # noqa: E402
-from benchmarks.measuring import write_record  # noqa: E402
+from benchmarks.measuring import commit, write_record  # noqa: E402
 from tests.tiny import tiny_model  # noqa: E402
 
-SECONDS = 20
+SECONDS, WAITS = 20, 200  # of the processor; on the clock, which other work on the machine slows down
+#: what changes its model for good: each row gets one of its own
+MADE_ANEW = ("prune_", "collapse_")
 HERE = Path(tempfile.mkdtemp(prefix="attack-"))
 NAN = math.nan
 LONG = "x" * 5000
@@ -189,6 +194,9 @@ FINE: dict[tuple[str, str, str], str] = {
     ("embed_texts", "texts", "['']"): "an empty response has an embedding",
     ("embed_texts", "texts", "['  ']"): "an empty response has an embedding",
     ("Variant", "model", "'demo'"): "a name",
+    ("score_spread", "scores", "seed as text"): "what a spread is over may have names",
+    ("tuning_figure", "trials", "trial as text"): "trials may have names",
+    ("tuning_figure", "trials", "rank as text"): "a setting may be words, as targets are",
     ("Variant", "removed", "[99]"): "loads no model that it could be too deep for",
     ("plan_training", "model", "'demo'"): "a name",
     ("plan_training", "layers", "[99]"): "loads no model; run_plan refuses it",
@@ -249,18 +257,21 @@ def short(value: Any) -> str:
 
 @contextlib.contextmanager
 def in_time() -> Iterator[None]:
-    """Raise TimeoutError when the body takes longer than SECONDS."""
+    """Raise TimeoutError when the body computes longer than SECONDS, or waits longer than WAITS."""
 
     def stop(*_: Any) -> None:
         raise TimeoutError(f"nothing after {SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    clocks = {signal.SIGPROF: (signal.ITIMER_PROF, SECONDS), signal.SIGALRM: (signal.ITIMER_REAL, WAITS)}
+    before = {number: signal.signal(number, stop) for number in clocks}
+    for clock, seconds in clocks.values():
+        signal.setitimer(clock, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for number, (clock, _) in clocks.items():
+            signal.setitimer(clock, 0)
+            signal.signal(number, before[number])
 
 
 def call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -337,7 +348,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
     lost = wb.loss_against_similarity(items["base"], {"pruned": items["pruned"]})
     flips = wb.flip_counts(items["base"], {"pruned": items["pruned"]})
     trials = pd.DataFrame(
-        {"trial": [0, 1], "rank": [2, 4], "loss": [1.5, 1.4], "state": "COMPLETE", "seconds": 1.0}
+        {"trial": [0, 1], "state": "COMPLETE", "rank": [2, 4], "loss": [1.5, 1.4], "seconds": 1.0}
     )
     depth = wb.scores_by_depth(
         **mt, blocks=wb.best_blocks(distances, [1, 2]), tasks=["demo_pairs"], limit=8, progress=False
@@ -365,6 +376,15 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "config": config,
     }
     wb.plan_training(**plan)
+    ready = wb.plan_training(**plan | {"folder": HERE / "ready", "out": HERE / "ready" / "adapter"})
+    wb.evaluate(**mt, tasks=tasks, limit=4, items=HERE / "items.jsonl", progress=False)
+    sets = {
+        "examples": distilled[:8],
+        "held_out": distilled[8:],
+        "out": HERE / "tuned",
+        "grid": {"rank": [2]},
+    }
+    wb.tune(**mt, **sets, response="reference", config=config, progress=False)
     figure = wb.distance_heatmap(distances)
     compared = wb.compare_items(items["base"], items["pruned"]).assign(variant="pruned")
     contamination = {"examples": examples, "evaluation": wb.evaluation_prompts(["demo_math"])}
@@ -376,7 +396,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "end_token_reading": {"distances": distances},
         "export_chat": {"distilled": distilled, "path": HERE / "chat.jsonl"},
         "holm": {"p_values": [0.01, 0.5]},
-        "iterabre_table": {"scores": scores, "notes": notes},
+        "iterabre_table": {"scores": scores, "notes": notes.assign(model="m", approach="Direct", layers=5)},
         "kept_shares": {"distilled": distilled},
         "least_harmful": measured | {"sizes": [1], "seed": 0},
         "loss_vs_fraction": {"scores": loss_depth},
@@ -568,8 +588,8 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "n_resamples": 50,
             "seed": 0,
         },
-        "read_items": {"path": HERE / "no-items.jsonl"},
-        "read_trials": {"out": HERE / "no-trials"},
+        "read_items": {"path": HERE / "items.jsonl"},
+        "read_trials": {"out": HERE / "tuned"},
         "recovery_reading": {"scores": scores, "base": "base"},
         "recovery_table": {"scores": scores, "base": "base"},
         "removal_cost": {"frame": damage},
@@ -591,12 +611,12 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "response_similarity": {"base": of["base"], "other": of["others"], "encoder": "all-MiniLM-L6-v2"},
         "rewrite_message": {"template": wb.RewriteTemplate(), "row": examples.iloc[0].to_dict()},
         "rewrite_template": {"model": model},
-        "run_plan": {"plan": HERE / "no-plan"},
+        "run_plan": {"plan": ready, "overwrite": False, "progress": False},
         "same_number": {"a": "1", "b": "2"},
         "save_figure": {"fig": figure, "path": HERE / "figure", "formats": ["csv"], "scale": 1},
         "save_pruned": mt | {"path": HERE / "saved"},
         "score_bars": {"scores": scores},
-        "score_spread": {"scores": scores.assign(seed=0), "over": "seed"},
+        "score_spread": {"scores": scores[scores["variant"] == "base"].assign(seed=0), "over": "seed"},
         "score_vs_fraction": {"scores": depth},
         "scores_by_depth": mt
         | {
@@ -692,6 +712,12 @@ CONFIG_VALUES: dict[str, list[Any]] = {
 }
 
 
+def function_of(name: str) -> Callable[..., Any]:
+    """Return what is tried under a name of the table."""
+    method = attack_calls.METHODS.get(name)
+    return method or getattr(wb, name)  # type: ignore[no-any-return]
+
+
 def rows(calls: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Yield function, argument, bad value as it prints, and the arguments of the call."""
     for name, good in calls.items():
@@ -710,25 +736,16 @@ def _of_no_use(name: str, argument: str, what: str, needed: set[tuple[str, str, 
     return what.endswith(" as text") and (name, argument, what.removesuffix(" as text")) not in needed
 
 
-def main() -> int:
-    """Try every row, print those that are not refused, and the counts."""
-    only, counts = set(sys.argv[1:]), Counter[str]()
+def attacked(
+    name: str, arguments: list[tuple[str, str, dict[str, Any]]], show: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield what each row of a function comes to, and print those that are not as they should be."""
     needed: set[tuple[str, str, str]] = set()
-    calls = good_calls()
-    missing = {n for n in dir(wb) if n in wb.__all__ and inspect.isfunction(getattr(wb, n))} - set(calls)
-    print(f"without a row here: {', '.join(sorted(missing)) or 'none'}")
-    np.seterr(all="ignore")
-    for name in sorted(only & set(calls)):
-        good = calls[name] | ({"model": tiny_model("llama")} if name in ("prune_", "collapse_") else {})
-        kind, words = outcome(getattr(wb, name), good)
-        if kind != "silent":
-            print(f"the good call of {name} does not work: {words[:300]}")
-    for name, argument, what, arguments in rows(calls):
-        if only and name not in only:
-            continue
-        if name in ("prune_", "collapse_") and arguments["model"] is None and argument != "model":
-            arguments["model"] = tiny_model("llama")
-        kind, words = outcome(getattr(wb, name), arguments)
+    fine = FINE | attack_calls.FINE
+    for argument, what, given in arguments:
+        if name in MADE_ANEW and given["model"] is None and argument != "model":
+            given = given | {"model": tiny_model("llama")}
+        kind, words = outcome(function_of(name), given)
         spoiled = what.rpartition(": ")[2]
         if kind == "refused" and spoiled.startswith("without "):
             needed.add((name, argument, what.replace("without ", "")))
@@ -736,16 +753,66 @@ def main() -> int:
             spoiled.startswith("without ") or _of_no_use(name, argument, what, needed)
         ):
             kind = "served"  # a column that the function does not look at
-        fine = FINE | attack_calls.FINE
         if kind == "silent" and ((name, argument, what) in fine or ("*", argument, what) in fine):
             kind = "served"
-        counts[kind] += 1
-        if kind not in ("refused", "served") or only:
+        if kind not in ("refused", "served") or show:
             print(f"{kind:8} {name}({argument}={what}): {words[:160]}", flush=True)
-    print(json.dumps(counts))
-    if not only:
-        write_record("attack-cpu", None, results={"rows": dict(counts), "functions": len(calls)})
-    return int(any(counts[kind] for kind in ("silent", "library", "hang")))
+        yield kind, f"{name}({argument}={what}): {words[:160]}"
+
+
+def of_function(name: str, good: dict[str, Any], show: bool) -> dict[str, Any]:
+    """Return what the rows of one function come to, in numbers; those that must not be, in words."""
+    began = time.perf_counter()
+    works, words = outcome(
+        function_of(name), good | ({"model": tiny_model("llama")} if name in MADE_ANEW else {})
+    )
+    if works != "silent":
+        print(f"the good call of {name} does not work: {words[:300]}", flush=True)
+    found = [*attacked(name, [row[1:] for row in rows({name: good})], show)]
+    wrong = [f"{kind} {said}" for kind, said in found if kind not in ("refused", "served")]
+    told = {"function": name, "rows": dict(Counter(kind for kind, _ in found)), "wrong": wrong}
+    return told | {
+        "works": works == "silent",
+        "seconds": round(time.perf_counter() - began, 1),
+        "commit": commit(),
+    }
+
+
+def main() -> int:
+    """Try every row, print those that are not refused, and the counts."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--journal", type=Path, help="what is done, by function; a second start goes on from it"
+    )
+    parser.add_argument("only", nargs="*", help="functions; default all, which writes a record")
+    options = parser.parse_args()
+    calls = good_calls()
+    known = {name.partition(".")[0] for name in calls}
+    known |= {"Healed"}  # what heal returns; nobody makes one
+    missing = {name for name in wb.__all__ if callable(getattr(wb, name)) and name not in known}
+    print(f"without a row here: {', '.join(sorted(missing)) or 'none'}", flush=True)
+    np.seterr(all="ignore")
+    lines = options.journal.read_text().splitlines() if options.journal and options.journal.exists() else []
+    done = {one["function"]: one for one in map(json.loads, lines)}
+    for name in options.only or calls:
+        if name in done:
+            continue
+        done[name] = of_function(name, calls[name], bool(options.only))
+        if options.journal:
+            with options.journal.open("a") as file:
+                file.write(json.dumps(done[name]) + "\n")
+    counts = sum((Counter(one["rows"]) for one in done.values()), Counter())
+    wrong = [line for one in done.values() for line in one["wrong"]]
+    broken = sorted(missing) + [name for name, one in done.items() if not one["works"]]
+    slow = sorted(done.values(), key=lambda one: -one["seconds"])[:12]
+    print(json.dumps(counts), "slowest:", ", ".join(f"{one['function']} {one['seconds']} s" for one in slow))
+    if not options.only:
+        told = {"rows": dict(counts), "functions": len(done), "wrong": wrong, "without_a_good_call": broken}
+        told |= {"commits": sorted({one["commit"] for one in done.values()})}
+        print(write_record("attack-cpu", None, results=told))
+    return int(bool(wrong or broken))
 
 
 if __name__ == "__main__":

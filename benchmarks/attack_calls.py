@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,97 @@ MERGES: list[Any] = [5, "34", [5], [(9, 1)], [(2, 0)], [(2, 99)], [("a", 1)], [(
 NAMES: list[Any] = [None, 5, [], ["nobody"], [5], [None], "nobody", ODD]
 TENSORS: list[Any] = [None, 5, "no such", "", torch.ones(4), torch.full((3,), NAN), {}, {"x": 5}, [1.0], ODD]
 
+#: what is tried under a name that is no function of the package: methods and classes
+METHODS: dict[str, Callable[..., Any]] = {
+    "Run.path": lambda run, name: run.path(name),
+    "Run.frame": lambda run, name, function, makes: run.frame(name, function, makes=makes),
+    "Run.write": lambda run, name, frame: run.write(name, frame),
+    "Run.read": lambda run, name: run.read(name),
+    "Run.write_json": lambda run, name, value: run.write_json(name, value),
+    "Run.read_json": lambda run, name: run.read_json(name),
+    "Run.provenance": lambda run, name: run.provenance(name),
+    "Run.figure": lambda run, fig, name: run.figure(fig, name, formats=["csv"]),
+    "Run.variant": lambda run, name: run.variant(name),
+    "Run.save_variant": lambda run, variant: run.save_variant(variant),
+    "Run.digest": lambda run, name: run.digest(name),
+    "Run.lock": lambda run, name: run.lock(name),
+    "Evaluated.of": lambda found, variant: found.of(variant),
+    "Collapse.variant": lambda collapse, name, model, adapter: collapse.variant(
+        name, model=model, adapter=adapter
+    ),
+    "LiveLoss.watch": lambda live, name: live.watch(name),
+    "LiveLoss.add": lambda live, name, log: live.add(name, log),
+    "HealingConfig.preset": lambda name: wb.HealingConfig.preset(name),
+    "BlockPicker.choose": lambda picker, start, size: picker.choose(start, size),
+    "BlockPicker.choose_best": lambda picker, size: picker.choose_best(size),
+    "BlockPicker.choose_layers": lambda picker, layers: picker.choose_layers(layers),
+    "BlockPicker.choose_preset": lambda picker, name, size: picker.choose_preset(name, size),
+    "BlockPicker.keep": lambda picker, layers: picker.keep(layers),
+    "BlockPicker.drop": lambda picker, start, size: picker.drop(start, size),
+    "BlockPicker.look": lambda picker, layers: picker.look(layers),
+    "BlockPicker.look_with": lambda picker, look: picker.look_with(look),
+    "BlockPicker.figure": lambda picker, layers: picker.figure(layers),
+    "BlockPicker.export": lambda picker, form: picker.export(form),
+    "BlockPicker.save": lambda picker, run: picker.save(run),
+}
+RESULTS: list[Any] = [
+    None,
+    5,
+    "",
+    "../x.csv",
+    "a\0b.csv",
+    "x" * 300 + ".csv",
+    "/tmp/x.csv",
+    ".x.csv",
+    "x.xls",
+    ODD,
+]
+STORED: list[Any] = [*RESULTS, "no-such.csv"]
+ALL: list[Any] = [5, "34", [-1], [99], [1.5], ["3"], [None], [True], list(range(7)), [], ODD]
+
 #: bad values by function (or *) and argument, where the argument's name alone does not say them
 OWN: dict[tuple[str, str], list[Any]] = {
+    **{(name, "run"): [] for name in METHODS if name.startswith("Run.")},
+    **{(f"Run.{name}", "name"): [*RESULTS[:-3], ODD] for name in ("path", "digest", "lock", "figure")},
+    **{(f"Run.{name}", "name"): RESULTS for name in ("frame", "write", "write_json")},
+    **{(f"Run.{name}", "name"): STORED for name in ("read", "read_json", "provenance", "variant")},
+    ("Run.frame", "function"): [None, 5, "block_angles", lambda: None, lambda: 5, lambda: {}, ODD],
+    ("Run.frame", "makes"): [5, "x", ["no-such.csv"], ["../x"], [5], [None], ODD],
+    ("Run.write", "frame"): [None, 5, "frame", {}, pd.DataFrame({"x": [ODD]}), ODD],
+    ("Run.write_json", "value"): [ODD, {"a": ODD}, {1, 2}, [NAN]],
+    ("Run.save_variant", "variant"): [None, 5, "base", {}, ODD],
+    ("LiveLoss", "every"): [-1, "3", NAN, None, ODD],
+    ("LiveRecovery", "every"): [-1, "3", NAN, None, ODD],
+    ("LiveLoss.watch", "name"): [None, 5, ODD],
+    ("LiveLoss.add", "name"): [None, 5, ODD],
+    ("HealingConfig.preset", "name"): [None, 5, "", "no such", [], ODD],
+    ("RewriteTemplate", "math"): [None, 5, ODD],
+    ("RewriteTemplate", "open"): [None, 5, ODD],
+    ("RewriteTemplate", "leaks"): [None, 5, "leak", [5], [None], ODD],
+    ("Collapse.variant", "model"): [None, 5, "", ODD],
+    ("Collapse.variant", "name"): [None, 5, "", "../x", "a/b", ODD],
+    ("Collapse.variant", "adapter"): [5, "../x", "a\0b", ODD],
+    ("Evaluated.of", "variant"): [None, 5, "nobody", "", [], ODD],
+    **{(f"BlockPicker.{name}", "layers"): ALL for name in ("choose_layers", "keep", "look", "figure")},
+    ("BlockPicker.drop", "start"): [None, -1, 99, "a", [99], ODD],
+    ("BlockPicker.choose", "start"): [None, -1, 99, "a", 1.5, ODD],
+    **{(f"BlockPicker.{name}", "size"): [0, 99, "a", 1.5, ODD] for name in ("choose", "choose_best", "drop")},
+    ("BlockPicker.choose_preset", "name"): [None, 5, "", "no such", [], ODD],
+    ("BlockPicker.choose_preset", "size"): [0, 99, "a", 1.5, ODD],
+    ("BlockPicker.look_with", "look"): [None, 5, "look", ODD],
+    ("BlockPicker.export", "form"): [None, 5, "", "no such", [], ODD],
+    ("BlockPicker.save", "run"): [None, 5, "attack", ODD],
+    ("state_scores", "texts"): [
+        None,
+        5,
+        "one text",
+        [],
+        {"a": None},
+        {"a": []},
+        {"a": "text"},
+        {"a": [5]},
+        ODD,
+    ],
     ("*", "target_layers"): [*COUNT, 7, 99],
     ("*", "per_iteration"): COUNT,
     ("*", "loss"): [5, "hidden", {}, {"no_such": 1}, {"hidden": -1}, {"hidden": NAN}, {"hidden": "1"}, ODD],
@@ -130,6 +220,9 @@ OWN: dict[tuple[str, str], list[Any]] = {
 
 #: as in ``attack.py``: a bad value that is good after all, and why
 FINE: dict[tuple[str, str, str], str] = {
+    ("Run.write", "frame", "frame['x']"): "any frame with a column can be kept",
+    ("Run.write", "frame", "no rows"): "any frame with a column can be kept",
+    ("Run.write_json", "value", "[nan]"): "NaN reads back as NaN",
     ("iterate", "response", "'no such'"): "examples that are texts have no columns",
     ("iterate", "response", "''"): "examples that are texts have no columns",
     ("recover", "response", "'no such'"): "examples that are texts have no columns",
@@ -202,7 +295,10 @@ def more_calls(here: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     notes = notes.assign(dropped=2, layers=5)
     path = pd.DataFrame({"t": [0.0, 0.5, 1.0], "recovery": [0.5, 0.6, 0.4]})
     several = scores.assign(approach=["iterate", "laco"] * (len(scores) // 2), metric="word_perplexity")
-    return {
+    return _methods(told) | {
+        "state_scores": mt
+        | {"variants": [told["base"]], "tasks": ["demo_pairs"], "texts": {"stories": texts[:2]}, "run": run}
+        | {"limit": 4, "progress": False},
         "iterate": iterating
         | {"per_iteration": 1, "calibration": texts[:3], "loss": {"hidden": 1.0}, "temperature": 1.0}
         | {"response": "reference"},
@@ -309,6 +405,54 @@ def more_calls(here: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
         | {"variants": {"sft": {0: told["pruned"]}}, "tasks": ["demo_pairs"], "run": run, "limit": 4}
         | {"progress": False},
     }
+
+
+def _methods(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return arguments that work for the methods, and for classes whose values are checked."""
+    run, distances = told["run"], told["distances"]
+    run.write("kept.csv", distances)
+    run.write_json("kept.json", {"a": 1})
+    of_run = {"run": run, "name": "kept.csv"}
+    names = ("path", "read", "provenance", "digest", "lock")
+    log = told["healed"].log
+    picker = {"picker": wb.BlockPicker(distances)}
+    collapse = wb.Collapse(((2, 1),), (3,), "equation", pd.DataFrame())
+    return {f"Run.{name}": of_run for name in names} | {
+        "Run.frame": {"run": run, "name": "made.csv", "function": distances.head, "makes": ()},
+        "Run.write": of_run | {"frame": distances},
+        "Run.write_json": {"run": run, "name": "kept.json", "value": {"a": 1}},
+        "Run.read_json": {"run": run, "name": "kept.json"},
+        "Run.figure": {"run": run, "fig": told["figure"], "name": "distances"},
+        "Run.variant": {"run": run, "name": "one"},
+        "Run.save_variant": {"run": run, "variant": told["base"]},
+        "Evaluated.of": {"found": told["found"], "variant": "base"},
+        "Collapse.variant": {"collapse": collapse, "name": "a", "model": "demo", "adapter": None},
+        "LiveLoss": {"every": 1.0, "title": "Loss"},
+        "LiveRecovery": {"n_layers": 7, "every": 1.0, "title": "Loss"},
+        "LiveLoss.watch": {"live": wb.LiveLoss(), "name": "a"},
+        "LiveLoss.add": {"live": wb.LiveLoss(), "name": "a", "log": log},
+        "RewriteTemplate": {
+            "math": "{instruction} {reference}",
+            "open": "{instruction} {reference}",
+            "leaks": (),
+        },
+        "HealingConfig.preset": {"name": "sdd"},
+        "BlockPicker.choose": picker | {"start": 2, "size": 2},
+        "BlockPicker.choose_best": picker | {"size": 2},
+        "BlockPicker.choose_layers": picker | {"layers": [2, 4]},
+        "BlockPicker.choose_preset": picker | {"name": picker["picker"].presets[0], "size": 2},
+        "BlockPicker.keep": picker | {"layers": [2]},
+        "BlockPicker.drop": picker | {"start": 2, "size": 1},
+        "BlockPicker.look_with": picker | {"look": _seen},
+        "BlockPicker.look": {"picker": wb.BlockPicker(distances).look_with(_seen), "layers": [2]},
+        "BlockPicker.figure": picker | {"layers": [2]},
+        "BlockPicker.export": picker | {"form": "python"},
+        "BlockPicker.save": picker | {"run": run},
+    }
+
+
+def _seen(layers: Any, cancelled: Any) -> None:
+    """Look at nothing."""
 
 
 def _healed(model: Any, tokenizer: Any, examples: pd.DataFrame, run: Any) -> list[Any]:

@@ -282,7 +282,9 @@ def summed_up(part: Path) -> dict[str, pd.DataFrame]:
 def main() -> int:
     parser = part_arguments(__doc__)
     parser.add_argument("--parts", type=int, default=len(PARTS), help="how many parts at once")
-    parser.add_argument("--speed", action="store_true", help="wall-clock too, on a GPU that nothing else uses")
+    parser.add_argument(
+        "--speed", action="store_true", help="wall-clock too, on a GPU that nothing else uses"
+    )
     options = parser.parse_args()
     if options.collect:
         collect(options, "drafts", together)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from findings_frames import BLIND, Frames, at_chance
+from findings_iterate import iterating
 from scipy import stats
 
 from workbench.tables.claims import CLAIMS, verdict
@@ -62,15 +63,21 @@ def blind(frames: Frames) -> Said:
         lower, higher = own["ci_high"] < 0, own["ci_low"] > 0
         loss = told[(told["size"] == size) & told["strategy"].str.match(BLIND)]["damage"]
         numbers.append(
-            f"{size} layers: of {len(own)} blind choices {lower.sum()} score clearly lower, "
-            f"{higher.sum()} clearly higher, on average {interval(row)}; loss higher in "
-            f"{(loss > best[size]).sum()} of {len(loss)}"
+            f"{size} layers {interval(row)} ({lower.sum()} of {len(own)} clearly lower, {higher.sum()} "
+            f"clearly higher; loss higher in {(loss > best[size]).sum()} of {len(loss)})"
         )
         word = "refuted" if higher.all() else "confirmed" if lower.all() else "undecided"
         sizes.setdefault(word, []).append(str(size))
-    each = [f"{word} at {' and '.join(some)} layers" for word, some in sorted(sizes.items())]
+    each = [f"{word} at {listed(some)} layers" for word, some in sorted(sizes.items())]
     said = ", ".join(each if len(sizes) > 1 else sizes)
-    return said, "; ".join(numbers), "mean accuracy on four sets above chance, the same items"
+    basis = "mean accuracy on four sets above chance, the same items; confirmed: every blind choice is lower"
+    return said, f"blind choices less that by distance: {'; '.join(numbers)}", basis
+
+
+def listed(words: list[str]) -> str:
+    """Return words as "a, b and c"."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def collapse(frames: Frames) -> Said:
@@ -106,10 +113,22 @@ def distilled_items(frames: Frames) -> pd.DataFrame:
 
 
 def heals_better(frames: Frames) -> Said | None:
+    """Say what every pair of trainings says, and their mean (Student's t over the pairs)."""
     items = distilled_items(frames)
-    told = [f"{row['data']} {row['rows']}: {interval(row, 4)}" for row in items.to_dict("records")]
-    basis = f"mean accuracy on nine sets, the same items; pairs of trainings: {len(told)}"
-    return (agreed(items), f"self-distilled less SFT, {'; '.join(told)}", basis) if told else None
+    if items.empty:
+        return None
+    clear = [row for row in items.to_dict("records") if judged(row) != "undecided"]
+    row = over_trainings(items["difference"]) if len(items) > 2 else items.iloc[0]
+    number = f"self-distilled less SFT {interval(row, 4)}; of {len(items)} pairs {len(clear)} told apart"
+    basis = f"mean accuracy on nine sets, the same items; {len(items)} pairs of trainings, t over them"
+    return judged(row), number, basis
+
+
+def over_trainings(values: pd.Series) -> dict[str, float]:
+    """Return a mean and its 95 % interval by Student's t, trainings as the sampling unit."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    mean = values.mean()
+    return {"difference": mean, "ci_low": mean - half, "ci_high": mean + half}
 
 
 def more_rows(frames: Frames) -> Said | None:
@@ -127,22 +146,42 @@ def more_rows(frames: Frames) -> Said | None:
 
 
 def stays_closer(frames: Frames) -> Said:
-    row, cells = frames["closeness_of_all"].set_index("prompts").loc["all"], frames["closeness"]
-    number = (
-        f"similarity to the base, self-distilled less SFT: {interval(row)}; of {len(cells)} pairs of "
-        f"training and kind of prompt {(cells['ci_low'] > 0).sum()} clearly nearer, "
-        f"{(cells['ci_high'] < 0).sum()} clearly farther"
-    )
-    basis = f"Sentence-BERT, {row['n']:.0f} prompts of three kinds, one seed; pairs of trainings: "
-    return judged(row), number, f"{basis}{row['trainings']:.0f}"
+    """Say it by Sentence-BERT on free responses, and by the divergence of next tokens on the base's own."""
+    cells = frames["closeness"]
+    row = over_trainings(cells.groupby(["data", "rows", "seed"])["difference"].mean())
+    number = f"similarity, self-distilled less SFT: {interval(row)}{counted(cells)}"
+    said = judged(row)
+    if "divergence_gap" in frames:
+        gaps = frames["divergence_gap"]
+        gap = over_trainings(gaps.groupby(["data", "rows", "seed"])["difference"].mean())
+        gains = {"difference": -gap["difference"], "ci_low": -gap["ci_high"], "ci_high": -gap["ci_low"]}
+        number += f"; divergence of next tokens, likewise, in nats: {interval(gap)}"
+        number += counted(gaps.assign(ci_low=-gaps["ci_high"], ci_high=-gaps["ci_low"]))
+        said = f"{judged(gains)} by next tokens, {said} by similarity"
+    trainings = len(cells.groupby(["data", "rows", "seed"]))
+    return said, number, f"300 prompts of three kinds; {trainings} pairs of trainings, t over them"
+
+
+def counted(cells: pd.DataFrame) -> str:
+    """Count the pairs of training and kind of prompt that are told apart."""
+    nearer, farther = (cells["ci_low"] > 0).sum(), (cells["ci_high"] < 0).sum()
+    return f" ({nearer} of {len(cells)} clearly nearer, {farther} clearly farther)"
 
 
 def slerp(frames: Frames) -> Said:
+    """Say at each depth what every seed says; confirmed where the merge beats both ends in each."""
     gain = frames["drafts_gain"].query("variant == 'merged-slerp-0.5'")
-    told = [f"against {row['against']} {interval(row)}" for row in gain.to_dict("records")]
-    left = gain["layers_left"].iloc[0]
-    basis = f"{left} of 30 layers left, mean of four sets, 1,000 items, one seed"
-    return agreed(gain), f"SLERP at 0.5 {', '.join(told)}", basis
+    said, told = [], []
+    for left, part in gain.groupby("layers_left"):
+        said.append(f"{agreed(part)} at {left} layers left")
+        ends = part["difference"].min(), part["difference"].max()
+        higher, lower = (part["ci_low"] > 0).sum(), (part["ci_high"] < 0).sum()
+        told.append(
+            f"{left} layers left, {part['seed'].nunique()} seeds and two ends each: {ends[0]:+.3f} to "
+            f"{ends[1]:+.3f}, {higher} clearly higher, {lower} clearly lower"
+        )
+    number = f"SLERP at 0.5 less an end, {'; '.join(told)}".replace("1 seeds", "1 seed")
+    return ", ".join(said), number, "mean of four sets, 1,000 items"
 
 
 def drafts_pair(frames: Frames) -> list[dict[Any, Any]]:
@@ -152,10 +191,13 @@ def drafts_pair(frames: Frames) -> list[dict[Any, Any]]:
 
 
 def accepted_more(frames: Frames) -> Said:
-    pair = drafts_pair(frames)
-    told = [f"{row['layers_left']} layers left: {interval(row)}" for row in pair]
-    said = [f"{judged(row)} at {row['layers_left']} layers left" for row in pair]
-    basis = "share of single drafted tokens that the whole model accepts, 252 prompts, one seed"
+    """Say at each depth what every seed says."""
+    said, told = [], []
+    for left, part in pd.DataFrame(drafts_pair(frames)).groupby("layers_left"):
+        said.append(f"{agreed(part)} at {left} layers left")
+        seeds = ", ".join(interval(row) for row in part.to_dict("records"))
+        told.append(f"{left} layers left, {len(part)} seed{'s' * (len(part) > 1)}: {seeds}")
+    basis = "share of single drafted tokens that the whole model accepts, 252 prompts"
     return ", ".join(said), f"self-distilled less SFT, {'; '.join(told)}", basis
 
 
@@ -169,5 +211,6 @@ SAID = {
     "C6": (("healing_items", "recovery"), more_rows),
     "C7": (("drafts_gain",), slerp),
     "C8": (("drafts_comparison",), accepted_more),
+    "C9": (("iterate_scores",), iterating),
     "C10": (("agreement",), single_layers),
 }

@@ -20,6 +20,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from findings_claims import claims, drafts_pair, interval
 from findings_frames import TELLING, Frames, above_chance, at_chance
+from findings_iterate import iterating_text, methods_figure, methods_table
 from measuring import RECORDS, ROOT
 
 import workbench as wb
@@ -42,18 +43,22 @@ def rests_on(*names: str) -> Callable[[Text], Text]:
     return of
 
 
-def read(folder: Path, drafts: Path | None = None) -> tuple[Frames, dict[str, Any]]:
-    """Return the frames of a record, those of the drafts beside it, and what the record says of itself."""
+def read(folder: Path, beside: Mapping[str, Path]) -> tuple[Frames, dict[str, Any]]:
+    """Return the frames of a record and of those beside it, and what they say of themselves."""
     frames = {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
-    if drafts is not None:
-        frames |= {f"drafts_{file.stem}": pd.read_csv(file) for file in drafts.glob("*.csv")}
     about = json.loads((folder / "record.json").read_text())
+    about["notes"] = list(about.get("notes", []))
+    for name, place in beside.items():
+        frames |= {f"{name}_{file.stem}": pd.read_csv(file) for file in place.glob("*.csv")}
+        about["notes"] += json.loads((place / "record.json").read_text()).get("notes", [])
     return frames, about | {"date": folder.name[:10]}
 
 
-def newest() -> tuple[Path, Path | None]:
-    """Return the folders of the newest record, and of the newest of drafts."""
-    return max(RECORDS.glob("*-findings-*/")), max(RECORDS.glob("*-drafts-*/"), default=None)
+def newest() -> tuple[Path, dict[str, Path]]:
+    """Return the folder of the newest record, and those of the newest of drafts and of iterating."""
+    beside = {name: max(RECORDS.glob(f"*-{name}-*/"), default=None) for name in ("drafts", "iterate")}
+    there = {name: place for name, place in beside.items() if place is not None}
+    return max(RECORDS.glob("*-findings-*/")), there
 
 
 def figures(frames: Frames, folder: Path) -> dict[str, str]:
@@ -65,6 +70,7 @@ def figures(frames: Frames, folder: Path) -> dict[str, str]:
         of_c4 = frames["distances"].query("calibration == 'C4'").drop(columns="calibration")
         made["blocks"] = wb.distance_beside_damage(of_c4, frames["damage"])
     draw = {"strategies": strategy_figure, "similarity": closeness_figure, "recovery": recovery_figure}
+    draw["iterate_scores"] = methods_figure
     made |= {name: of(frames[name]) for name, of in draw.items() if name in frames}
     for name, figure in made.items():
         figure.write_image(folder / f"{name}.png", width=860, height=figure.layout.height or 420, scale=1.5)
@@ -78,7 +84,8 @@ def strategy_figure(rows: pd.DataFrame) -> go.Figure:
     for symbol, (name, part) in zip(symbols, rows.groupby("strategy", sort=False), strict=False):
         dots = {"mode": "markers", "marker": {"size": 11, "opacity": 0.8, "symbol": symbol}}
         figure.add_scatter(x=part["damage"], y=part["size"] + " layers", name=name, **dots)
-    figure.update_yaxes(title="removed, of 30", type="category")
+    order = [f"{size} layers" for size in sorted(rows["size"].astype(int).unique())]
+    figure.update_yaxes(title="removed, of 30", type="category", categoryarray=order)
     ticks = [0.5, 1, 2, 5, 10, 20]
     figure.update_xaxes(title="rise of the loss, nats a token", type="log", tickvals=ticks, ticktext=ticks)
     return figure.update_layout(height=360)
@@ -135,8 +142,8 @@ def page(frames: Frames, pictures: Mapping[str, str], about: Mapping[str, Any]) 
         "`benchmarks/records`), made by `benchmarks/findings.py` and laid out by "
         "`benchmarks/findings_page.py`. A verdict is *confirmed* or *refuted* where the 95 % interval lies "
         "on one side of nothing, else *undecided*. "
-        "**One seed: every interval is over items, prompts or texts, on which both sides answered; none says "
-        "what another seed or another model would give.**",
+        "**Intervals are over items, prompts or texts on which both sides answered, except where a row says "
+        "trainings or seeds; of those there are few, and one model.**",
         "",
         "## The papers' claims",
         "",
@@ -152,6 +159,9 @@ def page(frames: Frames, pictures: Mapping[str, str], about: Mapping[str, Any]) 
     lines += section(
         pictures, "similarity", "## Which responses stay close, and why", why_text(frames), why(frames)
     )
+    if "iterate_scores" in frames:
+        heading = "## Iterating against removing at once"
+        lines += section(pictures, "iterate_scores", heading, iterating_text(frames), methods_table(frames))
     lines += section(pictures, "drafts", "## Merges and drafts", drafts_text(frames), drafts_table(frames))
     return "\n".join(lines).rstrip() + "\n"
 
@@ -170,37 +180,40 @@ def share_text(frames: Frames) -> str:
 
 @rests_on("drafts_recovery")
 def drafts_text(frames: Frames) -> str:
-    rows = frames["drafts_recovery"].set_index("variant")["average"]
     tasks = ", ".join(sorted(frames["drafts_scores"]["task"].unique()))
-    names = [name for name in ("base", "pruned", "sft", "self-distilled") if name in rows]
-    low = ", ".join(f"{name} {rows[name]:.3f}" for name in names)
-    left = frames["drafts_recovery"]["layers_left"].iloc[0]
+    means = frames["drafts_recovery"].groupby(["layers_left", "variant"])["average"].mean()
+    lines = []
+    for left, rows in means.groupby(level="layers_left"):
+        names = [name for name in ("base", "pruned", "sft", "self-distilled") if (left, name) in rows]
+        lines.append(f"{left} layers left: " + ", ".join(f"{name} {rows[left, name]:.3f}" for name in names))
     told = [
-        f"with {row['layers_left']} layers left self-distilled is ahead on {row['higher']} prompts and "
-        f"behind on {row['lower']} of {row['n']} (sign test, adjusted p = {row['p_adjusted']:.1g}), the mean "
-        f"difference being {interval(row)}"
+        f"\n- {row['layers_left']} layers left, seed {row['seed']}: self-distilled is ahead of SFT on "
+        f"{row['higher']} prompts and behind on {row['lower']} of {row['n']} (sign test, adjusted "
+        f"p = {row['p_adjusted']:.1g}), the mean difference being {interval(row)}"
         for row in drafts_pair(frames)
     ]
-    by = f", by SFT nearly as much as by self-distilled data: {'; '.join(told)}" if told else ""
     return (
-        f"With {left} of 30 layers left the mean of {tasks} is near a guess and healing does not raise it "
-        f"({low}), so what a merge adds there says little. What the whole model accepts of a draft does "
-        f"rise with healing{by}."
+        f"Mean accuracy on {tasks}, means over seeds: {'; '.join(lines)}. Healing does not raise it, so what "
+        "a merge adds there says little. What the whole model accepts of a draft does rise with healing, by "
+        f"SFT nearly as much as by self-distilled data:\n{''.join(told)}"
     )
 
 
 @rests_on("drafts_acceptance")
 def drafts_table(frames: Frames) -> str:
     rows = frames["drafts_acceptance"]
-    rows = rows[rows["draft_length"].isin([1, 3])]
-    shown = ["layers_left", "draft", "draft_length", "acceptance", "acceptance_low", "acceptance_high"]
-    pairs = frames["drafts_comparison"]
-    columns = ["layers_left", "variant", "against", "n", "difference", "ci_low", "ci_high", "higher", "lower"]
+    keys = ["layers_left", "draft_length", "draft"]
+    shown = ["acceptance", "acceptance_low", "acceptance_high", "tokens_per_call"]
+    groups = rows[rows["draft_length"].isin([1, 3])].groupby(keys, sort=False)
+    means = groups[shown].mean().assign(seeds=groups["seed"].nunique()).reset_index()
+    pairs = frames["drafts_comparison"].sort_values(["layers_left", "variant", "against", "seed"])
+    columns = ["layers_left", "seed", "variant", "against", "difference", "ci_low", "ci_high"]
     return (
-        table(rows[[*shown, "tokens_per_call"]].sort_values(["layers_left", "draft_length", "acceptance"]))
-        + "\n`acceptance`: share of drafted tokens that the whole model would have chosen, greedy; "
-        "`tokens_per_call`: tokens a pass of the whole model. Pairs on the same prompts, draft length 1:\n\n"
-        + table(pairs[columns])
+        table(means.sort_values(["layers_left", "draft_length", "acceptance"]))
+        + "\n`acceptance`: share of drafted tokens that the whole model would have chosen, greedy, mean over "
+        "seeds of the value and of the ends of its interval over prompts; `tokens_per_call`: tokens a pass "
+        "of the whole model. Pairs on the same 252 prompts, draft length 1:\n\n"
+        + table(pairs[[*columns, "higher", "lower"]])
     )
 
 
@@ -235,7 +248,8 @@ def strategy_table(frames: Frames) -> str:
         "\n`damage`: rise of the loss on 48 C4 texts that chose nothing, with its 95 % interval. "
         "`accuracy`: mean of "
         "ARC-Easy, HellaSwag, PIQA, BLiMP (300 items of a set; at size 6 base, distance, deepest, "
-        "shallowest 600); none where it was not scored."
+        "shallowest 600); none where it was not scored. The block that distance picks can cost much more "
+        "than the one of least damage (sizes 4, 8 and 10): look at the damage before cutting."
     )
 
 
@@ -259,7 +273,8 @@ def score_summary(frames: Frames) -> str:
 
 def over_seeds(frame: pd.DataFrame, kind: str, drop: list[str]) -> str:
     means = frame.groupby(["data", "rows", kind], sort=False).mean(numeric_only=True).reset_index()
-    return table(means.drop(columns=["seed", *drop]))
+    counts = [name for name in means if name == "n" or name.startswith("n_")]
+    return table(means.drop(columns=["seed", *drop]).astype(dict.fromkeys({*counts} - {*drop}, int)))
 
 
 @rests_on("why")
@@ -278,7 +293,7 @@ def premise(frames: Frames) -> str:
 @rests_on("closeness")
 def closeness_text(frames: Frames) -> str:
     cells = frames["closeness"].rename(columns={"data": "trained on", "prompts": "asked"})
-    shown = ["trained on", "asked", "n", "difference", "ci_low", "ci_high", "higher", "lower"]
+    shown = ["trained on", "seed", "asked", "n", "difference", "ci_low", "ci_high", "higher", "lower"]
     told = "Similarity to the base's responses, self-distilled less SFT, on the same prompts:\n\n"
     return told + table(cells[shown])
 
@@ -305,33 +320,56 @@ def premise_text(frames: Frames) -> str:
 @rests_on("kept")
 def kept_text(frames: Frames) -> str:
     rows = frames["kept"]
-    kept = rows.query("kept").groupby(["data", "rows"])["share"].sum()
+    kept = (
+        rows.query("kept").groupby(["data", "rows", "seed"])["share"].sum().groupby(["data", "rows"]).mean()
+    )
     shares = ", ".join(f"{data} {n:,} rows {share:.1%}" for (data, n), share in kept.items())
+    silent = rows.query("reason == 'no reasoning'").groupby("data")["share"].mean()
     refused = [
-        f"Of the rewrites of {row['data']} {row['share']:.1%} were refused for their lack of reasoning."
-        for row in rows.query("reason == 'no reasoning'").to_dict("records")
+        f"Of the rewrites of {data} {share:.1%} were refused for their lack of reasoning."
+        for data, share in silent.items()
     ]
     return "\n\n".join([f"Kept rewrites (else the reference is learned): {shares}.", *refused])
 
 
 @rests_on("why")
 def lengths_text(frames: Frames) -> str:
+    groups = frames["why"].groupby(["data", "prompts"], sort=False)
+    rows = groups.mean(numeric_only=True).assign(trainings=groups.size(), n=groups["n_same_length"].sum())
     cells = [
-        f"\n- {row['data']}, asked {row['prompts']}: {row['length_base']:.0f} tokens (base), "
+        f"\n- {data}, asked {prompts}: {row['length_base']:.0f} tokens (base), "
         f"{row['length_sft']:.0f} (SFT), {row['length_self_distilled']:.0f} (self-distilled); the "
         f"difference is {row['difference']:+.3f}, and {row['same_length']:+.3f} on the "
-        f"{row['n_same_length']:.0f} prompts where both are as far in length from the base's"
-        for row in frames["why"].to_dict("records")
+        f"{row['n']:.0f} responses where both are as far in length from the base's"
+        for (data, prompts), row in rows.iterrows()
     ]
     return (
-        "On maths the shorter rewrites show in the responses, and where those of both are as long, "
-        "little is left of the difference (a reading of few prompts, not a test):\n"
+        "How long the responses are, means over seeds. Where those of both are as long, little is left of "
+        "the difference (a reading of few prompts, not a test):\n"
     ) + "".join(cells)
+
+
+@rests_on("divergence", "divergence_gap")
+def divergence_text(frames: Frames) -> str:
+    keys = ["data", "prompts"]
+    kl = frames["divergence"].pivot_table(index=keys, columns="variant", values="kl", sort=False).dropna()
+    gap = frames["divergence_gap"].groupby(keys)[["difference"]].mean()
+    seeds = frames["divergence_gap"].groupby(keys)["seed"].nunique().rename("seeds")
+    return (
+        "By next tokens it is the other way round: on the base's own responses the self-distilled variant's "
+        "distribution is nearer to the base's than SFT's (Kullback-Leibler divergence, nats a token, means "
+        "over seeds). Free responses part after the first token on which two models differ, and what "
+        "Sentence-BERT compares is what comes after it.\n\n"
+    ) + table(
+        kl.join(gap).join(seeds).reset_index().rename(columns={"data": "trained on", "prompts": "asked"})
+    )
 
 
 def why_text(frames: Frames) -> str:
     """Say in numbers which explanation holds: length, kept share, or the data itself."""
-    return joined(frames, closeness_text, premise_text, kept_text, lengths_text, between="\n\n")
+    return joined(
+        frames, closeness_text, divergence_text, premise_text, kept_text, lengths_text, between="\n\n"
+    )
 
 
 def why(frames: Frames) -> str:
@@ -345,6 +383,7 @@ def joined(frames: Frames, *writers: Text, between: str) -> str:
 def readme(frames: Frames, about: Mapping[str, Any]) -> str:
     """Return what the README shows of a record: one figure, the claims, the date."""
     shown = claims(frames)[["claim", "says", "verdict", "number"]]
+    shown["number"] = shown["number"].str.replace(r" \(\d[^)]*\)", "", regex=True)  # counts are on the page
     return "\n".join(
         [
             "![Angular distance and damage of every block of SmolLM2](docs/findings/blocks.png)",
@@ -373,8 +412,8 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="default: the newest of benchmarks/records")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
-    folder, drafts = (options.record, None) if options.record else newest()
-    frames, about = read(folder, drafts)
+    folder, beside = (options.record, {}) if options.record else newest()
+    frames, about = read(folder, beside)
     pictures = figures(frames, options.out / "findings")
     (options.out / "findings.md").write_text(page(frames, pictures, about), encoding="utf-8")
     claims(frames).to_csv(folder / "claims.csv", index=False)

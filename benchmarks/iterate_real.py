@@ -20,12 +20,13 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from measuring import write_record
+from measuring import RECORDS, _commit, machine, versions
 
 import workbench as wb
 from workbench.distances.blocks import format_layers
@@ -82,6 +83,9 @@ class Study:
         if given.small:
             given.target, given.depths = self.depth - 2, [self.depth - 2]
         self.context = min(1024, self.model.config.max_position_embeddings)
+        told = {"machine": machine(), "versions": versions(), "commit": _commit()}
+        told |= {"config": {name: str(value) for name, value in sorted(vars(given).items())}}
+        (self.folder / "about.json").write_text(json.dumps(told, indent=1) + "\n")
         self.texts = wb.load_texts(given.data / given.texts, n=None, seed=0)[: given.rows]
         self.config = HealingConfig.preset(
             "iterabre",
@@ -253,28 +257,27 @@ def kept(path: Path, make: Callable[[], Any]) -> Any:
     return pd.read_pickle(path)
 
 
-def collect(out: Path) -> None:
-    """Merge every frame into one, and write the record with table 1's form and who is ahead."""
-    frames = []
-    for path in sorted(out.glob("*-*/[0-9]*-*-*.csv")):
-        frames.append(pd.read_csv(path).assign(file=path.name))
-    if not frames:
+def collect(out: Path, folder: Path | None) -> None:
+    """Merge what every method and seed wrote into a dated folder of the records."""
+    found = [pd.read_csv(path) for path in sorted(out.glob("*-*/[0-9]*-*-*.csv"))]
+    if not found:
         raise SystemExit(f"{out} holds no scores yet")
-    scores = pd.concat(frames, ignore_index=True)
-    scores.to_csv(out / "scores.csv", index=False)
-    shown = scores[scores["metric"].isin(["word_perplexity", "acc"]) & scores["parent"].isna()]
-    shown = shown.sort_values("limit").drop_duplicates(
-        ["method", "seed", "phase", "layers", "task", "metric"], keep="last"
-    )
-    keys = ["method", "phase", "layers", "task", "metric"]
-    table = shown.groupby(keys)["value"].agg(["mean", "min", "max", "count"]).reset_index()
-    table.to_csv(out / "table.csv", index=False)
-    wide = table.pivot_table(index=["layers", "method", "phase"], columns="task", values="mean")
-    print(wide.round(4).to_string())
-    notes = [json.loads(line) for path in sorted(out.glob("*/notes.jsonl")) for line in path.open()]
-    perplexity = table[table["metric"] == "word_perplexity"].to_dict("records")
-    record = {"perplexity": perplexity, "table": table.to_dict("records"), "notes": notes}
-    print(write_record("iterate-real", out / "record.json", **record))
+    scores = pd.concat(found, ignore_index=True)
+    scores = scores[scores["parent"].isna() & scores["metric"].isin(["word_perplexity", "acc", "acc_norm"])]
+    keys = ["method", "seed", "phase", "layers", "task", "metric"]
+    scores = scores.sort_values("limit").drop_duplicates(keys, keep="last").sort_values(keys)
+    folder = folder or RECORDS / f"{datetime.now(UTC):%Y-%m-%d}-iterate-smollm2"
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = [*keys, "value", "stderr", "n", "limit", "removed"]
+    scores[columns].to_csv(folder / "scores.csv", index=False, float_format="%.6g")
+    steps = [json.loads(line) for path in sorted(out.glob("*/notes.jsonl")) for line in path.open()]
+    steps = [{name: value for name, value in step.items() if name != "left"} for step in steps]
+    place = folder / "record.json"  # notes on what it lacks are written by hand, and stay
+    kept_notes = json.loads(place.read_text()).get("notes", []) if place.is_file() else []
+    about = [json.loads(path.read_text()) for path in sorted(out.glob("*/about.json"))]
+    told = {"benchmark": "iterate", "notes": kept_notes, "steps": steps, "about": about[:1]}
+    place.write_text(json.dumps(told, indent=1) + "\n")
+    print(f"{folder}: {len(scores)} scores")
 
 
 def main() -> None:
@@ -286,6 +289,7 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS, default="iterate")
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one after the other")
     parser.add_argument("--collect", action="store_true")
+    parser.add_argument("--record", type=Path, help="folder of the record")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=480.0, help="no part begins after so many")
     parser.add_argument("--reserve", type=float, default=90.0, help="seconds kept for the scores of iterate")
@@ -308,7 +312,7 @@ def main() -> None:
     if given.small:
         vars(given).update(SMALL)
     if given.collect:
-        collect(given.out)
+        collect(given.out, given.record)
         return
     for seed in given.seed:
         Study(argparse.Namespace(**vars(given) | {"seed": seed})).run()

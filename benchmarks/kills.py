@@ -1,17 +1,22 @@
 """Kill every kind of long stage at random moments, start it again, and compare with one that was left alone.
 
-    python benchmarks/kills.py --kills 20     # two CPU cores: about 15 minutes
+    python benchmarks/kills.py --kills 20
+    python benchmarks/kills.py --kills 20 --out RECORD heal tune    # only these, into a record that is there
 
 Each stage runs in a process that is forked from one with the demo model loaded, and ends by SIGKILL, SIGINT
 or SIGTERM in turn. Every row and every adapter must be those of the run that was never stopped, to the bit,
-and nothing hidden may be left behind.
+and nothing hidden may be left behind. What a stage imports is imported before the fork, so that the moments
+fall into its work.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import hashlib
+import importlib
+import json
 import os
 import random
 import shutil
@@ -29,7 +34,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from measuring import write_record
+from measuring import commit, write_record
 
 import workbench as wb
 from workbench.runs.files import sha256_of, write_text_atomic
@@ -153,6 +158,7 @@ def start(stage: Stage, folder: Path) -> int:
             signal.signal(one, signal.default_int_handler)
         sys.stdout = sys.stderr = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
         found = stage(folder).to_json(orient="split", double_precision=15)
+        write_text_atomic(folder.with_suffix(".modules"), "\n".join(list(sys.modules)))
         write_text_atomic(folder.with_suffix(".result"), found)
         code = 0
     except KeyboardInterrupt:
@@ -171,6 +177,13 @@ def whole(stage: Stage, folder: Path) -> tuple[str, float]:
     if os.waitstatus_to_exitcode(os.waitpid(start(stage, folder), 0)[1]) != 0:
         raise RuntimeError(f"the stage failed by itself: {folder.with_suffix('.log').read_text()[-2000:]}")
     return folder.with_suffix(".result").read_text(), time.perf_counter() - began
+
+
+def import_like(folder: Path) -> None:
+    """Import what a whole run had imported."""
+    for name in folder.with_suffix(".modules").read_text().splitlines():
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def round_of(stage: Stage, folder: Path, seconds: float, kills: int, draw: random.Random) -> tuple[str, int]:
@@ -195,22 +208,37 @@ def round_of(stage: Stage, folder: Path, seconds: float, kills: int, draw: rando
     return folder.with_suffix(".result").read_text(), done
 
 
+def record(table: list[dict[str, Any]], out: Path | None) -> None:
+    """Write the stages so far; those of a record that is there stay, with the commit they are of."""
+    kept: list[dict[str, Any]] = []
+    if out and out.exists():
+        before = json.loads(out.read_text())
+        done = {row["stage"] for row in table}
+        kept = [{"commit": before["commit"]} | row for row in before["results"]["stages"]]
+        kept = [row for row in kept if row["stage"] not in done]
+    write_record("kills-cpu", out, results={"stages": [*kept, *table]})
+
+
 def main() -> int:
     """Run all stages, print a table, write a record; 1 when a result differed or a stage failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=20, help="of each stage, at least")
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=None, help="a record; its other stages are kept")
     parser.add_argument("only", nargs="*", help="stages; default all")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     draw, place, table = random.Random(0), Path(tempfile.mkdtemp(prefix="kills-")), []
-    for name, stage in stages().items():
-        if options.only and name not in options.only:
-            continue
+    there = stages()
+    for name in options.only or there:
+        stage = there[name]
+        first, _ = whole(stage, place / name / "first")
+        import_like(place / name / "first")
         expected, seconds = whole(stage, place / name / "whole")
+        if first != expected:
+            raise RuntimeError(f"{name} does not give the same twice, even when nothing stops it")
         row: dict[str, Any] = {"stage": name, "rounds": 0, "kills": 0, "same": 0, "different": 0, "failed": 0}
         while row["kills"] < options.kills:
             folder = place / name / str(row["rounds"])
@@ -220,11 +248,12 @@ def main() -> int:
                 print(f"{name}, round {row['rounds']}: {kind}: {found[:1500]}")
             row |= {"rounds": row["rounds"] + 1, "kills": row["kills"] + kills, kind: row[kind] + 1}
         left = list((place / name).rglob(".*.tmp"))
-        table.append(row | {"left_behind": len(left), "seconds": round(seconds, 2)})
+        told = {"left_behind": len(left), "seconds": round(seconds, 2), "commit": commit()}
+        table.append(row | told)
         print(pd.DataFrame(table[-1:]).to_string(index=False, header=len(table) == 1), flush=True)
+        if options.out or not options.only:
+            record(table, options.out)
     shutil.rmtree(place)
-    if not options.only:
-        write_record("kills-cpu", options.out, results={"stages": table})
     return int(any(row["different"] or row["failed"] for row in table))
 
 

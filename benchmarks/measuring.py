@@ -225,7 +225,7 @@ def write_record(name: str, out: Path | None, **parts: Any) -> Path:
     now = datetime.now(UTC)
     path = out or RECORDS / f"{now:%Y-%m-%d}-{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"benchmark": name, "date": now.isoformat(timespec="seconds"), "commit": _commit()}
+    record = {"benchmark": name, "date": now.isoformat(timespec="seconds"), "commit": commit()}
     record |= {"machine": machine(), "versions": versions(), **parts}
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path
@@ -249,7 +249,8 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """Return the commit of this checkout, None outside of git."""
     try:
         found = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False

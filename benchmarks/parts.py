@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from measuring import RECORDS, ROOT, _commit, machine, versions
+from measuring import RECORDS, ROOT, commit, machine, versions
 
 import workbench as wb
 
@@ -104,7 +104,7 @@ class Part:
         self.seconds[what] = round(now - start, 1)
         print(f"{self.name:28} {what:44} {now - start:7.1f} s, at {now - self.began:6.1f} s", flush=True)
         told = {"model": wb.describe_model(self.model), "shape": asdict(self.shape), **self.about()}
-        told |= {"seconds": self.seconds, "machine": machine(), "versions": versions(), "commit": _commit()}
+        told |= {"seconds": self.seconds, "machine": machine(), "versions": versions(), "commit": commit()}
         (self.folder / "part.json").write_text(json.dumps(told, indent=1, default=str) + "\n")
 
 

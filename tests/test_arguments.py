@@ -74,6 +74,41 @@ def test_a_value_of_another_kind_is_refused_by_its_name(name, kind, bad, good, t
     assert not list(tmp_path.iterdir())  # nothing was made by looking
 
 
+def test_methods_and_classes_check_what_they_are_given_too(tmp_path):
+    """Before a training, not in the middle of it; and nothing is written."""
+    run, log = wb.open_run("r", root=tmp_path), pd.DataFrame({"step": [1], "loss": [1.0]})
+    both = (tiny_model("llama"), tiny_tokenizer())
+    cases = {
+        "every must be above 0, got -1": lambda: wb.LiveLoss(every=-1),
+        "every must be a number": lambda: wb.LiveRecovery(4, every="3"),
+        "name must be a text": lambda: wb.LiveLoss().watch(5),
+        "log needs the columns": lambda: wb.LiveLoss().add("a", log[["step"]]),
+        "math and open must be texts": lambda: wb.RewriteTemplate(math=None),
+        "leaks a tuple of texts": lambda: wb.RewriteTemplate(leaks="leak"),
+        "variant must be a Variant, got 'base'": lambda: run.save_variant("base"),
+        "fig must be a plotly figure": lambda: run.figure("figure", "name"),
+        "name must be a text, got 5": lambda: run.figure(wb.distance_heatmap(DISTANCES), 5),
+        "function must be one that returns a frame": lambda: run.frame("x.csv", "block_angles"),
+        "must be given a pandas DataFrame": lambda: run.frame("x.csv", lambda: None),
+        "makes must be a list": lambda: run.frame("x.csv", DISTANCES.head, makes="x"),
+        "name must be a path inside the run": lambda: run.frame("x.csv", DISTANCES.head, makes=["../x"]),
+        "x.json must be plain data": lambda: run.write_json("x.json", {"a": object()}),
+        "name must end in .csv": lambda: run.read(5),
+        "look must be a function": lambda: wb.BlockPicker(DISTANCES).look_with("look"),
+        "run must be a run of open_run": lambda: wb.BlockPicker(DISTANCES).save("run"),
+        "score must be a frame": lambda: wb.greedy_layers(None, [1]),
+        "limit must be a whole number >= 1": lambda: wb.shot_ablation(*both, ["a"], limit=True),
+        "a mapping of names to lists of texts": lambda: wb.state_scores(
+            *both, [wb.Variant("a", "b")], ["t"], {"a": []}, run=run
+        ),
+    }
+    for words, call in cases.items():
+        with pytest.raises(ValueError, match=words) as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.rglob("*.*")] == [".x.csv.begun"]  # of the function that ran
+
+
 def test_a_model_and_a_tokenizer_are_such():
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     assert wb.number_of_layers(model) == 7

@@ -14,11 +14,11 @@ from workbench.digests import model_digests, tensor_digest, weights_digest
 
 
 class Odd(nn.Module):
-    """Tensors of odd sizes and types: one not contiguous, one empty, one a buffer that is not saved."""
+    """Tensors of odd sizes and types: one large and not contiguous, one empty, one an unsaved buffer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.wide = nn.Parameter(torch.randn(3, 7, generator=torch.Generator().manual_seed(0)).T)
+        self.wide = nn.Parameter(torch.randn(13, 17, generator=torch.Generator().manual_seed(0)).T)
         self.short = nn.Parameter(torch.ones(5, dtype=torch.bfloat16))
         self.one = nn.Parameter(torch.tensor(2.0))
         self.empty = nn.Parameter(torch.ones(0))

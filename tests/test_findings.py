@@ -56,3 +56,35 @@ def test_a_verdict_is_the_side_of_nothing_that_the_interval_lies_on(page, record
     ends = {"difference": 0.1 * sign, "ci_low": 0.1 * sign - 0.05, "ci_high": 0.1 * sign + 0.05}
     said = page.claims({"drafts_comparison": pairs.assign(**ends)}).set_index("claim").loc["C8", "verdict"]
     assert wanted in said and "undecided" not in said
+
+
+def test_a_second_seed_with_the_same_rows_changes_no_share_and_no_mean(page, record):
+    frames, _ = record
+    one = {name: frame[frame["seed"] == 0] if "seed" in frame else frame for name, frame in frames.items()}
+    names = ("kept", "premise", "why", "divergence", "divergence_gap")
+    again = {name: one[name].assign(seed=1) for name in names}
+    two = one | {name: page.pd.concat([one[name], again[name]]) for name in names}
+    for write in (page.kept_text, page.premise, page.lengths):
+        assert write(two) == write(one)
+    assert page.divergence_text(two) != page.divergence_text(one)  # the number of seeds
+    assert page.divergence_text(two).replace(" | 2 |", " | 1 |") == page.divergence_text(one)
+
+
+@pytest.mark.parametrize(("shift", "wanted"), [(0, "confirmed"), (20, "refuted")])
+def test_iterating_is_judged_seed_by_seed(page, record, shift, wanted):
+    scores = record[0]["iterate_scores"].copy()
+    scores.loc[scores["method"] == "iterate", "value"] += shift
+    said = page.claims({"iterate_scores": scores}).set_index("claim").loc["C9", "verdict"]
+    assert f"{wanted} at 26 layers left" in said
+    assert "undecided (one seed) at 22 layers left" in said
+
+
+def test_one_state_in_three_seeds_is_a_mean_between_its_ends(page, record):
+    scores = record[0]["iterate_scores"]
+    state = "method == 'direct' and phase == 'P+R' and layers == 22 and metric == 'word_perplexity'"
+    values = scores.query(state)["value"].tolist()
+    by_state = sys.modules[page.methods_table.__module__].by_state
+    row = by_state(scores).query("method == 'direct' and phase == 'P+R' and layers == 22").iloc[0]
+    assert len(values) == row["seeds"] == 3
+    assert row["mean"] == pytest.approx(sum(values) / 3)
+    assert (row["min"], row["max"]) == (min(values), max(values))

@@ -35,8 +35,6 @@ def rank_agreement(
     *,
     by: str | None = "size",
     confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Say how far metrics rank the same blocks alike: Spearman's correlation of each pair, with an interval.
 
@@ -52,8 +50,6 @@ def rank_agreement(
         by: ``"size"`` for one row for each block size. None compares the blocks of all sizes together: one
             number that is high for any metric that grows with the size.
         confidence: coverage of the interval, between 0 and 1.
-        n_resamples: no longer used, the interval is computed.
-        seed: no longer used.
 
     Returns:
         Frame ``first, second, (size,) n, spearman, ci_low, ci_high``; the correlation is NaN where fewer than

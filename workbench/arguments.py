@@ -11,19 +11,22 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
 from workbench.checks import is_whole
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _KNOWN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _NUMBERS = frozenset(_KNOWN["numbers"])
+#: how libraries say that a disk is full: Python and safetensors, SQLite, torch
+_FULL = "No space left|File too large|quota exceeded|disk is full|inline_container"
 #: names that pandas' errors quote beside the column
 _CLASSES = frozenset(("DataFrame", "Pandas"))
 
 
-def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
+def looked_at(function: _Function) -> _Function:
     """Return the function with its arguments checked first, each error one line that names the argument.
 
     Checked are the kinds that the annotations name (whole numbers, numbers, texts, paths, frames and mappings
@@ -56,17 +59,14 @@ def looked_at(function: Callable[..., Any]) -> Callable[..., Any]:
                 _check_writable(name, Path(value))
         try:
             return function(*arguments, **settings)
-        except (KeyError, AttributeError, pd.errors.UndefinedVariableError) as error:
-            if found := _missing_column(error, given):
+        except Exception as error:
+            if found := _in_one_line(error, given, writes):
                 raise ValueError(found) from error
             raise
-        except OSError as error:
-            if error.filename and (found := _path_of(str(error.filename), given)):
-                raise ValueError(f"{found} cannot be used: {error.strerror}: {error.filename}") from error
-            raise
 
-    call.__module__, call.__qualname__ = "workbench", function.__name__
-    return call
+    if "." not in function.__qualname__:  # no method
+        call.__module__, call.__qualname__ = "workbench", function.__name__
+    return cast(_Function, call)
 
 
 def _check(name: str, value: Any, kind: str) -> None:
@@ -141,6 +141,21 @@ def _frames(name: str, value: Any) -> list[tuple[str, pd.DataFrame]]:
     return [(f"{name}[{key!r}]", one) for key, one in value.items() if isinstance(one, pd.DataFrame)]
 
 
+def _in_one_line(error: Exception, given: Mapping[str, Any], writes: set[str]) -> str:
+    """Return what to say of a library's error that an argument explains, else ""."""
+    if isinstance(error, KeyError | AttributeError | pd.errors.UndefinedVariableError):
+        return _missing_column(error, given)
+    if not isinstance(error, ValueError) and re.search(_FULL, str(error)):
+        places = [str(given[name]) for name in given if name in writes and given[name] is not None]
+        return (
+            f"no room on the disk for {places[0] if places else 'it'}; make some, then the same call goes on"
+        )
+    if isinstance(error, OSError) and error.filename:
+        found = _path_of(str(error.filename), given)
+        return f"{found} cannot be used: {error.strerror}: {error.filename}" if found else ""
+    return ""
+
+
 def _missing_column(error: Exception, given: Mapping[str, Any]) -> str:
     """Return the line to say when an error is about a column that a frame of the call lacks, else ""."""
     steps = traceback.extract_tb(error.__traceback__)
@@ -158,7 +173,8 @@ def _missing_column(error: Exception, given: Mapping[str, Any]) -> str:
 
 def _path_of(file: str, given: Mapping[str, Any]) -> str:
     """Return the argument that names the file of an error, or the folder that it lies in, else ""."""
-    paths = {name: str(value) for name, value in given.items() if isinstance(value, str | Path)}
+    paths = {name: getattr(value, "folder", value) for name, value in given.items()}  # of a run
+    paths = {name: str(path) for name, path in paths.items() if isinstance(path, str | Path)}
     near = (name for name, path in paths.items() if path and (file.startswith(path) or path.startswith(file)))
     return next(near, "")
 
@@ -204,9 +220,12 @@ def _is_path(value: Any) -> bool:
     return all(len(os.fsencode(part)) < 256 for part in Path(value).parts)
 
 
-def _variants(value: Any) -> bool:
-    several = _each(lambda one: hasattr(one, "removed"))(value)
-    return several and (not hasattr(value, "__len__") or len(value) > 0)
+def _some(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test of every value of a collection, which must have one."""
+    return lambda value: _each(test)(value) and (not hasattr(value, "__len__") or len(value) > 0)
+
+
+_variants = _some(lambda one: hasattr(one, "removed"))
 
 
 def _pairs(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -237,6 +256,7 @@ _TESTS: dict[str, Callable[[Any], bool]] = {
     "pairs of texts": _pairs(_is_a(str)),
     "variants": _variants,
     "variants by seed": _mapping(lambda one: isinstance(one, Mapping) and _variants(list(one.values()))),
+    "texts by name": _mapping(_some(_is_a(str))),
     "lists": _mapping(lambda one: hasattr(one, "__iter__") and not isinstance(one, str)),
     "array": lambda value: hasattr(value, "__len__") or hasattr(value, "__array__"),
     "model": lambda value: _is_configured(value) and hasattr(value, "named_parameters"),

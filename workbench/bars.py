@@ -17,7 +17,8 @@ BRIEF = 5
 class Spot:
     """A place below the cell that runs, whose content is replaced as often as wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
+        self._name: str | bool = name or True
         self._handle: Any = None
 
     def show(self, bundle: dict[str, Any]) -> None:
@@ -26,7 +27,7 @@ class Spot:
 
         show: Any = display
         if self._handle is None:
-            self._handle = show(bundle, raw=True, display_id=True)
+            self._handle = show(bundle, raw=True, display_id=self._name)
         else:
             self._handle.update(bundle, raw=True)
 

@@ -300,6 +300,8 @@ def test_a_look_blocks_nothing_is_cancelled_and_shows_text_as_text(tab):
 def test_it_fits_a_narrow_window_with_text_one_can_read(tab, width, beside):
     tab.page.set_viewport_size({"width": width, "height": 1100})
     tab.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+    tab.run("picker.keep()")
+    tab.page.locator(f"{PICKER} .bp-body td button[aria-label^=drop]").first.wait_for()
     tab.page.wait_for_timeout(300)
     found = tab.page.locator(PICKER).first.evaluate(
         """root => {
@@ -307,15 +309,20 @@ def test_it_fits_a_narrow_window_with_text_one_can_read(tab, width, beside):
             const inside = (node) => node.getBoundingClientRect().right <= frame.right + 1;
             const parts = [...root.querySelectorAll("svg, .bp-bar *, .bp-foot *, .bp-box-of, .bp-strip")];
             const texts = [...root.querySelectorAll("svg text")];
+            const kinds = "button, select, input[type=text], .bp-auto, summary, .bp-strip";
+            const targets = [...root.querySelectorAll(kinds)].filter((one) => one.offsetParent)
+                .map((one) => [one.getBoundingClientRect(), one.outerHTML]);
             const [a, b] = [...root.querySelectorAll("svg")].map((svg) => svg.getBoundingClientRect());
             return {
                 inside: parts.every(inside),
                 beside: a.top === b.top,
+                small: targets.filter(([box]) => box.height < 24 || box.width < 24).map(([, text]) => text),
                 least: Math.min(...texts.map((one) => one.getBoundingClientRect().height)),
             };
         }"""
     )
     assert found["inside"]
+    assert found["small"] == []  # a target of 24 px can be met by a finger
     assert found["beside"] == beside
     assert found["least"] > 10
 

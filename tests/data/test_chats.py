@@ -81,6 +81,8 @@ def test_chats_without_an_answer_are_passed_over(tmp_path):
         ([*CHAT, {"role": "assistant", "content": None}], "a turn must be of"),
         ([turn("user", "x"), "Anna."], "a turn must be of"),
         ([{"role": "user", "content": [{"type": "image"}]}, ANSWER], "pictures are not read"),
+        ([*CHAT, ANSWER | {"reasoning_content": "Who? Anna."}], "beside its text, got reasoning_content"),
+        ([*CHAT, ANSWER | {"tool_calls": [{"name": "look"}]}], "beside its text, got tool_calls"),
     ],
 )
 def test_turns_of_another_kind_are_refused_by_their_row(tmp_path, talk, words):

@@ -17,6 +17,7 @@ from workbench.evaluation import harness
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.harness import shot_order
 from workbench.evaluation.items import read_items
+from workbench.evaluation.tasks import load_tasks
 
 
 def test_rows_are_tidy(scored):
@@ -206,6 +207,14 @@ def test_an_item_has_what_a_metric_of_the_set_says_of_it_alone(
     assert_equal(frame, flat(theirs["results"]))
     items = read_items(path)
     assert items["value"].dtype == float
+
+
+def test_the_response_is_the_likeliest_choice_behind_the_question_and_not_one_by_itself(sets):
+    asked = [(context, choice) for context in ("the dog", "") for choice in (" no", " yes")]
+    found = [[(total, False)] for total in (-3.0, -2.0, -1.0, -4.0)]  # mutual information asks without it too
+    sample = {"target": 1, "arguments": asked, "resps": found, "metrics": ["acc", "acc_mutual_info"]}
+    task = load_tasks(["toy_labels"], include=sets)["tasks"]["toy_labels"]
+    assert harness._item(sample, task) == {"prompt": "the dog", "target": "yes", "response": "yes"}
 
 
 def test_a_score_that_is_no_number_is_null(scored):

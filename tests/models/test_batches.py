@@ -160,6 +160,16 @@ def test_the_commonest_token_is_given_as_text(tokenizer):
     assert commonest_token(None, [7])["text"] is None
 
 
+def test_what_a_dynamic_rope_would_stretch_is_named():
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    with pytest.raises(
+        ValueError, match=r"between 1 and 16, .*got 30; beyond them its dynamic NTK rope places"
+    ):
+        read_tokens(
+            tiny_model("llama", rope_parameters=rope, max_position_embeddings=16), None, [[3] * 30], 30
+        )
+
+
 def test_a_long_limit_is_fine_for_short_texts(model, tokenizer):
     assert len(read_tokens(model, tokenizer, ["short"], 4096)) == 1
 

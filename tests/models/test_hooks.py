@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workbench.distances.angular import angular_distances
+from workbench.distances.damage import block_damage
+from workbench.distances.influence import block_influence
 from workbench.models.hooks import (
     check_finite,
     compiled_layers,
@@ -125,10 +129,13 @@ class TestCompiling:
         assert not compiling_pays(model, 10**18)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 7])
-def test_states_that_lie_the_other_way_round_are_refused(rows):
+@pytest.mark.parametrize(("rows", "others"), [(1, 1), (3, 1), (7, 1), (7, 0)], ids=str)
+def test_states_that_lie_the_other_way_round_are_refused_also_of_square_batches(rows, others):
     sizes = {"vocab_size": 97, "d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 40}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("xlnet", **sizes)).eval()
-    texts = [list(range(10, 17))] * rows + [[9] * 6]
-    with pytest.raises(ValueError, match=r"must hand on states \[row, token, width\]; the layers of XLNet"):
-        angular_distances(model, None, texts)
+    texts = [list(range(10, 17))] * rows + [[9] * 6] * others
+    for measure in (angular_distances, block_influence, partial(block_damage, sizes=[1])):
+        with pytest.raises(
+            ValueError, match=r"must hand on states \[row, token, width\]; the layers of XLNet"
+        ):
+            measure(model, None, texts, progress=False)

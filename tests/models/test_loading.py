@@ -134,6 +134,25 @@ def test_a_missing_weight_is_never_random(copied: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.uint8, torch.float8_e4m3fn], ids=str)
+def test_whole_numbers_without_a_scale_are_no_weights(copied: Path, kind: torch.dtype) -> None:
+    file = copied / "model.safetensors"
+    key = "model.layers.2.mlp.up_proj.weight"
+    tensors = load_file(file)
+    save_file({**tensors, key: tensors[key].to(kind)}, file, metadata={"format": "pt"})
+    refused(rf"{key} is stored as \w+, and config.json has no quantization_config", copied)
+
+
+def test_whole_numbers_that_are_no_weights_are_fine(tmp_path: Path) -> None:
+    """Masks that old checkpoints keep beside their weights."""
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    mask = {"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool)}
+    save_file(load_file(file) | mask, file, metadata={"format": "pt"})
+    load_model(tmp_path, device="cpu")
+
+
 def test_more_layers_in_the_files_than_in_the_configuration(copied: Path) -> None:
     edit(copied / "config.json", num_hidden_layers=5)
     refused("the files hold more layers than the 5 of the configuration, such as model.layers.5", copied)

@@ -10,7 +10,9 @@ from itertools import pairwise
 from operator import itemgetter
 
 import numpy as np
+import pandas as pd
 import pytest
+from frames import distance_frame
 from live_lab import FLAGS, find_chromium
 from printed import printed_run
 
@@ -46,7 +48,7 @@ def printed(run, tmp_path_factory):
 
 def test_every_figure_of_a_run_is_listed_and_what_it_lacks_is_named(run, tmp_path):
     assert [picture.name for picture in paper.pictures(run)] == NAMES
-    lacking = paper.left_out(run)
+    lacking = {one.name: frames for one, frames in paper.left_out(run)}
     assert lacking.pop("06_divergence") == ["divergence.jsonl"]
     assert {name: needs[-1] for name, needs in lacking.items()} == {
         "07_phases": "iterative-scores.csv",
@@ -56,10 +58,9 @@ def test_every_figure_of_a_run_is_listed_and_what_it_lacks_is_named(run, tmp_pat
         "09_speed": "draft_speed.csv",
     }
     empty = open_run("empty", root=tmp_path)
-    assert set(paper.left_out(empty)) >= {"01_distances", "06_forms"}
+    assert {one.name for one, _ in paper.left_out(empty)} >= {"01_distances", "06_forms"}
     with pytest.raises(
-        ValueError,
-        match=r"run 'empty' .* holds no frames to draw; run notebook 01_angular_distance for this run",
+        ValueError, match=r"run 'empty' .* holds no frames to draw; run notebook 01_angular_distance first"
     ):
         wb.paper_figures(empty)
     with pytest.raises(ValueError, match=r"columns must be one of 1, 2, got 3"):
@@ -105,12 +106,29 @@ def test_a_table_without_a_row_is_named_with_the_reason_and_nothing_stops(tmp_pa
     with pytest.warns(UserWarning, match="plotly_get_chrome"):
         listed = wb.paper_figures(thin, columns=1)
     left = listed.attrs["left_out"]
-    assert left["table differences"].startswith("no difference is clear")
-    assert left["06_lost"] == "loss_similarity.csv has no rows"
-    assert left["09_speed"] == "run notebook 09_speculative_decoding for this run"
+    assert left["differences"].startswith("Paired differences of scores: no difference is clear")
+    assert left["06_lost"].endswith(": loss_similarity.csv has no rows")
+    assert left["09_speed"].endswith(": run notebook 09_speculative_decoding")
     assert not {"differences", "06_lost"} & set(listed["name"]) and "results" in set(listed["name"])
     for page in ("index.html", "figures/captions.tex"):
         assert "06_lost" not in (thin.folder / page).read_text()
+
+
+def test_a_table_without_a_row_is_left_out_and_every_reason_is_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(portfolio, "browser_found", lambda: False)
+    small = open_run("small", root=tmp_path)
+    small.write("distances.csv", distance_frame(8, n_texts=3))
+    unclear = {"variant": "a", "against": "b", "task": "t", "metric": "acc", "n": 9, "difference": 0.0}
+    unclear |= {"ci_low": -0.1, "ci_high": 0.1, "p_value": 1.0, "p_adjusted": 1.0}
+    small.write("comparisons.csv", pd.DataFrame([unclear]))
+    with pytest.warns(UserWarning, match="plotly_get_chrome"):
+        listed = wb.paper_figures(small, columns=1)
+    left = listed.attrs["left_out"]
+    assert not (small.folder / "tables").exists()
+    assert left["differences"].startswith("Paired differences of scores: no difference is clear")
+    assert left["04_healing"] == "Loss while the pruned model is fine-tuned: run notebook 04_healing"
+    assert left["06_forms"] == "How the responses state their final answer: run notebook 06_forgetting"
+    assert not any("*" in why or ".csv" in why for why in left.values())
 
 
 @pytest.mark.parametrize("template", style.TEMPLATES)

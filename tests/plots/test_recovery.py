@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from recovery.test_phases import ITERATIONS, SCORES
 
+from workbench.plots import style
 from workbench.plots.recovery import (
     loss_terms,
     phase_changes,
@@ -32,6 +33,38 @@ def test_the_stack_shows_each_layer_there_going_or_gone():
         [0, 0, 1],
         [0, 0, 0],
     ]
+
+
+def _long(n_layers: int, iterations: int) -> pd.DataFrame:
+    gone = list(range(2, 2 + iterations))
+    rows = [
+        (number + 1, "P", layer, n_layers - number - 1, " ".join(map(str, gone[: number + 1])))
+        for number, layer in enumerate(gone)
+    ]
+    return pd.DataFrame(rows, columns=["iteration", "phase", "layer", "layers_left", "order"])
+
+
+@pytest.mark.parametrize("template", ["screen", "paper", "column"])
+def test_numbers_of_a_deep_stack_lie_where_they_have_room(template):
+    style.use_template(template)
+    shallow = stack_over_iterations(_long(12, 3))
+    assert [note.text for note in shallow.layout.annotations] == ["2", "3", "4"]
+    deep = stack_over_iterations(_long(80, 4))
+    assert not deep.layout.annotations  # a row is lower than a number
+    assert list(deep.layout.xaxis.ticktext) == ["0", "1<br>(2)", "2<br>(3)", "3<br>(4)", "4<br>(5)"]
+    long = stack_over_iterations(_long(80, 60))
+    assert not long.layout.annotations and long.layout.xaxis.ticktext is None
+    assert long.layout.xaxis.dtick >= 5
+
+
+def test_phases_of_many_iterations_have_ticks_apart():
+    changes = pd.DataFrame(
+        [(i, phase, "a", 0.1) for i in range(1, 41) for phase in ("P", "R")],
+        columns=["iteration", "phase", "task", "change"],
+    )
+    fig = phase_changes(changes, _long(80, 40).astype({"layer": float}))
+    assert fig.data[0].texttemplate is None  # 7 pt have no room in 80 columns
+    assert fig.layout.xaxis.tickvals[:2] == ("1 P (2)", "4 P (5)") and len(fig.layout.xaxis.tickvals) <= 16
 
 
 def test_terms_follow_one_another_and_what_is_zero_is_no_point_of_a_logarithmic_axis():

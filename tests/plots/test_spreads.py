@@ -19,3 +19,12 @@ def test_every_response_is_a_dot_and_the_mean_is_weighted():
     assert np.concatenate([trace.x for trace in dots]) == pytest.approx(np.log10(frame["kl"]))
     means = [trace for trace in fig.data if trace.marker.symbol == "diamond"]
     assert [trace.meta["x"][0] for trace in means] == pytest.approx([2.75, 4.5])
+
+
+def test_an_interval_ends_where_the_values_must_end():
+    frame = pd.DataFrame({"variant": "a", "similarity": [0.05, 0.2, 0.24, 0.28, 0.76, 0.79]})
+    free, bound = (
+        spreads(frame, "similarity", None, ".3f", **kept).data[-1].meta for kept in ({}, {"bounds": (-1, 1)})
+    )
+    assert free["x"][0] + free["error_x"][0] > 1
+    assert bound["x"][0] + bound["error_x"][0] == pytest.approx(1)

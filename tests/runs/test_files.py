@@ -113,7 +113,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypatc
         raise OSError("no space")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ValueError, match=r"x\.txt cannot be written: no space"):
         write_bytes_atomic(path, b"new")
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["x.txt"]
@@ -161,6 +161,49 @@ def test_a_result_that_does_not_fit_is_refused_before_the_work(tmp_path: Path):
     check_room(tmp_path / "new" / "file", 1000)
     with pytest.raises(ValueError, match=r"GiB are needed at .*new/file, [\d,.]+ GiB are free; make room"):
         check_room(tmp_path / "new" / "file", 2**60)
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_file(tmp_path: Path):
+    """In a process of its own: of a run's frame, a training's checkpoint and a search."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import pandas as pd
+import workbench as wb
+from tests.tiny import tiny_model, tiny_tokenizer
+folder = Path(sys.argv[1])
+run, frame = wb.open_run("r", root=folder), pd.DataFrame({"x": range(3)})
+run.write("x.csv", frame)
+model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+config = wb.HealingConfig(rank=2, max_steps=2, batch_size=2, max_length=32)
+examples = pd.DataFrame({"instruction": list("abcdef"), "response": list("ghijkl")})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def refused(call, **settings):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+    try:
+        call(**settings)
+    except ValueError as error:
+        assert "no room on the disk for " + str(folder) in str(error) and chr(10) not in str(error), error
+    else:
+        raise AssertionError("it was served")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert not list(folder.rglob("*.tmp"))
+
+
+refused(lambda: run.write("x.csv", pd.DataFrame({"x": range(3000)})))
+assert run.read("x.csv").equals(frame)
+heal = {"model": model, "tokenizer": tokenizer, "examples": examples, "response": "response"}
+heal |= {"progress": False}
+refused(wb.heal, **heal, config=config, out=folder / "adapter")
+assert wb.heal(**heal, config=config, out=folder / "adapter").adapter.is_dir()
+"""
 
 
 HOLDER = """

@@ -162,11 +162,11 @@ def _without_digits(text: str) -> str | None:
         return None
     if match := FIND.yes_or_no.match(text.strip(" *_\n")) or re.fullmatch(r"\W*([A-J])\W*", text):
         return match[1]
-    if match := FIND.choices.match(text.strip(" *_\n")):
-        return str(match.group())
     text = text[-_TAIL:]
-    found = list(FIND.spelled.finditer(text))
+    if (match := FIND.choices.search(text)) and not FIND.spelled.search(text, match.end()):
+        return str(match.group())
+    found = [one for one in FIND.spelled.finditer(text) if parse_number(clean(one.group())) is not None]
     if len(found) > 1 and FIND.tied.fullmatch(text, found[-2].end(), found[-1].start()):
         return None
     words = clean(found[-1].group()) if found else ""
-    return words if words.lower() != "one" and parse_number(words) is not None else None
+    return words if words.lower() not in ("", "one") else None

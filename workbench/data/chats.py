@@ -12,6 +12,8 @@ from workbench.data.sources import TABLES
 #: columns that hold the turns of a chat, or its beginning and its end
 CHAT_COLUMNS = ("messages", "conversations", "conversation", "dialog")
 PAIR = ("prompt", "completion")
+#: fields of a turn that say something beside its text: thoughts and calls of tools, which are not learned
+BESIDE = ("reasoning_content", "reasoning", "thinking", "tool_calls", "function_call")
 #: what other libraries call a role -> the role
 ROLES: dict[str, str] = TABLES["roles"]
 
@@ -93,4 +95,8 @@ def _turn(raw: Any) -> dict[str, str]:
     if role not in ROLES or not isinstance(content, str):
         allowed = f"a turn must be of {', '.join(ROLES)} and have a text"
         raise ValueError(f"{allowed}, got {raw!r:.80}; chats with tools or pictures are not read")
+    if beside := [name for name in BESIDE if told.get(name)]:
+        raise ValueError(
+            f"a turn must have nothing beside its text, got {', '.join(beside)}; take it out first"
+        )
     return {"role": ROLES[role], "content": content}

@@ -6,6 +6,7 @@ exponent beyond 400, is none and is compared as text.
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from fractions import Fraction
@@ -107,7 +108,7 @@ def other_readings(text: str) -> list[Fraction | str]:
         return _power(*match.groups())
     if match := FIND.lettered.fullmatch(text):
         return [match[1], match[2]]
-    if match := re.fullmatch(r"([-+]?\d+),(\d{1,2})", text):
+    if match := re.fullmatch(r"[€£$]?\s?([-+]?\d+),(\d{1,2})\s?(?:[€£$%]|euros?)?", text, re.I):
         return [Fraction(f"{match[1]}.{match[2]}")] if len(match[1]) <= _DIGITS_MOST else []
     return list(_compound(text))
 
@@ -145,7 +146,7 @@ def without_markup(text: str) -> str:
         text = text.strip("$")
     text = clean(plain_latex(text))
     text = FIND.before_number.sub("", FIND.before_number.sub("", text))
-    return text[1:-1].strip() if re.fullmatch(r"\([^(),]*\)", text) else text
+    return text[1:-1].strip() if re.fullmatch(r"\((?:[^(),]|\(\w+\))*\)", text) else text
 
 
 def _of_digits(match: re.Match[str]) -> Fraction | None:
@@ -189,18 +190,20 @@ def _with_unit(value: Fraction, unit: str, currency: bool) -> Fraction | None:
 
 def _of_words(text: str) -> Fraction | None:
     """Return the number that begins a text in words: twelve, a hundred and five, two thirds, half a dozen."""
-    words = [] if re.search(r"\d", text) else _words(text)
+    words = [] if re.search(r"\d", text) or FIND.choices.match(text) else _words(text)
     if words and words[0] in ("minus", "negative"):
         value = _of_words(" ".join(words[1:]))
         return None if value is None else -value
     if words and words[0] in NUMBERS["none"]:
         return Fraction(0) if len(words) < 4 else None
-    value, rest = _cardinal(words)
+    value, rest = _with_places(*_cardinal(words))
     if words[:1] == ["half"]:
         value, rest = Fraction(1, 2), words[2:] if words[1:2] in (["a"], ["an"]) else words[1:]
     elif words[:1] in (["a"], ["an"], ["one"]) and words[1:2] and words[1] in _PART:
         value, rest = Fraction(1, _PART[words[1]]), words[2:]
     elif value is not None and rest and rest[0] in _PART:
+        if value >= 20 and not rest[0].endswith(("s", "half")):
+            return None  # "twenty-third" is a place
         value, rest = value / _PART[rest[0]], rest[1:]
     return None if value is None else _scaled(value, rest)
 
@@ -223,6 +226,14 @@ def _cardinal(words: list[str]) -> tuple[Fraction | None, list[str]]:
         elif not (k and word == "and" and group % 100 == 0 and after in SMALL):
             break
     return (Fraction(total + group), words[k:]) if k else (None, words)
+
+
+def _with_places(whole: Fraction | None, words: list[str]) -> tuple[Fraction | None, list[str]]:
+    """Return a number with its places in words, "one point five", and the words after them."""
+    digits = [SMALL[word] for word in itertools.takewhile(lambda word: SMALL.get(word, 10) < 10, words[1:])]
+    if words[:1] != ["point"] or not digits:
+        return whole, words
+    return Fraction(f"{whole or 0}.{''.join(map(str, digits))}"), words[1 + len(digits) :]
 
 
 def _scaled(value: Fraction, words: list[str]) -> Fraction | None:

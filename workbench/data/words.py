@@ -20,6 +20,7 @@ def _pieces() -> dict[str, str]:
     """Return lists of words and patterns as text, by name; each is a piece of those below it."""
     units = sorted({unit for kind in NUMBERS["kinds"] for unit in kind}, key=len, reverse=True)
     words = {"unit": units, "scale": SCALES, "number_word": [*SMALL, *SCALES, "none"]}
+    words |= {"part": [*NUMBERS["parts"], "halve", *NUMBERS["small_parts"]]}
     words |= {"lead": NUMBERS["lead"], **_TABLES["words"]}
     found = {name: f"(?:{'|'.join(some)})" for name, some in words.items()}
     for name, lines in _TABLES["patterns"].items():

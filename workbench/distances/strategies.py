@@ -176,6 +176,8 @@ def _strategy_frame(strategy: str, layer_sets: Sequence[Sequence[int]]) -> pd.Da
 
 
 def _layer_costs(frame: pd.DataFrame) -> pd.Series:
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"score must be a frame of layers or a function that returns one, got {frame!r:.80}")
     costs = removal_cost(frame)
     costs = costs[costs["size"] == 1].set_index("start")["cost"].sort_index()
     if len(costs) < 2:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList
 
-from workbench.generation.decoder import StaticDecoder, sampled, why_not_static
+from workbench.generation.decoder import StaticDecoder, why_not_static
+from workbench.generation.sampling import sampled
 from workbench.models.hooks import compiling_pays, not_finite
 
 #: what runs the model: the fastest that is exact for it; our static cache; ``generate``

@@ -23,6 +23,7 @@ from workbench.generation.engines import ENGINES, by_length, decoder_of, in_halv
 from workbench.generation.prompts import asked_ids, context_length, end_tokens, response_room, token_ids
 from workbench.models.chat import render_chat
 from workbench.models.identity import describe_model
+from workbench.models.layers import of_its_positions
 from workbench.models.processes import by_the_first, everyones, place, shares
 from workbench.runs.files import locked
 from workbench.runs.journal import Journal
@@ -253,6 +254,7 @@ def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
         raise ValueError(
             f"prompts {_some(long)} leave no room for max_new_tokens={max_new_tokens} in the context of "
             f"{context} tokens (the longest prompt has {longest}); shorten them or take fewer new tokens"
+            f"{of_its_positions(model.config)}"
         )
     size = model.get_input_embeddings().num_embeddings
     if beyond := [i for i, row in enumerate(ids) if not 0 <= min(row) <= max(row) < size]:

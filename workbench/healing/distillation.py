@@ -59,6 +59,12 @@ class RewriteTemplate:
     open: str = _TEXTS["open"]
     leaks: tuple[str, ...] = LEAKS
 
+    def __post_init__(self) -> None:
+        """Refuse what is no text before a model is asked."""
+        leaks = self.leaks if isinstance(self.leaks, tuple | list) else [None]
+        if not all(isinstance(text, str) for text in (self.math, self.open, *leaks)):
+            raise ValueError(f"math and open must be texts, leaks a tuple of texts, got {self!r:.200}")
+
 
 def self_distill(
     model: Any,

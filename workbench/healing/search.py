@@ -30,6 +30,7 @@ from workbench.healing.losses import response_loss
 from workbench.healing.samples import Sample, digest, read_examples, sequence_limit
 from workbench.healing.trainer import Diverged
 from workbench.models.identity import describe_model
+from workbench.runs.files import NoRoom
 
 #: SDD A.5: 400 trainings
 SDD_GRID: dict[str, tuple[Any, ...]] = {
@@ -39,6 +40,10 @@ SDD_GRID: dict[str, tuple[Any, ...]] = {
     "batch_size": (8, 16, 32, 64, 128),
 }
 _MEASURED = ("train_loss", "steps", "tokens", "seconds")
+
+
+class _Failed(Exception):
+    """A training that failed by its settings; the search goes on."""
 
 
 class Tuned(NamedTuple):
@@ -133,7 +138,7 @@ def tune(
         rounds = iter(partial(studies.combinations_left, study, combinations, total), [])
         for left in tqdm(rounds, total=total, desc="tune", disable=not progress):
             studies.enqueue(study, left, grid, tries=20 if search == "tpe" else 0)
-            study.optimize(objective, n_trials=1, catch=(ValueError,), callbacks=callbacks)
+            study.optimize(objective, n_trials=1, catch=(_Failed,), callbacks=callbacks)
         trials, best = _frame(study, list(grid)), _best(study, grid, config)
     return Tuned(trials, best)
 
@@ -171,12 +176,14 @@ def _failures_told(trial: Any) -> Iterator[None]:
     """Note in the trial why it failed, and say it; the next one may do better."""
     try:
         yield
+    except NoRoom:  # no fault of the settings: the search ends here, and tries them again
+        raise
     except ValueError as error:
         state = "diverged" if isinstance(error, Diverged) else "failed"
         trial.set_user_attr("state", state)
         trial.set_user_attr("error", first_line(error))
         tqdm.write(f"trial {trial.number} {state}: {first_line(error)}")
-        raise
+        raise _Failed from error
 
 
 def _measured(healed: Healed) -> dict[str, float]:

@@ -25,7 +25,7 @@ from workbench.bars import tqdm
 from workbench.checks import whole_number
 from workbench.models.hooks import inference
 from workbench.models.identity import describe_model
-from workbench.models.layers import layer_container, longest_context, unwrap
+from workbench.models.layers import layer_container, longest_context, of_its_positions, unwrap
 from workbench.models.probes import input_device, padding_is_felt, rotary_limits
 
 
@@ -74,7 +74,7 @@ def read_tokens(model: nn.Module, tokenizer: Any, texts: Any, max_length: int) -
     if min(longest, max_length) > positions:
         raise ValueError(
             f"max_length must be between 1 and {positions}, the positions of this model, for texts of up to "
-            f"{longest} tokens, got {max_length}"
+            f"{longest} tokens, got {max_length}{of_its_positions(unwrap(model).config)}"
         )
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
     for number, ids in enumerate(tokens):

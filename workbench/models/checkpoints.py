@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ PROBES = [
     "The 12 boats of Anna's town don't wait for 3,456.78 more (it's 9:30).",
     "Straße  café 東京\n\n  x_y=1;",
 ]
+#: how safetensors calls the kinds of numbers that weights are
+_NUMBERS = {"F64", "F32", "F16", "BF16"}
 _SECONDS_FOR_THE_HUB = 10
 #: building more than this takes minutes, and no model has a tenth of it
 _MOST_LAYERS = 10_000
@@ -131,6 +136,40 @@ def _check_index(folder: Path) -> None:
         if not names or (strange := [name for name in names if not _is_weights(name)]):
             named = f"names {strange[0]!r:.60}" if names else "names no file"
             raise ValueError(f"{file} {named}; weights are read from safetensors files of the folder only")
+
+
+def check_are_numbers(model: Any, source: str, revision: str, unused: Iterable[str]) -> None:
+    """Raise ValueError for weights that are stored as whole numbers, though nothing says their scale.
+
+    Args:
+        model: as it was loaded.
+        source: the folder or hub id that it was loaded from.
+        revision: of the hub id.
+        unused: names in the files that the model has no place for.
+    """
+    fine = [*unused, *(name for name, buffer in model.named_buffers() if not buffer.is_floating_point())]
+    ignored = "|".join(model._keys_to_ignore_on_load_unexpected or ["(?!)"])
+    for key, kind in _kinds(source, revision):
+        known = kind in _NUMBERS or any(one.endswith(key) for one in fine) or re.search(ignored, key)
+        if not known:
+            raise ValueError(
+                f"{key} is stored as {kind}, and config.json has no quantization_config that says its "
+                "scale; save the model again in float16 or wider"
+            )
+
+
+def _kinds(source: str, revision: str) -> Iterator[tuple[str, str]]:
+    """Yield the name of every tensor in the files of a model, and the kind of its numbers."""
+    from safetensors import safe_open
+    from transformers.utils import hub
+
+    find = partial(hub.cached_file, source, revision=revision, _raise_exceptions_for_missing_entries=False)
+    files = {find("model.safetensors")}
+    if files == {None} and (index := find("model.safetensors.index.json")):
+        files = {*map(find, json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())}
+    for file in filter(None, files):
+        with safe_open(file, framework="pt") as weights:
+            yield from ((key, weights.get_slice(key).get_dtype()) for key in weights.keys())  # noqa: SIM118
 
 
 def _is_weights(name: Any) -> bool:

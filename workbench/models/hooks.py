@@ -20,6 +20,9 @@ from workbench.models.layers import decoder_forward, decoder_layers, on_one_devi
 #: (``compiled=True``) where a process makes several passes: later ones save it all.
 COMPILE_FROM = 3e16
 
+#: model types whose layers take [token, row, width]
+TOKENS_FIRST = ("xlnet",)
+
 
 def state_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the residual state among the arguments of a decoder layer."""
@@ -58,6 +61,7 @@ def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterat
     **before** the final norm: ``hidden_states[-1]`` of transformers is after it.
     """
     layers, asked = decoder_layers(model), list[Any]()
+    other_way = unwrap(model).config.model_type in TOKENS_FIRST  # a square batch does not show it
 
     def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
         given = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
@@ -65,11 +69,11 @@ def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterat
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         state = one_stream(model, state_in(args, kwargs))
-        if asked and state.shape[:2] != asked[0]:
+        if other_way or (asked and state.shape[:2] != asked[0]):
             name, got = type(unwrap(model)).__name__, list(state.shape)
             raise ValueError(
                 f"model must hand on states [row, token, width]; the layers of {name} get {got} for "
-                f"{list(asked[0])} tokens"
+                f"{list(asked[0]) if asked else 'its'} tokens"
             )
         see(0, state)
 

@@ -95,3 +95,11 @@ def longest_context(config: Any) -> int | None:
     """Return how many tokens a configuration has positions for, None for no limit (XLNet says -1)."""
     longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) or 0
     return int(longest) if longest > 0 else None
+
+
+def of_its_positions(config: Any) -> str:
+    """Say why a model's positions are a limit though its rope stretches them: dynamic NTK, else nothing."""
+    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    if rope.get("rope_type") != "dynamic":
+        return ""
+    return "; beyond them its dynamic NTK rope places every token by the longest text read with it"

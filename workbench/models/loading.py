@@ -198,6 +198,9 @@ def _model(source: str, name: str, place: torch.device, options: dict[str, Any])
     ):
         model, report = loader.from_pretrained(source, **options)
     _check_report(name, report, model)
+    if getattr(config, "quantization_config", None) is None and "gguf_file" not in options:
+        with told(f"name {name!r}", ValueError):
+            checkpoints.check_are_numbers(model, source, options["revision"], report["unexpected_keys"])
     keep_trainable(model)
     return model if on_load else model.to(place)
 

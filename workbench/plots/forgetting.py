@@ -44,7 +44,7 @@ def similarity_distribution(
     """
     frame = checked(similarities, ["variant", "similarity"], "similarities")
     frame = seen(frame[frame["similarity"].notna()])
-    fig = spreads(frame, "similarity", title, ".3f")
+    fig = spreads(frame, "similarity", title, ".3f", bounds=(-1, 1))
     lowest = min(0.0, float(frame["similarity"].min()))
     fig.update_xaxes(range=[lowest - 0.03, 1.04])
     return fig.update_xaxes(title="cosine similarity to the unpruned model's response")
@@ -123,7 +123,9 @@ def answer_forms(
     # room for the numbers behind the marks
     fig.update_xaxes(title="length, times the base's", range=[0, 1.5 * longest], **few, col=2)
     fig.update_yaxes(autorange="reversed", showgrid=False, ticks="")
+    sizes = {"minsize": style.small(), "mode": "hide"}  # a number that does not fit at 7 pt is left out
     fig.update_layout(height=style.px_of(190 + 38 * len(names)), barmode="stack", bargap=0.35)
+    fig.update_layout(uniformtext=sizes)
     return style.legend_above(fig).update_layout(legend_traceorder="normal")
 
 
@@ -143,7 +145,8 @@ def divergence_distribution(
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(by_response, ["variant", "kl", "n_tokens"], "by_response")
-    fig = spreads(frame, "kl", title, ".3g", unit=" nats per token", weigh="n_tokens", drawn_at=_decades)
+    shown: Any = {"unit": " nats per token", "weigh": "n_tokens", "drawn_at": _decades, "bounds": (0, np.inf)}
+    fig = spreads(frame, "kl", title, ".3g", **shown)
     highest = max(1.0, float(np.ceil(_decades(frame["kl"]).max())))
     decades = np.arange(np.log10(KL_FLOOR), highest + 1)
     labels = [f"≤ {KL_FLOOR:g}", *(f"{10.0**decade:g}" for decade in decades[1:])]
@@ -234,7 +237,8 @@ def loss_similarity(
     fig.update_yaxes(title="accuracy lost", tickformat=".0%", range=[low - room, high + room])
     # the tasks that lost much are named, in turn above and below; the others crowd at the right end
     named = frame[frame["lost"] >= 0.1].sort_values(["lost", "similarity"], ascending=False)
-    for number, row in enumerate(named.itertuples()):
+    near = named[["task", "similarity", "lost"]].round(1).duplicated()  # one name where its points meet
+    for number, row in enumerate(named[~near].itertuples()):
         left, up = row.similarity > 0.5, number % 2 == 0
         side = {"xanchor": "right" if left else "left", "xshift": -4 if left else 4}
         side |= {"yanchor": "bottom" if up else "top", "yshift": 1 if up else -1}

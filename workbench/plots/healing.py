@@ -114,9 +114,10 @@ def _add_lengths(fig: go.Figure, frame: pd.DataFrame) -> None:
     fig.add_vline(x=0, line={"color": "#8b9199", "width": 1.2, "dash": "dash"}, row=2, col=1)
     low, high = np.floor(rows["ratio"].min()), np.ceil(rows["ratio"].max())
     at = np.arange(min(low, 0), max(high, 1) + 1)
+    at = at[at % (1 + len(at) // (7 if style.narrow() else 14)) == 0]
     texts = [f"×{2.0**one:g}" if one >= 0 else f"×1/{2.0**-one:g}" for one in at]
     fig.update_xaxes(title="length of the rewrite against its reference (words)", row=2)
-    fig.update_xaxes(tickvals=at, ticktext=texts, range=[at[0] - 0.2, at[-1] + 0.2], row=2)
+    fig.update_xaxes(tickvals=at, ticktext=texts, range=[min(low, 0) - 0.2, max(high, 1) + 0.2], row=2)
     fig.update_yaxes(title="examples", row=2)
 
 

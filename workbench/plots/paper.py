@@ -23,7 +23,7 @@ from workbench.forgetting.changes import response_changes
 from workbench.plots import blocks, drafts, forgetting, healing, heatmaps, merging, recovery, scores, style
 from workbench.runs.figures import figure_frame
 from workbench.runs.run import Run
-from workbench.tables.paper import base_name, healing_logs, matching, readable
+from workbench.tables.paper import base_name, healing_logs, matching, readable, reader_name
 
 CAPTIONS = Path(__file__).with_name("captions.toml")
 #: figures of which there is one a set of prompts
@@ -64,9 +64,10 @@ def pictures(run: Run) -> list[Picture]:
     return [picture for picture in _all(run) if not missing(run, picture)]
 
 
-def left_out(run: Run) -> dict[str, list[str]]:
+def left_out(run: Run) -> list[tuple[Picture, list[str]]]:
     """Return the figures that a run has no frames for yet, each with those frames."""
-    return {one.name: missing(run, one) for one in _all(run) if missing(run, one)}
+    lacking = ((one, missing(run, one)) for one in _all(run))
+    return [(one, frames) for one, frames in lacking if frames]
 
 
 def missing(run: Run, picture: Picture) -> list[str]:
@@ -203,7 +204,12 @@ def _changes(run: Run) -> go.Figure:
 
 def _path(run: Run) -> go.Figure:
     along = checked(run.read("merging_recovery.csv"), ["t", "recovery"], "merging_recovery.csv")
-    return merging.merging_path(along.dropna(subset="t"), title=None)
+    along = along.dropna(subset="t").sort_values("t", kind="stable")
+    fig = merging.merging_path(along, title=None)
+    if "variant" not in along:
+        return fig
+    first, second = (style.plain(reader_name(str(along["variant"].iloc[end]))) for end in (0, -1))
+    return fig.update_xaxes(title=f"t (0: {first}, 1: {second})")
 
 
 def _drafts(run: Run, name: str) -> pd.DataFrame:

@@ -48,8 +48,8 @@ def paper_figures(
 
     Returns:
         A row a file: name, columns (0 for a table), file (relative to ``out``), width_in, kilobytes.
-        ``attrs["left_out"]`` names the figures left out, with the notebook that writes what they need, and
-        the figures and tables of which the frames hold too little, with what they lack.
+        ``attrs["left_out"]`` names the figures and tables left out, each with what it shows and why: which
+        notebook writes what it needs, or what its frames hold too little of.
 
     Raises:
         ValueError: for other columns or formats, or a run that has no frame for any figure.
@@ -57,26 +57,27 @@ def paper_figures(
     wanted, endings = _some(columns, COLUMNS, "columns"), _some(formats, FORMATS, "formats")
     drawn = pictures(run)
     if not drawn:
-        missing = next(iter(_notebooks(run).values()), "run its notebooks")
-        raise ValueError(f"run {run.name!r} ({run.folder}) holds no frames to draw; {missing}")
+        first = _writer(left_out(run)[0][1])
+        raise ValueError(f"run {run.name!r} ({run.folder}) holds no frames to draw; {first} first")
     if not browser_found():
         endings, instead = ["html", "csv"], "figures are HTML and CSV (`plotly_get_chrome` installs one)"
         warnings.warn(f"No Chrome or Chromium starts here: {instead}", stacklevel=2)
     folder = Path(out if out is not None else run.folder)
-    rows, left = [], _notebooks(run)
+    left = {one.name: _told(one.caption, _writer(frames)) for one, frames in left_out(run)}
+    rows: list[tuple[str, int, Path]] = []
     for one in wanted:
         rows += _write_figures(run, drawn, folder, one, endings, left)
-    drawn, tables = [picture for picture in drawn if picture.name not in left], {}
-    for sheet in sheets(run):
-        tables[sheet.name], left[f"table {sheet.name}"] = attempted(sheet.forms, sheet.needs, run)
-    tables = {name: forms for name, forms in tables.items() if forms}
+    drawn = [picture for picture in drawn if picture.name not in left]
+    made = [(sheet, *attempted(sheet.forms, sheet.needs, run)) for sheet in sheets(run)]
+    tables = {sheet.name: forms for sheet, forms, why in made if not why}
+    left |= {sheet.name: _told(sheet.caption, why) for sheet, _, why in made if why}
     for name, forms in tables.items():
         for ending, text in forms.items():
             rows.append((name, 0, write_text_atomic(folder / "tables" / f"{name}.{ending}", text)))
     write_text_atomic(folder / "figures" / "captions.tex", _captions(drawn, wanted))
     shown = {name: forms["html"] for name, forms in tables.items()}
     write_text_atomic(folder / "index.html", _index(run, drawn, shown, wanted, endings))
-    return _listed(rows, folder, {name: why for name, why in left.items() if why})
+    return _listed(rows, folder, left)
 
 
 def _some(given: Any, allowed: Iterable[Any], name: str) -> list[Any]:
@@ -98,7 +99,7 @@ def _write_figures(
         for picture in drawn:
             fig, why = attempted(picture.drawn, picture.needs, run)
             if fig is None:
-                left[picture.name] = why
+                left[picture.name] = _told(picture.caption, why)
                 continue
             fig.update_layout(meta={"title": f"{picture.name}: {picture.caption}"})
             paths = save_figure(fig, folder / "figures" / place / picture.name, endings, scale=_SCALE)
@@ -118,10 +119,15 @@ def _listed(rows: list[tuple[str, int, Path]], folder: Path, left: dict[str, str
     return frame
 
 
-def _notebooks(run: Run) -> dict[str, str]:
-    """Return the figures left out, each with the notebook that writes the first frame it lacks."""
-    writers = {name: notebook_that_writes(frames[0]) or frames[0] for name, frames in left_out(run).items()}
-    return {name: f"run notebook {writer} for this run" for name, writer in writers.items()}
+def _writer(frames: list[str]) -> str:
+    """Return how to get the first of some frames."""
+    notebook = notebook_that_writes(frames[0])
+    return f"run notebook {notebook}" if notebook else f"{frames[0]} is not there"
+
+
+def _told(caption: str, why: str) -> str:
+    """Return what a caption begins with, and why it is not shown."""
+    return f"{re.split(r'[.,;:(]', caption)[0].strip()}: {why}"
 
 
 def _captions(drawn: list[Picture], columns: list[int]) -> str:

@@ -42,15 +42,29 @@ def stack_over_iterations(
     states = (gone <= at).astype(int) + (gone < at)
     words = np.array(["there", "goes", "gone"])[states].tolist()
     colours = [(k / 3 + e / 3, colour) for k, colour in enumerate(STATES) for e in (0, 1)]
-    look = {"zmin": 0, "zmax": 2, "colorscale": colours, "showscale": False, "xgap": 2, "ygap": 1}
+    layout = style.current_template().layout
+    low = 0.7 * layout.height / depth < style.small()  # a row of a deep model is lower than a number
+    look = {
+        "zmin": 0,
+        "zmax": 2,
+        "colorscale": colours,
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 0 if low else 1,
+    }
     trace = go.Heatmap(z=states.tolist(), customdata=words, **look)
     trace.update(hovertemplate="iteration %{x}: layer %{y} %{customdata}<extra></extra>")
     fig = style.new_figure(title, trace)
-    for layer, iteration in went.items():
+    for layer, iteration in {} if low else went.items():
         label = {"text": str(layer), "showarrow": False, "font": {"color": "white", "size": 11}}
         fig.add_annotation(x=int(iteration), y=layer, **label)
-    span = {"dtick": 1, "showgrid": False, "range": [-0.5, last + 0.5]}
-    fig.update_xaxes(title="iteration (0: the whole model)", **span)
+    fig.update_xaxes(title="iteration (0: the whole model)", **axes.layer_axis(last + 1))
+    named = frame.astype({"layer": int}).astype({"layer": str}).groupby("iteration")["layer"].agg(",".join)
+    widest = 0.6 * layout.font.size * (2 + max(map(len, named)))
+    if low and widest < 0.8 * layout.width / (last + 1):
+        texts = ["0", *(f"{iteration}<br>({layers})" for iteration, layers in named.items())]
+        ticks = {"tickmode": "array", "tickvals": [0, *named.index], "ticktext": texts}
+        fig.update_xaxes(title="iteration (layer that went)", **ticks)
     return fig.update_yaxes(title="layer", **axes.layer_axis(depth))
 
 
@@ -106,7 +120,7 @@ def recovery_progress(
     style.add_panel(fig, stack_over_iterations(stack, n_layers, title=None), 2)
     fig.update_yaxes(type="log", title="mean squared difference", col=1).update_xaxes(title="update", col=1)
     fig.update_yaxes(title="layer", **axes.layer_axis(n_layers), col=2)
-    return style.legend_above(fig.update_xaxes(title="iteration", dtick=1, col=2))
+    return style.legend_above(fig.update_xaxes(title="iteration", **axes.layer_axis(len(orders) + 1), col=2))
 
 
 def phase_lines(
@@ -146,7 +160,8 @@ def phase_lines(
     fig = style.draw(px.line, frame, "iteration", "value", _PHASES, "phase", title=title, **asked, **shown)
     fig.update_traces(error_y={"thickness": 1, "width": 2})
     fig.update_yaxes(matches=None, showticklabels=True, title="")
-    fig.update_xaxes(title="", dtick=1, showticklabels=True).update_xaxes(title="iteration", row=1)
+    ticks = axes.layer_axis(int(frame["iteration"].max()) + 1, ticks=20 // across)["dtick"]
+    fig.update_xaxes(title="", dtick=ticks, showticklabels=True).update_xaxes(title="iteration", row=1)
     height = 110 + down * 0.55 * style.current_template().layout.height
     return style.legend_below(style.facet_titles(fig).update_layout(height=height))
 
@@ -167,7 +182,7 @@ def phase_changes(
     where = ("task", "phase", "iteration")
     frame = checked(changes, [*where, "change"], "changes", unique=where)
     gone = checked(iterations, ["iteration", "phase", "layer"], "iterations")
-    cut = gone[gone["phase"] == "P"].astype({"layer": str})
+    cut = gone[gone["phase"] == "P"].astype({"layer": int}).astype({"layer": str})
     layers = cut.groupby("iteration")["layer"].agg(",".join)
     frame = style.escaped(frame.assign(task=frame["task"].map(task_label)), "task")
     frame = frame.sort_values(["iteration", "phase"], kind="stable")
@@ -185,10 +200,14 @@ def phase_changes(
         colorscale="RdBu",
         zmin=-most,
         zmax=most,
-        texttemplate=None if style.narrow() else "%{z:+.2f}",  # at 3.25 in a cell has no room for 7 pt
+        texttemplate=None if style.narrow() or len(wide.columns) > 20 else "%{z:+.2f}",  # 7 pt need room
         colorbar={"title": "change"},
         hovertemplate="%{y}, %{x}: %{z:+.3f}<extra></extra>",
     )
     fig = style.new_figure(title, trace)
     fig.update_yaxes(title="", autorange="reversed", showgrid=False, automargin=True)
-    return fig.update_xaxes(title="iteration and phase (layer that went)", showgrid=False, tickangle=-40)
+    first = [name for name in wide.columns if " P" in name]
+    every = -(-len(first) // (8 if style.narrow() else 16))
+    ticks = wide.columns if len(wide.columns) <= 20 and not style.narrow() else first[::every]
+    shown = {"tickvals": list(ticks), "tickangle": -40, "showgrid": False}
+    return fig.update_xaxes(title="iteration and phase (layer that went)", **shown)

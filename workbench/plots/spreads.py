@@ -27,6 +27,7 @@ def spreads(
     unit: str = "",
     weigh: str | None = None,
     drawn_at: Callable[[Any], Any] = np.asarray,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> go.Figure:
     """Return each variant's distribution: half a violin, a dot a response, the mean with its interval.
 
@@ -38,6 +39,7 @@ def spreads(
         unit: written after the number of a response.
         weigh: column of weights of the mean, if any.
         drawn_at: where a value lies on the axis.
+        bounds: the least and the most that a value can be.
     """
     if frame.empty:
         raise ValueError(f"no row has a number in {value!r}")
@@ -47,7 +49,7 @@ def spreads(
     frame = frame.assign(at=drawn_at(frame[value].astype(float)), place=place, label=label)
     frame = style.escaped(frame.assign(below=frame["place"] + jitter), "variant")
     styles = style.variant_styles(frame["variant"])
-    means = _means(frame, value, weigh)
+    means = _means(frame, value, weigh, bounds)
     numbers = means[["mean", "low", "high"]].to_numpy()
     about = [f"mean {mean:{number}} [{low:{number}}, {high:{number}}]" for mean, low, high in numbers]
     real, low, high = numbers.T
@@ -81,12 +83,12 @@ def spreads(
     return fig.update_layout(height=style.px_of(150 + 105 * len(styles)), showlegend=False)
 
 
-def _means(frame: pd.DataFrame, value: str, weigh: str | None) -> pd.DataFrame:
+def _means(frame: pd.DataFrame, value: str, weigh: str | None, bounds: tuple[float, float]) -> pd.DataFrame:
     """Return the mean of each variant with its interval and the number of its rows."""
     rows = []
     for names, part in frame.groupby(["variant", "place"], sort=False):
         weights = part[weigh] if weigh else None
-        interval = bootstrap_interval(part[value], weights=weights)
+        interval = bootstrap_interval(part[value], weights=weights, bounds=bounds)
         rows.append((*names, len(part), np.average(part[value], weights=weights), *interval))
     return pd.DataFrame(rows, columns=["variant", "place", "n", "mean", "low", "high"])
 

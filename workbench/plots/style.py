@@ -27,7 +27,7 @@ INK = "#1f2328"
 DISTANCE = "angular distance"
 DAMAGE_UNIT = "(nats per token)"
 DAMAGE = f"damage {DAMAGE_UNIT}"
-_LINE = {"orientation": "h", "x": 0, "title": {"text": ""}}
+_LINE = {"orientation": "h", "x": 0, "title": {"text": ""}, "tracegroupgap": 0}
 
 
 @dataclass(frozen=True)
@@ -195,15 +195,27 @@ def facet_titles(fig: go.Figure) -> go.Figure:
 
 def legend_above(fig: go.Figure) -> go.Figure:
     """Put the legend in lines above the figure, which grows by all but the first."""
-    names = [trace.name or "" for trace in fig.data if trace.showlegend is not False]
     layout, size = fig.layout, current_template().layout.font.size
-    across = layout.width - px_of(90) - 0.5 * size * _longest_tick(fig)
-    each = px_of(60) + 0.55 * size * max(map(len, names), default=0)
-    lines = -(-len(names) // max(1, int(across // each)))
     fig.update_layout(legend={**_LINE, "y": 1.02, "yanchor": "bottom"})
-    more = 1.7 * size * max(0, lines - 1)
+    more = 1.7 * size * max(0, _legend_lines(fig) - 1)
     fig.update_layout(height=layout.height + more)
     return fig.update_layout(margin={"t": px_of(92) + more if layout.title.text else px_of(20)})
+
+
+def _legend_lines(fig: go.Figure) -> int:
+    """Return how many lines a legend takes: names of one width each, those of groups one after the other."""
+    traces = [trace for trace in fig.data if trace.showlegend is not False]
+    size = current_template().layout.font.size
+    across = fig.layout.width - px_of(90) - 0.5 * size * _longest_tick(fig)
+    lengths = [len(trace.name or "") for trace in traces]
+    if not all(trace.legendgroup for trace in traces):
+        each = px_of(60) + 0.55 * size * max(lengths, default=0)
+        return -(-len(lengths) // max(1, int(across // each)))
+    lines, used = 1, 0.0
+    for length in lengths:
+        width = px_of(50) + 0.48 * size * length
+        lines, used = (lines, used + width) if used + width <= across or not used else (lines + 1, width)
+    return lines
 
 
 def _longest_tick(fig: go.Figure) -> int:
@@ -214,23 +226,28 @@ def _longest_tick(fig: go.Figure) -> int:
 
 
 def fitted(fig: go.Figure) -> go.Figure:
-    """Break the titles of axes into lines that are no longer than their axes."""
+    """Break the titles of axes into lines no longer than their axes; the third makes the figure higher."""
     layout, letter = fig.layout, 0.52 * current_template().layout.font.size
     around = layout.margin.to_plotly_json()
     # beside a plot stand ticks and titles, whose room is not known before it is drawn
     whole = {"x": layout.width - px_of(140 if narrow() else 100)}
     whole["y"] = layout.height - around.get("t", px_of(40)) - around.get("b", px_of(56))
+    if layout.legend.yanchor == "bottom" and layout.legend.yref != "container":  # it lies above
+        whole["y"] -= 1.7 * current_template().layout.font.size * (_legend_lines(fig) - 1)
+    most_lines = 2
     for axis in (*fig.select_xaxes(), *fig.select_yaxes()):
         first, last = axis.domain or (0, 1)
         most = max(12, int(whole[axis.plotly_name[0]] * (last - first) / letter))
-        lines = [line for part in (axis.title.text or "").split("<br>") for line in textwrap.wrap(part, most)]
+        parts = (axis.title.text or "").split("<br>")
+        lines = [line for part in parts for line in textwrap.wrap(part, most, break_on_hyphens=False)]
         axis.title.text = "<br>".join(lines) or None
-    return fig
+        most_lines = max(most_lines, len(lines) if axis.plotly_name.startswith("x") else 0)
+    return fig.update_layout(height=layout.height + 3 * letter * (most_lines - 2))
 
 
-def legend_below(fig: go.Figure, lines: int = 1) -> go.Figure:
-    """Put the legend below the figure, in so many lines; in print it takes two where it is narrow."""
-    lines = lines + narrow()
+def legend_below(fig: go.Figure) -> go.Figure:
+    """Put the legend in lines below the figure."""
+    lines = _legend_lines(fig)
     fig.update_layout(legend={**_LINE, "y": 0, "yref": "container", "yanchor": "bottom"})
     return fig.update_layout(margin={"b": px_of(62 + 26 * lines)})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import glob
 import hashlib
 import io
@@ -12,7 +13,7 @@ import platform
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,36 @@ if tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1):
 _MISSING_MARKS = ("", "NA", "<missing>", "<no value>")
 
 
+class NoRoom(ValueError):
+    """A disk is full: no fault of the call, which goes on where it was when there is room."""
+
+
 def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
     """Write ``data`` to ``path``; a reader, or a kill at any moment, finds the old file or the new one whole.
 
     Returns:
         The path written. Its folder is made when missing.
+
+    Raises:
+        NoRoom: when the disk is full; ``path`` is as it was.
+        ValueError: where nothing can be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise NoRoom(f"no room on the disk for {path}; make some, then the same call goes on") from error
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # none was made
+            temporary.unlink()
     return path
 
 
@@ -82,22 +96,30 @@ def check_room(path: str | Path, needed: int) -> None:
         needed: bytes of the result.
 
     Raises:
-        ValueError: naming what is free, what is needed and where.
+        NoRoom: naming what is free, what is needed and where.
     """
     place = next(folder for folder in Path(path).absolute().parents if folder.exists())
     if (free := shutil.disk_usage(place).free) < needed:
-        gib = f"{needed / 2**30:,.2f} GiB are needed at {path}, {free / 2**30:,.2f} GiB are free"
-        raise ValueError(f"{gib}; make room, or give another place")
+        unit, size = ("GiB", 2**30) if needed >= 2**27 else ("MiB", 2**20)
+        sizes = f"{needed / size:,.2f} {unit} are needed at {path}, {free / size:,.2f} {unit} are free"
+        raise NoRoom(f"{sizes}; make room, or give another place")
 
 
 @contextmanager
 def locked(path: str | Path, name: str = "") -> Iterator[None]:
     """Hold a file or folder alone: another process that wants it waits, and says so in one line.
 
-    The lock is a hidden file beside it, gone when it is let go.
+    The lock is a hidden file beside it, gone when it is let go. Where nobody may write, nobody is waited for.
+
+    Raises:
+        ValueError: for a folder that is missing and cannot be made.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with told(f"{path} cannot be written", OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        yield
+        return
     lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)
     try:
         lock.acquire(timeout=0)
@@ -204,7 +226,7 @@ def _is_running(process: int) -> bool:
 
 def check_file(name: str) -> None:
     """Raise ValueError for a name that is not that of a frame's file."""
-    if not name.endswith((".csv", ".jsonl")):
+    if not isinstance(name, str) or not name.endswith((".csv", ".jsonl")):
         raise ValueError(f"name must end in .csv (numbers) or .jsonl (texts), got {name!r}")
 
 

@@ -17,11 +17,13 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from filelock import FileLock
 
+from workbench.arguments import looked_at
+from workbench.checks import told
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
 from workbench.runs import files
@@ -29,6 +31,9 @@ from workbench.runs.content import content_of, identity
 from workbench.runs.keys import Key, stage_key
 from workbench.runs.provenance import environment
 from workbench.runs.variant import Variant, _check_name, _check_path
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 class Run:
@@ -79,8 +84,13 @@ class Run:
             ValueError: for a name or an argument that cannot be stored or followed.
             TypeError: for arguments that the function does not take.
         """
-        self.path(name)
         files.check_file(name)
+        if not callable(function):
+            raise ValueError(f"function must be one that returns a frame, got {function!r:.80}")
+        if isinstance(makes, str) or not isinstance(makes, Iterable):
+            raise ValueError(f"makes must be a list of names in the run, got {makes!r:.80}")
+        for product in (name, *(makes := [*makes])):
+            self.path(product)
         key = stage_key(function, arguments, settings, self.folder)
         outputs = {setting: self._inside(path) for setting, path in key.outputs.items()}
         products = [*makes, *filter(None, outputs.values())]
@@ -92,7 +102,7 @@ class Run:
             began = time.perf_counter()
             result = function(*arguments, **settings)
             seconds = round(time.perf_counter() - began, 2)
-            frame = result if isinstance(result, pd.DataFrame) else result.to_frame()
+            frame = result.to_frame() if hasattr(result, "to_frame") else result
             data, schema = files.encode_frame(name, frame)
             made = {product: self._made(name, product) for product in products}
             told = {"schema": schema, "inputs": key.inputs, "code": key.code, "makes": made}
@@ -121,7 +131,8 @@ class Run:
         self.path(name)
         if not name.endswith(".json") or name.endswith(".meta.json"):
             raise ValueError(f"name must end in .json (and not in .meta.json), got {name!r}")
-        data = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+        with told(f"{name} must be plain data (dicts, lists, texts, numbers)", TypeError, ValueError):
+            data = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
         return self._store(name, data, {"inputs": identity(inputs, "inputs", self.folder)})
 
     def read_json(self, name: str, /) -> Any:
@@ -132,7 +143,8 @@ class Run:
         """Return where a result came from: inputs, versions, commit, command, time, and its SHA-256."""
         return self._stored(name)[0]
 
-    def figure(self, fig: Any, name: str, /, **options: Any) -> Any:
+    @looked_at
+    def figure(self, fig: go.Figure, name: str, /, **options: Any) -> go.Figure:
         """Save a figure under ``figures/`` (see ``save_figure``) and return it for display."""
         from workbench.runs.figures import save_figure
         from workbench.runs.pages import SCRIPT
@@ -140,6 +152,7 @@ class Run:
         save_figure(fig, self.path(f"figures/{name}"), script=self.path(SCRIPT), **options)
         return fig
 
+    @looked_at
     def save_variant(self, variant: Variant) -> Variant:
         """Remember a variant under its name, replacing one of the same name."""
         self.write_json(f"variants/{variant.name}.json", asdict(variant))
@@ -271,8 +284,9 @@ def open_run(name: str = "demo", *, root: str | Path | None = None) -> Run:
 
 
 def notebook_that_writes(name: str) -> str | None:
-    """Return the notebook of this checkout that writes a file of that name to its run, or None."""
-    call = re.compile(r"\.(?:frame|write|write_json)\(\s*f?[\"']" + re.escape(name) + r"[\"']")
+    """Return the notebook of this checkout that writes a file of that name (``*``: any text), or None."""
+    of_name = re.escape(name).replace(r"\*", r"[^\"']*")
+    call = re.compile(r"\.(?:frame|write|write_json)\(\s*f?[\"']" + of_name + r"[\"']")
     if name.startswith("variants/"):
         call = re.compile(r"\.save_variant\(")
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import StaticCache
 
 from workbench.generation.cache import ATTENTION
-from workbench.generation.decoder import CHECK_EVERY, Prompts, drawn, recorded
+from workbench.generation.decoder import CHECK_EVERY, Prompts, recorded
+from workbench.generation.sampling import drawn
 from workbench.models.hooks import not_finite
 from workbench.models.layers import decoder_forward, decoder_layers, unwrap
 from workbench.speculation.rule import Verdict, judge

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.generation.decoder import drawn
+from workbench.generation.sampling import drawn
 
 
 class Verdict(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Sheet:
 
     def _latex(self, table: pd.DataFrame) -> str:
         """Return the table for LaTeX, over both columns of a page where one is too narrow for it."""
-        width = sum(max(map(len, [str(name), *map(_shown, table[name])])) + 2 for name in table)
+        width = sum(max(len(_shown(one)) for one in (name, *table[name])) + 2 for name in table)
         label = f"tab:{self.name}"
         text = to_latex(table, caption=self.caption, label=label, best=self.best, group=self.group)
         size = r"\small" if width <= _BOTH else r"\footnotesize"
@@ -117,11 +118,18 @@ def healing_logs(run: Run) -> pd.DataFrame:
 
 
 def reader_name(variant: str) -> str:
-    """Return a variant's name in words, where it ends in how it was healed; any other as it is.
+    """Return a variant's name in words, where it says how it was healed, merged or cut; any other as it is.
 
     >>> reader_name("pruned-sft"), reader_name("pruned-self-distilled"), reader_name("base")
     ('pruned + SFT', 'pruned + self-distilled', 'base')
+    >>> reader_name("merged-slerp-0.5"), reader_name("early-exit-24")
+    ('merged, SLERP at 0.5', 'first 24 layers')
     """
+    merged, cut = re.fullmatch(r"merged-(\w+)-([\d._]+)", variant), re.fullmatch(r"early-exit-(\d+)", variant)
+    if merged and merged[1] in WORDS["merges"]:
+        return f"merged, {WORDS['merges'][merged[1]]} at {merged[2].replace('_', ', ')}"
+    if cut:
+        return f"first {cut[1]} layers"
     for word in sorted(WORDS["methods"], key=len, reverse=True):
         before = variant[: -len(word)]
         if variant.lower().endswith(word) and before.rstrip("-_.+") not in ("", before):
@@ -213,8 +221,8 @@ def _calibration(run: Run) -> pd.DataFrame:
 def _differences(run: Run) -> pd.DataFrame:
     rows = readable(run.read("comparisons.csv")).query("p_adjusted < 0.05")
     rows = rows[rows["metric"].str.match("acc|exact_match")]
-    values = {"Variant": rows["variant"], "Against": rows["against"], "Items": rows["n"]}
-    values["Task"] = rows["task"].map(task_label)
+    values = {"Variant": rows["variant"], "Against": rows["against"]}
+    values |= {"Task": rows["task"].map(task_label), "Items": rows["n"]}
     percents = 100 * rows[["difference", "ci_low", "ci_high"]]
     values["Difference"] = _interval(percents, "difference", 1)
     values["p (Holm)"] = [f"{one:.3f}" if one >= 1e-3 else "< 0.001" for one in rows["p_adjusted"]]

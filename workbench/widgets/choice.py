@@ -60,10 +60,6 @@ class LayerChoice(anywidget.AnyWidget):
         self._check(start, size)
         return self._take(layers_of(start, size, layers=self._layers))
 
-    def choose_best(self, size: int) -> Layers:
-        """Choose the nearest block of a size."""
-        return self.choose(self._nearest(size), size)
-
     def choose_layers(self, layers: Iterable[int]) -> Layers:
         """Choose any layers, with or without gaps, as the strip of layers does.
 

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.arguments import looked_at
 from workbench.bars import Spot
+from workbench.checks import checked
 from workbench.plots.healing import loss_curve
 from workbench.plots.recovery import STATES
 from workbench.plots.style import LOOK, Style, plain, variant_styles
@@ -38,6 +40,7 @@ class LiveLoss:
     #: what the drawing's upright axis says
     label = "loss (nats per token)"
 
+    @looked_at
     def __init__(self, *, every: float = 1.0, title: str = "Healing: training loss") -> None:
         """Begin without a line.
 
@@ -50,6 +53,7 @@ class LiveLoss:
         self._spot = Spot()
         self._shown, self._pause = float("-inf"), every
 
+    @looked_at
     def watch(self, name: str) -> Callable[[dict[str, Any]], None]:
         """Return what ``heal`` is to call with each row of its log."""
 
@@ -74,9 +78,10 @@ class LiveLoss:
             f"{row['tokens_per_second']:,.0f} tokens/s, {minutes}:{seconds:02d} left"
         )
 
+    @looked_at
     def add(self, name: str, log: pd.DataFrame) -> None:
         """Draw the whole log of a training that is done."""
-        self.rows[name] = log.to_dict("records")
+        self.rows[name] = checked(log, ["step", "loss"], "log").to_dict("records")
         self._show()
 
     def log(self) -> pd.DataFrame:

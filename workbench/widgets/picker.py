@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import pandas as pd
 import traitlets as tr
 
-from workbench.arguments import check_frame
+from workbench.arguments import check_frame, looked_at
 from workbench.checks import checked, first_line, whole_number
 from workbench.distances.blocks import checked_blocks, format_layers, layers_of
 from workbench.widgets import export
@@ -26,6 +26,9 @@ from workbench.widgets.metrics import layer_savings, layers_of_model, metrics_of
 from workbench.widgets.picture import picture
 from workbench.widgets.presets import Presets
 from workbench.widgets.still import Still
+
+if TYPE_CHECKING:
+    from workbench.runs.run import Run
 
 _STATIC = Path(__file__).parent / "static"
 #: the page, in the order in which its files build on each other; together they are one module
@@ -202,7 +205,8 @@ class BlockPicker(LayerChoice):
         chosen = {"layers": list(self.layers), "n_layers": len(self._layers), **self._facts(self.layers)}
         return {**chosen, "kept": [self._facts(tuple(row["layers"])) for row in self._kept]}
 
-    def save(self, run: Any) -> Path:
+    @looked_at
+    def save(self, run: Run) -> Path:
         """Write ``selection.json`` to a run, from where the next notebooks read it."""
         return Path(run.write_json("selection.json", self.selection(), distances=self._frame))
 
@@ -234,6 +238,8 @@ class BlockPicker(LayerChoice):
         Returns:
             The picker.
         """
+        if not callable(look):
+            raise ValueError(f"look must be a function such as looking(model, ...), got {look!r:.80}")
         self._looking.use(look)
         self._can_look, self.auto_look = True, bool(auto)
         self._show_kept()

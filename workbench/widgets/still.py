@@ -9,7 +9,8 @@ import base64
 import threading
 from collections.abc import Callable
 from html import escape
-from typing import Any
+
+from workbench.bars import Spot
 
 #: seconds after the last change until the picture is drawn again: no click waits for it
 SETTLED = 1.5
@@ -29,6 +30,7 @@ class Still:
         """
         self.name, self._draw, self._words = name, draw, words
         self._drawn: str | None = None
+        self._spot = Spot(name)
         self._timer: threading.Timer | None = None
 
     def bundle(self) -> dict[str, str]:
@@ -42,10 +44,8 @@ class Still:
 
     def show(self) -> None:
         """Display it in the cell that runs."""
-        from IPython.display import display
-
-        show: Any = display
-        show(self.bundle(), raw=True, display_id=self.name)
+        self._spot = Spot(self.name)
+        self._spot.show(self.bundle())
 
     def later(self) -> None:
         """Draw it again once nothing has changed for a while."""
@@ -60,10 +60,7 @@ class Still:
         """Draw it again where it is displayed and shows something else."""
         self.close()
         if self._drawn is not None and self._drawn != self._draw():
-            from IPython.display import update_display
-
-            update: Any = update_display
-            update(self.bundle(), raw=True, display_id=self.name)
+            self._spot.show(self.bundle())
 
     def close(self) -> None:
         """Draw it no more."""

@@ -25,7 +25,7 @@ function bestTable(blocks, metrics, view, choose) {
       for (const [count, sign, words] of ties) {
         if (!count) continue;
         const title = `${count} other block${count > 1 ? "s" : ""} of size ${size}: ${words}`;
-        cell.append(" ", make("span", { class: "bp-tie", title, "aria-label": title }, `${sign}${count}`));
+        cell.append(" ", make("span", { class: "bp-tie", role: "note", title, "aria-label": title }, `${sign}${count}`));
       }
       return cell;
     });
