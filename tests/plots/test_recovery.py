@@ -118,3 +118,16 @@ def test_it_is_drawn_as_it_runs():
     assert [len(trace.z) for trace in fig.data if trace.type == "heatmap"] == [7]
     assert [list(t.y) for t in fig.data if t.name] == [list(t.y) for t in again.data if t.name]
     assert "two minutes left" in fig.layout.title.subtitle.text
+
+
+def test_a_term_a_thousand_times_smaller_moves_as_far():
+    live = LiveRecovery(7)
+    for row in LOG.assign(attention=LOG["hidden"] / 1000).to_dict("records"):
+        live.see(row | {"steps": 2, "tokens_per_second": 10.0, "seconds_left": 5.0})
+    drawn = ET.fromstring(live.drawing("now"))
+    lines = [one.get("points").split() for one in drawn.iter() if one.get("class") == "live-line"]
+    heights = [[float(point.split(",")[1]) for point in line] for line in lines]
+    spans = [max(line) - min(line) for line in heights]
+    assert spans[1] == pytest.approx(spans[0], abs=0.2) and spans[0] > 20
+    shown = [one.text for one in drawn.iter() if one.tag.endswith("text")]
+    assert {"0.001", "0.01", "0.1", "1"} <= set(shown)

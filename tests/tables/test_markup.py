@@ -246,3 +246,8 @@ def test_dollars_in_a_text_are_no_formula_in_a_notebook():
     assert re.search(
         r'<table [^>]*class="[^"]*mathjax_ignore', text_table(pd.DataFrame({"a": ["$5 and $6"]})).to_html()
     )
+
+
+def test_what_rounds_to_nothing_has_no_sign():
+    table = pd.DataFrame({"difference": [-0.001, -0.5]})
+    assert to_markdown(table, digits=2).splitlines()[2:] == ["| 0.00 |", "| -0.50 |"]

@@ -79,7 +79,8 @@ def draft_rounds(
 
     Returns:
         draft, kind, prompt (its number), draft_length, n_tokens (of the response, EOS counted), accepted
-        and proposed: drafted tokens of each round, as text ("3 0 4"); one target call a round.
+        and proposed: drafted tokens of each round up to the end of the response, as text ("3 0 4"); one
+        target call a round.
 
     Raises:
         ValueError: for no prompts or an empty one, another vocabulary, a draft deeper than the model, a

@@ -9,7 +9,7 @@ import pandas as pd
 from workbench.checks import checked, one_of
 from workbench.evaluation.scores import CATEGORY_ORDER, Prefer, headline, named_categories, score_table
 from workbench.evaluation.suites import SUITES
-from workbench.tables.markup import WORDS
+from workbench.tables.markup import task_label
 
 
 def iterabre_table(
@@ -136,7 +136,7 @@ def _place(task: str) -> int:
 
 def _head(task: str, category: str | None) -> str:
     """Return what the papers call a task; the one without a category is the perplexity."""
-    return str(WORDS["tasks"].get(task, task)) + (" ↓" if category is None else "")
+    return task_label(str(task)) + (" ↓" if category is None else "")
 
 
 def _in_percent(

@@ -107,7 +107,8 @@ def to_html(table: pd.DataFrame, *, caption: str | None = None, digits: int | No
     """
     align = [' style="text-align:right"' if numeric else "" for numeric in _numeric(table)]
     head, *rows = [list(zip(align, map(html.escape, row), strict=True)) for row in _rows(table, digits)]
-    heads = "".join(f'<th scope="col"{at}>{text}</th>' for at, text in head)
+    left = ' style="text-align:left"'
+    heads = "".join(f'<th scope="col"{at or left}>{text}</th>' for at, text in head)
     lines = ("".join(f"<td{at}>{text}</td>" for at, text in row) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     above = " ".join([*([caption] if caption else []), *_note(table)])
@@ -200,7 +201,7 @@ def _as_text(table: pd.DataFrame, digits: int | None) -> pd.DataFrame:
 def _cell(value: Any, digits: int) -> str:
     if value is None or value is pd.NA or value is pd.NaT or (is_float(value) and np.isnan(value)):
         return "–"
-    text = f"{value:.{digits}f}" if is_float(value) else str(value)
+    text = f"{value:z.{digits}f}" if is_float(value) else str(value)
     return text.encode(errors="backslashreplace").decode()  # half a pair of surrogates is no text
 
 

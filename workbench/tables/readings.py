@@ -61,7 +61,7 @@ def block_reading(distances: pd.DataFrame, start: int, size: int, savings: pd.Da
     '**Layers 0-1**: angular distance 0.300.'
     """
     row = _block(checked_blocks(distances, "distance", "distances"), start, size)
-    layers = f"**{'Layer' if size == 1 else 'Layers'} {row['removed']}**"
+    layers = f"**{'Layer' if size == 1 else 'Layers'} {escaped(row['removed'])}**"
     text = f"{layers}: angular distance {row['distance']:.3f}{interval(row)}"
     if savings is None:
         return f"{text}."
@@ -184,15 +184,18 @@ def damage_reading(
     for pick in each_row(best_blocks(distances, list(sizes))):
         of_size = damage[damage["size"] == pick.size].sort_values("damage")
         if not (of_size["start"] == pick.start).any():
-            lines.append(f"- size {pick.size}: the nearest block, **{pick.removed}**, was not measured.")
+            lines.append(
+                f"- size {pick.size}: the nearest block, **{escaped(pick.removed)}**, was not measured."
+            )
             continue
         got, least = _block(of_size, pick.start, pick.size), of_size.iloc[0]
-        rest = f"the least harmful is **{least['removed']}**, {least['damage']:+.3f}{interval(least, '+.3f')}"
+        rest = f"the least harmful is **{escaped(least['removed'])}**, {least['damage']:+.3f}"
+        rest += interval(least, "+.3f")
         if got["damage"] == least["damage"]:
             rest = "no block costs less" if len(of_size) > 1 else "no other block was measured"
         lines.append(
-            f"- size {pick.size}: the nearest block, **{got['removed']}**, costs {got['damage']:+.3f} nats a "
-            f"token{interval(got, '+.3f')}; {rest}."
+            f"- size {pick.size}: the nearest block, **{escaped(got['removed'])}**, costs "
+            f"{got['damage']:+.3f} nats a token{interval(got, '+.3f')}; {rest}."
         )
     return "\n".join(lines)
 
@@ -227,9 +230,9 @@ def choice_reading(
     note = (
         f"the nearest of size {size}"
         if is_nearest
-        else f"the nearest is {nearest['removed']}, {nearest['distance']:.3f}"
+        else f"the nearest is {escaped(nearest['removed'])}, {nearest['distance']:.3f}"
     )
-    text = f"Chosen: **{chosen['removed']}**, angular distance {chosen['distance']:.3f} ({note})"
+    text = f"Chosen: **{escaped(chosen['removed'])}**, angular distance {chosen['distance']:.3f} ({note})"
     of_size = damage[damage["size"] == size].sort_values("damage")
     if not (of_size["start"] == start).any():
         return f"{text}; its damage was not measured in notebook 01."
@@ -239,9 +242,10 @@ def choice_reading(
         return f"{text} No block of its size costs less: metric and damage leave nothing better to take."
     away = f"angular distance {_block(near, least['start'], size)['distance']:.3f}"
     return (
-        f"{text} The least harmful of size {size} is **{least['removed']}**: {away}, damage "
-        f"{least['damage']:+.3f}{interval(least, '+.3f')}. A careful user would take **{least['removed']}** "
-        f"(`block_start = {least['start']}`), where what counts is the loss on such texts."
+        f"{text} The least harmful of size {size} is **{escaped(least['removed'])}**: {away}, damage "
+        f"{least['damage']:+.3f}{interval(least, '+.3f')}. A careful user would take "
+        f"**{escaped(least['removed'])}** (`block_start = {least['start']}`), where what counts is the loss "
+        "on such texts."
     )
 
 
@@ -255,7 +259,7 @@ def look_reading(seen: Mapping[str, Any], n_texts: int) -> str:
     """
     added = seen["loss"] - seen["base_loss"]
     return (
-        f"Without layers {seen['removed']} the loss on {n_texts} held-out texts goes from "
+        f"Without layers {escaped(seen['removed'])} the loss on {n_texts} held-out texts goes from "
         f"{seen['base_loss']:.3f} to {seen['loss']:.3f} nats a token ({added:+.3f}), "
         f"and the question gets {'the same' if seen['text'] == seen['base_text'] else 'another'} answer."
     )
@@ -268,7 +272,7 @@ def looks_reading(looks: pd.DataFrame, n_texts: int) -> str:
     'Of 2 blocks, leaving out **0** costs least (3: +0.500, 0: +0.250 nats a token, on 24 texts).'
     """
     least = looks.loc[looks["damage"] == looks["damage"].min(), "removed"]
-    each = ", ".join(f"{row.removed}: {row.damage:+.3f}" for row in each_row(looks))
+    each = ", ".join(f"{escaped(row.removed)}: {row.damage:+.3f}" for row in each_row(looks))
     each += f" nats a token, on {n_texts} texts"
     return f"Of {len(looks)} blocks, leaving out {named(least)} costs least ({each})."
 

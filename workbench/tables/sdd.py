@@ -13,7 +13,7 @@ from workbench.checks import checked
 from workbench.evaluation.recovery import average_recovery
 from workbench.evaluation.scores import Prefer, accuracies, both_matches
 from workbench.runs.variant import Variant
-from workbench.tables.markup import WORDS
+from workbench.tables.markup import WORDS, task_label
 
 #: the column of an interval
 INTERVAL = "95 % interval"
@@ -279,7 +279,7 @@ def _short(label: str) -> str:
     """Return a task's label with what the papers call the task, and without its shots."""
     task, _, rest = label.partition(" (")
     about = [word for word in rest.rstrip(")").split(", ") if word and not word.endswith("-shot")]
-    return str(WORDS["tasks"].get(task, task)) + (f" ({', '.join(about)})" if about else "")
+    return task_label(task) + (f" ({', '.join(about)})" if about else "")
 
 
 def _billions(parameters: int) -> str:

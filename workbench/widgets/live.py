@@ -133,6 +133,8 @@ def live_drawing(
     status: str,
     label: str = LiveLoss.label,
     stack: Sequence[str] = (),
+    *,
+    logarithmic: bool = False,
 ) -> str:
     """Return the losses of some trainings as one SVG inside HTML, which needs no script and no network.
 
@@ -143,20 +145,27 @@ def live_drawing(
         status: what the training does now, under the title.
         label: of the upright axis.
         stack: of each layer whether it is ``"there"``, ``"goes"`` or is ``"gone"``; drawn under the curves.
+        logarithmic: the upright axis, for terms of different sizes; what is not above 0 lies at its end.
     """
     every = [row for one in rows.values() for row in one]
     last = max(max(row["step"], row.get("steps") or 0) for row in every)
     losses = [row[name] for row in every for name in ("loss", "held_out_loss") if _number(row.get(name))]
     highest = max([*losses, 1e-9]) * 1.05
+    low = float(np.floor(np.log10(min([one for one in losses if one > 0] or [highest / 2]))))
+    decades = [10.0**one for one in range(int(low), int(np.floor(np.log10(highest))) + 1)]
+
+    def up(value: float) -> float:
+        whole = np.log10(highest) - low
+        share = (np.log10(max(value, 10.0**low)) - low) / whole if logarithmic else value / highest
+        return round(float(BOTTOM - (BOTTOM - TOP) * share), 1)
 
     def at(row: dict[str, Any], value: str) -> str:
-        x = LEFT + (RIGHT - LEFT) * row["step"] / last
-        return f"{x:.1f},{BOTTOM - (BOTTOM - TOP) * row[value] / highest:.1f}"
+        return f"{LEFT + (RIGHT - LEFT) * row['step'] / last:.1f},{up(row[value]):.1f}"
 
     return _DRAWING.render(
         **{"title": title, "status": status, "label": label, "width": WIDTH, "height": HEIGHT},
         **{"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
-        up=[(value, round(BOTTOM - (BOTTOM - TOP) * value / highest, 1)) for value in _ticks(highest)],
+        up=[(value, up(value)) for value in (decades if logarithmic else _ticks(highest))],
         across=[(value, LEFT + (RIGHT - LEFT) * value / last) for value in _ticks(last)],
         **{"stack": stack, "colours": dict(zip(("there", "goes", "gone"), STATES, strict=True))},
         lines=[_line(name, rows[name], style, at) for name, style in variant_styles(rows).items()],

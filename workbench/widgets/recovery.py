@@ -20,7 +20,7 @@ class LiveRecovery(LiveLoss):
     same call goes on.
     """
 
-    label = "recovery loss by its terms"
+    label = "recovery loss by its terms, log"
 
     def __init__(self, n_layers: int, *, every: float = 1.0, title: str = "Iterative recovery") -> None:
         """Begin with the whole stack.
@@ -53,7 +53,7 @@ class LiveRecovery(LiveLoss):
                 for term in (term for term in TERMS if term in row):
                     lines.setdefault(term, []).append({**at, "loss": row[term]})
             before += rows[-1]["step"]
-        return live_drawing(lines, self.title, status, self.label, stack=self._stack())
+        return live_drawing(lines, self.title, status, self.label, self._stack(), logarithmic=True)
 
     def _stack(self) -> list[str]:
         """Return of each layer whether it is there, goes in this iteration or is gone."""
