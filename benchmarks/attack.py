@@ -585,8 +585,6 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "metrics": {"angular distance": distances, "block influence": influence},
             "by": None,
             "confidence": 0.95,
-            "n_resamples": 50,
-            "seed": 0,
         },
         "read_items": {"path": HERE / "items.jsonl"},
         "read_trials": {"out": HERE / "tuned"},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -354,3 +356,9 @@ def test_a_room_without_a_storey_fails(copied):
     (room / "__init__.py").touch()
     done = lint_imports(copied)
     assert done.returncode == 1 and "attic" in done.stdout
+
+
+def test_no_test_reaches_the_network():
+    with pytest.raises(ConnectionRefusedError, match="no test may reach the network"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)  # an address for documentation
+    assert os.environ["HF_HUB_OFFLINE"] == os.environ["HF_DATASETS_OFFLINE"] == "1"

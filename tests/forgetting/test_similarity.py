@@ -157,6 +157,19 @@ def test_weights_that_are_not_the_published_ones_are_refused(monkeypatch):
         module._minilm()
 
 
+def test_code_in_the_folder_of_an_encoder_does_not_run(tmp_path):
+    ran = tmp_path / "ran"
+    (tmp_path / "payload.py").write_text(f"open({str(ran)!r}, 'w')\nclass Module: pass\n")
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "payload.Module"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "bert", "auto_map": {"AutoModel": "payload.Module"}}'
+    )
+    with pytest.raises(ValueError, match="encoder must be"):
+        load_encoder(tmp_path)
+    assert not ran.exists()
+
+
 def test_another_encoder_by_folder(encoder, tmp_path):
     encoder.save(str(tmp_path / "copy"))
     ours = embed_texts(SENTENCES[:2], encoder=tmp_path / "copy")

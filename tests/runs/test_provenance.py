@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import workbench as wb
+from tests.tiny import tiny_model, tiny_tokenizer
 from workbench.runs import provenance
 from workbench.runs.run import Run
 
@@ -77,6 +79,21 @@ def test_a_token_or_a_key_on_the_command_line_is_never_kept(words, monkeypatch, 
             assert not any(secret in text for secret in (PLAIN, SECRET, "sk-proj-0123", "ghp_0123")), file
     told = run.provenance("x.json")["command"]
     assert told.startswith("train.py --seed 3 ") and told.endswith(" --model org/name")
+
+
+def test_a_token_in_the_environment_is_in_no_file_of_a_run_an_adapter_or_a_plan(monkeypatch, run: Run):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "MY_PASSWORD"):
+        monkeypatch.setenv(name, SECRET)
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    examples = pd.DataFrame({"instruction": list("abcd"), "response": list("efgh")})
+    config = wb.HealingConfig(rank=2, max_steps=1, batch_size=2, max_length=32)
+    told = {"examples": examples, "response": "response", "config": config}
+    run.frame("angles.csv", wb.block_angles, model, tokenizer, ["one two", "three four"], progress=False)
+    wb.heal(model, tokenizer, **told, out=run.path("adapter"), progress=False)
+    wb.plan_training(run.path("plan"), "demo", **told, out=run.path("plan") / "adapter", layers=[2])
+    files = [path for path in run.folder.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def test_the_distillation_counts_rows_and_words():
     frame = pd.DataFrame({"kept": [True, False], "reference": ["a b", "c"], "response": ["a b c d", "c"]})
     text = readings.distillation_reading(frame)
     assert "**1 of 2**" in text and "(50.0 %)" in text
-    assert f"{np.mean([2, 1]):.0f} words" in text
+    assert f"{np.mean([2, 1]):.0f} words" in text and "max_new_tokens" not in text
+    told = readings.distillation_reading(frame.assign(reason=["same final answer", "cut off"]))
+    assert "**1** (50 %) had not ended at `max_new_tokens` and were cut off" in told
 
 
 @pytest.mark.parametrize(
@@ -151,3 +153,15 @@ def test_other_nearest_blocks_at_random_tokens_are_named():
     turned = angles.assign(angle=[0.2, 0.1, 0.2, 0.1], point=3)
     assert "are the same for 1 size" in readings.end_point_reading(angles, angles.assign(point=3), [1])
     assert "size 1: **1** instead of **0**" in readings.end_point_reading(angles, turned, [1])
+
+
+def test_names_of_blocks_are_text_whatever_a_stored_frame_says():
+    nasty = "3<img src=x onerror=alert(1)>[a](javascript:b)"
+    rows = {"start": [0, 1], "size": 1, "removed": [nasty, f"{nasty}4"], "distance": [0.2, 0.3]}
+    near, cost = pd.DataFrame(rows), pd.DataFrame(rows).assign(damage=[0.5, 0.1])
+    looks = cost.assign(loss=2.0, base_loss=1.0, text="a", base_text="b")
+    said = readings.damage_reading(near, cost, [1]), readings.choice_reading(near, cost, [0])
+    said += readings.looks_reading(looks, 4), readings.look_reading(looks.iloc[0].to_dict(), 4)
+    for text in said:
+        assert "onerror" in text
+        assert "<" not in text.replace("\\<", "") and "](" not in text.replace("\\](", "")

@@ -150,7 +150,7 @@ def phase_lines(
     if "metric" in frame:
         named += frame["metric"].astype(str).str.contains("perplexity").map({True: ", perplexity", False: ""})
     frame = frame.assign(**ends, **{by: named})
-    frame = style.escaped(frame, by).sort_values("iteration", kind="stable")
+    frame = style.escaped(frame, by, "phase").sort_values("iteration", kind="stable")
     panels = list(dict.fromkeys(frame[by]))
     across = max(1, min(columns, len(panels)))
     down = -(-len(panels) // across)

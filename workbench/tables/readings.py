@@ -61,7 +61,7 @@ def block_reading(distances: pd.DataFrame, start: int, size: int, savings: pd.Da
     '**Layers 0-1**: angular distance 0.300.'
     """
     row = _block(checked_blocks(distances, "distance", "distances"), start, size)
-    layers = f"**{'Layer' if size == 1 else 'Layers'} {row['removed']}**"
+    layers = f"**{'Layer' if size == 1 else 'Layers'} {escaped(row['removed'])}**"
     text = f"{layers}: angular distance {row['distance']:.3f}{interval(row)}"
     if savings is None:
         return f"{text}."
@@ -184,17 +184,18 @@ def damage_reading(
     for pick in each_row(best_blocks(distances, list(sizes))):
         of_size = damage[damage["size"] == pick.size].sort_values("damage")
         if not (of_size["start"] == pick.start).any():
-            lines.append(f"- size {pick.size}: the nearest block, **{pick.removed}**, was not measured.")
+            lines.append(
+                f"- size {pick.size}: the nearest block, **{escaped(pick.removed)}**, was not measured."
+            )
             continue
         got, least = _block(of_size, pick.start, pick.size), of_size.iloc[0]
-        rest = (
-            f"the least harmful is **{least['removed']}**, {least['damage']:+z.3f}{interval(least, '+z.3f')}"
-        )
+        rest = f"the least harmful is **{escaped(least['removed'])}**, {least['damage']:+z.3f}"
+        rest += interval(least, "+z.3f")
         if got["damage"] == least["damage"]:
             rest = "no block costs less" if len(of_size) > 1 else "no other block was measured"
         lines.append(
-            f"- size {pick.size}: the nearest block, **{got['removed']}**, costs {got['damage']:+z.3f} nats "
-            f"a token{interval(got, '+z.3f')}; {rest}."
+            f"- size {pick.size}: the nearest block, **{escaped(got['removed'])}**, costs "
+            f"{got['damage']:+z.3f} nats a token{interval(got, '+z.3f')}; {rest}."
         )
     return "\n".join(lines)
 
@@ -229,9 +230,9 @@ def choice_reading(
     note = (
         f"the nearest of size {size}"
         if is_nearest
-        else f"the nearest is {nearest['removed']}, {nearest['distance']:.3f}"
+        else f"the nearest is {escaped(nearest['removed'])}, {nearest['distance']:.3f}"
     )
-    text = f"Chosen: **{chosen['removed']}**, angular distance {chosen['distance']:.3f} ({note})"
+    text = f"Chosen: **{escaped(chosen['removed'])}**, angular distance {chosen['distance']:.3f} ({note})"
     of_size = damage[damage["size"] == size].sort_values("damage")
     if not (of_size["start"] == start).any():
         return f"{text}; its damage was not measured in notebook 01."
@@ -241,10 +242,10 @@ def choice_reading(
         return f"{text} No block of its size costs less: metric and damage leave nothing better to take."
     away = f"angular distance {_block(near, least['start'], size)['distance']:.3f}"
     return (
-        f"{text} The least harmful of size {size} is **{least['removed']}**: {away}, damage "
+        f"{text} The least harmful of size {size} is **{escaped(least['removed'])}**: {away}, damage "
         f"{least['damage']:+z.3f}{interval(least, '+z.3f')}. A careful user would take "
-        f"**{least['removed']}** (`block_start = {least['start']}`), where what counts "
-        "is the loss on such texts."
+        f"**{escaped(least['removed'])}** (`block_start = {least['start']}`), where what counts is the loss "
+        "on such texts."
     )
 
 
@@ -258,7 +259,7 @@ def look_reading(seen: Mapping[str, Any], n_texts: int) -> str:
     """
     added = seen["loss"] - seen["base_loss"]
     return (
-        f"Without layers {seen['removed']} the loss on {n_texts} held-out texts goes from "
+        f"Without layers {escaped(seen['removed'])} the loss on {n_texts} held-out texts goes from "
         f"{seen['base_loss']:.3f} to {seen['loss']:.3f} nats a token ({added:+z.3f}), "
         f"and the question gets {'the same' if seen['text'] == seen['base_text'] else 'another'} answer."
     )
@@ -271,23 +272,26 @@ def looks_reading(looks: pd.DataFrame, n_texts: int) -> str:
     'Of 2 blocks, leaving out **0** costs least (3: +0.500, 0: +0.250 nats a token, on 24 texts).'
     """
     least = looks.loc[looks["damage"] == looks["damage"].min(), "removed"]
-    each = ", ".join(f"{row.removed}: {row.damage:+z.3f}" for row in each_row(looks))
+    each = ", ".join(f"{escaped(row.removed)}: {row.damage:+z.3f}" for row in each_row(looks))
     each += f" nats a token, on {n_texts} texts"
     return f"Of {len(looks)} blocks, leaving out {named(least)} costs least ({each})."
 
 
 def distillation_reading(distilled: pd.DataFrame) -> str:
-    """Say how many rewrites were kept, and how long references and responses are (``self_distill``).
+    """Say how many rewrites were kept, how many were cut off, how long all are (``self_distill``).
 
     >>> row = {"kept": True, "reference": "one two", "response": "one two three four"}
     >>> print(distillation_reading(pd.DataFrame([row])))  # doctest: +NORMALIZE_WHITESPACE
     **1 of 1** rewrites were kept (100.0 %). On average a reference has 2 words, a response to learn from 4.
     """
     words = distilled[["reference", "response"]].map(lambda text: len(text.split())).mean()
-    kept = distilled["kept"]
+    kept, cut = distilled["kept"], distilled.get("reason", pd.Series(dtype=str)) == "cut off"
+    lost = f" **{cut.sum()}** ({percent(cut.mean())}) had not ended at `max_new_tokens` and were cut off, so "
+    lost += "the reference stays: a larger one, or prompts with shorter answers, may keep more."
     return (
-        f"**{kept.sum()} of {len(kept)}** rewrites were kept ({percent(kept.mean(), 1)}). On average a "
-        f"reference has {words['reference']:.0f} words, a response to learn from {words['response']:.0f}."
+        f"**{kept.sum()} of {len(kept)}** rewrites were kept ({percent(kept.mean(), 1)})."
+        f"{lost if cut.any() else ''} On average a reference has {words['reference']:.0f} words, a "
+        f"response to learn from {words['response']:.0f}."
     )
 
 
