@@ -223,7 +223,9 @@ def _computed(model: Any, name: str, value: Any) -> Any:
 
 
 def _of_depth(model: Any, name: str, value: Any) -> Any:
-    """Return how many layers stay: as many, or a share of the depth."""
+    """Return how many layers stay, and the lowest that LaCo looks at: as many, or a share of the depth."""
+    if name == "laco_grid" and isinstance(value, dict) and isinstance(value.get("lowest"), float):
+        return value | {"lowest": round(value["lowest"] * number_of_layers(model))}
     if name != "layers_left" or not isinstance(value, float) or not 0 < value < 1:
         return value
     n_layers = number_of_layers(model)

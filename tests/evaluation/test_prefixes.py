@@ -158,9 +158,20 @@ def test_a_block_must_save_what_it_costs(monkeypatch):
         assert sum(bool(batch.block) for batch in batches) == blocks
 
 
+def test_on_a_cpu_rows_of_a_batch_are_about_as_long_and_little_is_padding():
+    inputs = [np.arange(n) + n for n in (798, 420, 266, 127, 120, 90, 80, 30, 20)]
+    even = prefixes.evenness(tiny_model("llama"))
+    batches = plan(inputs, [1] * 9, rows=9, tokens=4096, places=99, sharing=False, even=even)
+    lengths = [[len(row.ids) for row in batch.rows] for batch in batches]
+    assert lengths == [[798], [420], [266], [127, 120], [90, 80], [30, 20]]
+    together = plan(inputs, [1] * 9, rows=9, tokens=9999, places=99, sharing=False)
+    assert [len(batch.rows) for batch in together] == [9]
+
+
 @pytest.mark.filterwarnings("ignore:3 prompts do not fit")
 def test_halves_are_taken_where_memory_does_not_suffice(monkeypatch):
     monkeypatch.setattr(prefixes, "_ROW", 8)
+    monkeypatch.setattr(prefixes, "_EVEN", 0)
     model, requests = tiny_model(), asked_of()
     wanted = theirs(model, requests)
     prefixes.can_share(model)

@@ -28,6 +28,17 @@ def test_the_similarity_figure_shows_every_response_and_the_mean_with_its_interv
     assert "30 responses" in fig.layout.yaxis.ticktext[0]
 
 
+def test_responses_that_the_encoder_cannot_read_are_in_no_mean():
+    frame = similarity_frame(30)
+    frame["unseen"] = frame["id"] == frame["id"].iloc[0]
+    fig = plots.similarity_distribution(frame)
+    first, rest = frame["variant"].iloc[0], frame[~frame["unseen"]]
+    mean = rest.loc[rest["variant"] == first, "similarity"].mean()
+    assert (
+        f"mean {mean:.3f}" in fig.layout.yaxis.ticktext[0] and "29 responses" in fig.layout.yaxis.ticktext[0]
+    )
+
+
 def test_pairs_are_ordered_by_the_farthest_variant_and_stay_pairs():
     frame = similarity_frame(25)
     fig = plots.similarity_pairs(frame.sample(frac=1, random_state=0))

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from operator import itemgetter
 
+import numpy as np
 import pandas as pd
 import pytest
 from frames import distance_frame
@@ -19,6 +20,7 @@ import workbench as wb
 from workbench.plots import paper, portfolio, style
 from workbench.runs import figures as export
 from workbench.runs.run import open_run
+from workbench.tables.paper import attempted, matching, sheets
 
 #: every figure of a whole run; the divergence needs a frame of tokens, which only a model makes
 NAMES = [
@@ -67,6 +69,51 @@ def test_every_figure_of_a_run_is_listed_and_what_it_lacks_is_named(run, tmp_pat
         wb.paper_figures(run, formats="gif")
 
 
+THIN = {
+    "empty": lambda frame: frame.head(0),
+    "one row": lambda frame: frame.head(1),
+    "NaN": lambda frame: frame.assign(**dict.fromkeys(frame.select_dtypes("float"), np.nan)),
+}
+
+
+@pytest.mark.parametrize("thinned", THIN)
+def test_frames_that_hold_too_little_give_a_figure_or_table_or_why_not(run, monkeypatch, thinned):
+    read, made = type(run).read, [*paper.pictures(run), *sheets(run)]
+    for need in sorted({need for one in made for need in one.needs if not need.endswith(".json")}):
+        names = matching(run, need)
+
+        def thin(self, name, names=names):
+            frame = read(self, name)
+            return THIN[thinned](frame) if name in names else frame
+
+        monkeypatch.setattr(type(run), "read", thin)
+        for one in made:
+            if need in one.needs:
+                got, why = attempted(getattr(one, "drawn", None) or one.forms, one.needs, run)
+                assert (got is None) == bool(why), one.name
+                assert got is None or not isinstance(got, dict) or "nan" not in got["md"].lower(), one.name
+                assert "Error" not in why and "\n" not in why, (one.name, need, why)
+                assert thinned != "empty" or why.endswith("has no rows"), (one.name, need)
+
+
+def test_a_table_without_a_row_is_named_with_the_reason_and_nothing_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(portfolio, "browser_found", lambda: False)
+    some = [one for one in paper.pictures(printed_run(tmp_path)) if one.name in ("05_scores", "06_lost")]
+    monkeypatch.setattr(portfolio, "pictures", lambda _: some)
+    thin = printed_run(tmp_path, name="thin")
+    thin.write("comparisons.csv", thin.read("comparisons.csv").assign(p_adjusted=0.5))
+    thin.write("loss_similarity.csv", thin.read("loss_similarity.csv").head(0))
+    with pytest.warns(UserWarning, match="plotly_get_chrome"):
+        listed = wb.paper_figures(thin, columns=1)
+    left = listed.attrs["left_out"]
+    assert left["differences"].startswith("Paired differences of scores: no difference is clear")
+    assert left["06_lost"].endswith(": loss_similarity.csv has no rows")
+    assert left["09_speed"].endswith(": run notebook 09_speculative_decoding")
+    assert not {"differences", "06_lost"} & set(listed["name"]) and "results" in set(listed["name"])
+    for page in ("index.html", "figures/captions.tex"):
+        assert "06_lost" not in (thin.folder / page).read_text()
+
+
 def test_a_table_without_a_row_is_left_out_and_every_reason_is_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(portfolio, "browser_found", lambda: False)
     small = open_run("small", root=tmp_path)
@@ -78,7 +125,7 @@ def test_a_table_without_a_row_is_left_out_and_every_reason_is_in_words(tmp_path
         listed = wb.paper_figures(small, columns=1)
     left = listed.attrs["left_out"]
     assert not (small.folder / "tables").exists()
-    assert left["differences"] == "Paired differences of scores: no row in this run"
+    assert left["differences"].startswith("Paired differences of scores: no difference is clear")
     assert left["04_healing"] == "Loss while the pruned model is fine-tuned: run notebook 04_healing"
     assert left["06_forms"] == "How the responses state their final answer: run notebook 06_forgetting"
     assert not any("*" in why or ".csv" in why for why in left.values())

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from drawn import FIGURES, SCRIPT, every_figure
 
@@ -155,3 +156,17 @@ def test_variants_differ_without_colour_and_can_be_seen_on_white():
     assert all(contrast(one.color) >= 2.2 for one in names.values())
     forms = [contrast(look["color"]) for look in style.LOOK["forms"]]  # dark to light
     assert all(dark > 1.2 * light for dark, light in pairwise(forms))
+
+
+def test_a_legend_of_two_lines_leaves_the_title_its_room():
+    names = ["pruned-self-distilled, held out", "pruned-sft, held out", "pruned-sft", "pruned"]
+    made = [
+        style.legend_above(
+            go.Figure(
+                [go.Scatter(x=[1], y=[1], name=name) for name in some], {"width": 860, "height": 400}
+            ).update_layout(title_text="Loss")
+        ).layout
+        for some in (names[-1:], names)
+    ]
+    grown = made[1].height - made[0].height
+    assert grown > 15 and made[1].margin.t - made[0].margin.t == pytest.approx(grown)

@@ -84,7 +84,9 @@ def test_the_distillation_counts_rows_and_words():
     frame = pd.DataFrame({"kept": [True, False], "reference": ["a b", "c"], "response": ["a b c d", "c"]})
     text = readings.distillation_reading(frame)
     assert "**1 of 2**" in text and "(50.0 %)" in text
-    assert f"{np.mean([2, 1]):.0f} words" in text
+    assert f"{np.mean([2, 1]):.0f} words" in text and "max_new_tokens" not in text
+    told = readings.distillation_reading(frame.assign(reason=["same final answer", "cut off"]))
+    assert "**1** (50 %) had not ended at `max_new_tokens` and were cut off" in told
 
 
 @pytest.mark.parametrize(

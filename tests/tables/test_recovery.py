@@ -44,3 +44,11 @@ def test_table_3_holds_the_multilingual_tasks_in_percent():
     assert [list(row) for row in table.iloc[:, 3:].round(6).to_numpy()] == [[80.0, 50.0], [60.0, 40.0]]
     with pytest.raises(ValueError, match="multilingual"):
         multilingual_table(scores[scores["category"] == "reasoning"], notes)
+
+
+def test_an_approach_that_kept_another_number_of_layers_says_so():
+    frame = pd.DataFrame(
+        {"approach": ["ours", "laco", "direct"], "value": [30, 10, 40], "layers": [28, 30, 28]}
+    )
+    told = methods_reading(frame.assign(metric="word_perplexity"), ours="ours")
+    assert "laco 10.00 (1 seed, with 30 layers)" in told and told.count("layers") == 1

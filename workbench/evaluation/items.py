@@ -285,6 +285,8 @@ def flip_counts(
     [['pruned', 'a', 0, 2, 1, 0]]
     """
     pairs = {name: right_or_wrong(paired_items(base, items, prefer=prefer)) for name, items in others.items()}
+    if not pairs:
+        raise ValueError("variants must hold at least one beside the base, got none")
     frame = pd.concat(pairs, names=["variant"]).reset_index("variant")
     if frame.empty:
         raise ValueError("base must hold a task whose items are right or wrong, got none")

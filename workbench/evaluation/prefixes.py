@@ -31,6 +31,9 @@ _ROW = 512
 _BLOCK, _PASS = 32, 4e12
 #: tokens of a batch on a CPU, floating-point operations of one on a GPU, both at most
 _ON_CPU, _WORK = 4096, 1e14
+#: on a CPU, where padding costs as much as tokens do: the share of a batch's longest row that each of its
+#: rows has at least, but for so few tokens of padding as a pass of its own would cost
+_EVEN, _FEW = 0.75, 16
 _exact: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
@@ -91,6 +94,7 @@ def plan(
     places: int,
     sharing: bool,
     least: float = 0,
+    even: float = 0,
 ) -> list[Batch]:
     """Lay inputs out in batches, those of a block one after the other, longest rows first.
 
@@ -102,6 +106,7 @@ def plan(
         places: asked for in a batch at most; a row with more stands alone.
         sharing: whether beginnings are shared at all.
         least: tokens that a block must save.
+        even: the share of a batch's longest row that each of its rows has at least.
     """
     order = sorted(range(len(inputs)), key=lambda k: inputs[k].tolist())
     common = [_common(inputs[a], inputs[b]) if sharing else 0 for a, b in pairwise(order)]
@@ -114,7 +119,7 @@ def plan(
         else:
             alone += laid
     groups = [((), alone), *blocks]
-    return [Batch(block, part) for block, laid in groups for part in _parts(laid, rows, tokens, places)]
+    return [Batch(block, part) for block, laid in groups for part in _parts(laid, rows, tokens, places, even)]
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:
@@ -174,15 +179,16 @@ def _laid(places: list[int], inputs: Sequence[np.ndarray], asked: Sequence[int],
     return row
 
 
-def _parts(laid: list[Row], rows: int, tokens: int, places: int) -> list[list[Row]]:
+def _parts(laid: list[Row], rows: int, tokens: int, places: int, even: float) -> list[list[Row]]:
     """Return rows in batches, the longest first."""
     parts: list[list[Row]] = []
     wanted = 0
     for row in sorted(laid, key=lambda row: -len(row.ids)):
         slots = len({slot for some in row.slots for slot in some})
         wanted += slots
-        fits = parts and len(parts[-1]) < rows and (len(parts[-1]) + 1) * len(parts[-1][0].ids) <= tokens
-        if not fits or wanted > places:
+        longest = len(parts[-1][0].ids) if parts else 0
+        fits = parts and len(parts[-1]) < rows and (len(parts[-1]) + 1) * longest <= tokens
+        if not fits or wanted > places or len(row.ids) < min(even * longest, longest - _FEW):
             parts.append([])
             wanted = slots
         parts[-1].append(row)
@@ -223,6 +229,11 @@ def least_saved(model: Any) -> float:
     """Return how many tokens a block must save to be worth a pass of its own."""
     work = _work_of_a_token(model)
     return _PASS / work if work else 0
+
+
+def evenness(model: Any) -> float:
+    """Return the share of a batch's longest row that each of its rows has at least."""
+    return 0 if _work_of_a_token(model) else _EVEN
 
 
 def room_for(model: Any) -> int:

@@ -15,6 +15,7 @@ from workbench.checks import checked
 from workbench.evaluation.scores import task_names
 from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary
 from workbench.forgetting.shift import shift_agreement
+from workbench.forgetting.similarity import seen
 from workbench.plots import style
 from workbench.plots.spreads import spreads
 from workbench.tables.markup import task_label
@@ -34,14 +35,15 @@ def similarity_distribution(
 
     Args:
         similarities: frames of ``response_similarity`` under each other: ``variant``, ``similarity``
-            (cosine, 1 = same direction); one row a response.
+            (cosine, 1 = same direction); one row a response. Those that the encoder cannot read (``unseen``)
+            are left out, as in ``similarity_summary``.
         title: of the figure.
 
     Raises:
         ValueError: for missing columns or an empty frame.
     """
     frame = checked(similarities, ["variant", "similarity"], "similarities")
-    frame = frame[frame["similarity"].notna()]
+    frame = seen(frame[frame["similarity"].notna()])
     fig = spreads(frame, "similarity", title, ".3f", bounds=(-1, 1))
     lowest = min(0.0, float(frame["similarity"].min()))
     fig.update_xaxes(range=[lowest - 0.03, 1.04])

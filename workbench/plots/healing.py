@@ -165,7 +165,8 @@ def loss_curve(
     else:
         fig.update_yaxes(title=label, rangemode="tozero")
     about = f" (thin: single steps; thick: mean over about {window})" if window > 1 else ""
-    fig.update_xaxes(title=f"optimizer step{about}", rangemode="tozero")
+    few = {"dtick": 1} if rows["step"].max() < 8 else {}  # no half steps
+    fig.update_xaxes(title=f"optimizer step{about}", rangemode="tozero", **few)
     fig.update_layout(hovermode="x unified", showlegend=len(styles) > 1 or bool(held_out))
     return style.legend_above(fig)
 

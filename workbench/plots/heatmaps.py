@@ -158,7 +158,7 @@ def _cells(frame: pd.DataFrame, value: str, label: str, zmin: float | None, zmax
 
 
 def _mark_size(frame: pd.DataFrame) -> float:
-    return style.px_of(float(np.clip(150 / style.last_layer(frame) + 1, 3, 9)))
+    return style.px_of(float(np.clip(150 / max(style.last_layer(frame), 1) + 1, 3, 9)))
 
 
 def _best(frame: pd.DataFrame, value: str) -> go.Scatter:

@@ -21,6 +21,7 @@ from workbench.evaluation.items import flip_counts
 from workbench.evaluation.scores import category_scores, headline
 from workbench.forgetting.changes import response_changes
 from workbench.plots import blocks, drafts, forgetting, healing, heatmaps, merging, recovery, scores, style
+from workbench.runs.figures import figure_frame
 from workbench.runs.run import Run
 from workbench.tables.paper import base_name, healing_logs, matching, readable, reader_name
 
@@ -44,6 +45,18 @@ class Picture:
     needs: tuple[str, ...]
     draw: Callable[[Run], go.Figure]
     caption: str
+
+    def drawn(self, run: Run) -> go.Figure:
+        """Return the figure, as wide as what is drawn now.
+
+        Raises:
+            ValueError: where no point of it has a number.
+        """
+        fig = style.fitted(self.draw(run))
+        points = figure_frame(fig)
+        if not points[["x", "y"]].notna().all(axis=1).any():  # of a heatmap only cells with a number
+            raise ValueError(f"{', '.join(self.needs)}: no number to draw")
+        return fig
 
 
 def pictures(run: Run) -> list[Picture]:

@@ -18,7 +18,7 @@ from workbench.runs.figures import FORMATS, browser_found, save_figure
 from workbench.runs.files import template, write_text_atomic
 from workbench.runs.run import Run, notebook_that_writes
 from workbench.tables.markup import latex_text
-from workbench.tables.paper import sheets
+from workbench.tables.paper import attempted, sheets
 
 #: columns of a page -> the template of its figures, its folder, its width in inches
 COLUMNS = {1: ("column", "one-column", 3.25), 2: ("paper", "two-columns", 6.75)}
@@ -49,7 +49,7 @@ def paper_figures(
     Returns:
         A row a file: name, columns (0 for a table), file (relative to ``out``), width_in, kilobytes.
         ``attrs["left_out"]`` names the figures and tables left out, each with what it shows and why: which
-        notebook writes what it needs, or that it has no row.
+        notebook writes what it needs, or what its frames hold too little of.
 
     Raises:
         ValueError: for other columns or formats, or a run that has no frame for any figure.
@@ -63,18 +63,21 @@ def paper_figures(
         endings, instead = ["html", "csv"], "figures are HTML and CSV (`plotly_get_chrome` installs one)"
         warnings.warn(f"No Chrome or Chromium starts here: {instead}", stacklevel=2)
     folder = Path(out if out is not None else run.folder)
-    rows = [row for one in wanted for row in _write_figures(run, drawn, folder, one, endings)]
-    made = [(sheet, sheet.forms(run)) for sheet in sheets(run)]
-    tables = {sheet.name: forms for sheet, forms in made if forms}
+    left = {one.name: _told(one.caption, _writer(frames)) for one, frames in left_out(run)}
+    rows: list[tuple[str, int, Path]] = []
+    for one in wanted:
+        rows += _write_figures(run, drawn, folder, one, endings, left)
+    drawn = [picture for picture in drawn if picture.name not in left]
+    made = [(sheet, *attempted(sheet.forms, sheet.needs, run)) for sheet in sheets(run)]
+    tables = {sheet.name: forms for sheet, forms, why in made if not why}
+    left |= {sheet.name: _told(sheet.caption, why) for sheet, _, why in made if why}
     for name, forms in tables.items():
         for ending, text in forms.items():
             rows.append((name, 0, write_text_atomic(folder / "tables" / f"{name}.{ending}", text)))
     write_text_atomic(folder / "figures" / "captions.tex", _captions(drawn, wanted))
     shown = {name: forms["html"] for name, forms in tables.items()}
     write_text_atomic(folder / "index.html", _index(run, drawn, shown, wanted, endings))
-    lacking = {one.name: _told(one.caption, _writer(frames)) for one, frames in left_out(run)}
-    lacking |= {sheet.name: _told(sheet.caption, "no row in this run") for sheet, forms in made if not forms}
-    return _listed(rows, folder, lacking)
+    return _listed(rows, folder, left)
 
 
 def _some(given: Any, allowed: Iterable[Any], name: str) -> list[Any]:
@@ -86,14 +89,18 @@ def _some(given: Any, allowed: Iterable[Any], name: str) -> list[Any]:
 
 
 def _write_figures(
-    run: Run, drawn: list[Picture], folder: Path, columns: int, endings: list[str]
+    run: Run, drawn: list[Picture], folder: Path, columns: int, endings: list[str], left: dict[str, str]
 ) -> list[tuple[str, int, Path]]:
+    """Write the figures at one width; of which the frames hold too little is added to what is left out."""
     template, place, _ = COLUMNS[columns]
     before, rows = style.current_name(), []
     style.use_template(template)
     try:
         for picture in drawn:
-            fig = style.fitted(picture.draw(run))
+            fig, why = attempted(picture.drawn, picture.needs, run)
+            if fig is None:
+                left[picture.name] = _told(picture.caption, why)
+                continue
             fig.update_layout(meta={"title": f"{picture.name}: {picture.caption}"})
             paths = save_figure(fig, folder / "figures" / place / picture.name, endings, scale=_SCALE)
             rows += [(picture.name, columns, path) for path in paths]

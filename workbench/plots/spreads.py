@@ -41,6 +41,8 @@ def spreads(
         drawn_at: where a value lies on the axis.
         bounds: the least and the most that a value can be.
     """
+    if frame.empty:
+        raise ValueError(f"no row has a number in {value!r}")
     # a fixed jitter: the same frame gives the same picture
     jitter = 0.1 + 0.2 * np.random.default_rng(0).random(len(frame))
     place, label = pd.factorize(frame["variant"])[0], [f"{one:{number}}{unit}" for one in frame[value]]

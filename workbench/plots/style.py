@@ -197,8 +197,9 @@ def legend_above(fig: go.Figure) -> go.Figure:
     """Put the legend in lines above the figure, which grows by all but the first."""
     layout, size = fig.layout, current_template().layout.font.size
     fig.update_layout(legend={**_LINE, "y": 1.02, "yanchor": "bottom"})
-    fig.update_layout(height=layout.height + 1.7 * size * max(0, _legend_lines(fig) - 1))
-    return fig.update_layout(margin={"t": px_of(92 if layout.title.text else 20)})
+    more = 1.7 * size * max(0, _legend_lines(fig) - 1)
+    fig.update_layout(height=layout.height + more)
+    return fig.update_layout(margin={"t": px_of(92) + more if layout.title.text else px_of(20)})
 
 
 def _legend_lines(fig: go.Figure) -> int:

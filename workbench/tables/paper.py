@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -33,19 +34,30 @@ class Sheet:
         caption: what it shows.
         best: columns whose best value is bold, within each group.
         group: the first columns whose values are printed where they change.
+        value: the column of the first of those frames without which there is nothing to print.
+        nothing: why there may be no row.
     """
 
     name: str
     needs: list[str]
     caption: str
+    value: str
     best: tuple[str, ...] = ()
     group: int = 0
+    nothing: str = "no row is left to print"
 
     def forms(self, run: Run) -> dict[str, str]:
-        """Return the table as the content of its files, by their endings; nothing where it has no row."""
+        """Return the table as the content of its files, by their endings.
+
+        Raises:
+            ValueError: where the frames hold nothing to print.
+        """
+        first = matching(run, self.needs[0])
+        if not any(run.read(name)[self.value].notna().any() for name in first):
+            raise ValueError(f"{self.value} in {first[0]} is NaN throughout")
         table = _MADE[self.name](run)
         if table.empty:
-            return {}
+            raise ValueError(self.nothing)
         html = to_html(table, caption=self.caption)
         return {"tex": self._latex(table), "md": to_markdown(table), "html": html}
 
@@ -70,6 +82,20 @@ def sheets(run: Run) -> list[Sheet]:
     return [sheet for sheet in every if all(matching(run, need) for need in sheet.needs)]
 
 
+def attempted(make: Callable[[Run], Any], needs: Iterable[str], run: Run) -> tuple[Any, str]:
+    """Return what the frames of a run make, or None and in a line why it cannot be made of them."""
+    for need in needs:
+        frames = [name for name in matching(run, need) if name.endswith((".csv", ".jsonl"))]
+        if frames and all(run.read(name).empty for name in frames):
+            return None, f"{frames[0]} has no rows"
+    try:
+        return make(run), ""
+    except ValueError as error:
+        return None, " ".join(str(error).split())
+    except Exception as error:  # one less, and said, is better than none of the others
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def matching(run: Run, pattern: str) -> list[str]:
     """Return the names of a run's results that a pattern fits; a ``*`` stands for any text."""
     return fnmatch.filter(run.files(), pattern)
@@ -77,7 +103,11 @@ def matching(run: Run, pattern: str) -> list[str]:
 
 def base_name(run: Run) -> str:
     """Return the name of the unpruned variant."""
-    return next(variant.name for variant in run.variants() if not variant.removed and not variant.adapter)
+    whole = (variant.name for variant in run.variants() if not variant.removed and not variant.adapter)
+    name = next(whole, None)
+    if name is None:
+        raise ValueError(f"run {run.name!r} must hold the unpruned variant, got {run.variants()}")
+    return name
 
 
 def healing_logs(run: Run) -> pd.DataFrame:
@@ -124,7 +154,8 @@ def _interval(
     ends = rows.reindex(columns=[low, high]).astype(float)
     halves = (ends[high] - ends[low]) / 2
     pairs = zip(rows[value], halves, strict=True)
-    return [f"{one:z.{digits}f}" + ("" if pd.isna(half) else f" ± {half:.{digits}f}") for one, half in pairs]
+    told = [(f"{one:z.{digits}f}", "" if pd.isna(half) else f" ± {half:.{digits}f}") for one, half in pairs]
+    return ["–" if value == "nan" else value + spread for value, spread in told]
 
 
 def _sdd(run: Run) -> pd.DataFrame:
@@ -166,9 +197,10 @@ def _scores(run: Run) -> pd.DataFrame:
 
 def _blocks(run: Run) -> pd.DataFrame:
     damage = checked_blocks(run.read("damage.csv"), "damage", "damage")
-    best = best_blocks(run.read("distances.csv"), [int(size) for size in damage["size"].unique()])
-    of_nearest = best[["start", "size"]].merge(damage, on=["start", "size"])
-    cheapest = least(damage, "damage")
+    sizes = set(run.read("distances.csv")["size"]) & set(damage["size"])
+    best = best_blocks(run.read("distances.csv"), sorted(map(int, sizes)))
+    of_nearest = best[["start", "size"]].merge(damage, on=["start", "size"], how="left")
+    cheapest = best[["size"]].merge(least(damage, "damage"), on="size")
     columns = {"Size": best["size"], "Nearest": best["removed"], "Distance": _interval(best, "distance", 3)}
     columns |= {"Its damage": _interval(of_nearest, "damage", 3), "Least harmful": cheapest["removed"]}
     return pd.DataFrame({**columns, "Damage": _interval(cheapest, "damage", 3)})

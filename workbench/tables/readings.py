@@ -189,13 +189,13 @@ def damage_reading(
             )
             continue
         got, least = _block(of_size, pick.start, pick.size), of_size.iloc[0]
-        rest = f"the least harmful is **{escaped(least['removed'])}**, {least['damage']:+.3f}"
-        rest += interval(least, "+.3f")
+        rest = f"the least harmful is **{escaped(least['removed'])}**, {least['damage']:+z.3f}"
+        rest += interval(least, "+z.3f")
         if got["damage"] == least["damage"]:
             rest = "no block costs less" if len(of_size) > 1 else "no other block was measured"
         lines.append(
             f"- size {pick.size}: the nearest block, **{escaped(got['removed'])}**, costs "
-            f"{got['damage']:+.3f} nats a token{interval(got, '+.3f')}; {rest}."
+            f"{got['damage']:+z.3f} nats a token{interval(got, '+z.3f')}; {rest}."
         )
     return "\n".join(lines)
 
@@ -237,13 +237,13 @@ def choice_reading(
     if not (of_size["start"] == start).any():
         return f"{text}; its damage was not measured in notebook 01."
     cost, least = _block(of_size, start, size), of_size.iloc[0]
-    text += f", damage {cost['damage']:+.3f}{interval(cost, '+.3f')} nats a token on {escaped(texts)}."
+    text += f", damage {cost['damage']:+z.3f}{interval(cost, '+z.3f')} nats a token on {escaped(texts)}."
     if least["damage"] == cost["damage"]:
         return f"{text} No block of its size costs less: metric and damage leave nothing better to take."
     away = f"angular distance {_block(near, least['start'], size)['distance']:.3f}"
     return (
         f"{text} The least harmful of size {size} is **{escaped(least['removed'])}**: {away}, damage "
-        f"{least['damage']:+.3f}{interval(least, '+.3f')}. A careful user would take "
+        f"{least['damage']:+z.3f}{interval(least, '+z.3f')}. A careful user would take "
         f"**{escaped(least['removed'])}** (`block_start = {least['start']}`), where what counts is the loss "
         "on such texts."
     )
@@ -260,7 +260,7 @@ def look_reading(seen: Mapping[str, Any], n_texts: int) -> str:
     added = seen["loss"] - seen["base_loss"]
     return (
         f"Without layers {escaped(seen['removed'])} the loss on {n_texts} held-out texts goes from "
-        f"{seen['base_loss']:.3f} to {seen['loss']:.3f} nats a token ({added:+.3f}), "
+        f"{seen['base_loss']:.3f} to {seen['loss']:.3f} nats a token ({added:+z.3f}), "
         f"and the question gets {'the same' if seen['text'] == seen['base_text'] else 'another'} answer."
     )
 
@@ -272,23 +272,26 @@ def looks_reading(looks: pd.DataFrame, n_texts: int) -> str:
     'Of 2 blocks, leaving out **0** costs least (3: +0.500, 0: +0.250 nats a token, on 24 texts).'
     """
     least = looks.loc[looks["damage"] == looks["damage"].min(), "removed"]
-    each = ", ".join(f"{escaped(row.removed)}: {row.damage:+.3f}" for row in each_row(looks))
+    each = ", ".join(f"{escaped(row.removed)}: {row.damage:+z.3f}" for row in each_row(looks))
     each += f" nats a token, on {n_texts} texts"
     return f"Of {len(looks)} blocks, leaving out {named(least)} costs least ({each})."
 
 
 def distillation_reading(distilled: pd.DataFrame) -> str:
-    """Say how many rewrites were kept, and how long references and responses are (``self_distill``).
+    """Say how many rewrites were kept, how many were cut off, how long all are (``self_distill``).
 
     >>> row = {"kept": True, "reference": "one two", "response": "one two three four"}
     >>> print(distillation_reading(pd.DataFrame([row])))  # doctest: +NORMALIZE_WHITESPACE
     **1 of 1** rewrites were kept (100.0 %). On average a reference has 2 words, a response to learn from 4.
     """
     words = distilled[["reference", "response"]].map(lambda text: len(text.split())).mean()
-    kept = distilled["kept"]
+    kept, cut = distilled["kept"], distilled.get("reason", pd.Series(dtype=str)) == "cut off"
+    lost = f" **{cut.sum()}** ({percent(cut.mean())}) had not ended at `max_new_tokens` and were cut off, so "
+    lost += "the reference stays: a larger one, or prompts with shorter answers, may keep more."
     return (
-        f"**{kept.sum()} of {len(kept)}** rewrites were kept ({percent(kept.mean(), 1)}). On average a "
-        f"reference has {words['reference']:.0f} words, a response to learn from {words['response']:.0f}."
+        f"**{kept.sum()} of {len(kept)}** rewrites were kept ({percent(kept.mean(), 1)})."
+        f"{lost if cut.any() else ''} On average a reference has {words['reference']:.0f} words, a "
+        f"response to learn from {words['response']:.0f}."
     )
 
 

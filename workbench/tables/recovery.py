@@ -62,7 +62,8 @@ def methods_reading(
     """Say whether one approach has the lowest perplexity, against each other one, with its spread over seeds.
 
     Args:
-        scores: ``metric, value`` and the approach of each, one row a seed.
+        scores: ``metric, value`` and the approach of each, one row a seed; where it has ``layers``, an
+            approach that kept another number of them than ours says so.
         ours: the approach that is compared with the others.
         metric: of the rows that count; lower is better.
         by: the column of approaches.
@@ -79,12 +80,20 @@ def methods_reading(
     frame = checked(frame[frame["metric"] == metric], [by, "value"], f"scores with the metric {metric}")
     one_of(ours, dict.fromkeys(frame[by]), "ours")
     means = frame.groupby(by, sort=False)["value"].agg(["mean", "std", "count"]).sort_values("mean")
-    told = {}
+    told, other = {}, _other_layers(frame, ours, by)
     for name, row in means.iterrows():
         spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.2f}"
         seeds = counted(int(row["count"]), "seed")
-        told[name] = f"{escaped(name)} {row['mean']:.2f}{spread} ({seeds})"
+        told[name] = f"{escaped(name)} {row['mean']:.2f}{spread} ({seeds}{other.get(name, '')})"
     mine = told.pop(ours).replace(escaped(ours), named([ours]), 1)
     place = list(means.index).index(ours)
     rank = "lowest" if place == 0 else f"number {place + 1} from below"
     return "; ".join([f"{mine}, {rank}", *told.values()]) + "."
+
+
+def _other_layers(frame: pd.DataFrame, ours: str, by: str) -> dict[str, str]:
+    """Return in words how many layers approaches kept, for those that kept another number than ours."""
+    if "layers" not in frame:
+        return {}
+    kept = frame.groupby(by)["layers"].first()
+    return {name: f", with {layers} layers" for name, layers in kept.items() if layers != kept[ours]}

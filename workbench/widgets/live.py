@@ -103,7 +103,7 @@ class LiveLoss:
 
     def _drawn(self, log: pd.DataFrame) -> go.Figure:
         last = log.get("steps", log["step"]).fillna(log["step"]).max()
-        return loss_curve(log, title=self.title).update_xaxes(range=[0, last])
+        return loss_curve(log, title=self.title).update_xaxes(range=[0, 1.01 * last])
 
     def drawing(self, status: str = "") -> str:
         """Return what is shown while a training runs: an SVG that needs no script and no network."""
