@@ -110,3 +110,36 @@ def test_c8_pairs_drafts_by_prompt():
     verdict, number = verdict_of("C8", draft_rounds__jsonl=pd.concat([sft, better]))
     assert verdict == "confirmed" and "+0.417" in number
     assert verdict_of("C8", draft_rounds__jsonl=sft)[0] == "not asked"
+
+
+def gains(*rows: tuple[str, str, float, float]) -> pd.DataFrame:
+    """Rows of merge, end, difference and half its interval's width."""
+    told = [
+        {"variant": merge, "against": end, "difference": gap, "ci_low": gap - half, "ci_high": gap + half}
+        for merge, end, gap, half in rows
+    ]
+    return pd.DataFrame(told).assign(better=lambda f: f["ci_low"] > 0)
+
+
+def test_c7_asks_a_merge_to_beat_both_ends():
+    both = gains(("m-0.25", "a", 0.03, 0.01), ("m-0.25", "b", -0.02, 0.01), ("m-0.5", "a", 0.05, 0.01))
+    both = pd.concat([both, gains(("m-0.5", "b", 0.02, 0.01))])
+    said, number = verdict_of("C7", merging_gain__csv=both)
+    assert said == "confirmed"
+    assert number == "m-0.5: +0.050 [+0.04, +0.06] over a, +0.020 [+0.01, +0.03] over b"
+    one = gains(("m-0.5", "a", 0.05, 0.01), ("m-0.5", "b", 0.02, 0.03))
+    assert verdict_of("C7", merging_gain__csv=one)[0] == "undecided"
+    worse = gains(("m-0.5", "a", 0.05, 0.01), ("m-0.5", "b", -0.02, 0.01))
+    assert verdict_of("C7", merging_gain__csv=worse)[0] == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("direct", "stderr", "wanted"), [(60, 1, "confirmed"), (40, 1, "refuted"), (60, 20, "undecided")]
+)
+def test_c9_compares_the_deepest_state_with_removing_at_once(direct, stderr, wanted):
+    values = {"iterate-9-P+R": 30, "iterate-8-P": 70, "iterate-8-P+R": 50, "Direct+R": direct, "Direct": 90}
+    rows = [{"variant": name, "value": value} for name, value in values.items()]
+    scores = pd.DataFrame(rows).assign(task="C4", metric="word_perplexity", stderr=stderr)
+    row = claims_table({"iterative-scores.csv": scores}).set_index("claim").loc["C9"]
+    assert row["verdict"] == wanted
+    assert row["number"] == f"perplexity, iterating against at once: 50 against {direct} on C4"
