@@ -147,6 +147,13 @@ def test_depths_are_told_for_each_number_of_shots_and_with_the_best_block_of_a_s
         findings.depth_reading(deep().query("n_removed > 0"))
 
 
+def test_a_task_that_falls_with_the_first_cut_is_not_said_to_keep_anything():
+    line = findings.depth_reading(deep(value=[1.0, 0.5, 0.5, 0.4], n_shot=0)).splitlines()[0]
+    assert (
+        line == "- *t* does not keep 90 % of its score at any depth that was asked; without 3 it scores 0.40."
+    )
+
+
 @pytest.mark.parametrize(
     ("n", "told"),
     [

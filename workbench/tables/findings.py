@@ -182,6 +182,8 @@ def _depth_line(name: Any, scores: pd.Series, share: float) -> str:
         return f"- {task} scores nothing with the whole model, so there is nothing to keep; {end}."
     most = scores.index[scores.ge(share * scores.loc[0]).cummin()].max()
     kept = f"keeps {percent(share)} of its score with up to {counted(most, 'layer')} left out"
+    if not most:
+        kept = f"does not keep {percent(share)} of its score at any depth that was asked"
     return f"- {task} {kept}; {end}."
 
 
