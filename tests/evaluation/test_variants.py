@@ -168,6 +168,20 @@ def test_several_numbers_of_examples_are_kept_apart(model, tokenizer, folder, ru
     assert run.path("evaluations/base/toy_sums-2shot.csv").is_file()
 
 
+def test_several_numbers_of_items_are_kept_apart(model, tokenizer, folder, run, variants, calls):
+    found = {}
+    for limit in (2, 3, None, 2, 3, None):
+        options = {"limit": limit, "run": run, "include": folder, "progress": False}
+        scores = evaluate_variants(model, tokenizer, variants[:1], "toy_sums", **options).scores
+        found.setdefault(limit, set()).add(tuple(scores["n"]))
+    assert len(calls) == 3
+    assert {limit: {n for each in told for n in each} for limit, told in found.items()} == {
+        2: {2},
+        3: {3},
+        None: {6},
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

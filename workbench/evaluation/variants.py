@@ -64,9 +64,10 @@ def evaluate_variants(
 ) -> Evaluated:
     """Scores of each variant, the model loaded once: layers left out, adapter on, everything put back after.
 
-    Each variant's result of each task is kept in the run (``evaluations/<variant>/<task>-<n>shot.csv`` and
-    ``.jsonl``) with what it depends on (see ``Run.frame``): weights, layers, adapter, tokenizer, task files
-    and data, settings, code, versions. What has changed in any of these is measured again, the rest is read.
+    Each variant's result of each task is kept in the run, for each number of examples and of items
+    (``evaluations/<variant>/<task>-<n>shot-<limit>items.csv`` and ``.jsonl``), with what it depends on (see
+    ``Run.frame``): weights, layers, adapter, tokenizer, task files and data, settings, code, versions. What
+    has changed in any of these is measured again, the rest is read.
     ``batch_size`` is not among them: it changes rounding alone.
 
     Args:
@@ -108,7 +109,7 @@ def evaluate_variants(
         for variant in variants:
             with as_variant(model, variant, run=run):
                 for task, shots in loaded.left:
-                    place = f"evaluations/{variant.name}/{_file_name(task, shots)}"
+                    place = f"evaluations/{variant.name}/{_file_name(task, shots, settings.get('limit'))}"
                     stated = settings | {"n_shot": shots, "items": run.path(f"{place}.jsonl")}
                     kept.append(_kept(run, place, model, tokenizer, task, stated))
                     for frame in kept[-1]:
@@ -139,9 +140,9 @@ def _kept(
     return everyones(kept)[0] if process()[1] > 1 else kept  # type: ignore[no-any-return]
 
 
-def _file_name(task: str, shots: int | None) -> str:
-    safe = re.sub(r"[^A-Za-z0-9._-]", "-", task)
-    return safe if shots is None else f"{safe}-{shots}shot"
+def _file_name(task: str, shots: int | None, limit: int | None) -> str:
+    parts = [task, "" if shots is None else f"{shots}shot", f"{limit}items" if limit else ""]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", "-".join(filter(None, parts)))
 
 
 def shot_ablation(
