@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 WORK = """
-import json, os, sys
+import json, os, sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
 import pandas as pd
@@ -44,6 +44,7 @@ said = [
                        temperature=t, out=here / f"said-{{t}}.jsonl")
     for t in (0.0, 0.8)
 ]
+time.sleep(int(rank))  # the second comes when the first may have made the file
 rewritten = self_distill(model, tokenizer, make_examples(9).assign(answer=""), out=here / "rewritten.jsonl",
                          batch_size=3, max_new_tokens=8, progress=False, rule=lambda row: True)
 assert os.environ.get("WORLD_SIZE", "1") == str(place()[1])

@@ -389,5 +389,5 @@ def test_two_that_heal_into_one_folder_at_once_train_once(root, tmp_path):
 def test_a_training_too_large_for_the_disk_does_not_begin(model, tokenizer, examples, tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    with pytest.raises(ValueError, match="GiB are needed at"):
+    with pytest.raises(ValueError, match="MiB are needed at"):
         run(model, tokenizer, examples, tmp_path / "a", progress=pytest.fail)

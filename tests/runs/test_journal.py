@@ -83,8 +83,8 @@ def test_a_damaged_line_is_dropped_and_made_again(path: Path, line: bytes):
     assert sorted(path.read_bytes().split(b"\n")) == sorted(lines)
 
 
-@pytest.mark.filterwarnings("ignore:.*damaged lines")
-def test_no_flipped_bit_gives_another_row(path: Path):
+def test_no_flipped_bit_gives_another_row(path: Path, monkeypatch):
+    monkeypatch.setattr("workbench.runs.journal.warnings.warn", lambda *_, **__: None)  # thousands of them
     data = path.read_bytes()
     begin = data.index(b"\n") + 1
     for place in range(8 * begin, 8 * len(data)):

@@ -143,7 +143,7 @@ def self_distill(
         "data": fingerprint(pd.DataFrame(rows)),
     }
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    if out is not None and Path(out).is_file():
+    if out is not None:
         header = {"model": describe_model(model), **work, "generation": generation}
         by_the_first(partial(_carry_over, Path(out), header, partial(_that_fit, model, ids)))
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
@@ -248,6 +248,8 @@ def _carry_over(out: Path, header: dict[str, Any], fits: Callable[[int], list[in
 
     ``fits`` gives the rows that fit with so many new tokens; a journal numbers those alone.
     """
+    if not out.is_file():  # asked by the first process alone: another may see what that one makes
+        return
     with out.open("rb") as file:
         first = file.readline()
     now, generation = json.loads(json.dumps(header)), header["generation"]
