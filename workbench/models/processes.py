@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -20,7 +21,15 @@ def place() -> tuple[int, int]:
 
     cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     state = PartialState(cpu=cpu)  # joins the others where that is not done yet
+    atexit.unregister(_leave)
+    atexit.register(_leave)
     return state.process_index, state.num_processes
+
+
+def _leave() -> None:
+    """End the group before the interpreter ends: its threads would abort the process now and then."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def everyones(mine: Any) -> list[Any]:
