@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import product
 
 import numpy as np
@@ -160,18 +161,37 @@ def test_a_block_must_save_what_it_costs(monkeypatch):
 
 def test_on_a_cpu_rows_of_a_batch_are_about_as_long_and_little_is_padding():
     inputs = [np.arange(n) + n for n in (798, 420, 266, 127, 120, 90, 80, 30, 20)]
-    even = prefixes.evenness(tiny_model("llama"))
-    batches = plan(inputs, [1] * 9, rows=9, tokens=4096, places=99, sharing=False, even=even)
+    least = prefixes.least_saved(tiny_model("llama"))
+    batches = plan(inputs, [1] * 9, rows=9, tokens=4096, places=99, sharing=False, least=least)
     lengths = [[len(row.ids) for row in batch.rows] for batch in batches]
     assert lengths == [[798], [420], [266], [127, 120], [90, 80], [30, 20]]
-    together = plan(inputs, [1] * 9, rows=9, tokens=9999, places=99, sharing=False)
+    together = plan(inputs, [1] * 9, rows=9, tokens=9999, places=99, sharing=False, least=1e9)
     assert [len(batch.rows) for batch in together] == [9]
+
+
+def test_padding_and_passes_cost_least_of_all_ways_to_part_the_rows():
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        lengths = draw.integers(1, 40, size=8)
+        inputs = [np.arange(n) + 100 * k for k, n in enumerate(lengths)]
+        limits = {"rows": int(draw.integers(2, 8)), "tokens": int(draw.integers(60, 200)), "places": 9}
+        least = int(draw.integers(0, 30))
+        batches = plan(inputs, [1] * 8, sharing=False, least=least, **limits)
+        assert sorted(k for batch in batches for row in batch.rows for k in row.inputs) == list(range(8))
+        ordered = sorted(lengths.tolist(), reverse=True)
+        every = []
+        for cuts in itertools.product([False, True], repeat=7):
+            ends = [0, *(k + 1 for k, cut in enumerate(cuts) if cut), 8]
+            parts = [ordered[a:b] for a, b in itertools.pairwise(ends)]
+            if all(len(p) <= limits["rows"] and p[0] * len(p) <= limits["tokens"] for p in parts if p[1:]):
+                every.append(sum(part[0] * len(part) + least for part in parts))
+        assert sum(len(batch.rows) * batch.length + least for batch in batches) == min(every)
 
 
 @pytest.mark.filterwarnings("ignore:3 prompts do not fit")
 def test_halves_are_taken_where_memory_does_not_suffice(monkeypatch):
     monkeypatch.setattr(prefixes, "_ROW", 8)
-    monkeypatch.setattr(prefixes, "_EVEN", 0)
+    monkeypatch.setattr(prefixes, "_FEW", 10**6)
     model, requests = tiny_model(), asked_of()
     wanted = theirs(model, requests)
     prefixes.can_share(model)
@@ -183,6 +203,6 @@ def test_halves_are_taken_where_memory_does_not_suffice(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     model.register_forward_pre_hook(little_memory, with_kwargs=True)
-    with pytest.warns(UserWarning, match="6 prompts do not fit into memory; now 3"):
+    with pytest.warns(UserWarning, match="7 prompts do not fit into memory; now 3"):
         assert_same(ours(model, requests), wanted)
-    assert max(sizes) == 6
+    assert max(sizes) == 7

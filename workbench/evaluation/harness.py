@@ -9,7 +9,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -40,11 +40,30 @@ def run_tasks(
 ) -> tuple[dict[str, Any], set[tuple[str, int]]]:
     """The harness's own results of loaded tasks with every sample, and the truncated (task, item) pairs."""
     lm.truncated.clear()
+    for task in tasks["tasks"].values():
+        _process_once(task)
     random.seed(0)  # as the command line sets them
     np.random.seed(1234)
     torch.manual_seed(1234)
     settings |= {"apply_chat_template": chat, "fewshot_as_multiturn": chat, "bootstrap_iters": _RESAMPLES}
     return run_harness(lm, tasks, limit=limit, **settings), set(lm.truncated)
+
+
+def _process_once(task: Any) -> None:
+    """Let a task process each of its sets once, not whenever the harness goes through one."""
+    process = task.config.process_docs
+    if process is None or hasattr(process, "processed"):
+        return
+    found: dict[int, tuple[Any, Any]] = {}
+
+    @wraps(process)
+    def once(docs: Any) -> Any:
+        if id(docs) not in found:
+            found[id(docs)] = docs, process(docs)  # kept with its result, so that no other takes its number
+        return found[id(docs)][1]
+
+    once.processed = found  # type: ignore[attr-defined]
+    task.config.process_docs = once
 
 
 def set_generation(tasks: dict[str, Any], settings: dict[str, Any]) -> None:

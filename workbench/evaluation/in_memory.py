@@ -16,7 +16,7 @@ from transformers import LogitsProcessorList
 
 from workbench.bars import tqdm
 from workbench.evaluation.answers import Answers
-from workbench.evaluation.prefixes import Batch, can_share, evenness, least_saved, plan, room_for
+from workbench.evaluation.prefixes import Batch, can_share, least_saved, plan, room_for
 from workbench.models.chat import render_chat
 from workbench.models.hooks import not_finite
 from workbench.models.processes import everyones, place, shares
@@ -142,8 +142,8 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         places = max(1, _LOGITS // self.config.get_text_config().vocab_size)
         room = min(everyones(room_for(self.model)))
         size: dict[str, Any] = {"rows": self.most or len(texts), "tokens": room, "places": places}
-        size["even"] = evenness(self.model)
-        batches = plan(texts, asked, sharing=sharing, least=least_saved(self.model), **size)
+        size["least"] = least_saved(self.model)
+        batches = plan(texts, asked, sharing=sharing, **size)
         if any(batch.shared for batch in batches) and not can_share(self.model):
             batches = plan(texts, asked, sharing=False, **size)
         return batches

@@ -31,9 +31,8 @@ _ROW = 512
 _BLOCK, _PASS = 32, 4e12
 #: tokens of a batch on a CPU, floating-point operations of one on a GPU, both at most
 _ON_CPU, _WORK = 4096, 1e14
-#: on a CPU, where padding costs as much as tokens do: the share of a batch's longest row that each of its
-#: rows has at least, but for so few tokens of padding as a pass of its own would cost
-_EVEN, _FEW = 0.75, 16
+#: tokens that a pass of its own costs on a CPU
+_FEW = 16
 _exact: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
@@ -94,7 +93,6 @@ def plan(
     places: int,
     sharing: bool,
     least: float = 0,
-    even: float = 0,
 ) -> list[Batch]:
     """Lay inputs out in batches, those of a block one after the other, longest rows first.
 
@@ -105,8 +103,7 @@ def plan(
         tokens: of a batch at most, padding included; a longer row stands alone.
         places: asked for in a batch at most; a row with more stands alone.
         sharing: whether beginnings are shared at all.
-        least: tokens that a block must save.
-        even: the share of a batch's longest row that each of its rows has at least.
+        least: tokens that a block, or a batch of its own by less padding, must save.
     """
     order = sorted(range(len(inputs)), key=lambda k: inputs[k].tolist())
     common = [_common(inputs[a], inputs[b]) if sharing else 0 for a, b in pairwise(order)]
@@ -119,7 +116,9 @@ def plan(
         else:
             alone += laid
     groups = [((), alone), *blocks]
-    return [Batch(block, part) for block, laid in groups for part in _parts(laid, rows, tokens, places, even)]
+    return [
+        Batch(block, part) for block, laid in groups for part in _parts(laid, rows, tokens, places, least)
+    ]
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:
@@ -179,20 +178,25 @@ def _laid(places: list[int], inputs: Sequence[np.ndarray], asked: Sequence[int],
     return row
 
 
-def _parts(laid: list[Row], rows: int, tokens: int, places: int, even: float) -> list[list[Row]]:
-    """Return rows in batches, the longest first."""
-    parts: list[list[Row]] = []
-    wanted = 0
-    for row in sorted(laid, key=lambda row: -len(row.ids)):
-        slots = len({slot for some in row.slots for slot in some})
-        wanted += slots
-        longest = len(parts[-1][0].ids) if parts else 0
-        fits = parts and len(parts[-1]) < rows and (len(parts[-1]) + 1) * longest <= tokens
-        if not fits or wanted > places or len(row.ids) < min(even * longest, longest - _FEW):
-            parts.append([])
-            wanted = slots
-        parts[-1].append(row)
-    return parts
+def _parts(laid: list[Row], rows: int, tokens: int, places: int, least: float) -> list[list[Row]]:
+    """Return rows in batches, the longest first, so that padding and passes together cost least."""
+    laid = sorted(laid, key=lambda row: -len(row.ids))
+    slots = np.cumsum([len({slot for some in row.slots for slot in some}) for row in laid])
+    costs, begins = np.full(len(laid) + 1, np.inf), np.zeros(len(laid) + 1, dtype=int)
+    costs[0] = 0
+    for first, row in enumerate(laid):
+        longest, before = len(row.ids), slots[first - 1] if first else 0
+        most = int(np.searchsorted(slots, before + places, side="right")) - first
+        most = max(1, min(most, rows, tokens // longest))
+        ends = slice(first + 1, first + most + 1)
+        found = costs[first] + least + longest * np.arange(1, len(costs[ends]) + 1)
+        begins[ends] = np.where(found < costs[ends], first, begins[ends])
+        costs[ends] = np.minimum(found, costs[ends])
+    parts, last = [], len(laid)
+    while last:
+        parts.append(laid[begins[last] : last])
+        last = int(begins[last])
+    return parts[::-1]
 
 
 def block_cache(model: Any, block: Sequence[int]) -> Any:
@@ -226,14 +230,9 @@ def _work_of_a_token(model: Any) -> int:
 
 
 def least_saved(model: Any) -> float:
-    """Return how many tokens a block must save to be worth a pass of its own."""
+    """Return how many tokens something must save to be worth a pass of its own."""
     work = _work_of_a_token(model)
-    return _PASS / work if work else 0
-
-
-def evenness(model: Any) -> float:
-    """Return the share of a batch's longest row that each of its rows has at least."""
-    return 0 if _work_of_a_token(model) else _EVEN
+    return _PASS / work if work else _FEW
 
 
 def room_for(model: Any) -> int:
