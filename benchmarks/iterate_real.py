@@ -26,7 +26,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from measuring import RECORDS, _commit, machine, versions
+from measuring import RECORDS, commit, machine, versions
 
 import workbench as wb
 from workbench.distances.blocks import format_layers
@@ -83,7 +83,7 @@ class Study:
         if given.small:
             given.target, given.depths = self.depth - 2, [self.depth - 2]
         self.context = min(1024, self.model.config.max_position_embeddings)
-        told = {"machine": machine(), "versions": versions(), "commit": _commit()}
+        told = {"machine": machine(), "versions": versions(), "commit": commit()}
         told |= {"config": {name: str(value) for name, value in sorted(vars(given).items())}}
         (self.folder / "about.json").write_text(json.dumps(told, indent=1) + "\n")
         self.texts = wb.load_texts(given.data / given.texts, n=None, seed=0)[: given.rows]

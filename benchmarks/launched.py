@@ -97,7 +97,8 @@ def launched(n: int, options: Any, folder: Path) -> float:
     for name in ("model", "tokenizer"):
         if getattr(options, name):
             words += [f"--{name}", str(getattr(options, name).resolve())]
-    env = os.environ | {"PYTHONPATH": str(ROOT)} | ({"ACCELERATE_USE_CPU": "true"} if cpu else {})
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | {"PYTHONPATH": paths} | ({"ACCELERATE_USE_CPU": "true"} if cpu else {})
     began = time.perf_counter()
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
