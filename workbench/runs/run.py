@@ -23,7 +23,7 @@ import pandas as pd
 from filelock import FileLock
 
 from workbench.arguments import looked_at
-from workbench.checks import told
+from workbench.checks import check_writable, told
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
 from workbench.runs import files
@@ -98,6 +98,7 @@ class Run:
             stored = self._load(name)
             if stored and self._still_holds(stored[0], key, products):
                 return files.decode_frame(name, stored[1], stored[0]["schema"])
+            check_writable(name, self.path(name))
             self._begin(name, key, stored[0] if stored else {}, outputs.get("out"))
             began = time.perf_counter()
             result = function(*arguments, **settings)
@@ -155,6 +156,8 @@ class Run:
     @looked_at
     def save_variant(self, variant: Variant) -> Variant:
         """Remember a variant under its name, replacing one of the same name."""
+        if not os.access(self.folder, os.W_OK) and variant in self.variants():
+            return variant
         self.write_json(f"variants/{variant.name}.json", asdict(variant))
         return variant
 
@@ -210,7 +213,9 @@ class Run:
     def _both(self, name: str) -> tuple[dict[str, Any], bytes] | None:
         path = self.path(name)
         try:
-            meta, data = json.loads(_sidecar(path).read_bytes()), path.read_bytes()
+            if not path.is_file():  # a pipe or a device in its place might never end
+                return None
+            meta, data = json.loads(files.read_whole(_sidecar(path))), path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             return None
         whole = isinstance(meta, dict) and {"sha256", "created", "inputs"} <= meta.keys()
