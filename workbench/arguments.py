@@ -141,6 +141,8 @@ def _in_one_line(error: BaseException, given: Mapping[str, Any], writes: set[str
     """Return what to raise for a library's error that an argument explains, else None."""
     said = ""
     if isinstance(error, ValueError):
+        if len(error.args) == 1 and "\n" in str(error):  # such as of a file's name
+            error.args = (str(error).replace("\n", "\\n"),)
         return None
     if is_full(error):
         places = [given[name] for name in given if name in writes and given[name] is not None]

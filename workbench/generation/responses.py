@@ -176,6 +176,7 @@ def respond(
         longest = max(map(len, ids))
         max_new_tokens = response_room(model, tokenizer, list(rows["reference"]), longest_prompt=longest)
     found = generate_responses(model, tokenizer, ids, max_new_tokens=max_new_tokens, **settings)
+    rows = rows.drop(columns=found.columns, errors="ignore")
     rows = rows.assign(prompt=[render_chat(tokenizer, conversation(row)) for row in rows.to_dict("records")])
     return rows.join(found.drop(columns="prompt_index"))
 

@@ -86,7 +86,12 @@ def same_cache(model: Any) -> Iterator[None]:
     """Leave the model's setting whether to cache as it was: the Trainer switches it off for good."""
     configs = {id(one): one for one in (model.config, model.config.get_text_config(decoder=True))}.values()
     before = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
-    with at_the_end(lambda: [setattr(config, "use_cache", use) for config, use in before]):
+
+    def restore() -> None:
+        for config, use in before:
+            config.use_cache = use
+
+    with at_the_end(restore):
         yield
 
 
@@ -94,6 +99,13 @@ def same_cache(model: Any) -> Iterator[None]:
 def checkpointing(model: Any) -> Iterator[None]:
     """Compute activations again in the backward pass instead of keeping them, until leaving."""
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    with at_the_end(getattr(model, f"{name}_checkpointing_disable")):
+    hooked = hasattr(model, "_require_grads_hook")
+
+    def restore() -> None:
+        getattr(model, f"{name}_checkpointing_disable")()
+        if not hooked and hasattr(model, "_require_grads_hook"):  # transformers leaves it on the embeddings
+            model.disable_input_require_grads()
+
+    with at_the_end(restore):
         getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
         yield

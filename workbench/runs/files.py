@@ -122,6 +122,8 @@ def locked(path: str | Path, name: str = "") -> Iterator[None]:
     except Timeout:
         print(f"{name or path}: another process is at it; waiting for it to finish", flush=True)
         lock.acquire()
+    except OSError as error:
+        raise ValueError(f"{lock.lock_file} cannot be locked: {error.strerror}") from error
     try:
         yield
     finally:

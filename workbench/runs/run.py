@@ -12,8 +12,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -191,13 +191,19 @@ class Run:
         """Hold a result of this run alone: another process that wants it waits, and says so in one line."""
         return files.locked(self.path(name), name)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        lock = self.folder / ".lock"
+        with told(f"{lock} cannot be locked", OSError), FileLock(lock, timeout=60):
+            yield
+
     def _store(self, name: str, data: bytes, meta: Mapping[str, Any]) -> Path:
         """Write file, then sidecar, under the run's lock; after a kill in between their SHA-256 disagrees."""
         fingerprint = digest({"inputs": meta["inputs"], "code": meta.get("code")})
         own = {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "fingerprint": fingerprint}
         sidecar = {**own, **meta, **environment()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock", timeout=60):
+        with self._alone():
             path = files.write_bytes_atomic(self.path(name), data)
             files.write_text_atomic(_sidecar(path), json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n")
         return path
@@ -205,17 +211,17 @@ class Run:
     def _load(self, name: str) -> tuple[dict[str, Any], bytes] | None:
         """Return sidecar and bytes when both are there and belong together, else None."""
         found = self._both(name)
-        if found or not _sidecar(self.path(name)).is_file():
+        if found or not _sidecar(self.path(name)).is_file() or not os.access(self.folder, os.W_OK):
             return found
-        with FileLock(self.folder / ".lock", timeout=60):  # another process may be between its two writes
+        with self._alone():  # another process may be between its two writes
             return self._both(name)
 
     def _both(self, name: str) -> tuple[dict[str, Any], bytes] | None:
         path = self.path(name)
         try:
-            if not path.is_file():  # a pipe or a device in its place might never end
+            if not (path.is_file() and _sidecar(path).is_file()):  # a pipe might never end
                 return None
-            meta, data = json.loads(files.read_whole(_sidecar(path))), path.read_bytes()
+            meta, data = json.loads(_sidecar(path).read_bytes()), path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             return None
         whole = isinstance(meta, dict) and {"sha256", "created", "inputs"} <= meta.keys()
