@@ -451,7 +451,7 @@ def test_a_tokenizer_that_makes_its_library_give_up_is_refused(copied: Path) -> 
     file["pre_tokenizer"] = {"type": "Split", "pattern": endless, "behavior": "Isolated", "invert": False}
     (copied / "tokenizer.json").write_text(json.dumps(file))
     model, tokenizer = load_model(copied, device="cpu")
-    with pytest.raises(ValueError, match="the tokenizer cannot read a text: .*retry-limit-in-match"):
+    with pytest.raises(ValueError, match=r"the tokenizer cannot read a text: .*retry-limit-in-match"):
         wb.perplexity(model, tokenizer, ["a" * 40 + "!"], progress=False)
 
 
