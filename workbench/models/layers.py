@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -103,3 +104,13 @@ def of_its_positions(config: Any) -> str:
     if rope.get("rope_type") != "dynamic":
         return ""
     return "; beyond them its dynamic NTK rope places every token by the longest text read with it"
+
+
+def types_of_torch_(config: Any) -> None:
+    """Set the dtype that a configuration and its parts name in words, as after a `save_pretrained`, as torch's.
+
+    Some architectures (Apertus) hand it on to torch as it is when they are built.
+    """
+    for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))):
+        if isinstance(getattr(part, "dtype", None), str):
+            part.dtype = getattr(torch, part.dtype)
