@@ -318,7 +318,9 @@ def test_a_model_without_a_longest_context_is_counted_at_4096() -> None:
 def test_a_dtype_told_in_words_counts_as_torchs(form: str) -> None:
     entries = {**SIZES, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
     entries["rope_parameters"] = {"rope_type": "default", "rope_theta": 10_000.0}
-    config = AutoConfig.for_model("apertus", **entries)  # its activation is built in the configuration's dtype
+    config = AutoConfig.for_model(
+        "apertus", **entries
+    )  # its activation is built in the configuration's dtype
     whole = parameter_counts(config)["total"]
     model = AutoModelForCausalLM.from_config(config)
     config.dtype = model.config.dtype = "float32"  # as save_pretrained leaves it
