@@ -106,7 +106,7 @@ def bar_html(told: dict[str, Any], *, done: bool = False) -> str:
         f"{prefix + ': ' if prefix else ''}{n:,}{f' of {total:,}' if total else ''}{unit}",
         _clock(elapsed),
     ]
-    if total and 0 < n < total:
+    if total and total <= 50 * n < 50 * total:  # what begins takes its time, and foretells nothing
         words.append(f"about {_clock(elapsed * (total - n) / n)} left")
     words += [told["postfix"]] if told.get("postfix") else []
     said = html.escape(", ".join(words), quote=False)
