@@ -47,6 +47,8 @@ def parse_number(value: str | int | float | None) -> Fraction | None:
     if len(value) > _LONGEST:
         return None
     text = without_markup(value)
+    if FIND.date.search(text):
+        return None
     match = FIND.number.fullmatch(text)
     return _of_digits(match) if match else _of_words(text)
 
@@ -156,8 +158,8 @@ def _of_digits(match: re.Match[str]) -> Fraction | None:
     if max(map(len, parts)) > _DIGITS_MOST or len(power) > 5 or abs(int(power)) > _EXPONENT_MOST:
         return None
     whole, top, bottom = map(_exact, parts)
-    if bottom == 0:
-        return None
+    if bottom == 0 or (match["hyphen"] and not 0 < top < bottom):
+        return None  # "5-12/3" is a difference
     number = whole + top * Fraction(10) ** int(power) / bottom
     value = _with_unit(number, match["unit"], bool(match["currency"]))
     signs = [match["sign"].lower(), match["sign2"], match["topsign"], match["bottomsign"]]
@@ -197,10 +199,14 @@ def _of_words(text: str) -> Fraction | None:
     if words and words[0] in NUMBERS["none"]:
         return Fraction(0) if len(words) < 4 else None
     value, rest = _with_places(*_cardinal(words))
+    if value and rest[:1] == ["over"] and (bottom := _cardinal(rest[1:]))[0] and not bottom[1]:
+        value, rest = value / bottom[0], []
     if words[:1] == ["half"]:
         value, rest = Fraction(1, 2), words[2:] if words[1:2] in (["a"], ["an"]) else words[1:]
     elif words[:1] in (["a"], ["an"], ["one"]) and words[1:2] and words[1] in _PART:
         value, rest = Fraction(1, _PART[words[1]]), words[2:]
+    elif rest[:2] == ["and", "a"] and words[-len(rest) - 1] in SCALES:
+        return None  # "a million and a half" is no million and 0.5
     elif value is not None and rest and rest[0] in _PART:
         if value >= 20 and not rest[0].endswith(("s", "half")):
             return None  # "twenty-third" is a place
@@ -286,8 +292,10 @@ def _squeezed(text: str) -> str:
     r"""Return an answer that is no number as it is compared: \sqrt3 as sqrt(3), \frac{\pi}{4} as pi/4."""
     if len(text) > 10 * _LONGEST:
         return "".join(text.split()).casefold()
-    text = re.sub(r"^(?:option|choice|letter)\s+(?=\(?[A-J]\)?\W*$)", "", without_markup(text), flags=re.I)
-    text = re.sub(r"\s+", "", text.replace("\\", "").replace("π", "pi"))
+    text = re.sub(
+        r"^the\s+|^(?:option|choice|letter)\s+(?=\(?[A-J]\)?\W*$)", "", without_markup(text), flags=re.I
+    )
+    text = re.sub(r"\s+|(?<=[ap])\.(?=m)", "", text.replace("\\", "").replace("π", "pi"))
     for _ in range(2):  # (sqrt(3))/2
         text = re.sub(r"\((\w+)\)", r"\1", text)
     text = re.sub(r"(?<=\d)(?:to|through|[~…]|\.{2,3})(?=-?\d)", "-", re.sub(r"[{}]", "", text))  # 5 to 7
