@@ -31,8 +31,7 @@ def merging_path(
     """
     frame = checked(path, ["t", measure], "path").sort_values("t", kind="stable")
     by = next((name for name in ("task", "seed") if name in frame), None)
-    names = frame[by].astype(str) if by else measure
-    names = names.map(task_label) if by == "task" else names
+    names = frame[by].astype(str).map(task_label if by == "task" else str) if by else measure
     if measure == "value" and "stderr" in frame:
         frame = score_intervals(frame).rename(columns={"low": "ci_low", "high": "ci_high"})
     frame = style.escaped(frame.assign(line="seed " + names if by == "seed" else names), "line")

@@ -64,9 +64,11 @@ def stack_over_iterations(
         widest = 0.6 * layout.font.size * (2 + max(map(len, named)))
         room = 0.8 * layout.width / widest
         every = next(step for step in (1, 2, 5, 10, 20, 50) if (last + 1) / step <= room or step == 50)
-        at = [0, *named.index[named.index % every == 0]]
-        texts = [f"{one}<br>({named[one]})" if one in named.index else "0" for one in at]
-        fig.update_xaxes(title="iteration (layer that went)", tickmode="array", tickvals=at, ticktext=texts)
+        shown = [0, *named.index[named.index % every == 0]]
+        texts = [f"{one}<br>({named[one]})" if one in named.index else "0" for one in shown]
+        fig.update_xaxes(
+            title="iteration (layer that went)", tickmode="array", tickvals=shown, ticktext=texts
+        )
     return fig.update_yaxes(title="layer", **axes.layer_axis(depth))
 
 
