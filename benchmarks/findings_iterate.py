@@ -72,7 +72,8 @@ def iterating(frames: dict[str, pd.DataFrame]) -> tuple[str, str, str] | None:
                 f"{row['layers']:.0f} of 30 layers, {trained}: perplexity {row['iterate']:.1f} against "
                 f"{row['direct']:.1f}{between * many}, {row['seeds']:.0f} seed{'s' * many}"
             )
-    return (", ".join(said), "; ".join(told), "WikiText-2 test, word perplexity") if told else None
+    basis = "WikiText-2 test, word perplexity; what each learned from is said below"
+    return (", ".join(said), "; ".join(told), basis) if told else None
 
 
 def methods_figure(scores: pd.DataFrame) -> go.Figure:

@@ -32,6 +32,36 @@ class Spot:
             self._handle.update(bundle, raw=True)
 
 
+#: cell and reason -> where it is told, the results, and the seconds that they took before
+_AGAIN: dict[tuple[int, str], tuple[Spot, list[str], list[float]]] = {}
+
+
+def say_again(name: str, why: str, seconds: float) -> None:
+    """Say that a result is computed again; those of one cell for one reason are one line of a notebook.
+
+    Args:
+        name: of the result.
+        why: what is another one.
+        seconds: that it took last time, told from 10 on.
+    """
+    if not _in_notebook():
+        print(_again([name], why, seconds), flush=True)
+        return
+    from IPython.core.getipython import get_ipython
+
+    cell: Any = get_ipython()
+    spot, names, before = _AGAIN.setdefault((cell.execution_count, why), (Spot(), [], []))
+    names.append(name)
+    before.append(seconds)
+    spot.show({"text/plain": _again(names, why, sum(before))})
+
+
+def _again(names: list[str], why: str, seconds: float) -> str:
+    what, took = (names[0], "it") if len(names) == 1 else (f"{names[0]} and {len(names) - 1} more", "they")
+    last = f"; {took} took {seconds:.0f} s last time" if seconds >= 10 else ""
+    return f"{what}: computed again; another {why}{last}"
+
+
 class tqdm(_TextBar):  # type: ignore[misc]
     """The bar of the library of that name. A saved notebook keeps what it said last, and nothing dead."""
 
@@ -76,7 +106,7 @@ def bar_html(told: dict[str, Any], *, done: bool = False) -> str:
         f"{prefix + ': ' if prefix else ''}{n:,}{f' of {total:,}' if total else ''}{unit}",
         _clock(elapsed),
     ]
-    if total and 0 < n < total:
+    if total and total <= 50 * n < 50 * total:  # what begins takes its time, and foretells nothing
         words.append(f"about {_clock(elapsed * (total - n) / n)} left")
     words += [told["postfix"]] if told.get("postfix") else []
     said = html.escape(", ".join(words), quote=False)

@@ -6,6 +6,7 @@ never from a clock, so that a second run finds what the first one stored.
 
 from __future__ import annotations
 
+import textwrap
 import time
 import tomllib
 from collections.abc import Mapping
@@ -81,8 +82,10 @@ def fitting(
                 chosen[name] = default
         asked[name] = _of_depth(model, name, None if default == "all" else default)
     if chosen:
-        told = ", ".join(f"{name} = {value!r}" for name, value in chosen.items())
-        print(f"Chosen for {_name(model)}: {told}", flush=True)
+        # lines end between parameters
+        parts = [f"{name} = {value!r}".replace(" ", "\0") for name, value in chosen.items()]
+        lines = textwrap.wrap(f"Chosen for {_name(model)}: {', '.join(parts)}", 110, break_long_words=False)
+        print("\n".join(lines).replace("\0", " "), flush=True)
     return SimpleNamespace(**asked)
 
 

@@ -79,7 +79,7 @@ def response_similarity(
     blank = np.array([not text.strip() for text in texts])
     first, *others = codes.reshape(len(paired) + 1, len(base))
     blind = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
-    if share := float(np.mean([*blind.values()])):
+    if (share := float(np.mean([*blind.values()]))) >= 0.2:  # fewer are told by the column, and left out
         warnings.warn(
             f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen), so "
             f"their similarity says nothing; take an encoder that reads it, such as encoder={MULTILINGUAL!r}",

@@ -147,10 +147,11 @@ def divergence_distribution(
     frame = checked(by_response, ["variant", "kl", "n_tokens"], "by_response")
     shown: Any = {"unit": " nats per token", "weigh": "n_tokens", "drawn_at": _decades, "bounds": (0, np.inf)}
     fig = spreads(frame, "kl", title, ".3g", **shown)
-    highest = max(1.0, float(np.ceil(_decades(frame["kl"]).max())))
-    decades = np.arange(np.log10(KL_FLOOR), highest + 1)
-    labels = [f"≤ {KL_FLOOR:g}", *(f"{10.0**decade:g}" for decade in decades[1:])]
-    fig.update_xaxes(tickvals=decades, ticktext=labels, range=[decades[0] - 0.15, highest + 0.1])
+    drawn = _decades(frame["kl"])
+    lowest, highest = np.floor(drawn.min()), max(np.floor(drawn.min()) + 1, np.ceil(drawn.max()))
+    decades = np.arange(lowest, highest + 1)
+    labels = [f"{'≤ ' if 10**decade <= KL_FLOOR else ''}{10.0**decade:g}" for decade in decades]
+    fig.update_xaxes(tickvals=decades, ticktext=labels, range=[lowest - 0.15, highest + 0.1])
     return fig.update_xaxes(title="mean KL(base || variant), nats per token")
 
 

@@ -23,6 +23,7 @@ import pandas as pd
 from filelock import FileLock
 
 from workbench.arguments import looked_at
+from workbench.bars import say_again
 from workbench.checks import told
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
@@ -246,9 +247,7 @@ class Run:
             owner = stored["fingerprint"]
         if stored and owner != key.fingerprint:
             changed = ", ".join(key.changed(dict(stored))) or "file"
-            before = stored.get("seconds", 0)
-            last = f"; it took {before:.0f} s last time" if before >= 10 else ""
-            print(f"{name}: computed again; another {changed}{last}", flush=True)
+            say_again(name, changed, stored.get("seconds", 0))
         if out and owner not in (None, key.fingerprint):
             self._set_aside(out)
         files.write_text_atomic(begun, key.fingerprint)
