@@ -53,8 +53,8 @@ def bootstrap_interval(
     From 60 units on this is the percentile bootstrap. With fewer, that covers less than it says, so there it
     is the studentized bootstrap (Efron and Tibshirani 1993, 12.5), and Student's t below four units.
     Values that are all 0 or 1, without weights and other bounds, are right or wrong answers: theirs is
-    Wilson's interval. It says where the mean over other units of the same kind lies. The least of many means, picked by these
-    very units, lies below what its interval says.
+    Wilson's interval. It says where the mean over other units of the same kind lies. The least of many means,
+    picked by these very units, lies below what its interval says.
 
     Args:
         values: ``[n]``, or ``[n, k]`` for ``k`` means over the same units, which are resampled together.
