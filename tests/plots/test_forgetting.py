@@ -78,6 +78,14 @@ def test_divergences_are_on_decades_with_the_mean_over_tokens():
     assert list(near.ticktext) == ["0.1", "1", "10"] and near.range[0] > -1.3  # no empty decades
 
 
+def test_every_column_of_the_maps_panels_has_its_axis_below_the_lowest():
+    plots.use_template("column")
+    frame = map_frame()
+    fig = plots.similarity_map(pd.concat([frame, frame[:12].assign(variant="pruned + self-distilled")]))
+    below = [axis for axis in fig.select_xaxes() if axis.title.text]
+    assert [axis.anchor for axis in below] == ["y2", "y3"] and all(axis.showticklabels for axis in below)
+
+
 def test_the_map_has_every_response_and_an_arrow_from_mean_to_mean():
     frame = map_frame()
     fig = plots.similarity_map(frame.sort_values(["variant", "id"], ascending=[True, False]))
