@@ -35,6 +35,7 @@ def told(n: int, **more) -> dict:
 def test_it_says_how_far_and_how_long():
     assert re.sub("<[^>]*>", "", bar_html(told(5))).strip() == "damage: 5 of 20 texts, 0:04, about 0:12 left"
     assert 'value="5" max="20"' in bar_html(told(5))
+    assert bar_html(told(0)) == '<progress  style="width:12em"></progress> damage: 0 of 20 texts'
     assert bar_html(told(20), done=True) == "damage: 20 of 20 texts, 0:04"
     assert "left" not in bar_html(told(0)) and "left" not in bar_html(told(1, total=120))
     assert "&lt;b&gt;" in bar_html(told(5, prefix="<b>"))

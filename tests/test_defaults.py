@@ -211,6 +211,8 @@ def test_the_work_ahead_is_told_in_one_line(other, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith(
         "Damage: 24 rows of about 500 tokens x 60 passes, roughly 120 min"
     )
+    wb.work_ahead(other, "Damage", texts=["four" * 500, "four" * 100], tokens=300, passes=60)
+    assert capsys.readouterr().out.startswith("Damage: 2 rows of about 200 tokens x 60 passes, roughly 4 min")
     wb.work_ahead(other, "Damage", rows=1, tokens=500)
     assert capsys.readouterr().out == ""
 

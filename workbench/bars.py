@@ -104,13 +104,13 @@ def bar_html(told: dict[str, Any], *, done: bool = False) -> str:
     unit = "" if told.get("unit", "it") == "it" else f" {told['unit']}s"
     words = [
         f"{prefix + ': ' if prefix else ''}{n:,}{f' of {total:,}' if total else ''}{unit}",
-        _clock(elapsed),
+        *([_clock(elapsed)] if n or done else []),
     ]
     if total and total <= 50 * n < 50 * total:  # what begins takes its time, and foretells nothing
         words.append(f"about {_clock(elapsed * (total - n) / n)} left")
     words += [told["postfix"]] if told.get("postfix") else []
     said = html.escape(", ".join(words), quote=False)
-    share = f'value="{n}" max="{total}"' if total else ""
+    share = f'value="{n}" max="{total}"' if total and n else ""  # without a value it moves by itself
     return said if done else f'<progress {share} style="width:12em"></progress> {said}'
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,7 +153,14 @@ def preset_parameters(name: str) -> dict[str, Any]:
 
 
 def work_ahead(
-    model: Any, what: str, *, rows: int, tokens: float, passes: float = 1.0, cost: float = 1.0
+    model: Any,
+    what: str,
+    *,
+    rows: int = 0,
+    tokens: float,
+    passes: float = 1.0,
+    cost: float = 1.0,
+    texts: Sequence[str] = (),
 ) -> None:
     """Say before a long stage how many rows and passes it takes, and roughly how long.
 
@@ -167,7 +174,10 @@ def work_ahead(
         tokens: of a row, about.
         passes: through the model for each row.
         cost: of a token against reading it: 3 for training, 1 for reading.
+        texts: the rows themselves, at four letters a token, and ``tokens`` of each at most.
     """
+    if texts:
+        rows, tokens = len(texts), sum(min(tokens, len(text) / 4) for text in texts) / len(texts)
     for which, value in {"rows": rows, "tokens": tokens, "passes": passes, "cost": cost}.items():
         if value < 0:
             raise ValueError(f"{which} must be at least 0, got {value!r}")

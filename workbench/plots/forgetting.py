@@ -198,7 +198,10 @@ def similarity_map(
             fig.add_annotation(**ends, **axes, **arrow, row=row + 1, col=column + 1)
     fig.update_annotations(font_size=style.current_template().layout.font.size)
     x_share, y_share = frame[["x_share", "y_share"]].iloc[0]
-    fig.update_xaxes(title=f"first direction ({x_share:.0%})", nticks=5, row=down)
+    for column in range(across):  # its lowest panel
+        row = -(-(len(names) - column) // across)
+        title = f"first direction ({x_share:.0%})"
+        fig.update_xaxes(title=title, nticks=5, showticklabels=True, row=row, col=column + 1)
     fig.update_yaxes(title=f"second direction ({y_share:.0%})", nticks=6, col=1)
     fig.update_layout(height=style.px_of(130 + 290 * down))
     room = {"margin_t": style.legend_above(fig).layout.margin.t + style.px_of(24)}

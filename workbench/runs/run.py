@@ -246,8 +246,11 @@ class Run:
         elif out and stored and stored.get("makes", {}).get(out) == self.digest(out):
             owner = stored["fingerprint"]
         if stored and owner != key.fingerprint:
-            changed = ", ".join(key.changed(dict(stored))) or "file"
-            say_again(name, changed, stored.get("seconds", 0))
+            changed = key.changed(dict(stored))
+            rooms = [one.removeprefix("room ") for one in changed if one.startswith("room ")]
+            why = [one for one in changed if not one.startswith("room ")]
+            why += [f"code of {', '.join(rooms)}"] if rooms else []
+            say_again(name, ", ".join(why) or "file", stored.get("seconds", 0))
         if out and owner not in (None, key.fingerprint):
             self._set_aside(out)
         files.write_text_atomic(begun, key.fingerprint)

@@ -116,8 +116,10 @@ def base_name(run: Run) -> str:
 
 def healing_logs(run: Run) -> pd.DataFrame:
     """Return the logs of the trainings of a run under each other."""
-    names = [name for name in matching(run, "healing-*.csv") if "/" not in name]
-    logs = {name.removeprefix("healing-").removesuffix(".csv"): run.read(name) for name in names}
+    files = [name for name in matching(run, "healing-*.csv") if "/" not in name]
+    named = {name.removeprefix("healing-").removesuffix(".csv"): name for name in files}
+    order = [variant.name for variant in run.variants() if variant.name in named]
+    logs = {name: run.read(named[name]) for name in dict.fromkeys([*order, *named])}
     return readable(pd.concat(logs, names=["variant"]).reset_index("variant"))
 
 
