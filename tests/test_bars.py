@@ -11,11 +11,13 @@ from workbench.bars import BAR, BRIEF, bar_html, tqdm
 from workbench.runs.notebooks import execute
 
 AGAIN = """
+import tempfile
 import pandas as pd
 from workbench import open_run
 def count(n):
     return pd.DataFrame({"n": [n]})
-run = open_run("again", root="runs")
+place = tempfile.TemporaryDirectory()
+run = open_run("again", root=place.name)
 for n in (1, 2):
     for name in "abc":
         run.frame(f"{name}.csv", count, n)
