@@ -11,9 +11,16 @@ from workbench.bars import BAR, BRIEF, bar_html, tqdm
 from workbench.runs.notebooks import execute
 
 AGAIN = """
-from workbench.bars import say_again
-for name, why in [("a.csv", "room"), ("b.csv", "rows"), ("c.csv", "room"), ("d.csv", "room")]:
-    say_again(name, why, 6)
+import tempfile
+import pandas as pd
+from workbench import open_run
+def count(n):
+    return pd.DataFrame({"n": [n]})
+place = tempfile.TemporaryDirectory()
+run = open_run("again", root=place.name)
+for n in (1, 2):
+    for name in "abc":
+        run.frame(f"{name}.csv", count, n)
 """
 CELL = """
 import time
@@ -55,8 +62,7 @@ def test_in_a_notebook_no_widget_and_no_text_is_left(run, monkeypatch):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (CELL, AGAIN)])
     cell, again = execute(notebook, run.folder / "test.ipynb", run).cells
     assert [one.data["text/plain"] for one in again.outputs] == [
-        "a.csv and 2 more: computed again; another room; they took 18 s last time",
-        "b.csv: computed again; another rows",
+        "a.csv and 2 more: computed again; another n"
     ]
     outputs = cell.outputs
     assert [set(one.data) for one in outputs] == [{"text/html"}] * 2

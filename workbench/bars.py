@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+from collections.abc import Callable
 from typing import Any
 
 from tqdm.std import tqdm as _TextBar
@@ -32,34 +33,29 @@ class Spot:
             self._handle.update(bundle, raw=True)
 
 
-#: cell and reason -> where it is told, the results, and the seconds that they took before
-_AGAIN: dict[tuple[int, str], tuple[Spot, list[str], list[float]]] = {}
+#: cell and kind -> where it is told, the names, their amounts
+_TOLD: dict[tuple[int, str], tuple[Spot, list[str], list[float]]] = {}
 
 
-def say_again(name: str, why: str, seconds: float) -> None:
-    """Say that a result is computed again; those of one cell for one reason are one line of a notebook.
+def say_together(name: str, kind: str, line: Callable[[list[str], float], str], amount: float = 0.0) -> None:
+    """Print a line about a name; those of one kind are one line in each cell of a notebook.
 
     Args:
-        name: of the result.
-        why: what is another one.
-        seconds: that it took last time, told from 10 on.
+        name: of a result.
+        kind: of what is said.
+        line: makes the line of names and of the sum of their amounts.
+        amount: such as seconds.
     """
     if not _in_notebook():
-        print(_again([name], why, seconds), flush=True)
+        print(line([name], amount), flush=True)
         return
     from IPython.core.getipython import get_ipython
 
     cell: Any = get_ipython()
-    spot, names, before = _AGAIN.setdefault((cell.execution_count, why), (Spot(), [], []))
+    spot, names, amounts = _TOLD.setdefault((cell.execution_count, kind), (Spot(), [], []))
     names.append(name)
-    before.append(seconds)
-    spot.show({"text/plain": _again(names, why, sum(before))})
-
-
-def _again(names: list[str], why: str, seconds: float) -> str:
-    what, took = (names[0], "it") if len(names) == 1 else (f"{names[0]} and {len(names) - 1} more", "they")
-    last = f"; {took} took {seconds:.0f} s last time" if seconds >= 10 else ""
-    return f"{what}: computed again; another {why}{last}"
+    amounts.append(amount)
+    spot.show({"text/plain": line(names, sum(amounts))})
 
 
 class tqdm(_TextBar):  # type: ignore[misc]

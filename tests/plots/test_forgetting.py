@@ -78,6 +78,12 @@ def test_divergences_are_on_decades_with_the_mean_over_tokens():
     assert list(near.ticktext) == ["0.1", "1", "10"] and near.range[0] > -1.3  # no empty decades
 
 
+def test_pairs_leave_out_what_the_encoder_cannot_read():
+    frame = similarity_frame()
+    shown = plots.similarity_pairs(frame.assign(unseen=frame["id"] == frame["id"].iloc[0])).data[0]
+    assert len(shown.x) == frame["id"].nunique() - 1
+
+
 def test_every_column_of_the_maps_panels_has_its_axis_below_the_lowest():
     plots.use_template("column")
     frame = map_frame()

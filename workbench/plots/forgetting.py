@@ -15,7 +15,7 @@ from workbench.checks import checked
 from workbench.evaluation.scores import task_names
 from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary
 from workbench.forgetting.shift import shift_agreement
-from workbench.forgetting.similarity import seen
+from workbench.forgetting.similarity import seen, unseen
 from workbench.plots import style
 from workbench.plots.spreads import spreads
 from workbench.tables.markup import task_label
@@ -60,14 +60,17 @@ def similarity_pairs(
 
     Args:
         similarities: frame of ``response_similarity`` for several variants: ``variant``, ``id``,
-            ``similarity``.
+            ``similarity``. Prompts of which the encoder cannot read a response are left out.
         title: of the figure.
 
     Raises:
         ValueError: for missing columns, an empty frame, or variants that answered different prompts.
     """
     frame = checked(similarities, ["variant", "id", "similarity"], "similarities")
-    table = frame.pivot(index="id", columns="variant", values="similarity")
+    frame = frame[~frame["id"].isin(frame.loc[unseen(frame), "id"])]  # nothing to compare
+    table = checked(frame, [], "similarities that the encoder can read").pivot(
+        index="id", columns="variant", values="similarity"
+    )
     table = table[[*dict.fromkeys(frame["variant"])]]
     if table.isna().any(axis=None):
         raise ValueError("similarities must hold every id for every variant, so that prompts can be compared")
