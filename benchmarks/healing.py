@@ -81,7 +81,7 @@ def numbers_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     words = WordLevel({str(token): token for token in range(vocabulary)}, unk_token="0")
     tokenizer = Tokenizer(words)
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="0")
 
 
 def random_text(number: int, vocabulary: int, length: int) -> str:

@@ -10,6 +10,18 @@ import pytest
 from workbench.bars import BAR, BRIEF, bar_html, tqdm
 from workbench.runs.notebooks import execute
 
+AGAIN = """
+import tempfile
+import pandas as pd
+from workbench import open_run
+def count(n):
+    return pd.DataFrame({"n": [n]})
+place = tempfile.TemporaryDirectory()
+run = open_run("again", root=place.name)
+for n in (1, 2):
+    for name in "abc":
+        run.frame(f"{name}.csv", count, n)
+"""
 CELL = """
 import time
 from workbench import bars
@@ -30,8 +42,9 @@ def told(n: int, **more) -> dict:
 def test_it_says_how_far_and_how_long():
     assert re.sub("<[^>]*>", "", bar_html(told(5))).strip() == "damage: 5 of 20 texts, 0:04, about 0:12 left"
     assert 'value="5" max="20"' in bar_html(told(5))
+    assert bar_html(told(0)) == '<progress  style="width:12em"></progress> damage: 0 of 20 texts'
     assert bar_html(told(20), done=True) == "damage: 20 of 20 texts, 0:04"
-    assert "left" not in bar_html(told(0))
+    assert "left" not in bar_html(told(0)) and "left" not in bar_html(told(1, total=120))
     assert "&lt;b&gt;" in bar_html(told(5, prefix="<b>"))
     assert bar_html(told(5, postfix="loss=1.000")).endswith(", loss=1.000")
     assert bar_html(told(7, total=None, elapsed=4000.0), done=True) == "damage: 7 texts, 1:06:40"
@@ -46,8 +59,12 @@ def test_in_a_terminal_it_is_text(capsys):
 @pytest.mark.slow
 def test_in_a_notebook_no_widget_and_no_text_is_left(run, monkeypatch):
     monkeypatch.setattr("workbench.runs.notebooks.drop_dead_widgets", lambda notebook: None)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    outputs = execute(notebook, run.folder / "test.ipynb", run).cells[0].outputs
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (CELL, AGAIN)])
+    cell, again = execute(notebook, run.folder / "test.ipynb", run).cells
+    assert [one.data["text/plain"] for one in again.outputs] == [
+        "a.csv and 2 more: computed again; another n"
+    ]
+    outputs = cell.outputs
     assert [set(one.data) for one in outputs] == [{"text/html"}] * 2
     said = [re.sub("<[^>]*>", "", one.data["text/html"]) for one in outputs]
     assert said[0].startswith("a &lt;long&gt; stage: 3 of 3 texts") and said[1] == ""

@@ -129,6 +129,31 @@ def test_what_is_given_stays_and_a_demo_set_is_taken_by_name_only(other, capsys)
     assert wb.fitting(other, limit="all").limit is None
 
 
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [
+        ("limit", ["x", "5", -3, 0, True, [5], float("nan"), 2.5, -0.5, 0.0], [5, 5.0, 0.5, "all"]),
+        ("depth_limit", ["x", 0, {}], [5, "all"]),
+        ("layers_left", ["half", 0, -2, True, 2.5], [3]),
+        ("n_texts", ["x", "12", 0, -1, 1.5, True, [3]], [12, "all"]),
+        ("n_held_out", ["x", -1, "all"], [0, 6]),
+        ("max_length", ["long", 0, 1.5], [64, "all"]),
+        ("sizes", ["few", 4, [1.5], ["2"]], [[1, 2], range(1, 3)]),
+        ("changes", ["rank=4", 4, [("rank", 4)]], [{}, {"rank": 4}]),
+        ("quantization", [4, True], ["nf4"]),
+        ("preset", [4], ["sdd"]),
+        ("tasks", [4, [4], {"a": "b"}], ["gro", ["arc_easy"]]),
+    ],
+)
+def test_a_value_of_a_parameters_cell_is_refused_before_anything_runs(name, bad, good, other):
+    for value in good:
+        assert getattr(wb.fitting(other, **{name: value}), name) == (None if value == "all" else value)
+    for value in bad:
+        with pytest.raises(ValueError, match=rf"^{name} must be ") as error:
+            wb.fitting(other, **{name: value})
+        assert "\n" not in str(error.value)
+
+
 def test_a_parameter_that_has_no_default_is_refused(other):
     with pytest.raises(ValueError, match="parameter"):
         wb.fitting(other, nonsense=None)
@@ -186,6 +211,8 @@ def test_the_work_ahead_is_told_in_one_line(other, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith(
         "Damage: 24 rows of about 500 tokens x 60 passes, roughly 120 min"
     )
+    wb.work_ahead(other, "Damage", texts=["four" * 500, "four" * 100], tokens=300, passes=60)
+    assert capsys.readouterr().out.startswith("Damage: 2 rows of about 200 tokens x 60 passes, roughly 4 min")
     wb.work_ahead(other, "Damage", rows=1, tokens=500)
     assert capsys.readouterr().out == ""
 

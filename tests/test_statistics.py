@@ -97,6 +97,13 @@ class TestBootstrapInterval:
         assert found == pytest.approx(tuple(stats.binomtest(right, n).proportion_ci(method="wilson")))
         assert found[0] < found[1]
 
+    def test_cosines_and_differences_that_happen_to_be_0_or_1_are_no_answers(self):
+        assert np.isnan(bootstrap_interval([1.0] * 9, bounds=(-1, 1))).all()
+        assert np.isnan(bootstrap_interval([0.0] * 9, bounds=(0, np.inf))).all()
+        low, high = bootstrap_interval([1.0] + [0.0] * 5, bounds=(-1, 1))
+        assert low < 0 < high  # one of six moved: no evidence that others would
+        assert bootstrap_interval([1.0, 0.0], bounds=(0, 1)) == bootstrap_interval([1.0, 0.0])
+
     def test_ends_stay_within_what_a_value_can_be(self):
         values = [0.99, 0.98, 0.7]
         assert bootstrap_interval(values)[1] > 1

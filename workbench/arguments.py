@@ -38,6 +38,7 @@ def looked_at(function: _Function) -> _Function:
     signature = inspect.signature(function)
     kinds = {p.name: str(p.annotation).strip("'\"") for p in signature.parameters.values()}
     further = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    handed_on = _KNOWN["further"] | _KNOWN["further_of"].get(function.__name__, {})
     own = {rule for rule in ("tables", "may_be_empty", "empty_texts") if function.__name__ in _KNOWN[rule]}
     numbers = _NUMBERS.union(_KNOWN["numbers_of"].get(function.__name__, ()))
     writes = set() if function.__name__ in _KNOWN["readers"] else set(_KNOWN["outputs"])
@@ -48,7 +49,7 @@ def looked_at(function: _Function) -> _Function:
         for name in further:
             given |= given.pop(name, {})
         for name, value in given.items():
-            _check(name, value, kinds.get(name, _KNOWN["further"].get(name, "Any")))
+            _check(name, value, kinds.get(name, handed_on.get(name, "Any")))
             if name in _KNOWN["texts"]:
                 _check_texts(name, [value] if isinstance(value, str) else value, "empty_texts" in own)
             for label, frame in () if "tables" in own else _frames(name, value):
@@ -78,6 +79,10 @@ def _check(name: str, value: Any, kind: str) -> None:
     whole = is_whole(value) or (value is not None and {*kinds} <= {"int", "None", "Any"})
     if least is not None and whole and not (is_whole(value) and value >= least):
         raise ValueError(f"{name} must be a whole number >= {least}, got {_shown(value)}")
+    if least is not None and "float" in kinds and isinstance(value, float) and not _is_part(value, least):
+        raise ValueError(
+            f"{name} must be a whole number >= {least} or a share between 0 and 1, got {value!r}"
+        )
     if name in _KNOWN["shares"] and not (_is_number(value) and 0 < value < 1):
         raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
     named, known = _KNOWN["named"].get(name), _KNOWN["kinds"]
@@ -193,6 +198,10 @@ def _is_number(value: Any) -> bool:
     return number and not isinstance(value, bool) and value == value
 
 
+def _is_part(value: float, least: int) -> bool:
+    return 0 < value < 1 or (value >= least and value % 1 == 0)
+
+
 def _each(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Return a test of every value of a collection; what can be gone through only once is let by."""
 
@@ -243,6 +252,7 @@ def _pairs(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
 #: what ``arguments.toml`` calls a test; any other word there is an attribute that the value must have
 _TESTS: dict[str, Callable[[Any], bool]] = {
     "none": lambda value: value is None,
+    "all": lambda value: isinstance(value, str) and value == "all",
     "whole": is_whole,
     "number": _is_number,
     "flag": _is_a(bool),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+from collections.abc import Callable
 from typing import Any
 
 from tqdm.std import tqdm as _TextBar
@@ -30,6 +31,31 @@ class Spot:
             self._handle = show(bundle, raw=True, display_id=self._name)
         else:
             self._handle.update(bundle, raw=True)
+
+
+#: cell and kind -> where it is told, the names, their amounts
+_TOLD: dict[tuple[int, str], tuple[Spot, list[str], list[float]]] = {}
+
+
+def say_together(name: str, kind: str, line: Callable[[list[str], float], str], amount: float = 0.0) -> None:
+    """Print a line about a name; those of one kind are one line in each cell of a notebook.
+
+    Args:
+        name: of a result.
+        kind: of what is said.
+        line: makes the line of names and of the sum of their amounts.
+        amount: such as seconds.
+    """
+    if not _in_notebook():
+        print(line([name], amount), flush=True)
+        return
+    from IPython.core.getipython import get_ipython
+
+    cell: Any = get_ipython()
+    spot, names, amounts = _TOLD.setdefault((cell.execution_count, kind), (Spot(), [], []))
+    names.append(name)
+    amounts.append(amount)
+    spot.show({"text/plain": line(names, sum(amounts))})
 
 
 class tqdm(_TextBar):  # type: ignore[misc]
@@ -74,13 +100,13 @@ def bar_html(told: dict[str, Any], *, done: bool = False) -> str:
     unit = "" if told.get("unit", "it") == "it" else f" {told['unit']}s"
     words = [
         f"{prefix + ': ' if prefix else ''}{n:,}{f' of {total:,}' if total else ''}{unit}",
-        _clock(elapsed),
+        *([_clock(elapsed)] if n or done else []),
     ]
-    if total and 0 < n < total:
+    if total and total <= 50 * n < 50 * total:  # what begins takes its time, and foretells nothing
         words.append(f"about {_clock(elapsed * (total - n) / n)} left")
     words += [told["postfix"]] if told.get("postfix") else []
     said = html.escape(", ".join(words), quote=False)
-    share = f'value="{n}" max="{total}"' if total else ""
+    share = f'value="{n}" max="{total}"' if total and n else ""  # without a value it moves by itself
     return said if done else f'<progress {share} style="width:12em"></progress> {said}'
 
 

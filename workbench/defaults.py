@@ -6,9 +6,10 @@ never from a clock, so that a second run finds what the first one stored.
 
 from __future__ import annotations
 
+import textwrap
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,8 +82,10 @@ def fitting(
                 chosen[name] = default
         asked[name] = _of_depth(model, name, None if default == "all" else default)
     if chosen:
-        told = ", ".join(f"{name} = {value!r}" for name, value in chosen.items())
-        print(f"Chosen for {_name(model)}: {told}", flush=True)
+        # lines end between parameters
+        parts = [f"{name} = {value!r}".replace(" ", "\0") for name, value in chosen.items()]
+        lines = textwrap.wrap(f"Chosen for {_name(model)}: {', '.join(parts)}", 110, break_long_words=False)
+        print("\n".join(lines).replace("\0", " "), flush=True)
     return SimpleNamespace(**asked)
 
 
@@ -150,7 +153,14 @@ def preset_parameters(name: str) -> dict[str, Any]:
 
 
 def work_ahead(
-    model: Any, what: str, *, rows: int, tokens: float, passes: float = 1.0, cost: float = 1.0
+    model: Any,
+    what: str,
+    *,
+    rows: int = 0,
+    tokens: float,
+    passes: float = 1.0,
+    cost: float = 1.0,
+    texts: Sequence[str] = (),
 ) -> None:
     """Say before a long stage how many rows and passes it takes, and roughly how long.
 
@@ -164,7 +174,10 @@ def work_ahead(
         tokens: of a row, about.
         passes: through the model for each row.
         cost: of a token against reading it: 3 for training, 1 for reading.
+        texts: the rows themselves, at four letters a token, and ``tokens`` of each at most.
     """
+    if texts:
+        rows, tokens = len(texts), sum(min(tokens, len(text) / 4) for text in texts) / len(texts)
     for which, value in {"rows": rows, "tokens": tokens, "passes": passes, "cost": cost}.items():
         if value < 0:
             raise ValueError(f"{which} must be at least 0, got {value!r}")

@@ -52,9 +52,9 @@ def bootstrap_interval(
 
     From 60 units on this is the percentile bootstrap. With fewer, that covers less than it says, so there it
     is the studentized bootstrap (Efron and Tibshirani 1993, 12.5), and Student's t below four units.
-    Values that are all 0 or 1, without weights, are right or wrong answers: theirs is Wilson's interval.
-    It says where the mean over other units of the same kind lies. The least of many means, picked by these
-    very units, lies below what its interval says.
+    Values that are all 0 or 1, without weights and other bounds, are right or wrong answers: theirs is
+    Wilson's interval. It says where the mean over other units of the same kind lies. The least of many means,
+    picked by these very units, lies below what its interval says.
 
     Args:
         values: ``[n]``, or ``[n, k]`` for ``k`` means over the same units, which are resampled together.
@@ -84,7 +84,8 @@ def bootstrap_interval(
     if len(weight) != len(columns) or (weight < 0).any() or weight.sum() == 0:
         allowed = f"{len(columns)} numbers >= 0, not all 0, one for each value"
         raise ValueError(f"weights must be {allowed}, got {len(weight)}")
-    alone = columns.ndim == 1 and weights is None and groups is None
+    answers = tuple(bounds) in ((-np.inf, np.inf), (0, 1))  # no cosines or differences, which can be -1
+    alone = answers and columns.ndim == 1 and weights is None and groups is None
     if alone and len(columns) > 1 and np.isin(columns, (0, 1)).all():
         counted = binomtest(int(columns.sum()), len(columns)).proportion_ci(confidence, method="wilson")
         return float(counted.low), float(counted.high)

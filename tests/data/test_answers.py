@@ -132,6 +132,18 @@ PIECES = [
     *["####", "#### ", "####1\n", "\n#", "\x00", "\ud800", "1e9", "(", ")", "$", "5 or ", "not "],
     *["\nQ: 1\n", "half a ", "5 hours ", "one hundred and ", "10^", "√", "<think>", "</think>", "="],
     *["1=1 ", "1/", "1.", "B) ", "\\text{", "\\sqrt{", "x = ", "let me know ", "wait, ", "½", "。"],
+    *[
+        "4 July 2023 ",
+        "May ",
+        "the 1990s ",
+        "2-3/",
+        "negative: ",
+        "over ",
+        "\\begin{cases}",
+        "5? no ",
+        "__",
+        "<b>",
+    ],
     *["答案是", "5-", "5 x ", "minus ", "\n", "*", " ", "\t", "_", "\\", "about ", "the answer is 5 "],
 ]
 

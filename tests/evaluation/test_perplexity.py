@@ -149,6 +149,17 @@ def test_words_equal_the_harness_task_and_its_error_the_bootstrap(scored, model,
     assert task["stderr"] == pytest.approx(resampled.std(), rel=0.15)
 
 
+def test_copies_of_a_text_do_not_narrow_the_error(model, tokenizer):
+    texts = ["The old mill stands by the river.", "A cat sat down."]
+    once, twice, alone = (
+        perplexity(model, tokenizer, some, progress=False).set_index("metric")
+        for some in (texts, texts * 2, texts[:1] * 3)
+    )
+    assert once["value"].tolist() == pytest.approx(twice["value"].tolist(), rel=1e-6)
+    assert once["stderr"].tolist() == pytest.approx(twice["stderr"].tolist(), rel=1e-6)
+    assert alone["stderr"].isna().all() and alone["n"].eq(3).all()
+
+
 def test_uniform_guessing_has_normalised_loss_one(tokenizer):
     model = tiny_model()
     torch.nn.init.zeros_(model.lm_head.weight)

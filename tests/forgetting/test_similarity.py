@@ -226,6 +226,12 @@ def test_texts_that_the_encoder_reads_are_not_marked(pair, recwarn):
     assert not recwarn.list
 
 
+def test_one_pair_of_many_is_told_by_its_column_alone(recwarn):
+    texts = [f"The answer is {number}." for number in range(5)]
+    rows = response_similarity(frame([UNSEEN[0][0], *texts]), frame([UNSEEN[0][1], *texts]))
+    assert rows["unseen"].tolist() == [True] + [False] * 5 and not recwarn.list
+
+
 def test_the_mean_is_over_what_the_encoder_can_read():
     from workbench.tables.layouts import summary_table
 

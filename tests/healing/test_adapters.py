@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from four_bits import load_quantized, unpacked
 from healed import (
     logits,
@@ -142,6 +143,15 @@ def test_an_adapter_of_other_weights_is_refused_as_a_variant(model, tokenizer, e
     twice = as_variant(model, Variant("twice", "tiny", adapter="a"), run=tmp_path)
     with without_layers(model, [2, 3]), with_adapter(model, adapter), refused, twice:
         pass
+
+
+def test_weights_that_are_not_in_memory_are_refused(model, tokenizer, examples, tmp_path):
+    adapter, _ = run(model, tokenizer, examples, tmp_path / "a")
+    offloaded = cpu_offload(tiny_model("llama"), execution_device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="model must have its weights in memory"):
+        merge_adapter_(offloaded, adapter)
+    with pytest.raises(ValueError, match="model must have its weights in memory"):
+        with_adapter(offloaded, adapter).__enter__()
 
 
 @pytest.mark.parametrize("change", ["dtype", "quantized", "no digest", "offloaded"])

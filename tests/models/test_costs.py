@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CONFIGS, LAYERS, tiny_config, tiny_model
+from tiny import CONFIGS, LAYERS, SIZES, tiny_config, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
@@ -312,3 +312,21 @@ def test_weights_that_layers_share_count_once_and_go_with_the_last_of_them() -> 
 
 def test_a_model_without_a_longest_context_is_counted_at_4096() -> None:
     assert flop_counts(AutoConfig.for_model("xlnet", **EXACT["xlnet"]))["context"] == 4096
+
+
+@pytest.mark.parametrize("form", ["config", "model", "pruned"])
+def test_a_dtype_told_in_words_counts_as_torchs(form: str) -> None:
+    entries = {**SIZES, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
+    entries["rope_parameters"] = {"rope_type": "default", "rope_theta": 10_000.0}
+    config = AutoConfig.for_model(
+        "apertus", **entries
+    )  # its activation is built in the configuration's dtype
+    whole = parameter_counts(config)["total"]
+    model = AutoModelForCausalLM.from_config(config)
+    config.dtype = model.config.dtype = "float32"  # as save_pretrained leaves it
+    if form == "pruned":
+        prune_(model, [2])
+    assert parameter_counts(config if form == "config" else model)["total"] == (
+        whole if form != "pruned" else sum(p.numel() for p in model.parameters())
+    )
+    assert config.dtype == "float32"  # the caller's stays

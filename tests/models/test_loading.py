@@ -260,6 +260,23 @@ def test_a_broken_chat_template(copied: Path) -> None:
     refused("its chat template cannot be used: TemplateSyntaxError: Expected an expression", copied)
 
 
+@pytest.mark.parametrize(
+    "place", ["cpu", {"": "cpu"}, {"": torch.device("cpu")}, torch.device("cpu")], ids=str
+)
+def test_a_device_map_of_one_device_is_that_device(place: Any) -> None:
+    assert load_model("demo", device_map=place)[0].device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["auto", "balanced", {"": "auto"}, {}, {"model.norm": "cpu", "lm_head": "disk"}, ["cpu"]],
+    ids=str,
+)
+def test_a_device_map_of_several_devices_is_refused(place: Any) -> None:
+    refused(r"^device_map must be one device such as 'cpu' .*, got .*$", "demo", device_map=place)
+    refused("^device_map must be one device .* with device=None", "demo", device_map="cpu", device="cpu")
+
+
 @pytest.mark.parametrize("device", ["meta", "mps", "xpu", [1]], ids=str)
 def test_devices_that_are_not_here(device: Any) -> None:
     refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import pytest
 
 from workbench.plots import axes
@@ -35,3 +36,18 @@ def test_the_floor_is_round_at_or_below_the_least_and_at_most_four_decades_down(
 def test_marks_lie_at_the_floor_and_name_it():
     marks = axes.floor_marks([1, 2], 0.05)
     assert list(marks.y) == [0.05, 0.05] and marks.name == "less than 0.05"
+
+
+@pytest.mark.parametrize("panels", [2, 3, 4, 5, 7])
+def test_the_lowest_panel_of_every_column_has_the_title(panels):
+    frame = pd.DataFrame({"x": 1, "y": 1, "of": [str(one) for one in range(panels)]})
+    fig = px.scatter(frame, x="x", y="y", facet_col="of", facet_col_wrap=3)
+    axes.title_below(fig, "iteration", panels, min(3, panels))
+    places = {}
+    drawn = {trace.xaxis for trace in fig.data}
+    for axis in fig.select_xaxes(lambda axis: axis.plotly_name.replace("axis", "") in drawn):
+        below = next(one for one in fig.select_yaxes() if one.anchor == axis.plotly_name.replace("axis", ""))
+        places.setdefault(round(axis.domain[0], 3), []).append((below.domain[0], axis.title.text))
+    for column in places.values():
+        (_, lowest), *above = sorted(column)
+        assert lowest == "iteration" and not any(text for _, text in above)

@@ -74,6 +74,22 @@ def test_divergences_are_on_decades_with_the_mean_over_tokens():
     dots = next(trace for trace in fig.data if trace.type == "scatter" and len(trace.x) == 30)
     assert list(dots.x) == pytest.approx(np.log10(np.maximum(rows["kl"], 1e-4)))
     assert fig.layout.xaxis.ticktext[0] == "≤ 0.0001"
+    near = plots.divergence_distribution(frame.assign(kl=frame["kl"].clip(0.2, 3))).layout.xaxis
+    assert list(near.ticktext) == ["0.1", "1", "10"] and near.range[0] > -1.3  # no empty decades
+
+
+def test_pairs_leave_out_what_the_encoder_cannot_read():
+    frame = similarity_frame()
+    shown = plots.similarity_pairs(frame.assign(unseen=frame["id"] == frame["id"].iloc[0])).data[0]
+    assert len(shown.x) == frame["id"].nunique() - 1
+
+
+def test_every_column_of_the_maps_panels_has_its_axis_below_the_lowest():
+    plots.use_template("column")
+    frame = map_frame()
+    fig = plots.similarity_map(pd.concat([frame, frame[:12].assign(variant="pruned + self-distilled")]))
+    below = [axis for axis in fig.select_xaxes() if axis.title.text]
+    assert [axis.anchor for axis in below] == ["y2", "y3"] and all(axis.showticklabels for axis in below)
 
 
 def test_the_map_has_every_response_and_an_arrow_from_mean_to_mean():

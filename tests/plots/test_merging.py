@@ -20,5 +20,9 @@ def test_a_line_a_task_or_a_seed():
     assert [list(line.y) for line in merging_path(path, measure="value").data] == [[1, 2], [3, 4]]
     seeds = merging_path(path.rename(columns={"task": "seed"}), measure="value")
     assert [line.name for line in seeds.data] == ["seed a", "seed b"]
+    scored = path.assign(task=["arc_easy"] * 2 + ["piqa"] * 2, value=0.5, stderr=0.1, n=25)
+    lines = merging_path(scored, measure="value").data
+    assert [line.name for line in lines] == ["ARC-E", "PIQA"]
+    assert all(0.15 < error < 0.25 for line in lines for error in line.error_y.array)
     with pytest.raises(ValueError, match="recovery"):
         merging_path(path)

@@ -19,6 +19,7 @@ from printed import printed_run
 import workbench as wb
 from workbench.plots import paper, portfolio, style
 from workbench.runs import figures as export
+from workbench.runs.files import write_text_atomic
 from workbench.runs.run import open_run
 from workbench.tables.paper import attempted, matching, sheets
 
@@ -103,8 +104,17 @@ def test_a_table_without_a_row_is_named_with_the_reason_and_nothing_stops(tmp_pa
     thin = printed_run(tmp_path, name="thin")
     thin.write("comparisons.csv", thin.read("comparisons.csv").assign(p_adjusted=0.5))
     thin.write("loss_similarity.csv", thin.read("loss_similarity.csv").head(0))
+    stale = [
+        thin.folder / "tables" / f"{name}.{end}" for name in ("differences", "mine") for end in ("tex", "md")
+    ]
+    old = thin.folder / "figures" / "one-column" / "06_lost.html"
+    for path in (*stale, old):
+        write_text_atomic(path, "0.123")
     with pytest.warns(UserWarning, match="plotly_get_chrome"):
         listed = wb.paper_figures(thin, columns=1)
+    assert stale[0].read_text().startswith("% Paired differences of scores: no difference is clear")
+    assert ["0.123" in path.read_text() for path in stale] == [False, False, True, True]  # the others' own
+    assert not old.exists() and old.with_name("06_lost.before.html").is_file()
     left = listed.attrs["left_out"]
     assert left["differences"].startswith("Paired differences of scores: no difference is clear")
     assert left["06_lost"].endswith(": loss_similarity.csv has no rows")

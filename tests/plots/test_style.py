@@ -170,3 +170,15 @@ def test_a_legend_of_two_lines_leaves_the_title_its_room():
     ]
     grown = made[1].height - made[0].height
     assert grown > 15 and made[1].margin.t - made[0].margin.t == pytest.approx(grown)
+
+
+def test_names_of_a_group_stand_below_each_other_and_take_lines():
+    traces = [
+        go.Scatter(x=[1], y=[1], name=f"{name}{more}", legendgroup=name)
+        for name in ("a", "b")
+        for more in ("", ", held out")
+    ]
+    size = {"width": 860, "height": 400, "title": {"text": "Loss"}}
+    both, alone = (style.legend_above(go.Figure(some, size)).layout for some in (traces, traces[::2]))
+    assert both.height - alone.height == pytest.approx(both.margin.t - alone.margin.t)
+    assert both.height - alone.height > 15

@@ -223,6 +223,10 @@ def test_an_offloaded_model_is_refused(way: str, tmp_path: Path) -> None:
     getattr(accelerate, way)(model, execution_device=torch.device("cpu"), **where)
     with pytest.raises(ValueError, match="must have its weights in memory, some are on the meta device"):
         save_pruned(model, TOKENIZER, tmp_path / "saved")
+    with pytest.raises(ValueError, match="must have its weights in memory, some are on the meta device"):
+        wb.heal(model, TOKENIZER, ["one two three"] * 4, out=tmp_path / "saved")
+    with pytest.raises(ValueError, match="must have its weights in memory, some are on the meta device"):
+        wb.collapse_(model, [(3, 2)])
     assert not (tmp_path / "saved").exists()
 
 

@@ -1,11 +1,13 @@
 """Iterations: which layers go, where each begins, kills, several processes, bad input."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +22,13 @@ from workbench.healing.config import HealingConfig
 from workbench.models.loading import load_model
 from workbench.pruning.removal import prune_, without_layers
 from workbench.recovery.iterate import CALIBRATION as CALIBRATION_OF_THE_PAPER
-from workbench.recovery.iterate import iterate, iteration_variants, read_iterations, removal_order
+from workbench.recovery.iterate import (
+    iterate,
+    iteration_variants,
+    read_iterations,
+    recovery_log,
+    removal_order,
+)
 
 TOKENIZER = tiny_tokenizer()
 TEXTS = [f"The quick brown fox number {k} jumps over the dog {7 * k} times." for k in range(24)]
@@ -108,6 +116,19 @@ def test_an_iteration_begins_exactly_where_the_last_one_ended(done):
     record = json.loads((folder / "run/iteration-02/recovered/healing.json").read_text())
     begun = json.loads((folder / "run/iteration-02/pruned/healing.json").read_text())
     assert record["objective"]["start"] == begun["sha256"]["adapter_model.safetensors"]
+
+
+def test_recoveries_of_fewer_updates_than_an_epoch_learn_other_examples_each_time(tmp_path):
+    texts = ["dog " * 2**k for k in range(7)]
+    config = replace(QUICK, batch_size=2, micro_batch_size=2, max_steps=2, max_length=None, concatenate=False)
+    run(tiny_model("llama"), tmp_path / "run", texts, target_layers=5, config=config)
+    log = recovery_log(tmp_path / "run")
+    sizes = [len(TOKENIZER(text)["input_ids"]) for text in texts]
+    learned = [
+        next(some for some in itertools.combinations(range(7), 4) if sum(sizes[k] for k in some) == tokens)
+        for tokens in log.groupby("iteration")["tokens"].last()
+    ]
+    assert len(learned) == 2 and learned[0] != learned[1]
 
 
 def test_a_run_that_is_done_goes_on_to_fewer_layers_and_is_not_done_again(done, tmp_path):

@@ -143,3 +143,8 @@ def test_c9_compares_the_deepest_state_with_removing_at_once(direct, stderr, wan
     row = claims_table({"iterative-scores.csv": scores}).set_index("claim").loc["C9"]
     assert row["verdict"] == wanted
     assert row["number"] == f"perplexity, iterating against at once: 50 against {direct} on C4"
+    longer = scores.assign(variant=scores["variant"].replace("Direct+R", "Direct-long+R"))
+    both = pd.concat([longer, scores.query("variant == 'Direct+R'").assign(value=99)])
+    row = claims_table({"iterative-scores.csv": both}).set_index("claim").loc["C9"]
+    assert row["verdict"] == wanted
+    assert row["number"].endswith(f"at once with as many updates: 50 against {direct} on C4")

@@ -149,6 +149,8 @@ def test_other_nearest_blocks_at_random_tokens_are_named():
     angles = pd.DataFrame(
         {"text": [0, 0, 1, 1], "start": [0, 1, 0, 1], "size": 1, "angle": [0.1, 0.2, 0.1, 0.2]}
     )
+    angles.attrs["end_token"] = {"id": 4, "text": "\n", "share": 1.0}
+    assert r"Every text ends in one token, `'\n'`: these" in readings.end_token_reading(angles)
     angles.attrs["end_token"] = {"id": 4, "text": ".", "share": 1.0}
     turned = angles.assign(angle=[0.2, 0.1, 0.2, 0.1], point=3)
     assert "are the same for 1 size" in readings.end_point_reading(angles, angles.assign(point=3), [1])

@@ -10,7 +10,7 @@ from workbench.tables.recovery import methods_reading, recovery_gain_reading
 def test_methods_are_ranked_with_their_spread_over_seeds():
     scores = pd.DataFrame({"approach": ["ours", "ours", "laco"], "value": [30.0, 34.0, 29.0]})
     said = methods_reading(scores.assign(metric="word_perplexity"), ours="ours")
-    assert said == "**ours** 32.00 ± 2.83 (2 seeds), number 2 from below; laco 29.00 (1 seed)."
+    assert said == "**ours** 32.00 ± 2.83 (2 seeds), rank 2 of 2 from the lowest; laco 29.00 (1 seed)."
     with pytest.raises(ValueError, match="ours must be one of"):
         methods_reading(scores.assign(metric="word_perplexity"), ours="theirs")
 

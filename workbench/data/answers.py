@@ -22,7 +22,8 @@ def final_answer(text: Any) -> str | None:
     answer is 72" (with a colon, as a heading, in a dozen languages); the last number of the text. The last
     occurrence of each counts, but what follows a new question does not, nor thoughts (``<think>``),
     calculator marks ``<<48/2=24>>`` and closing words ("let me know ..."). A statement that leaves it open
-    ("5 or 6", "not 5", "5, no wait, 6", "5+3") is returned whole, which is no number.
+    ("5 or 6", "not 5", "5, no wait, 6", "5+3") is returned whole, which is no number; so is a date ("4 July
+    2023") or a decade ("the 1990s"). What is asked ("is the answer 5?") is not said.
 
     Args:
         text: a response or a reference; None, NaN and texts without a number give None.
@@ -37,6 +38,7 @@ def final_answer(text: Any) -> str | None:
     if text is None or text != text:
         return None
     shown = re.sub(r"(?:<\|\w{1,30}\|>|</s>)\s*$", "", without_thoughts(str(text))[-_LONGEST:])
+    shown = re.sub(r"__|</?(?:b|i|u|em|strong|code)>", "**", shown)
     shown = _until_new_question(plain_characters(without_calculator_marks(shown)))
     if tagged := FIND.tagged.findall(shown):
         shown = tagged[-1][len("<answer>") : -len("</answer>")]
@@ -128,7 +130,10 @@ def _after_statement(text: str) -> str | None:
             return f"not {clean(tail)}"
         if tail.strip():
             line = FIND.abbreviation.sub(r"\1 ", tail.lstrip().partition("\n")[0])
-            return clean(line) if FIND.taken.search(tail) else stated(FIND.sentence_end.split(line)[0])
+            end = FIND.sentence_end.search(line)
+            if end and end.group() == "?":
+                continue  # asked, not said
+            return clean(line) if FIND.taken.search(tail) else stated(line[: end.start()] if end else line)
     return None
 
 
@@ -138,7 +143,7 @@ def _last_number(text: str) -> str | None:
         text = text[: match.start()] if re.search(r"\d", text[: match.start()]) else text
     text = plain_text(text[-4 * _TAIL :])
     numbers = numbers_in(text)
-    if not numbers:
+    if not numbers or FIND.in_table.search(text, 0, numbers[-1][0]):
         return None
     begin = max((match.end() for match in FIND.sentence_end.finditer(text, 0, numbers[-1][0])), default=0)
     if (end := FIND.sentence_end.search(text, numbers[-1][1])) and end.group() == "?":
@@ -166,6 +171,8 @@ def _without_digits(text: str) -> str | None:
     if (match := FIND.choices.search(text)) and not FIND.spelled.search(text, match.end()):
         return str(match.group())
     found = [one for one in FIND.spelled.finditer(text) if parse_number(clean(one.group())) is not None]
+    if found and FIND.another_before.search(text, 0, found[-1].start()):
+        return None  # plus or minus five
     if len(found) > 1 and FIND.tied.fullmatch(text, found[-2].end(), found[-1].start()):
         return None
     words = clean(found[-1].group()) if found else ""

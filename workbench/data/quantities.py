@@ -34,7 +34,8 @@ def parse_number(value: str | int | float | None) -> Fraction | None:
     Understood: thousands separators (``1,080``, ``1 080``, ``10,00,000``, ``1.080,50``), decimals, signs of
     every kind, ``3/4`` and ``1 1/2``, LaTeX fractions and spaces, currency signs, powers of ten
     (``3 x 10^8``), "5 million", "$1.5M", number words ("a hundred and five", "two dozen", "none"), "about",
-    units ("72 clips", "5cm", "5 cm^2"), and a percent sign, which is read as a unit (50 % = 50).
+    units ("72 clips", "5cm", "5 cm^2"), and a percent sign, which is read as a unit (50 % = 50). "2-3/4" is a
+    mixed number; a date and a decade are none.
 
     >>> parse_number("$1,080.50"), parse_number("1 1/2 cup"), parse_number("3x"), parse_number("minus twelve")
     (Fraction(2161, 2), Fraction(3, 2), None, Fraction(-12, 1))
@@ -47,6 +48,8 @@ def parse_number(value: str | int | float | None) -> Fraction | None:
     if len(value) > _LONGEST:
         return None
     text = without_markup(value)
+    if FIND.date.search(text):
+        return None
     match = FIND.number.fullmatch(text)
     return _of_digits(match) if match else _of_words(text)
 
@@ -156,8 +159,8 @@ def _of_digits(match: re.Match[str]) -> Fraction | None:
     if max(map(len, parts)) > _DIGITS_MOST or len(power) > 5 or abs(int(power)) > _EXPONENT_MOST:
         return None
     whole, top, bottom = map(_exact, parts)
-    if bottom == 0:
-        return None
+    if bottom == 0 or (match["hyphen"] and not 0 < top < bottom):
+        return None  # "5-12/3" is a difference
     number = whole + top * Fraction(10) ** int(power) / bottom
     value = _with_unit(number, match["unit"], bool(match["currency"]))
     signs = [match["sign"].lower(), match["sign2"], match["topsign"], match["bottomsign"]]
@@ -197,10 +200,14 @@ def _of_words(text: str) -> Fraction | None:
     if words and words[0] in NUMBERS["none"]:
         return Fraction(0) if len(words) < 4 else None
     value, rest = _with_places(*_cardinal(words))
+    if value and rest[:1] == ["over"] and (bottom := _cardinal(rest[1:]))[0] and not bottom[1]:
+        value, rest = value / bottom[0], []
     if words[:1] == ["half"]:
         value, rest = Fraction(1, 2), words[2:] if words[1:2] in (["a"], ["an"]) else words[1:]
     elif words[:1] in (["a"], ["an"], ["one"]) and words[1:2] and words[1] in _PART:
         value, rest = Fraction(1, _PART[words[1]]), words[2:]
+    elif rest[:2] == ["and", "a"] and words[-len(rest) - 1] in SCALES:
+        return None  # "a million and a half" is no million and 0.5
     elif value is not None and rest and rest[0] in _PART:
         if value >= 20 and not rest[0].endswith(("s", "half")):
             return None  # "twenty-third" is a place
@@ -286,8 +293,10 @@ def _squeezed(text: str) -> str:
     r"""Return an answer that is no number as it is compared: \sqrt3 as sqrt(3), \frac{\pi}{4} as pi/4."""
     if len(text) > 10 * _LONGEST:
         return "".join(text.split()).casefold()
-    text = re.sub(r"^(?:option|choice|letter)\s+(?=\(?[A-J]\)?\W*$)", "", without_markup(text), flags=re.I)
-    text = re.sub(r"\s+", "", text.replace("\\", "").replace("π", "pi"))
+    text = re.sub(
+        r"^the\s+|^(?:option|choice|letter)\s+(?=\(?[A-J]\)?\W*$)", "", without_markup(text), flags=re.I
+    )
+    text = re.sub(r"\s+|(?<=[ap])\.(?=m)", "", text.replace("\\", "").replace("π", "pi"))
     for _ in range(2):  # (sqrt(3))/2
         text = re.sub(r"\((\w+)\)", r"\1", text)
     text = re.sub(r"(?<=\d)(?:to|through|[~…]|\.{2,3})(?=-?\d)", "-", re.sub(r"[{}]", "", text))  # 5 to 7

@@ -59,14 +59,16 @@ def plain_text(text: str) -> str:
 def _says_several(text: str) -> bool:
     """Whether it is a pair, an interval, a bound or several unknowns: (1, 2), [5, 7], over 4, x=4 and y=5."""
     pair = re.fullmatch(r"[\[({][^\[\](){}]*,[^\[\](){}]*[\])}]", text)
-    return bool(pair or FIND.bounded.match(text) or FIND.unknowns.search(text))
+    return bool(pair or "\\begin{" in text or FIND.bounded.match(text) or FIND.unknowns.search(text))
 
 
 def numbers_in(text: str) -> list[Number]:
     """Return start, end and text of the numbers in running text; a minus after a number is an operation."""
-    found = []
+    found, dates = [], [match.span() for match in FIND.date.finditer(text)]
     for match in FIND.number_in_text.finditer(text):
         if FIND.labelled.search(text[max(0, match.start() - 12) : match.start()]) or _listed(text, match):
+            continue
+        if any(begin < match.end() and match.start() < end for begin, end in dates):
             continue
         number = match.group().strip().strip("()")
         before = text[max(0, match.start() - 8) : match.start()].rstrip()

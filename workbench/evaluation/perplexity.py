@@ -146,8 +146,9 @@ def perplexity(
         progress: one bar.
 
     Returns:
-        task, metric, n_shot (0), value, stderr (of the ratio of sums, texts as the sampling unit; NaN for one
-        text), n (texts), truncated (0), higher_is_better (False), parent (""), category ("language").
+        task, metric, n_shot (0), value, stderr (of the ratio of sums, texts as the sampling unit, copies of
+        one as one; NaN for a single one), n (texts), truncated (0), higher_is_better (False), parent (""),
+        category ("language").
 
     Raises:
         ValueError: no text, a text with fewer than two tokens, a setting out of range, or logits that are
@@ -169,12 +170,14 @@ def perplexity(
         with lm.bar:
             losses = -lm.rolling(ids, fill=False)
             counts = np.array([len(tokens) - 1 for tokens in ids])
-            loss = ratio_of_sums(losses, counts)
+            unit = pd.factorize(pd.Series(list(texts), dtype=object))[0]  # copies of a text say nothing new
+            loss = ratio_of_sums(*(np.bincount(unit, sums) for sums in (losses, counts)))
             values = loss_values(model, *loss) | {"token_perplexity": _exponential(*loss)}
             if words:
                 word_losses = -lm.rolling([[lm.prefix_token_id, *lm.bare_ids(text)] for text in texts])
                 lengths = np.array([len(re.split(r"\s+", text)) for text in texts])
-                values["word_perplexity"] = _exponential(*ratio_of_sums(word_losses, lengths))
+                sums = (np.bincount(unit, sums) for sums in (word_losses, lengths))
+                values["word_perplexity"] = _exponential(*ratio_of_sums(*sums))
     if items is not None:
         told = enumerate(zip(texts, losses / counts, map(int, counts), strict=True))
         lines = (item_line(task, 0, k, {"loss": mean}, prompt=text, tokens=n) for k, (text, mean, n) in told)

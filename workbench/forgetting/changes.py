@@ -17,7 +17,7 @@ from workbench.checks import checked
 from workbench.data.answers import final_answer
 from workbench.data.quantities import same_answer
 from workbench.data.words import STATED_FORMS
-from workbench.forgetting.similarity import embed_texts, finished, paired_responses
+from workbench.forgetting.similarity import embed_texts, finished, paired_responses, seen
 from workbench.statistics import bootstrap_interval
 
 #: how a response states its final answer; the first that fits
@@ -107,7 +107,7 @@ def farthest_responses(
     """Return each variant's ``n`` least similar responses beside the base's, to be read (``text_table``).
 
     Args:
-        similarities: of ``response_similarity`` for these frames.
+        similarities: of ``response_similarity`` for these frames; what the encoder cannot read is left out.
         base: the base's responses: ``id``, ``response``, and ``instruction`` or ``prompt`` where there.
         others: variant -> its responses.
         n: how many of each variant, least similar first.
@@ -121,7 +121,7 @@ def farthest_responses(
     base, paired = paired_responses(base, others)
     asked = [name for name in ("instruction", "prompt") if name in base][:1]
     sides = base[["id", *asked, "response"]].rename(columns={"response": "base response"})
-    worst = similarities.sort_values("similarity", kind="stable").groupby("variant", sort=False).head(n)
+    worst = seen(similarities).sort_values("similarity", kind="stable").groupby("variant", sort=False).head(n)
     parts = [
         worst[worst["variant"] == name][["variant", "similarity", "id"]]
         .merge(sides, on="id")

@@ -79,7 +79,7 @@ def response_similarity(
     blank = np.array([not text.strip() for text in texts])
     first, *others = codes.reshape(len(paired) + 1, len(base))
     blind = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
-    if share := float(np.mean([*blind.values()])):
+    if (share := float(np.mean([*blind.values()]))) >= 0.2:  # fewer are told by the column, and left out
         warnings.warn(
             f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen), so "
             f"their similarity says nothing; take an encoder that reads it, such as encoder={MULTILINGUAL!r}",
@@ -108,8 +108,9 @@ def similarity_summary(
         seed: of the resampling.
 
     Returns:
-        variant (where given), mean, ci_low, ci_high, median, identical (share of responses at 1), n, all over
-        the responses that the encoder can read (NaN where it can read none); truncated, cut_off, empty,
+        variant (where given), mean, ci_low, ci_high (NaN where all are equal: they show no spread), median,
+        identical (share of responses at 1), n, all over the responses that the encoder can read (NaN where it
+        can read none); truncated, cut_off, empty,
         unseen (counts of all responses; those unseen are not in ``n``). For several variants with ``id`` also
         closest: whether this one has the highest mean, or its prompts do not tell it apart from the one that
         has (paired interval).

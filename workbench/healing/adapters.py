@@ -24,7 +24,7 @@ from workbench.healing.records import WEIGHTS, check_layers, checked_adapter, re
 from workbench.healing.restoring import deprecations_muted, restored, weights_kept
 from workbench.healing.tensors import holds_tensors, put_tensors
 from workbench.models.identity import describe_model
-from workbench.models.layers import decoder_layers, unwrap
+from workbench.models.layers import check_in_memory, decoder_layers, unwrap
 from workbench.models.loading import keep_trainable
 from workbench.places import short_name
 from workbench.pruning.collapse import collapse_changes
@@ -257,6 +257,7 @@ def _check_weights(model: Any, path: Path) -> None:
 
 
 def _check_bare(model: Any) -> None:
+    check_in_memory(unwrap(model))
     if adapted_modules(unwrap(model)):
         raise ValueError("model must have no adapter on, it has one; leave its with_adapter first")
 

@@ -32,7 +32,7 @@ from workbench.healing.trainer import OnStep, Training, run_training
 from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_held_out
 from workbench.models.hooks import compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
-from workbench.models.layers import kept_layers, unwrap
+from workbench.models.layers import check_in_memory, kept_layers, unwrap
 from workbench.runs.files import check_room, locked, write_text_atomic
 
 
@@ -118,6 +118,7 @@ def heal(
     """
     config, objective = config or HealingConfig.preset("sdd"), objective or Objective()
     check_asked(held_out, evaluate_every, keep, patience)
+    check_in_memory(model)
     out = folders.adapter_folder(out)
     limit = sequence_limit(model, config.max_length)
     reading: Any = {"response": response, "max_length": limit, "concatenate": config.concatenate}

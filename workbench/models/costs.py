@@ -17,7 +17,7 @@ from torch import nn
 
 from workbench.checks import whole_number
 from workbench.models.checkpoints import auto_class
-from workbench.models.layers import decoder_layers, layer_container, longest_context, unwrap
+from workbench.models.layers import decoder_layers, layer_container, longest_context, types_of_torch_, unwrap
 
 DEFAULT_CONTEXT = 4096
 #: names that configurations give the number of routed experts, and of those that a token meets
@@ -157,6 +157,7 @@ def _sizes(sizes: int | Iterable[int] | None, depth: int) -> list[int]:
 def _skeleton(model_or_config: Any) -> tuple[Any, nn.ModuleList]:
     """Build the model that the configuration describes, without memory for its weights."""
     base, config = unwrap(model_or_config), copy.deepcopy(_config(model_or_config))
+    types_of_torch_(config)
     config._attn_implementation = "eager"  # has the same weights, and needs no package that may be missing
     with torch.device("meta"):
         known = isinstance(base, nn.Module)

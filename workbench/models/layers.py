@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from workbench.checks import is_whole
@@ -95,6 +96,12 @@ def on_one_device(model: nn.Module) -> bool:
     return one and not any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
+def check_in_memory(model: nn.Module) -> None:
+    """Refuse a model whose weights wait on the disk or in main memory: they can be read, not changed."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("model must have its weights in memory, some are on the meta device (offloaded)")
+
+
 def _lists_of(module: nn.Module, depth: int) -> list[tuple[nn.Module, str]]:
     named = module.named_children()
     return [(module, name) for name, one in named if isinstance(one, nn.ModuleList) and len(one) == depth]
@@ -112,3 +119,13 @@ def of_its_positions(config: Any) -> str:
     if rope.get("rope_type") != "dynamic":
         return ""
     return "; beyond them its dynamic NTK rope places every token by the longest text read with it"
+
+
+def types_of_torch_(config: Any) -> None:
+    """Set the dtypes that a configuration names in words, as after a `save_pretrained`, to torch's.
+
+    Some architectures (Apertus) hand theirs on to torch as it is when they are built.
+    """
+    for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))):
+        if isinstance(getattr(part, "dtype", None), str):
+            part.dtype = getattr(torch, part.dtype)

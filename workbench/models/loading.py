@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ from transformers.utils import chat_template_utils, hub
 from transformers.utils import logging as transformers_logging
 
 from workbench import bars
-from workbench.checks import one_of, told
+from workbench.checks import is_whole, one_of, told
 from workbench.models import checkpoints, gguf
 from workbench.models.layers import kept_layers, layer_container
 from workbench.places import short_name
@@ -27,6 +27,8 @@ from workbench.places import short_name
 # transformers and peft import it where it is installed, and it warns of optional packages of its own
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
+#: ways to spread a model over several devices
+_SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,6 +40,7 @@ def load_model(
     device: str | torch.device | None = None,
     quantization: str | None = None,
     trust_remote_code: bool = False,
+    device_map: str | torch.device | Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
     """Load a decoder-only language model and its tokenizer, ready to be analysed, pruned or asked.
 
@@ -54,6 +57,8 @@ def load_model(
         quantization: "nf4" for 4-bit weights by bitsandbytes (made for GPUs; on the CPU it works, slowly), or
             None.
         trust_remote_code: whether code that comes with the model may run.
+        device_map: one device for the whole model as transformers names it ("cpu", {"": "cuda:1"}), in place
+            of ``device``. Layers are measured, cut and trained on one: "auto" and the like are refused.
 
     Returns:
         The model in evaluation mode, and its tokenizer with a padding token and left padding.
@@ -61,7 +66,7 @@ def load_model(
     Raises:
         ValueError: with one line that says which argument is wrong and what is allowed.
     """
-    place = place_of(device)
+    place = place_of(device if device_map is None else _one_device(device_map, device))
     kind = _dtype(dtype, place)
     packed = _packed(quantization, kind)
     source = gguf.smollm2(revision) if str(name) == gguf.SMOLLM2 else checkpoints.locate(name, revision)
@@ -107,6 +112,18 @@ def place_of(device: str | torch.device | None) -> torch.device:
     if (place.index or 0) >= count:
         raise ValueError(f"device {device!r} is not here: torch sees {count} CUDA GPUs; use 'cpu' or None")
     return torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
+
+
+def _one_device(device_map: Any, device: Any) -> Any:
+    """Return the device of a map that has one."""
+    one = device_map.get("") if isinstance(device_map, Mapping) and len(device_map) == 1 else device_map
+    one = f"cuda:{one}" if is_whole(one) else one
+    if device is not None or not isinstance(one, str | torch.device) or one in _SPREAD:
+        raise ValueError(
+            "device_map must be one device such as 'cpu' or {'': 'cuda:0'}, with device=None, got "
+            f"{device_map!r}; a model too large for it may fit with quantization='nf4'"
+        )
+    return one
 
 
 def _dtype(dtype: str | torch.dtype | None, place: torch.device) -> torch.dtype:

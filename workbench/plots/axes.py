@@ -22,6 +22,15 @@ def layer_axis(n_layers: int, *, ticks: int | None = None) -> dict[str, Any]:
     return {**whole, "range": [-0.5, n_layers - 0.5]}
 
 
+def title_below(fig: go.Figure, title: str, panels: int, across: int) -> None:
+    """Title the lowest horizontal axis of each column of panels that ``plotly.express`` has wrapped."""
+    fig.update_xaxes(title="")
+    for column in range(1, min(panels, across) + 1):
+        # rows count from below, and the lowest may be short
+        short = 0 < panels % across < column and panels > across
+        fig.update_xaxes(title=title, row=2 if short else 1, col=column)
+
+
 def log_axis(values: pd.Series, lowest: float, end: str | None = None) -> dict[str, Any]:
     """Return a log axis from ``lowest`` up, ticked at decades, or at 1, 2, 5 where it spans less than two.
 

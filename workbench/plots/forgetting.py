@@ -15,7 +15,7 @@ from workbench.checks import checked
 from workbench.evaluation.scores import task_names
 from workbench.forgetting.changes import BARE, FORMS, NO_ANSWER, change_summary
 from workbench.forgetting.shift import shift_agreement
-from workbench.forgetting.similarity import seen
+from workbench.forgetting.similarity import seen, unseen
 from workbench.plots import style
 from workbench.plots.spreads import spreads
 from workbench.tables.markup import task_label
@@ -60,14 +60,17 @@ def similarity_pairs(
 
     Args:
         similarities: frame of ``response_similarity`` for several variants: ``variant``, ``id``,
-            ``similarity``.
+            ``similarity``. Prompts of which the encoder cannot read a response are left out.
         title: of the figure.
 
     Raises:
         ValueError: for missing columns, an empty frame, or variants that answered different prompts.
     """
     frame = checked(similarities, ["variant", "id", "similarity"], "similarities")
-    table = frame.pivot(index="id", columns="variant", values="similarity")
+    frame = frame[~frame["id"].isin(frame.loc[unseen(frame), "id"])]  # nothing to compare
+    table = checked(frame, [], "similarities that the encoder can read").pivot(
+        index="id", columns="variant", values="similarity"
+    )
     table = table[[*dict.fromkeys(frame["variant"])]]
     if table.isna().any(axis=None):
         raise ValueError("similarities must hold every id for every variant, so that prompts can be compared")
@@ -147,10 +150,11 @@ def divergence_distribution(
     frame = checked(by_response, ["variant", "kl", "n_tokens"], "by_response")
     shown: Any = {"unit": " nats per token", "weigh": "n_tokens", "drawn_at": _decades, "bounds": (0, np.inf)}
     fig = spreads(frame, "kl", title, ".3g", **shown)
-    highest = max(1.0, float(np.ceil(_decades(frame["kl"]).max())))
-    decades = np.arange(np.log10(KL_FLOOR), highest + 1)
-    labels = [f"≤ {KL_FLOOR:g}", *(f"{10.0**decade:g}" for decade in decades[1:])]
-    fig.update_xaxes(tickvals=decades, ticktext=labels, range=[decades[0] - 0.15, highest + 0.1])
+    drawn = _decades(frame["kl"])
+    lowest, highest = np.floor(drawn.min()), max(np.floor(drawn.min()) + 1, np.ceil(drawn.max()))
+    decades = np.arange(lowest, highest + 1)
+    labels = [f"{'≤ ' if 10**decade <= KL_FLOOR else ''}{10.0**decade:g}" for decade in decades]
+    fig.update_xaxes(tickvals=decades, ticktext=labels, range=[lowest - 0.15, highest + 0.1])
     return fig.update_xaxes(title="mean KL(base || variant), nats per token")
 
 
@@ -197,7 +201,10 @@ def similarity_map(
             fig.add_annotation(**ends, **axes, **arrow, row=row + 1, col=column + 1)
     fig.update_annotations(font_size=style.current_template().layout.font.size)
     x_share, y_share = frame[["x_share", "y_share"]].iloc[0]
-    fig.update_xaxes(title=f"first direction ({x_share:.0%})", nticks=5, row=down)
+    for column in range(across):  # its lowest panel
+        row = -(-(len(names) - column) // across)
+        title = f"first direction ({x_share:.0%})"
+        fig.update_xaxes(title=title, nticks=5, showticklabels=True, row=row, col=column + 1)
     fig.update_yaxes(title=f"second direction ({y_share:.0%})", nticks=6, col=1)
     fig.update_layout(height=style.px_of(130 + 290 * down))
     room = {"margin_t": style.legend_above(fig).layout.margin.t + style.px_of(24)}

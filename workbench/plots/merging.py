@@ -7,7 +7,9 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from workbench.checks import checked
+from workbench.evaluation.scores import score_intervals
 from workbench.plots import style
+from workbench.tables.markup import task_label
 
 
 def merging_path(
@@ -20,7 +22,7 @@ def merging_path(
 
     Args:
         path: ``t`` (0 = the first end, 1 = the second), the measure, and where there are any ``task`` (a line
-            each) or ``seed`` (a line each), ``ci_low`` and ``ci_high``.
+            each, with the interval of its ``stderr``) or ``seed`` (a line each), ``ci_low`` and ``ci_high``.
         measure: the column to draw, such as ``recovery``, ``value`` or ``similarity``.
         title: of the figure.
 
@@ -29,7 +31,9 @@ def merging_path(
     """
     frame = checked(path, ["t", measure], "path").sort_values("t", kind="stable")
     by = next((name for name in ("task", "seed") if name in frame), None)
-    names = frame[by].astype(str) if by else measure
+    names = frame[by].astype(str).map(task_label if by == "task" else str) if by else measure
+    if measure == "value" and "stderr" in frame:
+        frame = score_intervals(frame).rename(columns={"low": "ci_low", "high": "ci_high"})
     frame = style.escaped(frame.assign(line="seed " + names if by == "seed" else names), "line")
     styles = style.variant_styles(frame["line"])
     shown = {"markers": True, "hover": f"%{{fullData.name}}<br>t %{{x:.2f}}: {measure} %{{y:.3f}}"}
@@ -38,4 +42,5 @@ def merging_path(
     fig.update_layout(showlegend=by is not None, legend={"title": {"text": ""}})
     fig.update_xaxes(title="t (0: the first variant, 1: the second)", range=[-0.04, 1.04])
     named = {"value": "score"}.get(measure, measure.replace("_", " "))
-    return fig.update_yaxes(title=named)
+    fig.update_traces(error_y={"thickness": 1, "width": 2})
+    return (style.legend_above(fig) if by else fig).update_yaxes(title=named)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 import warnings
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from workbench.runs.figures import FORMATS, browser_found, save_figure
 from workbench.runs.files import template, write_text_atomic
 from workbench.runs.run import Run, notebook_that_writes
 from workbench.tables.markup import latex_text
-from workbench.tables.paper import attempted, sheets
+from workbench.tables.paper import attempted, every_sheet, sheets
 
 #: columns of a page -> the template of its figures, its folder, its width in inches
 COLUMNS = {1: ("column", "one-column", 3.25), 2: ("paper", "two-columns", 6.75)}
@@ -74,10 +76,25 @@ def paper_figures(
     for name, forms in tables.items():
         for ending, text in forms.items():
             rows.append((name, 0, write_text_atomic(folder / "tables" / f"{name}.{ending}", text)))
+    _mark_stale(folder, tables, left)
     write_text_atomic(folder / "figures" / "captions.tex", _captions(drawn, wanted))
     shown = {name: forms["html"] for name, forms in tables.items()}
     write_text_atomic(folder / "index.html", _index(run, drawn, shown, wanted, endings))
     return _listed(rows, folder, left)
+
+
+def _mark_stale(folder: Path, made: Iterable[str], left: dict[str, str]) -> None:
+    """Put the reason in the place of a table that was written before, and take a figure out of its place."""
+    for sheet in every_sheet():
+        why = left.get(sheet.name, _told(sheet.caption, "its frames are not in the run"))
+        texts = {"tex": f"% {why}\n", "md": f"{why}\n", "html": f"<p>{html.escape(why)}</p>\n"}
+        for ending, text in [] if sheet.name in made else texts.items():
+            if (path := folder / "tables" / f"{sheet.name}.{ending}").is_file():
+                write_text_atomic(path, text)
+    for name, (_, place, _), ending in product(left, COLUMNS.values(), FORMATS):
+        path = folder / "figures" / place / f"{name}.{ending}"
+        if path.is_file():
+            path.replace(path.with_name(f"{name}.before.{ending}"))
 
 
 def _some(given: Any, allowed: Iterable[Any], name: str) -> list[Any]:

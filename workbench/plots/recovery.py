@@ -60,11 +60,15 @@ def stack_over_iterations(
         fig.add_annotation(x=int(iteration), y=layer, **label)
     fig.update_xaxes(title="iteration (0: the whole model)", **axes.layer_axis(last + 1))
     named = frame.astype({"layer": int}).astype({"layer": str}).groupby("iteration")["layer"].agg(",".join)
-    widest = 0.6 * layout.font.size * (2 + max(map(len, named)))
-    if low and widest < 0.8 * layout.width / (last + 1):
-        texts = ["0", *(f"{iteration}<br>({layers})" for iteration, layers in named.items())]
-        ticks = {"tickmode": "array", "tickvals": [0, *named.index], "ticktext": texts}
-        fig.update_xaxes(title="iteration (layer that went)", **ticks)
+    if low:  # the layers stand under the iterations, under every few where there are many
+        widest = 0.6 * layout.font.size * (2 + max(map(len, named)))
+        room = 0.8 * layout.width / widest
+        every = next(step for step in (1, 2, 5, 10, 20, 50) if (last + 1) / step <= room or step == 50)
+        shown = [0, *named.index[named.index % every == 0]]
+        texts = [f"{one}<br>({named[one]})" if one in named.index else "0" for one in shown]
+        fig.update_xaxes(
+            title="iteration (layer that went)", tickmode="array", tickvals=shown, ticktext=texts
+        )
     return fig.update_yaxes(title="layer", **axes.layer_axis(depth))
 
 
@@ -161,7 +165,8 @@ def phase_lines(
     fig.update_traces(error_y={"thickness": 1, "width": 2})
     fig.update_yaxes(matches=None, showticklabels=True, title="")
     ticks = axes.layer_axis(int(frame["iteration"].max()) + 1, ticks=20 // across)["dtick"]
-    fig.update_xaxes(title="", dtick=ticks, showticklabels=True).update_xaxes(title="iteration", row=1)
+    fig.update_xaxes(dtick=ticks, showticklabels=True)
+    axes.title_below(fig, "iteration", len(panels), across)
     height = 110 + down * 0.55 * style.current_template().layout.height
     return style.legend_below(style.facet_titles(fig).update_layout(height=height))
 

@@ -182,8 +182,8 @@ def _fraction_panels(
     lines = {"markers": True, "error_y": ("low", "high"), "title": title}
     fig = style.draw(px.line, rows, "fraction", "value", styles, "series", **lines, **panels, **shown)
     fig.for_each_trace(_mark_line)
-    fig.update_xaxes(range=span, tickformat=".0%", title="", showticklabels=True, nticks=5)
-    fig.update_xaxes(title="layers dropped", row=1)
+    fig.update_xaxes(range=span, tickformat=".0%", showticklabels=True, nticks=5)
+    axes.title_below(fig, "layers dropped", len(tasks), across)
     height = style.px_of(150) + down * style.px_of(260)
     return style.legend_below(style.facet_titles(fig).update_layout(height=height))
 
@@ -200,13 +200,20 @@ def _series_styles(frame: pd.DataFrame) -> dict[str, style.Style]:
 
 
 def _in_series(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of each series and of the whole model, which each long line begins at."""
+    """Return the rows of each series and of the whole model.
+
+    Each long line begins at the whole model on its own items where it has them, so that it tells no rise
+    that is one of other items.
+    """
     whole = frame[frame["fraction"] == 0].sort_values("n" if "n" in frame else "panel", kind="stable")
     whole = whole.drop_duplicates("panel", keep="last")
     own = frame[frame["fraction"] > 0].sort_values("fraction", kind="stable")
     lengths = own.groupby(["series", "panel"], sort=False)["fraction"].size()
     long = lengths[lengths >= 2].index.to_frame(index=False)
-    begun = whole.drop(columns="series").merge(long, on="panel").assign(low=float("nan"), high=float("nan"))
+    own_whole = frame[frame["fraction"] == 0].merge(long, on=["series", "panel"])
+    begun = whole.drop(columns="series").merge(long, on="panel")
+    begun = pd.concat([own_whole, begun]).drop_duplicates(["series", "panel"])
+    begun = begun.assign(low=float("nan"), high=float("nan"))
     return pd.concat([whole.assign(series=_WHOLE), begun, own], ignore_index=True)
 
 

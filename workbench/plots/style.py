@@ -203,7 +203,7 @@ def legend_above(fig: go.Figure) -> go.Figure:
 
 
 def _legend_lines(fig: go.Figure) -> int:
-    """Return how many lines a legend takes: names of one width each, those of groups one after the other."""
+    """Return how many lines a legend takes: names of one width each, those of a group below each other."""
     traces = [trace for trace in fig.data if trace.showlegend is not False]
     size = current_template().layout.font.size
     across = fig.layout.width - px_of(90) - 0.5 * size * _longest_tick(fig)
@@ -211,11 +211,16 @@ def _legend_lines(fig: go.Figure) -> int:
     if not all(trace.legendgroup for trace in traces):
         each = px_of(60) + 0.55 * size * max(lengths, default=0)
         return -(-len(lengths) // max(1, int(across // each)))
-    lines, used = 1, 0.0
-    for length in lengths:
-        width = px_of(50) + 0.48 * size * length
-        lines, used = (lines, used + width) if used + width <= across or not used else (lines + 1, width)
-    return lines
+    groups: dict[str, list[int]] = {}
+    for trace, length in zip(traces, lengths, strict=True):
+        groups.setdefault(trace.legendgroup, []).append(length)
+    rows, used = [1], 0.0  # the lines of each row of groups
+    for group in groups.values():
+        width = px_of(50) + 0.48 * size * max(group)
+        if used and used + width > across:
+            rows, used = [*rows, 1], 0.0
+        rows[-1], used = max(rows[-1], len(group)), used + width
+    return sum(rows)
 
 
 def _longest_tick(fig: go.Figure) -> int:

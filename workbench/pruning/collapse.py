@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.checks import one_of, whole_number
-from workbench.models.layers import decoder_layers, kept_layers
+from workbench.models.layers import check_in_memory, decoder_layers, kept_layers
 from workbench.pruning.removal import prune_, two_states, without_layers
 from workbench.pruning.surgery import Change
 
@@ -54,6 +54,7 @@ def merged_tensors(model: nn.Module, merges: Merges, merging: str) -> dict[tuple
     norms and biases stay.
     """
     one_of(merging, MERGINGS, "merging")
+    check_in_memory(model)
     places = {layer: place for place, layer in enumerate(kept_layers(model))}
     layers_merged_away(list(places), merges)
     layers, left = list(decoder_layers(model)), list(places)

@@ -15,7 +15,7 @@ from workbench.models.checkpoints import auto_class, is_remote
 from workbench.models.costs import parameter_counts
 from workbench.models.hooks import at_the_end, inference
 from workbench.models.identity import describe_model
-from workbench.models.layers import kept_layers, layer_container, longest_context, unwrap
+from workbench.models.layers import check_in_memory, kept_layers, layer_container, longest_context, unwrap
 from workbench.pruning.spellings import spell_both_ways
 from workbench.runs.files import atomic_folder, check_room
 from workbench.runs.provenance import library_versions
@@ -113,8 +113,7 @@ def _check_savable(model: nn.Module, base: Any) -> None:
             "model must have full weights to be saved: load it again with quantization=None, prune_ the same "
             "layers and save that"
         )
-    if any(parameter.is_meta for parameter in base.parameters()):
-        raise ValueError("model must have its weights in memory, some are on the meta device (offloaded)")
+    check_in_memory(base)
 
 
 def _check_tokenizer(tokenizer: Any, base: Any) -> None:

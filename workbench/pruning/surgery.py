@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from workbench.models.layers import types_of_torch_
+
 #: the names of ``surgery.toml``, by what they are
 NAMES: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 #: attributes in which modules keep their own place
@@ -190,8 +192,7 @@ def _blank(kind: type, config_kind: Any, text: str) -> Any:
     attention = entries.pop("attn_implementation")
     config = config_kind.from_dict(entries)
     config._attn_implementation = attention
-    if isinstance(getattr(config, "dtype", None), str):
-        config.dtype = getattr(torch, config.dtype)
+    types_of_torch_(config)
     with torch.device("meta"), _Uninitialised():
         return kind(config)
 

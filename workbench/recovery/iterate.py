@@ -8,6 +8,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def iterate(
         loss: weight of each term, as for ``recover``.
         temperature: as for ``recover``.
         response: as for ``recover``.
-        config: as for ``recover``.
+        config: as for ``recover``; its seed grows by one an iteration, so that recoveries of fewer updates
+            than an epoch do not learn the same examples each time.
         out: folder of the run: an adapter and the scores for each iteration. Every step is kept as it is
             done; the same call after a kill goes on, with the same layers and, on the CPU, the same weights.
         overwrite: begin again where ``out`` was made from other things.
@@ -163,8 +165,10 @@ class _Steps:
         watch = self.progress
         if callable(watch):
             watch = lambda row: self.progress(row | told)  # noqa: E731
+        config = settings.pop("config")
+        config = replace(config, seed=config.seed + self.iteration - 1)
         where: Any = {"removed": self.order, "start": start, "out": self.folder / "recovered"}
-        recover(model, tokenizer, examples, **where, **settings, progress=watch)
+        recover(model, tokenizer, examples, config=config, **where, **settings, progress=watch)
         self.recovered()
 
     def pruned(self) -> int:

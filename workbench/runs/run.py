@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ import pandas as pd
 from filelock import FileLock
 
 from workbench.arguments import looked_at
+from workbench.bars import say_together
 from workbench.checks import check_writable, told
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
@@ -256,10 +258,8 @@ class Run:
         elif out and stored and stored.get("makes", {}).get(out) == self.digest(out):
             owner = stored["fingerprint"]
         if stored and owner != key.fingerprint:
-            changed = ", ".join(key.changed(dict(stored))) or "file"
-            before = stored.get("seconds", 0)
-            last = f"; it took {before:.0f} s last time" if before >= 10 else ""
-            print(f"{name}: computed again; another {changed}{last}", flush=True)
+            changed = key.changed(dict(stored))
+            say_together(name, str(changed), partial(_again, changed), stored.get("seconds", 0))
         if out and owner not in (None, key.fingerprint):
             self._set_aside(out)
         files.write_text_atomic(begun, key.fingerprint)
@@ -272,12 +272,32 @@ class Run:
         for there in (path, path.with_name(f"{path.name}.unfinished")):
             if there.exists():
                 os.replace(there, path.with_name(there.name.replace(path.name, kept)))
-                print(f"{product} was made from other inputs; it is kept as {kept}", flush=True)
+                say_together(product, "kept", partial(_kept_as, kept))
 
     def _made(self, name: str, product: str) -> str:
         if not self.path(product).exists():
             raise ValueError(f"makes names {product!r}, but computing {name} did not write it")
         return self.digest(product)
+
+
+def _again(changed: list[str], names: list[str], seconds: float) -> str:
+    """Say which results are computed again, since what is another, and how long they took."""
+    rooms = [one.removeprefix("room ") for one in changed if one.startswith("room ")]
+    why = [one for one in changed if not one.startswith("room ")]
+    why += [f"version of the code ({', '.join(rooms)})"] if rooms else []
+    took = "it took" if len(names) == 1 else "they took"
+    last = f"; {took} {seconds:.0f} s last time" if seconds >= 10 else ""
+    return f"{_several(names)}: computed again; another {', '.join(why) or 'file'}{last}"
+
+
+def _kept_as(kept: str, names: list[str], _: float) -> str:
+    if len(names) == 1:
+        return f"{names[0]} was made from other inputs; it is kept as {kept}"
+    return f"{_several(names)} were made from other inputs; they are kept, their last one as {kept}"
+
+
+def _several(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def open_run(name: str = "demo", *, root: str | Path | None = None) -> Run:

@@ -10,8 +10,7 @@ import pandas as pd
 
 from workbench.checks import checked
 from workbench.evaluation.scores import headline, score_intervals
-from workbench.forgetting.similarity import seen
-from workbench.statistics import bootstrap_interval
+from workbench.forgetting.similarity import mean_interval, seen
 
 
 def summary_table(
@@ -55,7 +54,7 @@ def summary_table(
         known = checked(similarities, ["variant", "similarity"], "similarities").dropna(subset="similarity")
         of_variant = seen(known).groupby("variant")["similarity"]
         values["similarity"] = of_variant.mean()
-        halves["similarity"] = of_variant.agg(lambda these: -np.subtract(*bootstrap_interval(these)) / 2)
+        halves["similarity"] = of_variant.agg(lambda these: -np.subtract(*mean_interval(these)) / 2)
     table = values.combine(halves, _with_half)[list(values)] if intervals else values
     return table.rename_axis("variant").reset_index()
 

@@ -19,6 +19,9 @@ from workbench.checks import one_of
 
 #: the content of ``words.toml``
 WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
+_P = {"p_value", "p_adjusted"}
+#: rows; a table of more has a height of its own
+_LONG = 25
 #: signs that are printed as another one where two follow each other
 _JOINED = "-',"
 
@@ -117,25 +120,59 @@ def to_html(table: pd.DataFrame, *, caption: str | None = None, digits: int | No
 
 
 def text_table(frame: pd.DataFrame, *, digits: int = 3) -> Styler:
-    """Return a frame of texts as a notebook shows it best: left-aligned, lines kept, everything escaped.
+    """Return a frame as a notebook shows it best: texts to the left, their lines kept, numbers to the right.
+
+    Columns are named in words, an interval stands in one column, and everything is escaped.
 
     Args:
-        frame: texts, such as prompts and responses side by side; numbers are allowed, and lists and what else
-            a cell can hold. The index is not shown.
+        frame: texts, such as prompts and responses side by side, and numbers, lists and what else a cell can
+            hold. The index is not shown.
         digits: of the numbers.
     """
-    cells = _as_text(frame, digits).map(html.escape)
-    look = {"text-align": "left", "vertical-align": "top", "white-space": "pre-wrap"}
-    style = cells.style.hide(axis="index").relabel_index([html.escape(_flat(name)) for name in frame], axis=1)
-    # dollars in a text are no formula
-    style = style.set_properties(**look).set_table_attributes('class="tex2jax_ignore mathjax_ignore"')
-    # what a row is about stays in sight where a wide table is scrolled
-    first = "position: sticky; left: 0; background: var(--jp-layout-color0, Canvas)"
-    return style.set_table_styles(
-        [
-            {"selector": "th", "props": "text-align: left"},
-            {"selector": "th:first-child, td:first-child", "props": first},
-        ]
+    told = _in_words(frame, digits)
+    cells = _as_text(told, digits).map(html.escape)
+    style = cells.style.hide(axis="index").relabel_index([html.escape(_flat(name)) for name in told], axis=1)
+    # a long table scrolls in itself, so that its head stays in sight; dollars in a text are no formula
+    long = ' style="display: block; max-height: 40em; overflow: auto"' if len(cells) > _LONG else ""
+    style = style.set_table_attributes(f'class="tex2jax_ignore mathjax_ignore"{long}')
+    texts = {*_intervals(frame), *(WORDS["columns"][name] for name in _P)}  # of numbers
+    right = [i for i, numbers in enumerate(_numeric(told)) if numbers or told.columns[i] in texts]
+    ground, grey = "var(--jp-layout-color0, Canvas)", "var(--jp-rendermime-table-row-background, Canvas)"
+    looks = {
+        "td": "text-align: left; vertical-align: top; white-space: pre-wrap",
+        "th": f"text-align: left; position: sticky; top: 0; background: {ground}",
+        # what a row is about stays in sight where a wide table is scrolled
+        "th:first-child, td:first-child": f"position: sticky; left: 0; background: {ground}",
+        "tr:nth-child(even) td:first-child": f"background: {grey}",
+        "th:first-child": "z-index: 1",
+        **{f"th.col{i}, td.col{i}": "text-align: right" for i in right},
+    }
+    return style.set_table_styles([{"selector": one, "props": look} for one, look in looks.items()])
+
+
+def _intervals(frame: pd.DataFrame) -> dict[str, str]:
+    """Return what the intervals of a frame are called, and the beginning of the names of their two ends."""
+    names = [name for name in frame if isinstance(name, str)]
+    ends = [name[:-4] for name in names if name.endswith("_low") and f"{name[:-4]}_high" in names]
+    return {"95 % interval" if len(ends) == 1 else f"95 % interval, {of}": of for of in ends}
+
+
+def _in_words(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
+    """Return a frame whose columns have names in words, with intervals in one column, "yes" and "no"."""
+    if frame.columns.nlevels > 1 or not frame.columns.is_unique:
+        return frame
+    told = frame.copy()
+    for name, of in _intervals(frame).items():
+        ends = [[_cell(end, digits) for end in frame[f"{of}_{side}"]] for side in ("low", "high")]
+        told[f"{of}_low"] = ["–" if "–" in pair else " to ".join(pair) for pair in zip(*ends, strict=True)]
+        told = told.drop(columns=f"{of}_high").rename(columns={f"{of}_low": name})
+    for name in told.select_dtypes(bool):
+        told[name] = told[name].map({True: "yes", False: "no"})
+    for name in _P & {*told}:
+        told[name] = [f"< {10**-digits:.{digits}f}" if p < 10**-digits else p for p in told[name]]
+    words = WORDS["columns"]
+    return told.rename(
+        columns=lambda name: words.get(name, name.replace("_", " ")) if isinstance(name, str) else name
     )
 
 

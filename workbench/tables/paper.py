@@ -75,11 +75,15 @@ def _shown(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
+def every_sheet() -> list[Sheet]:
+    """Return the tables that there can be."""
+    listed = tomllib.loads(Path(__file__).with_name("sheets.toml").read_text(encoding="utf-8"))
+    return [Sheet(name, **told) for name, told in listed.items()]
+
+
 def sheets(run: Run) -> list[Sheet]:
     """Return the tables that the frames of a run allow."""
-    listed = tomllib.loads(Path(__file__).with_name("sheets.toml").read_text(encoding="utf-8"))
-    every = [Sheet(name, **told) for name, told in listed.items()]
-    return [sheet for sheet in every if all(matching(run, need) for need in sheet.needs)]
+    return [sheet for sheet in every_sheet() if all(matching(run, need) for need in sheet.needs)]
 
 
 def attempted(make: Callable[[Run], Any], needs: Iterable[str], run: Run) -> tuple[Any, str]:
@@ -112,8 +116,10 @@ def base_name(run: Run) -> str:
 
 def healing_logs(run: Run) -> pd.DataFrame:
     """Return the logs of the trainings of a run under each other."""
-    names = [name for name in matching(run, "healing-*.csv") if "/" not in name]
-    logs = {name.removeprefix("healing-").removesuffix(".csv"): run.read(name) for name in names}
+    files = [name for name in matching(run, "healing-*.csv") if "/" not in name]
+    named = {name.removeprefix("healing-").removesuffix(".csv"): name for name in files}
+    order = [variant.name for variant in run.variants() if variant.name in named]
+    logs = {name: run.read(named[name]) for name in dict.fromkeys([*order, *named])}
     return readable(pd.concat(logs, names=["variant"]).reset_index("variant"))
 
 

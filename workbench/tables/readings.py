@@ -82,11 +82,16 @@ def end_token_reading(distances: pd.DataFrame) -> str:
     if not told:
         return "At which token the texts end is not known of this frame."
     if told["share"] < 0.5:
-        commonest = f'"{escaped(told["text"])}", ends {percent(told["share"])}'
+        commonest = f"{_token(told['text'])}, ends {percent(told['share'])}"
         return f"The texts end in many tokens; the commonest, {commonest} of them."
     which = "these are the distances" if told["share"] == 1 else "there the distances are those"
     every = "Every text ends" if told["share"] == 1 else f"{percent(told['share'])} of the texts end"
-    return f'{every} in one token, "{escaped(told["text"])}": {which} at this token.'
+    return f"{every} in one token, {_token(told['text'])}: {which} at this token."
+
+
+def _token(text: str) -> str:
+    """Return a token so that it is seen, also where it is a line end or spaces."""
+    return f'"{escaped(text)}"' if text.strip() else f"`{text!r}`"
 
 
 def end_point_reading(angles: pd.DataFrame, points: pd.DataFrame, sizes: Iterable[int]) -> str:

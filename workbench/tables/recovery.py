@@ -87,7 +87,7 @@ def methods_reading(
         told[name] = f"{escaped(name)} {row['mean']:.2f}{spread} ({seeds}{other.get(name, '')})"
     mine = told.pop(ours).replace(escaped(ours), named([ours]), 1)
     place = list(means.index).index(ours)
-    rank = "lowest" if place == 0 else f"number {place + 1} from below"
+    rank = "lowest" if place == 0 else f"rank {place + 1} of {len(means)} from the lowest"
     return "; ".join([f"{mine}, {rank}", *told.values()]) + "."
 
 
