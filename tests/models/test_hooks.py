@@ -97,7 +97,8 @@ def _restored(model):
         for name, one in model.named_modules()
     ]
     checkpointed = [getattr(one, "gradient_checkpointing", None) for one in model.modules()]
-    return modules, checkpointed, model.config.to_dict(), model.config._attn_implementation
+    settings = model.config.to_dict(), model.config._attn_implementation, torch.is_grad_enabled()
+    return modules, checkpointed, settings
 
 
 @pytest.mark.parametrize(

@@ -117,14 +117,17 @@ def inference(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     configs = [getattr(module, "config", None) for module in model.modules()]
     asked = [entries for c in configs if (entries := getattr(c, "__dict__", {})).get("output_router_logits")]
+    gradients = torch.is_grad_enabled()
 
     def restore() -> None:
+        torch.set_grad_enabled(gradients)
         for entries in asked:
             entries["output_router_logits"] = True
         for module in training:
             module.training = True
 
-    with at_the_end(restore), torch.no_grad():
+    with at_the_end(restore):  # torch.no_grad() would stay on where an interrupt falls just before its end
+        torch.set_grad_enabled(False)
         model.eval()
         for entries in asked:
             entries["output_router_logits"] = False
