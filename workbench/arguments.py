@@ -15,13 +15,11 @@ from typing import Any, TypeVar, cast
 
 import pandas as pd
 
-from workbench.checks import is_whole
+from workbench.checks import NoRoom, check_writable, first_line, is_full, is_panic, is_whole
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _KNOWN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _NUMBERS = frozenset(_KNOWN["numbers"])
-#: how libraries say that a disk is full: Python and safetensors, SQLite, torch
-_FULL = "No space left|File too large|quota exceeded|disk is full|inline_container"
 #: names that pandas' errors quote beside the column
 _CLASSES = frozenset(("DataFrame", "Pandas"))
 
@@ -57,12 +55,12 @@ def looked_at(function: _Function) -> _Function:
             for label, frame in () if "tables" in own else _frames(name, value):
                 check_frame(label, frame, "may_be_empty" in own, numbers)
             if name in writes and isinstance(value, str | Path):
-                _check_writable(name, Path(value))
+                _check_output(name, Path(value))
         try:
             return function(*arguments, **settings)
-        except Exception as error:
+        except BaseException as error:
             if found := _in_one_line(error, given, writes):
-                raise ValueError(found) from error
+                raise found from error
             raise
 
     if "." not in function.__qualname__:  # no method
@@ -115,12 +113,10 @@ def _check_texts(name: str, texts: Any, may_be_empty: bool) -> None:
             raise ValueError(f"{name} {index} is empty; leave empty texts out")
 
 
-def _check_writable(name: str, path: Path) -> None:
-    """Refuse a path that cannot be written, before the work and not after it."""
-    nearest = next(folder for folder in path.absolute().parents if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        what = "is no folder" if not nearest.is_dir() else "may not be written to"
-        raise ValueError(f"{name} cannot be written at {path}: {nearest} {what}")
+def _check_output(name: str, path: Path) -> None:
+    """Refuse a path that cannot be written; what is there may be the result, which is read then."""
+    if name not in _KNOWN["resumed"] or not path.exists():
+        check_writable(name, path)
 
 
 def check_frame(
@@ -146,19 +142,26 @@ def _frames(name: str, value: Any) -> list[tuple[str, pd.DataFrame]]:
     return [(f"{name}[{key!r}]", one) for key, one in value.items() if isinstance(one, pd.DataFrame)]
 
 
-def _in_one_line(error: Exception, given: Mapping[str, Any], writes: set[str]) -> str:
-    """Return what to say of a library's error that an argument explains, else ""."""
-    if isinstance(error, KeyError | AttributeError | pd.errors.UndefinedVariableError):
-        return _missing_column(error, given)
-    if not isinstance(error, ValueError) and re.search(_FULL, str(error)):
-        places = [str(given[name]) for name in given if name in writes and given[name] is not None]
-        return (
-            f"no room on the disk for {places[0] if places else 'it'}; make some, then the same call goes on"
-        )
-    if isinstance(error, OSError) and error.filename:
+def _in_one_line(error: BaseException, given: Mapping[str, Any], writes: set[str]) -> ValueError | None:
+    """Return what to raise for a library's error that an argument explains, else None."""
+    said = ""
+    if isinstance(error, ValueError):
+        if len(error.args) == 1 and "\n" in str(error):  # such as of a file's name
+            error.args = (str(error).replace("\n", "\\n"),)
+        return None
+    if is_full(error):
+        places = [given[name] for name in given if name in writes and given[name] is not None]
+        places += [run.folder for run in given.values() if hasattr(run, "folder")]
+        where = places[0] if places else "it"
+        return NoRoom(f"no room on the disk for {where}; make some, then the same call goes on")
+    if is_panic(error):
+        said = f"the tokenizer cannot read a text: {first_line(error)}"
+    elif isinstance(error, KeyError | AttributeError | pd.errors.UndefinedVariableError):
+        said = _missing_column(error, given)
+    elif isinstance(error, OSError) and error.filename:
         found = _path_of(str(error.filename), given)
-        return f"{found} cannot be used: {error.strerror}: {error.filename}" if found else ""
-    return ""
+        said = f"{found} cannot be used: {error.strerror}: {error.filename}" if found else ""
+    return ValueError(said) if said else None
 
 
 def _missing_column(error: Exception, given: Mapping[str, Any]) -> str:
@@ -178,8 +181,8 @@ def _missing_column(error: Exception, given: Mapping[str, Any]) -> str:
 
 def _path_of(file: str, given: Mapping[str, Any]) -> str:
     """Return the argument that names the file of an error, or the folder that it lies in, else ""."""
-    paths = {name: getattr(value, "folder", value) for name, value in given.items()}  # of a run
-    paths = {name: str(path) for name, path in paths.items() if isinstance(path, str | Path)}
+    runs = [("run", value.folder) for value in given.values() if hasattr(value, "folder")]
+    paths = {name: str(path) for name, path in [*given.items(), *runs] if isinstance(path, str | Path)}
     near = (name for name, path in paths.items() if path and (file.startswith(path) or path.startswith(file)))
     return next(near, "")
 

@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 #: most characters quoted of another library's message
 _LONGEST = 300
+#: how libraries say that a disk is full: Python and safetensors, SQLite, torch
+_FULL = "No space left|File too large|quota exceeded|disk is full|inline_container|iostream error"
+
+
+class NoRoom(ValueError):
+    """A disk is full: no fault of the call, which goes on where it was when there is room."""
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one that led to it, says that a disk is full."""
+    while error is not None:
+        if isinstance(error, NoRoom) or re.search(_FULL, str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether an error is one of a Rust library that gave up, which Python knows under no class."""
+    return type(error).__name__ == "PanicException"
+
+
+def read_whole(path: Path) -> str:
+    """Return the text of a regular file: a pipe or a device in its place might never end.
+
+    Raises:
+        OSError: for anything else, and as reading a file does.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file, but a folder, a pipe or a device")
+    return path.read_text(encoding="utf-8")
+
+
+def check_writable(name: str, path: Path) -> None:
+    """Refuse a path that cannot be written, before the work and not after it.
+
+    Raises:
+        ValueError: naming the argument, the path and the file or folder that stands in the way.
+    """
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{name} cannot be written at {path}: {nearest} is no folder")
+    if shut := [one for one in (nearest, path) if one.exists() and not os.access(one, os.W_OK)]:
+        raise ValueError(f"{name} cannot be written at {path}: {shut[0]} may not be written to")
 
 
 def is_whole(value: Any) -> bool:
@@ -85,12 +132,15 @@ def first_line(error: BaseException) -> str:
 def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
     """Turn a library's errors of these kinds into a ValueError of one line that begins with `what`.
 
-    Who is ready for a ValueError is so for values nested too deep to be read, which Python tells otherwise.
+    Who is ready for a ValueError is so for values nested too deep to be read, which Python tells otherwise,
+    and who is ready for any, for a library in Rust that gave up.
     """
-    caught: tuple[type[Exception], ...] = (*kinds, RecursionError) if ValueError in kinds else kinds
+    caught = (*kinds, RecursionError) if ValueError in kinds else kinds
     try:
         yield
-    except caught as error:
+    except BaseException as error:
+        if not isinstance(error, caught) and not (Exception in kinds and is_panic(error)):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
         kind = "" if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: "

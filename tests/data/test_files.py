@@ -131,3 +131,9 @@ def test_the_home_folder_is_found(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no such file"):
         load_texts("~nobody-at-all/a.jsonl")
     assert at_home("a/b") == Path("a/b") and len(ENDINGS) == len(set(ENDINGS))
+
+
+def test_a_small_file_that_unpacks_to_very_much_is_refused(tmp_path: Path):
+    (tmp_path / "x.txt.gz").write_bytes(gzip.compress(bytes(2**28 + 1), 1))
+    with pytest.raises(ValueError, match=r"x.txt.gz unpacks to more than 100 times its size; give"):
+        read_rows(tmp_path / "x.txt.gz")

@@ -291,7 +291,7 @@ def test_settings_are_checked_before_anything_runs(llama, tokenizer, options, wo
 
 
 def test_a_journal_is_a_file(llama, tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="is a folder; give the path of a file"):
+    with pytest.raises(ValueError, match="is a folder, a pipe or a device; give the path of a file"):
         ask(llama, tokenizer, ["Hi"], out=tmp_path)
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -391,3 +392,28 @@ def test_a_training_too_large_for_the_disk_does_not_begin(model, tokenizer, exam
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     with pytest.raises(ValueError, match="MiB are needed at"):
         run(model, tokenizer, examples, tmp_path / "a", progress=pytest.fail)
+
+
+def test_what_is_done_is_read_where_nobody_may_write_and_the_rest_refused_before_the_work(
+    model, tokenizer, examples, tmp_path, monkeypatch
+):
+    grid = {"grid": {"rank": [1]}, "held_out": examples[8:], "response": "reference"}
+    shared = {"model": model, "tokenizer": tokenizer, "examples": examples[:8], "progress": False}
+    shared |= {"config": HealingConfig(rank=2, max_steps=1, batch_size=4, max_length=64)}
+    asked = {"model": model, "tokenizer": tokenizer, "asked": examples[:2], "progress": False}
+
+    def all_of_them(where, tokens=3, **changes):
+        yield partial(wb.heal, **shared | changes, out=where / "adapter"), "log"
+        yield partial(wb.tune, **shared | grid | changes, out=where / "search"), "trials"
+        yield partial(wb.respond, **asked, max_new_tokens=tokens, out=where / "said.jsonl"), "response"
+
+    before = [getattr(call(), name) for call, name in all_of_them(tmp_path)]
+    there = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK or str(tmp_path) not in str(path))
+    for (call, name), first in zip(all_of_them(tmp_path), before, strict=True):
+        assert getattr(call(), name).equals(first)
+    monkeypatch.setattr(type(model), "forward", None)  # no pass is made
+    for call, _ in all_of_them(tmp_path / "new"):
+        with pytest.raises(ValueError, match=r"out cannot be written at .*new.*: .* may not be written to"):
+            call()
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == there

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from interrupts import Interrupt, traced
 from skipping import TEXTS, raw_states
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 from torch._dynamo.utils import counters
@@ -13,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from workbench.distances.angular import angular_distances
 from workbench.distances.damage import block_damage
 from workbench.distances.influence import block_influence
+from workbench.evaluation.answers import _chosen
+from workbench.healing.restoring import checkpointing, same_cache
 from workbench.models.hooks import (
     check_finite,
     compiled_layers,
@@ -22,6 +25,7 @@ from workbench.models.hooks import (
     watch_states,
 )
 from workbench.models.layers import decoder_layers
+from workbench.recovery.attention import attention_watched
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,42 @@ def test_forwards_are_replaced_for_a_while(model):
     with replaced_forwards(layers[2:4], lambda layer: lambda *args, **kwargs: "replaced"):
         assert [layer("x") for layer in layers[2:4]] == ["replaced"] * 2
     assert not any("forward" in layer.__dict__ for layer in layers)
+
+
+def _restored(model):
+    """Return what must be as before, but for the weights."""
+    modules = [
+        (name, one.training, len(one._forward_hooks), len(one._forward_pre_hooks), "forward" in vars(one))
+        for name, one in model.named_modules()
+    ]
+    checkpointed = [getattr(one, "gradient_checkpointing", None) for one in model.modules()]
+    return modules, checkpointed, model.config.to_dict(), model.config._attn_implementation
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        lambda model: watch_states(model, lambda number, state: None),
+        inference,
+        lambda model: replaced_forwards(decoder_layers(model), lambda layer: layer.forward),
+        attention_watched,
+        same_cache,
+        checkpointing,
+        lambda model: _chosen(model, torch.tensor([0])),
+    ],
+)
+def test_an_interrupt_at_any_line_leaves_the_model_as_it_was(context):
+    model = tiny_model("llama", num_hidden_layers=2)
+    model.model.layers[0].train()
+    before = _restored(model)
+
+    def work() -> None:
+        with context(model):
+            pass
+
+    for moment in range(traced(work, Interrupt()).lines + 1):
+        told = traced(work, Interrupt(moment or None))
+        assert _restored(model) == before, told.where
 
 
 def test_values_that_are_not_finite_are_named_by_text():

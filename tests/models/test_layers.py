@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from tiny import CONFIGS, LAYERS, tiny_config, tiny_model
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from workbench.models.identity import describe_model
 from workbench.models.layers import (
     decoder_forward,
     decoder_layers,
@@ -43,11 +43,22 @@ def test_wrappers_come_off() -> None:
     assert number_of_layers(wrapped) == LAYERS
 
 
-def test_kept_layers_that_do_not_fit(copied: Path) -> None:
-    edit(copied / "config.json", kept_layers=[0, 1, 2])
-    model, _ = load_model(copied, device="cpu")
-    with pytest.raises(ValueError, match="kept_layers must be 7 rising numbers"):
-        describe_model(model)
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"kept_layers": [0, 1, 2]}, "kept_layers must be 7 rising numbers"),
+        ({"kept_layers": "abcdefg"}, "kept_layers must be 7 rising numbers"),
+        ({"kept_layers": [-1, 0, 1, 2, 3, 4, 5]}, "kept_layers must be 7 rising numbers"),
+        (
+            {"kept_layers": [0, 1, 2, 3, 4, 5, 8], "original_num_hidden_layers": 8},
+            "original_num_hidden_layers must be a whole number above 8",
+        ),
+    ],
+)
+def test_kept_layers_that_do_not_fit(copied: Path, entries: dict[str, Any], words: str) -> None:
+    edit(copied / "config.json", **entries)
+    with pytest.raises(ValueError, match=words):
+        load_model(copied, device="cpu")
 
 
 def test_a_model_whose_layers_were_deleted_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny import LAYERS, SIZES, tiny_model, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
+import workbench as wb
 from workbench.models.identity import describe_model
 from workbench.models.loading import load_model
 from workbench.pruning.removal import prune_
@@ -446,3 +448,38 @@ def test_a_half_downloaded_cache_is_named(
     snapshot = tmp_path / "models--acme--tiny" / "snapshots" / COMMIT
     (snapshot / "model.safetensors").unlink()
     refused("name 'acme/tiny': its weights are not all there", "acme/tiny")
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "generation_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("kind", ["pipe", "broken link", "device"])
+def test_what_is_no_file_in_a_model_folder_is_refused(copied: Path, name: str, kind: str) -> None:
+    (copied / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(copied / name)
+    else:
+        (copied / name).symlink_to("/dev/zero" if kind == "device" else copied / "nowhere")
+    with pytest.raises(ValueError, match=f"not a whole model folder: {name} is no file"):
+        load_model(copied, device="cpu")
+
+
+def test_a_tokenizer_that_makes_its_library_give_up_is_refused(copied: Path) -> None:
+    file = json.loads((copied / "tokenizer.json").read_text())
+    endless = {"Regex": "(a+)+$"}
+    file["pre_tokenizer"] = {"type": "Split", "pattern": endless, "behavior": "Isolated", "invert": False}
+    (copied / "tokenizer.json").write_text(json.dumps(file))
+    model, tokenizer = load_model(copied, device="cpu")
+    with pytest.raises(ValueError, match=r"the tokenizer cannot read a text: .*retry-limit-in-match"):
+        wb.perplexity(model, tokenizer, ["a" * 40 + "!"], progress=False)
+
+
+def test_a_token_that_ends_responses_must_be_a_number(copied: Path) -> None:
+    edit(copied / "generation_config.json", eos_token_id=["end"])
+    with pytest.raises(ValueError, match=r"eos_token_id must be the number of a token, got .'end'."):
+        load_model(copied, device="cpu")
+
+
+def test_a_model_that_would_return_other_things_than_it_is_asked_for_runs(copied: Path) -> None:
+    edit(copied / "config.json", return_dict=False, output_hidden_states=True)
+    model, _ = load_model(copied, device="cpu")
+    found = model(torch.tensor([[5, 6]]))
+    assert found.logits.shape[1] == 2 and found.hidden_states is None

@@ -164,17 +164,19 @@ def test_a_result_that_does_not_fit_is_refused_before_the_work(tmp_path: Path):
 
 
 def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_file(tmp_path: Path):
-    """In a process of its own: of a run's frame, a training's checkpoint and a search."""
+    """In a process of its own, for all that writes; with room the same call goes on to the same result."""
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 FULL = """
 import resource, signal, sys
+from dataclasses import replace
 from pathlib import Path
 import pandas as pd
 import workbench as wb
 from tests.tiny import tiny_model, tiny_tokenizer
+from workbench.healing.records import adapter_digests
 folder = Path(sys.argv[1])
 run, frame = wb.open_run("r", root=folder), pd.DataFrame({"x": range(3)})
 run.write("x.csv", frame)
@@ -184,8 +186,8 @@ examples = pd.DataFrame({"instruction": list("abcdef"), "response": list("ghijkl
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
-def refused(call, **settings):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+def refused(call, limit=4000, **settings):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         call(**settings)
     except ValueError as error:
@@ -202,7 +204,25 @@ assert run.read("x.csv").equals(frame)
 heal = {"model": model, "tokenizer": tokenizer, "examples": examples, "response": "response"}
 heal |= {"progress": False}
 refused(wb.heal, **heal, config=config, out=folder / "adapter")
-assert wb.heal(**heal, config=config, out=folder / "adapter").adapter.is_dir()
+refused(wb.heal, limit=60_000, **heal, config=config, out=folder / "adapter")
+adapter = wb.heal(**heal, config=config, out=folder / "adapter").adapter
+assert adapter_digests(adapter) == adapter_digests(wb.heal(**heal, config=config, out=folder / "b").adapter)
+tuning = {**heal, "examples": examples[:4], "held_out": examples[4:], "grid": {"rank": [32, 1]}}
+tuning |= {"config": replace(config, max_steps=1), "out": folder / "search"}
+refused(wb.tune, limit=250_000, **tuning)  # the study fits, an adapter does not
+tuned, whole = (wb.tune(**{**tuning, "out": folder / name}).trials for name in ("search", "whole"))
+assert tuned.set_index("rank")["loss"].equals(whole.set_index("rank")["loss"]), (tuned, whole)
+asked = {"model": model, "tokenizer": tokenizer, "progress": False, "max_new_tokens": 40, "batch_size": 1}
+asked |= {"asked": examples[["instruction"]]}
+refused(wb.respond, limit=1200, **asked, out=folder / "said.jsonl")
+assert wb.respond(**asked, out=folder / "said.jsonl").equals(wb.respond(**asked))
+refused(wb.save_pruned, model=model, tokenizer=tokenizer, path=folder / "saved")
+plan = {"folder": folder / "plan", "model": "demo", "examples": examples, "response": "response"}
+refused(wb.plan_training, limit=100, **plan)
+one, two = (wb.Variant(name, "tiny", adapter="adapter" if name == "one" else None) for name in ("one", "two"))
+adapter.rename(run.path("adapter"))
+refused(wb.merge_variants, model=model, first=one, second=two, ts=[0.5], run=run)
+assert not (folder / "saved").exists() and not run.path("merged/merged-slerp-0.5").exists()
 """
 
 

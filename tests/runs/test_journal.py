@@ -109,5 +109,5 @@ def test_a_damaged_header_begins_again_only_when_asked_and_only_ours(path: Path,
 
 
 def test_a_folder_is_refused_in_words(tmp_path: Path):
-    with pytest.raises(ValueError, match="is a folder; give the path of a file"):
+    with pytest.raises(ValueError, match="is a folder, a pipe or a device; give the path of a file"):
         Journal(tmp_path, HEADER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -324,3 +325,12 @@ def test_a_variant_that_is_not_there_yet_names_its_notebook(run: Run):
         ValueError, match=r"one of \[\] in run 'test', got 'base'; run notebook 04_healing for"
     ):
         run.variant("base")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.meta.json"])
+def test_a_pipe_in_the_place_of_a_result_is_none(run: Run, name):
+    run.write("x.csv", pd.DataFrame({"a": [1]}))
+    run.path(name).unlink()
+    os.mkfifo(run.path(name))
+    with pytest.raises(ValueError, match=r"x\.csv is not in run|was altered"):
+        run.read("x.csv")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked, one_of, told
+from workbench.checks import checked, one_of, read_whole, told
 from workbench.data.instructions import conversation, field_text
 from workbench.data.sources import TABLES
 from workbench.runs.files import write_text_atomic
@@ -96,8 +96,9 @@ def _with_entry(path: Path, form: str) -> dict[str, Any]:
     place = path.with_name(DATASET_INFO)
     info: dict[str, Any] = {}
     if place.exists():
-        with told(f"{place} is damaged; remove it, or give a path in another folder", ValueError, TypeError):
-            info = dict(json.loads(place.read_text(encoding="utf-8")))
+        damaged = f"{place} is damaged; remove it, or give a path in another folder"
+        with told(damaged, OSError, ValueError, TypeError):
+            info = dict(json.loads(read_whole(place)))
     if info.get(path.stem, {}).get("file_name", path.name) != path.name:
         raise ValueError(f"{place} has {path.stem!r} for another file already; give the file another name")
     return {**info, path.stem: {"file_name": path.name, "formatting": form, "columns": _COLUMNS[form]}}

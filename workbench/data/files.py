@@ -17,6 +17,9 @@ from workbench.checks import first_line, told
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".txt", ".txt.gz", ".parquet")
 
+#: bytes that are unpacked at once; those that any file may hold; and how many times its own size, above that
+_PIECE, _PLENTY, _MOST_TIMES = 2**24, 2**28, 100
+
 
 def read_rows(path: str | Path) -> list[Any]:
     """Read every row of a local file: dicts, or texts from a ``.txt`` (one a line).
@@ -46,17 +49,39 @@ def at_home(path: str | Path) -> Path:
 
 def _parquet(path: Path) -> list[Any]:
     import pyarrow
-    from pyarrow.parquet import read_table
+    from pyarrow.parquet import ParquetFile
 
-    with told(f"{path} is not a whole parquet file", pyarrow.ArrowException, OSError):
-        return list(read_table(path).to_pylist())
+    rows, size = list[Any](), 0
+    with (
+        told(f"{path} is not a whole parquet file", pyarrow.ArrowException, OSError, UnicodeError),
+        ParquetFile(path) as file,
+    ):
+        for batch in file.iter_batches():
+            # a dictionary of one long text is small; its rows are not
+            size += sum(column.nbytes for column in map(_spelt_out, batch.columns))
+            _check_size(path, size)
+            rows += batch.to_pylist()
+    return rows
+
+
+def _spelt_out(column: Any) -> Any:
+    return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
 
 
 def _text(path: Path) -> str:
-    data = path.read_bytes()
+    with told(f"{path} cannot be read", OSError):
+        data = path.read_bytes()
     if path.suffix.lower() == ".gz":
-        with told(f"{path} is not a whole gzip file", OSError, EOFError, zlib.error):
-            data = gzip.decompress(data)
+        parts, size = list[bytes](), 0
+        with (
+            told(f"{path} is not a whole gzip file", OSError, EOFError, zlib.error),
+            gzip.GzipFile(fileobj=io.BytesIO(data)) as file,
+        ):
+            while part := file.read(_PIECE):
+                size += len(part)
+                _check_size(path, size)
+                parts.append(part)
+        data = b"".join(parts)
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding)
@@ -64,6 +89,12 @@ def _text(path: Path) -> str:
         line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
         kind = f"{encoding.upper().removesuffix('-SIG')} text (byte {byte:#04x}: {error.reason})"
         raise ValueError(f"line {line} of {path} is not {kind}; save the file as UTF-8") from error
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Refuse a small file that unpacks to more than any text does: it would fill the memory."""
+    if size > max(_PLENTY, _MOST_TIMES * path.stat().st_size):
+        raise ValueError(f"{path} unpacks to more than {_MOST_TIMES} times its size; give it unpacked")
 
 
 def _lines(text: str, path: Path) -> list[str]:

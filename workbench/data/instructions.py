@@ -89,6 +89,7 @@ def load_instructions(
     source = _opened(name, draw, columns, split=split, location=location, data=data)
     label = source.name
     prefix = Path(label).name.split(".")[0] if at_home(label).is_file() else label
+    prefix = prefix.encode("utf-8", "replace").decode()  # of a file whose name is no text
     seen: Counter[str] = Counter()
 
     def usable(index: int, raw: Any) -> dict[str, str] | None:

@@ -34,7 +34,8 @@ def parse_number(value: str | int | float | None) -> Fraction | None:
     Understood: thousands separators (``1,080``, ``1 080``, ``10,00,000``, ``1.080,50``), decimals, signs of
     every kind, ``3/4`` and ``1 1/2``, LaTeX fractions and spaces, currency signs, powers of ten
     (``3 x 10^8``), "5 million", "$1.5M", number words ("a hundred and five", "two dozen", "none"), "about",
-    units ("72 clips", "5cm", "5 cm^2"), and a percent sign, which is read as a unit (50 % = 50).
+    units ("72 clips", "5cm", "5 cm^2"), and a percent sign, which is read as a unit (50 % = 50). "2-3/4" is a
+    mixed number; a date and a decade are none.
 
     >>> parse_number("$1,080.50"), parse_number("1 1/2 cup"), parse_number("3x"), parse_number("minus twelve")
     (Fraction(2161, 2), Fraction(3, 2), None, Fraction(-12, 1))

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from workbench.checks import first_line
 from workbench.distances.blocks import format_layers
-from workbench.models.hooks import inference, replaced_forwards, state_in, state_out, watch_states
+from workbench.models.hooks import (
+    hooked,
+    inference,
+    replaced_forwards,
+    state_in,
+    state_out,
+    watch_states,
+)
 from workbench.models.layers import decoder_forward, decoder_layers, kept_layers, unwrap
 from workbench.models.probes import PROBE, input_device, rounding
 
@@ -171,12 +178,12 @@ class Replay:
         """Let the model run its own embedding, norm and head around layers that only hand over ``states``."""
         outputs = {id(layer): _in_form(f, states) for layer, f in zip(self.layers, self.forms, strict=True)}
         # hooks of others have acted on these states already; ours, registered last, decides
-        handle = self.layers[-1].register_forward_hook(lambda layer, *_: outputs[id(layer)])
-        try:
-            with replaced_forwards(self.layers, lambda layer: lambda *args, **kwargs: outputs[id(layer)]):
-                yield
-        finally:
-            handle.remove()
+        with (
+            hooked() as handles,
+            replaced_forwards(self.layers, lambda layer: lambda *args, **kwargs: outputs[id(layer)]),
+        ):
+            handles.append(self.layers[-1].register_forward_hook(lambda layer, *_: outputs[id(layer)]))
+            yield
 
     def _layer_arguments(self, ids: Tensor) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], Tensor]:
         """Return what the model passes to each layer, and the state ``h[0]``, without running the layers."""
@@ -247,13 +254,11 @@ def _plain_pass(model: nn.Module, ids: Tensor, last: Any = None) -> tuple[list[T
     def see(number: int, state: Tensor) -> None:
         states[:] = [state]
 
-    handles = [layer.register_forward_hook(form) for layer in layers]
-    try:
+    with hooked() as handles:
+        for layer in layers:
+            handles.append(layer.register_forward_hook(form))
         with watch_states(model, see):
             end = (last or _normed)(model, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
     return [*states, end], forms
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from workbench.evaluation.prefixes import Batch, block_cache, flat_places, tensors
+from workbench.models.hooks import hooked
 from workbench.models.layers import unwrap
 from workbench.models.processes import everyones, place, shares
 
@@ -109,9 +110,7 @@ def _chosen(model: Any, where: torch.Tensor) -> Iterator[list[bool]]:
         fired.append(True)
         return (states.index_select(0, where.to(states.device))[None], *args[1:])
 
-    handle = None if head is None else head.register_forward_pre_hook(choose)
-    try:
+    with hooked() as handles:
+        if head is not None:
+            handles.append(head.register_forward_pre_hook(choose))
         yield fired
-    finally:
-        if handle is not None:
-            handle.remove()

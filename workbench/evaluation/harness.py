@@ -27,7 +27,7 @@ from workbench.evaluation.dependencies import sandbox
 from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.offline import set_of
 from workbench.evaluation.suites import CATEGORIES
-from workbench.models.hooks import inference
+from workbench.models.hooks import at_the_end, inference
 
 # for the standard errors that have no formula
 _RESAMPLES = 1000
@@ -273,15 +273,16 @@ def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
     """Put back what the harness sets: the model's modes, the tokenizer's padding, the random generators."""
     settings = {name: getattr(tokenizer, name) for name in ("padding_side", "truncation_side", "pad_token")}
     python, legacy = random.getstate(), np.random.get_state()
-    with inference(model), torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)
-            for name, value in settings.items():
-                if getattr(tokenizer, name) != value:
-                    setattr(tokenizer, name, value)
+
+    def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(legacy)
+        for name, value in settings.items():
+            if getattr(tokenizer, name) != value:
+                setattr(tokenizer, name, value)
+
+    with inference(model), torch.random.fork_rng(), at_the_end(restore):
+        yield
 
 
 @contextmanager

@@ -108,8 +108,9 @@ def similarity_summary(
         seed: of the resampling.
 
     Returns:
-        variant (where given), mean, ci_low, ci_high, median, identical (share of responses at 1), n, all over
-        the responses that the encoder can read (NaN where it can read none); truncated, cut_off, empty,
+        variant (where given), mean, ci_low, ci_high (NaN where all are equal: they show no spread), median,
+        identical (share of responses at 1), n, all over the responses that the encoder can read (NaN where it
+        can read none); truncated, cut_off, empty,
         unseen (counts of all responses; those unseen are not in ``n``). For several variants with ``id`` also
         closest: whether this one has the highest mean, or its prompts do not tell it apart from the one that
         has (paired interval).

@@ -15,7 +15,7 @@ import torch
 from transformers import GenerationConfig
 
 from workbench.bars import tqdm
-from workbench.checks import checked, one_of
+from workbench.checks import check_writable, checked, one_of
 from workbench.data.instructions import conversation
 from workbench.data.texts import fingerprint
 from workbench.generation.decoder import Prompts
@@ -129,6 +129,8 @@ def journaled_responses(
     with nullcontext() if out is None or place()[0] else locked(out):
         known = by_the_first(lambda: {} if out is None else _known(out, header, overwrite))
         journal = None if out is None else Journal(out, header)
+        if out is not None and len(known) < len(ids):
+            check_writable("out", Path(out))
         mine: dict[int, Response] = {}
         with closing(response_batches(model, tokenizer, ids, done=set(known), **options)) as batches:
             for batch in batches:
@@ -174,6 +176,7 @@ def respond(
         longest = max(map(len, ids))
         max_new_tokens = response_room(model, tokenizer, list(rows["reference"]), longest_prompt=longest)
     found = generate_responses(model, tokenizer, ids, max_new_tokens=max_new_tokens, **settings)
+    rows = rows.drop(columns=found.columns, errors="ignore")
     rows = rows.assign(prompt=[render_chat(tokenizer, conversation(row)) for row in rows.to_dict("records")])
     return rows.join(found.drop(columns="prompt_index"))
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked, told
+from workbench.checks import check_writable, checked, told
 from workbench.data.answers import without_thoughts
 from workbench.data.instructions import EXTRAS, FIELDS, conversation, field_text
 from workbench.data.texts import fingerprint
@@ -267,6 +267,7 @@ def _carry_over(out: Path, header: dict[str, Any], fits: Callable[[int], list[in
         moved = {place: to for place, to in moved.items() if place == to}
     rows = [one for one in Journal(out, old).rows() if one["finished"] and one["prompt_index"] in moved]
     finished = [one | {"prompt_index": moved[one["prompt_index"]]} for one in rows]
+    check_writable("out", out)
     longer = out.with_name(f".{out.name}.longer")
     longer.unlink(missing_ok=True)
     Journal(longer, now).append(finished)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from workbench.checks import read_whole
 from workbench.digests import digest, tensor_digest
 from workbench.healing.records import RECORD, SETTINGS, WEIGHTS, checked_adapter, read_record, write_record
 from workbench.models.layers import unwrap
@@ -174,7 +175,7 @@ def _check_own(folder: Path, mark: str, own: set[str], *, also: bool = False) ->
 
 def _read(record: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(record.read_text(encoding="utf-8")))
+        return dict(json.loads(read_whole(record)))
     except (OSError, ValueError, TypeError, RecursionError):
         return {}
 

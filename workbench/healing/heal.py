@@ -17,6 +17,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import TrainingArguments
 
 from workbench.bars import tqdm
+from workbench.checks import check_writable
 from workbench.healing import folders
 from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory
@@ -131,6 +132,7 @@ def heal(
     with locked(out) if is_main() else nullcontext():  # a second one waits, and finds it done
         if folders.is_done(out, work, model, overwrite=overwrite):
             return Healed(out, _read_back(out, here["dtype"]))
+        check_writable("out", out)
         ordered = OrderedSamples(samples, config, whole=objective.whole)
         lora, arguments, captured = _prepared(model, ordered, objective.capturable, out, report_to)
         _warn_of_cuts(counts, limit, len(examples))

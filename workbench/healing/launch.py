@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked, one_of, told, whole_number
+from workbench.checks import checked, one_of, read_whole, told, whole_number
 from workbench.healing.config import HealingConfig
 from workbench.places import short_name
 from workbench.runs.files import locked, sha256_of, write_bytes_atomic, write_text_atomic
@@ -226,7 +226,7 @@ def _learnable(examples: Any, response: str) -> pd.DataFrame:
 
 def _read_plan(path: Path) -> dict[str, Any]:
     with told(f"{path} is no plan that plan_training wrote, or it is damaged; plan it again", Exception):
-        plan = dict(json.loads(path.read_text(encoding="utf-8")))
+        plan = dict(json.loads(read_whole(path)))
         if missing := _PARTS - plan.keys():
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         if not _is_sound(plan):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import told, whole_number
+from workbench.checks import read_whole, told, whole_number
 from workbench.models.layers import kept_layers
 from workbench.runs.files import sha256_of, write_text_atomic
 
@@ -117,5 +117,5 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     with told(f"{path} is missing or damaged; heal again, or copy the folder again", Exception):
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        found = dict(json.loads(read_whole(path)))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import logging as transformers_logging
 
+from workbench.models.hooks import at_the_end
 from workbench.models.layers import unwrap
 
 
@@ -45,7 +46,7 @@ def restored(model: Any) -> Iterator[None]:
             parameter.requires_grad_(gradient)
             parameter.grad = None
 
-    with _at_the_end(restore):
+    with at_the_end(restore):
         yield
 
 
@@ -61,22 +62,9 @@ def weights_kept(model: Any, *, after_errors_only: bool = False) -> Iterator[Non
         for parameter, data in () if done and after_errors_only else held:
             parameter.data = data
 
-    with _at_the_end(restore):
+    with at_the_end(restore):
         yield
         done = True
-
-
-@contextmanager
-def _at_the_end(restore: Callable[[], None]) -> Iterator[None]:
-    """Restore when the body ends, also when a second interrupt falls into that: twice does no harm."""
-    try:
-        yield
-    finally:
-        try:
-            restore()
-        except BaseException:
-            restore()
-            raise
 
 
 @contextmanager
@@ -98,19 +86,26 @@ def same_cache(model: Any) -> Iterator[None]:
     """Leave the model's setting whether to cache as it was: the Trainer switches it off for good."""
     configs = {id(one): one for one in (model.config, model.config.get_text_config(decoder=True))}.values()
     before = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for config, use in before:
             config.use_cache = use
+
+    with at_the_end(restore):
+        yield
 
 
 @contextmanager
 def checkpointing(model: Any) -> Iterator[None]:
     """Compute activations again in the backward pass instead of keeping them, until leaving."""
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
-    try:
-        yield
-    finally:
+    hooked = hasattr(model, "_require_grads_hook")
+
+    def restore() -> None:
         getattr(model, f"{name}_checkpointing_disable")()
+        if not hooked and hasattr(model, "_require_grads_hook"):  # transformers leaves it on the embeddings
+            model.disable_input_require_grads()
+
+    with at_the_end(restore):
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+        yield

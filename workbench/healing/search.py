@@ -21,7 +21,7 @@ import optuna
 import pandas as pd
 
 from workbench.bars import tqdm
-from workbench.checks import first_line, one_of, whole_number
+from workbench.checks import check_writable, first_line, is_full, one_of, whole_number
 from workbench.healing import study as studies
 from workbench.healing.adapters import with_adapter
 from workbench.healing.config import HealingConfig
@@ -30,7 +30,6 @@ from workbench.healing.losses import response_loss
 from workbench.healing.samples import Sample, digest, read_examples, sequence_limit
 from workbench.healing.trainer import Diverged
 from workbench.models.identity import describe_model
-from workbench.runs.files import NoRoom
 
 #: SDD A.5: 400 trainings
 SDD_GRID: dict[str, tuple[Any, ...]] = {
@@ -137,6 +136,7 @@ def tune(
     with studies.open_study(out, seed) as study:
         rounds = iter(partial(studies.combinations_left, study, combinations, total), [])
         for left in tqdm(rounds, total=total, desc="tune", disable=not progress):
+            check_writable("out", out)
             studies.enqueue(study, left, grid, tries=20 if search == "tpe" else 0)
             study.optimize(objective, n_trials=1, catch=(_Failed,), callbacks=callbacks)
         trials, best = _frame(study, list(grid)), _best(study, grid, config)
@@ -176,9 +176,9 @@ def _failures_told(trial: Any) -> Iterator[None]:
     """Note in the trial why it failed, and say it; the next one may do better."""
     try:
         yield
-    except NoRoom:  # no fault of the settings: the search ends here, and tries them again
-        raise
     except ValueError as error:
+        if is_full(error):  # no fault of the settings: the search ends here, and tries them again
+            raise
         state = "diverged" if isinstance(error, Diverged) else "failed"
         trial.set_user_attr("state", state)
         trial.set_user_attr("error", first_line(error))

@@ -10,10 +10,11 @@ import json
 import os
 import shutil
 import sqlite3
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import optuna
 from filelock import FileLock
 
 from workbench.bars import tqdm
-from workbench.checks import told
+from workbench.checks import check_writable, told
 from workbench.healing.folders import same_work
 from workbench.runs.files import write_bytes_atomic, write_text_atomic
 
@@ -32,11 +33,14 @@ HEARTBEAT, GRACE = 10, 60
 
 def begin_study(out: Path, work: dict[str, Any], overwrite: bool) -> None:
     """Refuse a folder with another search, or empty it."""
-    out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / ".lock"):
+    with _alone(out):
         if not overwrite and (out / STUDY).is_file():
             begun_with(out)
-        if (out / STUDY).is_file() and not same_work(out / STUDY, work, overwrite):
+        begun = (out / STUDY).is_file()
+        if begun and same_work(out / STUDY, work, overwrite):
+            return
+        check_writable("out", out)
+        if begun:
             shutil.rmtree(out / "trials", ignore_errors=True)
             for file in (DATABASE, COPY):
                 (out / file).unlink(missing_ok=True)
@@ -55,13 +59,13 @@ def open_study(out: Path, seed: int = 0) -> Iterator[Any]:
     """Open the study, with every finished trial in it; Optuna logs nothing meanwhile."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    url = f"sqlite:///{out / DATABASE}"
     alive: dict[str, Any] = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _to_write(out) as place:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
         warnings.filterwarnings("ignore", "Heartbeat of storage")  # the estimator is asked without a training
-        with FileLock(out / ".lock"):  # two workers would make the same tables
-            _put_back(out)
+        with _alone(place):  # two workers would make the same tables
+            _put_back(place)
+            url = f"sqlite:///{place / DATABASE}"
             storage = optuna.storages.RDBStorage(url, {"connect_args": {"timeout": 60}}, **alive)
             sampler = optuna.samplers.TPESampler(seed=seed)  # for "tpe"; the queue of a grid asks none
             named: dict[str, Any] = {"study_name": "healing", "load_if_exists": True}
@@ -71,6 +75,27 @@ def open_study(out: Path, seed: int = 0) -> Iterator[Any]:
         finally:
             storage.engine.dispose()
             optuna.logging.set_verbosity(before)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder alone; where nobody may write, nobody is waited for."""
+    with told(f"out cannot be written at {out}", OSError):
+        out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".lock") if os.access(out, os.W_OK) else nullcontext():
+        yield
+
+
+@contextmanager
+def _to_write(out: Path) -> Iterator[Path]:
+    """Give the folder, or where nobody may write there, one with copies of its databases: to be read."""
+    if os.access(out, os.W_OK):
+        yield out
+        return
+    with tempfile.TemporaryDirectory() as place:
+        for file in filter(Path.is_file, (out / DATABASE, out / COPY)):
+            shutil.copyfile(file, Path(place) / file.name)
+        yield Path(place)
 
 
 def _put_back(out: Path) -> None:

@@ -18,6 +18,7 @@ from workbench.healing.adapters import _check_name, _check_weights, _loaded
 from workbench.healing.restoring import weights_kept
 from workbench.healing.tensors import TENSORS, checked_tensors, holds_tensors, write_tensors
 from workbench.merging.slerp import NORMS, Merged, check_pair, checked_t, merged_pair, place_of
+from workbench.models.hooks import at_the_end
 from workbench.models.identity import describe_model
 from workbench.models.layers import kept_layers, number_of_layers, unwrap
 from workbench.pruning.removal import without_layers
@@ -245,14 +246,16 @@ def _of_lora(model: Any, folder: Path) -> Mapping[str, _End]:
 def _lora_end(module: Any, weight: Any) -> _End:
     def end(dtype: torch.dtype | None) -> Tensor:
         kept = weight.data
-        try:
+
+        def restore() -> None:
+            weight.data = kept
+            module.merged_adapters.clear()
+
+        with at_the_end(restore):
             weight.data = kept if dtype is None else kept.to(dtype)
             module.merge(safe_merge=True)
             merged: Tensor = weight.data
-            return merged
-        finally:
-            weight.data = kept
-            module.merged_adapters.clear()
+        return merged
 
     return end
 

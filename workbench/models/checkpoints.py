@@ -17,6 +17,8 @@ from workbench.checks import is_whole, told
 from workbench.places import demo_path
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+#: endings of the files that a model or its tokenizer is read from
+_READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".gguf")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 #: what a tokenizer must read as its file says: numbers, punctuation, other letters, spaces and lines
 PROBES = [
@@ -101,6 +103,9 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(f"name must be a folder, a .gguf file, a hub id or 'demo'; {folder} is a file")
     files = {path.name for path in folder.iterdir()}
+    if strange := sorted(name for name in files if name.endswith(_READ) and not (folder / name).is_file()):
+        kinds = "a broken link, a pipe, a device or a folder"
+        raise ValueError(f"{folder} is not a whole model folder: {strange[0]} is no file, but {kinds}")
     if "config.json" not in files:
         adapter = "; it is an adapter: load its base model, then with_adapter"
         hint = adapter if "adapter_config.json" in files else _gguf(folder, files)
@@ -218,9 +223,20 @@ def check_decoder_only(config: Any, name: str) -> None:
         raise ValueError(
             f"name {name!r}: num_hidden_layers must be a whole number from 1 to {_MOST_LAYERS}, got {depth!r}"
         )
+    elif not _is_window(window := getattr(config.get_text_config(decoder=True), "sliding_window", None)):
+        raise ValueError(f"name {name!r}: sliding_window must be a whole number >= 1, got {window!r:.60}")
     else:
         return
     raise ValueError(f"name must be a decoder-only language model such as Llama or GPT-2; {name} is {what}")
+
+
+def check_ends(settings: Any) -> None:
+    """Raise ValueError unless the tokens that end and fill a response are numbers."""
+    for name in ("eos_token_id", "pad_token_id"):
+        found = getattr(settings, name, None)
+        ids = found if isinstance(found, list) and name == "eos_token_id" else [found]
+        if not all(one is None or is_whole(one) for one in ids):
+            raise ValueError(f"{name} must be the number of a token, got {found!r:.60}")
 
 
 def auto_class(config: Any) -> Any:
@@ -236,6 +252,10 @@ def auto_class(config: Any) -> Any:
             return auto
     kind = type(config).__name__
     raise ValueError(f"model must be a decoder-only language model or its configuration, got {kind}")
+
+
+def _is_window(window: Any) -> bool:
+    return window is None or window is False or (is_whole(window) and window >= 1)
 
 
 def _has_language_head(architectures: list[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,6 +22,18 @@ COMPILE_FROM = 3e16
 
 #: model types whose layers take [token, row, width]
 TOKENS_FIRST = ("xlnet",)
+
+
+@contextmanager
+def at_the_end(restore: Callable[[], object]) -> Iterator[None]:
+    """Restore when the body ends, however it does; an interrupt may fall into that, so twice must do no harm.
+
+    What is to be restored is changed inside the body, so that an interrupt on the way there is covered too.
+    """
+    with ExitStack() as last, ExitStack() as first:
+        last.callback(restore)
+        first.callback(restore)
+        yield
 
 
 def state_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -80,14 +92,20 @@ def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterat
     def after(number: int) -> Callable[..., None]:
         return lambda module, args, output: see(number, one_stream(model, state_out(output)))
 
-    handles = [decoder_forward(model).register_forward_pre_hook(begin, with_kwargs=True)]
-    handles += [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
-    handles += [layer.register_forward_hook(after(i + 1)) for i, layer in enumerate(layers)]
-    try:
+    with hooked() as handles:
+        handles.append(decoder_forward(model).register_forward_pre_hook(begin, with_kwargs=True))
+        handles.append(layers[0].register_forward_pre_hook(before, with_kwargs=True))
+        for i, layer in enumerate(layers):
+            handles.append(layer.register_forward_hook(after(i + 1)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+@contextmanager
+def hooked() -> Iterator[list[Any]]:
+    """Give a list for the handles of hooks, which are taken off when the body ends."""
+    handles: list[Any] = []
+    with at_the_end(lambda: [handle.remove() for handle in handles]):
+        yield handles
 
 
 @contextmanager
@@ -99,17 +117,18 @@ def inference(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     configs = [getattr(module, "config", None) for module in model.modules()]
     asked = [entries for c in configs if (entries := getattr(c, "__dict__", {})).get("output_router_logits")]
-    model.eval()
-    try:
-        for entries in asked:
-            entries["output_router_logits"] = False
-        with torch.no_grad():
-            yield
-    finally:
+
+    def restore() -> None:
         for entries in asked:
             entries["output_router_logits"] = True
         for module in training:
             module.training = True
+
+    with at_the_end(restore), torch.no_grad():
+        model.eval()
+        for entries in asked:
+            entries["output_router_logits"] = False
+        yield
 
 
 @contextmanager
@@ -120,15 +139,17 @@ def replaced_forwards(
     layers = list(layers)
     # an attribute of the instance is another library's wrapper (accelerate) and has to come back as it was
     own = [layer.__dict__.get("forward") for layer in layers]
-    try:
-        for layer in layers:
-            layer.forward = replace(layer)
-        yield
-    finally:
+
+    def restore() -> None:
         for layer, forward in zip(layers, own, strict=True):
             layer.__dict__.pop("forward", None)
             if forward is not None:
                 layer.forward = forward
+
+    with at_the_end(restore):
+        for layer in layers:
+            layer.forward = replace(layer)
+        yield
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from workbench.checks import is_whole
+
 
 def unwrap(model: nn.Module) -> Any:
     """Return the transformers model inside torch.compile, data-parallel and PEFT wrappers."""
@@ -76,8 +78,15 @@ def kept_layers(model: nn.Module) -> tuple[int, ...]:
     depth = len(getattr(stack, name))
     if kept is None:
         return tuple(range(depth))
-    if len(kept) != depth or list(kept) != sorted(set(kept)):
-        raise ValueError(f"kept_layers must be {depth} rising numbers in the configuration, got {kept}")
+    whole = isinstance(kept, list | tuple) and all(map(is_whole, kept))
+    if not whole or len(kept) != depth or list(kept) != sorted({*kept}) or kept[0] < 0:
+        raise ValueError(f"kept_layers must be {depth} rising numbers in the configuration, got {kept!r:.80}")
+    original = getattr(stack.config, "original_num_hidden_layers", kept[-1] + 1)
+    if not is_whole(original) or original <= kept[-1]:
+        least = f"a whole number above {kept[-1]}"
+        raise ValueError(
+            f"original_num_hidden_layers must be {least} in the configuration, got {original!r:.60}"
+        )
     return tuple(kept)
 
 

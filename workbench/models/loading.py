@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from workbench import bars
 from workbench.checks import is_whole, one_of, told
 from workbench.models import checkpoints, gguf
-from workbench.models.layers import layer_container
+from workbench.models.layers import kept_layers, layer_container
 from workbench.places import short_name
 
 # transformers and peft import it where it is installed, and it warns of optional packages of its own
@@ -76,6 +76,8 @@ def load_model(
     tokenizer = _tokenizer(source, str(name), config, options)
     options |= {"config": config, "dtype": kind, **packed, **(gguf.dequantised() if form else {})}
     model = _model(source, str(name), place, options)
+    with told(f"name {name!r}: its generation_config.json cannot be used", ValueError):
+        checkpoints.check_ends(model.generation_config)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     if form:
@@ -147,6 +149,8 @@ def _config(source: str, name: str, options: dict[str, Any]) -> Any:
     with told(f"name {name!r}: its config.json cannot be used", Exception):
         config = transformers.AutoConfig.from_pretrained(source, **options)
     checkpoints.check_decoder_only(config, name)
+    for one in (config, config.get_text_config(decoder=True)):  # what a pass returns is what it is asked for
+        one.return_dict, one.output_hidden_states, one.output_attentions = True, False, False
     return config
 
 
@@ -259,6 +263,7 @@ def _check_report(name: str, report: dict[str, Any], model: nn.Module) -> None:
     """Refuse weights that would be random, and layers beyond the configuration, which would be left out."""
     with told(f"name {name!r}", ValueError):
         stack, path = layer_container(model)
+        kept_layers(model)
     depth = len(getattr(stack, path))
     wrong = {*map(str, report["missing_keys"])}
     wrong |= {f"{key} {[*found]}, not {[*asked]}" for key, found, asked in report["mismatched_keys"]}

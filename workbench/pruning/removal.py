@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from workbench.checks import first_line, is_whole
 from workbench.distances.blocks import format_layers
 from workbench.models.costs import attends
-from workbench.models.hooks import inference
+from workbench.models.hooks import at_the_end, inference
 from workbench.models.layers import kept_layers, layer_container, unwrap
 from workbench.pruning.saving import TOLERANCES, outputs
 from workbench.pruning.surgery import ABSENT, NAMES, Change, changes_for
@@ -56,14 +56,15 @@ def without_layers(model: nn.Module, layers: Iterable[int]) -> Iterator[nn.Modul
     present, training = getattr(stack, name), stack.training
     changes = [*removal_changes(model, layers), (vars(stack), _FOR_A_WHILE, True)]
     reduced = next((value for place, _, value in changes if place is stack._modules), present)
-    try:
-        with _applied(changes):
-            yield model
-    finally:
+
+    def follow() -> None:
         if stack.training != training:  # the absent layers have missed a train() or eval() of the model
             present.training = stack.training
             for layer in set(present) - set(reduced):
                 layer.train(stack.training)
+
+    with at_the_end(follow), _applied(changes):
+        yield model
 
 
 def removal_changes(model: nn.Module, layers: Iterable[int]) -> list[Change]:
@@ -159,15 +160,9 @@ def _positions_left(present: tuple[int, ...], layers: Iterable[int]) -> list[int
 def _applied(changes: list[Change]) -> Iterator[None]:
     """Make changes and take them back, in reverse, also after an interrupt that falls between two of them."""
     before = _before(changes)
-    try:
+    with at_the_end(lambda: _put(before)):
         _put(changes)
         yield
-    finally:
-        try:
-            _put(before)
-        except BaseException:  # a second interrupt: putting back twice does no harm, half-way would
-            _put(before)
-            raise
 
 
 def _before(changes: list[Change]) -> list[Change]:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.checks import told
+from workbench.checks import read_whole, told
 from workbench.models.checkpoints import auto_class, is_remote
 from workbench.models.costs import parameter_counts
-from workbench.models.hooks import inference
+from workbench.models.hooks import at_the_end, inference
 from workbench.models.identity import describe_model
 from workbench.models.layers import check_in_memory, kept_layers, layer_container, longest_context, unwrap
 from workbench.pruning.spellings import spell_both_ways
@@ -90,7 +90,7 @@ def _not_ours(folder: Path) -> list[str]:
     """Return the files of a folder that save_pruned did not write."""
     there = {path.name for path in folder.iterdir()}
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads(read_whole(folder / RECORD))
         record["kept_layers"]
         written = {*record.get("files", there), RECORD, "README.md"}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or a file of someone else
@@ -129,11 +129,13 @@ def _check_tokenizer(tokenizer: Any, base: Any) -> None:
 
 def _write_weights(base: Any, folder: Path) -> None:
     before = dict(vars(base.config))
-    try:
-        base.save_pretrained(folder)
-    finally:  # save_pretrained leaves its own notes in the live configuration, such as the dtype as text
+
+    def restore() -> None:  # save_pretrained leaves its own notes there, such as the dtype as text
         vars(base.config).clear()
         vars(base.config).update(before)
+
+    with at_the_end(restore), told("the model cannot be saved as it stands", ValueError):
+        base.save_pretrained(folder)
 
 
 def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:

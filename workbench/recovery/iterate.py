@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from workbench.checks import checked, one_of, told, whole_number
+from workbench.checks import check_writable, checked, one_of, told, whole_number
 from workbench.data.texts import fingerprint
 from workbench.distances.blocks import format_layers
 from workbench.distances.influence import last_states, removal_similarity
@@ -145,6 +145,7 @@ class _Steps:
         self.iteration += 1
         before = self.out / self.adapter if self.adapter else None
         if not (self.folder / ROWS).is_file():
+            check_writable("out", self.folder / ROWS)
             chosen: list[tuple[int, float]] = []
             for _ in range(count):
                 chosen.append(_best(score(self.order, [layer for layer, _ in chosen], before)))
@@ -290,6 +291,7 @@ def _data(model: Any, tokenizer: Any, examples: Any, response: str, config: Heal
 
 def _begin(out: Path, work: dict[str, Any]) -> None:
     """Begin a folder, without the scores of other work; adapters are overwritten as they are made."""
+    check_writable("out", out)
     others = {path.name for path in out.iterdir()} if out.is_dir() else set()
     others = {name for name in others if not (name.startswith(".") and name.endswith(".tmp"))}  # of a kill
     if others and WORK not in others:

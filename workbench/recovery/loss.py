@@ -26,7 +26,7 @@ from workbench.healing.losses import Head, head_of
 from workbench.healing.objective import Objective
 from workbench.healing.records import WEIGHTS
 from workbench.healing.samples import Sample
-from workbench.models.hooks import inference, replaced_forwards, watch_states
+from workbench.models.hooks import at_the_end, inference, replaced_forwards, watch_states
 from workbench.models.layers import decoder_forward, unwrap
 from workbench.recovery.attention import (
     Seen,
@@ -317,13 +317,15 @@ class _HiddenError(torch.autograd.Function):
 @contextmanager
 def _off(adapted: Sequence[Any]) -> Iterator[None]:
     """Let the adapters' modules pass on what the model's own weights make."""
-    try:
+
+    def restore() -> None:
+        for module in adapted:
+            module._disable_adapters = False
+
+    with at_the_end(restore):
         for module in adapted:
             module._disable_adapters = True
         yield
-    finally:
-        for module in adapted:
-            module._disable_adapters = False
 
 
 def check_batch(n_samples: int, config: HealingConfig) -> None:

@@ -21,16 +21,12 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from jinja2 import Environment, Template
 
-from workbench.checks import told
+from workbench.checks import NoRoom, told
 
 _EXACT: dict[str, Any] = {"keep_default_na": False, "skip_blank_lines": False}
 if tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1):
     _EXACT["float_precision"] = "round_trip"  # the default reader rounds the last digit of a float
 _MISSING_MARKS = ("", "NA", "<missing>", "<no value>")
-
-
-class NoRoom(ValueError):
-    """A disk is full: no fault of the call, which goes on where it was when there is room."""
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
@@ -126,6 +122,8 @@ def locked(path: str | Path, name: str = "") -> Iterator[None]:
     except Timeout:
         print(f"{name or path}: another process is at it; waiting for it to finish", flush=True)
         lock.acquire()
+    except OSError as error:
+        raise ValueError(f"{lock.lock_file} cannot be locked: {error.strerror}") from error
     try:
         yield
     finally:

@@ -36,8 +36,8 @@ class Journal:
     def __init__(self, path: str | Path, header: dict[str, Any], *, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.header = json.loads(json.dumps(header))
-        if self.path.is_dir():
-            raise ValueError(f"{self.path} is a folder; give the path of a file")
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"{self.path} is a folder, a pipe or a device; give the path of a file")
         if self.path.exists() and self.path.stat().st_size > 0:
             differences = self._differences()
             if not differences:

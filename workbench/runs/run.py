@@ -12,8 +12,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from functools import partial
 from itertools import count
@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from workbench.arguments import looked_at
 from workbench.bars import say_together
-from workbench.checks import told
+from workbench.checks import check_writable, told
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
 from workbench.runs import files
@@ -100,6 +100,7 @@ class Run:
             stored = self._load(name)
             if stored and self._still_holds(stored[0], key, products):
                 return files.decode_frame(name, stored[1], stored[0]["schema"])
+            check_writable(name, self.path(name))
             self._begin(name, key, stored[0] if stored else {}, outputs.get("out"))
             began = time.perf_counter()
             result = function(*arguments, **settings)
@@ -157,6 +158,8 @@ class Run:
     @looked_at
     def save_variant(self, variant: Variant) -> Variant:
         """Remember a variant under its name, replacing one of the same name."""
+        if not os.access(self.folder, os.W_OK) and variant in self.variants():
+            return variant
         self.write_json(f"variants/{variant.name}.json", asdict(variant))
         return variant
 
@@ -190,13 +193,19 @@ class Run:
         """Hold a result of this run alone: another process that wants it waits, and says so in one line."""
         return files.locked(self.path(name), name)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        lock = self.folder / ".lock"
+        with told(f"{lock} cannot be locked", OSError), FileLock(lock, timeout=60):
+            yield
+
     def _store(self, name: str, data: bytes, meta: Mapping[str, Any]) -> Path:
         """Write file, then sidecar, under the run's lock; after a kill in between their SHA-256 disagrees."""
         fingerprint = digest({"inputs": meta["inputs"], "code": meta.get("code")})
         own = {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "fingerprint": fingerprint}
         sidecar = {**own, **meta, **environment()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock", timeout=60):
+        with self._alone():
             path = files.write_bytes_atomic(self.path(name), data)
             files.write_text_atomic(_sidecar(path), json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n")
         return path
@@ -204,14 +213,16 @@ class Run:
     def _load(self, name: str) -> tuple[dict[str, Any], bytes] | None:
         """Return sidecar and bytes when both are there and belong together, else None."""
         found = self._both(name)
-        if found or not _sidecar(self.path(name)).is_file():
+        if found or not _sidecar(self.path(name)).is_file() or not os.access(self.folder, os.W_OK):
             return found
-        with FileLock(self.folder / ".lock", timeout=60):  # another process may be between its two writes
+        with self._alone():  # another process may be between its two writes
             return self._both(name)
 
     def _both(self, name: str) -> tuple[dict[str, Any], bytes] | None:
         path = self.path(name)
         try:
+            if not (path.is_file() and _sidecar(path).is_file()):  # a pipe might never end
+                return None
             meta, data = json.loads(_sidecar(path).read_bytes()), path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             return None
