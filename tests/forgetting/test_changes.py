@@ -93,6 +93,13 @@ def test_an_empty_response_has_length_0_and_one_of_the_base_no_ratio():
     assert none["length_ratio"].isna().all()
 
 
+def test_no_length_is_below_nothing_however_few_the_prompts():
+    base = frame(["one two three four", "one two three four", "one"])
+    uneven = frame(["", "", "one two three four five six seven eight nine"])
+    row = change_summary(response_changes(base, {"uneven": uneven})).set_index("variant").loc["uneven"]
+    assert row["ci_low"] == 0 < row["length_ratio"] < row["ci_high"]
+
+
 def test_the_farthest_are_the_least_similar_with_both_texts():
     base = frame(BASE, instruction=["one?", "two?", "three?"])
     others = {"sft": frame(TERSE), "same": frame(BASE)}

@@ -205,4 +205,4 @@ def _length_ratio(part: pd.DataFrame, confidence: float, seed: int) -> tuple[flo
         return np.nan, np.nan, np.nan
     ratios = own[told] / base[told]
     low, high = bootstrap_interval(ratios, weights=base[told], confidence=confidence, seed=seed)
-    return float(np.average(ratios, weights=base[told])), low, high
+    return float(np.average(ratios, weights=base[told])), max(low, 0.0), high  # NaN stays

@@ -182,8 +182,9 @@ def _depth_line(name: Any, scores: pd.Series, share: float) -> str:
         return f"- {task} scores nothing with the whole model, so there is nothing to keep; {end}."
     most = scores.index[scores.ge(share * scores.loc[0]).cummin()].max()
     kept = f"keeps {percent(share)} of its score with up to {counted(most, 'layer')} left out"
-    if not most:
-        kept = f"does not keep {percent(share)} of its score at any depth that was asked"
+    if not most and len(scores) > 1:
+        first = counted(scores.index[1], "layer")
+        kept = f"falls below {percent(share)} of its {scores.loc[0]:.2f} already with {first} left out"
     return f"- {task} {kept}; {end}."
 
 
