@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
+from linecache import getline
 from types import FrameType
 from typing import Any
 
 #: whose lines count; an interrupt falls between two of them. Not those of contextlib: one between the end
-#: of a body and the rest of its context manager is out of a library's reach
+#: of a body and the rest of its context manager is out of a library's reach. Nor is a line that begins with
+#: ``with`` a moment: the tracer sees it between a body's end and the call of ``__exit__``, where Python looks
+#: for no signal
 WHOSE = ("/workbench/", "/peft/")
 
 
@@ -26,6 +29,9 @@ class Interrupt:
         if event == "line":
             self.lines += 1
             if self.lines == self.at:
+                if getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with "):
+                    self.at += 1
+                    return self._line
                 self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
                 raise KeyboardInterrupt
         return self._line

@@ -26,13 +26,19 @@ TOKENS_FIRST = ("xlnet",)
 
 @contextmanager
 def at_the_end(restore: Callable[[], object]) -> Iterator[None]:
-    """Restore when the body ends, however it does; an interrupt may fall into that, so twice must do no harm.
+    """Restore when the body ends, however it does, and again where an interrupt falls into that.
 
     What is to be restored is changed inside the body, so that an interrupt on the way there is covered too.
     """
+    left = [restore]
+
+    def at_first() -> None:
+        restore()
+        left.clear()
+
     with ExitStack() as last, ExitStack() as first:
-        last.callback(restore)
-        first.callback(restore)
+        last.callback(lambda: [again() for again in left])
+        first.callback(at_first)
         yield
 
 
