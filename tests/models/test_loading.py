@@ -472,6 +472,20 @@ def test_a_tokenizer_that_makes_its_library_give_up_is_refused(copied: Path) -> 
         wb.perplexity(model, tokenizer, ["a" * 40 + "!"], progress=False)
 
 
+@pytest.mark.parametrize(("part", "inside"), [("normalizer", "normalizers"), ("decoder", "decoders")])
+def test_a_tokenizer_whose_rules_multiply_a_text_is_refused(copied: Path, part: str, inside: str) -> None:
+    file = json.loads((copied / "tokenizer.json").read_text())
+    rule = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 50}
+    whole = dict(file)
+    for rules, allowed in (([rule], True), ([rule] * 3, False)):
+        file[part] = {"type": "Sequence", inside: [{"type": "Sequence", inside: rules}]}
+        (copied / "tokenizer.json").write_text(json.dumps(whole | {part: file[part]}))
+        if allowed:
+            load_model(copied, device="cpu")
+        else:
+            refused(f"the {part} of tokenizer.json must make a text at most 1000 times as long", copied)
+
+
 def test_a_token_that_ends_responses_must_be_a_number(copied: Path) -> None:
     edit(copied / "generation_config.json", eos_token_id=["end"])
     with pytest.raises(ValueError, match=r"eos_token_id must be the number of a token, got .'end'."):

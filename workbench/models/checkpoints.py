@@ -28,6 +28,8 @@ PROBES = [
 #: how safetensors calls the kinds of numbers that weights are
 _NUMBERS = {"F64", "F32", "F16", "BF16"}
 _SECONDS_FOR_THE_HUB = 10
+#: how many times as long the rules of a tokenizer's file may make a text
+_GROWTH = 1000
 #: building more than this takes minutes, and no model has a tenth of it
 _MOST_LAYERS = 10_000
 _ALLOWED = "name must be 'demo', an existing folder or a hub id such as 'org/model'"
@@ -228,6 +230,33 @@ def check_decoder_only(config: Any, name: str) -> None:
     else:
         return
     raise ValueError(f"name must be a decoder-only language model such as Llama or GPT-2; {name} is {what}")
+
+
+def check_growth(file: str | Path) -> None:
+    """Refuse a tokenizer's file whose rules make a text so long that no memory holds it.
+
+    Raises:
+        ValueError: naming how many times as long; rules that replace one after the other multiply.
+    """
+    text = Path(file).read_text(encoding="utf-8")
+    rules = json.loads(text) if '"Replace"' in text else {}
+    for part in ("normalizer", "decoder"):
+        growth = 1.0
+        for rule in _replacing(rules.get(part)):
+            pattern = (rule.get("pattern") or {}).get("String") or "."
+            growth *= max(1.0, len(rule.get("content") or "") / len(pattern))
+        if growth > _GROWTH:
+            longer = f"make a text at most {_GROWTH} times as long, got {growth:.0e}"
+            raise ValueError(f"the {part} of tokenizer.json must {longer}")
+
+
+def _replacing(part: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rules of a part of a tokenizer's file that replace text, those of sequences too."""
+    if isinstance(part, dict):
+        if part.get("type") == "Replace":
+            yield part
+        for inside in (*part.get("normalizers", ()), *part.get("decoders", ())):
+            yield from _replacing(inside)
 
 
 def check_ends(settings: Any) -> None:

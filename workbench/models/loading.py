@@ -156,6 +156,8 @@ def _config(source: str, name: str, options: dict[str, Any]) -> Any:
 
 def _tokenizer(source: str, name: str, config: Any, options: dict[str, Any]) -> Any:
     with told(f"name {name!r} has no tokenizer that can be loaded", Exception):
+        if file := _tokenizer_file(source, options):
+            checkpoints.check_growth(file)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, padding_side="left", **options)
         tokenizer = _as_its_file_says(tokenizer, source, options)
         ids = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -178,14 +180,21 @@ def _as_its_file_says(tokenizer: Any, source: str, options: dict[str, Any]) -> A
 
     Some classes bring their own way of splitting words (transformers 5: those of Qwen 2), whatever the file.
     """
-    if checkpoints.is_remote(tokenizer) or "gguf_file" in options:
+    if checkpoints.is_remote(tokenizer):
         return tokenizer
-    where = {"revision": options["revision"]}
-    file = hub.cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **where)
+    file = _tokenizer_file(source, options)
     if file is None or checkpoints.reads_as_its_file(tokenizer, file, special_tokens=False):
         return tokenizer
     fast: Any = transformers.PreTrainedTokenizerFast
-    return fast.from_pretrained(source, padding_side="left", **where)
+    return fast.from_pretrained(source, padding_side="left", revision=options["revision"])
+
+
+def _tokenizer_file(source: str, options: dict[str, Any]) -> str | None:
+    if "gguf_file" in options:
+        return None
+    where = {"revision": options["revision"], "_raise_exceptions_for_missing_entries": False}
+    file: str | None = hub.cached_file(source, "tokenizer.json", **where)
+    return file
 
 
 def _check_template(name: str, tokenizer: Any) -> None:
