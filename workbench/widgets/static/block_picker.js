@@ -303,7 +303,7 @@ function render({ model, el }) {
     undoIt.disabled = !model.get("_steps")[0];
     redoIt.disabled = !model.get("_steps")[1];
   };
-  on(["change:_chosen"], showChoice);
+  on(["change:_chosen"], () => queueMicrotask(showChoice)); // the choice is sent first, then drawn
   on(["change:_steps"], showSteps);
   on(["change:_used"], showUsed);
   on(["change:_kept"], showKept);
