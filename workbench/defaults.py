@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import textwrap
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,9 +25,9 @@ from workbench.evaluation.suites import LOCAL_SETS
 from workbench.generation.prompts import context_length
 from workbench.models.hooks import inference
 from workbench.models.layers import number_of_layers, unwrap
-from workbench.places import DEMO, short_name
+from workbench.places import DEMO, short_name, toml_beside
 
-_TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_TABLES: dict[str, dict[str, Any]] = toml_beside(__file__)
 PRESETS = tuple(_TABLES["presets"])
 #: what of a run has defaults of its own beside those that all notebooks share
 PARTS = tuple(_TABLES["parts"])

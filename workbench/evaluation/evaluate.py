@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +142,7 @@ def evaluate(
     """
     plan = plan_tasks(tasks, n_shot)
     max_length = suite_length(tasks, model) if max_length is None else max_length
-    check_settings(model, limit, batch_size, max_length, items)
+    check_settings(model, batch_size, max_length, items)
     chat = check_chat(tokenizer, chat_template, thinking)
     from workbench.evaluation import harness
     from workbench.evaluation.in_memory import InMemory
@@ -217,18 +216,9 @@ def suite_length(tasks: str | Sequence[str], model: Any) -> int | None:
 
 
 def check_settings(
-    model: Any,
-    limit: int | float | None,
-    batch_size: int | str,
-    max_length: int | None,
-    items: str | Path | None = None,
+    model: Any, batch_size: int | str, max_length: int | None, items: str | Path | None = None
 ) -> None:
     """Refuse settings of ``evaluate`` that are out of range for the model, with a ``ValueError``."""
-    number: Any = limit if isinstance(limit, Real) else 0
-    if limit is not None and not (0 < number < 1 or (number >= 1 and number % 1 == 0)):
-        raise ValueError(
-            f"limit must be a whole number >= 1, a share between 0 and 1, or None, got {limit!r}"
-        )
     if batch_size != "auto" and not is_whole(batch_size):
         raise ValueError(f"batch_size must be a whole number >= 1, or 'auto', got {batch_size!r}")
     from workbench.generation.prompts import context_length

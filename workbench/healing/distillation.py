@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,10 +32,11 @@ from workbench.models.chat import chat_ids, render_chat
 from workbench.models.identity import describe_model
 from workbench.models.layers import layer_container, unwrap
 from workbench.models.processes import by_the_first
+from workbench.places import toml_beside
 from workbench.runs.journal import Journal
 
 TEMPLATE_FILE = "distillation_template.json"
-_TEXTS = tomllib.loads(Path(__file__).with_name("rewriting.toml").read_text(encoding="utf-8"))
+_TEXTS = toml_beside(__file__, "rewriting")
 Rule = Callable[[dict[str, Any]], "bool | tuple[bool, str]"]
 
 
