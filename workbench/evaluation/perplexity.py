@@ -68,9 +68,9 @@ def corpus_perplexity(
 
     Returns:
         The columns of ``evaluate``, one row a metric. ``loss`` (nats a token), ``normalized_loss`` (loss over
-        log vocabulary: 0 certain, 1 uniform guessing; GRO 3.3), ``token_perplexity``; for WikiText-2 also the
-        harness's ``word_perplexity``, ``byte_perplexity`` and ``bits_per_byte``. ``task`` is "wikitext" or
-        "c4"; ``attrs["max_length"]`` is the context.
+        log vocabulary: 0 certain, 1 uniform guessing; GRO figure 3, B.2), ``token_perplexity``; for
+        WikiText-2 also the harness's ``word_perplexity``, ``byte_perplexity`` and ``bits_per_byte``. ``task``
+        is "wikitext" or "c4"; ``attrs["max_length"]`` is the context.
 
     Raises:
         ValueError: unknown corpus, no data, a setting out of range.

@@ -25,7 +25,7 @@ class _AsRank(float):
 
 @dataclass(frozen=True)
 class HealingConfig:
-    """How an adapter is trained. ``HealingConfig.preset("sdd" | "gro" | "demo")`` gives the papers' settings.
+    """How an adapter is trained; ``HealingConfig.preset("sdd" | "gro" | "iterabre" | "demo")`` makes one.
 
     Attributes:
         rank: of the LoRA matrices.

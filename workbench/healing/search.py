@@ -100,6 +100,9 @@ def tune(
         overwrite: begin again when ``out`` holds another search.
         progress: show a progress bar.
 
+    Returns:
+        ``trials``, a row a training, and ``best``, the config of least held-out loss (see ``Tuned``).
+
     Raises:
         ValueError: for a grid that ``HealingConfig`` refuses, an ``out`` of another search, bad examples, or
             held-out ones that are learned too. What is wrong with one training alone is told in its row.

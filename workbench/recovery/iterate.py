@@ -240,7 +240,11 @@ def recovery_log(out: str | Path) -> pd.DataFrame:
 
 
 def removal_order(iterations: pd.DataFrame) -> tuple[int, ...]:
-    """Return the layers of an ``iterate`` frame in the order in which they went."""
+    """Return the layers of an ``iterate`` frame in the order in which they went.
+
+    Raises:
+        ValueError: for missing columns.
+    """
     frame = checked(iterations, ["phase", "layer"], "iterations")
     return tuple(int(layer) for layer in frame.loc[frame["phase"] == "P", "layer"])
 
