@@ -26,7 +26,8 @@ def final_answer(text: Any) -> str | None:
     2023") or a decade ("the 1990s"). What is asked ("is the answer 5?") is not said.
 
     Args:
-        text: a response or a reference; None, NaN and texts without a number give None.
+        text: a response or a reference; None, NaN and texts that state no answer give None. Of a text
+            without any digit "yes", "no", a letter of a choice and number words count.
 
     Returns:
         The answer as it is written (``"1,080"``, ``"\frac{3}{4}"``, ``"yes"``), without a closing full stop,

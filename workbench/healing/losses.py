@@ -141,7 +141,7 @@ def response_loss(
     Args:
         model: as it stands, with its adapter on if it has one.
         tokenizer: its tokenizer.
-        examples: as for ``heal``, with ``response`` and ``max_length``.
+        examples: as for ``heal``, with ``response`` and ``max_length``; of plain texts each is a row.
         response: the column that is predicted.
         max_length: tokens of an example at most.
         batch_size: examples at once.

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-import tomllib
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,10 @@ from pandas.api.types import is_float
 from pandas.io.formats.style import Styler
 
 from workbench.checks import one_of
+from workbench.places import toml_beside
 
 #: the content of ``words.toml``
-WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
+WORDS = toml_beside(__file__, "words")
 _P = {"p_value", "p_adjusted"}
 #: rows; a table of more has a height of its own
 _LONG = 25

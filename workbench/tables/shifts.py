@@ -121,6 +121,9 @@ def shift_reading(losses: pd.DataFrame) -> str:
     """Say whether answers that moved farther go with more accuracy lost (``loss_against_similarity``).
 
     The share of changed answers stands beside the similarity: what it tells, no embedding is needed for.
+
+    Raises:
+        ValueError: for missing columns or no rows.
     """
     checked(losses, ["variant", "task", "lost", "similarity"], "losses")
     found, losses = shift_agreement(losses), losses.assign(task=task_names(losses))
