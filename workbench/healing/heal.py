@@ -23,7 +23,7 @@ from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory
 from workbench.healing.config import HealingConfig
 from workbench.healing.launch import is_main, sharded
-from workbench.healing.objective import Objective
+from workbench.healing.losses import Objective
 from workbench.healing.records import write_record
 from workbench.healing.restoring import checkpointing, deprecations_muted, same_cache, same_randomness
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
