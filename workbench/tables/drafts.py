@@ -93,7 +93,9 @@ def speed_reading(speeds: pd.DataFrame) -> str:
     checked(speeds, ["draft", "draft_length", "speed_up", "theory", "cost", "acceptance"], "speeds")
     best = speeds.loc[speeds["speed_up"].idxmax()]
     apart = (speeds["speed_up"] / speeds["theory"] - 1).abs().max()
-    verdict = "as fast as plain decoding" + ("" if best["speed_up"] > 1 else ", so that it does not pay here")
+    unsure = ", not told apart from it" if best.get("speed_up_low", 1.0) < 1 else ""
+    verdict = "as fast as plain decoding"
+    verdict += unsure if best["speed_up"] > 1 else ", so that it does not pay here"
     accepted, tokens = percent(best["acceptance"]), counted(int(best["draft_length"]), "token")
     return (
         f"Best is {named([best['draft']])} with {tokens} a round: {best['speed_up']:.2f} times {verdict}"

@@ -121,7 +121,7 @@ def to_html(table: pd.DataFrame, *, caption: str | None = None, digits: int | No
 def text_table(frame: pd.DataFrame, *, digits: int = 3) -> Styler:
     """Return a frame as a notebook shows it best: texts to the left, their lines kept, numbers to the right.
 
-    Columns are named in words, an interval stands in one column, and everything is escaped.
+    Columns and tasks are named in words, an interval stands in one column, and everything is escaped.
 
     Args:
         frame: texts, such as prompts and responses side by side, and numbers, lists and what else a cell can
@@ -148,7 +148,7 @@ def _intervals(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _in_words(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
-    """Return a frame whose columns have names in words, with intervals in one column, "yes" and "no"."""
+    """Return a frame with columns and tasks named in words, intervals in one column, "yes" and "no"."""
     if frame.columns.nlevels > 1 or not frame.columns.is_unique:
         return frame
     told = frame.copy()
@@ -156,6 +156,8 @@ def _in_words(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
         ends = [[_cell(end, digits) for end in frame[f"{of}_{side}"]] for side in ("low", "high")]
         told[f"{of}_low"] = ["–" if "–" in pair else " to ".join(pair) for pair in zip(*ends, strict=True)]
         told = told.drop(columns=f"{of}_high").rename(columns={f"{of}_low": name})
+    if "task" in told:
+        told["task"] = told["task"].map(task_label, na_action="ignore")
     for name in told.select_dtypes(bool):
         told[name] = told[name].map({True: "yes", False: "no"})
     for name in _P & {*told}:

@@ -16,6 +16,7 @@ from workbench.evaluation.scores import task_names
 from workbench.forgetting.shift import shift_agreement
 from workbench.forgetting.similarity import TIE, told_apart, unseen
 from workbench.statistics import paired_difference
+from workbench.tables.markup import task_label
 from workbench.tables.sentences import counted, escaped, interval, named, percent
 
 
@@ -139,7 +140,7 @@ def shift_reading(losses: pd.DataFrame) -> str:
         "The smallest shift that lost 0.1 or more": ordered[ordered["lost"] >= 0.1].tail(1),
     }
     lines += [
-        f"- {what}: **{escaped(row['variant'])}** on *{escaped(row['task'])}*, similarity "
+        f"- {what}: **{escaped(row['variant'])}** on *{escaped(task_label(row['task']))}*, similarity "
         f"{row['similarity']:.2f}{_changed(row)}, lost {row['lost']:+.2f}."
         for what, rows in shown.items()
         for row in rows.to_dict("records")
