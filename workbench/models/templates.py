@@ -28,7 +28,8 @@ from workbench.places import toml_beside
 PROMPT_DATE = datetime(2024, 7, 26)
 _TABLE = toml_beside(__file__)
 #: for a tokenizer without a chat template
-PLAIN_TEMPLATE, PLAIN_PROMPT = _TABLE["plain"], _TABLE["plain_prompt"]
+PLAIN_TEMPLATE: str = _TABLE["plain"]
+PLAIN_PROMPT: str = _TABLE["plain_prompt"]
 #: rounds of loops and calls that a template may take for one chat
 MAX_STEPS = 1_000_000
 #: characters that a template may hold, or write beside the texts of a chat
