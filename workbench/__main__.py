@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _notebooks(options: argparse.Namespace) -> int:
     """Run notebooks; imports what a cluster that only heals does not need."""
-    from workbench.runs.notebooks import NotebookFailed, numbered_notebooks, planned, run_notebooks
+    from workbench.runs.notebooks import NotebookFailed, numbered_notebooks, planned, prepared, run_notebooks
 
     stated = {}
     if options.preset is not None:
@@ -47,12 +47,12 @@ def _notebooks(options: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a stop leaves tasks of the kernel's client
     run = open_run(options.run, root=options.root)
-    notebooks, parameters = numbered_notebooks(options.notebooks), dict(options.set)
+    notebooks = prepared(numbered_notebooks(options.notebooks), run, dict(options.set), stated)
     if options.dry_run:
-        print("\n".join(planned(notebooks, run, parameters, where_known=stated)))
+        print("\n".join(planned(notebooks, run)))
         return 0
     try:
-        run_notebooks(notebooks, run, parameters, where_known=stated)
+        run_notebooks(notebooks, run)
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

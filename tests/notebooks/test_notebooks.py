@@ -67,7 +67,7 @@ def outputs(path: Path) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", **BY_NAME)
 def test_it_runs_and_shows_its_figures(path: Path, demo_run: Run):
-    (copy,) = runner.run_notebooks([path], demo_run)
+    (copy,) = runner.run_notebooks(runner.prepared([path], demo_run), demo_run)
     shown = outputs(copy)
     warned = [output["text"] for output in shown if output.get("name") == "stderr"]
     assert not warned
@@ -91,7 +91,8 @@ def test_a_second_run_computes_no_stage_again(demo_run: Run):
     made = {name: demo_run.provenance(name)["created"] for name in demo_run.files()}
     summary = demo_run.path("summary.csv").read_bytes()
     assert {one.name for one in demo_run.variants()} == VARIANTS  # later notebooks add none to score again
-    runner.run_notebooks(NOTEBOOKS[:7], demo_run)  # those whose stages take minutes
+    first = runner.prepared(NOTEBOOKS[:7], demo_run)  # those whose stages take minutes
+    runner.run_notebooks(first, demo_run)
     staged = [name for name in made if "code" in demo_run.provenance(name)]
     assert {name: demo_run.provenance(name)["created"] for name in staged} == {n: made[n] for n in staged}
     assert demo_run.path("summary.csv").read_bytes() == summary
