@@ -203,8 +203,8 @@ class Bench(Parts):
 
         ordered = OrderedSamples(self.samples, self.config)
         rows = [self.samples[k] for k in ordered.places]
-        masks = [[0] * one.n_prompt + [1] * one.learned for one in rows]
-        table = datasets.Dataset.from_dict({"input_ids": [one.ids for one in rows], "completion_mask": masks})
+        labels = [[-100] * one.n_prompt + list(one.ids[one.n_prompt :]) for one in rows]
+        table = datasets.Dataset.from_dict({"input_ids": [list(one.ids) for one in rows], "labels": labels})
         targets = lora_targets(self.model, "all-linear")["target_modules"]
         clock = Clock(last=self.shape.steps)
         with tempfile.TemporaryDirectory() as folder, peak() as memory, deprecations_muted():

@@ -1,6 +1,6 @@
 """Evaluation and generation by one process and by two, each with a GPU: seconds, and whether all is equal.
 
-    python benchmarks/launched.py --data FOLDER --tokenizer FOLDER          # two H200: about two minutes
+    python benchmarks/launched.py --data FOLDER --tokenizer FOLDER          # two H200: about three minutes
     python benchmarks/launched.py --device cpu --shape tiny --data FOLDER   # two processes on a CPU
 
 Each way starts the processes as ``accelerate launch`` does; every one makes the same random model.
@@ -29,8 +29,8 @@ from workbench.models.processes import place, wait
 
 #: tasks with examples and items of each, prompts that are answered, new tokens
 WORK: dict[str, dict[str, Any]] = {
-    "llama-8b": {"tasks": [("mmlu", 5, None), ("hellaswag", 0, 1000)], "prompts": 512, "new": 64},
-    "smollm2": {"tasks": [("mmlu", 5, None), ("hellaswag", 0, 1000)], "prompts": 512, "new": 64},
+    "llama-8b": {"tasks": [("mmlu", 5, None), ("hellaswag", 0, 1000)], "prompts": 2048, "new": 128},
+    "smollm2": {"tasks": [("mmlu", 5, None), ("hellaswag", 0, 1000)], "prompts": 2048, "new": 128},
     "tiny": {"tasks": [("hellaswag", 0, 24)], "prompts": 24, "new": 8},
 }
 

@@ -6,7 +6,6 @@ import functools
 import inspect
 import os
 import re
-import tomllib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Number
@@ -16,9 +15,10 @@ from typing import Any, TypeVar, cast
 import pandas as pd
 
 from workbench.checks import NoRoom, check_writable, first_line, is_full, is_panic, is_whole
+from workbench.places import toml_beside
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_KNOWN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_KNOWN = toml_beside(__file__)
 _NUMBERS = frozenset(_KNOWN["numbers"])
 #: names that pandas' errors quote beside the column
 _CLASSES = frozenset(("DataFrame", "Pandas"))

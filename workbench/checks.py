@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +144,3 @@ def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
         said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
         kind = "" if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: "
         raise ValueError(f"{what}: {kind}{said[:_LONGEST]}{hint}") from error
-
-
-def checked_interval(confidence: Any, seed: Any) -> None:
-    """Raise a ValueError unless these are a coverage and a seed: to call before anything runs for hours.
-
-    >>> checked_interval(95, 0)
-    Traceback (most recent call last):
-    ValueError: confidence must be between 0 and 1, got 95
-    """
-    if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence!r}")
-    whole_number(seed, "seed", least=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import textwrap
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,9 +25,9 @@ from workbench.evaluation.suites import LOCAL_SETS
 from workbench.generation.prompts import context_length
 from workbench.models.hooks import inference
 from workbench.models.layers import number_of_layers, unwrap
-from workbench.places import DEMO, short_name
+from workbench.places import DEMO, short_name, toml_beside
 
-_TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_TABLES: dict[str, dict[str, Any]] = toml_beside(__file__)
 PRESETS = tuple(_TABLES["presets"])
 #: what of a run has defaults of its own beside those that all notebooks share
 PARTS = tuple(_TABLES["parts"])
@@ -63,7 +62,8 @@ def fitting(
         All of them as attributes.
 
     Raises:
-        ValueError: for a name that has no default, and a folder `data` that holds none of the sets.
+        ValueError: for a name that has no default and no value, and a `data` that is no folder or holds none
+            of the sets.
     """
     if data is not None and not at_home(str(data)).is_dir():
         raise ValueError(f"data must be a folder with public sets as jsonl, got {str(data)!r}, which is none")
@@ -108,6 +108,9 @@ def is_demo(model: Any) -> bool:
 
 def story_model(name: str, data: str | Path | None) -> str:
     """Return the model of notebook 00: the one that is asked for where it has public sets, else the demo.
+
+    Raises:
+        ValueError: for an empty name.
 
     >>> story_model("smollm2", None)
     Notebook 00 tells the demo model's story; for smollm2 give data= a folder with public sets.
@@ -175,6 +178,9 @@ def work_ahead(
         passes: through the model for each row.
         cost: of a token against reading it: 3 for training, 1 for reading.
         texts: the rows themselves, at four letters a token, and ``tokens`` of each at most.
+
+    Raises:
+        ValueError: for a number below 0.
     """
     if texts:
         rows, tokens = len(texts), sum(min(tokens, len(text) / 4) for text in texts) / len(texts)

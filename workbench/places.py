@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 #: holds ``notebooks/`` and ``data/demo/`` in a checkout; site-packages for an installed package
 ROOT = PACKAGE.parent
 DEMO = ROOT / "data" / "demo"
 NOTEBOOKS = ROOT / "notebooks"
+
+
+def toml_beside(module: str, name: str = "") -> dict[str, Any]:
+    """Return the content of a TOML file beside a module, called as the module is or by another name."""
+    path = Path(module)
+    return tomllib.loads(path.with_name(f"{name or path.stem}.toml").read_text(encoding="utf-8"))
 
 
 def in_checkout() -> bool:

@@ -54,10 +54,10 @@ def bootstrap_interval(
     """Return the bootstrap interval of a mean over units (texts, items, seeds).
 
     From 60 units on this is the percentile bootstrap. With fewer, that covers less than it says, so there it
-    is the studentized bootstrap (Efron and Tibshirani 1993, 12.5), and Student's t below four units.
-    Values that are all 0 or 1, without weights and other bounds, are right or wrong answers: theirs is
-    Wilson's interval. It says where the mean over other units of the same kind lies. The least of many means,
-    picked by these very units, lies below what its interval says.
+    is the studentized bootstrap (Efron and Tibshirani 1993, 12.5), and Student's t below four units. Two or
+    more values that are all 0 or 1, without weights, groups and other bounds, are right or wrong answers:
+    theirs is Wilson's interval, also where all are right. It says where the mean over other units of the same
+    kind lies. The least of many means, picked by these very units, lies below what its interval says.
 
     Args:
         values: ``[n]``, or ``[n, k]`` for ``k`` means over the same units, which are resampled together.
@@ -72,7 +72,8 @@ def bootstrap_interval(
 
     Returns:
         ``(low, high)``: two floats for ``[n]``, two arrays ``[k]`` for ``[n, k]``. One unit, or units that
-        are all equal, tell nothing of the spread: NaN, not an interval of width 0.
+        are all equal (and no right or wrong answers), tell nothing of the spread: NaN, not an interval of
+        width 0.
 
     Raises:
         ValueError: for no values, values that are not finite, weights that do not fit, or a setting out of
@@ -162,8 +163,8 @@ def paired_difference(
     The p-value is two-sided and exact (binomial over the items where the two differ). For right/wrong
     answers, 0 or 1 each, this is the exact McNemar test, and the interval is that of Bonett and Price (2012)
     for paired proportions, which holds where few items or none differ. For other values it is that of
-    ``bootstrap_interval``, NaN where no item differs. Several comparisons: correct their p-values by
-    ``holm``.
+    ``bootstrap_interval``, NaN where all items differ alike; of one item there is none. Several comparisons:
+    correct their p-values by ``holm``.
 
     Args:
         first: ``[n]`` values of one variant, such as right (1) or wrong (0) for each item.

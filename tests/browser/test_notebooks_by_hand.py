@@ -26,6 +26,7 @@ STATE = """() => {
     return {
         cells: content.widgets.length,
         heights: boxes.map(one => [one.layout.height, one.getBoundingClientRect().height]),
+        sideways: boxes.map(one => one.scrollWidth - one.clientWidth),
         loss: document.querySelector(".live-loss .live-status")?.textContent,
         line: document.querySelector(".live-loss .live-line")?.getAttribute("points"),
     };
@@ -99,6 +100,7 @@ def test_a_person_goes_through_a_notebook(opened, name: str):
     assert any("application/vnd.plotly.v1+json" in one.get("data", {}) for one in shown)
     heights = [pair for one in seen for pair in one["heights"]]
     assert heights and all(drawn == pytest.approx(asked, abs=2) for asked, drawn in heights)
+    assert not any(wide for one in seen for wide in one["sideways"])
     assert tab.errors == []
     assert tab.strangers == []
     if name == "02_pick_blocks":

@@ -44,6 +44,22 @@ def slow_look(layers, cancelled):
 picker.look_with(slow_look)
 """
 
+#: writes down what the page says to the server, and when it hears of a changed state
+OVERHEAR = """() => {
+    window.talk = [];
+    const text = (data) => (typeof data === "string" ? data : new TextDecoder().decode(data));
+    const note = (which, words) => (data) =>
+        words.forEach((one) => text(data).includes(`"${one}"`) && talk.push(`${which} ${one}`));
+    const [says, hears] = [note("says", ["_chosen", "ping"]), note("hears", ["echo_update", "update"])];
+    const send = WebSocket.prototype.send;
+    WebSocket.prototype.send = function (data) {
+        if (!this.overheard) this.addEventListener("message", ({ data }) => hears(data));
+        this.overheard = true;
+        says(data);
+        return send.call(this, data);
+    };
+}"""
+
 
 @pytest.fixture(scope="module")
 def opened(lab, new_tab):
@@ -114,6 +130,18 @@ def test_a_click_on_either_heatmap_chooses_in_the_kernel_and_in_every_view(tab):
         says(tab, "removes layer 5 ", view=view)
         assert tab.page.locator(f"{PICKER} .bp-bar").nth(view).get_by_label("start").input_value() == "5"
     assert tab.run("print(heard)") == "[(3, 4), (5, 6, 7, 8), (5,)]"
+
+
+def test_the_page_speaks_again_when_the_kernel_begins_so_that_its_answer_does_not_wait_for_a_packet(tab):
+    tab.page.wait_for_timeout(600)  # what was asked of a picker just drawn is answered
+    tab.page.evaluate(OVERHEAR)
+    for start in (3, 5):
+        tab.page.evaluate("() => (window.talk.length = 0)")
+        click_cell(tab, start, 2)
+        hears(tab, [start, 2, [start, start + 1]])
+        tab.page.wait_for_timeout(600)
+        talk = tab.page.evaluate("() => window.talk")
+        assert talk[:2] == ["says _chosen", "says ping"], talk
 
 
 def test_a_click_stands_when_the_next_cell_is_run_and_use_writes_it(tab):

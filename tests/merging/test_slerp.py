@@ -127,7 +127,7 @@ def test_what_does_not_match_is_named():
     a = {"x": torch.ones(2), "y": torch.ones(3)}
     with pytest.raises(ValueError, match="y is in the first alone"):
         slerp(a, {"x": torch.ones(2)})
-    with pytest.raises(ValueError, match=r"y has \(3,\) and \(4,\)"):
+    with pytest.raises(ValueError, match=r"y must have one shape in both, it has \(3,\) and \(4,\)"):
         slerp(a, a | {"y": torch.ones(4)})
     with pytest.raises(ValueError, match="y of the second must hold finite numbers"):
         slerp(a, a | {"y": torch.full((3,), torch.nan)})

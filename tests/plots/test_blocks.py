@@ -141,7 +141,7 @@ def test_no_label_of_the_calibration_figure_is_cut_or_runs_into_another_panel():
         assert texts and all(trace.cliponaxis is False for trace in texts)
         names = [trace for trace in texts if (trace.xaxis or "x") == "x"]
         (low, high), font = fig.layout.xaxis.range, style.current_template().layout.font.size
-        across = (fig.layout.width - 90) * fig.layout.xaxis.domain[1] / (high - low)
+        across = (style.current_template().layout.width - 90) * fig.layout.xaxis.domain[1] / (high - low)
         for trace in names:
             for x, text, side in zip(trace.x, trace.text, trace.textposition, strict=True):
                 end = x + (1 if side == "middle right" else -1) * len(text) * 0.6 * font / across

@@ -13,6 +13,9 @@ def test_points_lie_along_t_whatever_the_order_of_rows():
     (line,) = merging_path(path.assign(ci_low=0.6, ci_high=1.0)).data
     assert list(line.x) == [0, 0.5, 1] and list(line.y) == [0.7, 0.8, 0.9]
     assert list(line.error_y.array) == pytest.approx([0.3, 0.2, 0.1])
+    axes = merging_path(path.assign(variant=["<b>", "a", "m"])).layout
+    assert axes.xaxis.title.text == "t (0: a, 1: &lt;b&gt;)"
+    assert axes.yaxis.title.text == "share of the base's average"
 
 
 def test_a_line_a_task_or_a_seed():

@@ -146,7 +146,7 @@ def test_no_figure_is_without_its_size_and_none_in_print_has_a_title(run, templa
     style.use_template(template)
     for picture in paper.pictures(run):
         fig = picture.draw(run)
-        width = {"screen": 860, "paper": 6.75 * 96, "column": 3.25 * 96}[template]
+        width = {"screen": None, "paper": 6.75 * 96, "column": 3.25 * 96}[template]
         assert fig.layout.width == width, picture.name
         assert 60 < fig.layout.height < (1200 if template == "screen" else 6 * 96), picture.name
         assert not fig.layout.title.text, picture.name

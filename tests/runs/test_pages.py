@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import pytest
 from live_lab import FLAGS, find_chromium
 
+from workbench.plots.style import new_figure
 from workbench.runs.pages import (
     PLOTLY,
     SCRIPT,
@@ -21,7 +22,13 @@ from workbench.runs.pages import (
     write_page,
 )
 
-FIGURE = go.Figure(go.Bar(x=["<b>a</b>", "b"], y=[1, 2]), {"title": "A bar <script>"})
+FIGURE = new_figure("A bar <script>", go.Bar(x=["<b>a</b>", "b"], y=[1, 2]))
+#: how wide the figure is drawn, by how much its place scrolls sideways, the size of its letters
+WIDE = """() => {
+    const [drawn, place] = [".main-svg", ".jp-OutputArea-output"].map((one) => document.querySelector(one));
+    const letters = parseFloat(getComputedStyle(drawn.querySelector(".xtick text")).fontSize);
+    return [Math.round(drawn.getBoundingClientRect().width), place.scrollWidth - place.clientWidth, letters];
+}"""
 PROSE = "[next](01_next.ipynb) [part](01_next.ipynb#part) [far](https://example.org/a.ipynb) costs $1 or $2"
 
 
@@ -81,7 +88,14 @@ def test_the_figure_is_drawn_with_no_network(page: Path):
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(page.as_uri())
         tab.wait_for_selector(".main-svg")
+        wide = []
+        for width in (1400, 980, 700):
+            tab.set_viewport_size({"width": width, "height": 900})
+            tab.wait_for_timeout(400)
+            wide.append(tab.evaluate(WIDE))
         browser.close()
+    assert wide[0] == [860, 0, 14] and 640 < wide[2][0] < wide[1][0] < 860, wide
+    assert all(one[1:] == [0, 14] for one in wide), wide  # nothing scrolls sideways, no letter shrinks
     assert page.with_name(SCRIPT).as_uri() in asked
     assert all(url.startswith(("file:", "data:", "blob:")) for url in asked), asked
 

@@ -41,6 +41,8 @@ def test_the_fastest_is_named_beside_theory_and_drafting_that_does_not_pay_is_sa
     assert "Best is **b** with 4 tokens a round: 1.40 times as fast" in text and "theory gives 1.50" in text
     assert "differ by 10 % at most" in text
     assert "does not pay" in speed_reading(frame.head(1)) and "does not pay" not in text
+    assert "not told apart" in text  # its interval reaches below 1
+    assert "told apart" not in speed_reading(frame.assign(speed_up_low=1.1))
 
 
 def test_where_all_are_alike_there_is_no_interval_and_the_sentence_says_so():

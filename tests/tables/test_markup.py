@@ -256,16 +256,17 @@ def test_what_rounds_to_nothing_has_no_sign():
 def test_a_notebook_names_columns_in_words_and_an_interval_stands_in_one():
     frame = pd.DataFrame({"variant": ["a", "b"], "n_texts": [3, 4], "ci_low": [0.1, np.nan]})
     frame = frame.assign(ci_high=[0.25, np.nan], same_form=[True, False], p_adjusted=[1e-9, 0.5], note="x")
+    frame = frame.assign(task=["arc_easy", "demo_math"])
     page = text_table(frame.assign(**{"50 %": [1.0, -0.0001]})).to_html()
     heads, *rows = re.findall(r"(?s)<tr>(.*?)</tr>", page)
     cells = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in (heads, *rows)]
     assert cells == [
-        ["variant", "texts", "95 % interval", "same form", "p (Holm)", "note", "50 %"],
-        ["a", "3", "0.100 to 0.250", "yes", "&lt; 0.001", "x", "1.000"],
-        ["b", "4", "–", "no", "0.500", "x", "0.000"],
+        ["variant", "texts", "95 % interval", "same form", "p (Holm)", "note", "task", "50 %"],
+        ["a", "3", "0.100 to 0.250", "yes", "&lt; 0.001", "x", "ARC-E", "1.000"],
+        ["b", "4", "–", "no", "0.500", "x", "demo math", "0.000"],
     ]
     right = re.findall(r"td\.col(\d) {\s*text-align: right", page)
-    assert right == ["1", "2", "4", "6"]  # numbers, and texts that are numbers
+    assert right == ["1", "2", "4", "7"]  # numbers, and texts that are numbers
     several = text_table(frame.assign(lost_low=0.0, lost_high=1.0)).to_html()
     assert "95 % interval, ci<" in several and "95 % interval, lost<" in several
 

@@ -23,10 +23,12 @@ def final_answer(text: Any) -> str | None:
     occurrence of each counts, but what follows a new question does not, nor thoughts (``<think>``),
     calculator marks ``<<48/2=24>>`` and closing words ("let me know ..."). A statement that leaves it open
     ("5 or 6", "not 5", "5, no wait, 6", "5+3") is returned whole, which is no number; so is a date ("4 July
-    2023") or a decade ("the 1990s"). What is asked ("is the answer 5?") is not said.
+    2023"), a quarter or a decade, and a name with a number ("Route 66"). What is asked ("is the answer 5?")
+    is not said.
 
     Args:
-        text: a response or a reference; None, NaN and texts without a number give None.
+        text: a response or a reference; None, NaN and texts that state no answer give None. Of a text
+            without any digit "yes", "no", a letter of a choice and number words count.
 
     Returns:
         The answer as it is written (``"1,080"``, ``"\frac{3}{4}"``, ``"yes"``), without a closing full stop,

@@ -131,7 +131,8 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
             ``load_instructions``.
 
     Raises:
-        ValueError: for a field that is not text, naming it and the row's id.
+        ValueError: for a field that is not text, an empty instruction, a ``history`` that is no JSON, naming
+            it and the row's id.
 
     >>> conversation({"instruction": "Who came?", "history": '[{"role": "system", "content": "Be brief."}]'})
     [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Who came?'}]

@@ -11,7 +11,6 @@ import difflib
 import itertools
 import json
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from workbench.checks import told
 from workbench.data.files import ENDINGS, at_home, read_rows
+from workbench.places import toml_beside
 
 #: how long the hub may take to say that it is there
 SECONDS_FOR_THE_HUB = 10
@@ -52,7 +52,7 @@ class HubSet:
 
 
 #: what `sources.toml` says: public sets by name, and forms of instruction sets
-TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+TABLES: dict[str, dict[str, Any]] = toml_beside(__file__)
 CORPORA = {name: HubSet(**stated) for name, stated in TABLES["corpora"].items()}
 INSTRUCTION_SETS = {name: HubSet(**stated) for name, stated in TABLES["instructions"].items()}
 

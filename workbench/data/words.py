@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-_TABLES: dict[str, Any] = tomllib.loads(Path(__file__).with_name("answers.toml").read_text(encoding="utf-8"))
+from workbench.places import toml_beside
+
+_TABLES: dict[str, Any] = toml_beside(__file__, "answers")
 #: how numbers are told in words
 NUMBERS = _TABLES["numbers"]
 SCALES: dict[str, int] = NUMBERS["scales"]

@@ -93,6 +93,18 @@ def parse_layers(text: str) -> Layers:
     return tuple(layers)
 
 
+def layer_sets_of(blocks: pd.DataFrame, layers: Sequence[int]) -> list[Layers]:
+    """Return the layers of each row of a frame, by its column ``removed``, else by ``start`` and ``size``.
+
+    Raises:
+        ValueError: for a frame with neither, no rows, or blocks that `layers` do not hold.
+    """
+    if "removed" in blocks:
+        return [parse_layers(text) for text in blocks["removed"]]
+    pairs = checked(blocks, ["start", "size"], "blocks")[["start", "size"]].to_numpy().tolist()
+    return [layers_of(*pair, layers=layers) for pair in pairs]
+
+
 def best_blocks(distances: pd.DataFrame, sizes: Iterable[int] | None = None) -> pd.DataFrame:
     """Return the block to prune for each size: the one of least angular distance (GRO 3.2, SDD 2.1).
 

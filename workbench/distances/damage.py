@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from workbench.checks import checked
-from workbench.distances.blocks import checked_sizes, layer_set_frame, layers_of, least, parse_layers
+from workbench.distances.blocks import checked_sizes, layer_set_frame, layer_sets_of, layers_of, least
 from workbench.distances.sweep import Form, Replay, check_shared, positions_of
 from workbench.models.batches import Batch, each_text, first_of, make_batches, measured_on, read_tokens
 from workbench.models.hooks import check_finite
@@ -157,10 +156,8 @@ def _layer_sets(kept: Sequence[int], blocks: Any, sizes: Any, layer_sets: Any) -
 
 
 def _blocks_in(kept: Sequence[int], blocks: Any) -> list[tuple[int, ...]]:
-    if isinstance(blocks, pd.DataFrame) and "removed" in blocks:
-        return [parse_layers(text) for text in blocks["removed"]]
     if isinstance(blocks, pd.DataFrame):
-        blocks = checked(blocks, ["start", "size"], "blocks")[["start", "size"]].to_numpy().tolist()
+        return layer_sets_of(blocks, kept)
     pairs = list(blocks)
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:

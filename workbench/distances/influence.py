@@ -164,6 +164,9 @@ def last_states(
         final_norm: after the final norm (True) or before it.
         max_length: most tokens read of a text, from its beginning.
         max_tokens: most tokens of a batch.
+
+    Raises:
+        ValueError: for no texts, an empty text, a setting out of range, or states that are not finite.
     """
     tokens = read_tokens(model, tokenizer, texts, max_length)
     found: dict[int, Tensor] = {}

@@ -72,10 +72,6 @@ def check_contamination(
 def contamination_summary(found: pd.DataFrame, *, overlap: float = 0.5) -> pd.DataFrame:
     """Return how many training prompts occur in each evaluation set.
 
-    >>> found = pd.DataFrame({"id": [1, 2], "task": "exam", "occurs": [True, False], "overlap": [1.0, 0.2]})
-    >>> contamination_summary(found)[["n", "occurring", "share_overlapping"]].values.tolist()
-    [[2.0, 1.0, 0.5]]
-
     Args:
         found: frame of ``check_contamination``.
         overlap: a prompt with more than this share of its runs in the set counts as overlapping, 0..1.
@@ -83,6 +79,13 @@ def contamination_summary(found: pd.DataFrame, *, overlap: float = 0.5) -> pd.Da
     Returns:
         Frame with task, n (prompts), occurring, overlapping (both numbers of prompts), share_occurring,
         share_overlapping (0..1).
+
+    Raises:
+        ValueError: for an ``overlap`` outside of 0..1.
+
+    >>> found = pd.DataFrame({"id": [1, 2], "task": "exam", "occurs": [True, False], "overlap": [1.0, 0.2]})
+    >>> contamination_summary(found)[["n", "occurring", "share_overlapping"]].values.tolist()
+    [[2.0, 1.0, 0.5]]
     """
     if not 0 <= overlap <= 1:
         raise ValueError(f"overlap must be between 0 and 1, got {overlap!r}")

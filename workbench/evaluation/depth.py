@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import checked
-from workbench.distances.blocks import format_layers, layers_of, parse_layers
+from workbench.distances.blocks import format_layers, layer_sets_of
 from workbench.evaluation.evaluate import questions
 from workbench.runs.keys import reads
 from workbench.runs.variant import Variant
@@ -113,11 +112,8 @@ def at_fractions(
 
 
 def _layer_sets(blocks: Any, layers: Sequence[int]) -> list[tuple[int, ...]]:
-    if isinstance(blocks, pd.DataFrame) and "removed" in blocks:
-        blocks = map(parse_layers, blocks["removed"])
-    elif isinstance(blocks, pd.DataFrame):
-        pairs = checked(blocks, ["start", "size"], "blocks")[["start", "size"]].itertuples(index=False)
-        blocks = [layers_of(*pair, layers=layers) for pair in pairs]
+    if isinstance(blocks, pd.DataFrame):
+        blocks = layer_sets_of(blocks, layers)
     sets = [] if blocks is None else [tuple(sorted(set(one))) for one in blocks]
     if not sets or not all(sets):
         raise ValueError(f"blocks must name at least one layer each, and be at least one, got {blocks!r:.80}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +90,7 @@ def evaluate(
         model: any decoder-only model, pruned or not, with an adapter or not; unchanged afterwards.
         tokenizer: the model's tokenizer; unchanged afterwards.
         tasks: names of tasks, groups or tags of the harness or of the folder ``include``, or a suite of
-            ``workbench.suites.SUITES`` ("sdd", "openllm-v1", "gro", "gro-c5", "iterabre",
+            ``workbench.evaluation.suites.SUITES`` ("sdd", "openllm-v1", "gro", "gro-c5", "iterabre",
             "iterabre-multilingual"); one or several.
         limit: only the first ``limit`` items of every task, or that share of them when below 1.
         n_shot: few-shot examples in the prompt; None keeps the suite's or the task's own number.
@@ -104,9 +103,9 @@ def evaluate(
             an item is what the metric says of it alone, null where it says nothing.
         include: a folder of task files; None takes the demo tasks. Its data files may be of any kind that
             ``datasets`` reads; relative paths in it are looked for near the task file.
-        data: a folder with public sets as jsonl; tasks found there (``workbench.suites.LOCAL_SETS``) need no
-            network. Items and prompts are those of the harness on the same rows; a file that holds a sample
-            gives the scores of that sample.
+        data: a folder with public sets as jsonl; tasks found there
+            (``workbench.evaluation.suites.LOCAL_SETS``) need no network. Items and prompts are those of the
+            harness on the same rows; a file that holds a sample gives the scores of that sample.
         missing: what happens to tasks, or parts of a group, whose data cannot be had: "error" names all of
             them in one message; "skip" leaves them out and says so in ``attrs["skipped"]``. A group's average
             is then over the parts that are there.
@@ -131,10 +130,10 @@ def evaluate(
         name ("exact_match,strict-match"). ``stderr`` is the harness's, for perplexities that of the ratio of
         sums with items as the sampling unit; NaN where neither is known. ``parent`` names the group in whose
         average the row is already counted; it is empty for what stands on its own. ``category`` is reasoning,
-        language, knowledge, multilingual (``workbench.suites.CATEGORIES``, or what a task file states), or
-        empty. ``attrs["skipped"]`` is {name: why} of what was left out; ``chat_template`` and ``thinking``
-        stand there as they were. A group's score is the harness's: MMLU is the mean over all its questions,
-        not over its 57 subjects.
+        language, knowledge, multilingual (``workbench.evaluation.suites.CATEGORIES``, or what a task file
+        states), or empty. ``attrs["skipped"]`` is {name: why} of what was left out; ``chat_template`` and
+        ``thinking`` stand there as they were. A group's score is the harness's: MMLU is the mean over all its
+        questions, not over its 57 subjects.
 
     Raises:
         ValueError: before the first forward pass, for an unknown task (near ones are named), tasks without
@@ -143,7 +142,7 @@ def evaluate(
     """
     plan = plan_tasks(tasks, n_shot)
     max_length = suite_length(tasks, model) if max_length is None else max_length
-    check_settings(model, limit, batch_size, max_length, items)
+    check_settings(model, batch_size, max_length, items)
     chat = check_chat(tokenizer, chat_template, thinking)
     from workbench.evaluation import harness
     from workbench.evaluation.in_memory import InMemory
@@ -217,18 +216,9 @@ def suite_length(tasks: str | Sequence[str], model: Any) -> int | None:
 
 
 def check_settings(
-    model: Any,
-    limit: int | float | None,
-    batch_size: int | str,
-    max_length: int | None,
-    items: str | Path | None = None,
+    model: Any, batch_size: int | str, max_length: int | None, items: str | Path | None = None
 ) -> None:
     """Refuse settings of ``evaluate`` that are out of range for the model, with a ``ValueError``."""
-    number: Any = limit if isinstance(limit, Real) else 0
-    if limit is not None and not (0 < number < 1 or (number >= 1 and number % 1 == 0)):
-        raise ValueError(
-            f"limit must be a whole number >= 1, a share between 0 and 1, or None, got {limit!r}"
-        )
     if batch_size != "auto" and not is_whole(batch_size):
         raise ValueError(f"batch_size must be a whole number >= 1, or 'auto', got {batch_size!r}")
     from workbench.generation.prompts import context_length

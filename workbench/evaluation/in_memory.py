@@ -115,15 +115,21 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         return (ids[:1], ids[1:]) if ids[0] == first else (np.array([first], dtype=ids.dtype), ids)
 
     def _read(self, texts: list[str], add_special_tokens: bool | None = None) -> None:
-        """Put the tokens of texts into ``known``, as ``tok_encode`` of each gives them."""
-        new = {text for text in texts if (text, add_special_tokens) not in self.known}
-        mark = self.tokenizer.decode(self.prefix_token_id)
-        begun = {text for text in new if add_special_tokens is None and has_bos_prefix(text, mark)}
-        for some, asked in ((begun, False), (new - begun, add_special_tokens)):
+        """Put the tokens of texts into ``known``, as ``tok_encode`` of each gives them.
+
+        Beside the model this is most of the work, so each process of a launcher reads a part.
+        """
+        number, n = place()
+        new = [text for text in dict.fromkeys(texts) if (text, add_special_tokens) not in self.known]
+        mine, mark = new[number::n], self.tokenizer.decode(self.prefix_token_id)
+        begun = {text for text in mine if add_special_tokens is None and has_bos_prefix(text, mark)}
+        read: dict[Any, np.ndarray] = {}
+        for some, asked in ((begun, False), (set(mine) - begun, add_special_tokens)):
             settings = _add_special_kwargs(asked, self.add_bos_token)
             ids = self.tokenizer([*some], verbose=False, **settings)["input_ids"] if some else []
-            read = (np.array(one, dtype=np.int32) for one in ids)
-            self.known |= zip(((text, add_special_tokens) for text in some), read, strict=True)
+            read |= zip(some, (np.array(one, dtype=np.int32) for one in ids), strict=True)
+        for start, part in enumerate(everyones([read[text] for text in mine])):
+            self.known |= zip(((text, add_special_tokens) for text in new[start::n]), part, strict=True)
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = True, *, sharing: bool = True

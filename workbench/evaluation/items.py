@@ -28,7 +28,7 @@ def read_items(path: str | Path) -> pd.DataFrame:
         byte). NaN where a metric says something of all items together only.
 
     Raises:
-        ValueError: the file does not exist.
+        ValueError: the file does not exist, or is none that ``evaluate`` wrote.
     """
     if not (path := Path(path)).is_file():
         raise ValueError(f"path must be a file that evaluate(..., items=) wrote, got {path}: no such file")

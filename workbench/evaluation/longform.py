@@ -38,8 +38,7 @@ def rouge(response: str, references: list[str]) -> dict[str, float]:
     """
     if not references:
         raise ValueError("references must be at least one text, got none")
-    scores = [_scorer().score(reference, response) for reference in references]
-    return {name: max(score[name].fmeasure for score in scores) for name in _ROUGE}
+    return {name: score.fmeasure for name, score in _scorer().score_multi(references, response).items()}
 
 
 @lru_cache(maxsize=1)

@@ -68,9 +68,9 @@ def corpus_perplexity(
 
     Returns:
         The columns of ``evaluate``, one row a metric. ``loss`` (nats a token), ``normalized_loss`` (loss over
-        log vocabulary: 0 certain, 1 uniform guessing; GRO 3.3), ``token_perplexity``; for WikiText-2 also the
-        harness's ``word_perplexity``, ``byte_perplexity`` and ``bits_per_byte``. ``task`` is "wikitext" or
-        "c4"; ``attrs["max_length"]`` is the context.
+        log vocabulary: 0 certain, 1 uniform guessing; GRO figure 3, B.2), ``token_perplexity``; for
+        WikiText-2 also the harness's ``word_perplexity``, ``byte_perplexity`` and ``bits_per_byte``. ``task``
+        is "wikitext" or "c4"; ``attrs["max_length"]`` is the context.
 
     Raises:
         ValueError: unknown corpus, no data, a setting out of range.
@@ -80,7 +80,7 @@ def corpus_perplexity(
 
     max_length = min(WINDOW, context_length(model) or WINDOW) if max_length is None else max_length
     settings: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
-    check_settings(model, None, batch_size, max_length, items)
+    check_settings(model, batch_size, max_length, items)
     parts = [] if task == "c4" else [evaluate(model, tokenizer, task, limit=n, data=data, **settings)]
     texts = _documents(data, n or 512, seed) if task == "c4" else _articles(data, n)
     parts.append(perplexity(model, tokenizer, texts, task=task, words=False, items=items, **settings))
@@ -154,7 +154,7 @@ def perplexity(
         ValueError: no text, a text with fewer than two tokens, a setting out of range, or logits that are
             not finite.
     """
-    check_settings(model, None, batch_size, max_length, items)
+    check_settings(model, batch_size, max_length, items)
     import torch
 
     from workbench.evaluation.harness import item_line, quiet, ratio_of_sums, untouched

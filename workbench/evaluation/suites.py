@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from workbench.places import toml_beside
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _suite(tasks: list[tuple[str, int | str]], **about: Any) -> Suite:
     return Suite(tuple((task, None if shots == "own" else int(shots)) for task, shots in tasks), **about)
 
 
-_TABLES = tomllib.loads(Path(__file__).with_name("suites.toml").read_text(encoding="utf-8"))
+_TABLES = toml_beside(__file__)
 
 #: The papers' suites. ``evaluate(model, tokenizer, "sdd")`` runs one.
 SUITES = {name: _suite(**entry) for name, entry in _TABLES["suites"].items()}

@@ -64,6 +64,9 @@ def task_fingerprint(
         The harness's version (``lm_eval``), and where they enter the digests of a task folder with the task
         files, functions and data outside it that its tasks name (``include``), of public sets on disk
         (``data``), and of the commits of sets in the hub's local cache (``hub``).
+
+    Raises:
+        ValueError: for no task, or an ``include`` that holds no task files.
     """
     names = {name for part in plan_tasks(tasks).values() for name in part}
     parts = {"lm_eval": version("lm_eval")}

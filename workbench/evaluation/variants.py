@@ -97,7 +97,7 @@ def evaluate_variants(
         raise ValueError(f"settings must be some of {', '.join(_SETTINGS)}, got {sorted(unknown)}")
     plan = plan_tasks(tasks, n_shot)
     settings["max_length"] = settings.get("max_length") or suite_length(tasks, model)
-    check_settings(model, settings.get("limit"), batch_size, settings["max_length"])
+    check_settings(model, batch_size, settings["max_length"])
     check_chat(tokenizer, settings.get("chat_template", False), settings.get("thinking", False))
     loaded = prepared(plan, **{name: settings[name] for name in _QUESTIONS if name in settings})
     from workbench.evaluation.in_memory import texts_remembered

@@ -78,6 +78,11 @@ def response_changes(
 def change_summary(changes: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
     """Sum up ``response_changes`` for each variant.
 
+    Args:
+        changes: frame of ``response_changes``.
+        confidence: coverage of the interval, between 0 and 1.
+        seed: of the resampling.
+
     Returns:
         variant, n, length_ratio (all its responses together against the base's; 1 = as long) with ci_low and
         ci_high (bootstrap over prompts), has_answer, same_form, same_answer, same_text, cut_off (shares).

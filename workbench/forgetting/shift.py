@@ -29,16 +29,16 @@ def loss_against_similarity(
 ) -> pd.DataFrame:
     """Set the accuracy that each variant lost on each task beside how far its answers to that task moved.
 
+    An answer that is the same cannot turn wrong, so the share of changed answers is given beside the
+    similarity: what it already tells is no finding of the embeddings. On tasks with choices, and wherever
+    one answer only is right, a changed answer is a wrong one where the base is right: arithmetic.
+
     Args:
         base: the unpruned model's items, from ``read_items``.
         others: variant -> its items of the same tasks. Tasks enter whose items are right or wrong and have
             answers as text: what was generated, or the choice that was taken.
         encoder: as for ``response_similarity``.
         device: where to encode.
-
-    An answer that is the same cannot turn wrong, so the share of changed answers is given beside the
-    similarity: what it already tells is no finding of the embeddings. On tasks with choices, and wherever
-    one answer only is right, a changed answer is a wrong one where the base is right: arithmetic.
 
     Returns:
         One row a variant, task and number of shots: variant, task, n_shot, n, lost (base's accuracy less the
@@ -83,6 +83,9 @@ def shift_agreement(
         ci_high, changed_spearman (of the share of changed answers with the loss: what no embedding is needed
         for), note ("" or why there is no correlation). NaN for fewer than 10 points or where one side is
         constant.
+
+    Raises:
+        ValueError: for missing columns or no rows.
 
     >>> losses = pd.DataFrame({"similarity": np.linspace(0, 1, 10), "lost": np.linspace(1, 0, 10)})
     >>> round(shift_agreement(losses)["spearman"], 6), shift_agreement(losses.head(4))["note"]

@@ -43,13 +43,15 @@ def response_similarity(
 ) -> pd.DataFrame:
     """Cosine similarity of each response to the base's response to the same prompt.
 
-    Lower means a larger shift of the distribution, which the paper reads as more forgetting (SDD 3.4). Each
-    distinct string is encoded once, so comparing several variants in one call costs less than one by one.
+    Lower means a larger shift of the distribution, which the paper reads as more forgetting (SDD 3.4, C).
+    Each distinct string is encoded once, so comparing several variants in one call costs less than one by
+    one.
 
     An empty response is a response: it is compared as the empty string, and marked. A response longer than
     the encoder's window (256 word pieces for MiniLM) is compared by its beginning, and marked. Marked is also
     a text in a script that the encoder has no word pieces for: to MiniLM, which is English, all Thai
-    sentences are one unknown word and equal to each other. A warning then names a multilingual encoder.
+    sentences are one unknown word and equal to each other. From a fifth of the pairs on a warning names a
+    multilingual encoder.
 
     Args:
         base: the unpruned model's responses: ``id``, ``response``; ``prompt``, ``instruction``, ``context``,
@@ -197,7 +199,17 @@ def embed_texts(
     device: str | None = None,
     progress: bool = False,
 ) -> NDArray[np.float64]:
-    """Sentence-BERT embeddings: unit length, float64, (texts, dimensions); equal texts are encoded once."""
+    """Sentence-BERT embeddings: unit length, float64, (texts, dimensions); equal texts are encoded once.
+
+    Args:
+        texts: at least one; an empty text is one like any other.
+        encoder: as for ``response_similarity``.
+        device: where to encode; None takes CUDA if there is one.
+        progress: shows a bar.
+
+    Raises:
+        ValueError: for no text, or an encoder that cannot be found.
+    """
     if isinstance(texts, str) or not len(texts):
         raise ValueError(f"texts must be a list of at least one text, got {texts!r}")
     codes, distinct = pd.factorize(pd.Series(list(texts), dtype=object))

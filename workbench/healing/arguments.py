@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import tomllib
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from workbench.checks import one_of
 from workbench.healing.config import SCHEDULES, HealingConfig
 from workbench.healing.launch import sharded
+from workbench.places import toml_beside
 
-_ALWAYS = tomllib.loads(Path(__file__).with_name("trainer.toml").read_text(encoding="utf-8"))
+_ALWAYS = toml_beside(__file__, "trainer")
 
 
 def training_arguments(

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import tomllib
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from workbench.checks import one_of, whole_number
+from workbench.places import toml_beside
 
 #: our name -> the Trainer's
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup", "linear": "linear"}
 #: what GRO B.1 sets otherwise for some models
 OF_MODEL = ("rank", "learning_rate", "max_length")
-_HERE = Path(__file__).parent
-_LIMITS = tomllib.loads((_HERE / "limits.toml").read_text(encoding="utf-8"))
+_LIMITS = toml_beside(__file__, "limits")
 
 
 class _AsRank(float):
@@ -27,7 +25,7 @@ class _AsRank(float):
 
 @dataclass(frozen=True)
 class HealingConfig:
-    """How an adapter is trained. ``HealingConfig.preset("sdd" | "gro" | "demo")`` gives the papers' settings.
+    """How an adapter is trained; ``HealingConfig.preset("sdd" | "gro" | "iterabre" | "demo")`` makes one.
 
     Attributes:
         rank: of the LoRA matrices.
@@ -137,7 +135,7 @@ class HealingConfig:
         >>> HealingConfig.preset("gro", model="mistralai/Mistral-7B-v0.1", seed=1).learning_rate
         3e-06
         """
-        presets = tomllib.loads((_HERE / "presets.toml").read_text(encoding="utf-8"))
+        presets = toml_beside(__file__, "presets")
         one_of(name, presets, "preset")
         of_model = _of_model(model, changes) if name == "gro" else {}
         return cls(**(presets[name] | of_model | changes))
@@ -191,7 +189,7 @@ def _checked_targets(value: Any) -> str | list[str]:
 
 def _of_model(model: str | None, changes: dict[str, Any]) -> dict[str, Any]:
     """Return what GRO B.1 sets for a model, found by its hub id or the last part of it."""
-    listed = tomllib.loads((_HERE / "gro_models.toml").read_text(encoding="utf-8"))
+    listed = toml_beside(__file__, "gro_models")
     left = ", ".join(name for name in OF_MODEL if name not in changes)
     if model is None and left:
         raise ValueError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,10 +32,11 @@ from workbench.models.chat import chat_ids, render_chat
 from workbench.models.identity import describe_model
 from workbench.models.layers import layer_container, unwrap
 from workbench.models.processes import by_the_first
+from workbench.places import toml_beside
 from workbench.runs.journal import Journal
 
 TEMPLATE_FILE = "distillation_template.json"
-_TEXTS = tomllib.loads(Path(__file__).with_name("rewriting.toml").read_text(encoding="utf-8"))
+_TEXTS = toml_beside(__file__, "rewriting")
 Rule = Callable[[dict[str, Any]], "bool | tuple[bool, str]"]
 
 
@@ -44,10 +44,11 @@ Rule = Callable[[dict[str, Any]], "bool | tuple[bool, str]"]
 class RewriteTemplate:
     """What the model is asked when it rewrites a reference; read it, replace it.
 
-    ``{instruction}``, ``{context}`` and ``{reference}`` are filled in. A line with ``{context}`` is left
-    out where there is none; a template without one gets the line ``Context: ...`` before its line with
-    ``{instruction}``. ``{closing}`` becomes how the reference ends: ``####``, else ``The answer is``; with it
-    in ``math``, a kept rewrite is given the closing line of its reference (see ``self_distill``).
+    ``{instruction}``, ``{context}`` and ``{reference}`` are filled in. A line with ``{context}`` is left out
+    where there is none; a template without one gets the line ``Context: ...`` before its line with
+    ``{instruction}``. ``{closing}`` becomes how the reference ends: ``####``, ``\\boxed{...}``, else ``The
+    answer is``; with it in ``math``, a kept rewrite is given the closing line of its reference (see
+    ``self_distill``).
 
     Attributes:
         math: for rows with a final answer.
@@ -91,7 +92,8 @@ def self_distill(
 
     **Ours**: where references end "#### n" and the template asks for that (``{closing}``), the response of a
     kept rewrite that ends otherwise gets the line "#### n" of its reference, in place of a closing "The
-    answer is n". So both columns, references and responses, teach the form that GSM8K's strict match reads.
+    answer is n"; where they end in a box, as in MATH, one without gets "The answer is $\\boxed{n}$.". So both
+    columns, references and responses, teach the form that the evaluation reads.
 
     Args:
         model: the whole model, before layers are removed.
@@ -157,6 +159,9 @@ def rewrite_template(model: Any = None) -> RewriteTemplate:
     """Return a model's own template (``distillation_template.json`` in its folder), else the general one.
 
     The file holds ``{"math": ..., "open": ...}``, either or both.
+
+    Raises:
+        ValueError: for a file that holds no such texts.
     """
     folder = getattr(unwrap(model).config, "_name_or_path", "") if model is not None else ""
     path = Path(folder) / TEMPLATE_FILE
@@ -174,7 +179,8 @@ def rewrite_message(template: RewriteTemplate, row: dict[str, Any]) -> str:
     """Return what the user says to have one row rewritten: the template filled in.
 
     Raises:
-        ValueError: for a template without ``{instruction}`` or ``{reference}``.
+        ValueError: for a template without ``{instruction}`` or ``{reference}``, a row without an instruction,
+            a field that is no text.
 
     >>> template = RewriteTemplate(math="Q: {instruction} A: {reference}")
     >>> rewrite_message(template, {"instruction": "2+2?", "context": "", "reference": "4", "answer": "4"})

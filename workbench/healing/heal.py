@@ -23,7 +23,7 @@ from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory
 from workbench.healing.config import HealingConfig
 from workbench.healing.launch import is_main, sharded
-from workbench.healing.objective import Objective
+from workbench.healing.losses import Objective
 from workbench.healing.records import write_record
 from workbench.healing.restoring import checkpointing, deprecations_muted, same_cache, same_randomness
 from workbench.healing.samples import OrderedSamples, check_packing, digest, read_examples, sequence_limit
@@ -42,7 +42,9 @@ class Healed(NamedTuple):
     Attributes:
         adapter: the folder of the adapter, for ``with_adapter``.
         log: frame with step, epoch, loss (mean over the learned tokens), learning_rate, tokens and seconds
-            since the beginning, tokens_per_second of the update; one row an update.
+            since the beginning, tokens_per_second of the update, each term of an objective that has several,
+            and where held-out examples are given held_out_loss (NaN where it was not measured); one row an
+            update.
     """
 
     adapter: Path
@@ -73,7 +75,7 @@ def heal(
     """Train a LoRA adapter on the model as it stands, and leave the model as it was, bit by bit.
 
     SFT and self-data distillation are the same call on the same rows: ``response="reference"`` or
-    ``"response"``, and sees the rows in the same order. Loss counts on the response and its EOS only; plain
+    ``"response"``; both see the rows in the same order. Loss counts on the response and its EOS only; plain
     texts (GRO heals on C4) count whole.
 
     Args:
@@ -110,9 +112,10 @@ def heal(
 
     Raises:
         ValueError: for bad examples, a model with an adapter on, an ``out`` of other work or with other
-            files, held-out examples among those learned, a warm-up as long as the training, a loss that is
-            not a number (the last good checkpoint is kept), no memory even for one example. Where the memory
-            is too small for a micro-batch, healing goes on with half of it, with a warning.
+            files, held-out examples that are all among those learned (some are a warning), a warm-up as long
+            as the training, a loss that is not a number (the last good checkpoint is kept), no memory even
+            for one example. Where the memory is too small for a micro-batch, healing goes on with half of it,
+            with a warning.
         KeyboardInterrupt: when stopped: at the end of the update that runs a checkpoint is written, and the
             error names its folder, which ``with_adapter`` takes like a finished one.
     """

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from pathlib import Path
 from typing import Any
 
 from workbench.data.answers import final_answer, without_calculator_marks
 from workbench.data.quantities import same_answer
+from workbench.places import toml_beside
 
 KEPT_ANSWER, KEPT_OPEN = "same final answer", "passes the quality rules"
 KEPT_SAME = "same text as the reference"
-_TEXTS = tomllib.loads(Path(__file__).with_name("rewriting.toml").read_text(encoding="utf-8"))
+_TEXTS = toml_beside(__file__, "rewriting")
 LEAKS: tuple[str, ...] = tuple(_TEXTS["leaks"])
 _PART = {part: f"(?:{'|'.join(words)})" for part, words in _TEXTS["refusal"].items()}
 _REFUSAL = re.compile(r"{begin}\s*{middle}\s+{not}\s+{do}\b".format(**_PART))

@@ -49,7 +49,7 @@ def plan_training(
 
     Args:
         folder: of the plan, for example ``run.path("plans/pruned-sft")``: new, empty, or of an earlier plan,
-            whose two files are replaced; adapters and checkpoints in it stay.
+            whose files are replaced; adapters and checkpoints in it stay.
         model: as for ``load_model``, with ``revision``, ``dtype`` and ``quantization``.
         examples: as for ``heal``, with ``response`` and ``config``.
         out: folder of the adapter, inside the plan's folder; None for ``<folder>/adapter``.

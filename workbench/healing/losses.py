@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from workbench.generation.engines import by_length
+from workbench.healing.config import HealingConfig
 from workbench.healing.samples import Sample, collate, read_examples
 from workbench.models.hooks import inference, not_finite, replaced_forwards
 from workbench.models.layers import decoder_forward, unwrap
@@ -141,7 +142,7 @@ def response_loss(
     Args:
         model: as it stands, with its adapter on if it has one.
         tokenizer: its tokenizer.
-        examples: as for ``heal``, with ``response`` and ``max_length``.
+        examples: as for ``heal``, with ``response`` and ``max_length``; of plain texts each is a row.
         response: the column that is predicted.
         max_length: tokens of an example at most.
         batch_size: examples at once.
@@ -214,3 +215,52 @@ def _chosen(values: Tensor, positions: Tensor | None) -> Tensor:
     """Return the values ``[n, size]`` at some positions of the flattened rows, or at all."""
     flat = values.flatten(0, 1)
     return flat if positions is None else flat.index_select(0, positions)
+
+
+class Objective:
+    """The summed cross-entropy of the learned tokens: SFT, self-data distillation, plain texts.
+
+    Attributes:
+        names: parts of the loss that are logged on their own, each a column.
+        whole: every token of a sequence counts, not the learned ones alone.
+        capturable: an update can be captured once and replayed (``steps.FixedSteps``).
+    """
+
+    names: tuple[str, ...] = ()
+    whole = False
+    capturable = True
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+        self.totals: Tensor | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what of it decides the adapter, as plain values."""
+        return {}
+
+    def check(self, samples: list[Sample], config: HealingConfig) -> None:
+        """Refuse what cannot be learned so."""
+
+    def begin(self, model: Any) -> None:
+        """Give a fresh adapter its first weights; what was seen before an error does not count."""
+        self.seen.clear()
+        self.totals = None
+
+    def acts(
+        self, model: Any, *, chunk: int, compiled: bool, gaps: bool = False
+    ) -> AbstractContextManager[None]:
+        """Let the model return the summed loss of a batch, until leaving."""
+        return summing_loss(model, chunk=chunk, compiled=compiled, gaps=gaps)
+
+    def weigh(self, weight: Any) -> None:
+        """Add the parts of the batches since the last call to those of the update."""
+        for parts in self.seen:
+            weighted = parts * weight
+            self.totals = weighted if self.totals is None else self.totals + weighted
+        self.seen.clear()
+
+    def take(self, like: Tensor) -> Tensor:
+        """Return the parts of the update, one number a name, and begin with the next."""
+        totals = torch.zeros(len(self.names)) if self.totals is None else self.totals
+        self.totals = None
+        return totals.to(like)

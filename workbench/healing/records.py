@@ -11,17 +11,14 @@ from typing import Any
 
 from workbench.checks import read_whole, told, whole_number
 from workbench.models.layers import kept_layers
+from workbench.places import toml_beside
 from workbench.runs.files import sha256_of, write_text_atomic
 
 #: beside peft's own files in an adapter's folder
 RECORD = "healing.json"
 _FILES = SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: settings under which peft changes the model's own weights or layers, or uses the matrices now and then only
-_NOT_PLAIN = (
-    *("modules_to_save", "trainable_token_indices", "layer_replication", "megatron_config", "runtime_config"),
-    *("eva_config", "corda_config", "lora_ga_config", "arrow_config", "use_bdlora", "velora_config"),
-    *("kasa_config", "monteclora_config", "alora_invocation_tokens", "use_qalora"),
-)
+_NOT_PLAIN = toml_beside(__file__, "limits")["adapters"]["not_plain"]
 _PLAIN = {"runtime_config": {"ephemeral_gpu_offload": False}}
 #: how the matrices began, where that left the model's own weights as they were
 _BEGINNINGS = (True, False, None, "gaussian", "orthogonal")

@@ -30,13 +30,11 @@ from workbench.healing.losses import response_loss
 from workbench.healing.samples import Sample, digest, read_examples, sequence_limit
 from workbench.healing.trainer import Diverged
 from workbench.models.identity import describe_model
+from workbench.places import toml_beside
 
 #: SDD A.5: 400 trainings
 SDD_GRID: dict[str, tuple[Any, ...]] = {
-    "rank": (4, 8, 16, 32),
-    "epochs": (3, 5, 7, 10),
-    "learning_rate": (2e-5, 4e-5, 6e-5, 8e-5, 1e-4),
-    "batch_size": (8, 16, 32, 64, 128),
+    name: tuple(values) for name, values in toml_beside(__file__, "limits")["sdd_grid"].items()
 }
 _MEASURED = ("train_loss", "steps", "tokens", "seconds")
 
@@ -101,6 +99,9 @@ def tune(
         keep_adapters: keep every trial's adapter (under ``<out>/trials``), not only its numbers.
         overwrite: begin again when ``out`` holds another search.
         progress: show a progress bar.
+
+    Returns:
+        ``trials``, a row a training, and ``best``, the config of least held-out loss (see ``Tuned``).
 
     Raises:
         ValueError: for a grid that ``HealingConfig`` refuses, an ``out`` of another search, bad examples, or

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 
 from workbench.healing.folders import STATE, last_checkpoint
-from workbench.healing.objective import Objective
+from workbench.healing.losses import Objective
 from workbench.healing.samples import OrderedSamples, collate
 from workbench.healing.steps import FixedSteps, block_tokens, collate_blocks
 from workbench.healing.validation import HELD_OUT, Validation, best_step

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked, checked_interval, one_of
+from workbench.checks import checked, one_of
 from workbench.evaluation.items import group_of, paired_items, right_or_wrong
 from workbench.evaluation.scores import Prefer, check_prefer
 from workbench.statistics import bootstrap_interval, holm, paired_difference
@@ -48,7 +48,6 @@ def merge_gain(
         ValueError: for a name that is none of the items', or no task whose items are right or wrong.
     """
     checked(items, ["variant", "task", "item", "value"], "items")
-    checked_interval(confidence, seed)
     for what, names in {"ends": ends, "merges": merges}.items():
         if not len(names):
             raise ValueError(f"{what} must name at least one variant, got none")

@@ -183,15 +183,10 @@ def _check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> N
         which = "the first" if differ[0] in first else "the second"
         raise ValueError(f"a and b must hold the same tensors, {differ[0]} is in {which} alone")
     for name, tensor in first.items():
-        shapes = [tuple(one.shape) for one in (tensor, second[name])]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"a and b must hold tensors of one shape, {name} has {shapes[0]} and {shapes[1]}"
-            )
+        check_pair(name, tensor, second[name])
 
 
 def _named_pair(name: str, a: Tensor, b: Tensor, t: float, norms: str) -> Tensor:
-    check_pair(name, a, b)
     if not a.is_floating_point():
         if not torch.equal(a, b.to(a.device)):
             raise ValueError(f"{name} holds whole numbers that differ and cannot be merged")

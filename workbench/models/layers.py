@@ -72,6 +72,10 @@ def kept_layers(model: nn.Module) -> tuple[int, ...]:
     """Return the original indices of the layers now in the model, in order; 0..L-1 when it is whole.
 
     Original means: in the model that was first pruned, also after saving, reloading and pruning again.
+
+    Raises:
+        ValueError: for a model without one list of decoder layers, or a configuration whose ``kept_layers``
+            are not those of the layers that are there.
     """
     stack, name = layer_container(model)
     kept = getattr(stack.config, "kept_layers", None)

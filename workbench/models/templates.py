@@ -60,12 +60,18 @@ def rendered(source: str, marks: str, turns: list[dict[str, str]], options: Mapp
 
 
 def _written(source: str, marks: str, turns: list[dict[str, str]], options: Mapping[str, Any]) -> str:
-    limits = _Limits(MAX_LENGTH + 4 * sum(len(turn["content"]) for turn in turns))
+    values = {**json.loads(marks), "date_string": PROMPT_DATE.strftime("%d %b %Y"), **options}
+    values |= {"messages": turns, "tools": None, "documents": None}
+    return _limited(_compiled(source), values, sum(len(turn["content"]) for turn in turns))
+
+
+def _limited(template: Template, values: Mapping[str, Any], weight: int) -> str:
+    """Return what a template writes, given up where it takes too many steps or letters beside its texts."""
+    limits = _Limits(MAX_LENGTH + 4 * weight)
     before = _LIMITS.set(limits)
     try:
         pieces, length = [], 0
-        values = {**json.loads(marks), "date_string": PROMPT_DATE.strftime("%d %b %Y"), **options}
-        for piece in _compiled(source).generate(messages=turns, tools=None, documents=None, **values):
+        for piece in template.generate(**values):
             pieces.append(piece)
             length = limits.allow(length + len(piece))
         return "".join(pieces)
@@ -98,14 +104,7 @@ class LimitedTemplate:
         Raises:
             SecurityError: of jinja, where it reaches for Python, goes on for ever or grows too long.
         """
-        limits = _Limits(MAX_LENGTH + 4 * _weight(values))
-        before = _LIMITS.set(limits)
-        try:
-            text = self._template.render(**values)
-            limits.allow(len(text))
-            return text
-        finally:
-            _LIMITS.reset(before)
+        return _limited(self._template, values, _weight(values))
 
 
 class _Limits:

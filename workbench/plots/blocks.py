@@ -54,7 +54,7 @@ def distance_lines(
 def metric_comparison(
     metrics: Mapping[str, pd.DataFrame],
     *,
-    title: str | None = "What each metric says of removing one layer (filled: remove this one)",
+    title: str | None = "What each metric says of removing one layer (filled: least)",
 ) -> go.Figure:
     """Draw the scores of single layers under each other, each on its own log scale; low = remove this.
 

@@ -47,7 +47,7 @@ def similarity_distribution(
     fig = spreads(frame, "similarity", title, ".3f", bounds=(-1, 1))
     lowest = min(0.0, float(frame["similarity"].min()))
     fig.update_xaxes(range=[lowest - 0.03, 1.04])
-    return fig.update_xaxes(title="cosine similarity to the unpruned model's response")
+    return fig.update_xaxes(title="cosine similarity to the base's response")
 
 
 def similarity_pairs(
@@ -124,7 +124,7 @@ def answer_forms(
     fig.update_xaxes(title="share of responses", range=[0, 1], tickformat=".0%", **few, col=1)
     longest = float(np.nanmax([summary["ci_high"].max(), summary["length_ratio"].max(), 1.0]))
     # room for the numbers behind the marks
-    fig.update_xaxes(title="length, times the base's", range=[0, 1.5 * longest], **few, col=2)
+    fig.update_xaxes(title="length (base: 1)", range=[0, 1.5 * longest], **few, col=2)
     fig.update_yaxes(autorange="reversed", showgrid=False, ticks="")
     sizes = {"minsize": style.small(), "mode": "hide"}  # a number that does not fit at 7 pt is left out
     fig.update_layout(height=style.px_of(190 + 38 * len(names)), barmode="stack", bargap=0.35)
@@ -135,7 +135,7 @@ def answer_forms(
 def divergence_distribution(
     by_response: pd.DataFrame,
     *,
-    title: str | None = "Next-token divergence from the base, on the base's own responses",
+    title: str | None = "Next-token divergence on the base's own responses",
 ) -> go.Figure:
     """Draw each variant's divergence, a dot a response, with the mean and its interval, on a log scale.
 

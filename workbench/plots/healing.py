@@ -116,7 +116,7 @@ def _add_lengths(fig: go.Figure, frame: pd.DataFrame) -> None:
     at = np.arange(min(low, 0), max(high, 1) + 1)
     at = at[at % (1 + len(at) // (7 if style.narrow() else 14)) == 0]
     texts = [f"×{2.0**one:g}" if one >= 0 else f"×1/{2.0**-one:g}" for one in at]
-    fig.update_xaxes(title="length of the rewrite against its reference (words)", row=2)
+    fig.update_xaxes(title="length of the rewrite (words), reference: 1", row=2)
     fig.update_xaxes(tickvals=at, ticktext=texts, range=[min(low, 0) - 0.2, max(high, 1) + 0.2], row=2)
     fig.update_yaxes(title="examples", row=2)
 
@@ -164,7 +164,7 @@ def loss_curve(
         fig.update_yaxes(title=f"{label}, log", **axes.log_axis(drawn, 0.8 * float(drawn[drawn > 0].min())))
     else:
         fig.update_yaxes(title=label, rangemode="tozero")
-    about = f" (thin: single steps; thick: mean over about {window})" if window > 1 else ""
+    about = f" (thin: each; thick: mean over about {window})" if window > 1 else ""
     few = {"dtick": 1} if rows["step"].max() < 8 else {}  # no half steps
     fig.update_xaxes(title=f"optimizer step{about}", rangemode="tozero", **few)
     fig.update_layout(hovermode="x unified", showlegend=len(styles) > 1 or bool(held_out))

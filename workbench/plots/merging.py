@@ -11,6 +11,12 @@ from workbench.evaluation.scores import score_intervals
 from workbench.plots import style
 from workbench.tables.markup import task_label
 
+_MEASURES = {
+    "value": "score",
+    "recovery": "share of the base's average",
+    "similarity": "cosine similarity to the base's response",
+}
+
 
 def merging_path(
     path: pd.DataFrame,
@@ -21,8 +27,9 @@ def merging_path(
     """Draw a measure against t, the ends included; with its interval where the frame has one.
 
     Args:
-        path: ``t`` (0 = the first end, 1 = the second), the measure, and where there are any ``task`` (a line
-            each, with the interval of its ``stderr``) or ``seed`` (a line each), ``ci_low`` and ``ci_high``.
+        path: ``t`` (0 = the first end, 1 = the second), the measure, and where there are any ``variant``
+            (names the ends), ``task`` (a line each, with the interval of its ``stderr``) or ``seed`` (a line
+            each), ``ci_low`` and ``ci_high``.
         measure: the column to draw, such as ``recovery``, ``value`` or ``similarity``.
         title: of the figure.
 
@@ -40,7 +47,8 @@ def merging_path(
     shown |= {"error_y": ("ci_low", "ci_high")}
     fig = style.draw(px.line, frame, "t", measure, styles, "line", title=title, **shown)
     fig.update_layout(showlegend=by is not None, legend={"title": {"text": ""}})
-    fig.update_xaxes(title="t (0: the first variant, 1: the second)", range=[-0.04, 1.04])
-    named = {"value": "score"}.get(measure, measure.replace("_", " "))
+    ends = frame["variant"].map(style.plain).iloc[[0, -1]] if "variant" in frame else ("first end", "second")
+    fig.update_xaxes(title="t (0: {}, 1: {})".format(*ends), range=[-0.04, 1.04])
+    named = _MEASURES.get(measure, measure.replace("_", " "))
     fig.update_traces(error_y={"thickness": 1, "width": 2})
     return (style.legend_above(fig) if by else fig).update_yaxes(title=named)

@@ -23,7 +23,7 @@ from workbench.forgetting.changes import divergence_by_response, response_change
 from workbench.plots import blocks, drafts, forgetting, healing, heatmaps, merging, recovery, scores, style
 from workbench.runs.figures import figure_frame
 from workbench.runs.run import Run
-from workbench.tables.paper import base_name, healing_logs, matching, readable, reader_name
+from workbench.tables.paper import base_name, healing_logs, matching, readable
 
 CAPTIONS = Path(__file__).with_name("captions.toml")
 #: figures of which there is one a set of prompts
@@ -202,12 +202,7 @@ def _changes(run: Run) -> go.Figure:
 
 def _path(run: Run) -> go.Figure:
     along = checked(run.read("merging_recovery.csv"), ["t", "recovery"], "merging_recovery.csv")
-    along = along.dropna(subset="t").sort_values("t", kind="stable")
-    fig = merging.merging_path(along, title=None)
-    if "variant" not in along:
-        return fig
-    first, second = (style.plain(reader_name(str(along["variant"].iloc[end]))) for end in (0, -1))
-    return fig.update_xaxes(title=f"t (0: {first}, 1: {second})")
+    return merging.merging_path(readable(along.dropna(subset="t")), title=None)
 
 
 def _drafts(run: Run, name: str) -> pd.DataFrame:

@@ -150,8 +150,12 @@ def titled(title: str | None) -> dict[str, Any]:
 
 
 def _size() -> dict[str, float]:
-    """Return width and height, which JupyterLab takes from a figure itself and never from its template."""
-    return {side: current_template().layout[side] for side in ("width", "height")}
+    """Return the height, which JupyterLab never takes from a template, and in print the width.
+
+    On the screen a figure is as wide as its place; where it has none, in a file, as wide as its template.
+    """
+    sides = ("height",) if _current == "screen" else ("width", "height")
+    return {side: current_template().layout[side] for side in sides}
 
 
 def add_panel(fig: go.Figure, drawn: go.Figure, column: int, row: int = 1) -> None:
@@ -206,7 +210,7 @@ def _legend_lines(fig: go.Figure) -> int:
     """Return how many lines a legend takes: names of one width each, those of a group below each other."""
     traces = [trace for trace in fig.data if trace.showlegend is not False]
     size = current_template().layout.font.size
-    across = fig.layout.width - px_of(90) - 0.5 * size * _longest_tick(fig)
+    across = current_template().layout.width - px_of(90) - 0.5 * size * _longest_tick(fig)
     lengths = [len(trace.name or "") for trace in traces]
     if not all(trace.legendgroup for trace in traces):
         each = px_of(60) + 0.55 * size * max(lengths, default=0)
@@ -235,7 +239,7 @@ def fitted(fig: go.Figure) -> go.Figure:
     layout, letter = fig.layout, 0.52 * current_template().layout.font.size
     around = layout.margin.to_plotly_json()
     # beside a plot stand ticks and titles, whose room is not known before it is drawn
-    whole = {"x": layout.width - px_of(140 if narrow() else 100)}
+    whole = {"x": current_template().layout.width - px_of(140 if narrow() else 100)}
     whole["y"] = layout.height - around.get("t", px_of(40)) - around.get("b", px_of(56))
     if layout.legend.yanchor == "bottom" and layout.legend.yref != "container":  # it lies above
         whole["y"] -= 1.7 * current_template().layout.font.size * (_legend_lines(fig) - 1)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-import tomllib
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +17,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from workbench.models.layers import types_of_torch_
+from workbench.places import toml_beside
 
 #: the names of ``surgery.toml``, by what they are
-NAMES: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+NAMES: dict[str, list[str]] = toml_beside(__file__)
 #: attributes in which modules keep their own place
 INDEX_NAMES = NAMES["index_names"]
 _INDEX_LISTS = NAMES["index_lists"]

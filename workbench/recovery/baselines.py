@@ -129,8 +129,11 @@ def laco(
             code's differences cancel, and the layer becomes the last one merged into it.
         max_length: tokens read of a text.
 
+    Returns:
+        What to merge, and what was tried.
+
     Raises:
-        ValueError: for settings out of range, layers of different form.
+        ValueError: for settings out of range, layers of different form, states that are zero or not finite.
     """
     depth = number_of_layers(model)
     how = _Settings(merged_at_once, threshold, lowest, depth if highest is None else highest, interval)
@@ -171,6 +174,10 @@ def laco_for(
 
     Returns:
         The best; the depth can differ from the one asked for, as in the paper's table 1.
+
+    Raises:
+        ValueError: for a target out of range, settings of which none fits the depth, a held-out text of fewer
+            than two tokens; as ``laco``.
     """
     layers_to_go(model, target_layers)
     depth = number_of_layers(model)

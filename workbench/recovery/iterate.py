@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -28,6 +27,7 @@ from workbench.healing.samples import digest, read_examples, sequence_limit
 from workbench.models.batches import read_tokens
 from workbench.models.identity import describe_model
 from workbench.models.layers import number_of_layers
+from workbench.places import toml_beside
 from workbench.pruning.removal import check_prunable, without_layers
 from workbench.recovery.baselines import layers_to_go
 from workbench.recovery.loss import check_batch, checked_loss, checked_temperature
@@ -36,9 +36,7 @@ from workbench.runs.files import write_text_atomic
 from workbench.runs.variant import Variant
 
 #: the ten sentences of ITR's appendix A
-CALIBRATION = tuple(
-    tomllib.loads(Path(__file__).with_name("calibration.toml").read_text("utf-8"))["sentences"]
-)
+CALIBRATION = tuple(toml_beside(__file__, "calibration")["sentences"])
 #: before and after recovery, as ITR writes them
 PHASES = ("P", "P+R")
 WORK, ROWS = "iterate.json", "rows.json"
@@ -242,7 +240,11 @@ def recovery_log(out: str | Path) -> pd.DataFrame:
 
 
 def removal_order(iterations: pd.DataFrame) -> tuple[int, ...]:
-    """Return the layers of an ``iterate`` frame in the order in which they went."""
+    """Return the layers of an ``iterate`` frame in the order in which they went.
+
+    Raises:
+        ValueError: for missing columns.
+    """
     frame = checked(iterations, ["phase", "layer"], "iterations")
     return tuple(int(layer) for layer in frame.loc[frame["phase"] == "P", "layer"])
 

@@ -22,8 +22,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from workbench.checks import one_of
 from workbench.healing.config import HealingConfig
 from workbench.healing.launch import sharded
-from workbench.healing.losses import Head, head_of
-from workbench.healing.objective import Objective
+from workbench.healing.losses import Head, Objective, head_of
 from workbench.healing.records import WEIGHTS
 from workbench.healing.samples import Sample
 from workbench.models.hooks import at_the_end, inference, replaced_forwards, watch_states

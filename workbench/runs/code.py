@@ -21,32 +21,16 @@ from typing import Any
 
 import workbench
 from workbench.digests import digest
-from workbench.places import PACKAGE
+from workbench.places import PACKAGE, toml_beside
 from workbench.runs.content import identity
 from workbench.runs.files import sha256_of
 from workbench.runs.provenance import installed_version
 
+_TABLE = toml_beside(__file__)
 #: the package from the ground up; a stage of one storey depends on its own room and all storeys below
-STOREYS = (
-    ("checks", "digests", "statistics", "agreement"),
-    ("models",),
-    ("data", "distances"),
-    ("pruning",),
-    ("generation",),
-    ("healing",),
-    ("evaluation",),
-    ("forgetting", "recovery", "merging", "speculation"),
-    ("tables",),
-    ("plots",),
-    ("widgets",),
-)
+STOREYS: list[list[str]] = _TABLE["storeys"]
 #: libraries that compute in a room, by the names of their distributions
-LIBRARIES = {
-    "models": ("torch", "transformers"),
-    "healing": ("peft",),
-    "evaluation": ("lm-eval",),
-    "forgetting": ("sentence-transformers",),
-}
+LIBRARIES: dict[str, list[str]] = _TABLE["libraries"]
 #: endings of what computes in a room: its code, and the tables and texts beside it
 _SOURCES = (".py", ".toml", ".md")
 _OWN = FunctionType | ModuleType | type

@@ -23,7 +23,7 @@ from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
 from workbench.runs.files import spreadsheet_text, write_bytes_atomic, write_text_atomic
-from workbench.runs.pages import SCRIPT
+from workbench.runs.pages import SCRIPT, figure_html
 
 IMAGES = ("png", "pdf", "svg")
 FORMATS = (*IMAGES, "html", "csv")
@@ -135,7 +135,7 @@ def _write(fig: go.Figure, path: Path, name: str, image: bytes | None, script: P
         return write_text_atomic(path, text.to_csv(index=False, lineterminator="\n"))
     if name == "html":
         source = shared_script(script, path)
-        return write_text_atomic(path, fig.to_html(include_plotlyjs=source, full_html=True))
+        return write_text_atomic(path, figure_html(fig.to_dict(), source))
     assert image is not None
     return write_bytes_atomic(path, image)
 

@@ -20,6 +20,8 @@ PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 #: plotly itself, one file that all pages and figures of a run share
 SCRIPT = "plotly.min.js"
+#: of a figure without a width of its own: as wide as its place, and neither stretched nor squashed
+WIDTH = "clamp(560px, 100%, 860px)"
 
 # $$a block$$ or $inline$; "$5 and $6" is none, since a formula ends right before its sign
 _FORMULA = re.compile(
@@ -72,7 +74,6 @@ def write_page(notebook: NotebookNode, path: Path, *, script: Path | None = None
         path: of the page.
         script: where plotly lies, or is to be written; None means beside the page.
     """
-    import plotly.io as pio
     from jinja2 import FileSystemLoader
     from nbconvert import HTMLExporter
 
@@ -81,9 +82,9 @@ def write_page(notebook: NotebookNode, path: Path, *, script: Path | None = None
     page = copy.deepcopy(notebook)
     for bundle in _bundles(page):
         if PLOTLY in bundle:
-            figure = _drawing(bundle)
+            html = figure_html(_drawing(bundle), False)
             bundle.clear()
-            bundle["text/html"] = pio.to_html(figure, include_plotlyjs=False, full_html=False, validate=False)
+            bundle["text/html"] = html
     here = FileSystemLoader(Path(__file__).parent)
     exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=[here])
     for cell in page.cells:
@@ -93,6 +94,21 @@ def write_page(notebook: NotebookNode, path: Path, *, script: Path | None = None
     resources = {"metadata": {"name": path.stem}, "plotly_script": source}
     html, _ = exporter.from_notebook_node(page, resources=resources)
     write_text_atomic(path, _LINK.sub(r"\1.html", html))
+
+
+def figure_html(figure: dict[str, Any], script: str | bool) -> str:
+    """Return a figure (which changes) as HTML, as wide as its place unless it names a width of its own.
+
+    Args:
+        figure: ``data`` and ``layout``.
+        script: address of plotly, for a whole page; False for a part of one that loads it.
+    """
+    import plotly.io as pio
+
+    if "width" not in figure["layout"]:
+        figure["layout"].get("template", {}).get("layout", {}).pop("width", None)
+    shown = {"include_plotlyjs": script, "full_html": bool(script), "default_width": WIDTH}
+    return str(pio.to_html(figure, validate=False, **shown))
 
 
 def _with_drawn_formulas(markdown: str) -> str:

@@ -16,24 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import workbench
-from workbench.places import PACKAGE
+from workbench.places import PACKAGE, toml_beside
 
-_LIBRARIES: tuple[str, ...] = ("torch", "transformers", "peft", "accelerate", "datasets", "lm-eval")
-_LIBRARIES += ("sentence-transformers", "numpy", "pandas", "plotly")
-
-# the name of an option or a variable, in whatever spelling, and what keys look like wherever they stand
-_SECRET_NAME = re.compile(
-    r"(?i)(?:^|[-_./])(?:\w*?token|\w*?secret|pass(?:word|wd|phrase)?|pwd|\w*?key|auth(?:orization)?|bearer|credentials?)$"
-)
-_SECRET = re.compile(
-    r"(?<![A-Za-z0-9])(?:hf|sk|pk|rk|gh[pousr]|github_pat|glpat|xox[abprs]|AKIA|ASIA|AIza|wandb_v1|nvapi)[-_]?[\w-]{8,}"
-    r"|eyJ[\w-]{8,}\.[\w.-]+|(?<=://)[^/\s@]+(?=@)|(?i:(?<=bearer )\S+)"
-)
-# a name and its value within a word: of an address, of JSON, of an option's value
-_WITHIN = re.compile(
-    r"(?i)((?:^|[?&#;,{\s\"'=])[\"']?[\w.-]*(?:token|secret|password|passwd|pwd|key|sig|signature|credentials?)"
-    r"[\"']?\s*[=:]\s*[\"']?)[^\s\"'&;,}]+"
-)
+_TABLE = toml_beside(__file__)
+_LIBRARIES: list[str] = _TABLE["libraries"]
+_SECRET_NAME, _SECRET, _WITHIN = (re.compile(_TABLE["secrets"][of]) for of in ("name", "anywhere", "within"))
 
 
 def environment() -> dict[str, Any]:

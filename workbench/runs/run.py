@@ -130,7 +130,11 @@ class Run:
         return files.decode_frame(name, data, meta["schema"])
 
     def write_json(self, name: str, value: Any, /, **inputs: Any) -> Path:
-        """Write plain data (dicts, lists, texts, numbers) as JSON with its provenance."""
+        """Write plain data (dicts, lists, texts, numbers) as JSON with its provenance.
+
+        Raises:
+            ValueError: for a name that does not end in .json, or a value of another kind.
+        """
         self.path(name)
         if not name.endswith(".json") or name.endswith(".meta.json"):
             raise ValueError(f"name must end in .json (and not in .meta.json), got {name!r}")
@@ -164,7 +168,11 @@ class Run:
         return variant
 
     def variant(self, name: str) -> Variant:
-        """Return the variant of that name."""
+        """Return the variant of that name.
+
+        Raises:
+            ValueError: when the run has none; says which it has.
+        """
         if not self.path(f"variants/{name}.json").is_file():
             known = [variant.name for variant in self.variants()]
             writer = notebook_that_writes(f"variants/{name}.json")

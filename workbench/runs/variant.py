@@ -26,6 +26,9 @@ class Variant:
         merges: of ``laco``: ``(layer, count)``, the next ``count`` layers went into ``layer``; they are in
             ``removed``.
         merging: how, ``"equation"`` or ``"published"``; "" without merges.
+
+    Raises:
+        ValueError: for a name or a path that no file can have, or layers that are none.
     """
 
     name: str

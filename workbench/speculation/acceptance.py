@@ -127,6 +127,9 @@ def acceptance(
         0..1), accepted_length (accepted tokens a target call), target_calls_per_token, tokens_per_call; each
         of the first three with ``_low`` and ``_high``.
 
+    Raises:
+        ValueError: for missing columns, no rows, or a prompt that stands there twice.
+
     >>> rounds = pd.DataFrame({"draft": "a", "kind": "", "prompt": [0, 1], "draft_length": 2, "n_tokens": 4})
     >>> rounds = rounds.assign(accepted=["2 0", "1 1"], proposed=["2 1", "2 2"])
     >>> acceptance(rounds)[["acceptance", "accepted_length"]].round(3).values.tolist()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked, checked_interval, one_of
+from workbench.checks import checked, one_of
 from workbench.speculation.acceptance import summed_up
 from workbench.statistics import bootstrap_interval, holm, paired_difference
 
@@ -42,7 +42,6 @@ def compare_drafts(
             asked other prompts.
     """
     checked(rounds, ["draft", "kind", "prompt", "draft_length", "accepted", "proposed"], "rounds")
-    checked_interval(confidence, seed)
     lengths = sorted(map(int, rounds["draft_length"].unique()))
     k = lengths[0] if draft_length is None else draft_length
     one_of(k, lengths, "draft_length")

@@ -85,6 +85,9 @@ def tokens_per_call(rate: Any, draft_length: Any) -> Any:
         rate: acceptance rate a in [0, 1].
         draft_length: drafted tokens k.
 
+    Raises:
+        ValueError: for a rate outside of [0, 1], a length below 0.
+
     >>> float(tokens_per_call(0.8, 4).round(3)), float(tokens_per_call(1.0, 4))
     (3.362, 5.0)
     """
@@ -105,6 +108,9 @@ def theory_speed_up(tokens: Any, draft_length: Any, cost: Any, verify: Any = 1.0
         draft_length: drafted tokens k.
         cost: of a draft step, in steps of the target.
         verify: cost of the call that reads k + 1 tokens, in steps of the target.
+
+    Raises:
+        ValueError: for a number below 0.
 
     >>> float(theory_speed_up(tokens_per_call(0.8, 4), 4, 0.25).round(2))
     1.68

@@ -108,6 +108,9 @@ def speed_ups(speed: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -
         theory: tokens a round / (k c + v), with c = ``cost`` of a draft step and v = ``verify``, both
         measured in steps of the target; theory_ideal: the same with v = 1; ratio (measured / theory),
         acceptance, and tokens_per_call, for each that plain decoding gives.
+
+    Raises:
+        ValueError: for missing columns or no rows.
     """
     columns = ["draft", "draft_length", "tokens", "rounds", "seconds", "target_step", "draft_step"]
     columns += ["plain_seconds", "plain_tokens", "plain_rounds", "verify_step", *_COUNTS]

@@ -17,6 +17,9 @@ def merging_reading(gain: pd.DataFrame, angles: pd.DataFrame | None = None) -> s
         gain: frame of ``merge_gain``.
         angles: frame of a merge (``run.read("merged/....csv")``): adds how far apart the two ends lie.
 
+    Raises:
+        ValueError: for missing columns or no rows.
+
     >>> row = {"variant": "m", "against": "a", "n": 100, "difference": 0.02, "ci_low": -0.01, "ci_high": 0.05}
     >>> print(merging_reading(pd.DataFrame([row | {"p_adjusted": 0.4, "better": False}])))
     No merge is better than either of its ends by more than chance. The nearest is **m**: 0.020 above **a** (95 % interval -0.010 to 0.050, corrected p 0.4; 100 items).
@@ -55,6 +58,9 @@ def drafts_reading(comparison: pd.DataFrame) -> str:
     Args:
         comparison: frame of ``compare_drafts``.
 
+    Raises:
+        ValueError: for missing columns or no rows.
+
     >>> row = {"variant": "b", "against": "a", "n": 40, "difference": 0.1, "ci_low": 0.05, "ci_high": 0.15}
     >>> print(drafts_reading(pd.DataFrame([row | {"p_adjusted": 0.001}])))
     - **b** is accepted more often than **a**: 10 points of acceptance more (95 % interval 5 to 15, corrected p 0.001; 40 prompts).
@@ -80,11 +86,16 @@ def speed_reading(speeds: pd.DataFrame) -> str:
 
     Args:
         speeds: frame of ``speed_ups``.
+
+    Raises:
+        ValueError: for missing columns or no rows.
     """
     checked(speeds, ["draft", "draft_length", "speed_up", "theory", "cost", "acceptance"], "speeds")
     best = speeds.loc[speeds["speed_up"].idxmax()]
     apart = (speeds["speed_up"] / speeds["theory"] - 1).abs().max()
-    verdict = "as fast as plain decoding" + ("" if best["speed_up"] > 1 else ", so that it does not pay here")
+    unsure = ", not told apart from it" if best.get("speed_up_low", 1.0) < 1 else ""
+    verdict = "as fast as plain decoding"
+    verdict += unsure if best["speed_up"] > 1 else ", so that it does not pay here"
     accepted, tokens = percent(best["acceptance"]), counted(int(best["draft_length"]), "token")
     return (
         f"Best is {named([best['draft']])} with {tokens} a round: {best['speed_up']:.2f} times {verdict}"

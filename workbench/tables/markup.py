@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-import tomllib
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,10 @@ from pandas.api.types import is_float
 from pandas.io.formats.style import Styler
 
 from workbench.checks import one_of
+from workbench.places import toml_beside
 
 #: the content of ``words.toml``
-WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
+WORDS = toml_beside(__file__, "words")
 _P = {"p_value", "p_adjusted"}
 #: rows; a table of more has a height of its own
 _LONG = 25
@@ -122,7 +121,7 @@ def to_html(table: pd.DataFrame, *, caption: str | None = None, digits: int | No
 def text_table(frame: pd.DataFrame, *, digits: int = 3) -> Styler:
     """Return a frame as a notebook shows it best: texts to the left, their lines kept, numbers to the right.
 
-    Columns are named in words, an interval stands in one column, and everything is escaped.
+    Columns and tasks are named in words, an interval stands in one column, and everything is escaped.
 
     Args:
         frame: texts, such as prompts and responses side by side, and numbers, lists and what else a cell can
@@ -158,7 +157,7 @@ def _intervals(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _in_words(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
-    """Return a frame whose columns have names in words, with intervals in one column, "yes" and "no"."""
+    """Return a frame with columns and tasks named in words, intervals in one column, "yes" and "no"."""
     if frame.columns.nlevels > 1 or not frame.columns.is_unique:
         return frame
     told = frame.copy()
@@ -166,6 +165,8 @@ def _in_words(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
         ends = [[_cell(end, digits) for end in frame[f"{of}_{side}"]] for side in ("low", "high")]
         told[f"{of}_low"] = ["–" if "–" in pair else " to ".join(pair) for pair in zip(*ends, strict=True)]
         told = told.drop(columns=f"{of}_high").rename(columns={f"{of}_low": name})
+    if "task" in told:
+        told["task"] = told["task"].map(task_label, na_action="ignore")
     for name in told.select_dtypes(bool):
         told[name] = told[name].map({True: "yes", False: "no"})
     for name in _P & {*told}:

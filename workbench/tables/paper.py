@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,6 +13,7 @@ import pandas as pd
 from workbench.distances.blocks import best_blocks, checked_blocks, least
 from workbench.evaluation.scores import accuracies, score_intervals, task_categories, task_names
 from workbench.forgetting.similarity import similarity_summary
+from workbench.places import toml_beside
 from workbench.runs.run import Run
 from workbench.tables.layouts import summary_table, training_table
 from workbench.tables.markup import WORDS, task_label, to_html, to_latex, to_markdown
@@ -77,7 +76,7 @@ def _shown(value: object) -> str:
 
 def every_sheet() -> list[Sheet]:
     """Return the tables that there can be."""
-    listed = tomllib.loads(Path(__file__).with_name("sheets.toml").read_text(encoding="utf-8"))
+    listed = toml_beside(__file__, "sheets")
     return [Sheet(name, **told) for name, told in listed.items()]
 
 

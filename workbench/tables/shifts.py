@@ -16,6 +16,7 @@ from workbench.evaluation.scores import task_names
 from workbench.forgetting.shift import shift_agreement
 from workbench.forgetting.similarity import TIE, told_apart, unseen
 from workbench.statistics import paired_difference
+from workbench.tables.markup import task_label
 from workbench.tables.sentences import counted, escaped, interval, named, percent
 
 
@@ -121,6 +122,9 @@ def shift_reading(losses: pd.DataFrame) -> str:
     """Say whether answers that moved farther go with more accuracy lost (``loss_against_similarity``).
 
     The share of changed answers stands beside the similarity: what it tells, no embedding is needed for.
+
+    Raises:
+        ValueError: for missing columns or no rows.
     """
     checked(losses, ["variant", "task", "lost", "similarity"], "losses")
     found, losses = shift_agreement(losses), losses.assign(task=task_names(losses))
@@ -136,7 +140,7 @@ def shift_reading(losses: pd.DataFrame) -> str:
         "The smallest shift that lost 0.1 or more": ordered[ordered["lost"] >= 0.1].tail(1),
     }
     lines += [
-        f"- {what}: **{escaped(row['variant'])}** on *{escaped(row['task'])}*, similarity "
+        f"- {what}: **{escaped(row['variant'])}** on *{escaped(task_label(row['task']))}*, similarity "
         f"{row['similarity']:.2f}{_changed(row)}, lost {row['lost']:+.2f}."
         for what, rows in shown.items()
         for row in rows.to_dict("records")

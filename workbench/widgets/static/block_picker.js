@@ -36,7 +36,7 @@ function render({ model, el }) {
     if (!removed.length) return refuse("one layer at least has to be chosen") && false;
     if (removed.length === layers.length) return refuse("not all layers can go: something has to stay") && false;
     model.set("_chosen", removed);
-    model.save_changes();
+    model.save_changes(kernel.begun);
     kernel.pingSoon();
     return true;
   }

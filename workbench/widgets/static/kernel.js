@@ -39,6 +39,9 @@ function listenTo(model, say) {
     clearTimeout(soon);
     soon = setTimeout(ping, AFTER);
   };
+  // What a kernel answers after "busy" waits in the server for the page's next packet, 40 ms where it has nothing to
+  // say (Nagle's algorithm and delayed acknowledgement): the page says something at once.
+  const begun = { iopub: { status: ({ content }) => content.execution_state === "busy" && ping() } };
   function hear(message) {
     const entry = waiting.get(message?.heard);
     if (!entry) return;
@@ -59,6 +62,7 @@ function listenTo(model, say) {
   ping();
   return {
     ask,
+    begun,
     pingSoon,
     stop() {
       clearInterval(timer);
