@@ -34,6 +34,6 @@ def assert_no_stage_is_computed_again(run: Run, paths: list[Path], summary: str)
     made = {name: run.provenance(name)["created"] for name in run.files() if "code" in run.provenance(name)}
     before = run.path(summary).read_bytes()
     assert len(made) >= 8
-    runner.run_notebooks(paths, run)
+    runner.run_notebooks(runner.prepared(paths, run), run)
     assert {name: run.provenance(name)["created"] for name in made} == made
     assert run.path(summary).read_bytes() == before

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from demo_pages import CHAIN, NOTEBOOKS, assert_no_stage_is_computed_again, assert_shows_its_figures
 
-from workbench.runs.notebooks import run_notebooks
+from workbench.runs.notebooks import prepared, run_notebooks
 from workbench.runs.run import Run, open_run
 
 BY_NAME = {"argvalues": NOTEBOOKS, "ids": [path.stem for path in NOTEBOOKS]}
@@ -22,7 +22,7 @@ PLUMBING = r"\b(?:partial|lambda|identity|overwrite|digest|fingerprint|def|class
 def demo_run(tmp_path_factory) -> Run:
     """Run those that build on each other; the two that do not run beside them (``test_notebooks_apart``)."""
     run = open_run("demo", root=tmp_path_factory.mktemp("runs"))
-    run_notebooks(CHAIN, run)
+    run_notebooks(prepared(CHAIN, run), run)
     return run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from demo_pages import APART, assert_no_stage_is_computed_again, assert_shows_its_figures
 
-from workbench.runs.notebooks import run_notebooks
+from workbench.runs.notebooks import prepared, run_notebooks
 from workbench.runs.run import Run, open_run
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory) -> Run:
     run = open_run("demo", root=tmp_path_factory.mktemp("runs"))
-    run_notebooks(APART, run)
+    run_notebooks(prepared(APART, run), run)
     return run
 
 
