@@ -151,12 +151,7 @@ def _studentized(values: _Array, weight: _Array, drawn: _Array, confidence: floa
 
 
 def paired_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
 ) -> dict[str, float]:
     """Compare two variants on the same items: mean difference, its interval, and an exact sign test.
 
