@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,13 @@ def run_notebooks(notebooks: Prepared, run: Run) -> list[Path]:
     whole = altogether(times for *_, times in notebooks)
     say_line(f"{what}, {whole}; what is stored already is not computed again; results in {run.folder}")
     width = max((len(copy.stem) for _, copy, *_ in notebooks), default=0)
-    for number, (notebook, copy, values, _) in enumerate(notebooks, 1):
-        label, started = f"[{number}/{len(notebooks)}] {copy.stem:<{width}}", time.perf_counter()
-        execute(notebook, copy, run, values, label=label)
-        say_line(f"{label}  {time.perf_counter() - started:6.1f} s")
-    return [copy for _, copy, *_ in notebooks]
+    pages = []
+    with ThreadPoolExecutor(1) as behind:  # a page is written while the next kernel starts
+        for number, (notebook, copy, values, _) in enumerate(notebooks, 1):
+            label, started = f"[{number}/{len(notebooks)}] {copy.stem:<{width}}", time.perf_counter()
+            pages.append(behind.submit(_leave, _executed(notebook, copy, run, values, label), copy, run))
+            say_line(f"{label}  {time.perf_counter() - started:6.1f} s")
+    return [page.result() for page in pages]
 
 
 def planned(notebooks: Prepared, run: Run) -> Iterator[str]:
@@ -154,6 +157,15 @@ def execute(
     Raises:
         NotebookFailed: when a cell raises or the kernel dies; the partial copy is ``<name>.failed.ipynb``.
     """
+    executed = _executed(notebook, copy, run, parameters, label)
+    _leave(executed, copy, run)
+    return executed
+
+
+def _executed(
+    notebook: NotebookNode, copy: Path, run: Run, parameters: Mapping[str, Any] | None, label: str
+) -> NotebookNode:
+    """Execute a notebook in a fresh kernel; one that fails is left as its partial copy."""
     lost = False
     progress = told(label, len(notebook.cells) + bool(parameters), times_of(notebook, copy))
     with tempfile.TemporaryDirectory() as temporary, progress as cell_starts:
@@ -185,12 +197,17 @@ def execute(
     if lost or executed.metadata.papermill.exception:
         write_text_atomic(failed, nbformat.writes(executed))
         raise NotebookFailed(f"{copy.stem} {_why(executed, lost)}\n  partial copy: {failed}")
+    return executed
+
+
+def _leave(executed: NotebookNode, copy: Path, run: Run) -> Path:
+    """Write the executed copy, with pictures of its figures, and its page."""
     drop_dead_widgets(executed)
     add_pictures(executed)
     write_text_atomic(copy, nbformat.writes(executed))
     write_page(executed, copy.with_suffix(".html"), script=run.path(SCRIPT))
-    failed.unlink(missing_ok=True)
-    return executed
+    copy.with_suffix(".failed.ipynb").unlink(missing_ok=True)
+    return copy
 
 
 def _why(executed: NotebookNode, lost: bool) -> str:
