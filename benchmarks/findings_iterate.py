@@ -62,18 +62,26 @@ def iterating(frames: dict[str, pd.DataFrame]) -> tuple[str, str, str] | None:
     """Say whether iterating beats removing at once, at each depth and training that both were measured at."""
     said, told = [], []
     for against, trained in AT_ONCE.items():
+        depths: dict[str, list[str]] = {}
         for row in paired_seeds(frames["iterate_scores"], against).to_dict("records")[::-1]:
-            many = row["seeds"] > 1
+            many, left = row["seeds"] > 1, f"{row['layers']:.0f}"
             ends = (-row["difference"], -row["ci_high"], -row["ci_low"])
-            word = verdict(*ends) if many else "undecided (one seed)"
-            said.append(f"{word} at {row['layers']:.0f} layers left with {trained}")
+            depths.setdefault(verdict(*ends) if many else "undecided (one seed)", []).append(left)
             between = f" (difference {row['difference']:+.1f} [{row['ci_low']:+.1f}, {row['ci_high']:+.1f}])"
             told.append(
-                f"{row['layers']:.0f} of 30 layers, {trained}: perplexity {row['iterate']:.1f} against "
+                f"{left} of 30 layers, {trained}: perplexity {row['iterate']:.1f} against "
                 f"{row['direct']:.1f}{between * many}, {row['seeds']:.0f} seed{'s' * many}"
             )
+        each = ", ".join(f"{word} at {listed(some)}" for word, some in depths.items())
+        said += [f"{each} layers left with {trained}"] * bool(each)
     basis = "WikiText-2 test, word perplexity; what each learned from is said below"
-    return (", ".join(said), "; ".join(told), basis) if told else None
+    return ("; ".join(said), "; ".join(told), basis) if told else None
+
+
+def listed(words: list[str]) -> str:
+    """Return words as "a, b and c"."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def methods_figure(scores: pd.DataFrame) -> go.Figure:
@@ -129,6 +137,5 @@ def methods_table(frames: dict[str, pd.DataFrame]) -> str:
     return (
         wb.to_markdown(wide[[*order, *wide.columns.difference(order)]], digits=3)
         + "\n\nMeans over seeds; accuracies of up to 600 items a suite (30 a subtask of BLiMP and MMLU), "
-        "most of them near a guess for this model. Of the iterated model only perplexity and ARC-Challenge "
-        "were measured. LaCo by its equation reached 23 layers, not 22.\n"
+        "most of them near a guess for this model. LaCo by its equation reached 23 layers, not 22.\n"
     )
