@@ -107,16 +107,34 @@ def methods_figure(scores: pd.DataFrame) -> go.Figure:
 
 def iterating_text(frames: dict[str, pd.DataFrame]) -> str:
     """Say what was compared, and what the seeds are."""
-    rows = by_state(frames["iterate_scores"]).query("phase == 'P+R'")
+    scores = frames["iterate_scores"]
+    rows = by_state(scores).query("phase == 'P+R'")
     spread = ((rows["max"] - rows["min"]) / rows["mean"])[rows["seeds"] > 1].max()
     return (
         "Ten sentences choose the layers, as in the paper; every recovery is 30 updates of 32 C4 texts of up "
         "to 512 tokens (0.49 million tokens), with the paper's three losses. Iterating recovers after each "
         "layer, and so trains as many times as it removes layers; beside it layers are removed at once with "
-        "one recovery, and with as many updates as iterating had by then. The seed orders the texts, and "
-        "through them changes which layer iterating takes next; "
-        f"over seeds the perplexity of one state differs by at most {spread:.0%}."
+        "one recovery, and with as many updates as iterating had by then. The seed orders the texts; over "
+        f"seeds the perplexity of one state differs by at most {spread:.0%}. {layers_text(scores)}"
     )
+
+
+def layers_text(scores: pd.DataFrame) -> str:
+    """Say which layers iterating left out, by seed, and where removing at once left out the same."""
+    states = perplexities(scores).query("phase == 'P+R'")
+    sets = states.groupby(["method", "layers"])["removed"].agg(lambda some: frozenset(some))
+    alike = all(len(some) == 1 for some in sets["iterate"])
+    depths = sorted(sets["iterate"].index.intersection(sets["direct"].index), reverse=True)
+    same = [f"{left} layers" for left in depths if sets["iterate", left] == sets["direct", left]]
+    other = [f"{left} layers" for left in depths if sets["iterate", left] != sets["direct", left]]
+    seeds = (
+        "Iterating takes the same layers with every seed"
+        if alike
+        else "The seed changes what iterating takes"
+    )
+    ends = [f"the same as removing at once at {listed(same)}"] * bool(same)
+    ends += [f"others at {listed(other)}"] * bool(other)
+    return f"{seeds}: {', '.join(ends)}." if ends else f"{seeds}."
 
 
 def methods_table(frames: dict[str, pd.DataFrame]) -> str:
