@@ -29,9 +29,26 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+#: what takes longest, longest first: the chain of notebooks is to end before the rest does
+_LONGEST = (
+    "notebooks/test_notebooks.py",
+    "second_setting",
+    "notebooks_by_hand",
+    "notebooks_apart",
+    "browser",
+)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return a worker more than there are cores: each waits for browsers and kernels in turn."""
+    return 1 + len(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that ask for shared data, and put the longest files first: workers share files."""
-    items.sort(key=lambda item: item.path.parent.name not in ("notebooks", "browser"))
+    items.sort(key=lambda item: next((n for n, name in enumerate(_LONGEST) if name in str(item.path)), 9))
     for item in items:
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared_data)

@@ -263,7 +263,7 @@ def test_the_later_notebooks_take_what_fits_too(part: str, other, demo_model, pu
     assert "demo" in json.dumps(of_demo)
     if part == "recovery":
         assert found["layers_left"] == len(other.model.layers) - 1
-        assert of_demo["layers_left"] == 13
+        assert of_demo["layers_left"] == 14
     with pytest.raises(ValueError, match="part must be"):
         wb.fitting(other, part="dessert", limit=None)
 

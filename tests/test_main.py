@@ -217,11 +217,11 @@ def test_the_help_names_every_command(capsys):
 
 
 def test_the_examples_of_the_help_are_right(tmp_path: Path, capsys, monkeypatch):
-    from workbench.__main__ import EXAMPLES
+    from workbench.__main__ import _parser
 
     monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path))
     monkeypatch.setattr("workbench.runs.lab.sys.executable", "true")
-    lines = [line.split("workbench ")[1].split() for line in EXAMPLES.splitlines()[1:]]
+    lines = [line.split("workbench ")[1].split() for line in str(_parser().epilog).splitlines()[1:]]
     for words in lines:
         assert main([*words, *([] if words[0] == "lab" or "--dry-run" in words else ["--dry-run"])]) == 0
     assert "* instructions = 'my_rows.jsonl'" in capsys.readouterr().out

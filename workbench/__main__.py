@@ -13,17 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.places import toml_beside
 from workbench.runs.run import Run, open_run
 
 #: the whole run's summary; before its last notebook has run, the one of notebook 00
 SUMMARIES = ("summary.csv", "start_here/summary.csv")
-
-EXAMPLES = """examples:
-  python -m workbench demo 00
-  python -m workbench run my-llama --set model_name=path/to/model --set instructions=my_rows.jsonl --dry-run
-  python -m workbench run small 01 02 --set n_texts=32 --set 01.sizes=2,4
-  python -m workbench lab my-llama
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _notebooks(options: argparse.Namespace) -> int:
     """Run notebooks; imports what a cluster that only heals does not need."""
-    from workbench.runs.notebooks import NotebookFailed, numbered_notebooks, planned, run_notebooks
+    from workbench.runs.notebooks import NotebookFailed, numbered_notebooks, planned, prepared, run_notebooks
 
     stated = {}
     if options.preset is not None:
@@ -53,12 +47,12 @@ def _notebooks(options: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a stop leaves tasks of the kernel's client
     run = open_run(options.run, root=options.root)
-    notebooks, parameters = numbered_notebooks(options.notebooks), dict(options.set)
+    notebooks = prepared(numbered_notebooks(options.notebooks), run, dict(options.set), stated)
     if options.dry_run:
-        print("\n".join(planned(notebooks, run, parameters, where_known=stated)))
+        print("\n".join(planned(notebooks, run)))
         return 0
     try:
-        run_notebooks(notebooks, run, parameters, where_known=stated)
+        run_notebooks(notebooks, run)
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -117,50 +111,19 @@ def _heal(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m workbench",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    table = toml_beside(__file__, "commands")
+    looks: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": table["examples"]}
+    parser = argparse.ArgumentParser(prog="python -m workbench", description=__doc__, **looks)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", help="run the notebooks on the shipped demo model")
-    demo.add_argument("--run", default="demo", help="name of the run (default: demo)")
-    own = commands.add_parser("run", help="run the notebooks under a name of your own")
-    own.add_argument("run", metavar="NAME", help="of the run: its results go to data/runs/NAME")
-    lab = commands.add_parser("lab", help="open copies of the notebooks in JupyterLab")
-    lab.add_argument("run", nargs="?", default="demo", metavar="NAME", help="of the run (default: demo)")
-    lab.add_argument("--port", type=int, help="of JupyterLab (default: 8888, or the next free one)")
-    lab.add_argument("--no-browser", action="store_true", help="only print the address")
-    lab.set_defaults(command=_lab)
-    for command in (demo, own, lab):
-        add = command.add_argument
-        add("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
-        told = "a value for a name in the notebooks' parameters cells, such as model_name=path/to/model"
-        told = f"{told}, or of one notebook alone, such as 01.n_texts=64"
-        add("--set", action="append", default=[], type=_setting, metavar="[NN.]NAME=VALUE", help=told)
-    for command in (demo, own):
-        command.set_defaults(command=_notebooks)
-        add = command.add_argument
-        add("notebooks", nargs="*", metavar="NOTEBOOK", help="number or name; default: all, in order")
-        paper = "what a paper states, for all notebooks: sdd, gro or itr; --set goes before it"
-        add("--preset", metavar="NAME", help=paper)
-        add("--dry-run", action="store_true", help="only print the parameters and how long it may take")
-    figures = commands.add_parser("figures", help="write every figure and table of a run for a paper")
-    figures.add_argument("run", metavar="NAME", help="of a run whose notebooks have run")
-    figures.add_argument("--columns", type=int, choices=(1, 2), help="of the page; default: both widths")
-    figures.add_argument("--out", help="folder for figures/, tables/ and index.html (default: the run's own)")
-    figures.add_argument(
-        "--formats", default="pdf,png", help="of pdf, png, svg, html, csv (default: pdf,png)"
-    )
-    figures.add_argument("--root", help="folder of all runs (default: data/runs, or $WORKBENCH_RUNS)")
-    figures.set_defaults(command=_figures)
-    heal = commands.add_parser("heal", help="run a plan of healing, alone or by a launcher")
-    heal.add_argument("--plan", required=True, help="the plan.json that notebook 04 wrote")
-    begin = "begin again what was trained from another model, data or config"
-    heal.add_argument("--overwrite", action="store_true", help=begin)
-    heal.add_argument("--cpu", action="store_true", help="without GPUs, also where there are some")
-    heal.set_defaults(command=_heal)
+    does = {"demo": _notebooks, "run": _notebooks, "lab": _lab, "figures": _figures, "heal": _heal}
+    types = {"int": int, "setting": _setting}
+    for name, told in table["commands"].items():
+        command = commands.add_parser(name, help=told["help"])
+        command.set_defaults(command=does[name])
+        for option in told["takes"]:
+            given = dict(told.get(option) or table["options"][option])
+            given |= {"type": types[given["type"]]} if "type" in given else {}
+            command.add_argument(option, **given)
     return parser
 
 

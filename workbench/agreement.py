@@ -31,10 +31,7 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def rank_agreement(
-    metrics: Mapping[str, pd.DataFrame],
-    *,
-    by: str | None = "size",
-    confidence: float = 0.95,
+    metrics: Mapping[str, pd.DataFrame], *, by: str | None = "size", confidence: float = 0.95
 ) -> pd.DataFrame:
     """Say how far metrics rank the same blocks alike: Spearman's correlation of each pair, with an interval.
 

@@ -32,13 +32,11 @@ PRESETS = tuple(_TABLES["presets"])
 #: what of a run has defaults of its own beside those that all notebooks share
 PARTS = tuple(_TABLES["parts"])
 #: parameters that name sets, and those that name tasks
-_SETS = (
-    *("calibration_sets", "instructions", "loss_texts", "prompt_sets", "prompt_set"),
-    *("calibration", "recovery_texts", "held_out"),
-)
-_TASKS = ("tasks", "depth_tasks")
+_SETS, _TASKS = _TABLES["parameters"]["sets"], _TABLES["parameters"]["tasks"]
+#: parameters for which None means the function's own choice
+_NONE = _TABLES["parameters"]["own"]
 #: shares of the depth at which blocks of a model are compared: SDD's 2, 4, 6, 8, 10 of 32
-_SHARES = (2 / 32, 4 / 32, 6 / 32, 8 / 32, 10 / 32)
+_SHARES = [size / 32 for size in _TABLES["presets"]["sdd"]["sizes"]]
 #: what a line about the work ahead is not worth: seconds
 _SHORT = 20.0
 
@@ -95,10 +93,6 @@ def _known(model: Any, part: str | None) -> dict[str, Any]:
     own = {} if part is None else _TABLES["parts"][one_of(part, PARTS, "part")]
     tables = [*(_TABLES[name] for name in names), *(own.get(name, {}) for name in names)]
     return {name: value for table in tables for name, value in table.items()}
-
-
-#: parameters for which None means the function's own choice
-_NONE = ("n_shot", "quantization")
 
 
 def is_demo(model: Any) -> bool:

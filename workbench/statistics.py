@@ -8,6 +8,7 @@ values and seed give the same interval.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,19 +24,21 @@ _Array = NDArray[np.float64]
 FEW = 60
 
 
+@lru_cache(maxsize=1)  # intervals over as many units follow one another
 def resample_counts(n: int, *, n_resamples: int = 2000, seed: int = 0) -> NDArray[np.float64]:
     """Return how often each of ``n`` units is drawn in each bootstrap resample.
 
     A resampled mean is then one matrix product, ``counts @ values / n``, whatever the number of columns.
 
     Returns:
-        Array ``[n_resamples, n]``; each row sums to ``n``.
+        Array ``[n_resamples, n]``, for reading alone; each row sums to ``n``.
 
     >>> resample_counts(3, n_resamples=2).sum(axis=1).tolist()
     [3.0, 3.0]
     """
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
-    return drawn.astype(np.float64)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def bootstrap_interval(
@@ -148,12 +151,7 @@ def _studentized(values: _Array, weight: _Array, drawn: _Array, confidence: floa
 
 
 def paired_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
 ) -> dict[str, float]:
     """Compare two variants on the same items: mean difference, its interval, and an exact sign test.
 

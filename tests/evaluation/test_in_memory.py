@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import lm_eval
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 import torch
 from lm_eval.tasks import TaskManager
 from peft import LoraConfig, get_peft_model
-from scoring import TASKS, assert_equal, flat
+from scoring import GENERATE, TASKS, assert_equal, flat, write_jsonl
+from scoring import rows as rows_of_sums
 from tiny import LAYERS, tiny_model, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
@@ -324,3 +326,28 @@ def test_truncation_is_counted_for_each_number_of_examples(folder, tokenizer, tm
         counts[n_shot] = leaves["toy_sums"]
         assert set(frame["n_shot"]) == {n_shot}
     assert counts[0] < counts[2]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_the_static_cache_answers_as_generate_does(architecture, tmp_path, monkeypatch):
+    """Rows of several lengths that end at different steps; a model's own penalty is left to ``generate``."""
+    model, tokenizer = tiny_model(architecture), tiny_tokenizer()
+    ends = tokenizer.convert_ids_to_tokens([7, 9])  # common enough among what a random model says
+    write_jsonl(tmp_path / "test.jsonl", rows_of_sums(13, seed=2))
+    task = GENERATE.replace('["\\n\\n"]', json.dumps(ends)).replace("max_gen_toks: 6", "max_gen_toks: 40")
+    folder = str(tmp_path / "test.jsonl")
+    task = re.sub(r"toys/tasks/\w+\.jsonl", folder, task)
+    (tmp_path / "sums.yaml").write_text(task)
+    told, decoded, made = [], [], in_memory.StaticDecoder
+    monkeypatch.setattr(
+        in_memory, "StaticDecoder", lambda model, **how: decoded.append(how["ends"]) or made(model, **how)
+    )
+    for penalty, worth in ((None, 0), (None, 1 << 60), (3.0, 0), (3.0, 1 << 60)):
+        model.generation_config.repetition_penalty = penalty
+        monkeypatch.setattr(in_memory, "WORTH_PREPARING", worth)
+        settings = {"include": tmp_path, "items": tmp_path / "items.jsonl", "n_shot": 0, "progress": False}
+        evaluate(model, tokenizer, "toy_sums", batch_size=5, **settings)
+        told.append(list(read_items(tmp_path / "items.jsonl")["response"]))
+    assert told[0] == told[1] != told[2] == told[3]
+    assert len({len(one) for one in told[0]}) > 3
+    assert decoded == [[1, 7, 9]] * 3  # batches of 5, 5 and 3, in the first run alone

@@ -12,7 +12,8 @@ from peft import LoraConfig
 from tiny import breaks_at, tiny_model, tiny_tokenizer
 
 from workbench.forgetting import divergence as module
-from workbench.forgetting.divergence import divergence_by_response, token_divergence, token_texts
+from workbench.forgetting.changes import divergence_by_response
+from workbench.forgetting.divergence import token_divergence, token_texts
 from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.records import RECORD
 from workbench.models.layers import kept_layers

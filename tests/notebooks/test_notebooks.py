@@ -8,12 +8,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from demo_pages import CHAIN, NOTEBOOKS, assert_no_stage_is_computed_again, assert_shows_its_figures
 
-from workbench.runs import notebooks as runner
-from workbench.runs.pages import PLOTLY
+from workbench.runs.notebooks import prepared, run_notebooks
 from workbench.runs.run import Run, open_run
 
-NOTEBOOKS = runner.numbered_notebooks()
 BY_NAME = {"argvalues": NOTEBOOKS, "ids": [path.stem for path in NOTEBOOKS]}
 VARIANTS = {"base", "pruned", "pruned-self-distilled", "pruned-sft"}
 PLUMBING = r"\b(?:partial|lambda|identity|overwrite|digest|fingerprint|def|class)\b"
@@ -21,7 +20,10 @@ PLUMBING = r"\b(?:partial|lambda|identity|overwrite|digest|fingerprint|def|class
 
 @pytest.fixture(scope="module")
 def demo_run(tmp_path_factory) -> Run:
-    return open_run("demo", root=tmp_path_factory.mktemp("runs"))
+    """Run those that build on each other; the two that do not run beside them (``test_notebooks_apart``)."""
+    run = open_run("demo", root=tmp_path_factory.mktemp("runs"))
+    run_notebooks(prepared(CHAIN, run), run)
+    return run
 
 
 def sources(path: Path, kind: str) -> list[str]:
@@ -60,22 +62,10 @@ def test_links_between_pages_lead_somewhere(path: Path):
         assert (path.parent / target).is_file()
 
 
-def outputs(path: Path) -> list[dict]:
-    return [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", ())]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("path", **BY_NAME)
+@pytest.mark.parametrize("path", CHAIN, ids=[path.stem for path in CHAIN])
 def test_it_runs_and_shows_its_figures(path: Path, demo_run: Run):
-    (copy,) = runner.run_notebooks([path], demo_run)
-    shown = outputs(copy)
-    warned = [output["text"] for output in shown if output.get("name") == "stderr"]
-    assert not warned
-    figures = [output["data"] for output in shown if PLOTLY in output.get("data", {})]
-    assert figures, "a notebook shows at least one figure"
-    assert all("image/png" in bundle for bundle in figures)
-    assert copy.stat().st_size < 5_000_000
-    assert copy.with_suffix(".html").is_file()
+    assert_shows_its_figures(demo_run, path)
 
 
 @pytest.mark.slow
@@ -87,14 +77,10 @@ def test_the_summary_compares_the_four_variants(demo_run: Run):
 
 
 @pytest.mark.slow
-def test_a_second_run_computes_no_stage_again(demo_run: Run):
-    made = {name: demo_run.provenance(name)["created"] for name in demo_run.files()}
-    summary = demo_run.path("summary.csv").read_bytes()
+def test_a_second_run_computes_no_stage_again(demo_run: Run, monkeypatch):
     assert {one.name for one in demo_run.variants()} == VARIANTS  # later notebooks add none to score again
-    runner.run_notebooks(NOTEBOOKS[:7], demo_run)  # those whose stages take minutes
-    staged = [name for name in made if "code" in demo_run.provenance(name)]
-    assert {name: demo_run.provenance(name)["created"] for name in staged} == {n: made[n] for n in staged}
-    assert demo_run.path("summary.csv").read_bytes() == summary
+    monkeypatch.setenv("BROWSER_PATH", "none")  # the figures are of the first run
+    assert_no_stage_is_computed_again(demo_run, CHAIN[:6], "summary.csv")  # those whose stages take minutes
 
 
 @pytest.mark.slow

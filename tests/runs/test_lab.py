@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from workbench.runs.lab import lab_command, lab_copies
-from workbench.runs.notebooks import NOTEBOOKS, run_notebooks
+from workbench.runs.notebooks import NOTEBOOKS, prepared, run_notebooks
 from workbench.runs.run import Run
 
 PARAMETERS = 'run_name = "demo"\nrows = 3'
@@ -89,7 +89,7 @@ def test_outputs_are_no_edit(folder: Path, run: Run):
 
 
 def test_a_run_is_opened_with_the_values_that_it_was_made_with(folder: Path, run: Run):
-    run_notebooks([folder / "00_first.ipynb"], run, {"rows": 9})
+    run_notebooks(prepared([folder / "00_first.ipynb"], run, {"rows": 9}), run)
     copies, _ = lab_copies(run, folder=folder)
     assert "rows = 9" in code(copies / "00_first.ipynb")[1]
     assert "rows" not in code(copies / "01_second.ipynb")[1]

@@ -45,7 +45,8 @@ def go(folder: Path, run: Run):
     """Return a function that runs all notebooks, or those named."""
 
     def _go(*names, **parameters) -> list[Path]:
-        return runner.run_notebooks(runner.numbered_notebooks(names, folder=folder), run, parameters)
+        chosen = runner.numbered_notebooks(names, folder=folder)
+        return runner.run_notebooks(runner.prepared(chosen, run, parameters), run)
 
     return _go
 
@@ -130,9 +131,9 @@ def test_the_kernel_is_this_python_with_this_package_and_run(
     cell = """import os, sys, workbench
 [sys.executable, workbench.__file__, os.environ["WORKBENCH_RUNS"], os.environ["SOME_PATH"], os.getcwd()]"""
     write(folder / "00_first.ipynb", PARAMETERS, cell)
+    dollar = open_run("a", root=tmp_path / "$HOME runs")
     (copy,) = runner.run_notebooks(
-        runner.numbered_notebooks(["00"], folder=folder),
-        dollar := open_run("a", root=tmp_path / "$HOME runs"),
+        runner.prepared(runner.numbered_notebooks(["00"], folder=folder), dollar), dollar
     )
     here = [sys.executable, workbench.__file__, str(dollar.folder.parent), "$HOME", str(folder)]
     assert ast.literal_eval(outputs(copy)[0]["data"]["text/plain"]) == here

@@ -20,14 +20,7 @@ from torch import Tensor, nn
 
 from workbench.checks import is_whole
 from workbench.distances.stability import mean_distances
-from workbench.models.batches import (
-    Batch,
-    commonest_token,
-    each_text,
-    make_batches,
-    measured_on,
-    read_tokens,
-)
+from workbench.models.batches import Batch, commonest_token, each_text, make_batches, measured_on, read_tokens
 from workbench.models.hooks import check_finite, compiled_layers, compiling_pays, watch_states
 from workbench.models.layers import decoder_forward, kept_layers, number_of_layers
 

@@ -21,14 +21,7 @@ from torch import Tensor, nn
 
 from workbench.checks import first_line
 from workbench.distances.blocks import format_layers
-from workbench.models.hooks import (
-    hooked,
-    inference,
-    replaced_forwards,
-    state_in,
-    state_out,
-    watch_states,
-)
+from workbench.models.hooks import hooked, inference, replaced_forwards, state_in, state_out, watch_states
 from workbench.models.layers import decoder_forward, decoder_layers, kept_layers, unwrap
 from workbench.models.probes import PROBE, input_device, rounding
 

@@ -17,6 +17,9 @@ from transformers import LogitsProcessorList
 from workbench.bars import tqdm
 from workbench.evaluation.answers import Answers
 from workbench.evaluation.prefixes import Batch, can_share, least_saved, plan, room_for
+from workbench.generation.decoder import StaticDecoder, why_not_static
+from workbench.generation.engines import WORTH_PREPARING
+from workbench.generation.prompts import end_tokens
 from workbench.models.chat import render_chat
 from workbench.models.hooks import not_finite
 from workbench.models.processes import everyones, place, shares
@@ -29,6 +32,9 @@ _LOGITS = 2**29
 _LONGEST_WINDOW, _WINDOW_LOGITS = 8192, 2**29
 #: tokens of a batch that is generated where ``batch_size`` is "auto", prompts and answers
 _GENERATED = 2**15
+#: settings that a greedy answer by the static cache follows, or that change none; a model's own among them
+_PLAIN = {"attention_mask", "stop", "max_length", "max_new_tokens", "do_sample", "temperature", "top_k"}
+_PLAIN |= {"top_p", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
 
 
 @contextmanager
@@ -263,8 +269,27 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         return int(normalize_gen_kwargs(dict(settings or {}), self.max_gen_toks)["max_gen_toks"])
 
     def _model_generate(self, context: torch.Tensor, *args: Any, **settings: Any) -> Any:
+        if not args and (ends := self._plain_ends(context.shape[0], settings)):
+            decoder = StaticDecoder(self.model, ends=ends, pad=self.tokenizer.pad_token_id)
+            pairs = zip(context, settings["attention_mask"].bool(), strict=True)
+            prompts = [row[seen].tolist() for row, seen in pairs]
+            with decoder.ready():
+                new = decoder(prompts, settings["max_length"] - context.shape[1])
+            return torch.cat([context, torch.tensor(new)], dim=1)
         settings["logits_processor"] = LogitsProcessorList([self.checked])
         return super()._model_generate(context, *args, **settings)
+
+    def _plain_ends(self, rows: int, settings: dict[str, Any]) -> list[int]:
+        """Return the tokens that end greedy answers on a CPU, none where only ``generate`` will do."""
+        if self.device.type != "cpu" or rows * settings["max_length"] < WORTH_PREPARING:
+            return []
+        asked, known = self.model.generation_config.to_diff_dict(), self.tokenizer.get_vocab()
+        ends = {*end_tokens(self.model, self.tokenizer), *(known.get(text) for text in settings["stop"])}
+        asked = {name for name, value in asked.items() if value and name[0] != "_"} | settings.keys()
+        plain = asked <= _PLAIN and None not in ends
+        plain = plain and not (settings.get("do_sample") or settings.get("temperature"))
+        plain = plain and self.mixed_precision_dtype is None
+        return sorted(ends) if plain and not why_not_static(self.model, self.max_length) else []
 
     def checked(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return logits that can be compared: in an argmax, the first of several that are no numbers wins."""

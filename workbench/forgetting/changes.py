@@ -1,7 +1,7 @@
-"""More views of how far responses moved: length and form, and a map of the embeddings.
+"""More views of how far responses moved: length and form, a map of the embeddings, divergence summed up.
 
-Frames in, frames out. Similarity itself is ``similarity.response_similarity``; the divergence of the next
-token is ``divergence.token_divergence``.
+Frames in, frames out, no torch. Similarity itself is ``similarity.response_similarity``; the divergence of
+the next token is ``divergence.token_divergence``.
 """
 
 from __future__ import annotations
@@ -211,3 +211,32 @@ def _length_ratio(part: pd.DataFrame, confidence: float, seed: int) -> tuple[flo
     ratios = own[told] / base[told]
     low, high = bootstrap_interval(ratios, weights=base[told], confidence=confidence, seed=seed)
     return float(np.average(ratios, weights=base[told])), max(low, 0.0), high  # NaN stays
+
+
+def divergence_by_response(tokens: pd.DataFrame) -> pd.DataFrame:
+    """Sum up each response: mean KL over its tokens, and how long both models agree.
+
+    Args:
+        tokens: from ``token_divergence``.
+
+    Returns:
+        variant, id, kl (mean, nats per token), largest (the largest of its tokens), same_choice (share of
+        tokens at which both models choose alike), agrees_for (tokens before the first other choice),
+        n_tokens.
+
+    Raises:
+        ValueError: for missing columns or no rows.
+
+    >>> tokens = pd.DataFrame({"variant": "pruned", "id": 1, "position": [0, 1], "kl": [0.0, 0.5]})
+    >>> divergence_by_response(tokens.assign(same_choice=[True, False]))[["kl", "agrees_for"]].values.tolist()
+    [[0.25, 1.0]]
+    """
+    checked(tokens, ["variant", "id", "position", "kl", "same_choice"], "tokens")
+    tokens = tokens.sort_values("position", kind="stable")
+    agreeing = tokens.groupby(["variant", "id"], sort=False)["same_choice"].cummin().astype(int)
+    rows = tokens.assign(agreeing=agreeing).groupby(["variant", "id"], sort=False)
+    of_kl = {"kl": ("kl", "mean"), "largest": ("kl", "max")}
+    agreed = {"same_choice": ("same_choice", "mean"), "agrees_for": ("agreeing", "sum")}
+    found = rows.agg(**of_kl, **agreed, n_tokens=("kl", "size")).reset_index()
+    found.attrs = dict(tokens.attrs)
+    return found

@@ -92,35 +92,6 @@ def token_divergence(
     return result
 
 
-def divergence_by_response(tokens: pd.DataFrame) -> pd.DataFrame:
-    """Sum up each response: mean KL over its tokens, and how long both models agree.
-
-    Args:
-        tokens: from ``token_divergence``.
-
-    Returns:
-        variant, id, kl (mean, nats per token), largest (the largest of its tokens), same_choice (share of
-        tokens at which both models choose alike), agrees_for (tokens before the first other choice),
-        n_tokens.
-
-    Raises:
-        ValueError: for missing columns or no rows.
-
-    >>> tokens = pd.DataFrame({"variant": "pruned", "id": 1, "position": [0, 1], "kl": [0.0, 0.5]})
-    >>> divergence_by_response(tokens.assign(same_choice=[True, False]))[["kl", "agrees_for"]].values.tolist()
-    [[0.25, 1.0]]
-    """
-    checked(tokens, ["variant", "id", "position", "kl", "same_choice"], "tokens")
-    tokens = tokens.sort_values("position", kind="stable")
-    agreeing = tokens.groupby(["variant", "id"], sort=False)["same_choice"].cummin().astype(int)
-    rows = tokens.assign(agreeing=agreeing).groupby(["variant", "id"], sort=False)
-    of_kl = {"kl": ("kl", "mean"), "largest": ("kl", "max")}
-    agreed = {"same_choice": ("same_choice", "mean"), "agrees_for": ("agreeing", "sum")}
-    found = rows.agg(**of_kl, **agreed, n_tokens=("kl", "size")).reset_index()
-    found.attrs = dict(tokens.attrs)
-    return found
-
-
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """Return each token's own part of the text, special tokens by name; joined they are the whole text.
 

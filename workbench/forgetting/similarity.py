@@ -193,11 +193,7 @@ def paired_responses(
 
 
 def embed_texts(
-    texts: Sequence[str],
-    *,
-    encoder: Any = MINILM,
-    device: str | None = None,
-    progress: bool = False,
+    texts: Sequence[str], *, encoder: Any = MINILM, device: str | None = None, progress: bool = False
 ) -> NDArray[np.float64]:
     """Sentence-BERT embeddings: unit length, float64, (texts, dimensions); equal texts are encoded once.
 

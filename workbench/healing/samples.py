@@ -51,13 +51,7 @@ class Sample:
 
 
 def read_examples(
-    model: Any,
-    tokenizer: Any,
-    examples: Any,
-    response: str,
-    max_length: int,
-    *,
-    concatenate: bool = False,
+    model: Any, tokenizer: Any, examples: Any, response: str, max_length: int, *, concatenate: bool = False
 ) -> tuple[list[Sample], dict[str, int]]:
     """Return the samples of a frame (``read_samples``) or of a list of texts (``text_samples``)."""
     if isinstance(examples, pd.DataFrame):

@@ -119,17 +119,7 @@ def check_one_pruning(model: Any, first: Variant, second: Variant) -> None:
 
 
 def merge_tensors(
-    model: Any,
-    first: Variant,
-    second: Variant,
-    t: float | Sequence[float] = 0.5,
-    *,
-    run: Run,
-    out: str | Path,
-    method: str = "slerp",
-    norms: str = "linear",
-    density: float = 0.5,
-    seed: int = 0,
+    model: Any, first: Variant, second: Variant, t: Any, *, run: Run, out: str | Path, seed: int, **how: Any
 ) -> pd.DataFrame:
     """Merge every tensor that one of two variants changes, and write the merges into a folder.
 
@@ -142,10 +132,8 @@ def merge_tensors(
         t: as for ``slerp``.
         run: where the variants' adapters are.
         out: the folder.
-        method: as for ``merge_variants``.
-        norms: as for ``slerp``.
-        density: as for ``merge_variants``.
         seed: as for ``merge_variants``.
+        **how: ``method``, ``norms`` and ``density`` of ``merge_variants``.
 
     Returns:
         tensor, t, angle (degrees between the two whole tensors), linear (whether slerp took them as
@@ -162,18 +150,18 @@ def merge_tensors(
             )
         depth, tensors, rows = number_of_layers(model), {}, []
         with torch.no_grad(), torch.random.fork_rng(_gpus(model)):
-            torch.manual_seed(whole_number(seed, "seed", 0))
+            torch.manual_seed(seed)
             for name in names:
                 base = parameters[name].data
                 pair = [end.get(name, _itself(base)) for end in ends]
                 here = at(place_of(name, depth))
-                done = _merged(name, base, pair, here, method, norms, density)
+                done = _merged(name, base, pair, here, **how)
                 tensors[name] = done.tensor.cpu()
                 changes = [_length(one(torch.float32) - base.float()) / _length(base) for one in pair]
                 told = {"tensor": name, "t": here, "angle": done.angle, "linear": done.linear}
                 rows.append(told | dict(zip(("changed_first", "changed_second"), changes, strict=True)))
         record = {"kept_layers": list(kept_layers(model)), "model": describe_model(model)}
-        merge = {"first": first.name, "second": second.name, "method": method, "t": t, "norms": norms}
+        merge = {"first": first.name, "second": second.name, "t": t, **how}
         with atomic_folder(out) as folder:
             write_tensors(folder, tensors, record | {"merge": merge})
     return pd.DataFrame(rows)

@@ -14,19 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.checks import is_whole, told
-from workbench.places import demo_path
+from workbench.places import demo_path, toml_beside
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
-#: endings of the files that a model or its tokenizer is read from
-_READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".gguf")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-#: what a tokenizer must read as its file says: numbers, punctuation, other letters, spaces and lines
-PROBES = [
-    "The 12 boats of Anna's town don't wait for 3,456.78 more (it's 9:30).",
-    "Straße  café 東京\n\n  x_y=1;",
-]
-#: how safetensors calls the kinds of numbers that weights are
-_NUMBERS = {"F64", "F32", "F16", "BF16"}
+_FILES = toml_beside(__file__)
+_TOKENIZERS, _READ, _PICKLES = (tuple(_FILES[kind]) for kind in ("tokenizers", "read", "pickles"))
 _SECONDS_FOR_THE_HUB = 10
 #: how many times as long the rules of a tokenizer's file may make a text
 _GROWTH = 1000
@@ -157,7 +148,7 @@ def check_are_numbers(model: Any, source: str, revision: str, unused: Iterable[s
     fine = [*unused, *(name for name, buffer in model.named_buffers() if not buffer.is_floating_point())]
     ignored = "|".join(model._keys_to_ignore_on_load_unexpected or ["(?!)"])
     for key, kind in _kinds(source, revision):
-        known = kind in _NUMBERS or any(one.endswith(key) for one in fine) or re.search(ignored, key)
+        known = kind in _FILES["numbers"] or any(one.endswith(key) for one in fine) or re.search(ignored, key)
         if not known:
             raise ValueError(
                 f"{key} is stored as {kind}, and config.json has no quantization_config that says its "
@@ -190,7 +181,9 @@ def reads_as_its_file(tokenizer: Any, file: str | Path, *, special_tokens: bool)
     plain, add = Tokenizer.from_file(str(file)), {"add_special_tokens": special_tokens}
     plain.no_padding()
     plain.no_truncation()
-    return all(tokenizer(text, **add)["input_ids"] == plain.encode(text, **add).ids for text in PROBES)
+    return all(
+        tokenizer(text, **add)["input_ids"] == plain.encode(text, **add).ids for text in _FILES["probes"]
+    )
 
 
 def is_remote(thing: Any) -> bool:

@@ -22,16 +22,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from transformers.utils import chat_template_utils
 
+from workbench.places import toml_beside
+
 #: the day that every template is told: the one that Llama 3.1's takes by itself
 PROMPT_DATE = datetime(2024, 7, 26)
+_TABLE = toml_beside(__file__)
 #: for a tokenizer without a chat template
-PLAIN_TEMPLATE = (
-    "{% for turn in messages %}{% if turn.role == 'user' %}### Instruction:\n{{ turn.content }}\n\n"
-    "{% elif turn.role == 'assistant' %}### Response:\n{{ turn.content }}\n\n"
-    "{% else %}{{ turn.content }}\n\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
-)
-PLAIN_PROMPT = "### Instruction:\n{text}\n\n### Response:\n"
+PLAIN_TEMPLATE: str = _TABLE["plain"]
+PLAIN_PROMPT: str = _TABLE["plain_prompt"]
 #: rounds of loops and calls that a template may take for one chat
 MAX_STEPS = 1_000_000
 #: characters that a template may hold, or write beside the texts of a chat
@@ -126,11 +124,6 @@ class _Limits:
 
 _LIMITS: ContextVar[_Limits] = ContextVar("limits")
 _OF_JINJA = (Context, EvalContext, Environment)
-#: filters, methods and operators whose result can be longer than all that goes in
-_GROWING = (
-    *("join", "replace", "center", "ljust", "rjust", "zfill", "expandtabs", "translate"),
-    *("format", "format_map", "indent", "wordwrap", "tojson", "batch", "slice"),
-)
 _MOST_OF_A_RANGE = 100_000  # jinja's; here that of any list too, with all that is inside
 
 
@@ -192,7 +185,7 @@ def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def filtered(*arguments: Any, **options: Any) -> Any:
         values = [one for one in (*arguments, *options.values()) if not isinstance(one, _OF_JINJA)]
-        if name in _GROWING:
+        if name in _TABLE["growing"]:
             _affordable(name, values)
         return function(*arguments, **options)
 
@@ -244,7 +237,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
         _LIMITS.get().step(5)  # a call takes some five times as long as a round of a loop
         owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
         name = getattr(function, "__name__", "")
-        if function is _day or (isinstance(owner, str) and name in _GROWING):
+        if function is _day or (isinstance(owner, str) and name in _TABLE["growing"]):
             _affordable(name, [*([] if function is _day else [owner]), *args, *kwargs.values()])
         return _sized(super().call(context, function, *args, **kwargs))
 

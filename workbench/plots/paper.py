@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from workbench.checks import checked
 from workbench.evaluation.items import flip_counts
 from workbench.evaluation.scores import category_scores, headline
-from workbench.forgetting.changes import response_changes
+from workbench.forgetting.changes import divergence_by_response, response_changes
 from workbench.plots import blocks, drafts, forgetting, healing, heatmaps, merging, recovery, scores, style
 from workbench.runs.figures import figure_frame
 from workbench.runs.run import Run
@@ -175,8 +175,6 @@ def _map(run: Run) -> go.Figure:
 
 
 def _divergence(run: Run) -> go.Figure:
-    from workbench.forgetting.divergence import divergence_by_response  # it brings torch
-
     frame = divergence_by_response(run.read("divergence.jsonl"))
     return forgetting.divergence_distribution(readable(frame), title=None)
 

@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.models.checkpoints import is_remote, reads_as_its_file
+from workbench.places import toml_beside
 
-#: model type -> its old names for the base, and for the share of rotated entries or the sliding layers' base
-_OWN_NAMES = dict.fromkeys(("gpt_neox", "gpt_neox_japanese"), ("rotary_emb_base", "rotary_pct"))
-_OWN_NAMES["modernbert-decoder"] = ("global_rope_theta", "local_rope_theta")
-_NOT_SCALING = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
-#: model types for which transformers 4 wants the kind of scaling under `type`; all others take `rope_type`
-_UNDER_TYPE: tuple[str, ...] = ("olmo", "olmo2", "phi3", "phi4_multimodal", "phimoe", "chameleon", "fuyu")
-_UNDER_TYPE += ("hunyuan_v1_dense", "hunyuan_v1_moe")
+#: the names of ``spellings.toml``, by what they are
+_NAMES = toml_beside(__file__)
 
 
 def spell_both_ways(folder: Path, tokenizer: Any = None, *, trust_remote_code: bool = False) -> None:
@@ -82,7 +78,7 @@ def _rotary(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
     by_layer = isinstance(rope.get("full_attention"), dict)
     full = rope["full_attention"] if by_layer else rope
     second = "rope_local_base_freq" if by_layer else "partial_rotary_factor"
-    names = _OWN_NAMES.get(kind, ("rope_theta", second))
+    names = _NAMES["own_names"].get(kind, ("rope_theta", second))
     sliding = (rope.get("sliding_attention") or full).get("rope_theta")
     values = (full.get("rope_theta"), sliding if by_layer else rope.get("partial_rotary_factor"))
     scaling = _scaling(kind, full)
@@ -91,13 +87,13 @@ def _rotary(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scaling(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
-    rest = {key: value for key, value in rope.items() if key not in _NOT_SCALING}
+    rest = {key: value for key, value in rope.items() if key not in _NAMES["not_scaling"]}
     scheme = rope.get("rope_type", "default")
     if scheme == "default" and not rest:
         return {}
     if kind.startswith(("phi3", "phi4")):  # these allow no other entry
         rest = {key: value for key, value in rest.items() if key.endswith("_factor")}
-    return {"type" if kind in _UNDER_TYPE else "rope_type": scheme, **rest}
+    return {"type" if kind in _NAMES["under_type"] else "rope_type": scheme, **rest}
 
 
 def _read(folder: Path, trust_remote_code: bool) -> dict[str, Any]:

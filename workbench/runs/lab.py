@@ -41,14 +41,14 @@ def lab_copies(
 
     Args:
         run: whose name the copies' ``run_name`` gets, with the values that it was last executed with.
-        parameters: further values, as ``run_notebooks`` takes them.
+        parameters: further values, as ``notebooks.prepared`` takes them.
         folder: where the notebooks are; None means the checkout's ``notebooks``.
 
     Returns:
         The folder of the copies, and a line for each that stays although there is a newer one.
 
     Raises:
-        ValueError: as ``run_notebooks``.
+        ValueError: as ``notebooks.prepared``.
     """
     copies = run.folder / "lab"
     record = copies / ORIGINS

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,17 @@ def numbered_notebooks(names: Iterable[str] = (), *, folder: str | Path | None =
     return sorted(chosen) or found
 
 
-def run_notebooks(
+#: each notebook with its executed copy's path, its values, and how long it may take
+Prepared = list[tuple[NotebookNode, Path, dict[str, Any], Times]]
+
+
+def prepared(
     notebooks: Iterable[str | Path],
     run: Run,
     parameters: Mapping[str, Any] | None = None,
-    *,
     where_known: Mapping[str, Any] | None = None,
-) -> list[Path]:
-    """Execute notebooks in order for one run, and leave executed copies in ``<run>/notebooks``.
+) -> Prepared:
+    """Read notebooks to be executed for a run.
 
     Args:
         notebooks: paths, in the order in which they build on each other.
@@ -81,60 +85,9 @@ def run_notebooks(
             notebook alone.
         where_known: further values, for those notebooks that have such a parameter.
 
-    Returns:
-        The executed copies (each with an HTML page of the same name beside it).
-
     Raises:
-        NotebookFailed: when a cell raises; the partial copy is kept as ``<name>.failed.ipynb``.
-        ValueError: for a parameter that none of the notebooks has, or a value that no cell can assign;
-            before any notebook starts.
+        ValueError: for a parameter that none of the notebooks has, or a value that no cell can assign.
     """
-    prepared = _prepared(notebooks, run, parameters, where_known)
-    what = f"{len(prepared)} notebook{'s' * (len(prepared) != 1)}"
-    whole = altogether(times for *_, times in prepared)
-    say_line(f"{what}, {whole}; what is stored already is not computed again; results in {run.folder}")
-    width = max((len(copy.stem) for _, copy, *_ in prepared), default=0)
-    for number, (notebook, copy, values, _) in enumerate(prepared, 1):
-        label, started = f"[{number}/{len(prepared)}] {copy.stem:<{width}}", time.perf_counter()
-        execute(notebook, copy, run, values, label=label)
-        say_line(f"{label}  {time.perf_counter() - started:6.1f} s")
-    return [copy for _, copy, *_ in prepared]
-
-
-def planned(
-    notebooks: Iterable[str | Path],
-    run: Run,
-    parameters: Mapping[str, Any] | None = None,
-    *,
-    where_known: Mapping[str, Any] | None = None,
-) -> Iterator[str]:
-    """Yield the lines that say what ``run_notebooks`` would do: each notebook's time and parameters.
-
-    Args:
-        notebooks: paths.
-        run: where results would go.
-        parameters: as ``run_notebooks`` takes them; what they set has a star.
-        where_known: as ``run_notebooks`` takes them.
-
-    Raises:
-        ValueError: as ``run_notebooks``.
-    """
-    prepared = _prepared(notebooks, run, parameters, where_known)
-    for notebook, copy, values, times in prepared:
-        yield f"{copy.stem}: {times}"
-        for name, assigned in parameters_of(copy, notebook).items():
-            star, value = ("*", repr(values[name])) if name in values else (" ", assigned.source)
-            yield f"  {star} {name} = {value}"
-    yield f"all: {altogether(times for *_, times in prepared)}; results would go to {run.folder}; * set here"
-
-
-def _prepared(
-    notebooks: Iterable[str | Path],
-    run: Run,
-    parameters: Mapping[str, Any] | None,
-    where_known: Mapping[str, Any] | None,
-) -> list[tuple[NotebookNode, Path, dict[str, Any], Times]]:
-    """Return each notebook with its executed copy's path, its values, and how long it may take."""
     sources = {Path(path): nbformat.read(path, as_version=4) for path in notebooks}
     values = values_for(sources, run.name, parameters or {}, where_known)
     copies = {path: run.folder / "notebooks" / path.name for path in sources}
@@ -142,6 +95,41 @@ def _prepared(
         (notebook, copies[path], values[path], times_of(notebook, copies[path]))
         for path, notebook in sources.items()
     ]
+
+
+def run_notebooks(notebooks: Prepared, run: Run) -> list[Path]:
+    """Execute notebooks in order for one run, and leave executed copies in ``<run>/notebooks``.
+
+    Returns:
+        The executed copies (each with an HTML page of the same name beside it).
+
+    Raises:
+        NotebookFailed: when a cell raises; the partial copy is kept as ``<name>.failed.ipynb``.
+    """
+    what = f"{len(notebooks)} notebook{'s' * (len(notebooks) != 1)}"
+    whole = altogether(times for *_, times in notebooks)
+    say_line(f"{what}, {whole}; what is stored already is not computed again; results in {run.folder}")
+    width = max((len(copy.stem) for _, copy, *_ in notebooks), default=0)
+    pages = []
+    with ThreadPoolExecutor(1) as behind:  # a page is written while the next kernel starts
+        for number, (notebook, copy, values, _) in enumerate(notebooks, 1):
+            label, started = f"[{number}/{len(notebooks)}] {copy.stem:<{width}}", time.perf_counter()
+            pages.append(behind.submit(_leave, _executed(notebook, copy, run, values, label), copy, run))
+            say_line(f"{label}  {time.perf_counter() - started:6.1f} s")
+    return [page.result() for page in pages]
+
+
+def planned(notebooks: Prepared, run: Run) -> Iterator[str]:
+    """Yield the lines that say what ``run_notebooks`` would do: each notebook's time and parameters.
+
+    What was given for them has a star.
+    """
+    for notebook, copy, values, times in notebooks:
+        yield f"{copy.stem}: {times}"
+        for name, assigned in parameters_of(copy, notebook).items():
+            star, value = ("*", repr(values[name])) if name in values else (" ", assigned.source)
+            yield f"  {star} {name} = {value}"
+    yield f"all: {altogether(times for *_, times in notebooks)}; results would go to {run.folder}; * set here"
 
 
 def execute(
@@ -169,6 +157,15 @@ def execute(
     Raises:
         NotebookFailed: when a cell raises or the kernel dies; the partial copy is ``<name>.failed.ipynb``.
     """
+    executed = _executed(notebook, copy, run, parameters, label)
+    _leave(executed, copy, run)
+    return executed
+
+
+def _executed(
+    notebook: NotebookNode, copy: Path, run: Run, parameters: Mapping[str, Any] | None, label: str
+) -> NotebookNode:
+    """Execute a notebook in a fresh kernel; one that fails is left as its partial copy."""
     lost = False
     progress = told(label, len(notebook.cells) + bool(parameters), times_of(notebook, copy))
     with tempfile.TemporaryDirectory() as temporary, progress as cell_starts:
@@ -200,12 +197,17 @@ def execute(
     if lost or executed.metadata.papermill.exception:
         write_text_atomic(failed, nbformat.writes(executed))
         raise NotebookFailed(f"{copy.stem} {_why(executed, lost)}\n  partial copy: {failed}")
+    return executed
+
+
+def _leave(executed: NotebookNode, copy: Path, run: Run) -> Path:
+    """Write the executed copy, with pictures of its figures, and its page."""
     drop_dead_widgets(executed)
     add_pictures(executed)
     write_text_atomic(copy, nbformat.writes(executed))
     write_page(executed, copy.with_suffix(".html"), script=run.path(SCRIPT))
-    failed.unlink(missing_ok=True)
-    return executed
+    copy.with_suffix(".failed.ipynb").unlink(missing_ok=True)
+    return copy
 
 
 def _why(executed: NotebookNode, lost: bool) -> str:

@@ -13,11 +13,7 @@ from workbench.tables.markup import task_label
 
 
 def iterabre_table(
-    scores: pd.DataFrame,
-    notes: pd.DataFrame,
-    *,
-    perplexity: str | None = None,
-    prefer: Prefer = "acc",
+    scores: pd.DataFrame, notes: pd.DataFrame, *, perplexity: str | None = None, prefer: Prefer = "acc"
 ) -> pd.DataFrame:
     """Return ITR table 1: perplexity and accuracies (percent) by category, a row a model and approach.
 

@@ -136,16 +136,7 @@ def text_table(frame: pd.DataFrame, *, digits: int = 3) -> Styler:
     style = style.set_table_attributes(f'class="tex2jax_ignore mathjax_ignore"{long}')
     texts = {*_intervals(frame), *(WORDS["columns"][name] for name in _P)}  # of numbers
     right = [i for i, numbers in enumerate(_numeric(told)) if numbers or told.columns[i] in texts]
-    ground, grey = "var(--jp-layout-color0, Canvas)", "var(--jp-rendermime-table-row-background, Canvas)"
-    looks = {
-        "td": "text-align: left; vertical-align: top; white-space: pre-wrap",
-        "th": f"text-align: left; position: sticky; top: 0; background: {ground}",
-        # what a row is about stays in sight where a wide table is scrolled
-        "th:first-child, td:first-child": f"position: sticky; left: 0; background: {ground}",
-        "tr:nth-child(even) td:first-child": f"background: {grey}",
-        "th:first-child": "z-index: 1",
-        **{f"th.col{i}, td.col{i}": "text-align: right" for i in right},
-    }
+    looks = WORDS["looks"] | {f"th.col{i}, td.col{i}": "text-align: right" for i in right}
     return style.set_table_styles([{"selector": one, "props": look} for one, look in looks.items()])
 
 
