@@ -196,6 +196,7 @@ def test_the_layers_can_be_dragged_clicked_undone_and_taken_from_ready_choices(t
 def test_the_keyboard_does_what_the_mouse_does(tab):
     tab.run("picker.choose(3, 2)")
     says(tab, "removes layers 3-4")
+    assert tab.page.get_by_role("group", name="a title from data").count() == 2  # what it is called aloud
     tab.page.locator(f"{PICKER} svg").first.focus()
     active = "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
     before = tab.page.evaluate(active)

@@ -128,7 +128,7 @@ function render({ model, el }) {
   const lookBox = box("Look");
   lookBox.body.setAttribute("aria-live", "polite");
   const zoom = zoomFields();
-  const root = make("div", { class: "bp", "data-lm-suppress-shortcuts": "true" },
+  const root = make("div", { class: "bp", role: "group", "aria-label": model.get("_title"), "data-lm-suppress-shortcuts": "true" },
     make("div", { class: "bp-head" }, make("div", { class: "bp-title" }, model.get("_title")), status),
     bar, strip.node, make("div", { class: "bp-maps" }, ...maps.map((one) => one.node)),
     make("div", { class: "bp-foot" }, zoom, exports()),
