@@ -320,8 +320,8 @@ def use_template(name: str) -> None:
     """Choose the template of every figure made from now on.
 
     Args:
-        name: ``"screen"`` (as wide as its place; a file is 860 x 480 px), ``"paper"`` (both columns of a page,
-            6.75 in) or ``"column"`` (one, 3.25 in). In print text has 8 pt, labels inside a figure 7.
+        name: ``"screen"`` (as wide as its place; in a file 860 x 480 px), ``"paper"`` (both columns of a
+            page, 6.75 in) or ``"column"`` (one, 3.25 in). In print text has 8 pt, labels inside a figure 7.
 
     Raises:
         ValueError: for any other name.
