@@ -17,17 +17,9 @@ from workbench.digests import digest
 from workbench.runs.code import code_of, label
 from workbench.runs.content import identity
 
-#: settings that cannot change what a function returns
-NEUTRAL = {
-    "batch_size",
-    "micro_batch_size",
-    "progress",
-    "engine",
-    "compiled",
-    "run",
-    "overwrite",
-    "report_to",
-}
+#: settings that cannot change what a function returns: how it is computed, where, and who is told
+NEUTRAL = {"batch_size", "micro_batch_size", "progress", "engine", "compiled"}
+NEUTRAL |= {"run", "overwrite", "report_to"}
 #: settings that say where a function writes: files and folders that belong to the stage
 OUTPUTS = {"out", "items"}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
