@@ -216,10 +216,10 @@ def parsed(removed: str) -> list[int]:
 def healing(study: Study, name: str, seed: int, rows: int) -> None:
     """SFT against self-distilled data on the same rows: rewriting, training, scores, responses."""
     model, tokenizer, shape = study.model, study.tokenizer, study.shape
-    labels = {"data": name, "rows": rows, "seed": seed}
     every = wb.load_instructions(study.data / f"{TRAINED[name]}.jsonl")
     pool = every.iloc[: -shape.prompts]
     examples = pool.sample(min(shape.rows or rows, len(pool)), random_state=seed).reset_index(drop=True)
+    labels = {"data": name, "rows": len(examples), "seed": seed}  # a set may have fewer than were asked for
     with study.timed("rewriting"):
         room = min(shape.new, wb.response_room(model, tokenizer, list(examples["reference"])))
         settings: Any = {"max_new_tokens": max(room, 32), "batch_size": study.batch(256), "progress": False}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 from findings_frames import BLIND, Frames, at_chance
-from findings_iterate import iterating
+from findings_iterate import iterating, listed
 from scipy import stats
 
 from workbench.tables.claims import CLAIMS, verdict
@@ -74,12 +74,6 @@ def blind(frames: Frames) -> Said:
     return said, f"blind choices less that by distance: {'; '.join(numbers)}", basis
 
 
-def listed(words: list[str]) -> str:
-    """Return words as "a, b and c"."""
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def collapse(frames: Frames) -> Said:
     guess = at_chance(frames["strategy_scores"])
     number = f"not above a guess from the start: {', '.join(guess) or 'none'}"
@@ -132,17 +126,26 @@ def over_trainings(values: pd.Series) -> dict[str, float]:
 
 
 def more_rows(frames: Frames) -> Said | None:
-    """Say what four times the rows of self-distilled data bring (Student's t over the data sets)."""
-    if distilled_items(frames)["rows"].nunique() < 2:
+    """Say what more rows bring to trainings of the same set and seed (Student's t over these pairs)."""
+    told, pairs = [], {}
+    for variant, name in {"self-distilled": "self-distilled", "sft": "SFT"}.items():
+        table = frames["recovery"]
+        table = table[table["variant"] == variant]
+        for (data, seed), part in table.sort_values("rows").groupby(["data", "seed"]):
+            if len(part) > 1:
+                gain = part["recovery"].iloc[-1] - part["recovery"].iloc[0]
+                pairs[name, data, part["rows"].iloc[0], part["rows"].iloc[-1], seed] = gain
+    if not pairs:
         return None
-    table = frames["recovery"].query("variant == 'self-distilled' and seed == 0")
-    wide = table.pivot_table(index="data", columns="rows", values="recovery").dropna()
-    few, many = wide.columns.min(), wide.columns.max()
-    gain = wide[many] - wide[few]
-    half = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5
-    said = verdict(gain.mean(), gain.mean() - half, gain.mean() + half)
-    told = [f"{name} {wide.loc[name, few]:.3f} -> {wide.loc[name, many]:.3f}" for name in wide.index]
-    return said, f"recovery at {few} and {many} rows: {', '.join(told)}", "one seed"
+    gains = pd.Series(pairs).rename_axis(["variant", "data", "few", "many", "seed"])
+    own = gains["self-distilled"]
+    for (data, few, many), part in own.groupby(["data", "few", "many"]):
+        beside = gains["SFT"].xs(data, level="data")
+        each = [", ".join(f"{one:+.3f}" for one in some) for some in (part, beside)]
+        told.append(f"{data} from {few:,} to {many:,} rows {each[0]} (SFT {each[1]})")
+    row = over_trainings(own)
+    number = f"recovery of self-distilled {interval(row)} on average: {'; '.join(told)}"
+    return judged(row), number, f"{len(own)} pairs of trainings, t over them"
 
 
 def stays_closer(frames: Frames) -> Said:

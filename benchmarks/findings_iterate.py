@@ -62,18 +62,26 @@ def iterating(frames: dict[str, pd.DataFrame]) -> tuple[str, str, str] | None:
     """Say whether iterating beats removing at once, at each depth and training that both were measured at."""
     said, told = [], []
     for against, trained in AT_ONCE.items():
+        depths: dict[str, list[str]] = {}
         for row in paired_seeds(frames["iterate_scores"], against).to_dict("records")[::-1]:
-            many = row["seeds"] > 1
+            many, left = row["seeds"] > 1, f"{row['layers']:.0f}"
             ends = (-row["difference"], -row["ci_high"], -row["ci_low"])
-            word = verdict(*ends) if many else "undecided (one seed)"
-            said.append(f"{word} at {row['layers']:.0f} layers left with {trained}")
+            depths.setdefault(verdict(*ends) if many else "undecided (one seed)", []).append(left)
             between = f" (difference {row['difference']:+.1f} [{row['ci_low']:+.1f}, {row['ci_high']:+.1f}])"
             told.append(
-                f"{row['layers']:.0f} of 30 layers, {trained}: perplexity {row['iterate']:.1f} against "
+                f"{left} of 30 layers, {trained}: perplexity {row['iterate']:.1f} against "
                 f"{row['direct']:.1f}{between * many}, {row['seeds']:.0f} seed{'s' * many}"
             )
+        each = ", ".join(f"{word} at {listed(some)}" for word, some in depths.items())
+        said += [f"{each} layers left with {trained}"] * bool(each)
     basis = "WikiText-2 test, word perplexity; what each learned from is said below"
-    return (", ".join(said), "; ".join(told), basis) if told else None
+    return ("; ".join(said), "; ".join(told), basis) if told else None
+
+
+def listed(words: list[str]) -> str:
+    """Return words as "a, b and c"."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def methods_figure(scores: pd.DataFrame) -> go.Figure:
@@ -99,16 +107,34 @@ def methods_figure(scores: pd.DataFrame) -> go.Figure:
 
 def iterating_text(frames: dict[str, pd.DataFrame]) -> str:
     """Say what was compared, and what the seeds are."""
-    rows = by_state(frames["iterate_scores"]).query("phase == 'P+R'")
+    scores = frames["iterate_scores"]
+    rows = by_state(scores).query("phase == 'P+R'")
     spread = ((rows["max"] - rows["min"]) / rows["mean"])[rows["seeds"] > 1].max()
     return (
         "Ten sentences choose the layers, as in the paper; every recovery is 30 updates of 32 C4 texts of up "
         "to 512 tokens (0.49 million tokens), with the paper's three losses. Iterating recovers after each "
         "layer, and so trains as many times as it removes layers; beside it layers are removed at once with "
-        "one recovery, and with as many updates as iterating had by then. The seed orders the texts, and "
-        "through them changes which layer iterating takes next; "
-        f"over seeds the perplexity of one state differs by at most {spread:.0%}."
+        "one recovery, and with as many updates as iterating had by then. The seed orders the texts; over "
+        f"seeds the perplexity of one state differs by at most {spread:.0%}. {layers_text(scores)}"
     )
+
+
+def layers_text(scores: pd.DataFrame) -> str:
+    """Say which layers iterating left out, by seed, and where removing at once left out the same."""
+    states = perplexities(scores).query("phase == 'P+R'")
+    sets = states.groupby(["method", "layers"])["removed"].agg(lambda some: frozenset(some))
+    alike = all(len(some) == 1 for some in sets["iterate"])
+    depths = sorted(sets["iterate"].index.intersection(sets["direct"].index), reverse=True)
+    same = [f"{left} layers" for left in depths if sets["iterate", left] == sets["direct", left]]
+    other = [f"{left} layers" for left in depths if sets["iterate", left] != sets["direct", left]]
+    seeds = (
+        "Iterating takes the same layers with every seed"
+        if alike
+        else "The seed changes what iterating takes"
+    )
+    ends = [f"the same as removing at once at {listed(same)}"] * bool(same)
+    ends += [f"others at {listed(other)}"] * bool(other)
+    return f"{seeds}: {', '.join(ends)}." if ends else f"{seeds}."
 
 
 def methods_table(frames: dict[str, pd.DataFrame]) -> str:
@@ -129,6 +155,5 @@ def methods_table(frames: dict[str, pd.DataFrame]) -> str:
     return (
         wb.to_markdown(wide[[*order, *wide.columns.difference(order)]], digits=3)
         + "\n\nMeans over seeds; accuracies of up to 600 items a suite (30 a subtask of BLiMP and MMLU), "
-        "most of them near a guess for this model. Of the iterated model only perplexity and ARC-Challenge "
-        "were measured. LaCo by its equation reached 23 layers, not 22.\n"
+        "most of them near a guess for this model. LaCo by its equation reached 23 layers, not 22.\n"
     )

@@ -70,13 +70,35 @@ def test_a_second_seed_with_the_same_rows_changes_no_share_and_no_mean(page, rec
     assert page.divergence_text(two).replace(" | 2 |", " | 1 |") == page.divergence_text(one)
 
 
-@pytest.mark.parametrize(("shift", "wanted"), [(0, "confirmed"), (20, "refuted")])
+@pytest.mark.parametrize(
+    ("shift", "wanted"), [(0, "confirmed at 26, 22 and 20"), (20, "refuted at 26, confirmed at 22 and 20")]
+)
 def test_iterating_is_judged_seed_by_seed(page, record, shift, wanted):
     scores = record[0]["iterate_scores"].copy()
     scores.loc[scores["method"] == "iterate", "value"] += shift
-    said = page.claims({"iterate_scores": scores}).set_index("claim").loc["C9", "verdict"]
-    assert f"{wanted} at 26 layers left" in said
-    assert "undecided (one seed) at 22 layers left" in said
+    first, other = (
+        page.claims({"iterate_scores": some}).set_index("claim").loc["C9"]
+        for some in (
+            scores,
+            scores[(scores["seed"] == 0) | (scores["layers"] != 22)],
+        )
+    )
+    assert first["verdict"].startswith(f"{wanted} layers left with the same updates a recovery; ")
+    assert "undecided (one seed) at 22" in other["verdict"] and "(one seed)" not in first["verdict"]
+
+
+def test_more_rows_are_compared_within_a_set_and_a_seed(page, record):
+    table = record[0]["recovery"]
+    own = table.query("variant == 'self-distilled'").set_index(["data", "seed", "rows"])["recovery"]
+    pairs = [("alpaca", 1, 8000), ("alpaca", 2, 8000), ("gsm8k", 0, 7373)]
+    gains = [own[data, seed, rows] - own[data, seed, 2000] for data, seed, rows in pairs]
+    said = page.claims(record[0]).set_index("claim").loc["C6"]
+    assert said["number"].startswith(f"recovery of self-distilled {sum(gains) / 3:+.3f} [")
+    assert all(f"{gain:+.3f}" in said["number"] for gain in gains)
+    few = table[table["rows"] == 2000]
+    assert (
+        page.claims({**record[0], "recovery": few}).set_index("claim").loc["C6", "verdict"] == "not measured"
+    )
 
 
 def test_one_state_in_three_seeds_is_a_mean_between_its_ends(page, record):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BatchEncoding
 
+from workbench.bars import tqdm
 from workbench.models.batches import (
     commonest_token,
     each_text,
@@ -197,6 +200,23 @@ def test_each_text_is_measured_once_and_comes_back_in_its_place(model, tokenizer
     assert found.tolist() == [[len(ids), int(ids[0])] for ids in tokens]
     assert model.training
     model.eval()
+
+
+def test_a_bar_moves_inside_a_batch_and_ends_without_a_word_of_it(model, monkeypatch):
+    shown = []
+    monkeypatch.setattr(tqdm, "display", lambda bar, *_, **__: shown.append((bar.n, bar.postfix or "")))
+    monkeypatch.setattr(time, "time", count(10**11, 10).__next__)  # ten seconds from call to call
+    tokens = read_tokens(model, None, [[3, 4, 5], [6, 7], [8, 9]], 8)
+    one = make_batches(tokens, batch_size=3, model=model)
+    losses = each_text(model, one, lambda batch: model(batch.ids).logits.sum(dim=(1, 2)), title="x")
+    assert losses.shape == (3,)
+    layers = [
+        f"layer {layer} of {len(model.model.layers)}" for layer in range(1, len(model.model.layers) + 1)
+    ]
+    told = [(n, said) for n, said in shown if said]
+    assert told == [(0, f"{where}, step {step}") for step, where in enumerate([*layers, "output"], 1)]
+    assert shown[-1] == (3, "")
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_what_a_frame_was_measured_on_follows_the_tokens(model):

@@ -9,11 +9,12 @@ earlier tokens do feel what comes behind them is noticed (``padding_is_felt``): 
 from __future__ import annotations
 
 import hashlib
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from workbench.bars import tqdm
 from workbench.checks import whole_number
-from workbench.models.hooks import inference
+from workbench.models.hooks import hooked, inference
 from workbench.models.identity import describe_model
-from workbench.models.layers import layer_container, longest_context, of_its_positions, unwrap
+from workbench.models.layers import decoder_layers, layer_container, longest_context, of_its_positions, unwrap
 from workbench.models.probes import input_device, padding_is_felt, rotary_limits
 
 
@@ -155,10 +156,38 @@ def each_text(
         title: of the progress bar.
         progress: show the bar.
     """
-    with inference(model):
-        parts = [measure(batch) for batch in tqdm(batches, desc=title, disable=not progress)]
+    total = sum(len(batch.texts) for batch in batches)
+    with (
+        inference(model),
+        tqdm(total=total, desc=title, unit="text", disable=not progress) as bar,
+        hooked() as hooks,
+    ):
+        hooks += _told(model, bar)
+        parts = []
+        for batch in batches:
+            parts.append(measure(batch))
+            bar.set_postfix_str("", refresh=False)
+            bar.update(len(batch.texts))
     order = np.argsort([text for batch in batches for text in batch.texts])
     return torch.cat(parts)[torch.from_numpy(order)]
+
+
+def _told(model: nn.Module, bar: tqdm) -> list[Any]:
+    """Let a bar say which layer runs: a batch may take minutes. Returns the handles of the hooks."""
+    steps, layers, head = count(1), decoder_layers(model), unwrap(model).get_output_embeddings()
+
+    def hook(where: str) -> Callable[..., None]:
+        def tell(*_: Any) -> None:
+            step, now = next(steps), time.time()
+            if now - bar.last_print_t >= bar.mininterval:
+                bar.set_postfix_str(f"{where}, step {step:,}")
+                bar.last_print_t = now
+
+        return tell
+
+    named = {f"layer {number} of {len(layers)}": layer for number, layer in enumerate(layers, 1)}
+    named |= {"output": head} if head is not None else {}
+    return [] if bar.disable else [one.register_forward_pre_hook(hook(where)) for where, one in named.items()]
 
 
 def measured_on(
