@@ -61,30 +61,6 @@ def test_the_demo_prints_what_will_run_and_the_summary(folder: Path, tmp_path: P
     assert open_run("demo", root=tmp_path / "runs").files() == ["one.csv", "summary.csv"]
 
 
-def test_an_idle_core_makes_the_stages_of_a_notebook_that_reads_nothing(folder, tmp_path, monkeypatch):
-    """Once, for the whole demo as it is; it is over when the command is."""
-    write(folder / "07_iterative_recovery.ipynb", OPEN)
-    started, start = [], subprocess.Popen
-    stand_in = [sys.executable, "-c", "import time; time.sleep(100)"]
-
-    def seen(command, **settings):
-        ahead = command[1:5] == ["-m", "workbench", "run", "demo"]
-        process = start(stand_in if ahead else command, **settings)
-        if ahead:
-            started.append((command[5:], settings["env"]["OMP_NUM_THREADS"], process))
-        return process
-
-    monkeypatch.setattr("workbench.__main__.subprocess.Popen", seen)
-    root = str(tmp_path / "runs")
-    assert main(["demo", "--root", root, "--set", "rows=2"]) == main(["run", "own", "--root", root]) == 0
-    assert not started
-    (tmp_path / "runs/demo/notebooks/07_iterative_recovery.ipynb").unlink()
-    assert main(["demo", "--root", root]) == main(["demo", "--root", root]) == 0
-    [(asked, threads, process)] = started
-    assert asked == ["07_iterative_recovery", "--root", root] and threads == "1"
-    assert process.poll() is not None
-
-
 def test_an_own_run_takes_chosen_notebooks(folder: Path, tmp_path: Path, capsys):
     arguments = ["run", "other", "00", "--root", str(tmp_path), "--set", "model_name=a/b", "--set", "rows=1"]
     assert main(arguments) == 0

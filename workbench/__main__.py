@@ -9,8 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from workbench.runs.run import Run, open_run
 
 #: the whole run's summary; before its last notebook has run, the one of notebook 00
 SUMMARIES = ("summary.csv", "start_here/summary.csv")
-#: the demo's notebook that reads nothing of the others: when its turn comes, its stages are there
-AHEAD = "07_iterative_recovery"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,31 +51,13 @@ def _notebooks(options: argparse.Namespace) -> int:
     if options.dry_run:
         print("\n".join(planned(notebooks, run)))
         return 0
-    chosen = options.name != "demo" or options.notebooks or options.set or options.preset
-    new = [] if chosen else [copy.stem for _, copy, *_ in notebooks if not copy.exists()]
     try:
-        with _ahead(run) if AHEAD in new else nullcontext():
-            run_notebooks(notebooks, run)
+        run_notebooks(notebooks, run)
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     _report(run)
     return 0
-
-
-@contextmanager
-def _ahead(run: Run) -> Iterator[None]:
-    """Let a core that is idle compute the stages of a notebook that reads nothing of the others."""
-    from workbench.runs.notebooks import kernel_environment
-
-    command = [sys.executable, "-m", "workbench", "run", run.name, AHEAD, "--root", str(run.folder.parent)]
-    environment = {**os.environ, **kernel_environment(run), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -140,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     types = {"int": int, "setting": _setting}
     for name, told in table["commands"].items():
         command = commands.add_parser(name, help=told["help"])
-        command.set_defaults(command=does[name], name=name)
+        command.set_defaults(command=does[name])
         for option in told["takes"]:
             given = dict(told.get(option) or table["options"][option])
             given |= {"type": types[given["type"]]} if "type" in given else {}
