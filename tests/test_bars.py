@@ -57,8 +57,7 @@ def test_in_a_terminal_it_is_text(capsys):
 
 
 @pytest.mark.slow
-def test_in_a_notebook_no_widget_and_no_text_is_left(run, monkeypatch):
-    monkeypatch.setattr("workbench.runs.notebooks.drop_dead_widgets", lambda notebook: None)
+def test_in_a_notebook_no_widget_and_no_text_is_left(run):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (CELL, AGAIN)])
     cell, again = execute(notebook, run.folder / "test.ipynb", run).cells
     assert [one.data["text/plain"] for one in again.outputs] == [

@@ -7,6 +7,8 @@ from drafts import without
 from tiny import tiny_model, tiny_tokenizer
 
 import workbench as wb
+from workbench.speculation import decoder
+from workbench.speculation import speed as speed_module
 from workbench.speculation.rule import theory_speed_up
 from workbench.speculation.speed import draft_speed, speed_ups
 
@@ -42,3 +44,23 @@ def test_what_is_timed_is_greedy_and_takes_no_sampling(sampling):
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     with pytest.raises(ValueError, match=f"times greedy decoding and takes no {next(iter(sampling))}"):
         wb.draft_speed(model, tokenizer, [without(2)], ["Anna"], **sampling)
+
+
+def test_both_sides_run_on_the_same_decoder_and_nothing_is_prepared_while_it_is_timed(monkeypatch):
+    """A prompt longer than the first, and a last batch of fewer rows, would have a round captured anew."""
+    made, kinds, own, once = [], set(), decoder.recorded, speed_module._Bench._one
+    monkeypatch.setattr(decoder, "recorded", lambda *args: made.append(args) or own(*args))
+
+    def counted(bench, one, batch):
+        kinds.add(type(one))
+        before = len(made)
+        told = once(bench, one, batch)
+        return told | {"made": len(made) - before}
+
+    monkeypatch.setattr(speed_module._Bench, "_one", counted)
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    prompts = ["Anna", "a dog " * 60, "Anna has 12 apples.", "Ein Hund " * 20, "The answer"]
+    settings = {"draft_lengths": [2], "max_new_tokens": 6, "ends": False}
+    for rows in (1, 2):
+        speed = draft_speed(model, tokenizer, [without(2)], prompts, rows=rows, **settings)
+        assert kinds == {decoder.DraftDecoder} and made and not speed["made"].any()

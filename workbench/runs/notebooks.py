@@ -114,7 +114,7 @@ def run_notebooks(notebooks: Prepared, run: Run) -> list[Path]:
     with ThreadPoolExecutor(1) as behind:  # a page is written while the next kernel starts
         for number, (notebook, copy, values, _) in enumerate(notebooks, 1):
             label, started = f"[{number}/{len(notebooks)}] {copy.stem:<{width}}", time.perf_counter()
-            pages.append(behind.submit(_leave, _executed(notebook, copy, run, values, label), copy, run))
+            pages.append(behind.submit(_leave, execute(notebook, copy, run, values, label=label), copy, run))
             say_line(f"{label}  {time.perf_counter() - started:6.1f} s")
     return [page.result() for page in pages]
 
@@ -140,11 +140,11 @@ def execute(
     *,
     label: str = "",
 ) -> NotebookNode:
-    """Execute a notebook in a fresh kernel of this Python, and write the executed copy and its page.
+    """Execute a notebook in a fresh kernel of this Python.
 
     Args:
         notebook: what to run; it stays as it is.
-        copy: the file for the executed copy, written whole at the end; its name goes to the provenance of
+        copy: the file for the executed copy, which is not written here; its name goes to the provenance of
             the results.
         run: where the results go.
         parameters: values for a cell below the parameters cell.
@@ -157,15 +157,6 @@ def execute(
     Raises:
         NotebookFailed: when a cell raises or the kernel dies; the partial copy is ``<name>.failed.ipynb``.
     """
-    executed = _executed(notebook, copy, run, parameters, label)
-    _leave(executed, copy, run)
-    return executed
-
-
-def _executed(
-    notebook: NotebookNode, copy: Path, run: Run, parameters: Mapping[str, Any] | None, label: str
-) -> NotebookNode:
-    """Execute a notebook in a fresh kernel; one that fails is left as its partial copy."""
     lost = False
     progress = told(label, len(notebook.cells) + bool(parameters), times_of(notebook, copy))
     with tempfile.TemporaryDirectory() as temporary, progress as cell_starts:

@@ -106,7 +106,7 @@ def _cut_back(cache: Any, tokens: int) -> None:
 
 
 def draft_decoder(
-    target: Any, draft: Any, how: Drafting, *, slots: int, engine: str = "auto"
+    target: Any, draft: Any, how: Drafting, *, slots: int, engine: str = "auto", at_once: bool = False
 ) -> DraftDecoder | CachedDecoder:
     """Return the decoder for two models: static caches where they are exact for the target.
 
@@ -116,6 +116,7 @@ def draft_decoder(
         how: draft length, temperature and ends.
         slots: tokens of the longest prompt with its response.
         engine: ``"auto"``, ``"static"`` or ``"transformers"``.
+        at_once: prepare for so many slots at once, whatever is decoded first.
 
     Raises:
         ValueError: for another engine; for ``"static"`` where it is not exact, by the reason.
@@ -123,7 +124,7 @@ def draft_decoder(
     one_of(engine, ENGINES, "engine")
     reason = "" if engine == "transformers" else why_not_static(target, slots)
     if reason is None:
-        return DraftDecoder(target, draft, how)
+        return DraftDecoder(target, draft, how, slots if at_once else 0)
     if engine == "static":
         raise ValueError(f"engine='static' cannot run this model: {reason}; take 'transformers' or 'auto'")
     return CachedDecoder(target, draft, how)

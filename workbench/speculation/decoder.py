@@ -130,10 +130,12 @@ class DraftDecoder:
         draft: another model of the same vocabulary (see ``draft_view``). None with a draft length of 0
             decodes plainly, with another one it proposes nothing but zeros: what reading them costs.
         how: draft length, temperature and ends.
+        slots: tokens of the longest prompt with its response, so that nothing is prepared anew for it; 0
+            prepares for each batch.
     """
 
-    def __init__(self, target: Any, draft: Any, how: Drafting) -> None:
-        self.how, self.k = how, how.draft_length
+    def __init__(self, target: Any, draft: Any, how: Drafting, slots: int = 0) -> None:
+        self.how, self.k, self.least = how, how.draft_length, slots
         self.target = _Side(target)
         self.draft = _Side(draft) if self.k and draft is not None else None
         self.sides = [self.target] if self.draft is None else [self.target, self.draft]
@@ -164,8 +166,8 @@ class DraftDecoder:
             max_new_tokens: at least 1.
             indices: the number of each prompt, by which its random numbers are drawn; None for 0, 1, ...
         """
-        longest = max(map(len, prompts))
-        self._prepare(len(prompts), longest + max_new_tokens + 2 * self.k + 2, max_new_tokens)
+        slots = max(self.least, max(map(len, prompts)) + max_new_tokens) + 2 * self.k + 2
+        self._prepare(len(prompts), slots, max_new_tokens)
         self._begin(prompts, indices or range(len(prompts)))
         if self.replay is None:
             state = [self.tokens, self.at, self.round, self.finished, self.sound, self.log]
