@@ -77,3 +77,14 @@ def test_a_choice_is_touched_once_anything_was_chosen(picker):
     picker.set_state({"_chosen": [4]})
     picker.undo()
     assert picker.touched
+
+
+def test_observers_hear_of_a_click_before_anything_is_sent_and_other_windows_do_once_it_has_settled():
+    picker, told = BlockPicker(distance_frame(8), start=1, size=2), []
+    picker._send = lambda message, buffers=None: told.append(message)
+    picker.observe(lambda change: told.append(change["new"]), "layers")
+    picker.set_state({"_chosen": [4, 5]})  # as the page sends it
+    assert told[0] == (4, 5)
+    assert not any("_chosen" in message["state"] for message in told[1:])
+    picker._still.now()
+    assert told[-1]["method"] == "update" and told[-1]["state"]["_chosen"] == [4, 5]

@@ -38,7 +38,8 @@ class LayerChoice(anywidget.AnyWidget):
     layers = tr.Tuple()
 
     _layers = tr.List(tr.Int()).tag(sync=True)
-    _chosen: Any = tr.List().tag(sync=True)
+    # no echo: it would stand before what observers send, which then waits 40 ms for its acknowledgement
+    _chosen: Any = tr.List().tag(sync=True, echo_update=False)
     _steps = tr.List(default_value=[0, 0]).tag(sync=True)
 
     _moving = False

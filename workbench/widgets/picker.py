@@ -111,7 +111,7 @@ class BlockPicker(LayerChoice):
             ValueError: for missing columns, repeated blocks, a frame that leaves open which layers the model
                 has, a frame of another model, or a first choice that the frame does not hold.
         """
-        self._still = Still(f"bp-still-{uuid4().hex[:12]}", self.picture, self._words)
+        self._still = Still(f"bp-still-{uuid4().hex[:12]}", self.picture, self._words, self._tell_all)
         for name, given in (("distances", distances), ("savings", savings)):
             if isinstance(given, pd.DataFrame):
                 check_frame(name, given)
@@ -274,6 +274,9 @@ class BlockPicker(LayerChoice):
     def _looking(self) -> Looks:
         assert self._looks is not None
         return self._looks
+
+    def _tell_all(self) -> None:
+        self.send_state("_chosen")  # to other windows: the page that chose gets no echo
 
     def _moved(self) -> None:
         self._still.later()

@@ -9,6 +9,7 @@ import base64
 import threading
 from collections.abc import Callable
 from html import escape
+from typing import Any
 
 from workbench.bars import Spot
 
@@ -20,15 +21,18 @@ _WORDS = "A picture of the picker as it was shown last. To click in it, run its 
 class Still:
     """A picture that is displayed once with the live view, hidden by it, and kept up to date."""
 
-    def __init__(self, name: str, draw: Callable[[], str], words: Callable[[], str]) -> None:
+    def __init__(
+        self, name: str, draw: Callable[[], str], words: Callable[[], str], settled: Callable[[], Any]
+    ) -> None:
         """Begin without a display.
 
         Args:
             name: a class of the page that nothing else has; the live view hides what bears it.
             draw: returns the picture as SVG.
             words: say what the picture shows.
+            settled: called once nothing has changed for a while.
         """
-        self.name, self._draw, self._words = name, draw, words
+        self.name, self._draw, self._words, self._settled = name, draw, words, settled
         self._drawn: str | None = None
         self._spot = Spot(name)
         self._timer: threading.Timer | None = None
@@ -59,6 +63,7 @@ class Still:
     def now(self) -> None:
         """Draw it again where it is displayed and shows something else."""
         self.close()
+        self._settled()
         if self._drawn is not None and self._drawn != self._draw():
             self._spot.show(self.bundle())
 
