@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -63,10 +64,17 @@ class tqdm(_TextBar):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.spot = Spot()
+        self.last_print_t = 0.0
         self.in_notebook = _in_notebook()
         if self.in_notebook:
             options = {"mininterval": 0.5, **options, "file": io.StringIO()}
         super().__init__(*arguments, **options)
+
+    def say(self, text: str) -> None:
+        """Show a text behind the bar while a step takes long, no oftener than the bar itself."""
+        if not self.disable and (now := time.time()) - self.last_print_t >= self.mininterval:
+            self.set_postfix_str(text)
+            self.last_print_t = now
 
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         """Show how far it is; an empty message takes the bar away."""

@@ -17,6 +17,7 @@ from tiny import breaks_at, tiny_model, tiny_tokenizer
 from transformers.utils import chat_template_utils
 
 import workbench as wb
+from workbench.generation import responses
 from workbench.generation.engines import in_halves
 from workbench.generation.prompts import chat_prompt, context_length, end_tokens, token_ids
 from workbench.generation.responses import asked_ids, generate_responses, respond, response_batches
@@ -365,3 +366,11 @@ def test_logits_that_are_no_numbers_far_into_a_prompt_give_no_response(architect
         assert len(ask(ids[:1], temperature=temperature)) == 1
         with pytest.raises(ValueError, match=r"logits are not finite on these texts: its weight .* is not"):
             ask(ids, temperature=temperature)
+
+
+@pytest.mark.parametrize("engine", ["static", "transformers"])
+def test_the_bar_counts_tokens_while_a_batch_runs(llama, tokenizer, capsys, monkeypatch, engine):
+    monkeypatch.setattr(responses, "tqdm", partial(responses.tqdm, mininterval=0))
+    generate_responses(llama, tokenizer, ["hello", "a dog"], max_new_tokens=24, engine=engine)
+    said = capsys.readouterr().err
+    assert "0/2" in said and "token 16 of 24" in said.split("2/2")[0]

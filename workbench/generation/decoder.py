@@ -34,6 +34,12 @@ CHECK_EVERY = 8
 
 #: tokens of each prompt
 Prompts = Sequence[Sequence[int]]
+#: hears now and then how many tokens the rows of a batch have
+Tell = Callable[[int], None]
+
+
+def quiet(_: int) -> None:
+    """Hear nothing."""
 
 
 class StaticDecoder:
@@ -45,10 +51,18 @@ class StaticDecoder:
         pad: token that fills rows that have ended.
         temperature: 0 for greedy.
         compiled: also compile the decoder layers (seconds, once; then about a fifth faster).
+        tell: called now and then with the tokens that a batch has by then.
     """
 
     def __init__(
-        self, model: Any, *, ends: Sequence[int], pad: int, temperature: float = 0.0, compiled: bool = False
+        self,
+        model: Any,
+        *,
+        ends: Sequence[int],
+        pad: int,
+        temperature: float = 0.0,
+        compiled: bool = False,
+        tell: Tell = quiet,
     ) -> None:
         self.model, self.pad, self.temperature, self.compiled = unwrap(model), pad, temperature, compiled
         self.device, self.on_gpu = self.model.device, self.model.device.type == "cuda"
@@ -56,6 +70,7 @@ class StaticDecoder:
         self.layers = list(decoder_layers(self.model))
         self.bounds_only = _kernel_fits(self.model)
         self.rows = self.slots = self.room = 0
+        self.tell = tell
         self.replay: Any = None
 
     @contextmanager
@@ -106,6 +121,7 @@ class StaticDecoder:
             self.replay()
             if step % CHECK_EVERY < CHECK_EVERY - 1:
                 continue
+            self.tell(step + 1)
             if bool(self.finished.all()):
                 break
             if not self.on_gpu and self.finished.sum() * 4 >= len(rows):

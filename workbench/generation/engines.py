@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList
 
-from workbench.generation.decoder import StaticDecoder, why_not_static
+from workbench.generation.decoder import StaticDecoder, Tell, quiet, why_not_static
 from workbench.generation.sampling import sampled
 from workbench.models.hooks import compiling_pays, not_finite
 
@@ -24,7 +24,7 @@ Decode = Callable[[list[Sequence[int]], "torch.Tensor | None"], list[list[int]]]
 
 @contextmanager
 def decoder_of(
-    engine: str, model: Any, temperature: float, *, longest: int, new: int, total: int
+    engine: str, model: Any, temperature: float, *, longest: int, new: int, total: int, tell: Tell = quiet
 ) -> Iterator[Decode]:
     """Give what turns prompts into new tokens, by the engine that was asked for.
 
@@ -35,16 +35,17 @@ def decoder_of(
         longest: tokens of the longest prompt.
         new: tokens of the longest response.
         total: tokens of all prompts and responses at most.
+        tell: called now and then with the tokens that a batch has by then.
     """
     plain = engine == "transformers" or (engine == "auto" and total < WORTH_PREPARING)
     reason = "" if plain else why_not_static(model, longest + new)
     if engine == "static" and reason:
         raise ValueError(f"engine='static' cannot run this model: {reason}; take 'transformers' or 'auto'")
     if reason is not None:
-        yield lambda rows, uniforms: _generate(model, rows, temperature, uniforms)
+        yield lambda rows, uniforms: _generate(model, rows, temperature, uniforms, tell)
         return
     marks = {"ends": model.generation_config.eos_token_id or [], "pad": model.generation_config.pad_token_id}
-    how: dict[str, Any] = {"temperature": temperature, "compiled": compiling_pays(model, total)}
+    how: dict[str, Any] = {"temperature": temperature, "compiled": compiling_pays(model, total), "tell": tell}
     decoder = StaticDecoder(model, **marks, **how)
     with decoder.ready():
         yield lambda rows, uniforms: decoder(rows, new, uniforms)
@@ -76,7 +77,7 @@ def in_halves(decode: Decode, rows: list[Sequence[int]], uniforms: torch.Tensor 
 
 @torch.no_grad()
 def _generate(
-    model: Any, rows: list[Sequence[int]], temperature: float, uniforms: torch.Tensor | None
+    model: Any, rows: list[Sequence[int]], temperature: float, uniforms: torch.Tensor | None, tell: Tell
 ) -> list[list[int]]:
     """Return the new tokens of one batch of prompts by the model's own ``generate``."""
     length = max(map(len, rows))
@@ -88,6 +89,7 @@ def _generate(
 
     def watched(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Note whether logits are finite: an argmax would take the first that is no number."""
+        tell(input_ids.shape[1] - length)
         sound.logical_and_(scores.amax(dim=-1).isfinite().all().to(sound.device))
         return scores
 

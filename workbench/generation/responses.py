@@ -226,12 +226,10 @@ def response_batches(
     total, number = sum(costs), place()[0]
     hidden = not progress or number > 0
     todo = [batch for batch, owner in zip(todo, shares(costs), strict=True) if owner == number]
-    sizes = {"longest": max(lengths), "new": max_new_tokens, "total": total}
-    with (
-        _own_settings(model, settings),
-        decoder_of(engine, model, temperature, **sizes) as decode,
-        tqdm(total=sum(map(len, todo)), desc="generate", unit="prompt", disable=hidden) as bar,
-    ):
+    sizes: dict[str, Any] = {"longest": max(lengths), "new": max_new_tokens, "total": total}
+    bar = tqdm(total=sum(map(len, todo)), desc="generate", unit="prompt", disable=hidden)
+    sizes["tell"] = lambda n: bar.say(f"token {n:,} of {max_new_tokens:,}")
+    with bar, _own_settings(model, settings), decoder_of(engine, model, temperature, **sizes) as decode:
         started, tokens = time.perf_counter(), 0
         for batch in todo:
             uniforms = _uniforms(batch, seed, max_new_tokens) if temperature else None

@@ -9,7 +9,6 @@ earlier tokens do feel what comes behind them is noticed (``padding_is_felt``): 
 from __future__ import annotations
 
 import hashlib
-import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -178,10 +177,7 @@ def _told(model: nn.Module, bar: tqdm) -> list[Any]:
 
     def hook(where: str) -> Callable[..., None]:
         def tell(*_: Any) -> None:
-            step, now = next(steps), time.time()
-            if now - bar.last_print_t >= bar.mininterval:
-                bar.set_postfix_str(f"{where}, step {step:,}")
-                bar.last_print_t = now
+            bar.say(f"{where}, step {next(steps):,}")
 
         return tell
 

@@ -14,6 +14,7 @@ import pandas as pd
 from workbench.evaluation.recovery import average_recovery
 from workbench.evaluation.scores import Prefer, category_scores, headline, task_names
 from workbench.statistics import holm
+from workbench.tables.markup import task_label
 from workbench.tables.sentences import counted, each_row, escaped, named, percent, span
 
 
@@ -126,7 +127,7 @@ def _pair_line(pair: tuple[str, str], part: pd.DataFrame) -> str:
     """Return where the first of a pair is clearly better and worse than the second."""
     told, clear = [], part[part["clear"]]
     for word, rows in (("better", clear[clear["gain"] > 0]), ("worse", clear[clear["gain"] < 0])):
-        tasks = [f"*{escaped(row['task'])}* ({_gap(row)})" for row in rows.to_dict("records")]
+        tasks = [f"*{escaped(task_label(row['task']))}* ({_gap(row)})" for row in rows.to_dict("records")]
         told += [f"clearly {word} on {', '.join(tasks)}"] if tasks else []
     if rest := len(part) - len(clear):
         told.append(f"no clear difference on {rest} of {counted(len(part), 'task')}")
@@ -176,7 +177,8 @@ def depth_reading(depth: pd.DataFrame, *, share: float = 0.9) -> str:
 
 def _depth_line(name: Any, scores: pd.Series, share: float) -> str:
     """Return how far one task holds; ``scores`` by the number of layers that are out."""
-    task = f"*{escaped(name)}*" if not isinstance(name, tuple) else f"*{escaped(name[0])}* ({name[1]}-shot)"
+    label, shots = (name, "") if not isinstance(name, tuple) else (name[0], f" ({name[1]}-shot)")
+    task = f"*{escaped(task_label(label))}*{shots}"
     end = f"without {scores.index[-1]} it scores {scores.iloc[-1]:.2f}"
     if scores.loc[0] <= 0:
         return f"- {task} scores nothing with the whole model, so there is nothing to keep; {end}."
