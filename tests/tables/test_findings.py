@@ -57,8 +57,8 @@ def test_comparisons_and_flips_are_counted():
 def test_a_task_keeps_its_score_up_to_the_first_fall():
     rows = {"n_removed": [0, 1, 2, 3], "value": [1.0, 0.9, 0.5, 0.95], "n": 40, "higher_is_better": True}
     depth = pd.DataFrame(rows).assign(task="a_b*c", metric="acc")
-    first = findings.depth_reading(depth).splitlines()[0]
-    assert first == r"- *a b\*c* keeps 90 % of its score with up to 1 layer left out; without 3 it scores 0.95."
+    first = findings.depth_reading(depth).splitlines()[0].removeprefix("- ")
+    assert first == r"*a b\*c* keeps 90 % of its score with up to 1 layer left out; without 3 it scores 0.95."
 
 
 def pair(variant: str, against: str, task: str, difference: float, p_value: float) -> dict:
