@@ -10,6 +10,7 @@ from findings_iterate import iterating, listed
 from scipy import stats
 
 from workbench.tables.claims import CLAIMS, verdict
+from workbench.tables.markup import task_label
 
 #: what is said of a claim that no frame of the record speaks to
 UNTOUCHED = {
@@ -76,7 +77,7 @@ def blind(frames: Frames) -> Said:
 
 def collapse(frames: Frames) -> Said:
     guess = at_chance(frames["strategy_scores"])
-    number = f"not above a guess from the start: {', '.join(guess) or 'none'}"
+    number = f"not above a guess from the start: {', '.join(map(task_label, guess)) or 'none'}"
     return "undecided" if "mmlu" in guess else "see the scores", number, "the base's own scores"
 
 

@@ -10,6 +10,7 @@ from scipy import stats
 import workbench as wb
 from workbench.plots.style import new_figure
 from workbench.tables.claims import verdict
+from workbench.tables.markup import task_label
 
 NAMES = {
     "iterate": "IteRABRe: one layer at a time",
@@ -150,7 +151,8 @@ def methods_table(frames: dict[str, pd.DataFrame]) -> str:
     wide["wikitext"] = [f"{value:,.0f}" if value > 999 else f"{value:.1f}" for value in wide["wikitext"]]
     wide["phase"] = wide["phase"].replace(PHASES)
     wide["method"] = wide["method"].replace(NAMES)
-    wide = wide.rename(columns={"wikitext": "perplexity"})
+    names = {name: task_label(name) for name in near["task"].unique()}
+    wide = wide.rename(columns=names | {"wikitext": "perplexity"})
     order = [*keys, "seeds", "perplexity"]
     return (
         wb.to_markdown(wide[[*order, *wide.columns.difference(order)]], digits=3)

@@ -25,6 +25,7 @@ from measuring import RECORDS, ROOT
 
 import workbench as wb
 from workbench.plots.style import new_figure, variant_styles
+from workbench.tables.markup import task_label
 
 MARKS = "<!-- findings: written by benchmarks/findings_page.py -->", "<!-- end of findings -->"
 Text = Callable[[Frames], str]
@@ -180,7 +181,7 @@ def share_text(frames: Frames) -> str:
 
 @rests_on("drafts_recovery")
 def drafts_text(frames: Frames) -> str:
-    tasks = ", ".join(sorted(frames["drafts_scores"]["task"].unique()))
+    tasks = ", ".join(map(task_label, sorted(frames["drafts_scores"]["task"].unique())))
     means = frames["drafts_recovery"].groupby(["layers_left", "variant"])["average"].mean()
     lines = []
     for left, rows in means.groupby(level="layers_left"):
@@ -264,10 +265,11 @@ def score_summary(frames: Frames) -> str:
     above = above_chance(frames["strategy_scores"])
     wide = wide.assign(**{"nine sets": wide.mean(axis=1), "above chance": wide[above].mean(axis=1)})
     seeds = frames["scores"]["seed"].nunique()
+    guessed = map(task_label, at_chance(frames["strategy_scores"]))
     return (
-        table(wide.reset_index())
+        table(wide.rename(columns=task_label).reset_index())
         + f"\n{seeds} seed{'s, means over them' * (seeds > 1)}. At a guess from the start: "
-        + (f"{', '.join(at_chance(frames['strategy_scores']))}.")
+        + f"{', '.join(guessed)}."
     )
 
 
