@@ -186,7 +186,9 @@ def test_the_page_stays_for_the_next_image_and_draws_it_as_the_first(distances, 
     first = drawn("first")
     (tab,) = export._renderer(os.environ.get("BROWSER_PATH"))._kaleido.tabs_ready._queue
     page = tab._current_js_id
-    plots.save_figure(plots.distance_beside_damage(distances, damage).update_layout(height=900), tmp_path / "b")
+    plots.save_figure(
+        plots.distance_beside_damage(distances, damage).update_layout(height=900), tmp_path / "b"
+    )
     assert drawn("first") == first
     assert tab._current_js_id == page  # loaded anew, it would be another
 
