@@ -51,6 +51,7 @@ def test_few_shot_prompts_equal_the_harness(model, tokenizer, saved, project, fo
     assert set(ours["n_shot"]) == {3}
 
 
+@pytest.mark.slow
 def test_scores_equal_the_command_line(scored, saved, project, folder, tmp_path, monkeypatch):
     from lm_eval._cli import HarnessCLI
 

@@ -93,7 +93,7 @@ def step(tab: Tab, at: int) -> list[dict]:
     while tab.page.evaluate(busy):
         assert time.monotonic() < until, f"cell {at} does not end"
         seen.append(tab.page.evaluate(STATE))
-        tab.page.wait_for_timeout(100)
+        tab.page.wait_for_timeout(200)
     tab.page.wait_for_timeout(50)
     return [*seen, tab.page.evaluate(STATE)]
 
@@ -179,9 +179,11 @@ def second_run(world: World) -> Run:
 def by_hand(run: Run) -> dict[str, Path]:
     """Return the copies in JupyterLab that somebody ran to the end, by number."""
     copies = {path.stem[:2]: path for path in (run.folder / "lab").glob("0[1-9]_*.ipynb")}
-    last = {name: nbformat.read(path, as_version=4).cells for name, path in copies.items()}
-    done = {name: [one for one in cells if one.cell_type == "code"][-1] for name, cells in last.items()}
-    return {name: copies[name] for name, cell in done.items() if cell.execution_count}
+    last = {}
+    for name, path in copies.items():
+        cells = nbformat.read(path, as_version=4).cells
+        last[name] = [cell for cell in cells if cell.cell_type == "code" and cell.source][-1]
+    return {name: copies[name] for name, cell in last.items() if cell.execution_count}
 
 
 def executed(run: Run) -> dict[str, nbformat.NotebookNode]:
