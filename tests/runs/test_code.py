@@ -256,7 +256,8 @@ def test_a_file_named_in_the_code_counts_by_what_it_holds(run: Run, tmp_path, mo
 
 
 def test_code_is_the_same_in_every_process():
-    program = "from workbench.digests import code_parts as of; print(of((lambda x: x in {'a', 'bb', 'c'}).__code__))"
+    asked = "(lambda x: x in {'a', 'bb', 'c'}).__code__"
+    program = f"from workbench.digests import code_parts; print(code_parts({asked}))"
     environments = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "3", "4")]
     told = {subprocess.check_output([sys.executable, "-c", program], env=env) for env in environments}
     assert len(told) == 1
