@@ -116,7 +116,7 @@ def _is_rms_norm(module: nn.Module) -> bool:
         return False
 
 
-def _norm_forward(module: Any) -> Callable[[Tensor], Tensor]:
+def _norm_forward(module: Any) -> Callable[[Tensor], Any]:
     weight, epsilon = module.weight, getattr(module, "variance_epsilon", getattr(module, "eps", None))
     return lambda states: rms_norm(states, weight.shape, weight, epsilon)
 
