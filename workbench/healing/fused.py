@@ -61,15 +61,16 @@ def _is_plain_lora(module: nn.Module) -> bool:
 def _lora_forward(module: Any) -> Callable[..., Tensor]:
     (name,), own, base = module.active_adapters, module.forward, module.base_layer
     down, up, scale = module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
+    low_rank: Callable[..., Tensor] = _LowRank.apply
 
     def forward(x: Tensor, *args: Any, **settings: Any) -> Tensor:
         kind = x.device.type
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        given = (x, base.weight, base.bias, down, up, scale)
         if args or settings or not x.dtype == base.weight.dtype == mixed:
-            return own(x, *args, **settings)  # type: ignore[no-any-return]
+            result: Tensor = own(x, *args, **settings)
+            return result
         with torch.autocast(kind, enabled=False):
-            return _LowRank.apply(*given)  # type: ignore[no-any-return]
+            return low_rank(x, base.weight, base.bias, down, up, scale)
 
     return forward
 
@@ -104,8 +105,9 @@ def _scaled(one: Tensor, other: Tensor, scale: float) -> Tensor:
 def _is_rms_norm(module: nn.Module) -> bool:
     """Say whether a module does to a few random states what torch's norm does, to rounding."""
     weight = getattr(module, "weight", None)
-    frozen = isinstance(weight, nn.Parameter) and not weight.requires_grad
-    if not frozen or not type(module).__name__.endswith("RMSNorm"):
+    if not isinstance(weight, nn.Parameter) or not type(module).__name__.endswith("RMSNorm"):
+        return False
+    if weight.requires_grad:
         return False
     states = _random(4, *weight.shape).to(weight)
     try:
@@ -114,7 +116,7 @@ def _is_rms_norm(module: nn.Module) -> bool:
         return False
 
 
-def _norm_forward(module: Any) -> Callable[[Tensor], Tensor]:
+def _norm_forward(module: Any) -> Callable[[Tensor], Any]:
     weight, epsilon = module.weight, getattr(module, "variance_epsilon", getattr(module, "eps", None))
     return lambda states: rms_norm(states, weight.shape, weight, epsilon)
 
@@ -129,12 +131,14 @@ def _rotates(own: Any) -> bool:
 
 
 def _rotation(own: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+    turned: Callable[..., Tensor] = _Turned.apply
+
     def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **settings: Any) -> Any:
         alike = q.dtype == k.dtype == cos.dtype == sin.dtype and q.shape[-1] == cos.shape[-1]
         if args or settings or not alike:
             return own(q, k, cos, sin, *args, **settings)
         turn = (cos[:, None], sin[:, None])
-        return _Turned.apply(q, *turn), _Turned.apply(k, *turn)
+        return turned(q, *turn), turned(k, *turn)
 
     return rotate
 
