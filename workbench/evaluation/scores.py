@@ -169,17 +169,21 @@ def _main_metric(task: Any, metrics: list[str], prefer: Prefer) -> str:
 
 
 def accuracies(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
-    """Return one metric a task, and of those the ones where higher is better: shares, to be averaged.
+    """Return one metric a task, and of those the ones where higher is better, to be averaged.
 
     Raises:
-        ValueError: for a score above 1, which would outweigh all others.
+        ValueError: for scores of which some are shares and others reach above 1, and would outweigh them.
     """
     scores = headline(scores, prefer=prefer)
     if "higher_is_better" in scores:
         scores = scores[scores["higher_is_better"].astype(bool)]
-    if "value" in scores and len(above := scores[scores["value"] > 1 + 1e-9]):
-        task, metric, value = above.iloc[0][["task", "metric", "value"]]
-        raise ValueError(f"scores must be shares of at most 1 to be averaged, {task!r} ({metric}) has {value:g}")
+    if "value" in scores:
+        large = scores.groupby(["task", "metric"])["value"].max().loc[lambda most: most > 1 + 1e-9]
+        if 0 < len(large) < len(scores[["task", "metric"]].drop_duplicates()):
+            (task, metric), value = large.index[0], large.iloc[0]
+            raise ValueError(
+                f"scores must share a unit to be averaged, {task!r} ({metric}) reaches {value:g}"
+            )
     return scores
 
 

@@ -164,7 +164,7 @@ def merge_tensors(
                 told = {"tensor": name, "t": here, "angle": done.angle, "linear": done.linear}
                 rows.append(told | dict(zip(("changed_first", "changed_second"), changes, strict=True)))
         record = {"kept_layers": list(kept_layers(model)), "model": describe_model(model)}
-        merge = {"first": first.name, "second": second.name, "t": t, **how}
+        merge = {"first": first.name, "second": second.name, "t": np.asarray(t).tolist(), **how}
         with atomic_folder(out) as folder:
             write_tensors(folder, tensors, record | {"merge": merge})
     return pd.DataFrame(rows)
