@@ -268,9 +268,5 @@ def _there(name: str, value: Any, data: str | Path) -> Any:
 
 def _some(found: list[str], name: str, data: str | Path, known: Mapping[str, Any]) -> list[str]:
     if not found:
-        raise ValueError(
-            f"data must be a folder with sets for {name}, {data} holds none of "
-            f"{', '.join(list(known)[:8])}, ...; "
-            f"give {name}="
-        )
+        raise ValueError(f"data must hold sets for {name}, {data} has none of {', '.join([*known][:8])}, ...")
     return found

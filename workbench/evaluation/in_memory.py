@@ -137,8 +137,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         """Answer (text, context, continuation): inputs that begin alike share what they have in common."""
         pairs = [(np.asarray(c, np.int32), np.asarray(t, np.int32)) for _, c, t in requests]
         if (longest := max(len(continuation) for _, continuation in pairs)) > self.max_length:
-            least = f"at least {longest}, the longest answer in tokens"
-            raise ValueError(f"max_length must be {least}, got {self.max_length}")
+            raise ValueError(f"max_length must be at least an answer's {longest}, got {self.max_length}")
         users: dict[bytes, list[int]] = {}
         for number, pair in enumerate(pairs):
             text = np.concatenate(pair)[-(self.max_length + 1) :][:-1]
@@ -257,8 +256,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             ValueError: when it was one.
         """
         if rows == 1:
-            allowed = f"max_length must be smaller: of {self.max_length} tokens"
-            raise ValueError(f"{allowed}, no prompt fits into memory") from error
+            raise ValueError(f"max_length must be below {self.max_length} to fit into memory") from error
         self.most = rows // 2
         warnings.warn(f"{rows} prompts do not fit into memory; now {self.most}", stacklevel=2)
         if torch.cuda.is_available():

@@ -192,10 +192,7 @@ def _of_model(model: str | None, changes: dict[str, Any]) -> dict[str, Any]:
     listed = toml_beside(__file__, "gro_models")
     left = ", ".join(name for name in OF_MODEL if name not in changes)
     if model is None and left:
-        raise ValueError(
-            f"preset 'gro' sets {left} by the model: give model=, one of {', '.join(listed)} (or another, "
-            f"for the paper's commonest values), or give {left}"
-        )
+        raise ValueError(f"preset 'gro' sets {left} by model=, such as one of {', '.join(listed)}, got none")
     wanted = str(model).rstrip("/").rpartition("/")[2].lower()
     for name, settings in listed.items():
         if wanted == name.rpartition("/")[2].lower():

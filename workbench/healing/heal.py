@@ -253,8 +253,8 @@ def lora_config(model: Any, config: HealingConfig) -> Any:
     found = lora_targets(model, config.targets)
     for name in ("dropout", "dora"):
         if found["target_parameters"] and getattr(config, name):
-            what = f"{name} must be {type(getattr(config, name))()}"
-            raise ValueError(f"{what} for a model whose experts are one tensor, got {getattr(config, name)}")
+            got = getattr(config, name)
+            raise ValueError(f"{name} must be {type(got)()} where experts are one tensor, got {got}")
     alpha: Any = 2 * config.rank if config.alpha is None else float(config.alpha)  # other readers want an int
     return LoraConfig(
         r=config.rank,

@@ -134,10 +134,7 @@ class Distillation(Objective):
         if sharded():
             raise ValueError("recovery runs on several GPUs by DDP; FSDP would spread the teacher's layers")
         if self.names_of(_OF_LOGITS) and self.head is None:
-            raise ValueError(
-                "loss: logits, kl and lm need a head that is one linear layer; leave them out, "
-                "loss={'hidden': 1, 'attention': 1}"
-            )
+            raise ValueError("loss: logits, kl and lm need a head that is one linear layer; leave them out")
 
     def begin(self, model: Any) -> None:
         """Begin with the weights of ``start``."""
@@ -334,7 +331,4 @@ def check_batch(n_samples: int, config: HealingConfig) -> None:
         ValueError: says both numbers.
     """
     if n_samples < config.batch_size:
-        raise ValueError(
-            f"examples must make at least batch_size={config.batch_size} sequences, got {n_samples}; give "
-            "more texts, or a smaller batch_size"
-        )
+        raise ValueError(f"examples must make at least batch_size={config.batch_size}, got {n_samples}")

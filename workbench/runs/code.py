@@ -125,8 +125,7 @@ class _Reached:
     def _value(self, name: str, value: Any) -> None:
         if type(value).__name__ == "Run":
             raise ValueError(
-                f"a stage must not read from the run ({name}), since what it reads is not followed; "
-                "read it first and pass it as an argument"
+                f"a stage must not read from the run ({name}); pass what it reads as an argument"
             )
         if not self._not_the_users(type(value)):  # an object of a class of the user's
             self._namespace(name, type(value))

@@ -43,10 +43,8 @@ class Journal:
             if not differences:
                 return
             if not overwrite:
-                raise ValueError(
-                    f"{self.path} was written with another {', another '.join(differences)}; "
-                    "give another file, or overwrite=True to begin it again"
-                )
+                other, way_out = ", another ".join(differences), "give another file, or overwrite=True"
+                raise ValueError(f"{self.path} was written with another {other}; {way_out}")
         write_text_atomic(self.path, _line({"journal": self.header}))
 
     def rows(self) -> list[dict[str, Any]]:

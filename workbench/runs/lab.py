@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from workbench.checks import told
+from workbench.digests import digest
 from workbench.places import ROOT
 from workbench.runs.files import write_text_atomic
 from workbench.runs.notebooks import kernel_environment, numbered_notebooks
@@ -129,5 +129,4 @@ def _shown(folder: Path) -> str:
 
 def _digest(notebook: NotebookNode) -> str:
     """Return what changes with an edit: the cells' text, not their outputs."""
-    cells = [[cell.cell_type, cell.source] for cell in notebook.cells]
-    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+    return digest([[cell.cell_type, cell.source] for cell in notebook.cells])

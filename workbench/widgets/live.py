@@ -96,8 +96,7 @@ class LiveLoss:
             ValueError: before the first row.
         """
         if not self.rows:
-            name = type(self).__name__
-            raise ValueError(f"{name} must have seen a row of a log before it can draw, it has seen none")
+            raise ValueError(f"{type(self).__name__} must have seen a row of a log to draw, it has seen none")
         fig = self._drawn(self.log())
         return fig.update_layout(title={"subtitle": {"text": plain(status)}}) if status else fig
 
