@@ -35,7 +35,7 @@ class TestLayers:
             (True, 1, None, "got True"),
             (2, 1, (0, 1, 3), "start must be one of the model's layers 0-1,3, got 2"),
             (3, 2, (0, 1, 3), "start at most 1 for size 2, got start 3"),
-            (0, 4, (0, 1, 3), "of a size up to 3"),
+            (0, 4, (0, 1, 3), "within 3 layers"),
         ],
     )
     def test_errors(self, start, size, layers, message):

@@ -136,7 +136,7 @@ class TestOverEndPoints:
         ("options", "message"),
         [
             ({"over": "points"}, "over must be one of texts, endpoints, both, got 'points'"),
-            ({"over": "endpoints"}, "needs angles at several points of each text: block_angles with"),
+            ({"over": "endpoints"}, r"needs block_angles\(position='random'\)"),
             ({"n_resamples": 0}, "n_resamples must be a whole number >= 1, got 0"),
             ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
         ],

@@ -103,5 +103,5 @@ class TestGreedy:
         influence = pd.DataFrame({"layer": range(5), "influence": range(5)})
         with pytest.raises(ValueError, match="size must be between 1 and 4 for a model of 5 layers, got 5"):
             greedy_layers(influence, [5])
-        with pytest.raises(ValueError, match="a metric must be a frame with layer"):
+        with pytest.raises(ValueError, match="a metric needs layer"):
             greedy_layers(influence.drop(columns="influence"), [1])

@@ -154,7 +154,10 @@ def test_texts_that_are_all_the_same_are_one_point():
     ("call", "message"),
     [
         (lambda: wb.response_changes(frame(BASE), {}), "others must be a mapping of names to"),
-        (lambda: response_changes(frame(BASE), {"v": frame(TERSE[:2])}), "1 ids are in one of them only"),
+        (
+            lambda: response_changes(frame(BASE), {"v": frame(TERSE[:2])}),
+            "ids .* are in one of them only",
+        ),
         (
             lambda: response_changes(frame(BASE, prompt="a"), {"v": frame(BASE, prompt="b")}),
             "v must answer the same prompts as base, but the prompt differs under 3 ids",

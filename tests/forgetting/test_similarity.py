@@ -122,7 +122,7 @@ def test_summary_is_the_mean_with_an_interval_by_variant():
 @pytest.mark.parametrize(
     ("base", "other", "message"),
     [
-        (frame(["a", "b"]), frame(["a"]), "1 ids are in one of them only, such as 'q1'"),
+        (frame(["a", "b"]), frame(["a"]), "ids such as 'q1' are in one of them only"),
         (frame(["a"]), frame(["a"]).assign(id=["p0"]), "2 ids"),
         (frame(["a"], prompt=["one"]), frame(["a"], prompt=["two"]), "the prompt differs"),
         (frame(["a"], instruction=["one"]), frame(["a"], instruction=["two"]), "the instruction differs"),

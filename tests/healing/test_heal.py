@@ -213,7 +213,7 @@ def test_healing_on_plain_texts_is_the_same_call(model, tokenizer, tmp_path):
         ({"examples": ["fine", " "]}, "number 1"),
         ({"response": "rewrite"}, r"needs the columns \['instruction', 'rewrite'\]"),
         ({"examples": make_examples(3).assign(reference=["a", "", "b"])}, "'row-1' has none"),
-        ({"config": HealingConfig(max_length=4)}, "no prompt fits max_length=4"),
+        ({"config": HealingConfig(max_length=4)}, "max_length must be above .*, got 4"),
         ({"config": HealingConfig(targets=["w9"])}, "targets must be"),
         ({"config": HealingConfig(max_steps=4, warmup_steps=4)}, "warmup_steps must be below the 4 updates"),
         ({"config": HealingConfig(epochs=1e-3)}, "epochs=0.001 of 3 examples is not one"),

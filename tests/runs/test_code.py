@@ -199,7 +199,7 @@ def test_whatever_form_the_users_code_has_it_is_followed(run: Run, mymetrics, fo
 
 def test_a_stage_that_reads_from_the_run_behind_its_back_is_refused(run: Run):
     run.write("a.csv", pd.DataFrame({"x": [1]}))
-    with pytest.raises(ValueError, match=r"must not read from the run .* pass it as an argument"):
+    with pytest.raises(ValueError, match=r"must not read from the run .* read it first and pass that"):
         run.frame("b.csv", lambda: run.read("a.csv"))
 
 

@@ -156,7 +156,7 @@ def test_what_is_known_of_the_variants_is_printed_before_their_scores(scores_8):
     notes = pd.DataFrame({"variant": [*TABLE_8], "Block size": [0, 2, 2, 8, 6]})
     table = recovery_table(scores_8, notes)
     assert list(table.columns[:2]) == ["Block size", "arc_challenge (25-shot)"]
-    with pytest.raises(ValueError, match="variants must name each scored variant once"):
+    with pytest.raises(ValueError, match="variants must name each of"):
         recovery_table(scores_8, notes.head(2))
 
 

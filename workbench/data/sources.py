@@ -111,8 +111,8 @@ class Source:
         if not found:
             raise ValueError(f"{self.name} has no usable row{behind} ({why()})")
         if draw.n is not None and len(found) < draw.n:
-            usable = f"{len(found)}, the usable rows of {self.name}{behind} ({why()})"
-            raise ValueError(f"n must be None or at most {usable}, got {draw.n}")
+            usable = f"{len(found)} for {self.name}, its usable rows{behind} ({why()})"
+            raise ValueError(f"n must be at most {usable}, got {draw.n}; None takes them all")
         return found
 
     def _drawn(self, seed: int) -> Iterator[tuple[int, Any]]:
@@ -192,7 +192,9 @@ def open_source(
     if label not in files:
         check_file(label, [*files, *known], other)
     if split != "train" or location is not None:
-        raise ValueError(f"split and location are for hub sets, {label} is none; got {split}, {location}")
+        raise ValueError(
+            f"split and location are for sets of the hub, not for {label}; got {split, location}"
+        )
     return Source(label, [row for file in files.get(label, [path]) for row in read_rows(file)])
 
 

@@ -42,9 +42,7 @@ def layers_of(start: int, size: int, *, layers: Sequence[int] | None = None) -> 
     if start not in kept:
         raise ValueError(f"start must be one of the model's layers {format_layers(kept)}, got {start}")
     if (first := kept.index(start)) + size > len(kept):
-        raise ValueError(
-            f"a block must end within the model's {len(kept)} layers, got start {start}, size {size}"
-        )
+        raise ValueError(f"a block must end within {len(kept)} layers, got start {start}, size {size}")
     return tuple(kept[first : first + size])
 
 

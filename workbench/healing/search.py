@@ -201,9 +201,7 @@ def _digests(learned: list[Sample], held_out: list[Sample]) -> dict[str, Any]:
 
     seen = {*map(prompt, learned)}
     if both := [row for row, sample in enumerate(held_out) if prompt(sample) in seen]:
-        raise ValueError(
-            f"held_out must share no prompt with examples, {len(both)} rows do, such as {both[0]}"
-        )
+        raise ValueError(f"held_out must share no prompt with examples, {len(both)} do, such as {both[0]}")
     return {"data": digest(learned), "held_out": digest(held_out)}
 
 

@@ -103,9 +103,7 @@ def _check_folder(folder: Path) -> None:
         hint = adapter if "adapter_config.json" in files else _gguf(folder, files)
         raise ValueError(f"{folder} is not a model folder: it has no config.json{hint}")
     if not files & {*_TOKENIZERS}:
-        raise ValueError(
-            f"{folder} has no tokenizer, none of {', '.join(_TOKENIZERS[:3])}, ...; save it there"
-        )
+        raise ValueError(f"{folder} has no tokenizer (none of {', '.join(_TOKENIZERS[:3])}, ...); save one")
     if not any(name.endswith(".safetensors") for name in files):
         if hint := _gguf(folder, files):
             raise ValueError(f"{folder} has no safetensors weights{hint}")

@@ -120,9 +120,7 @@ def _one_device(device_map: Any, device: Any) -> Any:
     one = f"cuda:{one}" if is_whole(one) else one
     if device is not None or not isinstance(one, str | torch.device) or one in _SPREAD:
         one_device = "one device such as 'cpu' or {'': 'cuda:0'}, with device=None"
-        raise ValueError(
-            f"device_map must be {one_device}, got {device_map!r}; quantization='nf4' takes less"
-        )
+        raise ValueError(f"device_map must be {one_device}, got {device_map!r}; 'nf4' takes less room")
     return one
 
 

@@ -102,9 +102,7 @@ def _check_savable(model: nn.Module, base: Any) -> None:
         raise ValueError(f"model must be a language model with its head, got {type(base).__name__}")
     tuned = next((name for name, module in base.named_modules() if hasattr(module, "base_layer")), None)
     if tuned or (model is not base and hasattr(model, "peft_config")):
-        raise ValueError(
-            f"model must have no adapter on it, there is one at {tuned}; leave or merge it first"
-        )
+        raise ValueError(f"model must have no adapter on it, one is at {tuned}; leave or merge it first")
     if getattr(base, "is_quantized", False):
         raise ValueError("model must have full weights to be saved: load and prune it with quantization=None")
     check_in_memory(base)

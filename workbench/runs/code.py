@@ -124,9 +124,7 @@ class _Reached:
 
     def _value(self, name: str, value: Any) -> None:
         if type(value).__name__ == "Run":
-            raise ValueError(
-                f"a stage must not read from the run ({name}); pass what it reads as an argument"
-            )
+            raise ValueError(f"a stage must not read from the run ({name}); read it first and pass that")
         if not self._not_the_users(type(value)):  # an object of a class of the user's
             self._namespace(name, type(value))
             if not is_dataclass(value) and not hasattr(value, "named_parameters"):
