@@ -71,7 +71,7 @@ class TestPickStability:
     def test_sizes_and_one_text(self):
         assert pick_stability(angle_frame(), [4, 2])["size"].tolist() == [2, 4]
         assert pick_stability(angle_frame(1))["stability"].isna().all()
-        with pytest.raises(ValueError, match="size must be between 1 and 5 for a model of 6 layers, got 6"):
+        with pytest.raises(ValueError, match="size must be between 1 and 5, below the depth, got 6"):
             pick_stability(angle_frame(), [6])
 
 
@@ -191,5 +191,5 @@ class TestCalibrationAblation:
             calibration_ablation({})
         with pytest.raises(ValueError, match="must come from one model"):
             calibration_ablation({"a": small, "b": mean_distances(angle_frame())})
-        with pytest.raises(ValueError, match="size must be between 1 and 4 for a model of 5 layers, got 6"):
+        with pytest.raises(ValueError, match="size must be between 1 and 4, below the depth, got 6"):
             calibration_ablation({"a": small}, [6])
