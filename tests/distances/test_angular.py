@@ -276,7 +276,7 @@ class TestErrors:
             ({"max_length": -3}, "max_length must be a whole number >= 1, got -3"),
             (
                 {"texts": ["long " * 300], "max_length": 4096},
-                "between 1 and the model's 256 positions",
+                "between 1 and 256, the model's positions",
             ),
             ({"batch_size": 0}, "batch_size must be a whole number >= 1, got 0"),
             ({"position": 1}, r"token between -1 and 0 \(the shortest text's\), got 1"),

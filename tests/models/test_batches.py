@@ -166,7 +166,7 @@ def test_the_commonest_token_is_given_as_text(tokenizer):
 def test_what_a_dynamic_rope_would_stretch_is_named():
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     with pytest.raises(
-        ValueError, match=r"between 1 and 16, .*got 30; beyond them its dynamic NTK rope places"
+        ValueError, match=r"between 1 and 16, .*got 30 for .*; beyond them its dynamic NTK rope places"
     ):
         read_tokens(
             tiny_model("llama", rope_parameters=rope, max_position_embeddings=16), None, [[3] * 30], 30

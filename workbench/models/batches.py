@@ -72,12 +72,14 @@ def read_tokens(model: nn.Module, tokenizer: Any, texts: Any, max_length: int) -
     longest = max(len(ids) for ids in tokens)
     positions = longest_context(unwrap(model).config) or longest
     if min(longest, max_length) > positions:
-        why = f"{max_length} and a text of {longest} tokens{of_its_positions(unwrap(model).config)}"
-        raise ValueError(f"max_length must be between 1 and the model's {positions} positions, got {why}")
+        got = f"{max_length} for a text of {longest} tokens{of_its_positions(unwrap(model).config)}"
+        raise ValueError(f"max_length must be between 1 and {positions}, the model's positions, got {got}")
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
     for number, ids in enumerate(tokens):
         if len(outside := ids[(ids < 0) | (ids >= vocabulary)]):
-            raise ValueError(f"token ids must be from 0 to {vocabulary - 1}, text {number} has {outside[0]}")
+            raise ValueError(
+                f"token ids must be between 0 and {vocabulary - 1}, text {number} has {outside[0]}"
+            )
     return [ids[:max_length] for ids in tokens]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from workbench.models.hooks import at_the_end, inference, kept
+from workbench.models.hooks import at_the_end, attribute_kept, inference
 from workbench.models.layers import decoder_forward, decoder_layers, unwrap
 from workbench.models.probes import input_device
 
@@ -92,7 +92,8 @@ def attention_watched(model: nn.Module) -> Iterator[None]:
     _Watch.own = "eager" if stack.config._attn_implementation == "eager" else "sdpa"
     ALL_ATTENTION_FUNCTIONS.register(NAME, _watched)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS[_Watch.own])
-    with at_the_end(lambda: setattr(_Watch, "see", None)), kept(configs, "_attn_implementation_internal"):
+    held = attribute_kept(configs, "_attn_implementation_internal")
+    with at_the_end(lambda: setattr(_Watch, "see", None)), held:
         for config in configs:
             config._attn_implementation_internal = NAME
         yield

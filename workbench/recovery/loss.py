@@ -25,7 +25,7 @@ from workbench.healing.launch import sharded
 from workbench.healing.losses import Head, Objective, head_of
 from workbench.healing.records import WEIGHTS
 from workbench.healing.samples import Sample
-from workbench.models.hooks import inference, kept, replaced_forwards, watch_states
+from workbench.models.hooks import attribute_kept, inference, replaced_forwards, watch_states
 from workbench.models.layers import decoder_forward, unwrap
 from workbench.recovery.attention import (
     Seen,
@@ -313,7 +313,7 @@ class _HiddenError(torch.autograd.Function):
 @contextmanager
 def _off(adapted: Sequence[Any]) -> Iterator[None]:
     """Let the adapters' modules pass on what the model's own weights make."""
-    with kept(adapted, "_disable_adapters"):
+    with attribute_kept(adapted, "_disable_adapters"):
         for module in adapted:
             module._disable_adapters = True
         yield
