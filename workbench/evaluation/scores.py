@@ -188,9 +188,7 @@ def score_table(rows: pd.DataFrame, keys: Sequence[str] = ("task", "n_shot")) ->
     table = rows.set_index(["variant", *keys])["value"].unstack(keys, sort=False)
     for name, row in table.iterrows():
         if missing := sorted({str(np.atleast_1d(column)[0]) for column in table.columns[row.isna()]}):
-            raise ValueError(
-                f"variants must be scored on the same tasks; {name!r} lacks {', '.join(missing)}"
-            )
+            raise ValueError(f"variants must be scored on equal tasks; {name!r} lacks {', '.join(missing)}")
     return table
 
 

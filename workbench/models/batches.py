@@ -77,9 +77,7 @@ def read_tokens(model: nn.Module, tokenizer: Any, texts: Any, max_length: int) -
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
     for number, ids in enumerate(tokens):
         if len(outside := ids[(ids < 0) | (ids >= vocabulary)]):
-            raise ValueError(
-                f"token ids must be between 0 and {vocabulary - 1}, text {number} has {outside[0]}"
-            )
+            raise ValueError(f"token ids must be from 0 to {vocabulary - 1}, text {number} has {outside[0]}")
     return [ids[:max_length] for ids in tokens]
 
 
