@@ -31,7 +31,7 @@ def test_presets_are_the_papers():
 
 
 def test_gro_without_its_model_is_refused_and_another_model_is_said():
-    with pytest.raises(ValueError, match=r"sets rank, learning_rate, max_length by model="):
+    with pytest.raises(ValueError, match=r"sets rank, learning_rate, max_length by the model: give model="):
         HealingConfig.preset("gro")
     with pytest.raises(ValueError, match=r"or give learning_rate, max_length$"):
         HealingConfig.preset("gro", rank=4)

@@ -141,7 +141,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
         found = run(model, tokenizer, examples, tmp_path / "a", config=config)
     hungry.handle.remove()
     assert [str(one.message).partition(":")[2] for one in told if "out of memory" in str(one.message)] == [
-        f" healing goes on with micro_batch_size={micro}, and batch_size stays 12" for micro in (6, 3)
+        f" now with micro_batch_size={micro}, and batch_size stays 12" for micro in (6, 3)
     ]
     assert hungry.seen[-1] <= 4
     columns = ["step", "epoch", "learning_rate", "tokens"]

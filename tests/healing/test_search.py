@@ -245,7 +245,7 @@ def test_held_out_rows_that_are_learned_are_refused(model, tokenizer, sets, tmp_
     for one, other, told in [
         (learned, learned, "16 do, such as 0"),
         (learned, shared, "1 do, such as 8"),
-        (learned, reworded, "16 of its 16"),
+        (learned, reworded, "16 do"),
         (texts, ["Some other text.", texts[0]], "1 do, such as 1"),
     ]:
         with pytest.raises(ValueError, match=f"held_out must share no prompt .*{told}") as error:

@@ -181,11 +181,9 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             fill: a last window that is short reads as much of the one before as fits, as in the harness.
         """
         if self.window < self.max_length and max(map(len, texts), default=0) > self.window + 1:
-            warnings.warn(
-                f"texts of more than {self.window} tokens are read in windows of so many, not of the model's "
-                f"{self.max_length}, whose logits would take too much memory; max_length= takes another",
-                stacklevel=1,  # once for all passes
-            )
+            why = f"the logits of the model's {self.max_length} would take too much memory"
+            said = f"texts are read in windows of {self.window} tokens, as {why}; max_length= takes another"
+            warnings.warn(said, stacklevel=1)  # once for all passes
         windows = [(k, *window) for k, ids in enumerate(texts) for window in self.windows(ids, fill)]
         self._expect(len(windows))
         sums = np.zeros(len(texts))

@@ -235,4 +235,4 @@ def _check_columns(rows: list[Any], local: LocalSet, path: str) -> None:
         if not isinstance(row, dict):
             raise ValueError(f"{path}: row {number} must be an object with columns, got {type(row).__name__}")
         if gap := next((column for column in local.columns.split() if row.get(column) is None), ""):
-            raise ValueError(f"{path}: column {gap!r} is missing in row {number}, which has {sorted(row)}")
+            raise ValueError(f"{path}: column {gap!r} has no value in row {number}, which has {sorted(row)}")

@@ -82,11 +82,8 @@ def response_similarity(
     first, *others = codes.reshape(len(paired) + 1, len(base))
     blind = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
     if (share := float(np.mean([*blind.values()]))) >= 0.2:  # fewer are told by the column, and left out
-        warnings.warn(
-            f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen), so "
-            f"their similarity says nothing; take an encoder that reads it, such as encoder={MULTILINGUAL!r}",
-            stacklevel=2,
-        )
+        said = f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen)"
+        warnings.warn(f"{said}; take one that reads it, such as encoder={MULTILINGUAL!r}", stacklevel=2)
     frames = []
     for name, second in zip(paired, others, strict=True):
         cosine = np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1)

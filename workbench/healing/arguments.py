@@ -114,11 +114,8 @@ def within_memory(train: Callable[[], pd.DataFrame], arguments: TrainingArgument
         # outside the handler, whose error holds on to the memory
         batch_size = micro * arguments.gradient_accumulation_steps
         set_micro_batch(arguments, micro // 2, batch_size)
-        warnings.warn(
-            f"out of memory with {micro} examples at a time: healing goes on with micro_batch_size="
-            f"{arguments.per_device_train_batch_size}, and batch_size stays {batch_size}",
-            stacklevel=3,
-        )
+        now = f"micro_batch_size={arguments.per_device_train_batch_size}, and batch_size stays {batch_size}"
+        warnings.warn(f"out of memory with {micro} examples at a time: now with {now}", stacklevel=3)
         gc.collect()
         torch.cuda.empty_cache()
 

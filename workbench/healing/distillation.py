@@ -311,9 +311,6 @@ def _judged(
     frame.attrs["closing"] = closed
     if not frame["kept"].any():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in frame["reason"].value_counts().items())
-        warnings.warn(
-            f"every one of {len(frame)} rewrites was refused: {reasons}; each response is the reference, so "
-            "healing on it is plain fine-tuning",
-            stacklevel=3,
-        )
+        said = f"every one of {len(frame)} rewrites was refused: {reasons}"
+        warnings.warn(f"{said}; healing on the references is plain fine-tuning", stacklevel=3)
     return frame

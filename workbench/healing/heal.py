@@ -180,11 +180,9 @@ def _prepared(
 
 def _warn_of_cuts(counts: dict[str, int], limit: int, rows: int) -> None:
     if any(counts.values()):
-        warnings.warn(
-            f"of {rows} examples {counts['cut']} are cut at max_length={limit} tokens, so that their end is "
-            f"not learned, and {counts['left_out']} are left out, as nothing to learn is left of them",
-            stacklevel=3,
-        )
+        cut = f"{counts['cut']} are cut at max_length={limit} tokens, so that their end is not learned"
+        left = f"{counts['left_out']} are left out, as nothing to learn is left of them"
+        warnings.warn(f"of {rows} examples {cut}, and {left}", stacklevel=3)
 
 
 def _begin(out: Path, work: dict[str, Any], overwrite: bool, arguments: TrainingArguments) -> None:

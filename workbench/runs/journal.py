@@ -58,10 +58,8 @@ class Journal:
         rows = [_checked(line) for line in whole]
         kept = [line for line, row in zip(whole, rows, strict=True) if row is not None]
         if len(kept) < len(whole):
-            warnings.warn(
-                f"{len(whole) - len(kept)} damaged lines of {self.path} were dropped; they are made again",
-                stacklevel=2,
-            )
+            lost = len(whole) - len(kept)
+            warnings.warn(f"{lost} damaged lines of {self.path} are dropped, and made again", stacklevel=2)
         if torn or len(kept) < len(whole):
             write_bytes_atomic(self.path, b"\n".join([header, *kept, b""]))
         return [row for row in rows if row is not None]
