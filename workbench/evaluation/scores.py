@@ -60,9 +60,7 @@ def check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
     for task, wanted in prefer.items() if isinstance(prefer, Mapping) else ():
         metrics = set(scores.loc[scores["task"] == task, "metric"])
         if not any(_is_metric(metric, wanted) for metric in metrics):
-            raise ValueError(
-                f"prefer must name a metric of a task, {sorted(metrics)} of {task!r}, got {wanted!r}"
-            )
+            raise ValueError(f"prefer must name a metric, {sorted(metrics)} of {task!r}, got {wanted!r}")
     if isinstance(prefer, str):
         one_of(prefer, sorted({*_WORDS, *scores.get("metric", ())}), "prefer")
 

@@ -326,6 +326,4 @@ def check_batch(n_samples: int, config: HealingConfig) -> None:
         ValueError: says both numbers.
     """
     if n_samples < config.batch_size:
-        raise ValueError(
-            f"examples must be at least batch_size={config.batch_size} sequences, got {n_samples}"
-        )
+        raise ValueError(f"examples must be at least {config.batch_size} sequences, a batch, got {n_samples}")
