@@ -192,9 +192,7 @@ def open_source(
     if label not in files:
         check_file(label, [*files, *known], other)
     if split != "train" or location is not None:
-        raise ValueError(
-            f"split and location are for sets of the hub, not for {label}; got {split, location}"
-        )
+        raise ValueError(f"split and location are for sets of the hub, not {label}; got {split, location}")
     return Source(label, [row for file in files.get(label, [path]) for row in read_rows(file)])
 
 

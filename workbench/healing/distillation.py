@@ -284,7 +284,7 @@ def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int
     fits = [k for k, row in enumerate(ids) if context is None or len(row) + max_new_tokens <= context]
     if not fits:
         fit = f"the context of {context} tokens with max_new_tokens={max_new_tokens}"
-        raise ValueError(f"no prompt fits {fit}: the shortest has {min(map(len, ids))} tokens; lower it")
+        raise ValueError(f"no prompt fits {fit}: the shortest has {min(map(len, ids))} tokens")
     return fits
 
 
