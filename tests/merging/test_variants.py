@@ -154,7 +154,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_made(run):
     with pytest.raises(ValueError, match="at least one t"):
         merge_variants(model, first, second, [], run=run)
     bare = [Variant(name, "tiny", removed=REMOVED) for name in "ab"]
-    with pytest.raises(ValueError, match="have no adapter"):
+    with pytest.raises(ValueError, match="must have adapters"):
         merge_variants(model, *bare, [0.5], run=run)
     assert not list(run.folder.glob("merged/*/tensors.safetensors"))
     poison = run.path("adapters/bad")

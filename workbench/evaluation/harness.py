@@ -54,7 +54,9 @@ def _process_once(task: Any) -> None:
     process = task.config.process_docs
     if process is None or hasattr(process, "processed"):
         return
-    found: dict[int, tuple[Any, Any]] = {}
+    split = task.config.test_split if task.has_test_docs() else task.config.validation_split
+    asked = task.dataset[split]
+    found: dict[int, tuple[Any, Any]] = {id(asked): (asked, task.task_docs)}  # as it was loaded
 
     @wraps(process)
     def once(docs: Any) -> Any:

@@ -94,9 +94,9 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated."""
         self._expect(len(requests))
-        pairs = self.encoded([request.args for request in requests])
+        pairs, room = self.encoded([request.args for request in requests]), self.max_length + 1
         for request, (context, continuation) in zip(requests, pairs, strict=True):
-            self._note(request, len(context) + len(continuation) > self.max_length + 1)
+            self._note(request, len(context) + len(continuation) > room)
         return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
 
     def encoded(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Any, Any]]:
@@ -136,11 +136,12 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     ) -> list[tuple[float, bool]]:
         """Answer (text, context, continuation): inputs that begin alike share what they have in common."""
         pairs = [(np.asarray(c, np.int32), np.asarray(t, np.int32)) for _, c, t in requests]
-        if (longest := max(len(continuation) for _, continuation in pairs)) > self.max_length:
-            raise ValueError(f"max_length must be at least an answer's {longest}, got {self.max_length}")
+        room, longest = self.max_length, max(len(continuation) for _, continuation in pairs)
+        if longest > room:
+            raise ValueError(f"max_length must be at least {longest}, an answer's tokens, got {room}")
         users: dict[bytes, list[int]] = {}
         for number, pair in enumerate(pairs):
-            text = np.concatenate(pair)[-(self.max_length + 1) :][:-1]
+            text = np.concatenate(pair)[-(room + 1) :][:-1]
             users.setdefault(text.tobytes(), []).append(number)
         texts = [np.frombuffer(text, dtype=np.int32) for text in users]
         asked = [max(len(pairs[number][1]) for number in some) for some in users.values()]

@@ -22,6 +22,7 @@ from workbench.healing import folders
 from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory
 from workbench.healing.config import HealingConfig
+from workbench.healing.fused import fused_layers
 from workbench.healing.launch import is_main, sharded
 from workbench.healing.losses import Objective
 from workbench.healing.records import write_record
@@ -215,7 +216,8 @@ def _train(
         objective.acts(peft, chunk=config.loss_chunk, compiled=compiled, gaps=fixed),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
         disable_input_dtype_casting(peft, active=arguments.bf16),
-        compiled_layers(model, dynamic=fixed or not even) if compiled else nullcontext(),
+        fused_layers(peft) if fixed and not compiled else nullcontext(),
+        compiled_layers(model, dynamic=not fixed and not even) if compiled else nullcontext(),
     ):
         # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
         trained = sum(p.numel() for p in peft.parameters() if p.requires_grad)
