@@ -311,6 +311,6 @@ def _judged(
     frame.attrs["closing"] = closed
     if not frame["kept"].any():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in frame["reason"].value_counts().items())
-        said = f"every one of {len(frame)} rewrites was refused: {reasons}"
-        warnings.warn(f"{said}; healing on the references is plain fine-tuning", stacklevel=3)
+        told = f"every one of {len(frame)} rewrites was refused: {reasons}"
+        warnings.warn(f"{told}; healing on the references is plain fine-tuning", stacklevel=3)
     return frame

@@ -113,7 +113,12 @@ def hooked() -> Iterator[list[Any]]:
 def attribute_kept(objects: Iterable[Any], name: str) -> Iterator[None]:
     """Give an attribute its value back at the end, on each of the objects that have it."""
     before = [(one, getattr(one, name)) for one in objects if hasattr(one, name)]
-    with at_the_end(lambda: [setattr(one, name, value) for one, value in before]):
+
+    def restore() -> None:
+        for one, value in before:
+            setattr(one, name, value)
+
+    with at_the_end(restore):
         yield
 
 
