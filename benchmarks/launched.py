@@ -25,7 +25,7 @@ from measuring import ROOT, arguments, write_record
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.items import read_items
 from workbench.generation.responses import generate_responses
-from workbench.models.processes import place, wait
+from workbench.models.processes import everyones, place
 
 #: tasks with examples and items of each, prompts that are answered, new tokens
 WORK: dict[str, dict[str, Any]] = {
@@ -76,12 +76,12 @@ def work(options: Any) -> None:
 
 
 def timed(what: Any) -> float:
-    wait()
+    everyones(None)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     began = time.perf_counter()
     what()
-    wait()
+    everyones(None)
     return time.perf_counter() - began
 
 

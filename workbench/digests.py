@@ -205,11 +205,10 @@ def _sums(tensor: Any) -> bytes:
         return sums + (flat[flat.numel() - rest :].cpu().numpy().tobytes() if rest else b"")
 
 
-def _factors(torch: Any, device: Any, known: dict[Any, Any] = {}) -> Any:  # noqa: B006 - kept between calls
-    if device not in known:
-        made = torch.Generator().manual_seed(0)
-        known[device] = (torch.randint(-(2**62), 2**62, (_WORDS,), generator=made) | 1).to(device)
-    return known[device]
+@functools.lru_cache
+def _factors(torch: Any, device: Any) -> Any:
+    made = torch.Generator().manual_seed(0)
+    return (torch.randint(-(2**62), 2**62, (_WORDS,), generator=made) | 1).to(device)
 
 
 def _bytes(tensor: Any) -> Any:

@@ -127,7 +127,7 @@ def test_another_t_is_refused(t):
 
 def test_what_does_not_match_is_named():
     a = {"x": torch.ones(2), "y": torch.ones(3)}
-    with pytest.raises(ValueError, match="y is in the first alone"):
+    with pytest.raises(ValueError, match="y is in one alone"):
         slerp(a, {"x": torch.ones(2)})
     with pytest.raises(ValueError, match=r"y must have one shape in both, it has \(3,\) and \(4,\)"):
         slerp(a, a | {"y": torch.ones(4)})

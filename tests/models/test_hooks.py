@@ -61,7 +61,7 @@ def test_states_of_layers_that_give_lists_are_read_too():
 
 
 def test_layers_with_several_streams_are_refused_in_one_line(tokenizer):
-    with pytest.raises(ValueError, match=r"one state .*Gemma3nForCausalLM pass on several streams") as caught:
+    with pytest.raises(ValueError, match=r"one state .*Gemma3n.* passes on several streams") as caught:
         angular_distances(tiny_model("gemma3n"), tokenizer, ["Anna has 12 apples."], progress=False)
     assert "\n" not in str(caught.value)
 
@@ -128,7 +128,7 @@ def test_an_interrupt_at_any_line_leaves_the_model_as_it_was(context):
 
 
 def test_values_that_are_not_finite_are_named_by_text():
-    with pytest.raises(ValueError, match=r"but 1 of 3 texts \(first: text 1\) have some that are not"):
+    with pytest.raises(ValueError, match=r"1 of 3 texts \(first: text 1\) have others"):
         check_finite("states", np.array([[1.0], [np.nan], [2.0]]))
     check_finite("states", np.ones((2, 2)))
 
@@ -176,7 +176,5 @@ def test_states_that_lie_the_other_way_round_are_refused_also_of_square_batches(
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("xlnet", **sizes)).eval()
     texts = [list(range(10, 17))] * rows + [[9] * 6] * others
     for measure in (angular_distances, block_influence, partial(block_damage, sizes=[1])):
-        with pytest.raises(
-            ValueError, match=r"must hand on states \[row, token, width\]; the layers of XLNet"
-        ):
+        with pytest.raises(ValueError, match=r"must hand on states \[row, token, width\]; XLNet"):
             measure(model, None, texts, progress=False)

@@ -265,7 +265,7 @@ def test_code_is_the_same_in_every_process():
 
 def test_a_stage_that_reads_from_the_run_behind_its_back_is_refused(run: Run):
     run.write("a.csv", pd.DataFrame({"x": [1]}))
-    with pytest.raises(ValueError, match=r"must not read from the run .* pass it as an argument"):
+    with pytest.raises(ValueError, match=r"must not read from the run .* read it first and pass that"):
         run.frame("b.csv", lambda: run.read("a.csv"))
 
 

@@ -19,13 +19,12 @@ def check_columns(name: str, task: Any) -> None:
     for entry in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         wanted = _columns_of(getattr(task.config, entry))
         if missing := sorted(wanted - columns):
-            asks = f"task {name!r}: {entry} asks for column {missing[0]!r}"
-            raise ValueError(f"{asks}; its data have {sorted(columns)}")
+            told = f"asks for column {missing[0]!r}; its data have {sorted(columns)}"
+            raise ValueError(f"task {name!r}: {entry} {told}")
         for column in sorted(wanted):
             gaps = [row for row, value in enumerate(docs[column]) if _has_gap(value)]
             if empty := [row for row in gaps if _shows_gap(getattr(task, entry), docs[row], column)]:
-                where = f"empty in {len(empty)} of {len(docs)} items, first in item {empty[0]}"
-                raise ValueError(f"task {name!r}: column {column!r} is {where}")
+                raise ValueError(f"task {name!r}: column {column!r} is empty, first in item {empty[0]}")
 
 
 def _has_gap(value: Any) -> bool:

@@ -209,8 +209,7 @@ def suite_length(tasks: str | Sequence[str], model: Any) -> int | None:
     names = [tasks] if isinstance(tasks, str) else tasks
     lengths = {SUITES[name].max_length for name in names if name in SUITES}
     if len(lengths) > 1:
-        mixed = f"tasks must not mix suites of different context lengths, got {names}"
-        raise ValueError(f"{mixed}; run them one by one")
+        raise ValueError(f"tasks must be suites of one context length, got {names}; run them one by one")
     from workbench.generation.prompts import context_length
 
     length, context = lengths.pop() if lengths else None, context_length(model)

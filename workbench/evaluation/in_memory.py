@@ -138,8 +138,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         pairs = [(np.asarray(c, np.int32), np.asarray(t, np.int32)) for _, c, t in requests]
         room, longest = self.max_length, max(len(continuation) for _, continuation in pairs)
         if longest > room:
-            least = f"at least {longest}, the longest answer in tokens"
-            raise ValueError(f"max_length must be {least}, got {room}")
+            raise ValueError(f"max_length must be at least {longest}, an answer's tokens, got {room}")
         users: dict[bytes, list[int]] = {}
         for number, pair in enumerate(pairs):
             text = np.concatenate(pair)[-(room + 1) :][:-1]
@@ -183,11 +182,9 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             fill: a last window that is short reads as much of the one before as fits, as in the harness.
         """
         if self.window < self.max_length and max(map(len, texts), default=0) > self.window + 1:
-            warnings.warn(
-                f"texts of more than {self.window} tokens are read in windows of so many, not of the model's "
-                f"{self.max_length}, whose logits would take too much memory; max_length= takes another",
-                stacklevel=1,  # once for all passes
-            )
+            why = f"the logits of the model's {self.max_length} would take too much memory"
+            said = f"texts are read in windows of {self.window} tokens, as {why}; max_length= takes another"
+            warnings.warn(said, stacklevel=1)  # once for all passes
         windows = [(k, *window) for k, ids in enumerate(texts) for window in self.windows(ids, fill)]
         self._expect(len(windows))
         sums = np.zeros(len(texts))
@@ -258,8 +255,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             ValueError: when it was one.
         """
         if rows == 1:
-            allowed = f"max_length must be smaller: of {self.max_length} tokens"
-            raise ValueError(f"{allowed}, no prompt fits into memory") from error
+            raise ValueError(f"max_length must be below {self.max_length} to fit into memory") from error
         self.most = rows // 2
         warnings.warn(f"{rows} prompts do not fit into memory; now {self.most}", stacklevel=2)
         if torch.cuda.is_available():

@@ -70,8 +70,7 @@ def check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
     for task, wanted in prefer.items() if isinstance(prefer, Mapping) else ():
         metrics = set(scores.loc[scores["task"] == task, "metric"])
         if not any(_is_metric(metric, wanted) for metric in metrics):
-            allowed = f"of {task!r}: {', '.join(sorted(metrics)) or 'of a task of the scores'}"
-            raise ValueError(f"prefer must name a metric of each task, {allowed}; got {wanted!r}")
+            raise ValueError(f"prefer must name a metric, {sorted(metrics)} of {task!r}, got {wanted!r}")
     if isinstance(prefer, str):
         one_of(prefer, sorted({*_WORDS, *scores.get("metric", ())}), "prefer")
 
@@ -111,8 +110,7 @@ def blimp_groups(scores: pd.DataFrame) -> pd.DataFrame:
 def _group_means(rows: pd.DataFrame, groups: dict[str, str]) -> pd.DataFrame:
     """Return unweighted means over the tasks of each group."""
     if lacking := [name for name in groups if name not in set(rows["task"])]:
-        group = f"BLiMP group {groups[lacking[0]].removeprefix('blimp_')!r}"
-        raise ValueError(f"scores must hold all paradigms of {group}, {lacking[0]!r} is not there")
+        raise ValueError(f"scores must hold all of {groups[lacking[0]]}, {lacking[0]!r} is not there")
     found: dict[str, Any] = {name: (name, "sum") for name in ("n", "truncated")}
     found |= {"value": ("value", "mean")}
     found |= {"stderr": ("stderr", lambda these: np.linalg.norm(these) / len(these))}
@@ -211,8 +209,7 @@ def score_table(rows: pd.DataFrame, keys: Sequence[str] = ("task", "n_shot")) ->
     table = rows.set_index(["variant", *keys])["value"].unstack(keys, sort=False)
     for name, row in table.iterrows():
         if missing := sorted({str(np.atleast_1d(column)[0]) for column in table.columns[row.isna()]}):
-            lacks = f"{name!r} lacks {', '.join(missing)}"
-            raise ValueError(f"variants must be scored on the same tasks; {lacks}")
+            raise ValueError(f"variants must be scored on equal tasks; {name!r} lacks {', '.join(missing)}")
     return table
 
 

@@ -123,8 +123,8 @@ def _tokens(model: Any, tokenizer: Any, responses: pd.DataFrame) -> tuple[list[l
         if not answer:
             raise ValueError(f"responses must have at least one token each; that of id {id_!r} has none")
         if limit is not None and len(prompt) + len(answer) > limit:
-            fit = f"responses must fit into the model's {limit} tokens with their prompts"
-            raise ValueError(f"{fit}; id {id_!r} has {len(prompt)} + {len(answer)}")
+            got = f"id {id_!r} has {len(prompt)} + {len(answer)}"
+            raise ValueError(f"responses and prompts must fit into the model's {limit} tokens; {got}")
     return prompts, texts, answers
 
 

@@ -98,10 +98,8 @@ def same_work(record: Path, work: dict[str, Any], overwrite: bool, model: Any = 
     if differ and not overwrite:
         dtypes = [told.get("model", {}).get("dtype") for told in (found, wanted)]
         types = f" (trained in {dtypes[0]}, the model is {dtypes[1]})" if len({*dtypes} - {None}) > 1 else ""
-        raise ValueError(
-            f"out: {record.parent} was made from another {', another '.join(differ)}{types}; give another "
-            "out, or overwrite=True to begin it again"
-        )
+        other = f"another {', another '.join(differ)}{types}"
+        raise ValueError(f"out: {record.parent} was made from {other}; give another out, or overwrite=True")
     return not differ
 
 
@@ -167,10 +165,8 @@ def _check_own(folder: Path, mark: str, own: set[str], *, also: bool = False) ->
     there = {name for name in there if not (name.startswith(".") and name.endswith(".tmp"))}  # of a kill
     others = sorted(there - own)
     if there and (mark not in there or (others and not also)):
-        raise ValueError(
-            f"out: {folder} is there and heal did not make it: it holds {', '.join(others[:3]) or 'files'} "
-            f"and {'a' if mark in there else 'no'} {mark}; nothing was changed, give another out"
-        )
+        holds = f"{', '.join(others[:3]) or 'files'} and {'a' if mark in there else 'no'} {mark}"
+        raise ValueError(f"out: {folder} holds {holds}: heal did not make it; give another out")
 
 
 def _read(record: Path) -> dict[str, Any]:

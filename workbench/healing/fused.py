@@ -86,7 +86,8 @@ class _LowRank(torch.autograd.Function):
         inner = _scaled(flat, down.t(), scale)
         ctx.save_for_backward(flat, weight, down, up, inner)
         ctx.scale, ctx.shape = scale, x.shape
-        return linear(flat, weight, bias).addmm_(inner, up.t()).unflatten(0, x.shape[:-1])
+        out: Tensor = linear(flat, weight, bias).addmm_(inner, up.t()).unflatten(0, x.shape[:-1])
+        return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor, Tensor, None]:

@@ -181,11 +181,9 @@ def _prepared(
 
 def _warn_of_cuts(counts: dict[str, int], limit: int, rows: int) -> None:
     if any(counts.values()):
-        warnings.warn(
-            f"of {rows} examples {counts['cut']} are cut at max_length={limit} tokens, so that their end is "
-            f"not learned, and {counts['left_out']} are left out, as nothing to learn is left of them",
-            stacklevel=3,
-        )
+        cut = f"{counts['cut']} are cut at max_length={limit} tokens, so that their end is not learned"
+        left = f"{counts['left_out']} are left out, as nothing to learn is left of them"
+        warnings.warn(f"of {rows} examples {cut}, and {left}", stacklevel=3)
 
 
 def _begin(out: Path, work: dict[str, Any], overwrite: bool, arguments: TrainingArguments) -> None:
@@ -255,8 +253,8 @@ def lora_config(model: Any, config: HealingConfig) -> Any:
     found = lora_targets(model, config.targets)
     for name in ("dropout", "dora"):
         if found["target_parameters"] and getattr(config, name):
-            what = f"{name} must be {type(getattr(config, name))()}"
-            raise ValueError(f"{what} for a model whose experts are one tensor, got {getattr(config, name)}")
+            got = getattr(config, name)
+            raise ValueError(f"{name} must be {type(got)()} where experts are one tensor, got {got}")
     alpha: Any = 2 * config.rank if config.alpha is None else float(config.alpha)  # other readers want an int
     return LoraConfig(
         r=config.rank,

@@ -147,8 +147,7 @@ def checked_t(t: Any) -> Callable[[float | None], float]:
     values = list(t) if several else [t]
     wrong = [x for x in values if isinstance(x, bool) or not (isinstance(x, Real) and 0 <= float(x) <= 1)]
     if wrong or not values:
-        shown = wrong[0] if wrong else t
-        raise ValueError(f"t must be a number in [0, 1] or a list of them over the layers, got {shown!r}")
+        raise ValueError(f"t must be a number in [0, 1] or a list of them over the layers, got {t!r}")
     points = np.linspace(0, 1, len(values))
     return lambda depth: float(np.interp(0.5 if depth is None else depth, points, values))
 
@@ -183,8 +182,7 @@ def _dot(u: Tensor, v: Tensor) -> float:
 
 def _check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
     if differ := sorted(first.keys() ^ second.keys()):
-        which = "the first" if differ[0] in first else "the second"
-        raise ValueError(f"a and b must hold the same tensors, {differ[0]} is in {which} alone")
+        raise ValueError(f"a and b must hold the same tensors, {differ[0]} is in one alone")
     for name, tensor in first.items():
         check_pair(name, tensor, second[name])
 
@@ -205,10 +203,8 @@ def _tensors(source: Any) -> Mapping[str, Tensor]:
     if isinstance(source, Mapping) and all(isinstance(one, Tensor) for one in source.values()):
         return source
     if not (isinstance(source, str | Path) and Path(source).is_dir()):
-        raise ValueError(
-            "a and b must be two tensors, state dicts, models, or folders of models; variants of a run are "
-            f"merged by merge_variants; got {type(source).__name__}"
-        )
+        kinds = "tensors, state dicts, models or folders of models (variants: merge_variants)"
+        raise ValueError(f"a and b must be two {kinds}, got {type(source).__name__}")
     files = sorted(Path(source).glob("*.safetensors"))
     if not files:
         raise ValueError(f"{source} must be the folder of a model with weights in safetensors, it has none")

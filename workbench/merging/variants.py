@@ -109,15 +109,9 @@ def check_one_pruning(model: Any, first: Variant, second: Variant) -> None:
         ValueError: for different prunings, different models, or another model than they are of.
     """
     if first.removed != second.removed:
-        raise ValueError(
-            f"variants must be of one pruning: {first.name!r} leaves out layers {list(first.removed)}, "
-            f"{second.name!r} {list(second.removed)}"
-        )
-    if first.model != second.model or first.revision != second.revision:
-        raise ValueError(
-            f"variants must be of one model, {first.name!r} is of {first.model!r} and {second.name!r} of "
-            f"{second.model!r}"
-        )
+        raise ValueError(f"variants must be of one pruning, got {first.removed} and {second.removed}")
+    if (first.model, first.revision) != (second.model, second.revision):
+        raise ValueError(f"variants must be of one model, got {first.model!r} and {second.model!r}")
     _check_name(model, first)
 
 
@@ -148,9 +142,7 @@ def merge_tensors(
         parameters = dict(unwrap(model).named_parameters())
         names = [name for name in parameters if name in ends[0] or name in ends[1]]
         if not names:
-            raise ValueError(
-                f"variants must have something to merge, {first.name!r} and {second.name!r} have no adapter"
-            )
+            raise ValueError(f"variants must have adapters, {first.name!r} and {second.name!r} have none")
         depth, tensors, rows = number_of_layers(model), {}, []
         with torch.no_grad(), torch.random.fork_rng(_gpus(model)):
             torch.manual_seed(seed)

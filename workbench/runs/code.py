@@ -148,10 +148,7 @@ class _Reached:
 
     def _value(self, name: str, value: Any) -> None:
         if type(value).__name__ == "Run":
-            raise ValueError(
-                f"a stage must not read from the run ({name}), since what it reads is not followed; "
-                "read it first and pass it as an argument"
-            )
+            raise ValueError(f"a stage must not read from the run ({name}); read it first and pass that")
         if not self._not_the_users(type(value)):  # an object of a class of the user's
             self.follow(f"{name}.{type(value).__name__}", type(value))
             as_it_is = isinstance(value, Enum | tuple) or hasattr(value, "named_parameters")

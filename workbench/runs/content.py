@@ -166,7 +166,5 @@ def _of_a_library(value: Any, name: str, folder: Path | None) -> Any:
         return {"array": list(value.shape), "dtype": str(value.dtype), "sha256": held}
     if isinstance(value, np.ndarray | np.generic):
         return identity(value.tolist(), name, folder)
-    raise ValueError(
-        f"{name} must be plain data (text, numbers, lists, dicts, paths), a frame, an array, a model, a "
-        f"tokenizer or a function to be an input of a stage, got {type(value).__name__}"
-    )
+    allowed = "plain data, a path, a frame, an array, a model, a tokenizer or a function"
+    raise ValueError(f"{name} must be {allowed} to be an input of a stage, got {type(value).__name__}")
