@@ -28,7 +28,7 @@ from workbench.evaluation.dependencies import sandbox
 from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.offline import set_of
 from workbench.evaluation.suites import CATEGORIES
-from workbench.models.hooks import at_the_end, inference
+from workbench.models.hooks import any_shape, at_the_end, inference
 
 # for the standard errors that have no formula
 _RESAMPLES = 1000
@@ -301,7 +301,7 @@ def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
             if getattr(tokenizer, name) != value:
                 setattr(tokenizer, name, value)
 
-    with inference(model), torch.random.fork_rng(), at_the_end(restore):
+    with inference(model), any_shape(), torch.random.fork_rng(), at_the_end(restore):
         yield
 
 
