@@ -2,13 +2,16 @@
 
     python benchmarks/drafts_real.py --model PATH --data FOLDER --out OUT --seconds 480
     python benchmarks/drafts_real.py --model PATH --data FOLDER --out OUT --part 24 --seed 0
+    python benchmarks/drafts_real.py --model PATH --data FOLDER --out OUT --part 24 --seed 0 --late
     python benchmarks/drafts_real.py --out OUT --collect     # all parts into benchmarks/records
 
 A part is one depth (24 or 16 of 30 layers are left, the block that angular distance on C4 picks) and one
 seed: three trainings on the same number of rows (SFT on Alpaca, self-distilled on Alpaca, self-distilled on
-GSM8K), SLERP between the two self-distilled ones (SDD D), and what the whole model accepts of each as a
-draft. `--part all` starts all parts as processes of their own on the GPUs and stops them when the seconds
-are over; each writes its frames as it goes. `--shape small` is a trial on a CPU. Nothing is downloaded.
+GSM8K), SLERP between the two self-distilled ones (SDD D), a recovery by IteRABRe's distillation on C4, and
+what the whole model accepts of each as a draft. `--late` does what was added last alone: the recovered draft,
+and with `--speed` the wall-clock. `--part all` starts all parts as processes of their own on the GPUs and
+stops them when the seconds are over; each writes its frames as it goes. `--shape small` is a trial on a CPU.
+Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import pandas as pd
 from parts import Part, collect, is_done, part_arguments
 
 import workbench as wb
+from workbench.recovery.recover import recover
 
 TASKS = ["arc_easy", "hellaswag", "piqa", "boolq"]
 PARTS = [(24, 0), (16, 0), (24, 1), (24, 2), (16, 1), (16, 2)]
@@ -45,13 +49,14 @@ class Shape:
     epochs: float = 3.0
     micro: int = 64
     rewrite: int = 256  # tokens of a rewrite
+    recovery: int = 512  # tokens of a text that recovery reads
     prompts: int = 80  # of each kind
     new: int = 128
     limit: int = 250  # items of a task
-    timed: int = 4  # prompts that are timed
+    timed: int = 3  # prompts of each kind that are timed
 
 
-SHAPES = {"full": Shape(), "small": Shape(6, 64, 8, 1.0, 4, 24, 3, 16, 4, 1)}
+SHAPES = {"full": Shape(), "small": Shape(6, 64, 8, 1.0, 4, 24, 32, 3, 16, 4, 1)}
 
 
 class Depth(Part):
@@ -74,9 +79,13 @@ class Depth(Part):
         pruned = self.variant("pruned")
         left = len(wb.kept_layers(self.model)) - len(self.removed)
         early = wb.early_exit(self.model, left)
+        if self.options.late and not self.options.speed:
+            return self.late([])
         with self.timed("rewriting Alpaca"):
             alpaca = self.kept("alpaca", lambda: self.distilled("alpaca"))
         distilled = self.healed("self-distilled", alpaca, "response")
+        if self.options.late:
+            return self.late([pruned, distilled, early])
         sft = self.healed("sft", alpaca, "reference")
         drafts = [pruned, sft, distilled, early]
         self.rounds(drafts)
@@ -94,9 +103,33 @@ class Depth(Part):
         drafts += [of_maths, *merges, *both]
         self.rounds(drafts)
         self.path([self.variant("base"), pruned, distilled, of_maths, sft, *merges, *both], merges)
-        if self.options.speed:
-            self.speed([distilled, early])
+        self.late([pruned, distilled, early])
         self.done()
+
+    def late(self, others: list[Any]) -> None:
+        """The recovered draft, and with it the wall-clock."""
+        recovered = self.recovered()
+        self.rounds([recovered], "rounds-recovered")
+        if self.options.speed:
+            self.speed([*others, recovered])
+
+    def recovered(self) -> Any:
+        """The pruned model after an epoch of IteRABRe's recovery on C4."""
+        texts = wb.load_texts(self.data / "c4.jsonl", n=None, seed=0)[: self.shape.rows]
+        settings: Any = {"max_length": self.shape.recovery, "batch_size": 32, "epochs": 1.0}
+        settings |= {"seed": self.options.seed, "micro_batch_size": min(32, self.micro())}
+        with self.timed("recovery"):
+            made = recover(
+                self.model,
+                self.tokenizer,
+                texts,
+                removed=self.removed,
+                config=wb.HealingConfig.preset("iterabre", **settings),
+                out=self.run.path("adapters/recovered"),
+                progress=False,
+            )
+            self.write("training-recovered", made.log.assign(variant="recovered"))
+        return self.variant("recovered", "adapters/recovered")
 
     def block(self) -> list[int]:
         texts = wb.load_texts(self.data / "c4.jsonl", n=self.shape.texts, seed=0)
@@ -160,7 +193,7 @@ class Depth(Part):
             found[kind] = [text for text in texts if len(self.tokenizer(text)["input_ids"]) <= 384][:n]
         return {kind: texts for kind, texts in found.items() if texts}
 
-    def rounds(self, drafts: list[Any]) -> None:
+    def rounds(self, drafts: list[Any], name: str = "rounds") -> None:
         with self.timed(f"acceptance of {len(drafts)} drafts"):
             settings: Any = {
                 "max_new_tokens": self.shape.new,
@@ -169,7 +202,7 @@ class Depth(Part):
             }
             asked = (self.model, self.tokenizer, drafts, self.prompts())
             made = partial(wb.draft_rounds, *asked, run=self.run, **settings)
-            self.write("rounds", self.kept(f"rounds-{len(drafts)}", made))
+            self.write(name, self.kept(f"{name}-{len(drafts)}", made))
 
     def path(self, variants: list[Any], merges: list[Any]) -> None:
         """Scores along the path, one variant after the other."""
@@ -246,13 +279,14 @@ def summed_up(part: Path) -> dict[str, pd.DataFrame]:
     """Return what a part says: acceptance, its comparisons, the path of merges, the speeds."""
     read = {file.name.removesuffix(".csv.gz"): pd.read_csv(file) for file in part.glob("[a-z]*.csv.gz")}
     found: dict[str, pd.DataFrame] = {}
-    if "rounds" in read:
-        rounds = read["rounds"]
+    if whole := [read[name] for name in ("rounds", "rounds-recovered") if name in read]:
+        rounds = pd.concat(whole, ignore_index=True)
         found["acceptance"] = wb.acceptance(rounds)
         found["acceptance_by_kind"] = wb.acceptance(rounds, by_kind=True)
         found["positions"] = wb.acceptance_by_position(rounds)
         there = set(rounds["draft"])
         pairs = [("pruned", "sft"), ("pruned", "self-distilled"), ("sft", "self-distilled")]
+        pairs += [("pruned", "recovered"), ("recovered", "self-distilled")]
         pairs += [("self-distilled", "merged-slerp-0.5"), ("self-distilled-maths", "merged-slerp-0.5")]
         pairs = [pair for pair in pairs if set(pair) <= there]
         found["comparison"] = wb.compare_drafts(rounds, pairs)
@@ -285,13 +319,14 @@ def main() -> int:
     parser.add_argument(
         "--speed", action="store_true", help="wall-clock too, on a GPU that nothing else uses"
     )
+    parser.add_argument("--late", action="store_true", help="the recovered draft, and --speed, alone")
     options = parser.parse_args()
     if options.collect:
         collect(options, "drafts", together)
         return 0
     if options.part == "all":
         return run_all(options)
-    if not options.speed and is_done(options, f"{options.part}-{options.seed}"):
+    if not (options.speed or options.late) and is_done(options, f"{options.part}-{options.seed}"):
         return 0
     try:
         Depth(options).work()

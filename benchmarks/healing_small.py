@@ -15,11 +15,12 @@ import gc
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -283,14 +284,16 @@ def main() -> int:
     shape = SHAPES[options.shape]
     shape = replace(shape, micro=tuple(options.micro or shape.micro))
     bench = Bench(shape, options)
-    n = shape.steps
+    n, asked = shape.steps, True if options.device == "cpu" else None
     epochs = 5 * shape.rows // shape.batch
     bench.part("warm-up of the machine", lambda: bench.plain(shape.micro[0], shape.warm_up + 1), 0)
     bench.part(f"plain, micro-batch {shape.micro[0]}", lambda: bench.plain(shape.micro[0], n), 0)
-    bench.part("ours", lambda: bench.ours(captured=True if options.device == "cpu" else None), 0)
+    bench.part("ours", lambda: bench.ours(captured=asked), 0)
     bench.part("ours, five epochs", lambda: bench.ours(max_steps=epochs), 25)
     bench.part("plain, float32", lambda: bench.plain(shape.micro[-1], shape.slow_steps, exact=True), 20)
     bench.part("ours, not captured", lambda: bench.ours(captured=False), 12)
+    with patch("workbench.healing.heal.fused_layers", lambda _: nullcontext()):
+        bench.part("ours, layers as they are", lambda: bench.ours(captured=asked), 12)
     bench.part("compared", bench.compared, 0)
     for micro in shape.micro[1:]:
         some = n if micro > 16 else shape.slow_steps

@@ -39,6 +39,7 @@ NEUTRAL = (
     "micro",
     "batch",
     "speed",
+    "late",
 )
 
 

@@ -101,7 +101,7 @@ def test_a_gpu_takes_more_than_a_cpu(other, monkeypatch):
 def test_the_folder_decides_which_public_sets(other, public: Path, capsys):
     asked = dict.fromkeys(["calibration_sets", "instructions", "prompt_sets", "depth_tasks", "n_texts"])
     tasks = {"tasks": ["mmlu", "boolq"]}
-    with pytest.raises(ValueError, match=r"sets for depth_tasks, .* holds none of"):
+    with pytest.raises(ValueError, match=r"sets for depth_tasks, .* has none of"):
         wb.fitting(other, data=public, **asked, **tasks)
     del asked["depth_tasks"]
     found = wb.fitting(other, data=public, **asked, **tasks)

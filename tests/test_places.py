@@ -71,7 +71,7 @@ def test_without_the_checkout_demo_says_so_and_runs_go_to_the_working_folder(
     found = report(installed, tmp_path)
     assert Path(found["package"]).is_relative_to(installed)
     for part in ("model", "texts", "instructions"):
-        assert "'demo' needs the checkout of the project" in found[part]
+        assert "'demo' needs a checkout" in found[part]
         assert "\n" not in found[part]
     assert Path(found["run"]) == tmp_path / "data" / "runs" / "x"
     assert found["picker"]

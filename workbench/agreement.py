@@ -121,8 +121,7 @@ def removal_cost(frame: pd.DataFrame) -> pd.DataFrame:
     """
     found = [name for name in COST_SIGNS if name in frame]
     if len(found) != 1 or not ("layer" in frame or {"start", "size"} <= set(frame)):
-        needed = f"layer (or start, size) and one of {list(COST_SIGNS)}"
-        raise ValueError(f"a metric must be a frame with {needed}, got {list(frame)}")
+        raise ValueError(f"a metric needs layer or start, size and one of {[*COST_SIGNS]}, got {list(frame)}")
     if "layer" in frame:
         frame = frame.assign(start=frame["layer"], size=1)
     frame = frame.assign(cost=COST_SIGNS[found[0]] * frame[found[0]].astype(float))

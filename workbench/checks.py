@@ -98,6 +98,18 @@ def one_of(value: Any, allowed: Iterable[Any], name: str) -> Any:
     raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
+def some_of(values: Any, allowed: Iterable[Any], name: str) -> list[Any]:
+    """Return one value or several as a list, refusing none and those that are not allowed.
+
+    >>> some_of("pdf", ["pdf", "png"], "formats")
+    ['pdf']
+    """
+    chosen, known = [values] if isinstance(values, int | str) else list(values), list(allowed)
+    if not chosen or any(value not in known for value in chosen):
+        raise ValueError(f"{name} must be some of {', '.join(map(str, known))}, got {chosen}")
+    return chosen
+
+
 def checked(frame: Any, columns: Iterable[str], what: str, *, unique: Iterable[str] = ()) -> pd.DataFrame:
     """Return the frame when it has the columns, at least one row, and each value of ``unique`` once.
 

@@ -114,10 +114,7 @@ def story_model(name: str, data: str | Path | None) -> str:
         raise ValueError(f"name must be that of a model, got {name!r}")
     if name == "demo" or data is not None:
         return name
-    print(
-        f"Notebook 00 tells the demo model's story; for {name} give data= a folder with public sets.",
-        flush=True,
-    )
+    print(f"Notebook 00 tells the demo model's story; for {name} give data= a folder with sets.", flush=True)
     return "demo"
 
 
@@ -184,21 +181,16 @@ def work_ahead(
     seconds = rows * tokens * passes * cost / tokens_per_second(model)
     if seconds >= _SHORT:
         times = f" x {passes:,.0f} passes" if passes > 1 else ""
-        print(
-            f"{what}: {rows:,} rows of about {tokens:,.0f} tokens{times}, roughly "
-            f"{_duration(seconds)} (what is "
-            "stored is not computed again)",
-            flush=True,
-        )
+        work = f"{what}: {rows:,} rows of about {tokens:,.0f} tokens{times}, roughly {_duration(seconds)}"
+        print(f"{work} (what is stored is not computed again)", flush=True)
 
 
 def tokens_per_second(model: Any) -> float:
     """Return how many tokens the model reads in a second, measured once on 2 x 64 tokens and kept with it."""
     base = unwrap(model)
     if not hasattr(base, "_tokens_per_second"):
-        ids = (
-            torch.arange(128, device=base.device).reshape(2, 64) % base.get_input_embeddings().weight.shape[0]
-        )
+        entries = base.get_input_embeddings().weight.shape[0]
+        ids = torch.arange(128, device=base.device).reshape(2, 64) % entries
         times = []
         with inference(model):
             for _ in range(3):
@@ -268,9 +260,5 @@ def _there(name: str, value: Any, data: str | Path) -> Any:
 
 def _some(found: list[str], name: str, data: str | Path, known: Mapping[str, Any]) -> list[str]:
     if not found:
-        raise ValueError(
-            f"data must be a folder with sets for {name}, {data} holds none of "
-            f"{', '.join(list(known)[:8])}, ...; "
-            f"give {name}="
-        )
+        raise ValueError(f"data must hold sets for {name}, {data} has none of {', '.join([*known][:8])}, ...")
     return found

@@ -32,10 +32,7 @@ def demo_path(part: str) -> Path:
         ValueError: when the package was installed without the checkout that holds it.
     """
     if not DEMO.is_dir():
-        raise ValueError(
-            "'demo' needs the checkout of the project (clone it and install with `pip install -e .`); "
-            f"the installed package in {PACKAGE} comes without the demo world"
-        )
+        raise ValueError(f"'demo' needs a checkout, installed with `pip install -e .`; {PACKAGE} is none")
     return DEMO / part
 
 

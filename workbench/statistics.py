@@ -86,8 +86,7 @@ def bootstrap_interval(
     columns = _finite("values", values, columns=True)
     weight = np.ones(len(columns)) if weights is None else _finite("weights", weights)
     if len(weight) != len(columns) or (weight < 0).any() or weight.sum() == 0:
-        allowed = f"{len(columns)} numbers >= 0, not all 0, one for each value"
-        raise ValueError(f"weights must be {allowed}, got {len(weight)}")
+        raise ValueError(f"weights must be {len(columns)} numbers >= 0, not all 0, got {len(weight)}")
     answers = tuple(bounds) in ((-np.inf, np.inf), (0, 1))  # no cosines or differences, which can be -1
     alone = answers and columns.ndim == 1 and weights is None and groups is None
     if alone and len(columns) > 1 and np.isin(columns, (0, 1)).all():

@@ -80,7 +80,7 @@ def test_chats_without_an_answer_are_passed_over(tmp_path):
         ([*CHAT, {"role": "tool", "content": "4"}, ANSWER], "a turn must be of system.*'tool'"),
         ([*CHAT, {"role": "assistant", "content": None}], "a turn must be of"),
         ([turn("user", "x"), "Anna."], "a turn must be of"),
-        ([{"role": "user", "content": [{"type": "image"}]}, ANSWER], "pictures are not read"),
+        ([{"role": "user", "content": [{"type": "image"}]}, ANSWER], "have a text alone"),
         ([*CHAT, ANSWER | {"reasoning_content": "Who? Anna."}], "beside its text, got reasoning_content"),
         ([*CHAT, ANSWER | {"tool_calls": [{"name": "look"}]}], "beside its text, got tool_calls"),
     ],

@@ -92,7 +92,7 @@ def test_rows_are_found_however_the_json_is_laid_out(tmp_path, name, written):
         ("a.csv.gz", gzip.compress(b"text\nx\n", mtime=0)[:4], "is not a whole gzip file"),
         ("a.parquet", b"hello", r"a\.parquet is not a whole parquet file"),
         ("a.parquet", b"PAR1" + b"x" * 40 + b"PAR1", "is not a whole parquet file"),
-        ("a.csv", b"text,n\nx,1\ny\n", r"line 3 of .*a\.csv does not fit its columns, which are text, n"),
+        ("a.csv", b"text,n\nx,1\ny\n", r"line 3 of .*a\.csv does not fit its columns \['text', 'n'\]"),
         ("a.csv", b"text,n\nx,1,2\n", "line 2 of .* does not fit its columns"),
         ("a.csv", b'text\n"never closed\n', r"a\.csv is not CSV"),
         ("a.csv", b"text,text\nx,y\n", "must name each column once, got 'text' again"),

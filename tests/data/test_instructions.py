@@ -102,9 +102,9 @@ def test_other_forms_need_columns(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"q": f"q{i}", "a": f"a{i}", "key": i} for i in range(4)])
     with pytest.raises(ValueError, match=r"pass columns=.*which are q, a, key"):
         load_instructions(path)
-    with pytest.raises(ValueError, match=r"columns must map fields.*which are q, a, key"):
+    with pytest.raises(ValueError, match=r"columns must map fields to its columns, q, a, key; got"):
         load_instructions(path, columns={"instruction": "q", "reference": "nothing"})
-    with pytest.raises(ValueError, match="columns must map fields"):
+    with pytest.raises(ValueError, match="columns must map some of"):
         load_instructions(path, columns={"instruction": "q", "reference": "a", "other": "a"})
     frame = load_instructions(path, columns={"instruction": "q", "reference": "a", "id": "key"})
     assert frame["id"].tolist() == ["0", "1", "2", "3"]

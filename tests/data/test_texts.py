@@ -136,7 +136,7 @@ def test_lists_of_other_kinds_are_taken():
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"body": "x"}, r"column must be one of body for .*a\.jsonl \(row 3\), got 'text'"),
+        ({"body": "x"}, r"column must be one of \['body'\] for .*a\.jsonl \(row 3\), got 'text'"),
         (None, r"a\.jsonl must hold rows with named columns, got None as row 3"),
         (5, "got 5 as row 3"),
         (["x"], "as row 3"),
@@ -152,7 +152,7 @@ def test_a_row_that_is_no_text_is_named(tmp_path, row, words):
 
 
 def test_bad_files_give_one_clear_line(tmp_path, file):
-    with pytest.raises(ValueError, match=r"column must be one of text.*got 'body'"):
+    with pytest.raises(ValueError, match=r"column must be one of \['text'\].*got 'body'"):
         load_texts(file, column="body")
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": \n')
     with pytest.raises(ValueError, match=r"line 2 of .*a\.jsonl is not JSON"):

@@ -276,10 +276,10 @@ class TestErrors:
             ({"max_length": -3}, "max_length must be a whole number >= 1, got -3"),
             (
                 {"texts": ["long " * 300], "max_length": 4096},
-                "between 1 and 256, the positions of this model",
+                "between 1 and 256, the model's positions",
             ),
             ({"batch_size": 0}, "batch_size must be a whole number >= 1, got 0"),
-            ({"position": 1}, "token between -1 and 0, as the shortest text has 1 tokens, got 1"),
+            ({"position": 1}, r"token between -1 and 0 \(the shortest text's\), got 1"),
             ({"position": -2}, "got -2"),
             ({"position": "first"}, "position must be 'last', 'mean', 'random' or a token between -1 and 0"),
             ({"position": True}, "got True"),
@@ -409,5 +409,5 @@ class TestPaddingThatReachesStates:
     @pytest.mark.parametrize("measure", [angular_distances, block_influence])
     def test_several_streams_are_refused_by_name(self, name, measure):
         model = flow_model(name)
-        with pytest.raises(ValueError, match=f"{type(model).__name__} pass on several streams"):
+        with pytest.raises(ValueError, match=f"{type(model).__name__} passes on several streams"):
             measure(model, None, [[5, 6, 7], [8, 9]], progress=False)

@@ -116,7 +116,7 @@ def test_a_pruned_model_is_asked_by_original_numbers(tokenizer):
     assert frame.loc[0, "removed"] == "1,4"
     assert frame.loc[0, "start"] == 1
     assert frame.loc[0, "loss"] == pytest.approx(expected, abs=5e-6)
-    with pytest.raises(ValueError, match="layer must be one of the model's 5 layers"):
+    with pytest.raises(ValueError, match="layer must be one of the model's layers 0,3-6"):
         damage(model, tokenizer, layer_sets=[(2,)])
 
 
@@ -131,15 +131,15 @@ def test_interval_holds_the_damage(model, tokenizer):
     ("options", "message"),
     [
         ({}, "must name at least one set of layers to skip, got none"),
-        ({"sizes": [0]}, "size must be between 1 and 6 for a model of 7 layers, got 0"),
-        ({"sizes": [7]}, "size must be between 1 and 6 for a model of 7 layers, got 7"),
-        ({"blocks": [(6, 2)]}, "start at most 5 for size 2, got start 6"),
+        ({"sizes": [0]}, "size must be between 1 and 6, below the depth, got 0"),
+        ({"sizes": [7]}, "size must be between 1 and 6, below the depth, got 7"),
+        ({"blocks": [(6, 2)]}, "within 7 layers, got start 6, size 2"),
         ({"blocks": [(9, 1)]}, "start must be one of the model's layers 0-6, got 9"),
         ({"blocks": [3]}, r"blocks must be \(start, size\) pairs"),
         ({"blocks": pd.DataFrame({"layer": [1]})}, "blocks needs the columns"),
         ({"layer_sets": [()]}, "layer_sets must hold sets of layers"),
         ({"layer_sets": [3]}, "layer_sets must hold sets of layers"),
-        ({"layer_sets": [(3, 9)]}, r"layer must be one of the model's 7 layers \(0-6\), got 9"),
+        ({"layer_sets": [(3, 9)]}, r"layer must be one of the model's layers 0-6, got 9"),
         ({"layer_sets": [(0.5,)]}, "got 0.5"),
         ({"sizes": [1], "max_tokens": 0}, "max_tokens must be a whole number"),
     ],
@@ -176,7 +176,7 @@ class TestLeastHarmful:
         assert frame["n_texts"].item() == 8
         assert frame.attrs["duplicates"] == 7
         assert np.isnan(frame["ci_low"]).all()
-        with pytest.raises(ValueError, match="at least two different ones, to choose and to measure, got 1"):
+        with pytest.raises(ValueError, match="at least two different ones, got 1"):
             least_harmful(model, tokenizer, [TEXTS[0]] * 8, [1], progress=False)
 
 

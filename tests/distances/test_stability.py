@@ -71,7 +71,7 @@ class TestPickStability:
     def test_sizes_and_one_text(self):
         assert pick_stability(angle_frame(), [4, 2])["size"].tolist() == [2, 4]
         assert pick_stability(angle_frame(1))["stability"].isna().all()
-        with pytest.raises(ValueError, match="size must be between 1 and 5 for a model of 6 layers, got 6"):
+        with pytest.raises(ValueError, match="size must be between 1 and 5, below the depth, got 6"):
             pick_stability(angle_frame(), [6])
 
 
@@ -136,7 +136,7 @@ class TestOverEndPoints:
         ("options", "message"),
         [
             ({"over": "points"}, "over must be one of texts, endpoints, both, got 'points'"),
-            ({"over": "endpoints"}, "needs angles at several points of each text: block_angles with"),
+            ({"over": "endpoints"}, r"needs block_angles\(position='random'\)"),
             ({"n_resamples": 0}, "n_resamples must be a whole number >= 1, got 0"),
             ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
         ],
@@ -191,5 +191,5 @@ class TestCalibrationAblation:
             calibration_ablation({})
         with pytest.raises(ValueError, match="must come from one model"):
             calibration_ablation({"a": small, "b": mean_distances(angle_frame())})
-        with pytest.raises(ValueError, match="size must be between 1 and 4 for a model of 5 layers, got 6"):
+        with pytest.raises(ValueError, match="size must be between 1 and 4, below the depth, got 6"):
             calibration_ablation({"a": small}, [6])

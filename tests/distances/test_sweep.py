@@ -81,7 +81,7 @@ def test_layers_are_found_by_their_original_numbers():
     model = prune_(tiny_model("llama"), [1, 2])
     assert positions_of(model, [6, 0, 3]) == (0, 1, 4)
     for wrong in (1, 7, True, 0.5):
-        with pytest.raises(ValueError, match=f"one of the model's 5 layers \\(0,3-6\\), got {wrong}"):
+        with pytest.raises(ValueError, match=f"one of the model's layers 0,3-6, got {wrong}"):
             positions_of(model, [wrong])
 
 

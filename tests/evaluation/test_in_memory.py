@@ -143,9 +143,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(scored, tokenizer, fold
     assert {size for size in tried if size > 3} == {13, 6}
     model.register_forward_pre_hook(lambda *_: tried.append(4) or little_memory(None, [[0] * 4], {}))
     with (
-        pytest.raises(
-            ValueError, match="max_length must be smaller: of 256 tokens, no prompt fits into memory"
-        ),
+        pytest.raises(ValueError, match="max_length must be below 256 to fit into memory"),
         pytest.warns(UserWarning, match="fit into memory"),
     ):
         evaluate(model, tokenizer, "toy_texts", include=folder, batch_size=2, progress=False)

@@ -391,11 +391,11 @@ RACE = {"example_id": "middle1.txt", "article": "a", "question": "q", "options":
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [
-        ("boolq", [BOOLQ, {"question": "q", "answer": True}], "column 'passage' is missing in row 1"),
+        ("boolq", [BOOLQ, {"question": "q", "answer": True}], "column 'passage' has no value in row 1"),
         ("boolq", [BOOLQ | {"answer": "yes"}], "row 0 needs label 0 or 1"),
-        ("copa", [COPA], "column 'choice2' is empty in row 0"),
-        ("piqa", [{"goal": "g", "sol1": "a", "sol2": "b"}], "column 'label' is missing in row 0"),
-        ("blimp", [{"sentence_good": "a b", "UID": "wh_island"}], "column 'sentence_bad' is missing"),
+        ("copa", [COPA], "column 'choice2' has no value in row 0"),
+        ("piqa", [{"goal": "g", "sol1": "a", "sol2": "b"}], "column 'label' has no value in row 0"),
+        ("blimp", [{"sentence_good": "a b", "UID": "wh_island"}], "column 'sentence_bad' has no value"),
         ("piqa", [], "has no items"),
         ("blimp", [], "has no items"),
         ("race", [RACE], "has no items"),

@@ -202,7 +202,7 @@ def test_without_a_length_a_window_is_no_longer_than_its_logits_may_be(tokenizer
             assert in_memory.InMemory(model, tokenizer, batch_size=1, max_length=asked).window == window
     monkeypatch.setattr(in_memory, "_LONGEST_WINDOW", 128)
     model, text = tiny_model(**long), "a lazy dog " * 100
-    with pytest.warns(UserWarning, match="more than 128 tokens are read in windows of so many, not of the"):
+    with pytest.warns(UserWarning, match="texts are read in windows of 128 tokens, as the"):
         frame = perplexity(model, tokenizer, [text], progress=False)
     asked = perplexity(model, tokenizer, [text], max_length=128, progress=False)
     assert frame.attrs["max_length"] == asked.attrs["max_length"] == 128

@@ -144,6 +144,13 @@ def test_a_category_is_the_mean_of_its_tasks_with_independent_errors():
     assert row["n_tasks"] == 2
 
 
+@pytest.mark.parametrize(("metric", "value"), [("mcc", -0.2), ("acc", 40.0)])
+def test_an_interval_of_a_category_holds_its_mean_whatever_the_unit(metric, value):
+    rows = [{"variant": "base", "task": task, "metric": metric, "value": value} for task in "ab"]
+    found = category_scores(pd.DataFrame(rows).assign(stderr=0.02, category="knowledge"), prefer=None)
+    assert found.eval("low < value and value < high").all()
+
+
 def test_categories_of_different_tasks_are_refused():
     scores = score_frame().assign(category="reasoning")
     gap = scores[~((scores["variant"] == "pruned") & (scores["task"] == "demo_math"))]
@@ -233,8 +240,8 @@ def test_which_metric_stands_for_a_task_can_be_said(prefer, chosen):
     ("prefer", "message"),
     [
         ("loose", "prefer must be one of acc, acc_norm, .*got 'loose'"),
-        ({"gsm8k": "acc"}, "of 'gsm8k': exact_match,flexible-extract, exact_match,strict-match; got 'acc'"),
-        ({"gsm9k": "strict"}, "of 'gsm9k': of a task of the scores; got 'strict'"),
+        ({"gsm8k": "acc"}, r"\['exact_match,flexible-extract', .*\] of 'gsm8k', got 'acc'"),
+        ({"gsm9k": "strict"}, r"\[\] of 'gsm9k', got 'strict'"),
     ],
 )
 def test_a_preference_that_changes_nothing_is_refused(prefer, message):
@@ -292,3 +299,14 @@ def test_a_table_with_one_column_a_task_says_which_shots_to_choose():
     with pytest.raises(ValueError, match=r"two for 'base', 'mmlu' \(0 and 5 shots: give the rows of one\)"):
         iterabre_table(rows, notes)
     assert iterabre_table(rows[rows["n_shot"] == 5], notes)["Reasoning", "MMLU"].item() == pytest.approx(20)
+
+
+def test_an_average_is_of_shares_alone():
+    rows = [("base", "sums", "acc", 0.8), ("pruned", "sums", "acc", 0.4)]
+    rows += [("base", "texts", "bleu", 24.0), ("pruned", "texts", "bleu", 12.0)]
+    scores = pd.DataFrame(rows, columns=["variant", "task", "metric", "value"])
+    found = average_recovery(scores)
+    assert found["average"].tolist() == pytest.approx([0.52, 0.26])
+    assert found["recovery"].tolist() == pytest.approx([1.0, 0.5])  # raw, BLEU would outweigh all else
+    with pytest.raises(ValueError, match=r"share a unit to be averaged, 'texts' \(points\) reaches 24"):
+        average_recovery(scores.replace({"metric": {"bleu": "points"}}))

@@ -55,7 +55,7 @@ def test_an_unknown_task_names_its_neighbours(model, tokenizer, folder, monkeypa
         (lambda row: row.pop("label"), "doc_to_target asks for column 'label'"),
         (
             lambda row: row.update(label=None if row["label"] == 2 else row["label"]),
-            "column 'label' is empty in",
+            "column 'label' is empty, first in item 0",
         ),
         (None, "has no items"),
         ("missing", "is neither near"),

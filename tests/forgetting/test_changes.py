@@ -154,14 +154,17 @@ def test_texts_that_are_all_the_same_are_one_point():
     ("call", "message"),
     [
         (lambda: wb.response_changes(frame(BASE), {}), "others must be a mapping of names to"),
-        (lambda: response_changes(frame(BASE), {"v": frame(TERSE[:2])}), "1 ids are in one of them only"),
+        (
+            lambda: response_changes(frame(BASE), {"v": frame(TERSE[:2])}),
+            "ids .* are in one of them only",
+        ),
         (
             lambda: response_changes(frame(BASE, prompt="a"), {"v": frame(BASE, prompt="b")}),
-            "v must answer the same prompts as base, but the prompt differs under 3 ids",
+            "v must answer the same prompts as base, but the prompt differs under 'q0'",
         ),
         (
             lambda: embedding_map(frame(BASE, context="a"), {"v": frame(BASE, context="b")}),
-            "the context differs under 3 ids",
+            "the context differs under 'q0'",
         ),
         (lambda: embedding_map(frame([]), {"v": frame([])}), "base must have at least one row"),
         (lambda: change_summary(pd.DataFrame({"variant": []})), "missing"),

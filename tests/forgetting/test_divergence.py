@@ -169,7 +169,7 @@ def test_an_adapter_of_other_layers_is_refused_before_any_pass(tokenizer, tmp_pa
         (
             lambda f: f.assign(response=["x", None, "y"]),
             (PRUNED,),
-            "a text for every id, missing for 1, first 'b'",
+            "a text for every id, 'b' has none",
         ),
         (lambda f: f.assign(response="", finished=False), (PRUNED,), "id 'a' has none"),
         (lambda f: f.assign(response="long " * 300), (PRUNED,), "must fit into the model's 256 tokens"),

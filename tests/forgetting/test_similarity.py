@@ -122,14 +122,14 @@ def test_summary_is_the_mean_with_an_interval_by_variant():
 @pytest.mark.parametrize(
     ("base", "other", "message"),
     [
-        (frame(["a", "b"]), frame(["a"]), "1 ids are in one of them only, such as 'q1'"),
-        (frame(["a"]), frame(["a"]).assign(id=["p0"]), "2 ids"),
+        (frame(["a", "b"]), frame(["a"]), "ids such as 'q1' are in one of them only"),
+        (frame(["a"]), frame(["a"]).assign(id=["p0"]), "ids such as 'p0'"),
         (frame(["a"], prompt=["one"]), frame(["a"], prompt=["two"]), "the prompt differs"),
         (frame(["a"], instruction=["one"]), frame(["a"], instruction=["two"]), "the instruction differs"),
         (frame(["a"], context=["one"]), frame(["a"], context=["two"]), "the context differs"),
         (frame(["a", "b"]).assign(id="q0"), frame(["a", "b"]), "each id once"),
-        (frame(["a"]), frame([None]), "a text for every id, missing for 1"),
-        (frame(["a"]), frame([float("nan")]), "a text for every id, missing for 1"),
+        (frame(["a"]), frame([None]), "a text for every id, 'q0' has none"),
+        (frame(["a"]), frame([float("nan")]), "a text for every id, 'q0' has none"),
         (frame(["a"]).drop(columns="response"), frame(["a"]), r"missing \['response'\]"),
         (frame([]), frame([]), "at least one row"),
         (

@@ -134,7 +134,7 @@ def test_an_adapter_of_other_weights_is_refused_as_a_variant(model, tokenizer, e
         logits(model)
     other = tiny_model("llama", seed=1)
     before = logits(other)
-    refused = pytest.raises(ValueError, match="trained on other weights than the model has")
+    refused = pytest.raises(ValueError, match="trained on other weights")
     with refused as error, as_variant(other, healed, run=tmp_path):
         pass
     assert "\n" not in str(error.value)
@@ -246,7 +246,7 @@ def test_targets_by_name_and_experts(model, tokenizer, examples, tmp_path):
     assert len(lora_targets(tiny_model("qwen3-moe"), "ffn")["target_parameters"]) == 14
     mixed = tiny_model("qwen3-moe-mixed")
     before = state(mixed)
-    with pytest.raises(ValueError, match="peft cannot adapt all"):
+    with pytest.raises(ValueError, match="peft cannot adapt"):
         run(mixed, tokenizer, examples, tmp_path / "a")
     assert same_state(mixed, before)
     with pytest.raises(ValueError, match="dropout must be 0"):
@@ -273,7 +273,7 @@ def test_an_adapter_is_not_merged_into_four_bits(quantized, tmp_path):
     model, tokenizer = quantized
     prune_(model, [1])
     adapter, _ = run(model, tokenizer, make_examples(8), tmp_path / "a")
-    with pytest.raises(ValueError, match=r"must have full weights to be merged into, it is quantized.*None"):
+    with pytest.raises(ValueError, match=r"must have full weights to be merged into.*None"):
         merge_adapter_(model, adapter)
     with pytest.raises(ValueError, match="model must have full weights"):
         save_pruned(model, tokenizer, tmp_path / "saved")
@@ -351,7 +351,7 @@ def test_an_adapter_of_another_trainer_is_taken_by_the_users_word(architecture, 
     [
         ({"modules_to_save": ["lm_head"]}, "LoRA matrices alone, it also has modules_to_save"),
         ({"trainable_token_indices": [1, 2]}, "LoRA matrices alone, it also has trainable_token_indices"),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, "embeddings or the head cannot be merged where"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "embeddings and head are one matrix"),
         ({"bias": "all"}, "must be a LoRA adapter with bias 'none'"),
     ],
 )

@@ -13,7 +13,7 @@ def test_a_warm_up_as_long_as_the_training_is_refused_before_it_begins(tmp_path)
     model = tiny_model("llama", num_hidden_layers=3)
     config = HealingConfig(batch_size=8, warmup_steps=3)
     assert training_arguments(config, 25, tmp_path, model).max_steps == 4
-    with pytest.raises(ValueError, match="warmup_steps must be below the 3 updates of this training, got 3"):
+    with pytest.raises(ValueError, match="warmup_steps must be below the 3 updates, got 3"):
         training_arguments(config, 24, tmp_path, model)
 
 

@@ -242,7 +242,7 @@ def test_a_damaged_row_of_the_journal_is_rewritten_again(model, tokenizer, examp
     whole = distill(model, tokenizer, examples, out=tmp_path / "journal.jsonl")
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()
     (tmp_path / "journal.jsonl").write_text("\n".join([lines[0], lines[1][:9], *lines[2:]]) + "\n")
-    with pytest.warns(UserWarning, match=r"1 damaged lines of .* were dropped"):
+    with pytest.warns(UserWarning, match=r"1 damaged lines of .* are dropped"):
         again = distill(model, tokenizer, examples, out=tmp_path / "journal.jsonl")
     pd.testing.assert_frame_equal(again, whole)
 

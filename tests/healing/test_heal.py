@@ -141,7 +141,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
         found = run(model, tokenizer, examples, tmp_path / "a", config=config)
     hungry.handle.remove()
     assert [str(one.message).partition(":")[2] for one in told if "out of memory" in str(one.message)] == [
-        f" healing goes on with micro_batch_size={micro}, and batch_size stays 12" for micro in (6, 3)
+        f" now with micro_batch_size={micro}, and batch_size stays 12" for micro in (6, 3)
     ]
     assert hungry.seen[-1] <= 4
     columns = ["step", "epoch", "learning_rate", "tokens"]
@@ -213,7 +213,7 @@ def test_healing_on_plain_texts_is_the_same_call(model, tokenizer, tmp_path):
         ({"examples": ["fine", " "]}, "number 1"),
         ({"response": "rewrite"}, r"needs the columns \['instruction', 'rewrite'\]"),
         ({"examples": make_examples(3).assign(reference=["a", "", "b"])}, "'row-1' has none"),
-        ({"config": HealingConfig(max_length=4)}, "no prompt fits max_length=4"),
+        ({"config": HealingConfig(max_length=4)}, "max_length must be above .*, got 4"),
         ({"config": HealingConfig(targets=["w9"])}, "targets must be"),
         ({"config": HealingConfig(max_steps=4, warmup_steps=4)}, "warmup_steps must be below the 4 updates"),
         ({"config": HealingConfig(epochs=1e-3)}, "epochs=0.001 of 3 examples is not one"),

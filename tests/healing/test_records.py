@@ -76,7 +76,7 @@ def deep(name):
 
 DAMAGE = {
     "a tensor is missing": (drop_tensor, "does not fit: it lacks"),
-    "a tensor too many": (add_tensor, "it has, and no layer of the model takes, .*more"),
+    "a tensor too many": (add_tensor, "it alone has .*more"),
     "a tensor of another size": (widen_tensor, "cannot be put on the model"),
     "a number that is none": (break_number, "must hold finite numbers"),
     "a torn file": (tear, "cannot be put on the model"),

@@ -204,7 +204,7 @@ def test_two_workers_share_the_work(model, tokenizer, sets, tmp_path, root, impa
         ({"n_trials": -1}, "n_trials must be a whole number >= 1, got -1"),
         ({"n_trials": 1.5}, "n_trials must be a whole number >= 1, got 1.5"),
         ({"n_trials": True}, "n_trials must be a whole number >= 1, got True"),
-        ({"grid": {"ranks": [2]}}, "grid must give values for fields of HealingConfig such as rank, epochs"),
+        ({"grid": {"ranks": [2]}}, "grid must give values for fields such as rank, epochs"),
         ({"grid": {"rank": []}}, "grid must give values"),
         ({"grid": {"rank": [0]}}, "rank must be a whole number >= 1, got 0"),
         ({"search": "best"}, "search must be one of grid, tpe, got 'best'"),
@@ -243,10 +243,10 @@ def test_held_out_rows_that_are_learned_are_refused(model, tokenizer, sets, tmp_
     reworded = learned.assign(reference=learned["reference"] + " indeed")  # same prompts, other answers
     texts = learned["instruction"].tolist()
     for one, other, told in [
-        (learned, learned, "16 of its 16 rows do, the first is row 0"),
-        (learned, shared, "1 of its 9 rows do, the first is row 8"),
-        (learned, reworded, "16 of its 16"),
-        (texts, ["Some other text.", texts[0]], "1 of its 2 rows do, the first is row 1"),
+        (learned, learned, "16 do, such as 0"),
+        (learned, shared, "1 do, such as 8"),
+        (learned, reworded, "16 do"),
+        (texts, ["Some other text.", texts[0]], "1 do, such as 1"),
     ]:
         with pytest.raises(ValueError, match=f"held_out must share no prompt .*{told}") as error:
             search(model, tokenizer, (one, other), tmp_path / "a")

@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_refused_and_leaves_the_model_alone(model, tmp_path
     good = torch.ones_like(before[NAME])
     cases = {
         "which the model has not": {NAME: good, "nothing.weight": good.clone()},
-        "has shape": {NAME: good[:2]},
+        "have shapes": {NAME: good[:2]},
         "finite numbers": {NAME: good * torch.nan},
     }
     for number, (message, tensors) in enumerate(cases.items()):

@@ -115,6 +115,8 @@ def test_a_list_of_t_goes_over_the_layers():
     assert place_of("transformer.h.6.mlp.c_fc.weight", 7) == 1.0
     assert place_of("embed_out.weight", 7) == 1.0 and place_of("gpt_neox.embed_in.weight", 7) == 0.0
     assert checked_t([0.2])(0.9) == 0.2
+    tied = slerp(tiny_model("llama-tied"), tiny_model("llama-tied", seed=1), [0.0, 1.0])
+    assert torch.equal(tied["lm_head.weight"], tied["model.embed_tokens.weight"])
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.1, float("nan"), "half", True, [], [0.5, 2], None])
@@ -125,7 +127,7 @@ def test_another_t_is_refused(t):
 
 def test_what_does_not_match_is_named():
     a = {"x": torch.ones(2), "y": torch.ones(3)}
-    with pytest.raises(ValueError, match="y is in the first alone"):
+    with pytest.raises(ValueError, match="y is in one alone"):
         slerp(a, {"x": torch.ones(2)})
     with pytest.raises(ValueError, match=r"y must have one shape in both, it has \(3,\) and \(4,\)"):
         slerp(a, a | {"y": torch.ones(4)})

@@ -76,8 +76,8 @@ def test_token_ids_are_taken_as_they_are(model, ids):
         ([[3, 4], []], 8, "text 1 is empty"),
         (["fine", 3], 8, "text 1 must be a string or a list of token ids, got int"),
         ([torch.ones(2, 2)], 8, "text 0 must be a string or a list of token ids, got Tensor"),
-        ([[3, 331]], 8, "between 0 and 330, text 0 has 331"),
-        ([[3, -1]], 8, "between 0 and 330, text 0 has -1"),
+        ([[3, 331]], 8, "from 0 to 330, text 0 has 331"),
+        ([[3, -1]], 8, "from 0 to 330, text 0 has -1"),
         ({"text": ["a", "b"]}, 8, "list of texts, got a dict; give one column or entry of it"),
         (pd.DataFrame({"id": [1], "text": ["a"]}), 8, "got a DataFrame; give one column"),
         (BatchEncoding({"input_ids": [[3]], "attention_mask": [[1]]}), 8, "got a BatchEncoding"),
@@ -86,9 +86,9 @@ def test_token_ids_are_taken_as_they_are(model, ids):
         (torch.tensor(3), 8, r"list of texts, got a Tensor; give list\(texts\)"),
         (b"text", 8, "list of texts, got one bytes"),
         ([{"text": "a"}], 8, "text 0 must be a string or a list of token ids, got dict"),
-        (torch.tensor([[5, 6, 7], [5, 0, 0]]), 8, "without padding, text 1 has 2 pad tokens"),
-        (np.array([[5, 6, 7], [0, 5, 6]]), 8, "without padding, text 1 has 1 pad tokens"),
-        ([[5, 6], [5, 6, 0]], 8, "without padding, text 1 has 1 pad tokens"),
+        (torch.tensor([[5, 6, 7], [5, 0, 0]]), 8, "without padding, .* text 1 has 2 pad tokens"),
+        (np.array([[5, 6, 7], [0, 5, 6]]), 8, "without padding, .* text 1 has 1 pad tokens"),
+        ([[5, 6], [5, 6, 0]], 8, "without padding, .* text 1 has 1 pad tokens"),
         (["fine"], 0, "max_length must be a whole number >= 1, got 0"),
         (["fine"], 2.5, "max_length must be a whole number >= 1, got 2.5"),
         ([[3] * 300], 4096, "max_length must be between 1 and 256"),
@@ -166,7 +166,7 @@ def test_the_commonest_token_is_given_as_text(tokenizer):
 def test_what_a_dynamic_rope_would_stretch_is_named():
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     with pytest.raises(
-        ValueError, match=r"between 1 and 16, .*got 30; beyond them its dynamic NTK rope places"
+        ValueError, match=r"between 1 and 16, .*got 30 for .*; beyond them its dynamic NTK rope places"
     ):
         read_tokens(
             tiny_model("llama", rope_parameters=rope, max_position_embeddings=16), None, [[3] * 30], 30

@@ -112,4 +112,4 @@ def test_no_tokenizer(copied: Path) -> None:
 def test_pickled_weights(copied: Path) -> None:
     (copied / "model.safetensors").unlink()
     torch.save(tiny_model("llama").state_dict(), copied / "pytorch_model.bin")
-    refused("has only pickled weights .pytorch_model.bin., which can run code", copied)
+    refused("has pickled weights, which can run code .pytorch_model.bin.", copied)

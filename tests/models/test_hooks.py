@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from healed import make_examples
 from interrupts import Interrupt, traced
 from skipping import TEXTS, raw_states
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
@@ -15,6 +17,10 @@ from workbench.distances.angular import angular_distances
 from workbench.distances.damage import block_damage
 from workbench.distances.influence import block_influence
 from workbench.evaluation.answers import _chosen
+from workbench.evaluation.perplexity import perplexity
+from workbench.generation.responses import generate_responses
+from workbench.healing.config import HealingConfig
+from workbench.healing.heal import heal
 from workbench.healing.restoring import checkpointing, same_cache
 from workbench.models.hooks import (
     check_finite,
@@ -61,7 +67,7 @@ def test_states_of_layers_that_give_lists_are_read_too():
 
 
 def test_layers_with_several_streams_are_refused_in_one_line(tokenizer):
-    with pytest.raises(ValueError, match=r"one state .*Gemma3nForCausalLM pass on several streams") as caught:
+    with pytest.raises(ValueError, match=r"one state .*Gemma3n.* passes on several streams") as caught:
         angular_distances(tiny_model("gemma3n"), tokenizer, ["Anna has 12 apples."], progress=False)
     assert "\n" not in str(caught.value)
 
@@ -128,7 +134,7 @@ def test_an_interrupt_at_any_line_leaves_the_model_as_it_was(context):
 
 
 def test_values_that_are_not_finite_are_named_by_text():
-    with pytest.raises(ValueError, match=r"but 1 of 3 texts \(first: text 1\) have some that are not"):
+    with pytest.raises(ValueError, match=r"1 of 3 texts \(first: text 1\) have others"):
         check_finite("states", np.array([[1.0], [np.nan], [2.0]]))
     check_finite("states", np.ones((2, 2)))
 
@@ -176,7 +182,28 @@ def test_states_that_lie_the_other_way_round_are_refused_also_of_square_batches(
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("xlnet", **sizes)).eval()
     texts = [list(range(10, 17))] * rows + [[9] * 6] * others
     for measure in (angular_distances, block_influence, partial(block_damage, sizes=[1])):
-        with pytest.raises(
-            ValueError, match=r"must hand on states \[row, token, width\]; the layers of XLNet"
-        ):
+        with pytest.raises(ValueError, match=r"must hand on states \[row, token, width\]; XLNet"):
             measure(model, None, texts, progress=False)
+
+
+def test_attention_makes_no_plans_where_shapes_differ_and_keeps_them_where_they_repeat(tmp_path):
+    """It plans for each new shape: looked at from inside the model, in each kind of work."""
+    model, tokenizer, seen = tiny_model("llama"), tiny_tokenizer(), []
+    decoder_layers(model)[0].register_forward_pre_hook(
+        lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
+
+    def found(work, *args, **settings) -> set[bool]:
+        seen.clear()
+        work(model, tokenizer, *args, progress=False, **settings)
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        return set(seen)
+
+    texts, config = ["one two three", "four five", "six"], HealingConfig(rank=2, max_steps=1, batch_size=4)
+    assert found(perplexity, texts) == {False}
+    # a trial of the head comes before, and steps of one shape behind
+    assert False in found(heal, make_examples(9), out=tmp_path / "a", config=config)
+    assert False in found(generate_responses, texts, max_new_tokens=2, engine="static")
+    assert found(angular_distances, texts) == {True}
+    config = replace(config, captured=True)
+    assert found(heal, make_examples(9), out=tmp_path / "b", config=config) == {True}

@@ -51,7 +51,7 @@ def test_wrappers_come_off() -> None:
         ({"kept_layers": [-1, 0, 1, 2, 3, 4, 5]}, "kept_layers must be 7 rising numbers"),
         (
             {"kept_layers": [0, 1, 2, 3, 4, 5, 8], "original_num_hidden_layers": 8},
-            "original_num_hidden_layers must be a whole number above 8",
+            "original_num_hidden_layers must be above 8",
         ),
     ],
 )
@@ -64,9 +64,7 @@ def test_kept_layers_that_do_not_fit(copied: Path, entries: dict[str, Any], word
 def test_a_model_whose_layers_were_deleted_by_hand() -> None:
     model = tiny_model("llama")
     model.model.layers = model.model.layers[:4]
-    with pytest.raises(
-        ValueError, match=r"one list as long as its configuration says .7.; .* has 0 such lists"
-    ):
+    with pytest.raises(ValueError, match=r"one list of 7 layers, as configured; .* has 0"):
         prune_(model, [0])
     with pytest.raises(ValueError, match="model must be a transformers model, got Linear"):
         prune_(nn.Linear(2, 2), [0])

@@ -116,7 +116,7 @@ def test_missing_and_exchanged_shards(tmp_path: Path) -> None:
     shard(tmp_path)
     files = sorted(tmp_path.glob("model-*.safetensors"))
     shutil.copy(files[0], files[1])
-    refused("weights that the configuration asks for are missing or of another shape, such as", tmp_path)
+    refused("missing or of another shape are .* weights of the configuration, such as", tmp_path)
     files[1].unlink()
     refused(f"its weights are not all there, or not whole: No such file .*{files[1].name}", tmp_path)
 
@@ -162,7 +162,7 @@ def test_more_layers_in_the_files_than_in_the_configuration(copied: Path) -> Non
 
 def test_fewer_layers_in_the_files_than_in_the_configuration(copied: Path) -> None:
     edit(copied / "config.json", num_hidden_layers=9)
-    refused("weights that the configuration asks for are missing", copied)
+    refused("missing or of another shape are", copied)
 
 
 def test_plain_transformers_reads_what_load_model_reads(saved: Path) -> None:
@@ -176,8 +176,8 @@ def test_plain_transformers_reads_what_load_model_reads(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number from 1 to 10000, got 0"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers must be a whole number from 1 to 10000, got -1"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be from 1 to 10000, got 0"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must be from 1 to 10000, got -1"),
         (
             {"num_hidden_layers": "16"},
             "config.json cannot be used: .*'num_hidden_layers' expected int, got str",
@@ -196,9 +196,9 @@ def test_plain_transformers_reads_what_load_model_reads(saved: Path) -> None:
         ({"rope_scaling": "x"}, "config.json cannot be used: .*'rope_parameters'"),
         (
             {"num_key_value_heads": 2},
-            r"are missing or of another shape, such as .*k_proj.bias \[18\], not \[12\]",
+            r"missing or of another shape are .*, such as .*k_proj.bias \[18\], not \[12\]",
         ),
-        ({"num_hidden_layers": 10**9}, "whole number from 1 to 10000, got 1000000000"),
+        ({"num_hidden_layers": 10**9}, "from 1 to 10000, got 1000000000"),
         ({"vocab_size": 10**13}, "cannot be loaded: RuntimeError: "),
         ({"pad_token_id": 10**6}, "no model can be built of its config.json: AssertionError: Padding_idx"),
         ({"architectures": 5}, "architectures must be a list of names, got 5"),
@@ -313,7 +313,7 @@ def test_a_model_whose_layers_cannot_be_told_is_refused_by_its_class(tmp_path: P
         **SIZES | LATENT | {"num_layers": 3, "ffn_hidden_size": 20, "expert_ffn_hidden_size": 8},
     )
     model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ValueError, match=r"LongcatFlashForCausalLM has . such lists") as caught:
+    with pytest.raises(ValueError, match=r"LongcatFlashForCausalLM has \d") as caught:
         prune_(model, [0])
     assert "\n" not in str(caught.value)
 

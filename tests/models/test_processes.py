@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from workbench.models import processes
-from workbench.models.processes import by_the_first, everyones, place, shares, wait
+from workbench.models.processes import by_the_first, everyones, place, shares
 
 
 def test_alone_everything_is_done_here(monkeypatch):
@@ -20,7 +20,7 @@ def test_alone_everything_is_done_here(monkeypatch):
     assert everyones({"a": 1}) == [{"a": 1}]
     assert by_the_first(lambda: "done") == "done"
     assert shares([3, 1, 2]) == [0, 0, 0]
-    wait()
+    everyones(None)
     with pytest.raises(KeyError, match="lost"):
         by_the_first(lambda: {}["lost"])
 
@@ -67,7 +67,7 @@ def test_what_the_jobs_of_a_group_share_is_counted_once_a_process(monkeypatch):
 WORK = """
 import json, sys
 from pathlib import Path
-from workbench.models.processes import by_the_first, everyones, place, shares, wait
+from workbench.models.processes import by_the_first, everyones, place, shares
 number, n = place()
 said = {"place": [number, n], "all": everyones(number * 10), "shares": shares([3, 2, 1])}
 said["first"] = by_the_first(lambda: f"of {number}")
@@ -75,7 +75,7 @@ try:
     by_the_first(lambda: [][number])
 except IndexError as error:
     said["error"] = str(error)
-wait()
+everyones(None)
 Path(sys.argv[1], f"{number}.json").write_text(json.dumps(said))
 """
 

@@ -152,5 +152,5 @@ def test_names_of_a_pruned_models_blocks_outlive_a_filter(kept, tmp_path):
     assert list(picker.layers) == kept[kept.index(picker.start) :][:2]
     # without provenance nothing tells the layers: guessed they would be wrong, and then pruned
     bare = pd.DataFrame({"start": [0, 1, 3, 4, 6], "size": 2, "distance": [0.1, 0.2, 0.3, 0.4, 0.5]})
-    with pytest.raises(ValueError, match="distances must tell which layers the model has"):
+    with pytest.raises(ValueError, match="distances must have no gaps"):
         BlockPicker(bare)

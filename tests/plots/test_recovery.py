@@ -15,7 +15,7 @@ from workbench.plots.recovery import (
     stack_over_iterations,
 )
 from workbench.recovery.phases import phase_change, phase_scores
-from workbench.widgets.recovery import LiveRecovery
+from workbench.widgets.live import LiveRecovery
 
 LOG = pd.DataFrame({"step": [1, 2, 1, 2], "hidden": [8.0, 4.0, 6.0, 3.0], "logits": [1.0, 0.5, 0.8, 0.0]})
 LOG = LOG.assign(loss=LOG["hidden"] + LOG["logits"], iteration=[1, 1, 2, 2], order=["3", "3", "3 5", "3 5"])

@@ -73,7 +73,7 @@ def test_every_architecture_that_is_trusted_is_tested_here() -> None:
 
 def test_an_unknown_forward_pass_that_counts_layers_is_found_by_trying_it_out() -> None:
     model = tiny_model("rwkv")  # rescales its states at every sixth layer, which no module shows
-    with pytest.raises(ValueError, match="computes something else than with these layers passing on"):
+    with pytest.raises(ValueError, match="computes something else than with these passing on"):
         prune_(model, [3])
     assert number_of_layers(model) == LAYERS
 

@@ -91,7 +91,7 @@ def test_files_that_someone_added_to_an_own_folder_are_not_deleted(name: str, tm
 @pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"my": "plan"}'])
 def test_a_record_of_someone_else_makes_no_folder_ours(content: str, tmp_path: Path) -> None:
     (tmp_path / "pruning.json").write_text(content)
-    with pytest.raises(ValueError, match=r"holds other files .pruning.json., which are left"):
+    with pytest.raises(ValueError, match=r"holds other files .pruning.json."):
         save_pruned(tiny_model("llama"), TOKENIZER, tmp_path)
     assert (tmp_path / "pruning.json").read_text() == content
 
@@ -110,7 +110,7 @@ def unfaithful_models() -> dict[str, tuple[nn.Module, str]]:
         "a setting that the configuration does not hold": (scaled, "is another function"),
         "kept layers that are not those of the model": (by_hand, "kept_layers must be 4 rising numbers"),
         "logits that are not finite": (not_finite, "logits are not finite"),
-        "frequencies rounded in memory only": (tiny_model("llama").bfloat16(), "has another dtype in memory"),
+        "frequencies rounded in memory only": (tiny_model("llama").bfloat16(), "reloads in another dtype"),
         "no weights": (tiny_model("llama").to("meta"), "must have its weights in memory"),
     }
 
@@ -125,7 +125,7 @@ def test_what_does_not_reload_as_the_same_function_is_not_saved(case: str, tmp_p
 
 def test_a_tokenizer_that_reads_otherwise_after_a_reload_is_not_saved(tmp_path: Path) -> None:
     # transformers gives every Qwen2 model the Qwen2 way of splitting words, whatever tokenizer was saved
-    with pytest.raises(ValueError, match="tokenizer reads a text in other tokens"):
+    with pytest.raises(ValueError, match="the tokenizer reads other tokens"):
         save_pruned(tiny_model("qwen2"), TOKENIZER, tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
 
@@ -191,9 +191,7 @@ def test_a_pad_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "[PAD2]"})
     model = tiny_model("llama", vocab_size=330)
-    with pytest.raises(
-        ValueError, match=r"one of the model's 330 tokens, its pad token '\[PAD2\]' is 330; set"
-    ):
+    with pytest.raises(ValueError, match=r"one of the model's 330 tokens, '\[PAD2\]' is 330; set"):
         save_pruned(model, tokenizer, tmp_path / "saved")
     tokenizer.pad_token = tokenizer.eos_token
     save_pruned(model, tokenizer, tmp_path / "saved")

@@ -122,7 +122,7 @@ def test_an_adapter_carried_over_is_the_same_on_the_layers_that_stay(tmp_path, f
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"texts": TEXTS[:1]}, "at least batch_size=4 sequences, got 2"),
+        ({"texts": TEXTS[:1]}, "at least 4 sequences, got 2"),
         ({"loss": {"attentions": 1}}, "loss must be one of"),
         ({"removed": [9]}, "layers must be among"),
         ({"config": HealingConfig(packing=True, batch_size=4)}, "packing must be False"),
@@ -139,7 +139,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(tmp_path, optio
 
 def test_a_teacher_that_is_pruned_is_refused(tmp_path):
     model = prune_(tiny_model("llama"), [2])
-    with pytest.raises(ValueError, match=r"must be whole, as it is the teacher; it is pruned already"):
+    with pytest.raises(ValueError, match=r"must be whole, as the teacher; it is pruned already"):
         run(model, tmp_path / "a")
 
 

@@ -76,7 +76,7 @@ def test_a_damaged_line_is_dropped_and_made_again(path: Path, line: bytes):
     data = path.read_bytes()
     lines = data.split(b"\n")
     path.write_bytes(b"\n".join([*lines[:2], line, *lines[3:]]))
-    with pytest.warns(UserWarning, match=r"1 damaged lines of .*rows\.jsonl were dropped"):
+    with pytest.warns(UserWarning, match=r"1 damaged lines of .*rows\.jsonl are dropped"):
         assert Journal(path, HEADER).rows() == [ROWS[0], *ROWS[2:]]
     assert Journal(path, HEADER).rows() == [ROWS[0], *ROWS[2:]]  # without a warning: the line is gone
     Journal(path, HEADER).append(ROWS[1:2])

@@ -226,7 +226,7 @@ def test_other_ends_of_a_notebook_are_told_apart(go, folder: Path, capfd, cell: 
         (PARAMETERS, {"model": 5}, "model of 00_first must be like 'demo', got 5"),
         (f"{PARAMETERS}\nsizes = [1]", {"sizes": 5}, r"sizes of 02_third must be like \[1\], got 5"),
         (f"{PARAMETERS}\nonly: bool = False", {"only": 1}, "only of 02_third must be like False, got 1"),
-        ("rows = 3", {}, r"02_third\.ipynb must assign run_name, it has \['rows'\]"),
+        ("rows = 3", {}, r"02_third\.ipynb must have run_name, they are \['rows'\]"),
         ("rows =", {}, r"parameters cell of 02_third\.ipynb must be plain Python"),
     ],
 )

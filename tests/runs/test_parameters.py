@@ -50,7 +50,7 @@ def test_a_list_of_sets_may_be_a_dict_with_labels(sources):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("07.n_texts", r"one of the notebooks \['00_first', '01_second'\] or their numbers, got '07'"),
+        ("07.n_texts", r"one of \['00_first', '01_second'\], got '07'"),
         ("00.sets", r"parameters of 00 must be among \['n_texts', 'run_name'\], got \['sets'\]"),
         ("other", r"parameters must be among \['n_texts', 'run_name', 'sets'\], got \['other'\]"),
     ],

@@ -203,7 +203,7 @@ def test_what_was_made_elsewhere_is_found_in_its_place(run: Run):
 
 @pytest.mark.parametrize("value", [print, object(), np.random.default_rng(0), iter([1])])
 def test_an_input_whose_content_cannot_be_followed_is_refused(run: Run, stage, value):
-    with pytest.raises(ValueError, match=r"model must be plain data .* a model, a tokenizer or a function"):
+    with pytest.raises(ValueError, match=r"model must be plain data, .* a model, a tokenizer or a function"):
         run.frame("x.csv", stage, model=value)
     assert stage.counted.calls == 0
 

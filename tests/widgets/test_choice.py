@@ -24,7 +24,7 @@ def test_layers_with_gaps_are_a_choice_without_a_start(picker):
 
 
 def test_layers_says_what_is_shown_and_cannot_be_set(picker):
-    with pytest.raises(ValueError, match=r"picker\.choose\(start, size\) or picker\.choose_layers"):
+    with pytest.raises(ValueError, match=r"use picker\.choose\(start, size\)"):
         picker.layers = (3, 9, 10)
     assert (picker.layers, picker.start, picker.size) == ((3, 4), 3, 2)
     assert picker.selection()["layers"] == [3, 4]

@@ -84,5 +84,5 @@ def test_a_cancelled_look_stops_between_layers_and_the_next_one_is_right(model, 
 
 
 def test_a_layer_that_is_not_there_is_named(model, tokenizer):
-    with pytest.raises(ValueError, match="7"):
+    with pytest.raises(ValueError, match="layers 0-6, got 9"):
         looking(model, tokenizer, TEXTS, "who")((9,), never)

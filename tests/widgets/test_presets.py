@@ -53,7 +53,7 @@ def test_random_draws_again_and_a_new_picker_draws_the_same(picker, damage):
 def test_what_is_not_there_is_named(picker):
     with pytest.raises(ValueError, match=r"preset must be one of \['least distance'"):
         picker.choose_preset("best")
-    with pytest.raises(ValueError, match="damage has blocks of the sizes 1-3, got size 5"):
+    with pytest.raises(ValueError, match="damage has sizes 1-3, got 5"):
         picker.choose_preset("least damage", 5)
     picker._handle_custom_msg({"do": "preset", "name": "shallowest", "size": 2, "id": 1}, [])
     assert picker.layers == (0, 1)

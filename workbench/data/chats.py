@@ -93,10 +93,7 @@ def _turn(raw: Any) -> dict[str, str]:
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
         content = "".join(str(part["text"]) for part in content)
     if role not in ROLES or not isinstance(content, str):
-        allowed = f"a turn must be of {', '.join(ROLES)} and have a text"
-        raise ValueError(f"{allowed}, got {raw!r:.80}; chats with tools or pictures are not read")
+        raise ValueError(f"a turn must be of {', '.join(ROLES)} and have a text alone, got {raw!r:.80}")
     if beside := [name for name in BESIDE if told.get(name)]:
-        raise ValueError(
-            f"a turn must have nothing beside its text, got {', '.join(beside)}; take it out first"
-        )
+        raise ValueError(f"a turn must have nothing beside its text, got {', '.join(beside)}")
     return {"role": ROLES[role], "content": content}

@@ -111,8 +111,7 @@ def _table(text: str, path: Path) -> list[dict[str, str]]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                columns = f"its columns, which are {', '.join(names)}"
-                raise ValueError(f"line {reader.line_num} of {path} does not fit {columns}")
+                raise ValueError(f"line {reader.line_num} of {path} does not fit its columns {names}")
             rows.append(row)
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} of {path} is not CSV: {error}") from error

@@ -217,12 +217,10 @@ def _check_mapping(columns: Mapping[str, str]) -> None:
     fields = [*FIELDS, *CHAT_FIELDS]
     enough = {"instruction", "reference"} <= columns.keys() or "messages" in columns
     if not enough or columns.keys() - fields or not all(isinstance(one, str) for one in columns.values()):
-        allowed = f"{', '.join(fields)} (instruction and reference at least, or messages)"
-        raise ValueError(f"columns must map fields of {allowed} to names of columns, got {columns!r:.80}")
+        raise ValueError(f"columns must map some of {', '.join(fields)} to columns, got {columns!r:.80}")
 
 
 def _checked_columns(columns: Mapping[str, str], raw: Mapping[str, Any]) -> Mapping[str, str]:
     if missing := [column for column in columns.values() if column not in raw]:
-        known, got = ", ".join(map(str, raw)), ", ".join(missing)
-        raise ValueError(f"columns must map fields to its columns, which are {known}; got {got}")
+        raise ValueError(f"columns must map fields to its columns, {', '.join(map(str, raw))}; got {missing}")
     return columns

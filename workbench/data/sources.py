@@ -192,8 +192,7 @@ def open_source(
     if label not in files:
         check_file(label, [*files, *known], other)
     if split != "train" or location is not None:
-        got = f"split={split!r}, location={location!r}"
-        raise ValueError(f"split and location are for sets of the hub, {label} is none; got {got}")
+        raise ValueError(f"split and location are for sets of the hub, not {label}; got {split, location}")
     return Source(label, [row for file in files.get(label, [path]) for row in read_rows(file)])
 
 

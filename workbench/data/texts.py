@@ -137,8 +137,7 @@ def _is_long(least: int, tokenizer: Any, text: str) -> bool:
 def _checked_list(texts: Any) -> list[str]:
     wrong = isinstance(texts, Mapping | set | bytes) or hasattr(texts, "columns")
     if wrong or not isinstance(texts, Iterable):
-        allowed = "a name, a path or a list of texts (of a frame one column, frame['text'])"
-        raise ValueError(f"name must be {allowed}, got {type(texts).__name__}")
+        raise ValueError(f"name must be a name, a path or a list of texts, got {type(texts).__name__}")
     rows = list(texts)
     for index, text in enumerate(rows):
         if not isinstance(text, str) or not text.strip():
@@ -152,6 +151,5 @@ def _text_of(row: Any, column: str, label: str, index: int) -> str:
         return sources.as_text(row, f"row {index + 1} of {label}")
     row = sources.named_columns(row, label, index)
     if column not in row:
-        names = ", ".join(map(str, row))
-        raise ValueError(f"column must be one of {names} for {label} (row {index + 1}), got {column!r}")
+        raise ValueError(f"column must be one of {[*row]} for {label} (row {index + 1}), got {column!r}")
     return sources.as_text(row[column], f"column {column} of row {index + 1} of {label}")

@@ -155,10 +155,8 @@ def _points(lengths: list[int], position: Any, count: Any, seed: Any) -> list[li
     """Return the tokens whose states stand for each text, from 0; None for the mean of all."""
     shortest, named = min(lengths), isinstance(position, str) and position in ("last", "mean", "random")
     if not named and not (is_whole(position) and -shortest <= position < shortest):
-        raise ValueError(
-            f"position must be 'last', 'mean', 'random' or a token between {-shortest} and {shortest - 1}, "
-            f"as the shortest text has {shortest} tokens, got {position!r}"
-        )
+        tokens = f"a token between {-shortest} and {shortest - 1} (the shortest text's)"
+        raise ValueError(f"position must be 'last', 'mean', 'random' or {tokens}, got {position!r}")
     if position == "random":
         draws = [np.random.default_rng([seed, number]) for number in range(len(lengths))]
         drawn = [rng.permutation(max(1, n - 1))[:count] for rng, n in zip(draws, lengths, strict=True)]

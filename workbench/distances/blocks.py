@@ -42,11 +42,7 @@ def layers_of(start: int, size: int, *, layers: Sequence[int] | None = None) -> 
     if start not in kept:
         raise ValueError(f"start must be one of the model's layers {format_layers(kept)}, got {start}")
     if (first := kept.index(start)) + size > len(kept):
-        room = (
-            f"at most {kept[-size]} for size {size}" if size <= len(kept) else f"of a size up to {len(kept)}"
-        )
-        allowed = f"a block must end within the model's {len(kept)} layers: start {room}"
-        raise ValueError(f"{allowed}, got start {start}")
+        raise ValueError(f"a block must end within {len(kept)} layers, got start {start}, size {size}")
     return tuple(kept[first : first + size])
 
 
@@ -199,9 +195,7 @@ def checked_sizes(sizes: Iterable[int] | None, n_layers: int) -> list[int]:
         raise ValueError(f"sizes must name at least one size between 1 and {n_layers - 1}, got none")
     for size in asked:
         if not is_whole(size) or not 1 <= size < n_layers:
-            raise ValueError(
-                f"size must be between 1 and {n_layers - 1} for a model of {n_layers} layers, got {size!r}"
-            )
+            raise ValueError(f"size must be between 1 and {n_layers - 1}, below the depth, got {size!r}")
     return sorted({int(size) for size in asked})
 
 

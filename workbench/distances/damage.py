@@ -127,9 +127,7 @@ def least_harmful(
     first = np.array(first_of(tokens))
     different = np.unique(first)
     if len(different) < 2:
-        raise ValueError(
-            f"texts must hold at least two different ones, to choose and to measure, got {len(different)}"
-        )
+        raise ValueError(f"texts must hold at least two different ones, got {len(different)}")
     order = np.random.default_rng(seed).permutation(different)
     chooses = np.isin(first, order[: len(order) // 2])
     one, two = (
@@ -161,8 +159,7 @@ def _blocks_in(kept: Sequence[int], blocks: Any) -> list[tuple[int, ...]]:
     pairs = list(blocks)
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            allowed = "(start, size) pairs or a frame with start and size"
-            raise ValueError(f"blocks must be {allowed}, got {pair!r}")
+            raise ValueError(f"blocks must be (start, size) pairs or a frame with these, got {pair!r}")
     return [layers_of(start, size, layers=kept) for start, size in pairs]
 
 

@@ -110,10 +110,7 @@ def pick_stability(
     one_of(over, OVER, "over")
     blocks, values, text = _angle_table(angles)
     if over != "texts" and "point" not in angles:
-        raise ValueError(
-            f"over={over!r} needs angles at several points of each text: block_angles with position='random' "
-            f"and points_per_text, got a frame without the column 'point'"
-        )
+        raise ValueError(f"over={over!r} needs block_angles(position='random'), got no column 'point'")
     layers = layers_in(blocks)
     names, unit = np.unique(_groups(angles, text), return_inverse=True)
     per_text = np.unique(text, return_counts=True)[1]
@@ -163,8 +160,7 @@ def calibration_ablation(
     layers = {name: layers_in(block_metric(frame)[1]) for name, frame in distances.items()}
     first = next(iter(layers.values()))
     if any(other != first for other in layers.values()):
-        counts = {name: len(numbers) for name, numbers in layers.items()}
-        raise ValueError(f"distances must come from one model, got sets over different layers: {counts}")
+        raise ValueError(f"distances must come from one model, got sets over different layers: {layers}")
     asked = checked_sizes(sizes, len(first))
     parts = [best_blocks(frame, asked).assign(calibration=name) for name, frame in distances.items()]
     for part in parts:

@@ -58,8 +58,7 @@ def positions_of(model: nn.Module, layers: Iterable[int]) -> Removal:
     wanted = list(layers)
     for layer in wanted:
         if isinstance(layer, bool) or layer not in kept:
-            there = f"{len(kept)} layers ({format_layers(kept)})"
-            raise ValueError(f"layer must be one of the model's {there}, got {layer!r}")
+            raise ValueError(f"layer must be one of the model's layers {format_layers(kept)}, got {layer!r}")
     return tuple(sorted({kept.index(layer) for layer in wanted}))
 
 

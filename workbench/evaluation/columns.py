@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 
@@ -18,13 +19,12 @@ def check_columns(name: str, task: Any) -> None:
     for entry in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         wanted = _columns_of(getattr(task.config, entry))
         if missing := sorted(wanted - columns):
-            asks = f"task {name!r}: {entry} asks for column {missing[0]!r}"
-            raise ValueError(f"{asks}; its data have {sorted(columns)}")
+            told = f"asks for column {missing[0]!r}; its data have {sorted(columns)}"
+            raise ValueError(f"task {name!r}: {entry} {told}")
         for column in sorted(wanted):
             gaps = [row for row, value in enumerate(docs[column]) if _has_gap(value)]
             if empty := [row for row in gaps if _shows_gap(getattr(task, entry), docs[row], column)]:
-                where = f"empty in {len(empty)} of {len(docs)} items, first in item {empty[0]}"
-                raise ValueError(f"task {name!r}: column {column!r} is {where}")
+                raise ValueError(f"task {name!r}: column {column!r} is empty, first in item {empty[0]}")
 
 
 def _has_gap(value: Any) -> bool:
@@ -53,3 +53,29 @@ def _columns_of(template: Any) -> set[str]:
     if template.isidentifier():
         return {template}
     return meta.find_undeclared_variables(env.parse(template))
+
+
+def is_choice(target: Any, n: int) -> bool:
+    """Return whether a target is the number of one of ``n`` choices."""
+    return isinstance(target, int) and 0 <= target < n
+
+
+def tell_strange_targets(results: dict[str, Any], tasks: dict[str, Any]) -> None:
+    """Warn of items whose target is none of their choices: the harness counts them as wrong."""
+    for name, samples in results["samples"].items():
+        task = tasks[name]
+        if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input:
+            continue
+        strange = {one["doc_id"]: one["target"] for one in samples if not _has_target(one, task)}
+        if strange:
+            of = len({one["doc_id"] for one in samples})
+            told = (
+                f"task {name!r}: the target of {len(strange)} of {of} items is none of their choices, such as"
+            )
+            warnings.warn(f"{told} {next(iter(strange.values()))!r}; they count as wrong", stacklevel=3)
+
+
+def _has_target(sample: dict[str, Any], task: Any) -> bool:
+    choices, target = task.doc_to_choice(sample["doc"]), sample["target"]
+    targets = target if isinstance(target, list | tuple) else [target]
+    return all(one in choices if isinstance(one, str) else is_choice(one, len(choices)) for one in targets)

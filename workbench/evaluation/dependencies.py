@@ -70,8 +70,8 @@ def check_code(names: Iterable[str], index: Mapping[str, Any], trusted: Path | N
                 raise ValueError(f"{file} names Python functions; allow_code=True runs them")
         for entry in _measured(index[name].cfg):
             if entry.get("hf_evaluate") or entry.get("metric") not in metric_registry:
-                foreign = f"task {name!r} takes metric {entry.get('metric')!r} from another library"
-                raise ValueError(f"{foreign}; allow_code=True runs it")
+                foreign = f"metric {entry.get('metric')!r} of another library"
+                raise ValueError(f"task {name!r} takes {foreign}; allow_code=True runs it")
 
 
 def _measured(cfg: Any) -> Iterator[dict[str, Any]]:
@@ -218,8 +218,7 @@ def absolute_files(files: Any, task_file: Path, task: str) -> Any:
         return files
     found = next(filter(None, (_files_at(folder, files) for folder in _folders(task_file))), [])
     if not found:
-        where = f"neither near {task_file} nor in {Path.cwd()}"
-        raise ValueError(f"task {task!r}: its data file {files!r} is {where}")
+        raise ValueError(f"task {task!r}: its data file {files!r} is neither near {task_file} nor here")
     for file in found:
         if file.stat().st_size < 64 and not file.read_bytes().strip():
             raise ValueError(f"task {task!r}: its data file {file} has no items")

@@ -145,6 +145,7 @@ def evaluate(
     check_settings(model, batch_size, max_length, items)
     chat = check_chat(tokenizer, chat_template, thinking)
     from workbench.evaluation import harness
+    from workbench.evaluation.columns import tell_strange_targets
     from workbench.evaluation.in_memory import InMemory
     from workbench.models.processes import by_the_first, everyones, place
 
@@ -164,6 +165,7 @@ def evaluate(
                 harness.check_lengths(lm, part["tasks"])
             for part in loaded.tasks.values():
                 results, cut = harness.run_tasks(lm, part, limit=limit, chat=bool(chat_template), **asked)
+                tell_strange_targets(results, part["tasks"])
                 rows += harness.score_rows(results, part, cut)
                 lines += harness.item_lines(results, part["tasks"], cut)
     if items is not None:
@@ -207,8 +209,7 @@ def suite_length(tasks: str | Sequence[str], model: Any) -> int | None:
     names = [tasks] if isinstance(tasks, str) else tasks
     lengths = {SUITES[name].max_length for name in names if name in SUITES}
     if len(lengths) > 1:
-        mixed = f"tasks must not mix suites of different context lengths, got {names}"
-        raise ValueError(f"{mixed}; run them one by one")
+        raise ValueError(f"tasks must be suites of one context length, got {names}; run them one by one")
     from workbench.generation.prompts import context_length
 
     length, context = lengths.pop() if lengths else None, context_length(model)

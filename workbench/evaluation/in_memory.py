@@ -94,9 +94,9 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated."""
         self._expect(len(requests))
-        pairs = self.encoded([request.args for request in requests])
+        pairs, room = self.encoded([request.args for request in requests]), self.max_length + 1
         for request, (context, continuation) in zip(requests, pairs, strict=True):
-            self._note(request, len(context) + len(continuation) > self.max_length + 1)
+            self._note(request, len(context) + len(continuation) > room)
         return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
 
     def encoded(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Any, Any]]:
@@ -136,12 +136,12 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     ) -> list[tuple[float, bool]]:
         """Answer (text, context, continuation): inputs that begin alike share what they have in common."""
         pairs = [(np.asarray(c, np.int32), np.asarray(t, np.int32)) for _, c, t in requests]
-        if (longest := max(len(continuation) for _, continuation in pairs)) > self.max_length:
-            least = f"at least {longest}, the longest answer in tokens"
-            raise ValueError(f"max_length must be {least}, got {self.max_length}")
+        room, longest = self.max_length, max(len(continuation) for _, continuation in pairs)
+        if longest > room:
+            raise ValueError(f"max_length must be at least {longest}, an answer's tokens, got {room}")
         users: dict[bytes, list[int]] = {}
         for number, pair in enumerate(pairs):
-            text = np.concatenate(pair)[-(self.max_length + 1) :][:-1]
+            text = np.concatenate(pair)[-(room + 1) :][:-1]
             users.setdefault(text.tobytes(), []).append(number)
         texts = [np.frombuffer(text, dtype=np.int32) for text in users]
         asked = [max(len(pairs[number][1]) for number in some) for some in users.values()]
@@ -182,11 +182,9 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             fill: a last window that is short reads as much of the one before as fits, as in the harness.
         """
         if self.window < self.max_length and max(map(len, texts), default=0) > self.window + 1:
-            warnings.warn(
-                f"texts of more than {self.window} tokens are read in windows of so many, not of the model's "
-                f"{self.max_length}, whose logits would take too much memory; max_length= takes another",
-                stacklevel=1,  # once for all passes
-            )
+            why = f"the logits of the model's {self.max_length} would take too much memory"
+            said = f"texts are read in windows of {self.window} tokens, as {why}; max_length= takes another"
+            warnings.warn(said, stacklevel=1)  # once for all passes
         windows = [(k, *window) for k, ids in enumerate(texts) for window in self.windows(ids, fill)]
         self._expect(len(windows))
         sums = np.zeros(len(texts))
@@ -257,8 +255,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             ValueError: when it was one.
         """
         if rows == 1:
-            allowed = f"max_length must be smaller: of {self.max_length} tokens"
-            raise ValueError(f"{allowed}, no prompt fits into memory") from error
+            raise ValueError(f"max_length must be below {self.max_length} to fit into memory") from error
         self.most = rows // 2
         warnings.warn(f"{rows} prompts do not fit into memory; now {self.most}", stacklevel=2)
         if torch.cuda.is_available():

@@ -235,5 +235,4 @@ def _check_columns(rows: list[Any], local: LocalSet, path: str) -> None:
         if not isinstance(row, dict):
             raise ValueError(f"{path}: row {number} must be an object with columns, got {type(row).__name__}")
         if gap := next((column for column in local.columns.split() if row.get(column) is None), ""):
-            state = "empty" if gap in row else "missing"
-            raise ValueError(f"{path}: column {gap!r} is {state} in row {number}, which has {sorted(row)}")
+            raise ValueError(f"{path}: column {gap!r} has no value in row {number}, which has {sorted(row)}")

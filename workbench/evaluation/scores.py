@@ -17,6 +17,8 @@ Prefer: TypeAlias = str | Mapping[str, str] | None
 CATEGORY_ORDER = ("reasoning", "language", "knowledge", "multilingual")
 _Z = 1.959964  # 95 % of a normal distribution
 
+#: metrics that the harness gives in hundredths
+_HUNDREDTHS = {"bleu", "chrf", "bleu_max", "rouge1_max", "rouge2_max", "rougeL_max"}
 #: what ``prefer`` may be whatever the tasks are
 _WORDS = ("strict", "flexible", "acc", "acc_norm")
 
@@ -26,7 +28,8 @@ def headline(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
 
     Groups stand without their parts. ARC-Challenge and HellaSwag are shown by ``acc_norm`` and GSM8K by
     strict match, as on the OpenLLM Leaderboard v1 (SDD table 8); every other task by exact match, accuracy or
-    perplexity, whichever it has first.
+    perplexity, whichever it has first. BLEU, chrF and the like, which the harness gives in hundredths, are
+    shares between 0 and 1 here, as the others.
 
     Args:
         scores: rows of ``evaluate``, with a column ``variant`` when there are several.
@@ -45,7 +48,14 @@ def headline(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
     scores = standing(scores)
     checked(scores, ["task", "metric"], "scores")
     check_prefer(scores, prefer)
-    return one_metric(scores, prefer=prefer).reset_index(drop=True)
+    rows = one_metric(scores, prefer=prefer).reset_index(drop=True)
+    numbers = [name for name in ("value", "stderr") if name in rows]
+    return rows.assign(**rows[numbers].mul(unit_of(rows["metric"]), axis=0))
+
+
+def unit_of(metrics: pd.Series) -> pd.Series:
+    """Return what the values of metrics are multiplied by to be shares: 0.01 or 1."""
+    return metrics.str.split(",").str[0].isin(_HUNDREDTHS).map({True: 0.01, False: 1.0})
 
 
 def standing(scores: pd.DataFrame) -> pd.DataFrame:
@@ -60,8 +70,7 @@ def check_prefer(scores: pd.DataFrame, prefer: Prefer) -> None:
     for task, wanted in prefer.items() if isinstance(prefer, Mapping) else ():
         metrics = set(scores.loc[scores["task"] == task, "metric"])
         if not any(_is_metric(metric, wanted) for metric in metrics):
-            allowed = f"of {task!r}: {', '.join(sorted(metrics)) or 'of a task of the scores'}"
-            raise ValueError(f"prefer must name a metric of each task, {allowed}; got {wanted!r}")
+            raise ValueError(f"prefer must name a metric, {sorted(metrics)} of {task!r}, got {wanted!r}")
     if isinstance(prefer, str):
         one_of(prefer, sorted({*_WORDS, *scores.get("metric", ())}), "prefer")
 
@@ -101,8 +110,7 @@ def blimp_groups(scores: pd.DataFrame) -> pd.DataFrame:
 def _group_means(rows: pd.DataFrame, groups: dict[str, str]) -> pd.DataFrame:
     """Return unweighted means over the tasks of each group."""
     if lacking := [name for name in groups if name not in set(rows["task"])]:
-        group = f"BLiMP group {groups[lacking[0]].removeprefix('blimp_')!r}"
-        raise ValueError(f"scores must hold all paradigms of {group}, {lacking[0]!r} is not there")
+        raise ValueError(f"scores must hold all of {groups[lacking[0]]}, {lacking[0]!r} is not there")
     found: dict[str, Any] = {name: (name, "sum") for name in ("n", "truncated")}
     found |= {"value": ("value", "mean")}
     found |= {"stderr": ("stderr", lambda these: np.linalg.norm(these) / len(these))}
@@ -159,10 +167,21 @@ def _main_metric(task: Any, metrics: list[str], prefer: Prefer) -> str:
 
 
 def accuracies(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
-    """Return one metric a task, and of those the ones where higher is better."""
+    """Return one metric a task, and of those the ones where higher is better, to be averaged.
+
+    Raises:
+        ValueError: for scores of which some are shares and others reach above 1, and would outweigh them.
+    """
     scores = headline(scores, prefer=prefer)
     if "higher_is_better" in scores:
         scores = scores[scores["higher_is_better"].astype(bool)]
+    if "value" in scores:
+        large = scores.groupby(["task", "metric"])["value"].max().loc[lambda most: most > 1 + 1e-9]
+        if 0 < len(large) < len(scores[["task", "metric"]].drop_duplicates()):
+            (task, metric), value = large.index[0], large.iloc[0]
+            raise ValueError(
+                f"scores must share a unit to be averaged, {task!r} ({metric}) reaches {value:g}"
+            )
     return scores
 
 
@@ -190,8 +209,7 @@ def score_table(rows: pd.DataFrame, keys: Sequence[str] = ("task", "n_shot")) ->
     table = rows.set_index(["variant", *keys])["value"].unstack(keys, sort=False)
     for name, row in table.iterrows():
         if missing := sorted({str(np.atleast_1d(column)[0]) for column in table.columns[row.isna()]}):
-            lacks = f"{name!r} lacks {', '.join(missing)}"
-            raise ValueError(f"variants must be scored on the same tasks; {lacks}")
+            raise ValueError(f"variants must be scored on equal tasks; {name!r} lacks {', '.join(missing)}")
     return table
 
 
@@ -284,5 +302,7 @@ def _mean_over_tasks(part: pd.DataFrame) -> dict[str, Any]:
     value = part["value"].mean()
     below = np.linalg.norm(part["value"] - part["low"]) / len(part)
     above = np.linalg.norm(part["high"] - part["value"]) / len(part)
-    interval = {"low": np.maximum(value - below, 0), "high": np.minimum(value + above, 1)}
+    shares = part["value"].between(0, 1).all()  # other measures reach beyond
+    least, most = (0, 1) if shares else (-np.inf, np.inf)
+    interval = {"low": np.maximum(value - below, least), "high": np.minimum(value + above, most)}
     return {"value": value, **interval, "n_tasks": len(part)}

@@ -237,9 +237,7 @@ def _folder(include: str | Path | None) -> Path | None:
     if not folder.is_dir():
         raise ValueError(f"include must be a folder of task files (*.yaml), {str(include)!r} is none")
     if strange := [file for file in folder.rglob("*.yaml") if not file.is_file()]:
-        raise ValueError(
-            f"include must be a folder of task files, {strange[0]} is no file (a pipe, a device)"
-        )
+        raise ValueError(f"include must be a folder of task files, {strange[0]} is no file")
     if not task_manager(folder).task_index:
         raise ValueError(f"include must be a folder of task files, but no *.yaml in {folder} names a task")
     return folder

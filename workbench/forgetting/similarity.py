@@ -82,11 +82,8 @@ def response_similarity(
     first, *others = codes.reshape(len(paired) + 1, len(base))
     blind = {name: _unseen(pieces, first, second) for name, second in zip(paired, others, strict=True)}
     if (share := float(np.mean([*blind.values()]))) >= 0.2:  # fewer are told by the column, and left out
-        warnings.warn(
-            f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen), so "
-            f"their similarity says nothing; take an encoder that reads it, such as encoder={MULTILINGUAL!r}",
-            stacklevel=2,
-        )
+        said = f"{share:.0%} of the pairs hold text that the encoder has no word pieces for (column unseen)"
+        warnings.warn(f"{said}; take one that reads it, such as encoder={MULTILINGUAL!r}", stacklevel=2)
     frames = []
     for name, second in zip(paired, others, strict=True):
         cosine = np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1)
@@ -261,10 +258,7 @@ def checked_responses(frame: pd.DataFrame, name: str, *more: str) -> pd.DataFram
     """
     checked(frame, ["id", "response", *more], name, unique="id")
     if (absent := ~frame["response"].map(lambda text: isinstance(text, str))).any():
-        lacks = f"missing for {int(absent.sum())}, first {frame['id'][absent].iloc[0]!r}"
-        raise ValueError(
-            f"{name} must hold a text for every id, {lacks}; an empty response is the empty text"
-        )
+        raise ValueError(f"{name} must hold a text for every id, {frame['id'][absent].iloc[0]!r} has none")
     return frame.reset_index(drop=True)
 
 
@@ -272,13 +266,11 @@ def _paired(base: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
     """``other`` in the base's order of ids."""
     same = f"{name} must answer the same prompts as base, but"
     if unpaired := set(base["id"]) ^ set(other["id"]):
-        one = min(unpaired, key=str)
-        raise ValueError(f"{same} {len(unpaired)} ids are in one of them only, such as {one!r}")
+        raise ValueError(f"{same} ids such as {min(unpaired, key=str)!r} are in one of them only")
     other = other.set_index("id").loc[base["id"]].reset_index()
     for column in [name for name in ("prompt", "instruction", "context") if name in base and name in other]:
         if (different := base[column] != other[column]).any():
-            under = f"{int(different.sum())} ids, such as {base['id'][different].iloc[0]!r}"
-            raise ValueError(f"{same} the {column} differs under {under}")
+            raise ValueError(f"{same} the {column} differs under {base['id'][different].iloc[0]!r}")
     return other
 
 
@@ -299,7 +291,10 @@ def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.fl
     pieces = _pieces(model.tokenizer, texts)
     room = _CPU_BATCH if model.device.type == "cpu" else _GPU_BATCH
     size = max(1, int(room // min(model.max_seq_length or np.inf, pieces["n"].max())))
-    vectors = model.encode(texts, batch_size=size, show_progress_bar=progress).astype(np.float64)
+    from workbench.models.hooks import any_shape
+
+    with any_shape():
+        vectors = model.encode(texts, batch_size=size, show_progress_bar=progress).astype(np.float64)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), pieces
 
 

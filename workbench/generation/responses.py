@@ -259,8 +259,7 @@ def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
         )
     size = model.get_input_embeddings().num_embeddings
     if beyond := [i for i, row in enumerate(ids) if not 0 <= min(row) <= max(row) < size]:
-        outside = f"tokens outside the model's vocabulary of {size}"
-        raise ValueError(f"prompts {_some(beyond)} have {outside}; is the tokenizer another model's?")
+        raise ValueError(f"prompts {_some(beyond)} have tokens outside the model's vocabulary of {size}")
 
 
 def _some(indices: list[int]) -> str:

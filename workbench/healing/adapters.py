@@ -115,10 +115,7 @@ def merge_adapter_(model: Any, path: str | Path, *, layers: Sequence[int] | None
         ValueError: as ``with_adapter``; for 4-bit weights, which would be rounded again.
     """
     if getattr(unwrap(model), "is_quantized", False):
-        raise ValueError(
-            "model must have full weights to be merged into, it is quantized and the sum would be rounded "
-            "again; load it with quantization=None, prune_ the same layers and merge, or use with_adapter"
-        )
+        raise ValueError("model must have full weights to be merged into: load it with quantization=None")
     with weights_kept(model, after_errors_only=True), ExitStack() as stack:
         if holds_tensors(path):
             put_tensors(model, path, layers)
@@ -209,13 +206,10 @@ def _check_tensors(wrapper: Any, path: Path) -> None:
     with safe_open(path / WEIGHTS, framework="pt") as file:
         names = set(file.keys())
     if whole := sorted(name for name in names if "lora_" not in name):
-        raise ValueError(
-            f"adapter {path} must hold LoRA matrices alone, it has {whole[0]}, a whole weight of the "
-            "model; train without modules_to_save and without saving embeddings"
-        )
+        raise ValueError(f"adapter {path} must hold LoRA matrices alone, it has the whole weight {whole[0]}")
     there = get_peft_model_state_dict(wrapper, save_embedding_layers=False)
     if differ := sorted(names ^ there.keys()):
-        what = "lacks" if differ[0] in there else "has, and no layer of the model takes,"
+        what = "lacks" if differ[0] in there else "alone has"
         raise ValueError(f"adapter {path} does not fit: it {what} {differ[0]} ({len(differ)} such tensors)")
     if bad := [name for name, tensor in there.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(f"adapter {path} must hold finite numbers, {bad[0]} does not")
@@ -226,17 +220,14 @@ def _check_not_tied(model: Any) -> None:
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     adapted = any(isinstance(end, BaseTunerLayer) for end in ends)
     if adapted and model.config.get_text_config().tie_word_embeddings:
-        what = "an adapter of the embeddings or the head"
-        raise ValueError(f"{what} cannot be merged where they are one matrix; use with_adapter")
+        raise ValueError("embeddings and head are one matrix, which takes no adapter; use with_adapter")
 
 
 def _check_name(model: Any, variant: Variant) -> None:
     loaded = getattr(unwrap(model), "_source", {}).get("id")
     if loaded not in (None, short_name(variant.model)):
-        raise ValueError(
-            f"variant {variant.name!r} is of the model {variant.model!r}, the model given was loaded as "
-            f"{loaded!r}; load {variant.model!r}, or make the variant with model={loaded!r}"
-        )
+        of = f"is of the model {variant.model!r}, the model given was loaded as {loaded!r}"
+        raise ValueError(f"variant {variant.name!r} {of}; load that, or give the variant model={loaded!r}")
 
 
 def _check_weights(model: Any, path: Path) -> None:
@@ -249,11 +240,8 @@ def _check_weights(model: Any, path: Path) -> None:
     alike = alike and record.get("quantized", quantized) == quantized
     digests = {trained.get("weights", here["weights"]), here["weights"]}
     if alike and len(digests) > 1 and not any(digest.startswith("offloaded") for digest in digests):
-        raise ValueError(
-            f"adapter {path} was trained on other weights than the model has: on {trained['weights']} of "
-            f"{trained.get('id')!r}, the model has {here['weights']} ({here['id']!r}); load the model it was "
-            "trained on, or heal this one"
-        )
+        both = [f"{one.get('id')!r} ({one['weights']})" for one in (trained, here)]
+        raise ValueError(f"adapter {path} was trained on other weights: on {both[0]}, the model is {both[1]}")
 
 
 def _check_bare(model: Any) -> None:
@@ -265,10 +253,7 @@ def _check_bare(model: Any) -> None:
 def _check_targets(wrapper: Any, asked: set[str]) -> None:
     """Refuse what peft changes silently: dense layers named like experts get no adapter in a mixture."""
     if differ := sorted(asked ^ adapted_modules(wrapper.get_base_model())):
-        raise ValueError(
-            f"targets: peft cannot adapt all {len(asked)} targets of this model ({differ[0]} is one it does "
-            "not); give a list of module names such as ['q_proj', 'v_proj']"
-        )
+        raise ValueError(f"targets: peft cannot adapt {differ[0]}; give names such as ['q_proj', 'v_proj']")
 
 
 def adapted_modules(model: nn.Module) -> set[str]:

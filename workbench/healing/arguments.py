@@ -46,10 +46,7 @@ def training_arguments(
     """
     steps = -(-places // config.batch_size)
     if config.warmup_steps >= max(steps, 1):
-        raise ValueError(
-            f"warmup_steps must be below the {steps} updates of this training, got {config.warmup_steps}: "
-            "the learning rate would never reach its peak"
-        )
+        raise ValueError(f"warmup_steps must be below the {steps} updates, got {config.warmup_steps}")
     trackers = [report_to] if isinstance(report_to, str) else list(report_to)
     for name in trackers:
         one_of(name, get_available_reporting_integrations(), "report_to (of the trackers that are installed)")
@@ -75,7 +72,7 @@ def training_arguments(
     arguments._n_gpu = min(arguments._n_gpu, 1)
     processes, least = arguments.world_size, config.micro_batch_size or 1
     if config.batch_size % (least * processes):
-        parts = f"micro-batch x processes = {least} x {processes}"
+        parts = f"{least} (micro_batch_size) x {processes} (processes)"
         raise ValueError(f"batch_size must be a multiple of {parts}, got {config.batch_size}")
     most = config.micro_batch_size or (max(1, tokens_at_once(model) // longest) if cuda else 16)
     set_micro_batch(arguments, most, config.batch_size // processes)
@@ -117,11 +114,8 @@ def within_memory(train: Callable[[], pd.DataFrame], arguments: TrainingArgument
         # outside the handler, whose error holds on to the memory
         batch_size = micro * arguments.gradient_accumulation_steps
         set_micro_batch(arguments, micro // 2, batch_size)
-        warnings.warn(
-            f"out of memory with {micro} examples at a time: healing goes on with micro_batch_size="
-            f"{arguments.per_device_train_batch_size}, and batch_size stays {batch_size}",
-            stacklevel=3,
-        )
+        now = f"micro_batch_size={arguments.per_device_train_batch_size}, and batch_size stays {batch_size}"
+        warnings.warn(f"out of memory with {micro} examples at a time: now with {now}", stacklevel=3)
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -130,9 +124,7 @@ def _check_can_shrink(arguments: TrainingArguments, error: BaseException) -> Non
     micro, processes = arguments.per_device_train_batch_size, arguments.world_size
     ways = "gradient_checkpointing=True, a smaller max_length, or a model loaded with quantization='nf4'"
     if processes > 1:
-        raise ValueError(
-            f"out of memory with micro_batch_size={micro} in one of {processes} processes; give "
-            f"micro_batch_size={max(1, micro // 2)}, {ways}"
-        ) from error
+        less = f"micro_batch_size={max(1, micro // 2)}"
+        raise ValueError(f"out of memory in one of {processes} processes; give {less}, {ways}") from error
     if micro == 1:
         raise ValueError(f"out of memory with one example at a time; try {ways}") from error

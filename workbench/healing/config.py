@@ -192,17 +192,13 @@ def _of_model(model: str | None, changes: dict[str, Any]) -> dict[str, Any]:
     listed = toml_beside(__file__, "gro_models")
     left = ", ".join(name for name in OF_MODEL if name not in changes)
     if model is None and left:
-        raise ValueError(
-            f"preset 'gro' sets {left} by the model: give model=, one of {', '.join(listed)} (or another, "
-            f"for the paper's commonest values), or give {left}"
-        )
+        way_out = f"give model=, one of {', '.join(listed)} or another, or give {left}"
+        raise ValueError(f"preset 'gro' sets {left} by the model: {way_out}")
     wanted = str(model).rstrip("/").rpartition("/")[2].lower()
     for name, settings in listed.items():
         if wanted == name.rpartition("/")[2].lower():
             return dict(settings)
     if left:
-        warnings.warn(
-            f"preset 'gro': the paper (B.1) does not list {model!r}, so {left} are its commonest values",
-            stacklevel=3,
-        )
+        said = f"preset 'gro': the paper (B.1) does not list {model!r}, so {left} are its commonest values"
+        warnings.warn(said, stacklevel=3)
     return {}

@@ -243,10 +243,8 @@ def _verdict(rule: Rule, row: dict[str, Any]) -> tuple[bool, str]:
 def _check_whole(model: Any) -> None:
     lacks = getattr(layer_container(model)[0].config, "kept_layers", None) is not None
     if lacks or adapted_modules(model):
-        raise ValueError(
-            f"model must be whole, without an adapter (SDD 2.2), it {'lacks layers' if lacks else 'has one'};"
-            " leave its without_layers or with_adapter first, or pass any_model=True"
-        )
+        got = "it lacks layers" if lacks else "it has one"
+        raise ValueError(f"model must be whole, without an adapter (SDD 2.2), {got}; any_model=True lets it")
 
 
 def _carry_over(out: Path, header: dict[str, Any], fits: Callable[[int], list[int]]) -> None:
@@ -285,10 +283,8 @@ def _that_fit(model: Any, ids: list[list[int]], max_new_tokens: int) -> list[int
     context = context_length(model)
     fits = [k for k, row in enumerate(ids) if context is None or len(row) + max_new_tokens <= context]
     if not fits:
-        raise ValueError(
-            f"no prompt fits the context of {context} tokens with max_new_tokens={max_new_tokens}: "
-            f"the shortest has {min(map(len, ids))} tokens; lower max_new_tokens or take shorter examples"
-        )
+        fit = f"the context of {context} tokens with max_new_tokens={max_new_tokens}"
+        raise ValueError(f"no prompt fits {fit}: the shortest has {min(map(len, ids))} tokens")
     return fits
 
 
@@ -315,9 +311,6 @@ def _judged(
     frame.attrs["closing"] = closed
     if not frame["kept"].any():
         reasons = ", ".join(f"{reason} ({n})" for reason, n in frame["reason"].value_counts().items())
-        warnings.warn(
-            f"every one of {len(frame)} rewrites was refused: {reasons}; each response is the reference, so "
-            "healing on it is plain fine-tuning",
-            stacklevel=3,
-        )
+        told = f"every one of {len(frame)} rewrites was refused: {reasons}"
+        warnings.warn(f"{told}; healing on the references is plain fine-tuning", stacklevel=3)
     return frame

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from workbench.checks import read_whole
-from workbench.digests import digest, tensor_digest
+from workbench.digests import digest, modules_digest, tensor_digest
 from workbench.healing.records import RECORD, SETTINGS, WEIGHTS, checked_adapter, read_record, write_record
 from workbench.models.layers import unwrap
 from workbench.runs.files import atomic_folder
@@ -98,10 +98,8 @@ def same_work(record: Path, work: dict[str, Any], overwrite: bool, model: Any = 
     if differ and not overwrite:
         dtypes = [told.get("model", {}).get("dtype") for told in (found, wanted)]
         types = f" (trained in {dtypes[0]}, the model is {dtypes[1]})" if len({*dtypes} - {None}) > 1 else ""
-        raise ValueError(
-            f"out: {record.parent} was made from another {', another '.join(differ)}{types}; give another "
-            "out, or overwrite=True to begin it again"
-        )
+        other = f"another {', another '.join(differ)}{types}"
+        raise ValueError(f"out: {record.parent} was made from {other}; give another out, or overwrite=True")
     return not differ
 
 
@@ -115,7 +113,8 @@ def values_digest(model: Any) -> str:
         return "offloaded"
     weights = {name: tensor_digest(value.to(torch.bfloat16)) for name, value in base.named_parameters()}
     # what differs from the defaults: another version of transformers has other entries
-    return digest({"weights": weights, "settings": _without_types(base.config.to_diff_dict())})[:16]
+    settings = [_without_types(base.config.to_diff_dict()), modules_digest(base)]
+    return digest({"weights": weights, "settings": settings})[:16]
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
@@ -167,10 +166,8 @@ def _check_own(folder: Path, mark: str, own: set[str], *, also: bool = False) ->
     there = {name for name in there if not (name.startswith(".") and name.endswith(".tmp"))}  # of a kill
     others = sorted(there - own)
     if there and (mark not in there or (others and not also)):
-        raise ValueError(
-            f"out: {folder} is there and heal did not make it: it holds {', '.join(others[:3]) or 'files'} "
-            f"and {'a' if mark in there else 'no'} {mark}; nothing was changed, give another out"
-        )
+        holds = f"{', '.join(others[:3]) or 'files'} and {'a' if mark in there else 'no'} {mark}"
+        raise ValueError(f"out: {folder} holds {holds}: heal did not make it; give another out")
 
 
 def _read(record: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from workbench.healing import folders
 from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.arguments import set_micro_batch, training_arguments, within_memory
 from workbench.healing.config import HealingConfig
+from workbench.healing.fused import fused_layers
 from workbench.healing.launch import is_main, sharded
 from workbench.healing.losses import Objective
 from workbench.healing.records import write_record
@@ -30,7 +31,7 @@ from workbench.healing.samples import OrderedSamples, check_packing, digest, rea
 from workbench.healing.steps import captures
 from workbench.healing.trainer import OnStep, Training, run_training
 from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_held_out
-from workbench.models.hooks import compiled_layers, compiling_pays
+from workbench.models.hooks import any_shape, compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
 from workbench.models.layers import check_in_memory, kept_layers, unwrap
 from workbench.runs.files import check_room, locked, write_text_atomic
@@ -180,11 +181,9 @@ def _prepared(
 
 def _warn_of_cuts(counts: dict[str, int], limit: int, rows: int) -> None:
     if any(counts.values()):
-        warnings.warn(
-            f"of {rows} examples {counts['cut']} are cut at max_length={limit} tokens, so that their end is "
-            f"not learned, and {counts['left_out']} are left out, as nothing to learn is left of them",
-            stacklevel=3,
-        )
+        cut = f"{counts['cut']} are cut at max_length={limit} tokens, so that their end is not learned"
+        left = f"{counts['left_out']} are left out, as nothing to learn is left of them"
+        warnings.warn(f"of {rows} examples {cut}, and {left}", stacklevel=3)
 
 
 def _begin(out: Path, work: dict[str, Any], overwrite: bool, arguments: TrainingArguments) -> None:
@@ -217,7 +216,9 @@ def _train(
         objective.acts(peft, chunk=config.loss_chunk, compiled=compiled, gaps=fixed),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
         disable_input_dtype_casting(peft, active=arguments.bf16),
-        compiled_layers(model, dynamic=fixed or not even) if compiled else nullcontext(),
+        nullcontext() if fixed or even else any_shape(),
+        fused_layers(peft) if fixed and not compiled else nullcontext(),
+        compiled_layers(model, dynamic=not fixed and not even) if compiled else nullcontext(),
     ):
         # each checkpoint holds the weights and AdamW's two moments of them; one is written before one goes
         trained = sum(p.numel() for p in peft.parameters() if p.requires_grad)
@@ -253,8 +254,8 @@ def lora_config(model: Any, config: HealingConfig) -> Any:
     found = lora_targets(model, config.targets)
     for name in ("dropout", "dora"):
         if found["target_parameters"] and getattr(config, name):
-            what = f"{name} must be {type(getattr(config, name))()}"
-            raise ValueError(f"{what} for a model whose experts are one tensor, got {getattr(config, name)}")
+            got = getattr(config, name)
+            raise ValueError(f"{name} must be {type(got)()} where experts are one tensor, got {got}")
     alpha: Any = 2 * config.rank if config.alpha is None else float(config.alpha)  # other readers want an int
     return LoraConfig(
         r=config.rank,

@@ -193,10 +193,8 @@ def _check_folder(folder: Path) -> None:
         try:
             _read_plan(folder / PLAN)
         except ValueError:
-            raise ValueError(
-                f"folder must be new, empty or that of an earlier plan; {folder} holds other files, which "
-                "are left as they are; choose another folder"
-            ) from None
+            wanted = "new, empty or that of an earlier plan"
+            raise ValueError(f"folder must be {wanted}; {folder} holds other files") from None
 
 
 def _check_inside(folder: Path, out: str) -> None:
@@ -265,8 +263,7 @@ def _config(path: Path) -> HealingConfig:
 def _check_batches(config: HealingConfig, processes: int) -> None:
     batch, micro = config.batch_size, config.micro_batch_size or 1
     if batch % (micro * processes):
-        shares = f"batch_size {batch} evenly, in micro-batches of {micro}"
-        raise ValueError(f"processes must share the plan's {shares}, got {processes}")
+        raise ValueError(f"processes must divide batch_size / micro = {batch} / {micro}, got {processes}")
 
 
 def _place(dtype: str | None) -> dict[str, Any]:

@@ -81,20 +81,19 @@ def loss_and_gradient(
         targets: the token to predict at each ``[position]``.
         gaps: whether some targets are below 0, which count for nothing.
     """
-    counts, targets = ((targets >= 0)[:, None], targets.clamp(min=0)) if gaps else (None, targets)
-    logits = head.logits(states)
-    normalizer = logits.logsumexp(-1, keepdim=True)
-    picked = logits.gather(1, targets[:, None])
-    gradient = torch.exp(logits - normalizer)
-    gradient = gradient.scatter_(1, targets[:, None], torch.exp(picked - normalizer) - 1)
+    kept, targets = ((targets >= 0)[:, None], targets.clamp(min=0)) if gaps else (None, targets)
+    logits, weight = head.logits(states), head.linear.weight
+    chances = torch.log_softmax(logits, -1)
+    picked = chances.gather(1, targets[:, None])
+    gradient = chances.exp_().scatter_(1, targets[:, None], torch.exp(picked) - 1)
     if head.scale != 1:
         gradient = gradient * head.scale
     if head.cap is not None:
         gradient = gradient * (1 - (logits / head.cap).square())
-    losses, weight = normalizer - picked, head.linear.weight
-    if counts is not None:
-        losses, gradient = losses * counts, gradient * counts
-    return losses.sum(), gradient.to(states.dtype) @ weight.to(states.dtype)
+    losses, of_states = -picked, gradient.to(states.dtype) @ weight.to(states.dtype)
+    if kept is not None:  # a row of the states' size is quicker to clear than one of logits
+        losses, of_states = losses * kept, of_states * kept
+    return losses.sum(), of_states
 
 
 def summed_loss(states: Tensor, targets: Tensor, chunk_loss: ChunkLoss, chunk: int) -> Tensor:

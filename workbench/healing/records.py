@@ -32,10 +32,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """
     record = Path(path) / RECORD
     if not record.is_file():
-        raise ValueError(
-            f"{path} is not an adapter that heal wrote: it has no {RECORD}, which says what layers it fits; "
-            "for one of another trainer give layers=, the original indices of the layers it was trained on"
-        )
+        way_out = "for one of another trainer give layers=, the original indices of its layers"
+        raise ValueError(f"{path} is not an adapter that heal wrote: it has no {RECORD}; {way_out}")
     found = _read(record)
     whole = isinstance(found.get("kept_layers"), list)
     if not whole or not all(isinstance(found.get(name, {}), dict) for name in ("sha256", "model")):
@@ -59,10 +57,8 @@ def check_layers(path: Path, trained: list[int], layers: Sequence[int] | None, m
     if layers is not None and trained != list(layers):
         raise ValueError(f"layers must be those that {path} was trained on, {trained}, got {list(layers)}")
     if model is not None and trained != (here := list(kept_layers(model))):
-        raise ValueError(
-            f"adapter {path} was trained on other layers than the model has: trained on {trained}, the model "
-            f"has {here}; leave out the same layers as in training"
-        )
+        both = f"trained on {trained}, the model has {here}"
+        raise ValueError(f"adapter {path} was trained on other layers than the model has: {both}")
 
 
 def checked_adapter(path: str | Path, layers: Sequence[int] | None = None) -> list[int]:
@@ -84,7 +80,7 @@ def checked_adapter(path: str | Path, layers: Sequence[int] | None = None) -> li
         raise ValueError(f"{path} has no {WEIGHTS}; an adapter's weights are read from safetensors only")
     settings = _read(path / SETTINGS)
     if settings.get("peft_type") != "LORA" or settings.get("bias", "none") != "none":
-        kind = f"{settings.get('peft_type')!r} with bias {settings.get('bias')!r}"
+        kind = [settings.get("peft_type"), settings.get("bias")]
         raise ValueError(f"{path} must be a LoRA adapter with bias 'none', it is {kind}")
     _check_settings(path, settings)
     known, found = record.get("sha256"), adapter_digests(path)

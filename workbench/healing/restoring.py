@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import logging as transformers_logging
 
-from workbench.models.hooks import at_the_end
+from workbench.models.hooks import at_the_end, attribute_kept
 from workbench.models.layers import unwrap
 
 
@@ -85,13 +85,7 @@ def same_randomness(device: torch.device) -> Iterator[None]:
 def same_cache(model: Any) -> Iterator[None]:
     """Leave the model's setting whether to cache as it was: the Trainer switches it off for good."""
     configs = {id(one): one for one in (model.config, model.config.get_text_config(decoder=True))}.values()
-    before = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
-
-    def restore() -> None:
-        for config, use in before:
-            config.use_cache = use
-
-    with at_the_end(restore):
+    with attribute_kept(configs, "use_cache"):
         yield
 
 

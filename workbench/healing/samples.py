@@ -143,10 +143,8 @@ def read_samples(
             size = min(len(prompt + reference), max_length)
             samples.append(Sample((prompt + answer + end)[:max_length], len(prompt), size))
     if not samples:
-        raise ValueError(
-            f"no prompt fits max_length={max_length}: the shortest has {min(map(len, prompts))} tokens and "
-            "needs one more at least for its response; raise max_length or take shorter examples"
-        )
+        shortest = min(map(len, prompts))
+        raise ValueError(f"max_length must be above {shortest}, the shortest prompt, got {max_length}")
     return samples, {"cut": cut, "left_out": len(rows) - len(samples)}
 
 
@@ -296,10 +294,8 @@ def check_packing(model: Any) -> None:
     device, size = next(base.parameters()).device, base.config.get_text_config(decoder=True).vocab_size
     ids = torch.tensor([*range(3, 9), *range(11, 17)], device=device)[None] % size
     if not reads_apart(base, ids, [6, 6], position_ids=torch.arange(6, device=device).repeat(2)[None]):
-        raise ValueError(
-            f"packing must be False for {type(base).__name__} ({base.config._attn_implementation} "
-            "attention): its samples see each other when they share a row"
-        )
+        kind = f"{type(base).__name__} ({base.config._attn_implementation} attention)"
+        raise ValueError(f"packing must be False for {kind}: its samples see each other in a row")
 
 
 def in_rows(samples: list[Sample], length: int) -> list[list[Sample]]:

@@ -201,18 +201,14 @@ def _digests(learned: list[Sample], held_out: list[Sample]) -> dict[str, Any]:
 
     seen = {*map(prompt, learned)}
     if both := [row for row, sample in enumerate(held_out) if prompt(sample) in seen]:
-        raise ValueError(
-            f"held_out must share no prompt with examples, {len(both)} of its {len(held_out)} rows do, the "
-            f"first is row {both[0]}; hold out rows that are not trained on"
-        )
+        raise ValueError(f"held_out must share no prompt with examples, {len(both)} do, such as {both[0]}")
     return {"data": digest(learned), "held_out": digest(held_out)}
 
 
 def _combinations(grid: Mapping[str, Sequence[Any]], config: HealingConfig) -> list[dict[str, Any]]:
     unknown = grid.keys() - HealingConfig.__dataclass_fields__.keys()
     if unknown or not grid or not all(grid.values()):
-        fields_of = f"fields of HealingConfig such as {', '.join(SDD_GRID)}"
-        raise ValueError(f"grid must give values for {fields_of}; got {grid}")
+        raise ValueError(f"grid must give values for fields such as {', '.join(SDD_GRID)}; got {grid}")
     found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for combination in found:
         replace(config, **combination)  # refuses what cannot be trained with

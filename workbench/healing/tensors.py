@@ -80,8 +80,8 @@ def checked_tensors(path: str | Path, layers: Sequence[int] | None = None) -> di
 
 def _put(name: str, parameter: Any, tensor: Tensor, path: Path) -> None:
     if tensor.shape != parameter.shape:
-        shapes = f"{tuple(tensor.shape)}, the model's {tuple(parameter.shape)}"
-        raise ValueError(f"{path} does not fit: its {name} has shape {shapes}")
+        shapes = [*tensor.shape], [*parameter.shape]
+        raise ValueError(f"{path} does not fit: its {name} and the model's have shapes {shapes}")
     if not torch.isfinite(tensor).all():
         raise ValueError(f"{path} must hold finite numbers, {name} does not")
     parameter.data = tensor.to(parameter.device, parameter.dtype)

@@ -59,7 +59,7 @@ def slerp(a: Any, b: Any, t: float | Sequence[float] = 0.5, *, norms: str = "lin
         b: another of the same kind, shapes and pruning.
         t: 0 gives a, 1 gives b, both to the bit. A list is spread evenly over the layers and interpolated
             between (one number a layer where it is as long); what comes before the layers takes the first,
-            what comes after them the last.
+            what comes after them the last; a head tied to the embedding is the embedding.
         norms: ``"linear"``, or ``"mergekit"`` (see the top of the file).
 
     Returns:
@@ -82,11 +82,14 @@ def slerp(a: Any, b: Any, t: float | Sequence[float] = 0.5, *, norms: str = "lin
     _check_layers(a, b)
     at = checked_t(t)
     _check_alike(first, second)
+    alike: dict[tuple[int, torch.Size], str] = {}  # tied tensors are one, and stay one
+    of = {name: alike.setdefault((one.data_ptr(), one.shape), name) for name, one in first.items()}
     depth = 1 + max((layer for name in first if (layer := _layer(name)) is not None), default=0)
-    return {
-        name: _named_pair(name, tensor, second[name], at(place_of(name, depth)), norms)
-        for name, tensor in first.items()
+    merged = {
+        name: _named_pair(name, first[name], second[name], at(place_of(name, depth)), norms)
+        for name in alike.values()
     }
+    return {name: merged[own] for name, own in of.items()}
 
 
 def merged_pair(a: Tensor, b: Tensor, t: float, norms: str = "linear") -> Merged:
@@ -144,8 +147,7 @@ def checked_t(t: Any) -> Callable[[float | None], float]:
     values = list(t) if several else [t]
     wrong = [x for x in values if isinstance(x, bool) or not (isinstance(x, Real) and 0 <= float(x) <= 1)]
     if wrong or not values:
-        shown = wrong[0] if wrong else t
-        raise ValueError(f"t must be a number in [0, 1] or a list of them over the layers, got {shown!r}")
+        raise ValueError(f"t must be a number in [0, 1] or a list of them over the layers, got {t!r}")
     points = np.linspace(0, 1, len(values))
     return lambda depth: float(np.interp(0.5 if depth is None else depth, points, values))
 
@@ -180,8 +182,7 @@ def _dot(u: Tensor, v: Tensor) -> float:
 
 def _check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
     if differ := sorted(first.keys() ^ second.keys()):
-        which = "the first" if differ[0] in first else "the second"
-        raise ValueError(f"a and b must hold the same tensors, {differ[0]} is in {which} alone")
+        raise ValueError(f"a and b must hold the same tensors, {differ[0]} is in one alone")
     for name, tensor in first.items():
         check_pair(name, tensor, second[name])
 
@@ -202,10 +203,8 @@ def _tensors(source: Any) -> Mapping[str, Tensor]:
     if isinstance(source, Mapping) and all(isinstance(one, Tensor) for one in source.values()):
         return source
     if not (isinstance(source, str | Path) and Path(source).is_dir()):
-        raise ValueError(
-            "a and b must be two tensors, state dicts, models, or folders of models; variants of a run are "
-            f"merged by merge_variants; got {type(source).__name__}"
-        )
+        kinds = "tensors, state dicts, models or folders of models (variants: merge_variants)"
+        raise ValueError(f"a and b must be two {kinds}, got {type(source).__name__}")
     files = sorted(Path(source).glob("*.safetensors"))
     if not files:
         raise ValueError(f"{source} must be the folder of a model with weights in safetensors, it has none")

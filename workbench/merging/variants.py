@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
@@ -85,10 +86,12 @@ def merge_variants(
     whole_number(seed, "seed", 0, 2**63 - 1)
     for t in ts:
         checked_t(t)
+    shown_as = ["_".join(f"{x:g}" for x in np.atleast_1d(t)) for t in ts]
+    if len(set(shown_as)) < len(shown_as):
+        raise ValueError(f"ts must differ in their first six digits, which name the merges, got {list(ts)}")
     check_one_pruning(model, first, second)
     made = []
-    for t in ts:
-        shown = "_".join(f"{x:g}" for x in t) if isinstance(t, Sequence) else f"{t:g}"
+    for t, shown in zip(ts, shown_as, strict=True):
         full = f"{name or f'merged-{method}'}-{shown}"
         settings: Any = {"method": method, "norms": norms, "density": density, "seed": seed}
         folder = f"merged/{full}"
@@ -106,15 +109,9 @@ def check_one_pruning(model: Any, first: Variant, second: Variant) -> None:
         ValueError: for different prunings, different models, or another model than they are of.
     """
     if first.removed != second.removed:
-        raise ValueError(
-            f"variants must be of one pruning: {first.name!r} leaves out layers {list(first.removed)}, "
-            f"{second.name!r} {list(second.removed)}"
-        )
-    if first.model != second.model or first.revision != second.revision:
-        raise ValueError(
-            f"variants must be of one model, {first.name!r} is of {first.model!r} and {second.name!r} of "
-            f"{second.model!r}"
-        )
+        raise ValueError(f"variants must be of one pruning, got {first.removed} and {second.removed}")
+    if (first.model, first.revision) != (second.model, second.revision):
+        raise ValueError(f"variants must be of one model, got {first.model!r} and {second.model!r}")
     _check_name(model, first)
 
 
@@ -145,9 +142,7 @@ def merge_tensors(
         parameters = dict(unwrap(model).named_parameters())
         names = [name for name in parameters if name in ends[0] or name in ends[1]]
         if not names:
-            raise ValueError(
-                f"variants must have something to merge, {first.name!r} and {second.name!r} have no adapter"
-            )
+            raise ValueError(f"variants must have adapters, {first.name!r} and {second.name!r} have none")
         depth, tensors, rows = number_of_layers(model), {}, []
         with torch.no_grad(), torch.random.fork_rng(_gpus(model)):
             torch.manual_seed(seed)
@@ -161,7 +156,7 @@ def merge_tensors(
                 told = {"tensor": name, "t": here, "angle": done.angle, "linear": done.linear}
                 rows.append(told | dict(zip(("changed_first", "changed_second"), changes, strict=True)))
         record = {"kept_layers": list(kept_layers(model)), "model": describe_model(model)}
-        merge = {"first": first.name, "second": second.name, "t": t, **how}
+        merge = {"first": first.name, "second": second.name, "t": np.asarray(t).tolist(), **how}
         with atomic_folder(out) as folder:
             write_tensors(folder, tensors, record | {"merge": merge})
     return pd.DataFrame(rows)

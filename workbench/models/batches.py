@@ -72,15 +72,12 @@ def read_tokens(model: nn.Module, tokenizer: Any, texts: Any, max_length: int) -
     longest = max(len(ids) for ids in tokens)
     positions = longest_context(unwrap(model).config) or longest
     if min(longest, max_length) > positions:
-        raise ValueError(
-            f"max_length must be between 1 and {positions}, the positions of this model, for texts of up to "
-            f"{longest} tokens, got {max_length}{of_its_positions(unwrap(model).config)}"
-        )
+        got = f"{max_length} for a text of {longest} tokens{of_its_positions(unwrap(model).config)}"
+        raise ValueError(f"max_length must be between 1 and {positions}, the model's positions, got {got}")
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
     for number, ids in enumerate(tokens):
         if len(outside := ids[(ids < 0) | (ids >= vocabulary)]):
-            allowed = f"between 0 and {vocabulary - 1}"
-            raise ValueError(f"token ids must be {allowed}, text {number} has {outside[0]}")
+            raise ValueError(f"token ids must be from 0 to {vocabulary - 1}, text {number} has {outside[0]}")
     return [ids[:max_length] for ids in tokens]
 
 
@@ -258,10 +255,8 @@ def _check_unpadded(model: Any, tokenizer: Any, texts: Any, tokens: Sequence[Ten
         other = torch.nonzero(ids != pad).flatten()
         first, last = (int(other[0]), int(other[-1])) if len(other) else (0, 0)
         if (padding := max(first, len(ids) - 1 - last)) > spare:
-            raise ValueError(
-                f"token ids must come without padding, text {number} has {padding} pad tokens (id {pad}) at "
-                f"one end; leave them out, such as by ids[mask == 1]"
-            )
+            got = f"text {number} has {padding} pad tokens (id {pad}) at one end"
+            raise ValueError(f"token ids must come without padding, such as ids[mask == 1]; {got}")
 
 
 def _tokens_of(tokenizer: Any, text: Any, number: int) -> Tensor:

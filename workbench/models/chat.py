@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from workbench.checks import first_line
+from workbench.checks import told
 from workbench.models.templates import PLAIN_TEMPLATE, rendered
 
 #: one turn of a chat: its role (system, user or assistant) and its content
@@ -58,10 +58,8 @@ def render_chat(
     """
     source, turns = _source(tokenizer, template), _checked(turns)
     options = {"add_generation_prompt": generation_prompt, "enable_thinking": thinking, "thinking": thinking}
-    try:
+    with told(f"the chat template of {_name(tokenizer)} failed", Exception):  # whatever it does
         text = rendered(source, _special_marks(tokenizer), turns, options)
-    except Exception as error:  # whatever somebody's template does
-        raise ValueError(f"the chat template of {_name(tokenizer)} failed: {first_line(error)}") from error
     return text if thinking or not generation_prompt else _OPEN_THOUGHT.sub(_closed, text)
 
 
@@ -127,10 +125,8 @@ def _source(tokenizer: Any, template: str | None = None) -> str:
     """Return the text of the template that is taken."""
     if not template and not _has_template(tokenizer):
         return PLAIN_TEMPLATE
-    try:
+    with told(f"{_name(tokenizer)} has no such chat template", ValueError):
         return str(tokenizer.get_chat_template(template))
-    except ValueError as error:
-        raise ValueError(f"{_name(tokenizer)} has no such chat template: {first_line(error)}") from error
 
 
 def _name(tokenizer: Any) -> str:

@@ -97,25 +97,19 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"name must be a folder, a .gguf file, a hub id or 'demo'; {folder} is a file")
     files = {path.name for path in folder.iterdir()}
     if strange := sorted(name for name in files if name.endswith(_READ) and not (folder / name).is_file()):
-        kinds = "a broken link, a pipe, a device or a folder"
-        raise ValueError(f"{folder} is not a whole model folder: {strange[0]} is no file, but {kinds}")
+        raise ValueError(f"{folder} is not a whole model folder: {strange[0]} is no file")
     if "config.json" not in files:
         adapter = "; it is an adapter: load its base model, then with_adapter"
         hint = adapter if "adapter_config.json" in files else _gguf(folder, files)
         raise ValueError(f"{folder} is not a model folder: it has no config.json{hint}")
     if not files & {*_TOKENIZERS}:
-        raise ValueError(
-            f"{folder} has no tokenizer (none of {', '.join(_TOKENIZERS[:3])}, ...); "
-            "save the model's own there with tokenizer.save_pretrained"
-        )
+        raise ValueError(f"{folder} has no tokenizer (none of {', '.join(_TOKENIZERS[:3])}, ...); save one")
     if not any(name.endswith(".safetensors") for name in files):
         if hint := _gguf(folder, files):
             raise ValueError(f"{folder} has no safetensors weights{hint}")
         if pickles := sorted(name for name in files if name.endswith(_PICKLES)):
-            raise ValueError(
-                f"{folder} has only pickled weights ({pickles[0]}), which can run code when they are read; "
-                "convert them to safetensors with save_pretrained in a place you trust"
-            )
+            way_out = "convert them to safetensors in a place you trust"
+            raise ValueError(f"{folder} has pickled weights, which can run code ({pickles[0]}); {way_out}")
     _check_index(folder)
 
 
@@ -150,10 +144,7 @@ def check_are_numbers(model: Any, source: str, revision: str, unused: Iterable[s
     for key, kind in _kinds(source, revision):
         known = kind in _FILES["numbers"] or any(one.endswith(key) for one in fine) or re.search(ignored, key)
         if not known:
-            raise ValueError(
-                f"{key} is stored as {kind}, and config.json has no quantization_config that says its "
-                "scale; save the model again in float16 or wider"
-            )
+            raise ValueError(f"{key} is stored as {kind}, and config.json has no quantization_config for it")
 
 
 def _kinds(source: str, revision: str) -> Iterator[tuple[str, str]]:
@@ -215,9 +206,7 @@ def check_decoder_only(config: Any, name: str) -> None:
     elif not remote and not _has_language_head(architectures):
         what = f"a {architectures[0]}, which has no language-model head"
     elif not is_whole(depth) or not 1 <= depth <= _MOST_LAYERS:
-        raise ValueError(
-            f"name {name!r}: num_hidden_layers must be a whole number from 1 to {_MOST_LAYERS}, got {depth!r}"
-        )
+        raise ValueError(f"name {name!r}: num_hidden_layers must be from 1 to {_MOST_LAYERS}, got {depth!r}")
     elif not _is_window(window := getattr(config.get_text_config(decoder=True), "sliding_window", None)):
         raise ValueError(f"name {name!r}: sliding_window must be a whole number >= 1, got {window!r:.60}")
     else:
@@ -239,8 +228,8 @@ def check_growth(file: str | Path) -> None:
             pattern = (rule.get("pattern") or {}).get("String") or "."
             growth *= max(1.0, len(rule.get("content") or "") / len(pattern))
         if growth > _GROWTH:
-            longer = f"make a text at most {_GROWTH} times as long, got {growth:.0e}"
-            raise ValueError(f"the {part} of tokenizer.json must {longer}")
+            longer = f"at most {_GROWTH} times as long, got {growth:.0e}"
+            raise ValueError(f"the {part} of tokenizer.json must make a text {longer}")
 
 
 def _replacing(part: Any) -> Iterator[dict[str, Any]]:

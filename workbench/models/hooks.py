@@ -64,10 +64,8 @@ def one_stream(model: nn.Module, state: Tensor) -> Tensor:
         ValueError: for an architecture with several streams of states (Gemma3n, DeepSeek-V4).
     """
     if state.ndim != 3:
-        raise ValueError(
-            "model must hand one state [row, token, width] from layer to layer; the layers of "
-            f"{type(unwrap(model)).__name__} pass on several streams ({list(state.shape)})"
-        )
+        got = f"{type(unwrap(model)).__name__} passes on several streams ({list(state.shape)})"
+        raise ValueError(f"model must hand one state [row, token, width] from layer to layer; {got}")
     return state
 
 
@@ -88,11 +86,8 @@ def watch_states(model: nn.Module, see: Callable[[int, Tensor], None]) -> Iterat
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         state = one_stream(model, state_in(args, kwargs))
         if other_way or (asked and state.shape[:2] != asked[0]):
-            name, got = type(unwrap(model)).__name__, list(state.shape)
-            raise ValueError(
-                f"model must hand on states [row, token, width]; the layers of {name} get {got} for "
-                f"{list(asked[0]) if asked else 'its'} tokens"
-            )
+            got = f"{type(unwrap(model)).__name__} hands on {list(state.shape)} for {asked or 'its'} tokens"
+            raise ValueError(f"model must hand on states [row, token, width]; {got}")
         see(0, state)
 
     def after(number: int) -> Callable[..., None]:
@@ -112,6 +107,31 @@ def hooked() -> Iterator[list[Any]]:
     handles: list[Any] = []
     with at_the_end(lambda: [handle.remove() for handle in handles]):
         yield handles
+
+
+@contextmanager
+def attribute_kept(objects: Iterable[Any], name: str) -> Iterator[None]:
+    """Give an attribute its value back at the end, on each of the objects that have it."""
+    before = [(one, getattr(one, name)) for one in objects if hasattr(one, name)]
+
+    def restore() -> None:
+        for one, value in before:
+            setattr(one, name, value)
+
+    with at_the_end(restore):
+        yield
+
+
+@contextmanager
+def any_shape() -> Iterator[None]:
+    """Attend without cuDNN until leaving, which plans for each new shape of a batch, half a second at times.
+
+    Where shapes repeat its kernels are the faster ones, and torch prefers them on some GPUs.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with at_the_end(lambda: torch.backends.cuda.enable_cudnn_sdp(before)):
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        yield
 
 
 @contextmanager
@@ -224,7 +244,5 @@ def check_finite(what: str, values: np.ndarray) -> None:
     """Raise a ValueError unless every text's values ``[text, ...]`` are numbers."""
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
-        raise ValueError(
-            f"{what} must be finite and not zero, but {int(bad.sum())} of {len(bad)} texts (first: text "
-            f"{int(bad.argmax())}) have some that are not; float16 overflows so: load the model in bfloat16"
-        )
+        got = f"{int(bad.sum())} of {len(bad)} texts (first: text {int(bad.argmax())}) have others"
+        raise ValueError(f"{what} must be finite and not zero, {got}; float16 overflows so: load in bfloat16")

@@ -40,10 +40,8 @@ def layer_container(model: nn.Module) -> tuple[Any, str]:
     decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
     found = _lists_of(decoder, depth) or [pair for part in base.modules() for pair in _lists_of(part, depth)]
     if len(found) != 1:
-        raise ValueError(
-            f"model must be a decoder whose layers are one list as long as its configuration says "
-            f"({depth}); {type(base).__name__} has {len(found)} such lists"
-        )
+        got = f"{type(base).__name__} has {len(found)}"
+        raise ValueError(f"model must be a decoder with one list of {depth} layers, as configured; {got}")
     return found[0]
 
 
@@ -87,10 +85,7 @@ def kept_layers(model: nn.Module) -> tuple[int, ...]:
         raise ValueError(f"kept_layers must be {depth} rising numbers in the configuration, got {kept!r:.80}")
     original = getattr(stack.config, "original_num_hidden_layers", kept[-1] + 1)
     if not is_whole(original) or original <= kept[-1]:
-        least = f"a whole number above {kept[-1]}"
-        raise ValueError(
-            f"original_num_hidden_layers must be {least} in the configuration, got {original!r:.60}"
-        )
+        raise ValueError(f"original_num_hidden_layers must be above {kept[-1]}, got {original!r:.60}")
     return tuple(kept)
 
 

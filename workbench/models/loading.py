@@ -119,10 +119,8 @@ def _one_device(device_map: Any, device: Any) -> Any:
     one = device_map.get("") if isinstance(device_map, Mapping) and len(device_map) == 1 else device_map
     one = f"cuda:{one}" if is_whole(one) else one
     if device is not None or not isinstance(one, str | torch.device) or one in _SPREAD:
-        raise ValueError(
-            "device_map must be one device such as 'cpu' or {'': 'cuda:0'}, with device=None, got "
-            f"{device_map!r}; a model too large for it may fit with quantization='nf4'"
-        )
+        one_device = "one device such as 'cpu' or {'': 'cuda:0'}, with device=None"
+        raise ValueError(f"device_map must be {one_device}, got {device_map!r}; 'nf4' takes less room")
     return one
 
 
@@ -164,10 +162,8 @@ def _tokenizer(source: str, name: str, config: Any, options: dict[str, Any]) -> 
     _check_template(name, tokenizer)
     entries = config.get_text_config(decoder=True).vocab_size
     if not ids or tokenizer.vocab_size > entries:
-        raise ValueError(
-            f"name {name!r}: the tokenizer is not the model's: it has {tokenizer.vocab_size} entries "
-            f"and makes {ids} of 'a', the model knows {entries} tokens"
-        )
+        got = f"it has {tokenizer.vocab_size} entries and makes {ids} of 'a', the model knows {entries}"
+        raise ValueError(f"name {name!r}: the tokenizer is not the model's: {got}")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= entries:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token_id is None:
@@ -260,10 +256,8 @@ def keep_trainable(model: nn.Module) -> None:
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if getattr(state, "packing_format_for_cpu", False):
-            raise ValueError(
-                "model must have 4-bit weights as they were loaded, these were packed for inference on the "
-                "CPU; load it with load_model, or heal before the first forward pass"
-            )
+            packed = "these were packed for inference on the CPU; load it with load_model"
+            raise ValueError(f"model must have 4-bit weights as they were loaded, {packed}")
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
@@ -277,14 +271,9 @@ def _check_report(name: str, report: dict[str, Any], model: nn.Module) -> None:
     wrong = {*map(str, report["missing_keys"])}
     wrong |= {f"{key} {[*found]}, not {[*asked]}" for key, found, asked in report["mismatched_keys"]}
     if wrong:
-        raise ValueError(
-            f"name {name!r}: {len(wrong)} weights that the configuration asks for are missing or of another "
-            f"shape, such as {min(wrong)}; they would be random"
-        )
+        lacks = f"{len(wrong)} weights of the configuration, such as {min(wrong)}; they would be random"
+        raise ValueError(f"name {name!r}: missing or of another shape are {lacks}")
     numbered = re.compile(rf"(?:^|\.){path}\.(\d+)\.")
     found = {key: numbered.search(key) for key in map(str, report["unexpected_keys"])}
     if beyond := [key for key, place in found.items() if place and int(place[1]) >= depth]:
-        raise ValueError(
-            f"name {name!r}: the files hold more layers than the {depth} of the configuration, "
-            f"such as {min(beyond)}; they would be left out"
-        )
+        raise ValueError(f"name {name!r}: the files hold more layers than {depth}, configured: {min(beyond)}")

@@ -60,11 +60,6 @@ def by_the_first(work: Callable[[], Result]) -> Result:
     return given
 
 
-def wait() -> None:
-    """Go on when every process has come so far."""
-    everyones(None)
-
-
 def shares(
     costs: Sequence[float], groups: Sequence[Any] | None = None, extra: Sequence[float] = ()
 ) -> list[int]:

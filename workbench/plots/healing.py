@@ -178,11 +178,7 @@ def _held_out_marks(log: pd.DataFrame, value: str, styles: dict[str, style.Style
     rows = log[log["held_out_loss"].notna()].sort_values("step", kind="stable")
     rows = style.escaped(rows.assign(variant=rows.get("variant", value)), "variant")
     fig = style.draw(px.line, rows, "step", "held_out_loss", styles, markers=True, hover="%{y:.4f}")
-    mark = {
-        "size": style.px_of(9),
-        "symbol": "diamond-open",
-        "line_width": style.px_of(1.6),
-    }  # none hides another
+    mark = {"size": style.px_of(9), "symbol": "diamond-open", "line_width": style.px_of(1.6)}  # hides none
     line = {"width": style.px_of(1.4), "dash": "dot"}
     fig.update_traces(marker=mark, line=line, showlegend=True, hoverinfo=None)
     one = len(styles) == 1

@@ -1,8 +1,8 @@
 """The figures of a run for a paper, from its frames: no model is loaded.
 
-``captions.toml`` is the list: for each the frames that it needs and what its caption says. ``AS_THEY_ARE``
-and ``DRAWN`` say how each is drawn. A figure whose frames are not there yet is left out, and the notebook
-that writes them is named.
+``captions.toml`` is the list: for each the frames that it needs, what its caption says, and the public
+function that draws these frames as they are; ``DRAWN`` says how any other is drawn. A figure whose frames are
+not there yet is left out, and the notebook that writes them is named.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+import workbench
 from workbench.checks import checked
 from workbench.evaluation.items import flip_counts
 from workbench.evaluation.scores import category_scores, headline
@@ -78,7 +79,7 @@ def missing(run: Run, picture: Picture) -> list[str]:
 def _all(run: Run) -> list[Picture]:
     sets, found = _prompt_sets(run), []
     for name, told in tomllib.loads(CAPTIONS.read_text(encoding="utf-8")).items():
-        draw = DRAWN.get(name) or partial(_of_frames, AS_THEY_ARE[name], told["needs"])
+        draw = DRAWN.get(name) or partial(_of_frames, told["figure"], told["needs"])
         picture = Picture(name, tuple(told["needs"]), draw, told["caption"])
         for one in sets if name in OF_PROMPTS else []:
             caption = told["caption"] + (f" Prompts: {one}." if len(sets) > 1 else "")
@@ -94,8 +95,9 @@ def _prompt_sets(run: Run) -> list[str]:
     return [str(name) for name in asked["prompts"].unique()] if "prompts" in asked else []
 
 
-def _of_frames(draw: Callable[..., go.Figure], names: list[str], run: Run) -> go.Figure:
+def _of_frames(figure: str, names: list[str], run: Run) -> go.Figure:
     """Draw the frames that a figure needs, in their order, with names that a reader understands."""
+    draw: Callable[..., go.Figure] = getattr(workbench, figure)
     return draw(*(readable(run.read(name)) for name in names), title=None)
 
 
@@ -230,18 +232,7 @@ def _speed(run: Run) -> go.Figure:
     return drafts.speed_against_theory(speed_ups(_drafts(run, "draft_speed.csv")), title=None)
 
 
-#: name -> what draws the frames that it needs as they are
-AS_THEY_ARE: dict[str, Callable[..., go.Figure]] = {
-    "01_distances": heatmaps.distance_heatmap,
-    "01_lines": blocks.distance_lines,
-    "01_damage": heatmaps.distance_beside_damage,
-    "04_tuning": healing.tuning_figure,
-    "05_scores": scores.score_bars,
-    "06_pairs": forgetting.similarity_pairs,
-    "06_lost": forgetting.loss_similarity,
-    "07_stack": recovery.stack_over_iterations,
-}
-#: name -> how any other is drawn
+#: name -> how a figure is drawn that takes more than its frames as they are
 DRAWN: dict[str, Callable[..., go.Figure]] = {
     "01_calibration": _calibration,
     "01_metrics": _metrics,

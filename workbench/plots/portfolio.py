@@ -9,11 +9,10 @@ import warnings
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from workbench.checks import one_of
+from workbench.checks import some_of
 from workbench.plots import style
 from workbench.plots.paper import Picture, left_out, pictures
 from workbench.runs.figures import FORMATS, browser_found, save_figure
@@ -56,7 +55,7 @@ def paper_figures(
     Raises:
         ValueError: for other columns or formats, or a run that has no frame for any figure.
     """
-    wanted, endings = _some(columns, COLUMNS, "columns"), _some(formats, FORMATS, "formats")
+    wanted, endings = some_of(columns, COLUMNS, "columns"), some_of(formats, FORMATS, "formats")
     drawn = pictures(run)
     if not drawn:
         first = _writer(left_out(run)[0][1])
@@ -95,14 +94,6 @@ def _mark_stale(folder: Path, made: Iterable[str], left: dict[str, str]) -> None
         path = folder / "figures" / place / f"{name}.{ending}"
         if path.is_file():
             path.replace(path.with_name(f"{name}.before.{ending}"))
-
-
-def _some(given: Any, allowed: Iterable[Any], name: str) -> list[Any]:
-    """Return a value or several as a list, each of those allowed."""
-    chosen = [one_of(one, allowed, name) for one in ([given] if isinstance(given, int | str) else given)]
-    if not chosen:
-        raise ValueError(f"{name} must hold at least one, got none")
-    return chosen
 
 
 def _write_figures(

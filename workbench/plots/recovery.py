@@ -44,15 +44,8 @@ def stack_over_iterations(
     colours = [(k / 3 + e / 3, colour) for k, colour in enumerate(STATES) for e in (0, 1)]
     layout = style.current_template().layout
     low = 0.7 * layout.height / depth < style.small()  # a row of a deep model is lower than a number
-    look = {
-        "zmin": 0,
-        "zmax": 2,
-        "colorscale": colours,
-        "showscale": False,
-        "xgap": 2,
-        "ygap": 0 if low else 1,
-    }
-    trace = go.Heatmap(z=states.tolist(), customdata=words, **look)
+    look = {"zmin": 0, "zmax": 2, "colorscale": colours, "showscale": False}
+    trace = go.Heatmap(z=states.tolist(), customdata=words, xgap=2, ygap=0 if low else 1, **look)
     trace.update(hovertemplate="iteration %{x}: layer %{y} %{customdata}<extra></extra>")
     fig = style.new_figure(title, trace)
     for layer, iteration in {} if low else went.items():

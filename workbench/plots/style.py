@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from workbench.checks import one_of
+from workbench.checks import one_of, some_of
 from workbench.distances.blocks import checked_blocks, parse_layers
 
 #: sequential, even in lightness (so it survives a grey print), safe for the colour-blind; light = near =
@@ -64,10 +64,7 @@ def sizes_to_draw(
     there = sorted(int(size) for size in frame["size"].unique())
     if sizes is None:
         return [size for size in usual if size in there] or there[:6]
-    wanted = sorted({int(size) for size in sizes})
-    if not wanted or not set(wanted) <= set(there):
-        raise ValueError(f"sizes must be some of {there}, got {wanted}")
-    return wanted
+    return some_of(sorted({int(size) for size in sizes}), there, "sizes")
 
 
 def plain(value: Any) -> str:
@@ -189,11 +186,8 @@ def narrow() -> bool:
 
 def facet_titles(fig: go.Figure) -> go.Figure:
     """Title each panel of ``plotly.express`` by its name alone, without the name of the column."""
-    fig.for_each_annotation(
-        lambda note: note.update(
-            text=note.text.partition("=")[2], font_size=current_template().layout.font.size
-        )
-    )
+    size = current_template().layout.font.size
+    fig.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2], font_size=size))
     return fig.update_layout(margin={"t": px_of(70 if fig.layout.title.text else 28)})
 
 

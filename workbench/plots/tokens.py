@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.checks import checked, one_of
+from workbench.checks import checked, one_of, some_of
 from workbench.runs.files import template
 from workbench.tables.markup import latex_text
 
@@ -105,9 +105,7 @@ def token_view(
     if frame.empty:
         raise ValueError(f"id must be one of the {tokens['id'].nunique()} in tokens, got {id!r}")
     there = list(frame["variant"].unique())
-    wanted = there if variants is None else list(variants)
-    if not wanted or not set(wanted) <= set(there):
-        raise ValueError(f"variants must be some of {there}, got {wanted}")
+    wanted = there if variants is None else some_of(variants, there, "variants")
     own, groups = responses or {}, frame.groupby("variant")
     parts = [(str(name), *_shaded(groups.get_group(name), shade, most), own.get(name, "")) for name in wanted]
     return TokenView(prompt, tuple(parts), unit, float(most))

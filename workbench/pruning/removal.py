@@ -143,12 +143,9 @@ def _positions_left(present: tuple[int, ...], layers: Iterable[int]) -> list[int
     removed = list(layers) if isinstance(layers, Iterable) else [None]
     if not all(map(is_whole, removed)):
         raise ValueError(f"layers must be a list of layer indices such as [3, 4], got {layers!r}")
-    wrong = sorted(set(removed) - set(present))
-    if wrong:
-        raise ValueError(
-            f"layers must be among the {len(present)} layers in the model, by original index "
-            f"({format_layers(present)}), got {', '.join(map(str, wrong))}"
-        )
+    if wrong := sorted(set(removed) - set(present)):
+        allowed = f"the {len(present)} layers in the model, by original index ({format_layers(present)})"
+        raise ValueError(f"layers must be among {allowed}, got {', '.join(map(str, wrong))}")
     if len(set(removed)) < len(removed):
         raise ValueError(f"layers must name each layer once, got {removed}")
     if len(removed) == len(present):
@@ -199,10 +196,8 @@ def _try_out(stack: Any, name: str, kept: list[int], changes: list[Change]) -> N
             # where the whole model's own cache gives other states, a cut need not do better
             same = same and (not cached or _agree(_states(stack, cached=True), expected))
     if not same:
-        raise ValueError(
-            f"layers cannot be removed exactly from this {type(stack).__name__}: without them it computes "
-            "something else than with these layers passing on their input; nothing was changed"
-        )
+        why = "without them it computes something else than with these passing on their input"
+        raise ValueError(f"layers cannot be removed exactly from this {type(stack).__name__}: {why}")
 
 
 @contextmanager
@@ -217,9 +212,7 @@ def _running(stack: Any, kept: list[int]) -> Iterator[None]:
         if attending and attending.keys().isdisjoint(kept):
             all_of_them = format_layers(attending.values())
             reason = f"no attention layer would be left (of {all_of_them}), and its key-value cache needs one"
-        raise ValueError(
-            f"layers cannot be removed from this {type(stack).__name__}: {reason}; nothing was changed"
-        ) from error
+        raise ValueError(f"layers cannot be removed from this {type(stack).__name__}: {reason}") from error
 
 
 def _agree(states: Tensor, expected: Tensor) -> bool:

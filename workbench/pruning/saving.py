@@ -80,10 +80,8 @@ def _check_folder(path: Path) -> None:
     if path.is_file():
         raise ValueError(f"path must be a folder, {path} is a file")
     if path.is_dir() and (others := _not_ours(path)):
-        raise ValueError(
-            "path must be new, empty or a folder that save_pruned wrote and nobody added to; "
-            f"{path} holds other files ({others[0]}), which are left as they are; choose another path"
-        )
+        wanted = "new, empty or a folder that save_pruned wrote and nobody added to"
+        raise ValueError(f"path must be {wanted}; {path} holds other files ({others[0]})")
 
 
 def _not_ours(folder: Path) -> list[str]:
@@ -104,15 +102,9 @@ def _check_savable(model: nn.Module, base: Any) -> None:
         raise ValueError(f"model must be a language model with its head, got {type(base).__name__}")
     tuned = next((name for name, module in base.named_modules() if hasattr(module, "base_layer")), None)
     if tuned or (model is not base and hasattr(model, "peft_config")):
-        raise ValueError(
-            f"model must have no adapter on it (there is one at {tuned}): leave with_adapter, or merge it "
-            "into the weights with merge_and_unload first; an adapter is saved on its own"
-        )
+        raise ValueError(f"model must have no adapter on it, one is at {tuned}; leave or merge it first")
     if getattr(base, "is_quantized", False):
-        raise ValueError(
-            "model must have full weights to be saved: load it again with quantization=None, prune_ the same "
-            "layers and save that"
-        )
+        raise ValueError("model must have full weights to be saved: load and prune it with quantization=None")
     check_in_memory(base)
 
 
@@ -121,10 +113,8 @@ def _check_tokenizer(tokenizer: Any, base: Any) -> None:
         raise ValueError(f"tokenizer must be the model's tokenizer, got {type(tokenizer).__name__}")
     entries, pad = base.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id
     if pad is not None and pad >= entries:
-        raise ValueError(
-            f"tokenizer must pad with one of the model's {entries} tokens, its pad token "
-            f"{tokenizer.pad_token!r} is {pad}; set tokenizer.pad_token = tokenizer.eos_token"
-        )
+        got = f"{tokenizer.pad_token!r} is {pad}; set tokenizer.pad_token = tokenizer.eos_token"
+        raise ValueError(f"tokenizer must pad with one of the model's {entries} tokens, {got}")
 
 
 def _write_weights(base: Any, folder: Path) -> None:
@@ -144,19 +134,14 @@ def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
 
     twin = _reload(base, folder)
     if kept_layers(twin) != kept_layers(base):
-        raise ValueError(
-            f"the saved model reloads with layers {kept_layers(twin)}, not {kept_layers(base)}; not saved"
-        )
+        raise ValueError(f"not saved: it reloads with layers {kept_layers(twin)}, not {kept_layers(base)}")
     _check_weights(base, twin)
     batch = _batch(tokenizer, base)
     reader: Any = AutoTokenizer
     reread = reader.from_pretrained(folder, trust_remote_code=is_remote(tokenizer))
     again = _batch(reread, base)
     if not torch.equal(batch["input_ids"], again["input_ids"]):
-        raise ValueError(
-            "the saved tokenizer reads a text in other tokens than the one in memory, as AutoTokenizer takes "
-            f"{type(reread).__name__} for {base.config.model_type} models; not saved"
-        )
+        raise ValueError(f"not saved: reloaded as {type(reread).__name__}, the tokenizer reads other tokens")
     difference = 0.0
     for cached in (False, True):
         expected, found = _logits(base, batch, cached), _logits(twin, batch, cached)
@@ -164,10 +149,7 @@ def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
             raise ValueError("the model's logits are not finite, so that no reload can be checked; not saved")
         difference = max(difference, ((found - expected).abs().max() / expected.std()).item())
     if not difference <= TOLERANCES.get(base.dtype, 1e-4):
-        raise ValueError(
-            f"the saved model is another function: reloaded, its logits differ by {difference:.2g} standard "
-            "deviations; not saved"
-        )
+        raise ValueError(f"not saved: reloaded, logits differ by {difference:.2g} standard deviations")
     return {"largest_logit_difference_in_std": difference, "tokens": int(batch["attention_mask"].sum())}
 
 
@@ -215,10 +197,7 @@ def _check_weights(base: Any, twin: Any) -> None:
     dtypes = {name: buffer.dtype for name, buffer in twin.named_buffers()}
     cast = [name for name, buffer in base.named_buffers() if dtypes.get(name, buffer.dtype) != buffer.dtype]
     if cast:  # rotary frequencies in bfloat16 are off by whole turns a few hundred tokens on
-        raise ValueError(
-            f"{cast[0]} has another dtype in memory than after a reload, as after model.bfloat16(): "
-            "load the model with dtype=... instead; not saved"
-        )
+        raise ValueError(f"not saved: {cast[0]} reloads in another dtype; load the model with dtype=...")
 
 
 def _batch(tokenizer: Any, base: Any) -> dict[str, Tensor]:

@@ -143,8 +143,7 @@ def _weight_changes(
         old, new, place = before.get(path), after.get(path), stack.get_submodule(owner)._parameters
         cut = _parts(place.get(leaf), old, new, kept, len(getattr(whole, name)))
         if cut is None:
-            what = f"{path} is {new} instead of {old}"
-            raise _refusal(stack, f"weights outside the layers are cut by layer: {what}")
+            raise _refusal(stack, f"weights outside the layers are cut by layer: {path} is {new}, not {old}")
         changes.append((place, leaf, cut))
     return changes
 
@@ -174,9 +173,7 @@ def _refuse_shared(layers: nn.ModuleList, kept: list[int]) -> None:
     modules = [module for old in kept for module in set(layers[old].modules())]
     placed = [m for m in modules if m._parameters or not vars(m).keys().isdisjoint(INDEX_NAMES)]
     if len(set(placed)) < len(placed):
-        raise ValueError(
-            "layers cannot be removed from this model: some share modules, and so have no place of their own"
-        )
+        raise ValueError("layers cannot be removed from this model: some share modules, and so a place")
 
 
 def _text(config: Any) -> tuple[type, str]:

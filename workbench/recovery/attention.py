@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from workbench.models.hooks import at_the_end, inference
+from workbench.models.hooks import at_the_end, attribute_kept, inference
 from workbench.models.layers import decoder_forward, decoder_layers, unwrap
 from workbench.models.probes import input_device
 
@@ -89,17 +89,11 @@ def attention_watched(model: nn.Module) -> Iterator[None]:
     """Let every attention layer of the model go by a function that ``told`` can listen to."""
     stack = decoder_forward(model)
     configs = {id(m.config): m.config for m in stack.modules() if hasattr(m, "config")}.values()
-    before = [(config, config._attn_implementation_internal) for config in configs]
     _Watch.own = "eager" if stack.config._attn_implementation == "eager" else "sdpa"
     ALL_ATTENTION_FUNCTIONS.register(NAME, _watched)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS[_Watch.own])
-
-    def restore() -> None:
-        _Watch.see = None
-        for config, own in before:
-            config._attn_implementation_internal = own
-
-    with at_the_end(restore):
+    held = attribute_kept(configs, "_attn_implementation_internal")
+    with at_the_end(lambda: setattr(_Watch, "see", None)), held:
         for config in configs:
             config._attn_implementation_internal = NAME
         yield

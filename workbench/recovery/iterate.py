@@ -149,10 +149,8 @@ class _Steps:
                 chosen.append(_best(score(self.order, [layer for layer, _ in chosen], before)))
             write_text_atomic(self.folder / ROWS, json.dumps(chosen))
         if (gone := self.pruned()) != count:
-            raise ValueError(
-                f"target_layers: iteration {self.iteration} removed {gone} layers in {self.out}, not "
-                f"{count}; give another out, or overwrite=True"
-            )
+            got = f"iteration {self.iteration} in {self.out} removed {gone} layers, not {count}"
+            raise ValueError(f"target_layers: {got}; give another out, or overwrite=True")
         if before and not (self.out / self.adapter).is_dir():
             carry_adapter(model, before, self.order, self.out / self.adapter)
 

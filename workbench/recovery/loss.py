@@ -25,7 +25,7 @@ from workbench.healing.launch import sharded
 from workbench.healing.losses import Head, Objective, head_of
 from workbench.healing.records import WEIGHTS
 from workbench.healing.samples import Sample
-from workbench.models.hooks import at_the_end, inference, replaced_forwards, watch_states
+from workbench.models.hooks import attribute_kept, inference, replaced_forwards, watch_states
 from workbench.models.layers import decoder_forward, unwrap
 from workbench.recovery.attention import (
     Seen,
@@ -134,10 +134,7 @@ class Distillation(Objective):
         if sharded():
             raise ValueError("recovery runs on several GPUs by DDP; FSDP would spread the teacher's layers")
         if self.names_of(_OF_LOGITS) and self.head is None:
-            raise ValueError(
-                "loss: logits, kl and lm need a head that is one linear layer; leave them out, "
-                "loss={'hidden': 1, 'attention': 1}"
-            )
+            raise ValueError("loss: logits, kl and lm need a head that is one linear layer; leave them out")
 
     def begin(self, model: Any) -> None:
         """Begin with the weights of ``start``."""
@@ -316,12 +313,7 @@ class _HiddenError(torch.autograd.Function):
 @contextmanager
 def _off(adapted: Sequence[Any]) -> Iterator[None]:
     """Let the adapters' modules pass on what the model's own weights make."""
-
-    def restore() -> None:
-        for module in adapted:
-            module._disable_adapters = False
-
-    with at_the_end(restore):
+    with attribute_kept(adapted, "_disable_adapters"):
         for module in adapted:
             module._disable_adapters = True
         yield
@@ -334,7 +326,4 @@ def check_batch(n_samples: int, config: HealingConfig) -> None:
         ValueError: says both numbers.
     """
     if n_samples < config.batch_size:
-        raise ValueError(
-            f"examples must make at least batch_size={config.batch_size} sequences, got {n_samples}; give "
-            "more texts, or a smaller batch_size"
-        )
+        raise ValueError(f"examples must be at least {config.batch_size} sequences, a batch, got {n_samples}")

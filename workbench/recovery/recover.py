@@ -106,9 +106,7 @@ def check_teacher(model: Any, weights: Mapping[str, float]) -> None:
     """
     kept = kept_layers(model)
     if getattr(layer_container(model)[0].config, "kept_layers", None) is not None:
-        raise ValueError(
-            f"model must be whole, as it is the teacher; it is pruned already, to layers {list(kept)}"
-        )
+        raise ValueError(f"model must be whole, as the teacher; it is pruned already, to layers {list(kept)}")
     if "attention" in weights:
         check_attention(model)
 

@@ -22,6 +22,7 @@ from choreographer.errors import BrowserClosedError, ChannelClosedError
 from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
+from workbench.checks import some_of
 from workbench.runs.files import spreadsheet_text, write_bytes_atomic, write_text_atomic
 from workbench.runs.pages import SCRIPT, figure_html
 
@@ -122,10 +123,7 @@ def _stem_and_formats(path: Path, formats: str | Iterable[str] | None) -> tuple[
     stem = path.with_suffix("") if ending in FORMATS else path
     if formats is None:
         return stem, [ending] if ending in FORMATS else [*IMAGES, "html"]
-    wanted = [*dict.fromkeys([formats] if isinstance(formats, str) else formats)]
-    if not wanted or any(name not in FORMATS for name in wanted):
-        raise ValueError(f"formats must be some of {', '.join(FORMATS)}, got {wanted}")
-    return stem, wanted
+    return stem, [*dict.fromkeys(some_of(formats, FORMATS, "formats"))]
 
 
 def _write(fig: go.Figure, path: Path, name: str, image: bytes | None, script: Path) -> Path:

@@ -274,6 +274,5 @@ def _check_round_trip(name: str, frame: pd.DataFrame, data: bytes, schema: dict[
             pd.testing.assert_series_equal(frame[column], back[column], check_exact=True)
         except (AssertionError, KeyError) as error:
             way_out = "store it as .jsonl" if name.endswith(".csv") else "use plain texts, numbers and lists"
-            raise ValueError(
-                f"{name}: column {column!r} ({frame[column].dtype}) would change when read back; {way_out}"
-            ) from error
+            changes = f"column {column!r} ({frame[column].dtype}) would change when read back"
+            raise ValueError(f"{name}: {changes}; {way_out}") from error

@@ -43,10 +43,8 @@ class Journal:
             if not differences:
                 return
             if not overwrite:
-                raise ValueError(
-                    f"{self.path} was written with another {', another '.join(differences)}; "
-                    "give another file, or overwrite=True to begin it again"
-                )
+                other, way_out = ", another ".join(differences), "give another file, or overwrite=True"
+                raise ValueError(f"{self.path} was written with another {other}; {way_out}")
         write_text_atomic(self.path, _line({"journal": self.header}))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -60,10 +58,8 @@ class Journal:
         rows = [_checked(line) for line in whole]
         kept = [line for line, row in zip(whole, rows, strict=True) if row is not None]
         if len(kept) < len(whole):
-            warnings.warn(
-                f"{len(whole) - len(kept)} damaged lines of {self.path} were dropped; they are made again",
-                stacklevel=2,
-            )
+            lost = len(whole) - len(kept)
+            warnings.warn(f"{lost} damaged lines of {self.path} are dropped, and made again", stacklevel=2)
         if torn or len(kept) < len(whole):
             write_bytes_atomic(self.path, b"\n".join([header, *kept, b""]))
         return [row for row in rows if row is not None]

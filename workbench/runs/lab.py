@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import os
 import sys
@@ -15,7 +14,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from workbench.checks import told
-from workbench.places import ROOT
+from workbench.digests import digest
+from workbench.places import short_name
 from workbench.runs.files import write_text_atomic
 from workbench.runs.notebooks import kernel_environment, numbered_notebooks
 from workbench.runs.parameters import values_for
@@ -108,9 +108,10 @@ def _for_run(notebook: NotebookNode, run: Run, values: dict[str, Any]) -> Notebo
     place = next(n for n, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ()))
     lines = "".join(f"\n{name} = {value!r}" for name, value in values.items())
     own = _tagged(nbformat.v4.new_code_cell, f"# of this run{lines}", "injected-parameters")
+    folder = run.folder.absolute()
     told = (
-        f"*A copy for the run `{run.name}`, in `{_shown(run.folder / 'lab')}`: change it as you like, the "
-        f"notebook it was made from stays as it is. Results go to `{_shown(run.folder)}`. After a restart "
+        f"*A copy for the run `{run.name}`, in `{short_name(folder / 'lab')}`: change it as you like, the "
+        f"notebook it was made from stays as it is. Results go to `{short_name(folder)}`. After a restart "
         "of the kernel run it from the top: what the run holds is read, not computed again.*"
     )
     notebook.cells.insert(place + 1, own)
@@ -122,12 +123,6 @@ def _tagged(new_cell: Callable[..., NotebookNode], source: str, tag: str) -> Not
     return new_cell(source, id=tag, metadata={"tags": [tag]})
 
 
-def _shown(folder: Path) -> str:
-    folder = folder.absolute()
-    return folder.relative_to(ROOT).as_posix() if folder.is_relative_to(ROOT) else str(folder)
-
-
 def _digest(notebook: NotebookNode) -> str:
     """Return what changes with an edit: the cells' text, not their outputs."""
-    cells = [[cell.cell_type, cell.source] for cell in notebook.cells]
-    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+    return digest([[cell.cell_type, cell.source] for cell in notebook.cells])

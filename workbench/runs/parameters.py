@@ -12,6 +12,8 @@ from typing import Any
 from nbformat import NotebookNode
 from papermill.translators import PythonTranslator
 
+from workbench.checks import told
+
 RUN_PARAMETER = "run_name"
 
 
@@ -38,10 +40,8 @@ def parameters_of(path: Path, notebook: NotebookNode) -> dict[str, Assigned]:
     cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     if len(cells) != 1:
         raise ValueError(f"{path.name} must have exactly one cell tagged 'parameters', found {len(cells)}")
-    try:
+    with told(f"the parameters cell of {path.name} must be plain Python", SyntaxError):
         lines = ast.parse(cells[0]).body
-    except SyntaxError as error:
-        raise ValueError(f"the parameters cell of {path.name} must be plain Python: {error}") from error
     found: dict[str, Assigned] = {}
     for line in lines:
         value = getattr(line, "value", None)
@@ -49,9 +49,7 @@ def parameters_of(path: Path, notebook: NotebookNode) -> dict[str, Assigned]:
         stored = [n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
         found |= dict.fromkeys(stored, assigned)
     if RUN_PARAMETER not in found:
-        raise ValueError(
-            f"the parameters cell of {path.name} must assign {RUN_PARAMETER}, it has {sorted(found)}"
-        )
+        raise ValueError(f"parameters of {path.name} must have {RUN_PARAMETER}, they are {sorted(found)}")
     return found
 
 
@@ -95,10 +93,7 @@ def _notebooks_with(name: str, assigned: Mapping[Path, Mapping[str, Assigned]]) 
         of = f" of {notebook}" if notebook else ""
         raise ValueError(f"parameters{of} must be among {known}, got {[own]}")
     if not meant:
-        known = [path.stem for path in assigned]
-        raise ValueError(
-            f"{name} must be for one of the notebooks {known} or their numbers, got {notebook!r}"
-        )
+        raise ValueError(f"{name} must be of one of {[path.stem for path in assigned]}, got {notebook!r}")
     return found
 
 
@@ -128,7 +123,5 @@ def _check_assignable(name: str, value: Any) -> None:
     with suppress(ValueError):
         if ast.literal_eval(PythonTranslator.translate(value)) == value:
             return
-    raise ValueError(
-        f"parameter {name} must be a text, a finite number, True, False, None, "
-        f"or a list or a dict (with texts as keys) of these, got {value!r}"
-    )
+    allowed = "a text, a finite number, True, False, None or a list or a dict of these"
+    raise ValueError(f"parameter {name} must be {allowed}, got {value!r}")

@@ -81,10 +81,8 @@ def direct_iterative_table(
     for (model, dropped), part in notes.groupby(["model", "dropped"], sort=False):
         pair = part.set_index("approach")["variant"]
         if sorted(part["approach"]) != sorted([direct, iterative]):
-            raise ValueError(
-                f"notes must hold one {direct!r} and one {iterative!r} of {model!r} with {dropped} dropped, "
-                f"got {list(part['approach'])}"
-            )
+            wanted = f"one {direct!r} and one {iterative!r} of {model!r} with {dropped} dropped"
+            raise ValueError(f"notes must hold {wanted}, got {list(part['approach'])}")
         difference = signs * (table.loc[pair[iterative]] - table.loc[pair[direct]])
         differences.append(difference)
         about = {"Model": model, "#Dropped layers": dropped}

@@ -88,10 +88,8 @@ def _check_group(group: str, tasks: list[str], picked: pd.DataFrame, names: list
     for name in names:
         there = sorted(keys[picked["variant"] == name])
         if there != expected or {key[0] for key in there} != set(tasks):
-            raise ValueError(
-                f"group {group!r} needs one score of each of {tasks}; variant {name!r} has "
-                f"{[key[0] for key in there]}"
-            )
+            got = f"variant {name!r} has {[key[0] for key in there]}"
+            raise ValueError(f"group {group!r} needs one score of each of {tasks}; {got}")
     if "higher_is_better" in picked and picked["higher_is_better"].nunique() > 1:
         raise ValueError(f"group {group!r} must hold tasks of one unit, got {sorted(set(picked['metric']))}")
 

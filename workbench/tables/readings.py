@@ -333,7 +333,5 @@ def _processor(device: Any) -> str:
 def _block(frame: pd.DataFrame, start: int, size: int) -> pd.Series:
     found = frame[(frame["start"] == start) & (frame["size"] == size)]
     if found.empty:
-        raise ValueError(
-            f"the frame must hold the block of {size} from {start} on, it has {len(frame)} others"
-        )
+        raise ValueError(f"the frame must hold the block of {size} from {start} on, it has {len(frame)} rows")
     return found.iloc[0]

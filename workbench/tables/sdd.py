@@ -148,9 +148,7 @@ def _described(table: pd.DataFrame, variants: pd.DataFrame | None) -> pd.DataFra
         return table.reset_index()
     notes = checked(variants, ["variant"], "variants")
     if sorted(notes["variant"]) != sorted(table.index):
-        raise ValueError(
-            f"variants must name each scored variant once: {list(table.index)}, got {list(notes['variant'])}"
-        )
+        raise ValueError(f"variants must name each of {list(table.index)} once, got {list(notes['variant'])}")
     return notes.merge(table, on="variant", validate="one_to_one").drop(columns="variant")
 
 
@@ -187,8 +185,7 @@ def variant_notes(
     for variant in variants:
         name, removed = variant.name, variant.removed
         if any(layer >= len(each) for layer in removed):
-            model = f"parameters are of a model of {len(each)} layers"
-            raise ValueError(f"variant {name!r} removes layer {max(removed)}, but {model}")
+            raise ValueError(f"parameters are of {len(each)} layers, variant {name!r} removes {max(removed)}")
         gone = sum(each[layer] for layer in removed)
         method = (methods or {}).get(name, _method(name) if variant.adapter else "No FT")
         data = (datasets or {}).get(name, healed_on(variant))

@@ -92,8 +92,7 @@ class LayerChoice(anywidget.AnyWidget):
         if self._moving:
             return value
         if name == "layers":
-            way_out = "choose with picker.choose(start, size) or picker.choose_layers([...])"
-            raise BlockError(f"layers says what is chosen and cannot be set; {way_out}")
+            raise BlockError("layers says what is chosen and cannot be set; use picker.choose(start, size)")
         if name == "_chosen":
             return list(self._checked(value))
         block = {"start": self.start, "size": self.size, name: value}

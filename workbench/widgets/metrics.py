@@ -21,19 +21,8 @@ LABELS = {
     "similarity": "1 − removal similarity",
 }
 #: columns that are never the measure itself
-_BESIDE = {
-    "start",
-    "size",
-    "layer",
-    "std",
-    "ci_low",
-    "ci_high",
-    "n_texts",
-    "n_tokens",
-    "n",
-    "base_loss",
-    "loss",
-}
+_BESIDE = {"start", "size", "layer", "std", "ci_low", "ci_high", "n_texts", "n_tokens", "n"}
+_BESIDE |= {"base_loss", "loss"}
 _STEPS = 32767
 
 
@@ -115,8 +104,7 @@ def metrics_of(
     weights = [getattr(one, "attrs", {}).get("model") for one in (*known.values(), *others.values())]
     told = [model.get("weights") for model in weights if isinstance(model, dict) and model.get("weights")]
     if len(set(told)) > 1:
-        one_model = "distances and the other frames must be of one model"
-        raise ValueError(f"{one_model}, they tell of different weights")
+        raise ValueError("distances and the other frames must be of one model, they have different weights")
     return found
 
 
@@ -169,10 +157,7 @@ def layers_of_model(frame: pd.DataFrame) -> list[int]:
     layers, starts = layers_in(frame), sorted(set(frame["start"]))
     told = layers_are_known(frame) or set(starts) <= set(frame.loc[frame["size"] == 1, "start"])
     if not told and starts != list(range(starts[0], starts[-1] + 1)):
-        raise ValueError(
-            "distances must tell which layers the model has, these have gaps between their blocks: give the "
-            "frame as angular_distances returned it, or keep its blocks of size 1"
-        )
+        raise ValueError("distances must have no gaps between blocks, or be as angular_distances gave them")
     return layers
 
 
@@ -181,8 +166,7 @@ def layer_savings(savings: pd.DataFrame, layers: list[int]) -> dict[str, Any]:
     columns = ["start", "size", "parameters", "parameters_left", "flops", "flops_left"]
     single = checked(savings, columns, "savings").query("size == 1").sort_values("start")
     if list(single["start"]) not in (layers, list(range(len(layers)))):
-        needed = f"savings must hold the {len(layers)} blocks of size 1 of the same model"
-        raise ValueError(f"{needed}, got {len(single)}; call block_savings(model) without sizes")
+        raise ValueError(f"savings must hold the model's {len(layers)} blocks of size 1, got {len(single)}")
     whole = [int(single[name].iloc[0] + single[f"{name}_left"].iloc[0]) for name in ("parameters", "flops")]
     counts = single[["parameters", "flops"]].astype(int)
     return {"_totals": whole, **{f"_{name}": counts[name].tolist() for name in counts}}

@@ -65,8 +65,7 @@ class Presets:
         rows = metric.table.dropna(subset="value")
         rows = rows[rows["size"] == size]
         if rows.empty:
-            there = format_layers(metric.table["size"])
-            raise ValueError(f"{metric.name} has blocks of the sizes {there}, got size {size}")
+            raise ValueError(f"{metric.name} has sizes {format_layers(metric.table['size'])}, got {size}")
         at = self._layers.index(int(least(rows, "value")["start"].item()))
         return tuple(self._layers[at : at + size])
 
