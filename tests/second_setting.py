@@ -149,10 +149,8 @@ def _jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 #: what is expected on stderr: what a random model says fails as a rewrite and is no text that the encoder
 #: reads, and figures are not drawn as pictures; each with the line of code that warned
 _TOLD = (
-    *(
-        "every one of 20 rewrites was refused",
-        "of the pairs hold text that the encoder has no word pieces for",
-    ),
+    "every one of 20 rewrites was refused",
+    "of the pairs hold text that the encoder has no word pieces for",
     "No Chrome or Chromium was found, so png, pdf, svg could not be drawn",
 )
 _EXPECTED = re.compile(rf".*(?:{'|'.join(_TOLD)}).*\n(?:  .*\n)?")
