@@ -185,7 +185,14 @@ def end_token(tokenizer):
     tokenizer.eos_token = "<|user|>"
 
 
-@pytest.mark.parametrize("change", [chat_template, padding_side, another_token, a_rule, end_token])
+def control_tokens_as_text(tokenizer):
+    tokenizer.split_special_tokens = True
+
+
+TOKENIZERS = [chat_template, padding_side, another_token, a_rule, end_token, control_tokens_as_text]
+
+
+@pytest.mark.parametrize("change", TOKENIZERS)
 def test_whatever_changes_in_a_tokenizer_counts(model, tokenizer, change):
     before = key(wb.generate_responses, model, tokenizer, TEXTS)
     tokenizer(TEXTS, padding=True, truncation=True, max_length=8)  # which sets both in the fast tokenizer
