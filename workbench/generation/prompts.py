@@ -61,10 +61,8 @@ def token_ids(tokenizer: Any, prompts: Sequence[str] | Prompts) -> list[list[int
     """
     wrong = isinstance(prompts, str | bytes | Mapping | pd.DataFrame | torch.Tensor)
     if wrong or not hasattr(prompts, "__len__") or not len(prompts):
-        raise ValueError(
-            "prompts must be a list of at least one text (of a frame one column, frame['prompt']), "
-            f"got {type(prompts).__name__} {prompts!r:.60}".replace("\n", " ")
-        )
+        got = f"{type(prompts).__name__} {prompts!r:.60}".replace("\n", " ")
+        raise ValueError(f"prompts must be a list of at least one text, such as frame['prompt'], got {got}")
     return [_ids_of(tokenizer, prompt, number) for number, prompt in enumerate(prompts)]
 
 

@@ -8,11 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.distances.blocks import format_layers, least, parse_layers
+from workbench.distances.blocks import Layers, format_layers, least, parse_layers
 from workbench.distances.strategies import deepest_blocks, greedy_layers, random_layers, shallowest_blocks
 from workbench.widgets.metrics import Metric, single_layers
-
-Layers = tuple[int, ...]
 
 
 class Presets:
@@ -43,7 +41,7 @@ class Presets:
         self._by[f"random (seed {seed})"] = self._random
         for name, chosen in (given or {}).items():
             checked = checked_layers(chosen, layers, f"presets[{name!r}]")
-            self._by[f"{name}: {format_layers(checked)}"] = partial(_given, checked)
+            self._by[f"{name}: {format_layers(checked)}"] = lambda _, chosen=checked: chosen
 
     @property
     def names(self) -> list[str]:
@@ -94,10 +92,6 @@ def checked_layers(chosen: Any, layers: Sequence[int], what: str = "layers") -> 
     if len(found) == len(layers):
         raise ValueError(f"{allowed}, and not all of them: something has to stay")
     return found
-
-
-def _given(layers: Layers, _size: int) -> Layers:
-    return layers
 
 
 def _layers(choice: pd.DataFrame) -> Layers:
