@@ -136,6 +136,18 @@ def block_metric(frame: Any) -> tuple[str, pd.DataFrame]:
     return value, _block_rows(frame, value, "distances")
 
 
+def block_row(frame: pd.DataFrame, start: int, size: int) -> pd.Series:
+    """Return the row of one block.
+
+    Raises:
+        ValueError: the frame does not have it.
+    """
+    found = frame[(frame["start"] == start) & (frame["size"] == size)]
+    if found.empty:
+        raise ValueError(f"a block must be one of the frame's {len(frame)}, got start {start}, size {size}")
+    return found.iloc[0]
+
+
 def checked_blocks(frame: Any, value: str, what: str) -> pd.DataFrame:
     """Return the rows of a frame that are blocks with a value, by size and start, with what each removes.
 
