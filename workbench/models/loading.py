@@ -120,7 +120,7 @@ def _one_device(device_map: Any, device: Any) -> Any:
     one = f"cuda:{one}" if is_whole(one) else one
     if device is not None or not isinstance(one, str | torch.device) or one in _SPREAD:
         one_device = "one device such as 'cpu' or {'': 'cuda:0'}, with device=None"
-        raise ValueError(f"device_map must be {one_device}, got {device_map!r}; 'nf4' takes less room")
+        raise ValueError(f"device_map must be {one_device}, got {device_map!r}; try quantization='nf4'")
     return one
 
 
@@ -276,4 +276,6 @@ def _check_report(name: str, report: dict[str, Any], model: nn.Module) -> None:
     numbered = re.compile(rf"(?:^|\.){path}\.(\d+)\.")
     found = {key: numbered.search(key) for key in map(str, report["unexpected_keys"])}
     if beyond := [key for key, place in found.items() if place and int(place[1]) >= depth]:
-        raise ValueError(f"name {name!r}: the files hold more layers than {depth}, configured: {min(beyond)}")
+        raise ValueError(
+            f"name {name!r}: files hold more layers than the {depth} configured, such as {min(beyond)}"
+        )
