@@ -276,6 +276,5 @@ def _check_report(name: str, report: dict[str, Any], model: nn.Module) -> None:
     numbered = re.compile(rf"(?:^|\.){path}\.(\d+)\.")
     found = {key: numbered.search(key) for key in map(str, report["unexpected_keys"])}
     if beyond := [key for key, place in found.items() if place and int(place[1]) >= depth]:
-        raise ValueError(
-            f"name {name!r}: files hold more layers than the {depth} configured, such as {min(beyond)}"
-        )
+        more = f"more layers than the {depth} of the configuration, such as {min(beyond)}"
+        raise ValueError(f"name {name!r}: the files hold {more}")

@@ -326,6 +326,5 @@ def check_batch(n_samples: int, config: HealingConfig) -> None:
         ValueError: says both numbers.
     """
     if n_samples < config.batch_size:
-        raise ValueError(
-            f"examples must make at least {config.batch_size} sequences (batch_size), got {n_samples}"
-        )
+        least = f"batch_size={config.batch_size} sequences"
+        raise ValueError(f"examples must make at least {least}, got {n_samples}")
