@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from workbench.checks import one_of, whole_number
+from workbench.checks import listed, one_of, whole_number
 from workbench.healing.adapters import _check_name, _check_weights, _loaded
 from workbench.healing.restoring import weights_kept
 from workbench.healing.tensors import TENSORS, checked_tensors, holds_tensors, write_tensors
@@ -80,10 +80,8 @@ def merge_variants(
     one_of(norms, NORMS, "norms")
     if not 0 < density <= 1:
         raise ValueError(f"density must be above 0 and at most 1, got {density!r}")
-    if not hasattr(ts, "__len__") or isinstance(ts, str) or not len(ts):
-        raise ValueError(f"ts must be a list of at least one t, such as [0.25, 0.5], got {ts!r}")
     whole_number(seed, "seed", 0, 2**63 - 1)
-    for t in ts:
+    for t in listed(ts, "ts", "t"):
         checked_t(t)
     check_one_pruning(model, first, second)
     made = []
