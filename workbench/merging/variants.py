@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workbench.checks import listed, one_of, whole_number
 from workbench.healing.adapters import _check_name, _check_weights, _loaded
-from workbench.healing.restoring import weights_kept
+from workbench.healing.restoring import same_randomness, weights_kept
 from workbench.healing.tensors import TENSORS, checked_tensors, holds_tensors, write_tensors
 from workbench.merging.slerp import NORMS, Merged, check_pair, checked_t, merged_pair, place_of
 from workbench.models.hooks import at_the_end
@@ -139,7 +139,7 @@ def merge_tensors(
         if not names:
             raise ValueError(f"variants must have adapters, {first.name!r} and {second.name!r} have none")
         depth, tensors, rows = number_of_layers(model), {}, []
-        with torch.no_grad(), torch.random.fork_rng(_gpus(model)):
+        with torch.no_grad(), same_randomness(unwrap(model).device):
             torch.manual_seed(seed)
             for name in names:
                 base = parameters[name].data
@@ -244,8 +244,3 @@ def _itself(base: Tensor) -> _End:
 
 def _length(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor.float(), dtype=torch.float64))
-
-
-def _gpus(model: Any) -> list[int]:
-    device = unwrap(model).device
-    return [device.index or 0] if device.type == "cuda" else []
