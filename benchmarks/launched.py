@@ -60,6 +60,10 @@ def work(options: Any) -> None:
             )
 
         found[task] = timed(answer)
+    if options.evaluation:
+        if rank == 0:
+            (folder / f"found-{n}.json").write_text(json.dumps(found))
+        return
     draw = np.random.default_rng(0)
     size = min(len(tokenizer), 4000)
     prompts = [draw.integers(5, size, size=n).tolist() for n in draw.integers(20, 200, size=asked["prompts"])]
@@ -94,6 +98,7 @@ def launched(n: int, options: Any, folder: Path) -> float:
         launcher = f"-m torch.distributed.run --standalone --nproc_per_node {n}"
     words = [sys.executable, *launcher.split(), __file__, "--worker", str(folder)]
     words += ["--device", options.device, "--shape", options.shape, "--data", str(options.data.resolve())]
+    words += ["--evaluation"] if options.evaluation else []
     for name in ("model", "tokenizer"):
         if getattr(options, name):
             words += [f"--{name}", str(getattr(options, name).resolve())]
@@ -127,6 +132,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with public sets as jsonl")
     parser.add_argument("--model", type=Path, help="folder of a model instead of random weights")
     parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer; the demo's without one")
+    parser.add_argument("--evaluation", action="store_true", help="no generation")
     parser.add_argument("--worker", help="what the started processes are told")
     options = parser.parse_args()
     if options.worker:

@@ -109,3 +109,11 @@ def test_tensors_alone():
 def test_the_same_weights_on_a_gpu_have_the_same_digest():
     model = tiny_model("llama")
     assert weights_digest(copy.deepcopy(model).cuda()) == weights_digest(model)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3", "qwen3-moe", "bloom"])
+def test_use_does_not_change_what_a_model_is(architecture):
+    model, ids = tiny_model(architecture), torch.arange(2, 20)[None]
+    before = model_digests(model)
+    model.generate(ids, max_new_tokens=3, do_sample=False)
+    assert model_digests(model.train().eval()) == before == model_digests(tiny_model(architecture))

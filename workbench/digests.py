@@ -11,6 +11,7 @@ import itertools
 import json
 import secrets
 import sys
+from types import CodeType
 from typing import Any
 
 from xxhash import xxh3_128_digest
@@ -23,6 +24,8 @@ _WORDS = 2**20
 _SAMPLED = 1024
 #: configuration entries that say where a model came from, not what it computes
 _NOT_COMPUTED = {"_name_or_path", "transformers_version", "use_cache", "_from_model_config"}
+#: attributes of a module that change while it is used, or with its place alone
+_PASSING = {"training", "gradient_checkpointing", "max_seq_len_cached", "layer_idx", "name_or_path"}
 _TOKENIZER = ("padding_side", "truncation_side", "model_max_length", "add_bos_token", "add_eos_token")
 
 
@@ -42,10 +45,12 @@ def model_digests(model: Any) -> dict[str, str]:
     Returns:
         ``weights``: every element of every parameter and buffer, by its name, adapters included.
         ``settings``: configuration, generation settings, which adapters act and how strongly.
+        ``modules``: the class of each module, and the numbers, words and functions that it holds.
         ``hooks``: the forward hooks on its modules, where there are any.
     """
+    modules = digest([*itertools.starmap(_held, model.named_modules())])
     hooks = [*filter(None, itertools.starmap(_hooks, model.named_modules()))]
-    found = {"weights": weights_digest(model), "settings": digest(_settings(model))}
+    found = {"weights": weights_digest(model), "settings": digest(_settings(model)), "modules": modules}
     return found | {"hooks": digest(hooks)} if hooks else found
 
 
@@ -129,15 +134,51 @@ def _adapters(name: str, module: Any) -> list[Any]:
     return [name, list(module.active_adapters), module.disable_adapters, merged, scaling]
 
 
+def _held(name: str, module: Any) -> list[Any]:
+    """Return what a module computes with beside its weights: its class, numbers, words, functions."""
+    held = {key: value for key, value in vars(module).items() if key[0] != "_" and key not in _PASSING}
+    plain = {key: repr(value) for key, value in held.items() if isinstance(value, bool | int | float | str)}
+    functions = {key: _function(value) for key, value in held.items() if hasattr(value, "__code__")}
+    return [name, type(module).__qualname__, plain, functions]
+
+
 def _hooks(name: str, module: Any) -> list[Any]:
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    told = [[getattr(hook, "__qualname__", type(hook).__qualname__), _code(hook)] for hook in hooks]
-    return [name, *told] if told else []
+    return [name, *map(_function, hooks)] if hooks else []
 
 
-def _code(function: Any) -> str:
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    return code.co_code.hex() if code else ""
+def _function(function: Any) -> list[Any]:
+    """Return a function by its name, code and what it holds; what is neither code nor plain by its type."""
+    if isinstance(function, functools.partial):
+        held = [*function.args, *itertools.chain(*sorted(function.keywords.items()))]
+        return [*_function(function.func), *map(_plain, held)]
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    own = getattr(function, "__func__", function)
+    if not hasattr(own, "__code__"):
+        return [name, *map(_plain, itertools.chain(*sorted(getattr(function, "__dict__", {}).items())))]
+    cells = [getattr(cell, "cell_contents", None) for cell in own.__closure__ or ()]
+    return [name, code_parts(own.__code__), *map(_plain, [*cells, *(own.__defaults__ or ())])]
+
+
+def _plain(value: Any) -> str:
+    if hasattr(value, "data_ptr"):
+        return tensor_digest(value)
+    known = value is None or isinstance(value, bool | int | float | str)
+    return repr(value) if known else type(value).__qualname__
+
+
+def code_parts(code: CodeType) -> list[Any]:
+    """Return what code does as plain values: the same in every process, wherever its file lies."""
+    return [code.co_code.hex(), _constant(code.co_consts), list(code.co_names), list(code.co_varnames)]
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, CodeType):
+        return code_parts(value)
+    if isinstance(value, tuple):
+        return [_constant(part) for part in value]
+    # the order of a set is another in each process
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
 
 
 def _never_the_same(model: Any) -> str:

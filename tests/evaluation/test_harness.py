@@ -211,10 +211,58 @@ def test_an_item_has_what_a_metric_of_the_set_says_of_it_alone(
 
 def test_the_response_is_the_likeliest_choice_behind_the_question_and_not_one_by_itself(sets):
     asked = [(context, choice) for context in ("the dog", "") for choice in (" no", " yes")]
-    found = [[(total, False)] for total in (-3.0, -2.0, -1.0, -4.0)]  # mutual information asks without it too
+    found = [[(total, False)] for total in (-3.0, -2.0, -4.0, -1.0)]  # mutual information asks without it too
     sample = {"target": 1, "arguments": asked, "resps": found, "metrics": ["acc", "acc_mutual_info"]}
     task = load_tasks(["toy_labels"], include=sets)["tasks"]["toy_labels"]
-    assert harness._item(sample, task) == {"prompt": "the dog", "target": "yes", "response": "yes"}
+    sample["doc"] = task.eval_docs[0]
+    told = {"prompt": "the dog", "target": "yes", "response": "yes"}
+    assert harness._item(sample, task) == told | {"responses": {"acc_mutual_info": "no"}}
+
+
+UNEVEN = """
+task: toy_uneven
+dataset_path: json
+dataset_kwargs: {data_files: {test: uneven.jsonl}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: TARGET
+doc_to_choice: "{{choices}}"
+metric_list: [{metric: acc}, {metric: acc_norm}, {metric: acc_bytes}]
+"""
+
+
+def uneven(folder, target: str):
+    """Items with two choices of very different lengths, scored by a tiny model."""
+    (folder / "uneven.yaml").write_text(UNEVEN.replace("TARGET", target), encoding="utf-8")
+    choices = [["the dog", "an apple by the river and the old house"], ["12", "shells ä ä ä by the sea"]] * 3
+    rows_ = [{"question": f"{k}?", "choices": c, "right": k // 2 % 2} for k, c in enumerate(choices)]
+    rows_ = [row | {"both": [0, 1], "said": row["choices"][row["right"]] + "x"} for row in rows_]
+    write_jsonl(folder / "uneven.jsonl", rows_)
+    path = folder / "items.jsonl"
+    settings = {"include": folder, "items": path, "progress": False}
+    evaluate(tiny_model("llama"), tiny_tokenizer(), "toy_uneven", **settings)
+    return read_items(path)
+
+
+def test_each_metric_of_an_item_has_the_response_that_it_counted(tmp_path):
+    items = uneven(tmp_path, "right")
+    assert ((items["response"] == items["target"]) == (items["value"] == 1)).all()
+    assert (items.pivot(index="item", columns="metric", values="response").nunique(axis=1) > 1).any()
+
+
+def test_several_right_choices_are_told_as_texts(tmp_path):
+    assert set(uneven(tmp_path, "both")["target"][:3]) == {
+        "['the dog', 'an apple by the river and the old house']"
+    }
+
+
+@pytest.mark.parametrize("target", ["said", "'{{right + 1}}'"])
+def test_a_target_that_is_none_of_the_choices_is_told(tmp_path, target):
+    with pytest.warns(
+        UserWarning, match=r"toy_uneven.*the target of [26] of 6 items is none of their choices"
+    ):
+        uneven(tmp_path, target)
 
 
 def test_a_score_that_is_no_number_is_null(scored):

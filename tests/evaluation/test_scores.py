@@ -292,3 +292,14 @@ def test_a_table_with_one_column_a_task_says_which_shots_to_choose():
     with pytest.raises(ValueError, match=r"two for 'base', 'mmlu' \(0 and 5 shots: give the rows of one\)"):
         iterabre_table(rows, notes)
     assert iterabre_table(rows[rows["n_shot"] == 5], notes)["Reasoning", "MMLU"].item() == pytest.approx(20)
+
+
+def test_an_average_is_of_shares_alone():
+    rows = [("base", "sums", "acc", 0.8), ("pruned", "sums", "acc", 0.4)]
+    rows += [("base", "texts", "bleu", 24.0), ("pruned", "texts", "bleu", 12.0)]
+    scores = pd.DataFrame(rows, columns=["variant", "task", "metric", "value"])
+    found = average_recovery(scores)
+    assert found["average"].tolist() == pytest.approx([0.52, 0.26])
+    assert found["recovery"].tolist() == pytest.approx([1.0, 0.5])  # raw, BLEU would outweigh all else
+    with pytest.raises(ValueError, match=r"share a unit to be averaged, 'texts' \(points\) reaches 24"):
+        average_recovery(scores.replace({"metric": {"bleu": "points"}}))

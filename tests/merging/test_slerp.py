@@ -115,6 +115,8 @@ def test_a_list_of_t_goes_over_the_layers():
     assert place_of("transformer.h.6.mlp.c_fc.weight", 7) == 1.0
     assert place_of("embed_out.weight", 7) == 1.0 and place_of("gpt_neox.embed_in.weight", 7) == 0.0
     assert checked_t([0.2])(0.9) == 0.2
+    tied = slerp(tiny_model("llama-tied"), tiny_model("llama-tied", seed=1), [0.0, 1.0])
+    assert torch.equal(tied["lm_head.weight"], tied["model.embed_tokens.weight"])
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.1, float("nan"), "half", True, [], [0.5, 2], None])

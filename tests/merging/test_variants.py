@@ -153,6 +153,8 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_made(run):
         merge_variants(model, first, second, run=run, method="ties", density=0)
     with pytest.raises(ValueError, match="at least one t"):
         merge_variants(model, first, second, [], run=run)
+    with pytest.raises(ValueError, match="differ in their first six digits"):
+        merge_variants(model, first, second, [0.1234567, 0.1234568], run=run)
     bare = [Variant(name, "tiny", removed=REMOVED) for name in "ab"]
     with pytest.raises(ValueError, match="must have adapters"):
         merge_variants(model, *bare, [0.5], run=run)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from healed import make_examples
 from interrupts import Interrupt, traced
 from skipping import TEXTS, raw_states
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
@@ -15,6 +17,10 @@ from workbench.distances.angular import angular_distances
 from workbench.distances.damage import block_damage
 from workbench.distances.influence import block_influence
 from workbench.evaluation.answers import _chosen
+from workbench.evaluation.perplexity import perplexity
+from workbench.generation.responses import generate_responses
+from workbench.healing.config import HealingConfig
+from workbench.healing.heal import heal
 from workbench.healing.restoring import checkpointing, same_cache
 from workbench.models.hooks import (
     check_finite,
@@ -178,3 +184,26 @@ def test_states_that_lie_the_other_way_round_are_refused_also_of_square_batches(
     for measure in (angular_distances, block_influence, partial(block_damage, sizes=[1])):
         with pytest.raises(ValueError, match=r"must hand on states \[row, token, width\]; XLNet"):
             measure(model, None, texts, progress=False)
+
+
+def test_attention_makes_no_plans_where_shapes_differ_and_keeps_them_where_they_repeat(tmp_path):
+    """It plans for each new shape: looked at from inside the model, in each kind of work."""
+    model, tokenizer, seen = tiny_model("llama"), tiny_tokenizer(), []
+    decoder_layers(model)[0].register_forward_pre_hook(
+        lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
+
+    def found(work, *args, **settings) -> set[bool]:
+        seen.clear()
+        work(model, tokenizer, *args, progress=False, **settings)
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        return set(seen)
+
+    texts, config = ["one two three", "four five", "six"], HealingConfig(rank=2, max_steps=1, batch_size=4)
+    assert found(perplexity, texts) == {False}
+    # a trial of the head comes before, and steps of one shape behind
+    assert False in found(heal, make_examples(9), out=tmp_path / "a", config=config)
+    assert False in found(generate_responses, texts, max_new_tokens=2, engine="static")
+    assert found(angular_distances, texts) == {True}
+    config = replace(config, captured=True)
+    assert found(heal, make_examples(9), out=tmp_path / "b", config=config) == {True}

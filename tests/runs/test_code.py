@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
+import subprocess
 import sys
 import textwrap
 import tomllib
@@ -183,6 +185,39 @@ FORMS = {
                 return VALUE
         def score():
             return frame(K.f())""",
+    "property, inherited": """
+        class Base:
+            @property
+            def x(self):
+                return VALUE
+        class Heir(Base):
+            pass
+        heir = Heir()
+        def score():
+            return frame(heir.x)""",
+    "cached method behind an operator": """
+        class K:
+            @functools.lru_cache
+            def x(self):
+                return VALUE
+            def __getitem__(self, name):
+                return self.x()
+        held = K()
+        def score():
+            return frame(held["x"])""",
+    "member of an enumeration": """
+        import enum
+        class Kind(enum.Enum):
+            ONE = 1
+            TWO = 2
+        KIND = Kind(VALUE)
+        def score():
+            return frame(KIND.value)""",
+    "frame of a module, imported at work": """
+        TABLE = pd.DataFrame({"x": [VALUE]})
+        def score():
+            import mymetrics
+            return mymetrics.TABLE""",
 }
 
 
@@ -195,6 +230,37 @@ def test_whatever_form_the_users_code_has_it_is_followed(run: Run, mymetrics, fo
         stage = mymetrics(text.replace("VALUE", str(value))).score
         assert run.frame("a.csv", stage)["x"].tolist() == [value]
         assert run.frame("a.csv", stage)["x"].tolist() == [value]
+
+
+def test_the_code_of_a_class_counts_where_an_argument_holds_one(run: Run, mymetrics):
+    text = """
+from dataclasses import dataclass
+@dataclass
+class Scale:
+    by: int = 1
+    def of(self, x):
+        return x * self.by * VALUE
+def score(scales):
+    return pd.DataFrame({"x": [scales["a"][0].of(1)]})
+"""
+    for value in (1, 2):
+        mine = mymetrics(text.replace("VALUE", str(value)))
+        assert run.frame("a.csv", mine.score, {"a": [mine.Scale()]})["x"].tolist() == [value]
+
+
+def test_a_file_named_in_the_code_counts_by_what_it_holds(run: Run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for value in (1, 2):
+        Path("mine.csv").write_text(f"x\n{value}\n")
+        assert run.frame("a.csv", lambda: pd.read_csv("mine.csv"))["x"].tolist() == [value]
+
+
+def test_code_is_the_same_in_every_process():
+    asked = "(lambda x: x in {'a', 'bb', 'c'}).__code__"
+    program = f"from workbench.digests import code_parts; print(code_parts({asked}))"
+    environments = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "3", "4")]
+    told = {subprocess.check_output([sys.executable, "-c", program], env=env) for env in environments}
+    assert len(told) == 1
 
 
 def test_a_stage_that_reads_from_the_run_behind_its_back_is_refused(run: Run):

@@ -34,7 +34,8 @@ class Settings:
         ((1, "a"), [1, "a"]),
         (range(3), [0, 1, 2]),
         ({"b", "a"}, ["a", "b"]),
-        ({1: [2.5]}, {"1": [2.5]}),
+        ({1: [2.5]}, [[1, [2.5]]]),
+        ({"b": 1, "a": 2}, [["b", 1], ["a", 2]]),
         (Settings(), {"rank": 8, "layers": [1, 2]}),
         (torch.bfloat16, "torch.bfloat16"),
         (Path("no/such/file"), "no/such/file"),
@@ -66,11 +67,25 @@ def test_a_dataclass_counts_by_what_it_says_decides():
         lambda frame: frame.rename(columns={"n": "m"}),
         lambda frame: frame.iloc[::-1],
         lambda frame: frame.iloc[:1],
+        lambda frame: frame.set_index(pd.Index(["a", "b"])),
+        lambda frame: frame.rename_axis("layer"),
+        lambda frame: frame.rename_axis("layer", axis=1),
     ],
 )
 def test_frames_by_every_cell_name_and_type(change):
     assert identity(FRAME) == identity(FRAME.copy())
     assert identity(change(FRAME)) != identity(FRAME)
+
+
+@pytest.mark.parametrize("place", ["a cell", "attrs", "a name"])
+def test_frames_by_every_element_of_an_array_in_them_and_the_name_of_a_series(place):
+    def told(last: float) -> object:
+        values = np.append(np.zeros(3000), [last, *np.zeros(3000)])
+        frame = pd.DataFrame({"x": [values if place == "a cell" else 0]})
+        frame.attrs = {"x": values} if place == "attrs" else {}
+        return identity(pd.Series([1], name=str(last)) if place == "a name" else frame)
+
+    assert told(1.0) == told(1.0) != told(2.0)
 
 
 def test_frames_count_with_what_they_say_of_themselves_but_not_where_files_lay():

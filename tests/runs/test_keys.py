@@ -83,9 +83,22 @@ def generation_settings(model):
     model.generation_config.repetition_penalty = 1.3
 
 
+def an_activation(model):
+    model.model.layers[0].mlp.act_fn = torch.nn.ReLU()
+
+
+def a_number_of_a_module(model):
+    model.model.layers[1].self_attn.scaling *= 3
+
+
+def another_forward(model):
+    model.model.layers[2].mlp.forward = lambda states: states * 0.5
+
+
 CHANGES = [
     *(one_element, one_row_of_the_embedding, one_head, half_of_the_neurons, two_elements_exchanged),
     *(norm_epsilon, rotary_base, a_hook, generation_settings),
+    *(an_activation, a_number_of_a_module, another_forward),
 ]
 
 
@@ -99,8 +112,37 @@ def test_whatever_changes_in_a_model_is_measured_again(run: Run, model, tokenize
     change(model)
     again = measure()
     assert run.provenance("distances.csv")["created"] > created
-    if change in (one_head, half_of_the_neurons, rotary_base, a_hook):  # so stale would have been wrong
+    unseen = (
+        norm_epsilon,
+        generation_settings,
+        one_element,
+        one_row_of_the_embedding,
+        two_elements_exchanged,
+    )
+    if change not in unseen:  # so stale would have been wrong
         assert not np.allclose(first["distance"], again["distance"], atol=1e-6)
+
+
+def test_a_hook_counts_with_its_numbers(model, tokenizer):
+    def times(factor):
+        return lambda module, inputs, output: output * factor
+
+    found = set()
+    for hook in (times(2.0), times(3.0), lambda *given: given[2] * 2.0, lambda *given: given[2] * 3.0):
+        handle = model.model.layers[0].register_forward_hook(hook)
+        found.add(key(wb.angular_distances, model, tokenizer, TEXTS))
+        handle.remove()
+    assert len(found) == 4
+
+
+def test_what_is_set_for_all_of_torch_counts(model, tokenizer):
+    usual = key(wb.angular_distances, model, tokenizer, TEXTS)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert key(wb.angular_distances, model, tokenizer, TEXTS) != usual
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert key(wb.angular_distances, model, tokenizer, TEXTS) == usual
 
 
 def test_the_same_model_loaded_again_is_served(run: Run, tmp_path):

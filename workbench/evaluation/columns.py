@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 
@@ -52,3 +53,29 @@ def _columns_of(template: Any) -> set[str]:
     if template.isidentifier():
         return {template}
     return meta.find_undeclared_variables(env.parse(template))
+
+
+def is_choice(target: Any, n: int) -> bool:
+    """Return whether a target is the number of one of ``n`` choices."""
+    return isinstance(target, int) and 0 <= target < n
+
+
+def tell_strange_targets(results: dict[str, Any], tasks: dict[str, Any]) -> None:
+    """Warn of items whose target is none of their choices: the harness counts them as wrong."""
+    for name, samples in results["samples"].items():
+        task = tasks[name]
+        if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input:
+            continue
+        strange = {one["doc_id"]: one["target"] for one in samples if not _has_target(one, task)}
+        if strange:
+            of = len({one["doc_id"] for one in samples})
+            told = (
+                f"task {name!r}: the target of {len(strange)} of {of} items is none of their choices, such as"
+            )
+            warnings.warn(f"{told} {next(iter(strange.values()))!r}; they count as wrong", stacklevel=3)
+
+
+def _has_target(sample: dict[str, Any], task: Any) -> bool:
+    choices, target = task.doc_to_choice(sample["doc"]), sample["target"]
+    targets = target if isinstance(target, list | tuple) else [target]
+    return all(one in choices if isinstance(one, str) else is_choice(one, len(choices)) for one in targets)

@@ -141,6 +141,7 @@ def evaluate(
     check_settings(model, batch_size, max_length, items)
     chat = check_chat(tokenizer, chat_template, thinking)
     from workbench.evaluation import harness
+    from workbench.evaluation.columns import tell_strange_targets
     from workbench.evaluation.in_memory import InMemory
     from workbench.models.processes import by_the_first, everyones, place
 
@@ -160,6 +161,7 @@ def evaluate(
                 harness.check_lengths(lm, part["tasks"])
             for part in loaded.tasks.values():
                 results, cut = harness.run_tasks(lm, part, limit=limit, chat=bool(chat_template), **asked)
+                tell_strange_targets(results, part["tasks"])
                 rows += harness.score_rows(results, part, cut)
                 lines += harness.item_lines(results, part["tasks"], cut)
     if items is not None:

@@ -23,11 +23,12 @@ from lm_eval.evaluator import evaluate as run_harness
 
 from workbench.bars import tqdm
 from workbench.checks import is_whole, whole_number
+from workbench.evaluation.columns import is_choice
 from workbench.evaluation.dependencies import sandbox
 from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.offline import set_of
 from workbench.evaluation.suites import CATEGORIES
-from workbench.models.hooks import at_the_end, inference
+from workbench.models.hooks import any_shape, at_the_end, inference
 
 # for the standard errors that have no formula
 _RESAMPLES = 1000
@@ -239,18 +240,35 @@ def _of_one(metric: str, value: Any, task: Any) -> float:
 
 
 def _item(sample: dict[str, Any], task: Any) -> dict[str, Any]:
-    """Prompt, target and response of one item, choices as their texts."""
+    """Prompt, target and response of one item, choices as their texts; and what a metric chose instead."""
     target, arguments, answers = sample["target"], sample["arguments"], sample["resps"]
-    response = ""
+    response, others = "", {}
     if task.OUTPUT_TYPE == "multiple_choice":
         # mutual information asks every choice once more, without its question
         n = len(answers) // (2 if "acc_mutual_info" in sample["metrics"] else 1)
-        choices = [context if task.multiple_input else choice for context, choice in arguments[:n]]
-        response = choices[int(np.argmax([answer[0][0] for answer in answers[:n]]))].strip()
-        target = choices[target].strip() if isinstance(target, int) and not task.multiple_input else target
+        choices = [(context if task.multiple_input else choice).strip() for context, choice in arguments[:n]]
+        logs = np.array([answer[0][0] for answer in answers])
+        response = choices[int(np.argmax(logs[:n]))]
+        picked = {metric: choices[int(k)] for metric, k in _picks(sample, task, logs, n).items()}
+        others = {metric: text for metric, text in picked.items() if text != response}
+        if not task.multiple_input:
+            several = isinstance(target, list | tuple)
+            texts = [choices[k] if is_choice(k, n) else k for k in (target if several else [target])]
+            target = texts if several else texts[0]
     elif task.OUTPUT_TYPE == "generate_until":
         response = answers[0][0]
-    return {"prompt": arguments[0][0], "target": str(target).strip(), "response": response}
+    told = {"prompt": arguments[0][0], "target": str(target).strip(), "response": response}
+    return told | ({"responses": others} if others else {})
+
+
+def _picks(sample: dict[str, Any], task: Any, logs: np.ndarray, n: int) -> dict[str, Any]:
+    """Return the number of the choice by each metric that has another rule than the likeliest one."""
+    rules: dict[str, Callable[[], Any]] = {
+        "acc_norm": lambda: logs[:n] / [len(one) for one in task.doc_to_choice(sample["doc"])],
+        "acc_bytes": lambda: logs[:n] / [len(one.encode()) for one in task.doc_to_choice(sample["doc"])],
+        "acc_mutual_info": lambda: logs[:n] - logs[n:],
+    }
+    return {metric: np.argmax(rules[metric]()) for metric in rules.keys() & set(sample["metrics"])}
 
 
 def exponential(value: float) -> float:
@@ -283,7 +301,7 @@ def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
             if getattr(tokenizer, name) != value:
                 setattr(tokenizer, name, value)
 
-    with inference(model), torch.random.fork_rng(), at_the_end(restore):
+    with inference(model), any_shape(), torch.random.fork_rng(), at_the_end(restore):
         yield
 
 

@@ -23,7 +23,8 @@ def read_items(path: str | Path) -> pd.DataFrame:
 
     Returns:
         task, n_shot, item, metric, value, prompt, target, response, truncated; tokens, where a loss is a
-        mean over so many. ``item`` is the item's number in its task. The harness takes perplexities from
+        mean over so many. ``item`` is the item's number in its task; ``response`` is what the metric counted
+        (``acc_norm`` can choose another answer than ``acc``). The harness takes perplexities from
         sums over all items; there ``value`` is the item's own mean log-likelihood in nats a unit (word,
         byte). NaN where a metric says something of all items together only.
 
@@ -37,8 +38,9 @@ def read_items(path: str | Path) -> pd.DataFrame:
     ):
         entries = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
         rows = [
-            {**entry, "metric": metric, "value": value}
+            {**entry, "metric": metric, "value": value, "response": others.get(metric, entry["response"])}
             for entry in entries
+            for others in [entry.pop("responses", {})]
             for metric, value in entry.pop("scores").items()
         ]
     columns = [*_ITEM, "metric", "value", "prompt", "target", "response", "truncated"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from workbench.checks import checked, one_of
 from workbench.evaluation.items import group_of
-from workbench.evaluation.scores import Prefer, accuracies, score_table
+from workbench.evaluation.scores import Prefer, accuracies, score_table, unit_of
 from workbench.statistics import resample_counts
 
 #: items that must have turned before an interval is given: fewer do not show how many others would
@@ -74,6 +74,7 @@ def _answers(
 ) -> list[pd.DataFrame]:
     """Return for each score the values behind it: task and item x variant."""
     items = checked(items, ["variant", "task", "n_shot", "item", "metric", "value"], "items")
+    items = items.assign(value=items["value"] * unit_of(items["metric"]))
     groups = items["task"].map(group_of(scores))
     # the parts of a group may have numbers of their own
     shots = rows.groupby("task")["n_shot"].nunique() if "n_shot" in rows else pd.Series()

@@ -17,6 +17,8 @@ Prefer: TypeAlias = str | Mapping[str, str] | None
 CATEGORY_ORDER = ("reasoning", "language", "knowledge", "multilingual")
 _Z = 1.959964  # 95 % of a normal distribution
 
+#: metrics that the harness gives in hundredths
+_HUNDREDTHS = {"bleu", "chrf", "bleu_max", "rouge1_max", "rouge2_max", "rougeL_max"}
 #: what ``prefer`` may be whatever the tasks are
 _WORDS = ("strict", "flexible", "acc", "acc_norm")
 
@@ -26,7 +28,8 @@ def headline(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
 
     Groups stand without their parts. ARC-Challenge and HellaSwag are shown by ``acc_norm`` and GSM8K by
     strict match, as on the OpenLLM Leaderboard v1 (SDD table 8); every other task by exact match, accuracy or
-    perplexity, whichever it has first.
+    perplexity, whichever it has first. BLEU, chrF and the like, which the harness gives in hundredths, are
+    shares between 0 and 1 here, as the others.
 
     Args:
         scores: rows of ``evaluate``, with a column ``variant`` when there are several.
@@ -45,7 +48,14 @@ def headline(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
     scores = standing(scores)
     checked(scores, ["task", "metric"], "scores")
     check_prefer(scores, prefer)
-    return one_metric(scores, prefer=prefer).reset_index(drop=True)
+    rows = one_metric(scores, prefer=prefer).reset_index(drop=True)
+    numbers = [name for name in ("value", "stderr") if name in rows]
+    return rows.assign(**rows[numbers].mul(unit_of(rows["metric"]), axis=0))
+
+
+def unit_of(metrics: pd.Series) -> pd.Series:
+    """Return what the values of metrics are multiplied by to be shares: 0.01 or 1."""
+    return metrics.str.split(",").str[0].isin(_HUNDREDTHS).map({True: 0.01, False: 1.0})
 
 
 def standing(scores: pd.DataFrame) -> pd.DataFrame:
@@ -157,10 +167,21 @@ def _main_metric(task: Any, metrics: list[str], prefer: Prefer) -> str:
 
 
 def accuracies(scores: pd.DataFrame, *, prefer: Prefer = None) -> pd.DataFrame:
-    """Return one metric a task, and of those the ones where higher is better."""
+    """Return one metric a task, and of those the ones where higher is better, to be averaged.
+
+    Raises:
+        ValueError: for scores of which some are shares and others reach above 1, and would outweigh them.
+    """
     scores = headline(scores, prefer=prefer)
     if "higher_is_better" in scores:
         scores = scores[scores["higher_is_better"].astype(bool)]
+    if "value" in scores:
+        large = scores.groupby(["task", "metric"])["value"].max().loc[lambda most: most > 1 + 1e-9]
+        if 0 < len(large) < len(scores[["task", "metric"]].drop_duplicates()):
+            (task, metric), value = large.index[0], large.iloc[0]
+            raise ValueError(
+                f"scores must share a unit to be averaged, {task!r} ({metric}) reaches {value:g}"
+            )
     return scores
 
 

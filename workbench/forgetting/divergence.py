@@ -17,7 +17,7 @@ from workbench.forgetting.similarity import checked_responses, finished
 from workbench.generation.prompts import context_length, end_tokens, token_ids
 from workbench.healing.adapters import as_variant
 from workbench.models.batches import Batch, make_batches, read_tokens
-from workbench.models.hooks import inference, not_finite, watch_states
+from workbench.models.hooks import any_shape, inference, not_finite, watch_states
 from workbench.models.layers import decoder_forward, number_of_layers, unwrap
 from workbench.runs.run import Run
 from workbench.runs.variant import Variant
@@ -78,7 +78,11 @@ def token_divergence(
     starts = [len(prompt) for prompt in prompts]
     ids, pieces = list(responses["id"]), [token_texts(tokenizer, answer) for answer in answers]
     frames = []
-    with inference(model), tqdm(total=len(batches) * (1 + len(variants)), disable=not progress) as bar:
+    with (
+        inference(model),
+        any_shape(),
+        tqdm(total=len(batches) * (1 + len(variants)), disable=not progress) as bar,
+    ):
         bar.set_description("divergence")
         states = [_last_states(model, batch, bar) for batch in batches]
         for variant in variants:

@@ -18,7 +18,7 @@ from transformers import StaticCache
 
 from workbench.generation.cache import ATTENTION, NotExactError, Slots
 from workbench.generation.sampling import sampled
-from workbench.models.hooks import not_finite, replaced_forwards
+from workbench.models.hooks import any_shape, not_finite, replaced_forwards
 from workbench.models.layers import decoder_forward, decoder_layers, on_one_device, unwrap
 from workbench.models.masks import KINDS
 
@@ -205,9 +205,10 @@ class StaticDecoder:
             uneven = any(len(row) != longest for row in rows)
             for part in self.parts:
                 part.fill(start, index if uneven else None)
-            decoder_forward(self.model)(
-                input_ids=ids.to(self.device), past_key_values=self.cache, use_cache=True
-            )
+            with any_shape():
+                decoder_forward(self.model)(
+                    input_ids=ids.to(self.device), past_key_values=self.cache, use_cache=True
+                )
         for part in self.parts:
             part.filling = False
 

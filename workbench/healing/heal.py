@@ -31,7 +31,7 @@ from workbench.healing.samples import OrderedSamples, check_packing, digest, rea
 from workbench.healing.steps import captures
 from workbench.healing.trainer import OnStep, Training, run_training
 from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_held_out
-from workbench.models.hooks import compiled_layers, compiling_pays
+from workbench.models.hooks import any_shape, compiled_layers, compiling_pays
 from workbench.models.identity import describe_model
 from workbench.models.layers import check_in_memory, kept_layers, unwrap
 from workbench.runs.files import check_room, locked, write_text_atomic
@@ -216,6 +216,7 @@ def _train(
         objective.acts(peft, chunk=config.loss_chunk, compiled=compiled, gaps=fixed),
         # mixed precision casts to bfloat16 what peft would first copy to the float32 of its own weights
         disable_input_dtype_casting(peft, active=arguments.bf16),
+        nullcontext() if fixed or even else any_shape(),
         fused_layers(peft) if fixed and not compiled else nullcontext(),
         compiled_layers(model, dynamic=not fixed and not even) if compiled else nullcontext(),
     ):

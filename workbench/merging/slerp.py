@@ -59,7 +59,7 @@ def slerp(a: Any, b: Any, t: float | Sequence[float] = 0.5, *, norms: str = "lin
         b: another of the same kind, shapes and pruning.
         t: 0 gives a, 1 gives b, both to the bit. A list is spread evenly over the layers and interpolated
             between (one number a layer where it is as long); what comes before the layers takes the first,
-            what comes after them the last.
+            what comes after them the last; a head tied to the embedding is the embedding.
         norms: ``"linear"``, or ``"mergekit"`` (see the top of the file).
 
     Returns:
@@ -82,11 +82,14 @@ def slerp(a: Any, b: Any, t: float | Sequence[float] = 0.5, *, norms: str = "lin
     _check_layers(a, b)
     at = checked_t(t)
     _check_alike(first, second)
+    alike: dict[tuple[int, torch.Size], str] = {}  # tied tensors are one, and stay one
+    of = {name: alike.setdefault((one.data_ptr(), one.shape), name) for name, one in first.items()}
     depth = 1 + max((layer for name in first if (layer := _layer(name)) is not None), default=0)
-    return {
-        name: _named_pair(name, tensor, second[name], at(place_of(name, depth)), norms)
-        for name, tensor in first.items()
+    merged = {
+        name: _named_pair(name, first[name], second[name], at(place_of(name, depth)), norms)
+        for name in alike.values()
     }
+    return {name: merged[own] for name, own in of.items()}
 
 
 def merged_pair(a: Tensor, b: Tensor, t: float, norms: str = "linear") -> Merged:

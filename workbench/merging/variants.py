@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
@@ -83,10 +84,12 @@ def merge_variants(
     whole_number(seed, "seed", 0, 2**63 - 1)
     for t in listed(ts, "ts", "t"):
         checked_t(t)
+    shown_as = ["_".join(f"{x:g}" for x in np.atleast_1d(t)) for t in ts]
+    if len(set(shown_as)) < len(shown_as):
+        raise ValueError(f"ts must differ in their first six digits, which name the merges, got {list(ts)}")
     check_one_pruning(model, first, second)
     made = []
-    for t in ts:
-        shown = "_".join(f"{x:g}" for x in t) if isinstance(t, Sequence) else f"{t:g}"
+    for t, shown in zip(ts, shown_as, strict=True):
         full = f"{name or f'merged-{method}'}-{shown}"
         settings: Any = {"method": method, "norms": norms, "density": density, "seed": seed}
         folder = f"merged/{full}"
@@ -151,7 +154,7 @@ def merge_tensors(
                 told = {"tensor": name, "t": here, "angle": done.angle, "linear": done.linear}
                 rows.append(told | dict(zip(("changed_first", "changed_second"), changes, strict=True)))
         record = {"kept_layers": list(kept_layers(model)), "model": describe_model(model)}
-        merge = {"first": first.name, "second": second.name, "t": t, **how}
+        merge = {"first": first.name, "second": second.name, "t": np.asarray(t).tolist(), **how}
         with atomic_folder(out) as folder:
             write_tensors(folder, tensors, record | {"merge": merge})
     return pd.DataFrame(rows)

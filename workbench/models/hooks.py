@@ -123,6 +123,18 @@ def attribute_kept(objects: Iterable[Any], name: str) -> Iterator[None]:
 
 
 @contextmanager
+def any_shape() -> Iterator[None]:
+    """Attend without cuDNN until leaving, which plans for each new shape of a batch, half a second at times.
+
+    Where shapes repeat its kernels are the faster ones, and torch prefers them on some GPUs.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with at_the_end(lambda: torch.backends.cuda.enable_cudnn_sdp(before)):
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        yield
+
+
+@contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Run the model in evaluation mode without gradients; every module's own mode comes back.
 

@@ -14,13 +14,17 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import is_dataclass
+from enum import Enum
+from importlib import import_module
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import workbench
-from workbench.digests import digest
+from workbench.digests import code_parts, digest
 from workbench.places import PACKAGE, toml_beside
 from workbench.runs.content import identity
 from workbench.runs.files import sha256_of
@@ -38,18 +42,23 @@ _PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALLED = tuple({os.path.realpath(sysconfig.get_path(place)) + os.sep for place in _PLACES})
 
 
-def code_of(function: Callable[..., Any], folder: Path | None = None) -> dict[str, Any]:
+def code_of(
+    function: Callable[..., Any], folder: Path | None = None, given: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return digests of the sources that a function's result depends on, and versions of the libraries.
 
     Args:
         function: of the package, or a user's own.
         folder: of the run, where the adapters of variants lie.
+        given: arguments, of which the user's own classes count with their code.
 
     Raises:
         ValueError: when a user's function reads something whose content cannot be followed.
     """
     reached = _Reached(folder)
     reached.follow("stage", function)
+    for name, value in (given or {}).items():
+        reached.follow_classes(name, value)
     rooms = _with_lower(reached.rooms)
     if reached.code:  # a user's own function may call any of the libraries
         reached.libraries.update(*LIBRARIES.values())
@@ -99,14 +108,27 @@ class _Reached:
         elif not self._callable_of_a_library(value):
             self._value(name, value)
 
+    def follow_classes(self, name: str, value: Any) -> None:
+        """Note the code of the user's own classes among what an argument holds."""
+        of_torch = hasattr(value, "named_parameters") and not isinstance(value, type)
+        for kind in {type(part) for part in (value.modules() if of_torch else [value])}:
+            if _home(kind) == ("", ""):
+                self.follow(f"{name}.{kind.__name__}", kind)
+        inside: Any = vars(value).values() if is_dataclass(value) and not isinstance(value, type) else ()
+        if isinstance(value, list | tuple | set | frozenset | dict):
+            inside = value.values() if isinstance(value, dict) else value
+        for one in {type(one): one for one in inside}.values():
+            self.follow_classes(name, one)
+
     def _all(self, name: str, parts: dict[Any, Any]) -> None:
         for inner, value in parts.items():
             self.follow(f"{name}.{inner}" if inner != "" else name, value)
 
     def _function(self, name: str, function: FunctionType) -> None:
-        self.code[name] = digest(_code_parts(function.__code__))
+        self.code[name] = digest(code_parts(function.__code__))
         names, attributes = _names(function.__code__)
-        around = function.__globals__
+        around = {**function.__globals__, **_imported(function), **_files_named(function.__code__)}
+        names |= around.keys() - function.__globals__.keys()
         public = attributes & workbench._MODULE_OF.keys()
         self.rooms |= {workbench._MODULE_OF[inner].partition(".")[0] for inner in public}
         self._all(name, {inner: around[inner] for inner in names & around.keys()})
@@ -115,40 +137,78 @@ class _Reached:
         self._all(name, dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {}))
 
     def _namespace(self, name: str, holder: ModuleType | type) -> None:
-        """Follow a user's module or class: every function in it, and every plain value."""
-        kinds = (*_OWN.__args__, functools.partial, bool, int, float, str, tuple, list, dict, set)
+        """Follow a user's module or class, and what a class inherits: functions, and what has content."""
         for inner, value in sorted(vars(holder).items()):
-            value = value.__func__ if isinstance(value, staticmethod | classmethod) else value
-            if isinstance(value, kinds) and (inner in ("__init__", "__call__") or not inner.startswith("__")):
-                self.follow(f"{name}.{inner}", value)
+            value = _function_of(value)
+            if isinstance(value, FunctionType) or not inner.startswith("__"):
+                with suppress(ValueError):
+                    self.follow(f"{name}.{inner}", value)
+        for base in getattr(holder, "__bases__", ()):
+            self.follow(f"{name}.{base.__name__}", base)
 
     def _value(self, name: str, value: Any) -> None:
         if type(value).__name__ == "Run":
             raise ValueError(f"a stage must not read from the run ({name}); read it first and pass that")
         if not self._not_the_users(type(value)):  # an object of a class of the user's
-            self._namespace(name, type(value))
-            if not is_dataclass(value) and not hasattr(value, "named_parameters"):
-                value = vars(value)
+            self.follow(f"{name}.{type(value).__name__}", type(value))
+            as_it_is = isinstance(value, Enum | tuple) or hasattr(value, "named_parameters")
+            value = value if as_it_is or is_dataclass(value) else vars(value)
         self.values[name] = identity(value, name, self.folder)
 
     def _not_the_users(self, value: Any) -> bool:
         """Note a room of the package or an installed library; return whether it was one of them."""
-        where = _module_of(value)
-        top, _, inside = where.partition(".")
-        if top == "workbench":
-            self.rooms.add(inside.partition(".")[0])
-            return True
-        if top in sys.stdlib_module_names:
-            return where != "__main__"
-        file = getattr(sys.modules.get(where), "__file__", None)
-        if file is None or not os.path.realpath(file).startswith(_INSTALLED):
-            return False
-        self.libraries.add(top)
-        return True
+        room, library = _home(value)
+        self.rooms.add(room)
+        self.libraries |= {library} - {"", *sys.stdlib_module_names}
+        return bool(room or library)
 
     def _callable_of_a_library(self, value: Any) -> bool:
         computes = hasattr(value, "named_parameters") or hasattr(value, "convert_tokens_to_ids")
         return callable(value) and not computes and self._not_the_users(type(value))
+
+
+def _home(value: Any) -> tuple[str, str]:
+    """Return the room of the package or the library that a function, class or module is of: "" for none."""
+    where = _module_of(value)
+    top, _, inside = where.partition(".")
+    if top == "workbench":
+        return inside.partition(".")[0] or "__init__", ""
+    if top in sys.stdlib_module_names:
+        return "", "" if where == "__main__" else top
+    file = getattr(sys.modules.get(where), "__file__", None)
+    return "", top if file and os.path.realpath(file).startswith(_INSTALLED) else ""
+
+
+def _function_of(value: Any) -> Any:
+    """Return the function behind a static method, class method or property, any other value as it is."""
+    if isinstance(value, staticmethod | classmethod):
+        return value.__func__
+    if isinstance(value, property):
+        return value.fget
+    return value.func if isinstance(value, functools.cached_property) else value
+
+
+def _imported(function: FunctionType) -> dict[str, Any]:
+    """Return the user's own modules, and names of the package, that a function imports when it runs."""
+    found: dict[str, Any] = {}
+    for code in _with_inner(function.__code__):
+        steps = [*dis.get_instructions(code)]
+        for place, step in enumerate(steps):
+            if step.opname != "IMPORT_NAME":
+                continue
+            name = "." * steps[place - 2].argval + step.argval
+            with suppress(ImportError, ValueError):
+                name = resolve_name(name, function.__globals__.get("__package__") or "")
+                spec = None if name.partition(".")[0] in sys.stdlib_module_names else find_spec(name)
+                if spec and not os.path.realpath(spec.origin or "").startswith(_INSTALLED):
+                    found[f"import {name}"] = import_module(name)
+    return found
+
+
+def _files_named(code: CodeType) -> dict[str, Path]:
+    """Return the files that code names in its text."""
+    words = {word for inner in _with_inner(code) for word in inner.co_consts if isinstance(word, str)}
+    return {word: Path(word) for word in words if os.path.isfile(word)}
 
 
 def _own(function: Any) -> Any:
@@ -171,7 +231,9 @@ def _names(code: CodeType) -> tuple[set[str], set[str]]:
     """Return the global names that code loads, its inner functions included, and the attributes."""
     steps = [step for inner in _with_inner(code) for step in dis.get_instructions(inner)]
     names = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return names, {step.argval for step in steps if step.opname in ("LOAD_ATTR", "LOAD_METHOD")}
+    return names, {
+        step.argval for step in steps if step.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")
+    }
 
 
 def _with_inner(code: CodeType) -> Iterator[CodeType]:
@@ -179,11 +241,6 @@ def _with_inner(code: CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _with_inner(constant)
-
-
-def _code_parts(code: CodeType) -> list[Any]:
-    constants = [_code_parts(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    return [code.co_code.hex(), constants, list(code.co_names), list(code.co_varnames)]
 
 
 def _with_lower(rooms: set[str]) -> set[str]:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ def identity(value: Any, name: str = "value", folder: Path | None = None) -> Any
     """Return what a value holds as plain JSON values; what is long becomes its size and SHA-256.
 
     A path counts by its last part and by what lies there, so that a folder may move. Frames count with their
-    ``attrs``; models and tokenizers to the last weight and setting. A dataclass with a method ``deciding``
-    counts by the dict that it returns, any other by its fields.
+    names, index and ``attrs``, dicts in their order; models and tokenizers to the last weight and setting. A
+    dataclass with a method ``deciding`` counts by the dict that it returns, any other by its fields.
 
     Args:
         value: text, number, path, list, dict, set, dataclass, array, frame, tensor, model or tokenizer.
@@ -36,28 +37,37 @@ def identity(value: Any, name: str = "value", folder: Path | None = None) -> Any
     Raises:
         ValueError: for anything else, whose content cannot be followed.
 
-    >>> identity({"sizes": (2, 4), "seed": 0})
-    {'sizes': [2, 4], 'seed': 0}
+    >>> identity({"seed": 0, "sizes": (2, 4)})
+    {'seed': 0, 'sizes': [2, 4]}
     """
     if value is None or isinstance(value, bool | int | float):
         return value
+    if isinstance(value, Enum):
+        return identity([type(value).__qualname__, value.value], name, folder)
     if isinstance(value, str | Path):
         return _text_or_file(value)
     if isinstance(value, pd.DataFrame | pd.Series):
-        return _frame(value.to_frame("value") if isinstance(value, pd.Series) else value)
+        return _frame(value.to_frame() if isinstance(value, pd.Series) else value)
     if isinstance(value, Variant):
         return _variant(value, folder)
     if is_dataclass(value) and not isinstance(value, type):
         held = {field.name: getattr(value, field.name) for field in fields(value)}
-        return identity(value.deciding() if hasattr(value, "deciding") else held, name, folder)
+        return named(value.deciding() if hasattr(value, "deciding") else held, name, folder)
     if isinstance(value, dict):
-        return {str(key): identity(item, f"{name}[{key!r}]", folder) for key, item in value.items()}
+        # functions go by the order of a dict, and rows come in it
+        plain = all(isinstance(key, str) for key in value) and [*value] == sorted(value)
+        return named(value, name, folder) if plain else identity([*value.items()], name, folder)
     if isinstance(value, set | frozenset):
         return identity(sorted(value, key=repr), name, folder)
     if isinstance(value, list | tuple | range):
         items = [identity(item, f"{name}[{index}]", folder) for index, item in enumerate(value)]
         return items if len(items) <= _LONGEST_LIST else {"items": len(items), "sha256": digest(items)}
     return _of_a_library(value, name, folder)
+
+
+def named(values: dict[Any, Any], name: str = "value", folder: Path | None = None) -> dict[str, Any]:
+    """Return what named values hold, whatever their order; as ``identity``."""
+    return {str(key): identity(item, f"{name}[{key!r}]", folder) for key, item in values.items()}
 
 
 def content_of(path: str | Path) -> str:
@@ -99,16 +109,27 @@ def _text_or_file(value: str | Path) -> Any:
 
 
 def _frame(frame: pd.DataFrame) -> dict[str, Any]:
-    whole = hashlib.sha256()
+    whole = hashlib.sha256(repr(frame.columns.names).encode("utf-8", "surrogatepass"))
+    if frame.index.names != [None] or not frame.index.equals(pd.RangeIndex(len(frame))):
+        index = _frame(frame.index.to_frame(index=False, name=[*map(repr, frame.index.names)]))
+        whole.update(index["sha256"].encode())
     for place, (column, dtype) in enumerate(frame.dtypes.items()):
         values = frame.iloc[:, place]
         whole.update(f"{column!r} {dtype}\n".encode("utf-8", "surrogatepass"))
         if isinstance(dtype, np.dtype) and dtype.kind != "O":
             whole.update(values.to_numpy().tobytes())
         else:
-            cells = json.dumps(values.astype(object).tolist(), default=repr)
+            cells = json.dumps(values.astype(object).tolist(), default=_cell)
             whole.update(cells.encode("utf-8", "surrogatepass"))
     return {"rows": len(frame), "sha256": whole.hexdigest(), "attrs": digest(_without_places(frame.attrs))}
+
+
+def _cell(value: Any) -> Any:
+    """Return what a value in a frame holds, or how it is written where that cannot be followed."""
+    try:
+        return identity(value)
+    except ValueError:
+        return repr(value)
 
 
 def _without_places(value: Any) -> Any:
@@ -119,7 +140,7 @@ def _without_places(value: Any) -> Any:
         return [_without_places(item) for item in value]
     if isinstance(value, str) and os.path.isabs(value):
         return os.path.basename(value)
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else _cell(value)
 
 
 def _variant(variant: Variant, folder: Path | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 from workbench.digests import digest
 from workbench.runs.code import code_of, label
-from workbench.runs.content import identity
+from workbench.runs.content import identity, named
 
 #: settings that cannot change what a function returns: how it is computed, where, and who is told
 NEUTRAL = {"batch_size", "micro_batch_size", "progress", "engine", "compiled"}
@@ -93,13 +94,24 @@ def stage_key(
     what, instead_of = getattr(function, "_reads", (None, frozenset()))
     if what is not None:
         asked = [name for name in inspect.signature(what).parameters if name in given]
-        inputs["reads"] = identity(what(**{name: given[name] for name in asked}), "reads", folder)
+        inputs["reads"] = named(what(**{name: given[name] for name in asked}), "reads", folder)
     for name, value in given.items():
         if name not in NEUTRAL | OUTPUTS | instead_of:
             own_code = callable(value) and hasattr(value, "__code__")
             inputs[name] = code_of(value, folder) if own_code else identity(value, name, folder)
     outputs = {name: Path(given[name]) for name in sorted(OUTPUTS) if given.get(name) is not None}
-    return Key(inputs, code_of(function, folder), outputs)
+    return Key(inputs, code_of(function, folder, given) | _torch_settings(), outputs)
+
+
+def _torch_settings() -> dict[str, str]:
+    """Return what was set for all of torch and changes results, where it is not as torch begins."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    told = {"default dtype": str(torch.get_default_dtype())}
+    told["precision of products"] = torch.get_float32_matmul_precision()
+    usual = {"torch.float32", "highest"}
+    return {f"torch's {name}": value for name, value in told.items() if value not in usual}
 
 
 def _by_name(

@@ -29,7 +29,7 @@ from workbench.checks import check_writable, told
 from workbench.digests import digest
 from workbench.places import NOTEBOOKS, runs_folder
 from workbench.runs import files
-from workbench.runs.content import content_of, identity
+from workbench.runs.content import content_of, named
 from workbench.runs.keys import Key, stage_key
 from workbench.runs.provenance import environment
 from workbench.runs.variant import Variant, _check_name, _check_path
@@ -117,7 +117,7 @@ class Run:
         """Write a frame with its provenance; see ``frame`` for names and inputs."""
         self.path(name)
         data, schema = files.encode_frame(name, frame)
-        return self._store(name, data, {"schema": schema, "inputs": identity(inputs, "inputs", self.folder)})
+        return self._store(name, data, {"schema": schema, "inputs": named(inputs, "inputs", self.folder)})
 
     def read(self, name: str, /) -> pd.DataFrame:
         """Read a frame that this run holds.
@@ -140,7 +140,7 @@ class Run:
             raise ValueError(f"name must end in .json (and not in .meta.json), got {name!r}")
         with told(f"{name} must be plain data (dicts, lists, texts, numbers)", TypeError, ValueError):
             data = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
-        return self._store(name, data, {"inputs": identity(inputs, "inputs", self.folder)})
+        return self._store(name, data, {"inputs": named(inputs, "inputs", self.folder)})
 
     def read_json(self, name: str, /) -> Any:
         """Read what ``write_json`` wrote; errors as for ``read``."""

@@ -19,7 +19,7 @@ from transformers import StaticCache
 from workbench.generation.cache import ATTENTION
 from workbench.generation.decoder import CHECK_EVERY, Prompts, recorded
 from workbench.generation.sampling import drawn
-from workbench.models.hooks import not_finite
+from workbench.models.hooks import any_shape, not_finite
 from workbench.models.layers import decoder_forward, decoder_layers, unwrap
 from workbench.speculation.rule import Verdict, judge
 from workbench.speculation.slots import Places, RowSlots, seen
@@ -112,7 +112,8 @@ class _Side:
     def read(self, ids: Tensor) -> None:
         """Read prompts, padded on the right, into the cache."""
         self.places.at = None
-        decoder_forward(self.model)(input_ids=ids, past_key_values=self.cache, use_cache=True)
+        with any_shape():
+            decoder_forward(self.model)(input_ids=ids, past_key_values=self.cache, use_cache=True)
 
     def logits(self, ids: Tensor, places: Tensor) -> Tensor:
         """Return the logits at tokens that go to these places, ``[row, token, vocabulary]``."""
