@@ -271,8 +271,8 @@ def _check_report(name: str, report: dict[str, Any], model: nn.Module) -> None:
     wrong = {*map(str, report["missing_keys"])}
     wrong |= {f"{key} {[*found]}, not {[*asked]}" for key, found, asked in report["mismatched_keys"]}
     if wrong:
-        lacks = f"{len(wrong)} weights of the configuration, such as {min(wrong)}; they would be random"
-        raise ValueError(f"name {name!r}: missing or of another shape are {lacks}")
+        lacks = f"{len(wrong)} weights are missing or of another shape, such as {min(wrong)}"
+        raise ValueError(f"name {name!r}: {lacks}; they would be random")
     numbered = re.compile(rf"(?:^|\.){path}\.(\d+)\.")
     found = {key: numbered.search(key) for key in map(str, report["unexpected_keys"])}
     if beyond := [key for key, place in found.items() if place and int(place[1]) >= depth]:
