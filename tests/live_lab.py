@@ -183,6 +183,8 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 def running_own_lab(base: Path, run: str, settings: list[str], home: Path) -> Iterator[Lab]:
     """Start `python -m workbench lab RUN` in a folder, as its user would type it, and stop it on leaving.
 
+    Its kernels find no browser to draw figures as pictures with: the tests look at those on the screen.
+
     Args:
         base: the user's working folder; runs go to ``runs`` in it.
         run: name of the run.
@@ -199,6 +201,7 @@ def running_own_lab(base: Path, run: str, settings: list[str], home: Path) -> It
     command = [sys.executable, "-m", "workbench", "lab", run, "--no-browser", f"--port={port}", "--root=runs"]
     command += [word for setting in settings for word in ("--set", setting)]
     environment = {**os.environ, **places, "PYTHONPATH": str(ROOT), "HOME": str(home), "JUPYTER_TOKEN": token}
+    environment["BROWSER_PATH"] = "none"
     with log.open("wb") as out:
         server = subprocess.Popen(command, stdout=out, stderr=out, cwd=base, env=environment)
         try:

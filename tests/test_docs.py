@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import plotly.graph_objects as go
 import pytest
-from live_lab import FLAGS, find_chromium
+from mkdocs.config import load_config
+from mkdocs.structure.files import Files
 
 import workbench
 from workbench.runs.pages import PLOTLY, SCRIPT, write_page
@@ -34,21 +36,13 @@ def hooks(root: Path) -> ModuleType:
     return module
 
 
-def build(root: Path, runs: Path, out: Path) -> str:
-    """Build the site with warnings as errors; return what was said."""
+def build(root: Path, runs: Path, out: Path) -> None:
+    """Build the site with warnings as errors."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
     variables = os.environ | {"WORKBENCH_RUNS": str(runs), "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
-    return done.stderr
-
-
-@pytest.fixture(scope="module")
-def bare(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return a site built where no notebook was executed, and what the build said."""
-    folder = tmp_path_factory.mktemp("bare")
-    return folder / "site", build(root, folder / "runs", folder / "site")
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +79,23 @@ class Page(HTMLParser):
             (self.fetched if tag == "link" else self.linked).append(values["href"])
 
 
+@cache
 def pages(site: Path) -> list[Page]:
     """Return the pages of a site; 404.html, which only a server shows, is none of them."""
     return [Page(path) for path in sorted(site.rglob("*.html")) if path.name != "404.html"]
 
 
-def test_without_executed_notebooks_the_site_builds_and_says_what_is_missing(bare):
-    site, said = bare
-    assert said.count("run `make demo`, then `make docs`") == 1
-    text = (site / "notebooks.html").read_text()
+def test_without_executed_notebooks_the_site_says_what_is_missing(hooks, root, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path))
+    caplog.set_level("INFO", "mkdocs.hooks.pages")
+    config = load_config(str(root / "mkdocs.yml"))
+    config.plugins._current_plugin = "hooks"  # as in a build
+    files = hooks.on_files(Files([]), config)
+    assert caplog.text.count("run `make demo`, then `make docs`") == 1
+    text = files.get_file_from_path("notebooks.md").content_string
     assert "not executed in this checkout" in text
-    assert not list((site / "notebooks").glob("*"))
+    assert all(f"{{#{path.stem}}}" in text for path in (root / "notebooks").glob("[0-9]*.ipynb"))
+    assert not [file for file in files if file.src_uri.startswith("notebooks/")]
 
 
 def test_executed_notebooks_are_there_with_their_pictures(site, root):
@@ -180,25 +180,18 @@ def test_figures_of_a_record_keep_their_names_and_leave_series_out(hooks):
 
 
 @pytest.mark.browser
-def test_pages_opened_from_disk_ask_the_network_for_nothing_and_can_be_searched(site):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = find_chromium()
-    if path is None:
-        pytest.skip("no Chrome or Chromium on this machine; plotly_get_chrome installs one")
+def test_pages_opened_from_disk_ask_the_network_for_nothing_and_can_be_searched(site, chromium):
     asked: list[str] = []
     wrong: list[str] = []
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=FLAGS)
-        page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        for name in ("notebooks/00_start_here", "records", "api/distances", "index"):
-            page.goto((site / f"{name}.html").as_uri())
-        page.locator(".md-search__input").click()
-        page.keyboard.type("rank_agreement", delay=20)
-        page.locator(".md-search-result__item a").first.wait_for()
-        assert "rank_agreement" in page.locator(".md-search-result__list").inner_text()
-        browser.close()
+    page = chromium.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    for name in ("notebooks/00_start_here", "records", "api/distances", "index"):
+        page.goto((site / f"{name}.html").as_uri())
+    page.locator(".md-search__input").click()
+    page.keyboard.type("rank_agreement", delay=20)
+    page.locator(".md-search-result__item a").first.wait_for()
+    assert "rank_agreement" in page.locator(".md-search-result__list").inner_text()
     assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
     assert not wrong
 

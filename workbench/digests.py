@@ -48,10 +48,15 @@ def model_digests(model: Any) -> dict[str, str]:
         ``modules``: the class of each module, and the numbers, words and functions that it holds.
         ``hooks``: the forward hooks on its modules, where there are any.
     """
-    modules = digest([*itertools.starmap(_held, model.named_modules())])
     hooks = [*filter(None, itertools.starmap(_hooks, model.named_modules()))]
-    found = {"weights": weights_digest(model), "settings": digest(_settings(model)), "modules": modules}
+    found = {"weights": weights_digest(model), "settings": digest(_settings(model))}
+    found["modules"] = modules_digest(model)
     return found | {"hooks": digest(hooks)} if hooks else found
+
+
+def modules_digest(model: Any) -> str:
+    """Return a digest of the class of each module, and of the numbers, words and functions that it holds."""
+    return digest([*itertools.starmap(_held, model.named_modules())])
 
 
 def weights_digest(model: Any) -> str:

@@ -1,4 +1,4 @@
-"""Fixtures: one JupyterLab and one Chromium for all browser tests."""
+"""Fixtures: one JupyterLab for the tests of a file, and tabs in it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from live_lab import FLAGS, Lab, Tab, find_chromium, running_lab
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Return a Chromium; tests are skipped, with the reason, where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = find_chromium()
-    if path is None:
-        pytest.skip("no Chrome or Chromium on this machine; plotly_get_chrome installs one")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
+from live_lab import Lab, Tab, running_lab
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -53,17 +52,14 @@ def test_few_shot_prompts_equal_the_harness(model, tokenizer, saved, project, fo
 
 
 @pytest.mark.slow
-def test_scores_equal_the_command_line(scored, saved, project, folder, tmp_path):
-    arguments = (
-        f"--model hf --model_args pretrained={saved},dtype=float32 --tasks {','.join(TASKS)} --device cpu"
-    )
-    arguments += f" --include_path {folder} --batch_size 5 --output_path {tmp_path}"
-    subprocess.run(
-        [sys.executable, "-m", "lm_eval", "run", *arguments.split()],
-        cwd=project,
-        check=True,
-        capture_output=True,
-    )
+def test_scores_equal_the_command_line(scored, saved, project, folder, tmp_path, monkeypatch):
+    from lm_eval._cli import HarnessCLI
+
+    arguments = f"run --model hf --model_args pretrained={saved},dtype=float32 --tasks {','.join(TASKS)}"
+    arguments += f" --device cpu --include_path {folder} --batch_size 5 --output_path {tmp_path}"
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["lm_eval", *arguments.split()])
+    HarnessCLI().execute(HarnessCLI().parse_args())
     results = json.loads(next(tmp_path.rglob("results*.json")).read_text(encoding="utf-8"))["results"]
     assert_equal(scored[0], flat(results))
 

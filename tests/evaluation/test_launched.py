@@ -57,22 +57,24 @@ for name, frame in frames.items():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, root, folder):
-    """What one process and two write, by number of processes."""
+    """What one process, which is this one, and two write, by number of processes."""
     found = {}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    free = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    env = {**free, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     for n in (1, 2):
-        here = tmp_path_factory.mktemp(f"processes{n}")
-        script = here / "work.py"
+        found[n] = here = tmp_path_factory.mktemp(f"processes{n}")
         paths = [str(root / "tests"), str(root / "tests" / "healing"), str(root)]
-        script.write_text(WORK.format(paths=paths, here=str(here), folder=str(folder)), encoding="utf-8")
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
-        words = [sys.executable, *(launcher if n > 1 else []), str(script)]
-        free = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        env = {**free, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(
-            words, cwd=folder.parents[1], env=env, capture_output=True, text=True, check=False
-        )
+        work = WORK.format(paths=paths, here=str(here), folder=str(folder))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "path", [*sys.path])
+            patch.chdir(folder.parents[1])
+            if n == 1:
+                exec(work, {})
+                continue
+            (here / "work.py").write_text(work, encoding="utf-8")
+            done = subprocess.run([*launcher, str(here / "work.py")], env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-        found[n] = here
     return found
 
 

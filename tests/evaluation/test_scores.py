@@ -144,6 +144,13 @@ def test_a_category_is_the_mean_of_its_tasks_with_independent_errors():
     assert row["n_tasks"] == 2
 
 
+@pytest.mark.parametrize(("metric", "value"), [("mcc", -0.2), ("acc", 40.0)])
+def test_an_interval_of_a_category_holds_its_mean_whatever_the_unit(metric, value):
+    rows = [{"variant": "base", "task": task, "metric": metric, "value": value} for task in "ab"]
+    found = category_scores(pd.DataFrame(rows).assign(stderr=0.02, category="knowledge"), prefer=None)
+    assert found.eval("low < value and value < high").all()
+
+
 def test_categories_of_different_tasks_are_refused():
     scores = score_frame().assign(category="reasoning")
     gap = scores[~((scores["variant"] == "pruned") & (scores["task"] == "demo_math"))]

@@ -459,7 +459,7 @@ def everything(model: Any) -> list[Any]:
 
 @pytest.mark.slow
 def test_ctrl_c_at_any_of_80_moments_leaves_the_model_bit_equal(tmp_path):
-    model, tokenizer = tiny_model(), tiny_tokenizer()
+    model, tokenizer = tiny_model("llama", num_hidden_layers=3), tiny_tokenizer()
     folder = open_run("x", root=tmp_path)
     config = HealingConfig(rank=2, max_steps=1, batch_size=4)
     with without_layers(model, [2]):

@@ -57,3 +57,15 @@ def test_a_folder_in_the_checkout_is_named_by_its_place_there() -> None:
     model = tiny_model("llama")
     model.config._name_or_path = str(ROOT / "data" / "runs" / "demo" / "pruned")
     assert describe_model(model)["id"] == "data/runs/demo/pruned"
+
+
+def test_a_description_tells_another_activation_and_hooks() -> None:
+    model = tiny_model("llama")
+    found = [describe_model(model)["settings"]]
+    model.model.layers[3].mlp.act_fn = torch.nn.ReLU()
+    found.append(describe_model(model)["settings"])
+    handle = model.model.layers[3].register_forward_hook(lambda module, given, output: output * 2.0)
+    found.append(describe_model(model)["settings"])
+    handle.remove()
+    assert describe_model(model)["settings"] == found[1]
+    assert len(set(found)) == 3

@@ -177,6 +177,24 @@ def test_numbers_in_cells_and_words_on_axes_are_in_the_svg(tmp_path):
 
 @pytest.mark.browser
 @pytest.mark.usefixtures("browser")
+def test_the_page_stays_for_the_next_image_and_draws_it_as_the_first(distances, damage, tmp_path):
+    def drawn(name: str) -> list[bytes]:
+        paths = plots.save_figure(plots.distance_heatmap(distances), tmp_path / name, ["png", "pdf"])
+        return [re.sub(rb"/(?:Creation|Mod)Date \([^)]*\)", b"", path.read_bytes()) for path in paths]
+
+    export._renderer.cache_clear()
+    first = drawn("first")
+    (tab,) = export._renderer(os.environ.get("BROWSER_PATH"))._kaleido.tabs_ready._queue
+    page = tab._current_js_id
+    plots.save_figure(
+        plots.distance_beside_damage(distances, damage).update_layout(height=900), tmp_path / "b"
+    )
+    assert drawn("first") == first
+    assert tab._current_js_id == page  # loaded anew, it would be another
+
+
+@pytest.mark.browser
+@pytest.mark.usefixtures("browser")
 def test_a_browser_that_dies_starts_once_again_and_then_gives_way(distances, tmp_path, monkeypatch):
     fig = plots.distance_heatmap(distances)
     plots.save_figure(fig, tmp_path / "one.png")

@@ -302,5 +302,7 @@ def _mean_over_tasks(part: pd.DataFrame) -> dict[str, Any]:
     value = part["value"].mean()
     below = np.linalg.norm(part["value"] - part["low"]) / len(part)
     above = np.linalg.norm(part["high"] - part["value"]) / len(part)
-    interval = {"low": np.maximum(value - below, 0), "high": np.minimum(value + above, 1)}
+    shares = part["value"].between(0, 1).all()  # other measures reach beyond
+    least, most = (0, 1) if shares else (-np.inf, np.inf)
+    interval = {"low": np.maximum(value - below, least), "high": np.minimum(value + above, most)}
     return {"value": value, **interval, "n_tasks": len(part)}

@@ -15,7 +15,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from workbench.checks import checked, listed, told
-from workbench.models.hooks import any_shape
 from workbench.runs.files import sha256_of
 from workbench.statistics import bootstrap_interval, paired_difference
 
@@ -290,6 +289,8 @@ def _encode(model: Any, texts: list[str], progress: bool) -> tuple[NDArray[np.fl
     pieces = _pieces(model.tokenizer, texts)
     room = _CPU_BATCH if model.device.type == "cpu" else _GPU_BATCH
     size = max(1, int(room // min(model.max_seq_length or np.inf, pieces["n"].max())))
+    from workbench.models.hooks import any_shape
+
     with any_shape():
         vectors = model.encode(texts, batch_size=size, show_progress_bar=progress).astype(np.float64)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), pieces

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from workbench.checks import read_whole
-from workbench.digests import digest, tensor_digest
+from workbench.digests import digest, modules_digest, tensor_digest
 from workbench.healing.records import RECORD, SETTINGS, WEIGHTS, checked_adapter, read_record, write_record
 from workbench.models.layers import unwrap
 from workbench.runs.files import atomic_folder
@@ -113,7 +113,8 @@ def values_digest(model: Any) -> str:
         return "offloaded"
     weights = {name: tensor_digest(value.to(torch.bfloat16)) for name, value in base.named_parameters()}
     # what differs from the defaults: another version of transformers has other entries
-    return digest({"weights": weights, "settings": _without_types(base.config.to_diff_dict())})[:16]
+    settings = [_without_types(base.config.to_diff_dict()), modules_digest(base)]
+    return digest({"weights": weights, "settings": settings})[:16]
 
 
 def last_checkpoint(folder: str | Path) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from workbench.digests import model_digests
+from workbench.digests import digest, model_digests
 from workbench.models.layers import kept_layers, number_of_layers, unwrap
 from workbench.places import short_name
 
@@ -15,16 +15,17 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     """Return what a result's provenance has to say of a model, as plain JSON values.
 
     `weights` follows every element of every parameter and buffer in memory, adapters included, and `settings`
-    every entry of the configuration: they change when the model is trained, merged, edited or exchanged, also
-    where name and revision stay the same. Tensors are read once; see `workbench.digests.weights_digest`.
+    every entry of the configuration, the class and numbers of each module, and hooks: they change when the
+    model is trained, merged, edited or exchanged, also where name and revision stay the same. Tensors are
+    read once; see `workbench.digests.weights_digest`.
 
     Returns:
-        id, revision, architecture, dtype, n_layers, kept_layers (original indices), weights and settings (the
-        first 16 hex digits of each digest).
+        id, revision, architecture, dtype, n_layers, kept_layers (original indices), weights and settings (16
+        hex digits each).
     """
     base = unwrap(model)
     source = getattr(base, "_source", {})
-    digests = model_digests(base)
+    weights, *settings = model_digests(base).values()
     return {
         "id": source.get("id") or short_name(base.config._name_or_path or type(base).__name__),
         "revision": source.get("revision"),
@@ -32,6 +33,6 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         "dtype": str(base.dtype).removeprefix("torch."),
         "n_layers": number_of_layers(base),
         "kept_layers": list(kept_layers(base)),
-        "weights": digests["weights"][:16],
-        "settings": digests["settings"][:16],
+        "weights": weights[:16],
+        "settings": digest(settings)[:16],
     }

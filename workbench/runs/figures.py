@@ -194,7 +194,9 @@ class _Renderer:
         # with mathjax every export asks a CDN for a script that no figure here uses
         page = kaleido.PageGenerator(mathjax=False, others=[HERE.joinpath("export.js").as_uri()])
         page.header += f'<style id="fonts">{_font_face()}</style><style>@page{{margin:0}}</style>'
-        browser = kaleido.Kaleido(n=1, page_generator=page)
+        browser: Any = kaleido.Kaleido(n=1, page_generator=page)
+        # its page is as good for the next image; loading it anew takes longer than to draw one
+        browser._return_kaleido_tab = browser.tabs_ready.put
         await browser.open()
         return browser
 
