@@ -157,7 +157,7 @@ def _interval(
 ) -> list[str]:
     """Return a column as value ± half of its 95 % interval, where it has one."""
     ends = rows.reindex(columns=[low, high]).astype(float)
-    return with_half(rows[value], (ends[high] - ends[low]) / 2, digits).tolist()
+    return [*with_half(rows[value], (ends[high] - ends[low]) / 2, digits)]
 
 
 def _sdd(run: Run) -> pd.DataFrame:

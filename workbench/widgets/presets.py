@@ -40,7 +40,7 @@ class Presets:
         self._by[f"random (seed {seed})"] = self._random
         for name, chosen in (given or {}).items():
             checked = checked_layers(chosen, layers, f"presets[{name!r}]")
-            self._by[f"{name}: {format_layers(checked)}"] = lambda _, chosen=checked: chosen
+            self._by[f"{name}: {format_layers(checked)}"] = partial(_given, checked)
 
     @property
     def names(self) -> list[str]:
@@ -75,3 +75,7 @@ class Presets:
 
 def _layers(choice: pd.DataFrame) -> Layers:
     return parse_layers(choice["removed"].iloc[0])
+
+
+def _given(layers: Layers, _size: int) -> Layers:
+    return layers
