@@ -202,9 +202,10 @@ def _imported(function: FunctionType) -> dict[str, Any]:
             if step.opname != "IMPORT_NAME":
                 continue
             name = "." * steps[place - 2].argval + step.argval
-            with suppress(ImportError, ValueError):
+            with suppress(Exception):  # what it is will be said where the function runs
                 name = resolve_name(name, function.__globals__.get("__package__") or "")
-                spec = None if name.partition(".")[0] in sys.stdlib_module_names else find_spec(name)
+                top = name.partition(".")[0]
+                spec = None if top in sys.stdlib_module_names else find_spec(top)
                 if spec and not os.path.realpath(spec.origin or "").startswith(_INSTALLED):
                     found[f"import {name}"] = import_module(name)
     return found
