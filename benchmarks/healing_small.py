@@ -4,7 +4,8 @@
     python benchmarks/healing_small.py --device cpu --shape tiny       # two CPU cores: about a minute
 
 LoRA of rank 8 on every linear layer, batch 64, rows of the lengths of Alpaca's, the same rows in the same
-order on both sides. Weights are random unless ``--model`` names a folder; texts are random and use few words.
+order on both sides. Weights are random unless ``--model`` names a folder; texts are random and use few words,
+unless ``--data`` names a folder with Alpaca as jsonl, which is then read with the model's own tokenizer.
 The record is written after every part, so that a cut loses nothing: the same command with the same ``--out``
 goes on. ``--micro 16 32`` sets the micro-batches of the plain loop and of TRL, where processes share a GPU.
 """
@@ -27,8 +28,9 @@ import pandas as pd
 import torch
 from healing import Clock, InOrder, exact_weights, largest_gap, numbers_tokenizer, peak
 from measuring import SMOLLM2, TINY, Parts, arguments, random_llama, synchronise, write_record
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainingArguments
 
+from workbench.data.instructions import load_instructions
 from workbench.healing import steps as fixed_steps
 from workbench.healing.adapters import lora_targets, new_adapter
 from workbench.healing.config import HealingConfig
@@ -93,13 +95,20 @@ class Bench(Parts):
         self.shape = shape
         self.cuda = options.device == "cuda"
         self.model = self.build()
-        self.tokenizer = numbers_tokenizer(shape.model["vocab_size"])
-        self.rows = random_rows(shape.rows, shape.model["vocab_size"])
+        self.tokenizer, self.rows = self.read()
         self.config = HealingConfig(rank=8, learning_rate=1e-3, batch_size=shape.batch, save_steps=10**6)
         self.config = replace(self.config, max_steps=shape.steps, max_length=512)
         self.samples, _ = read_samples(self.model, self.tokenizer, self.rows, "reference", 512)
         self.results["samples"] = self.described()
         print(self.results["samples"], flush=True)
+
+    def read(self) -> tuple[Any, pd.DataFrame]:
+        """Return a tokenizer and rows: of random words, or Alpaca's."""
+        vocabulary = self.shape.model["vocab_size"]
+        if not self.options.data:
+            return numbers_tokenizer(vocabulary), random_rows(self.shape.rows, vocabulary)
+        rows = load_instructions(self.options.data / "alpaca.jsonl").sample(self.shape.rows, random_state=0)
+        return AutoTokenizer.from_pretrained(self.options.model), rows.reset_index(drop=True)
 
     def described(self) -> dict[str, Any]:
         lengths = [len(sample.ids) for sample in self.samples]
@@ -278,6 +287,7 @@ def main() -> int:
     """Run the parts that there is time for and write the record."""
     parser = arguments(__doc__.splitlines()[0], list(SHAPES))
     parser.add_argument("--model", type=Path, help="folder of a model instead of random weights")
+    parser.add_argument("--data", type=Path, help="folder with Alpaca as jsonl instead of random words")
     parser.add_argument("--seconds", type=float, default=110, help="no part is begun that would take longer")
     parser.add_argument("--micro", type=int, nargs="+", help="micro-batches, the largest first")
     options = parser.parse_args()

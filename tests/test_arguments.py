@@ -96,7 +96,7 @@ def test_methods_and_classes_check_what_they_are_given_too(tmp_path):
         "name must end in .csv": lambda: run.read(5),
         "look must be a function": lambda: wb.BlockPicker(DISTANCES).look_with("look"),
         "run must be a run of open_run": lambda: wb.BlockPicker(DISTANCES).save("run"),
-        "score must be a frame": lambda: wb.greedy_layers(None, [1]),
+        "score, or what it returns, must be a": lambda: wb.greedy_layers(None, [1]),
         "limit must be a whole number or": lambda: wb.shot_ablation(*both, ["a"], limit=True),
         "a mapping of names to lists of texts": lambda: wb.state_scores(
             *both, [wb.Variant("a", "b")], ["t"], {"a": []}, run=run

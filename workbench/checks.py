@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,19 @@ def one_of(value: Any, allowed: Iterable[Any], name: str) -> Any:
     if value in allowed:
         return value
     raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def listed(values: Any, name: str, what: str = "text") -> list[Any]:
+    """Return values as a list; refuse one text, a mapping, a frame, what has no length, and nothing.
+
+    >>> listed(("a", "b"), "texts")
+    ['a', 'b']
+    """
+    several = hasattr(values, "__len__") and not isinstance(values, str | bytes | Mapping | Set)
+    if not several or hasattr(values, "columns") or not getattr(values, "ndim", 1) or not len(values):
+        got = f"{type(values).__name__} {values!r:.60}".replace("\n", " ")
+        raise ValueError(f"{name} must be a list of at least one {what} (of a frame one column), got {got}")
+    return list(values)
 
 
 def some_of(values: Any, allowed: Iterable[Any], name: str) -> list[Any]:

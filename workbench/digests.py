@@ -26,7 +26,8 @@ _SAMPLED = 1024
 _NOT_COMPUTED = {"_name_or_path", "transformers_version", "use_cache", "_from_model_config"}
 #: attributes of a module that change while it is used, or with its place alone
 _PASSING = {"training", "gradient_checkpointing", "max_seq_len_cached", "layer_idx", "name_or_path"}
-_TOKENIZER = ("padding_side", "truncation_side", "model_max_length", "add_bos_token", "add_eos_token")
+_TOKENIZER = ["padding_side", "truncation_side", "model_max_length", "add_bos_token", "add_eos_token"]
+_TOKENIZER += ["split_special_tokens", "clean_up_tokenization_spaces"]
 
 
 def digest(value: Any) -> str:

@@ -270,7 +270,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"texts": []}, "texts must hold at least one text, got none"),
+            ({"texts": []}, "texts must be a list of at least one text"),
             ({"texts": ["a", ""]}, "text 1 is empty"),
             ({"max_length": 0}, "max_length must be a whole number >= 1, got 0"),
             ({"max_length": -3}, "max_length must be a whole number >= 1, got -3"),

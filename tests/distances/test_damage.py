@@ -116,7 +116,7 @@ def test_a_pruned_model_is_asked_by_original_numbers(tokenizer):
     assert frame.loc[0, "removed"] == "1,4"
     assert frame.loc[0, "start"] == 1
     assert frame.loc[0, "loss"] == pytest.approx(expected, abs=5e-6)
-    with pytest.raises(ValueError, match="layer must be one of the model's layers 0,3-6"):
+    with pytest.raises(ValueError, match="layer must be one of the model's layers 0-1,4-6, got 2"):
         damage(model, tokenizer, layer_sets=[(2,)])
 
 

@@ -163,7 +163,7 @@ class TestRemovalSimilarity:
             ({"removed": [7]}, r"layer must be one of the model's layers 0-6, got 7"),
             ({"removed": range(6)}, "removed must leave at least two layers to choose from, got 6 removed"),
             ({"max_tokens": 0}, "max_tokens must be a whole number >= 1, got 0"),
-            ({"texts": []}, "at least one text, got none"),
+            ({"texts": []}, "at least one text"),
         ],
     )
     def test_errors(self, model, tokenizer, options, message):

@@ -187,8 +187,8 @@ class TestCalibrationAblation:
 
     def test_errors(self):
         small = mean_distances(angle_frame(n_layers=5))
-        with pytest.raises(ValueError, match="at least one named frame"):
-            calibration_ablation({})
+        with pytest.raises(ValueError, match="distances must be a mapping of names to pandas"):
+            wb.calibration_ablation({})
         with pytest.raises(ValueError, match="must come from one model"):
             calibration_ablation({"a": small, "b": mean_distances(angle_frame())})
         with pytest.raises(ValueError, match="size must be between 1 and 4, below the depth, got 6"):

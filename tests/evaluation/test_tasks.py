@@ -395,9 +395,9 @@ ATTACKS = {
     ),
     "metric": (
         "doc_to_text: question\nmetric_list: [{metric: ./payload.py}]",
-        "from another library; allow_code=True",
+        "of another library; allow_code=True",
     ),
-    "override": ("doc_to_text: question", "from another library; allow_code=True"),
+    "override": ("doc_to_text: question", "of another library; allow_code=True"),
 }
 
 

@@ -100,7 +100,7 @@ def test_a_broken_configuration(copied: Path) -> None:
 
 def test_a_tokenizer_of_another_model(copied: Path) -> None:
     tiny_model("llama", vocab_size=300).save_pretrained(copied)
-    refused("the tokenizer is not the model's: it has 330 entries .* the model knows 300 tokens", copied)
+    refused("the tokenizer is not the model's: it has 330 entries .* the model knows 300", copied)
 
 
 @pytest.mark.parametrize("content", ["half", "pointer", "nothing"])
@@ -116,7 +116,7 @@ def test_missing_and_exchanged_shards(tmp_path: Path) -> None:
     shard(tmp_path)
     files = sorted(tmp_path.glob("model-*.safetensors"))
     shutil.copy(files[0], files[1])
-    refused("missing or of another shape are .* weights of the configuration, such as", tmp_path)
+    refused("weights are missing or of another shape, such as", tmp_path)
     files[1].unlink()
     refused(f"its weights are not all there, or not whole: No such file .*{files[1].name}", tmp_path)
 
@@ -162,7 +162,7 @@ def test_more_layers_in_the_files_than_in_the_configuration(copied: Path) -> Non
 
 def test_fewer_layers_in_the_files_than_in_the_configuration(copied: Path) -> None:
     edit(copied / "config.json", num_hidden_layers=9)
-    refused("missing or of another shape are", copied)
+    refused("are missing or of another shape", copied)
 
 
 def test_plain_transformers_reads_what_load_model_reads(saved: Path) -> None:
@@ -196,7 +196,7 @@ def test_plain_transformers_reads_what_load_model_reads(saved: Path) -> None:
         ({"rope_scaling": "x"}, "config.json cannot be used: .*'rope_parameters'"),
         (
             {"num_key_value_heads": 2},
-            r"missing or of another shape are .*, such as .*k_proj.bias \[18\], not \[12\]",
+            r"are missing or of another shape, such as .*k_proj.bias \[18\], not \[12\]",
         ),
         ({"num_hidden_layers": 10**9}, "from 1 to 10000, got 1000000000"),
         ({"vocab_size": 10**13}, "cannot be loaded: RuntimeError: "),

@@ -92,7 +92,7 @@ def test_the_hover_names_the_layers_and_the_interval(distances):
 def test_a_chosen_block_is_framed_and_must_exist(distances):
     frame = plots.distance_heatmap(distances, chosen=(3, 2)).data[-1]
     assert (min(frame.x), max(frame.x), min(frame.y), max(frame.y)) == (2.5, 3.5, 1.5, 2.5)
-    with pytest.raises(ValueError, match=r"chosen must be a block .* got \(6, 2\)"):
+    with pytest.raises(ValueError, match=r"a block must be .* got start 6, size 2"):
         plots.distance_heatmap(distances, chosen=(6, 2))
 
 

@@ -247,7 +247,7 @@ def test_two_processes_of_a_launcher_do_what_one_does(tmp_path):
         ({"target_layers": 0}, "target_layers must be"),
         ({"per_iteration": 0}, "per_iteration must be"),
         ({"calibration": ["a dog", ""]}, "empty"),
-        ({"texts": TEXTS[:1]}, "at least 4 sequences"),
+        ({"texts": TEXTS[:1]}, "at least batch_size=4 sequences"),
         ({"loss": {"hidden": 0}}, "must weigh at least one"),
     ],
 )

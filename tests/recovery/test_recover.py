@@ -122,7 +122,7 @@ def test_an_adapter_carried_over_is_the_same_on_the_layers_that_stay(tmp_path, f
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"texts": TEXTS[:1]}, "at least 4 sequences, got 2"),
+        ({"texts": TEXTS[:1]}, "at least batch_size=4 sequences, got 2"),
         ({"loss": {"attentions": 1}}, "loss must be one of"),
         ({"removed": [9]}, "layers must be among"),
         ({"config": HealingConfig(packing=True, batch_size=4)}, "packing must be False"),

@@ -213,6 +213,22 @@ FORMS = {
         KIND = Kind(VALUE)
         def score():
             return frame(KIND.value)""",
+    "default of a dataclass, by a factory": """
+        import dataclasses
+        @dataclasses.dataclass
+        class K:
+            x: list = dataclasses.field(default_factory=lambda: VALUE)
+        def score():
+            return frame(K().x)""",
+    "dispatched by type": """
+        @functools.singledispatch
+        def of(x):
+            return 0
+        @of.register
+        def _(x: int):
+            return VALUE
+        def score():
+            return frame(of(1))""",
     "frame of a module, imported at work": """
         TABLE = pd.DataFrame({"x": [VALUE]})
         def score():

@@ -77,6 +77,12 @@ def test_frames_by_every_cell_name_and_type(change):
     assert identity(change(FRAME)) != identity(FRAME)
 
 
+def test_frames_by_the_order_of_categories():
+    orders = [(["a", "b"], False), (["b", "a"], False), (["a", "b"], True)]
+    kinds = [pd.CategoricalDtype(names, ordered) for names, ordered in orders]
+    assert len({str(identity(pd.DataFrame({"x": ["a", "b"]}, dtype=kind))) for kind in kinds}) == 3
+
+
 @pytest.mark.parametrize("place", ["a cell", "attrs", "a name"])
 def test_frames_by_every_element_of_an_array_in_them_and_the_name_of_a_series(place):
     def told(last: float) -> object:

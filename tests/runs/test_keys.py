@@ -185,7 +185,14 @@ def end_token(tokenizer):
     tokenizer.eos_token = "<|user|>"
 
 
-@pytest.mark.parametrize("change", [chat_template, padding_side, another_token, a_rule, end_token])
+def control_tokens_as_text(tokenizer):
+    tokenizer.split_special_tokens = True
+
+
+TOKENIZERS = [chat_template, padding_side, another_token, a_rule, end_token, control_tokens_as_text]
+
+
+@pytest.mark.parametrize("change", TOKENIZERS)
 def test_whatever_changes_in_a_tokenizer_counts(model, tokenizer, change):
     before = key(wb.generate_responses, model, tokenizer, TEXTS)
     tokenizer(TEXTS, padding=True, truncation=True, max_length=8)  # which sets both in the fast tokenizer
@@ -302,6 +309,23 @@ def test_the_batch_of_a_training_counts_though_that_of_a_measurement_does_not(mo
     small, large = (wb.HealingConfig(batch_size=size) for size in (8, 16))
     trained = partial(wb.heal, model, tokenizer, rows, out="nowhere")
     assert key(trained, config=small) != key(trained, config=large)
+
+
+def test_names_of_our_settings_count_in_a_users_own_function():
+    def mine(batch_size=1, items=None):
+        return pd.DataFrame({"x": [batch_size]})
+
+    assert len({key(mine), key(mine, batch_size=2), key(mine, items=[1]), key(mine, items=[2])}) == 4
+
+
+def test_items_that_are_read_and_not_written_count(run: Run):
+    scores = pd.DataFrame({"variant": ["base", "pruned"], "task": "a", "metric": "acc", "value": [1.0, 0.5]})
+    items = pd.DataFrame({"item": [*range(20)] * 2, "variant": ["base"] * 20 + ["pruned"] * 20})
+    items = items.assign(task="a", n_shot=0, metric="acc", value=[1.0] * 20 + [1.0, 0.0] * 10)
+    turned = items.assign(value=[1.0] * 20 + [0.0] * 5 + [1.0] * 10 + [0.0] * 5)
+    keys = [stage_key(wb.average_recovery, (scores,), {"items": one}) for one in (items, turned)]
+    assert keys[0].fingerprint != keys[1].fingerprint and not keys[0].outputs
+    assert run.frame("a.csv", wb.average_recovery, scores, items=items)["ci_low"].notna().sum() == 1
 
 
 def test_functions_given_as_arguments_count_by_their_code(model, tokenizer):

@@ -125,7 +125,7 @@ def test_damage_that_was_measured_for_some_blocks_only_is_told_as_such():
     assert "was not measured" in readings.damage_reading(distances, others, [2])
     alone = damage[(damage["size"] == 2) & (damage["start"] == near.start)]
     assert readings.damage_reading(distances, alone, [2]).endswith("; no other block was measured.")
-    with pytest.raises(ValueError, match="must hold the block of 2 from 99 on"):
+    with pytest.raises(ValueError, match=r"a block must be .* got start 99, size 2"):
         readings.block_reading(distances, 99, 2)
 
 

@@ -12,7 +12,7 @@ from workbench.data import sources
 from workbench.data.sources import CORPORA, Draw, Source, open_source
 from workbench.digests import digest
 from workbench.places import demo_path
-from workbench.runs.content import identity
+from workbench.runs.content import identity, named
 
 DEMO_CORPORA = ("stories", "encyclopedia", "dialogues", "german")
 DEMO_TEXTS = {"demo": DEMO_CORPORA} | {f"demo-{name}": (name,) for name in DEMO_CORPORA}
@@ -120,7 +120,7 @@ def fingerprint(obj: Any) -> str:
     >>> fingerprint(["a", "b"]) == fingerprint(["a", "b"]), fingerprint(["a", "b"]) == fingerprint(["ab"])
     (True, False)
     """
-    return digest(identity(obj, "obj"))
+    return digest(named(obj, "obj") if isinstance(obj, dict) else identity(obj, "obj"))
 
 
 def _source(name: Any, draw: Draw, **place: Any) -> Source:

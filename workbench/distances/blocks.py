@@ -7,7 +7,7 @@ model that has been pruned before: its frames skip the missing layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -44,6 +44,26 @@ def layers_of(start: int, size: int, *, layers: Sequence[int] | None = None) -> 
     if (first := kept.index(start)) + size > len(kept):
         raise ValueError(f"a block must end within {len(kept)} layers, got start {start}, size {size}")
     return tuple(kept[first : first + size])
+
+
+def checked_layers(chosen: Any, layers: Sequence[int], what: str = "layers") -> Layers:
+    """Return layers in order, each once, after a check that the model has them and keeps one at least.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    is_several = hasattr(chosen, "__iter__") and not isinstance(chosen, (str, bytes, Mapping))
+    asked = list(chosen) if is_several else [chosen]
+    strange = [one for one in asked if not is_whole(one) or one not in layers]
+    allowed = f"{what} must be among the model's layers {format_layers(layers)}"
+    if strange or not is_several:
+        raise ValueError(f"{allowed}, got {strange[0] if strange else chosen!r}")
+    if not asked:
+        raise ValueError(f"{allowed}, at least one of them, got none")
+    found = tuple(sorted({int(one) for one in asked}))
+    if len(found) == len(layers):
+        raise ValueError(f"{allowed}, and not all of them: something has to stay")
+    return found
 
 
 def format_layers(layers: Iterable[int]) -> str:
@@ -134,6 +154,18 @@ def block_metric(frame: Any) -> tuple[str, pd.DataFrame]:
     columns = getattr(frame, "columns", ())
     value = "damage" if "damage" in columns and "distance" not in columns else "distance"
     return value, _block_rows(frame, value, "distances")
+
+
+def block_row(frame: pd.DataFrame, start: int, size: int) -> pd.Series:
+    """Return the row of one block.
+
+    Raises:
+        ValueError: the frame does not have it.
+    """
+    found = frame[(frame["start"] == start) & (frame["size"] == size)]
+    if found.empty:
+        raise ValueError(f"a block must be one of the frame's {len(frame)}, got start {start}, size {size}")
+    return found.iloc[0]
 
 
 def checked_blocks(frame: Any, value: str, what: str) -> pd.DataFrame:

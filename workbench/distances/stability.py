@@ -155,8 +155,6 @@ def calibration_ablation(
     >>> calibration_ablation({"C4": one, "own": other})[["calibration", "removed"]].values.tolist()
     [['C4', '1'], ['own', '0']]
     """
-    if not distances:
-        raise ValueError("distances must hold at least one named frame of angular_distances, got none")
     layers = {name: layers_in(block_metric(frame)[1]) for name, frame in distances.items()}
     first = next(iter(layers.values()))
     if any(other != first for other in layers.values()):

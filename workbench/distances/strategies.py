@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.agreement import removal_cost
-from workbench.checks import is_whole
+from workbench.checks import checked, is_whole
 from workbench.distances.blocks import best_blocks, block_metric, checked_sizes, layer_set_frame, layers_in
 
 _COLUMNS = ["strategy", "size", "start", "removed"]
@@ -176,9 +176,7 @@ def _strategy_frame(strategy: str, layer_sets: Sequence[Sequence[int]]) -> pd.Da
 
 
 def _layer_costs(frame: pd.DataFrame) -> pd.Series:
-    if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"score must be a frame of layers or a function that returns one, got {frame!r:.80}")
-    costs = removal_cost(frame)
+    costs = removal_cost(checked(frame, [], "score, or what it returns,"))
     costs = costs[costs["size"] == 1].set_index("start")["cost"].sort_index()
     if len(costs) < 2:
         raise ValueError(f"score must hold at least two layers, or blocks of size 1, got {len(costs)}")

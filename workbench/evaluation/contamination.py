@@ -56,7 +56,8 @@ def check_contamination(
     full = [(name, words) for name, words in named if words]
     if not full or (len(full) < len(named) and column != "context"):
         first = next(name for name, words in named if not words)
-        raise ValueError(f"column {column} must hold a text with words in each row; row {first!r} has none")
+        every = "one row at least" if column == "context" else "every row"
+        raise ValueError(f"column {column} must hold a text with words in {every}; row {first!r} has none")
     names, prompts = zip(*full, strict=True)
     rows: list[dict[str, Any]] = []
     for task, part in evaluation.groupby("task", sort=False):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -20,10 +20,6 @@ from workbench.evaluation.suites import SUITES
 from workbench.evaluation.tasks import Loaded, load_plan, plan_tasks, task_fingerprint
 from workbench.runs.files import write_text_atomic
 from workbench.runs.keys import reads
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 #: whether the other processes of a launcher wait to be called to an evaluation
 _calls: ContextVar[bool] = ContextVar("calls", default=False)
@@ -46,8 +42,8 @@ def questions(tasks: Any, include: Any = None, data: Any = None) -> dict[str, st
 
 @reads(questions, instead_of=("include", "data"))
 def evaluate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    tokenizer: Any,
     tasks: str | Sequence[str],
     *,
     limit: int | float | None = None,

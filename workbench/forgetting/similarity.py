@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from workbench.checks import checked, told
+from workbench.checks import checked, listed, told
 from workbench.runs.files import sha256_of
 from workbench.statistics import bootstrap_interval, paired_difference
 
@@ -203,9 +203,7 @@ def embed_texts(
     Raises:
         ValueError: for no text, or an encoder that cannot be found.
     """
-    if isinstance(texts, str) or not len(texts):
-        raise ValueError(f"texts must be a list of at least one text, got {texts!r}")
-    codes, distinct = pd.factorize(pd.Series(list(texts), dtype=object))
+    codes, distinct = pd.factorize(pd.Series(listed(texts, "texts"), dtype=object))
     vectors, _ = _encode(load_encoder(encoder, device), list(distinct), progress)
     return np.asarray(vectors[codes], dtype=np.float64)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from workbench.checks import is_whole
+from workbench.checks import is_whole, listed
 from workbench.data.instructions import conversation
 from workbench.data.sources import as_text
 from workbench.generation.decoder import Prompts
@@ -59,13 +58,7 @@ def token_ids(tokenizer: Any, prompts: Sequence[str] | Prompts) -> list[list[int
     Raises:
         ValueError: for no prompts, one that is empty, or what is no list of prompts.
     """
-    wrong = isinstance(prompts, str | bytes | Mapping | pd.DataFrame | torch.Tensor)
-    if wrong or not hasattr(prompts, "__len__") or not len(prompts):
-        raise ValueError(
-            "prompts must be a list of at least one text (of a frame one column, frame['prompt']), "
-            f"got {type(prompts).__name__} {prompts!r:.60}".replace("\n", " ")
-        )
-    return [_ids_of(tokenizer, prompt, number) for number, prompt in enumerate(prompts)]
+    return [_ids_of(tokenizer, prompt, number) for number, prompt in enumerate(listed(prompts, "prompts"))]
 
 
 def response_room(model: Any, tokenizer: Any, references: Sequence[str], *, longest_prompt: int = 0) -> int:

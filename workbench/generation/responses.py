@@ -250,13 +250,11 @@ def _response(tokenizer: Any, index: int, tokens: list[int], ends: set[int]) -> 
 
 
 def _check_room(model: Any, ids: Prompts, max_new_tokens: int) -> None:
-    context, longest = context_length(model), max(map(len, ids))
+    context = context_length(model)
     if long := [i for i, row in enumerate(ids) if context and len(row) + max_new_tokens > context]:
-        raise ValueError(
-            f"prompts {_some(long)} leave no room for max_new_tokens={max_new_tokens} in the context of "
-            f"{context} tokens (the longest prompt has {longest}); shorten them or take fewer new tokens"
-            f"{of_its_positions(model.config)}"
-        )
+        room = f"no room for max_new_tokens={max_new_tokens} in the context of {context} tokens"
+        longest = f"the longest has {max(map(len, ids))}{of_its_positions(model.config)}"
+        raise ValueError(f"prompts {_some(long)} leave {room}; {longest}")
     size = model.get_input_embeddings().num_embeddings
     if beyond := [i for i, row in enumerate(ids) if not 0 <= min(row) <= max(row) < size]:
         raise ValueError(f"prompts {_some(beyond)} have tokens outside the model's vocabulary of {size}")

@@ -220,7 +220,7 @@ def _check_not_tied(model: Any) -> None:
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     adapted = any(isinstance(end, BaseTunerLayer) for end in ends)
     if adapted and model.config.get_text_config().tie_word_embeddings:
-        raise ValueError("embeddings and head are one matrix, which takes no adapter; use with_adapter")
+        raise ValueError("an adapter of embeddings or head cannot be merged where they are one matrix")
 
 
 def _check_name(model: Any, variant: Variant) -> None:

@@ -244,7 +244,7 @@ def _check_whole(model: Any) -> None:
     lacks = getattr(layer_container(model)[0].config, "kept_layers", None) is not None
     if lacks or adapted_modules(model):
         got = "it lacks layers" if lacks else "it has one"
-        raise ValueError(f"model must be whole, without an adapter (SDD 2.2), {got}; any_model=True lets it")
+        raise ValueError(f"model must be whole, without an adapter (SDD 2.2), {got}; or give any_model=True")
 
 
 def _carry_over(out: Path, header: dict[str, Any], fits: Callable[[int], list[int]]) -> None:

@@ -256,8 +256,7 @@ def _read_rows(path: Path, known: str, planned: dict[str, Any]) -> pd.DataFrame 
 
 def _config(path: Path) -> HealingConfig:
     with told(f"{path} is a plan of another version", TypeError, hint="; plan it again"):
-        config = HealingConfig(**_read_plan(path)["config"])
-    return config
+        return HealingConfig(**_read_plan(path)["config"])
 
 
 def _check_batches(config: HealingConfig, processes: int) -> None:

@@ -110,5 +110,4 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     with told(f"{path} is missing or damaged; heal again, or copy the folder again", Exception):
-        found = dict(json.loads(read_whole(path)))
-    return found
+        return dict(json.loads(read_whole(path)))

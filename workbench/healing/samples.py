@@ -19,7 +19,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from workbench.checks import checked
+from workbench.checks import checked, listed
 from workbench.data.instructions import conversation, field_text
 from workbench.generation.prompts import context_length, end_tokens
 from workbench.healing.config import HealingConfig
@@ -56,9 +56,7 @@ def read_examples(
     """Return the samples of a frame (``read_samples``) or of a list of texts (``text_samples``)."""
     if isinstance(examples, pd.DataFrame):
         return read_samples(model, tokenizer, examples, response, max_length)
-    if isinstance(examples, str) or not isinstance(examples, Sequence) or not len(examples):
-        raise ValueError(f"examples must be a frame or a list of at least one text, got {examples!r:.80}")
-    return text_samples(tokenizer, examples, max_length, concatenate=concatenate)
+    return text_samples(tokenizer, listed(examples, "examples"), max_length, concatenate=concatenate)
 
 
 def check_apart(examples: Any, held_out: Any) -> None:

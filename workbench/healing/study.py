@@ -50,8 +50,7 @@ def begin_study(out: Path, work: dict[str, Any], overwrite: bool) -> None:
 def begun_with(out: Path) -> dict[str, Any]:
     """Return what a search was begun with."""
     with told(f"{out / STUDY} is damaged; overwrite=True begins the search again", ValueError, TypeError):
-        work = dict(json.loads((out / STUDY).read_text(encoding="utf-8")))
-    return work
+        return dict(json.loads((out / STUDY).read_text(encoding="utf-8")))
 
 
 @contextmanager

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from workbench.checks import one_of, whole_number
+from workbench.checks import listed, one_of, whole_number
 from workbench.healing.adapters import _check_name, _check_weights, _loaded
-from workbench.healing.restoring import weights_kept
+from workbench.healing.restoring import same_randomness, weights_kept
 from workbench.healing.tensors import TENSORS, checked_tensors, holds_tensors, write_tensors
 from workbench.merging.slerp import NORMS, Merged, check_pair, checked_t, merged_pair, place_of
 from workbench.models.hooks import at_the_end
@@ -81,10 +81,8 @@ def merge_variants(
     one_of(norms, NORMS, "norms")
     if not 0 < density <= 1:
         raise ValueError(f"density must be above 0 and at most 1, got {density!r}")
-    if not hasattr(ts, "__len__") or isinstance(ts, str) or not len(ts):
-        raise ValueError(f"ts must be a list of at least one t, such as [0.25, 0.5], got {ts!r}")
     whole_number(seed, "seed", 0, 2**63 - 1)
-    for t in ts:
+    for t in listed(ts, "ts", "t"):
         checked_t(t)
     shown_as = ["_".join(f"{x:g}" for x in np.atleast_1d(t)) for t in ts]
     if len(set(shown_as)) < len(shown_as):
@@ -144,7 +142,7 @@ def merge_tensors(
         if not names:
             raise ValueError(f"variants must have adapters, {first.name!r} and {second.name!r} have none")
         depth, tensors, rows = number_of_layers(model), {}, []
-        with torch.no_grad(), torch.random.fork_rng(_gpus(model)):
+        with torch.no_grad(), same_randomness(unwrap(model).device):
             torch.manual_seed(seed)
             for name in names:
                 base = parameters[name].data
@@ -249,8 +247,3 @@ def _itself(base: Tensor) -> _End:
 
 def _length(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor.float(), dtype=torch.float64))
-
-
-def _gpus(model: Any) -> list[int]:
-    device = unwrap(model).device
-    return [device.index or 0] if device.type == "cuda" else []

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from workbench.bars import tqdm
-from workbench.checks import whole_number
+from workbench.checks import listed, whole_number
 from workbench.models.hooks import hooked, inference
 from workbench.models.identity import describe_model
 from workbench.models.layers import decoder_layers, layer_container, longest_context, of_its_positions, unwrap
@@ -66,7 +66,7 @@ def read_tokens(model: nn.Module, tokenizer: Any, texts: Any, max_length: int) -
     """
     whole_number(max_length, "max_length")
     layer_container(model)
-    _check_list(texts)
+    listed(texts, "texts")
     tokens = [_tokens_of(tokenizer, text, number) for number, text in enumerate(texts)]
     _check_unpadded(model, tokenizer, texts, tokens)
     longest = max(len(ids) for ids in tokens)
@@ -228,18 +228,6 @@ def _with_controls(tokenizer: Any, tokens: Sequence[Tensor]) -> int:
     around = Counter(tokenizer("", verbose=False)["input_ids"])
     control = torch.tensor(sorted(marks))
     return sum(bool(Counter(ids[torch.isin(ids, control)].tolist()) - around) for ids in tokens)
-
-
-def _check_list(texts: Any) -> None:
-    kind = type(texts).__name__
-    if isinstance(texts, (str, bytes)):
-        raise ValueError(f"texts must be a list of texts, got one {kind}; put it into a list")
-    if isinstance(texts, Mapping | Set) or hasattr(texts, "columns"):
-        raise ValueError(f"texts must be a list of texts, got a {kind}; give one column or entry of it")
-    if not hasattr(texts, "__len__") or getattr(texts, "ndim", 1) == 0:
-        raise ValueError(f"texts must be a list of texts, got a {kind}; give list(texts)")
-    if not len(texts):
-        raise ValueError("texts must hold at least one text, got none")
 
 
 def _check_unpadded(model: Any, tokenizer: Any, texts: Any, tokens: Sequence[Tensor]) -> None:

@@ -51,7 +51,8 @@ def gguf_options(source: str, quantization: str | None) -> tuple[str, dict[str, 
     if not is_gguf(source):
         return source, {}
     if quantization:
-        raise ValueError(f"quantization must be None for a GGUF file, got {quantization!r}: save it first")
+        way_out = "load it, and save_pretrained for a folder"
+        raise ValueError(f"quantization must be None for a GGUF file, got {quantization!r}: {way_out}")
     if find_spec("gguf") is None:
         raise ValueError(f"{source} is a GGUF file, which needs the package gguf: pip install gguf")
     with open(source, "rb") as file:

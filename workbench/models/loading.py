@@ -120,7 +120,7 @@ def _one_device(device_map: Any, device: Any) -> Any:
     one = f"cuda:{one}" if is_whole(one) else one
     if device is not None or not isinstance(one, str | torch.device) or one in _SPREAD:
         one_device = "one device such as 'cpu' or {'': 'cuda:0'}, with device=None"
-        raise ValueError(f"device_map must be {one_device}, got {device_map!r}; 'nf4' takes less room")
+        raise ValueError(f"device_map must be {one_device}, got {device_map!r}; try quantization='nf4'")
     return one
 
 
@@ -271,9 +271,10 @@ def _check_report(name: str, report: dict[str, Any], model: nn.Module) -> None:
     wrong = {*map(str, report["missing_keys"])}
     wrong |= {f"{key} {[*found]}, not {[*asked]}" for key, found, asked in report["mismatched_keys"]}
     if wrong:
-        lacks = f"{len(wrong)} weights of the configuration, such as {min(wrong)}; they would be random"
-        raise ValueError(f"name {name!r}: missing or of another shape are {lacks}")
+        lacks = f"{len(wrong)} weights are missing or of another shape, such as {min(wrong)}"
+        raise ValueError(f"name {name!r}: {lacks}; they would be random")
     numbered = re.compile(rf"(?:^|\.){path}\.(\d+)\.")
     found = {key: numbered.search(key) for key in map(str, report["unexpected_keys"])}
     if beyond := [key for key, place in found.items() if place and int(place[1]) >= depth]:
-        raise ValueError(f"name {name!r}: the files hold more layers than {depth}, configured: {min(beyond)}")
+        more = f"more layers than the {depth} of the configuration, such as {min(beyond)}"
+        raise ValueError(f"name {name!r}: the files hold {more}")

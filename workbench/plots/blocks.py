@@ -68,8 +68,6 @@ def metric_comparison(
     Raises:
         ValueError: when nothing is given, a frame holds no known metric, or has no block of size 1.
     """
-    if not metrics:
-        raise ValueError("metrics must hold at least one named frame, got none")
     panels = dict(_layer_costs(name, frame) for name, frame in metrics.items())
     fig = style.new_panels(title, len(panels), 1, shared_xaxes=True, vertical_spacing=0.06)
     fig.update_layout(height=style.px_of(70 + 150 * len(panels)), showlegend=False)

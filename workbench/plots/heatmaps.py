@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.distances.blocks import checked_blocks, least
+from workbench.distances.blocks import block_row, checked_blocks, least
 from workbench.plots import axes, style
 
 _SIZE = "block size (layers removed)"
@@ -188,9 +188,7 @@ def _note(row: Any, value: str, label: str) -> str:
 def _outline(frame: pd.DataFrame, chosen: tuple[int, int]) -> go.Scatter:
     """Return a frame around the chosen block."""
     start, size = chosen
-    block = frame[(frame["start"] == start) & (frame["size"] == size)]
-    if block.empty:
-        raise ValueError(f"chosen must be a block (start, size) of the frame, got {tuple(chosen)}")
+    block = block_row(frame, start, size)
     # around the cell, and never smaller than the eye finds among eighty layers
     n_layers, step, sizes = style.last_layer(frame) + 1, _step(frame), frame["size"]
     wide, high = max(0.5, n_layers / 60), max(step / 2, (sizes.max() - sizes.min() + step) / 45)
@@ -198,7 +196,7 @@ def _outline(frame: pd.DataFrame, chosen: tuple[int, int]) -> go.Scatter:
     y = np.maximum(size + high * np.array([-1, -1, 1, 1, -1, -1]), sizes.min() - step / 2)
     # thinner where cells are small: the cell's own colour is to be seen
     width = style.px_of(float(np.clip(90 / n_layers, 1.4, 3)))
-    line, name = {"color": "#d6006c", "width": width}, f"chosen: {block['removed'].item()}"
+    line, name = {"color": "#d6006c", "width": width}, f"chosen: {block['removed']}"
     shown = {"mode": "lines", "line": line, "hoverinfo": "skip"}
     return go.Scatter(x=x, y=y, name=name, **shown)
 

@@ -6,15 +6,15 @@ norm and head stay; whatever depends on a layer's place follows or the cut is re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.checks import first_line, is_whole
-from workbench.distances.blocks import format_layers
+from workbench.checks import first_line
+from workbench.distances.blocks import checked_layers, format_layers
 from workbench.models.costs import attends
 from workbench.models.hooks import at_the_end, inference
 from workbench.models.layers import kept_layers, layer_container, unwrap
@@ -140,17 +140,12 @@ def check_prunable(model: nn.Module, layers: Iterable[int] | None = None) -> Non
 
 
 def _positions_left(present: tuple[int, ...], layers: Iterable[int]) -> list[int]:
-    removed = list(layers) if isinstance(layers, Iterable) else [None]
-    if not all(map(is_whole, removed)):
-        raise ValueError(f"layers must be a list of layer indices such as [3, 4], got {layers!r}")
-    if wrong := sorted(set(removed) - set(present)):
-        allowed = f"the {len(present)} layers in the model, by original index ({format_layers(present)})"
-        raise ValueError(f"layers must be among {allowed}, got {', '.join(map(str, wrong))}")
-    if len(set(removed)) < len(removed):
+    several = isinstance(layers, Iterable) and not isinstance(layers, str | Mapping)
+    removed: Any = list(layers) if several else layers
+    gone = () if removed == [] else checked_layers(removed, present)
+    if several and len(gone) < len(removed):
         raise ValueError(f"layers must name each layer once, got {removed}")
-    if len(removed) == len(present):
-        raise ValueError(f"layers must leave at least one of the {len(present)} layers, got all of them")
-    return [place for place, layer in enumerate(present) if layer not in set(removed)]
+    return [place for place, layer in enumerate(present) if layer not in gone]
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def _check_reload(base: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
             raise ValueError("the model's logits are not finite, so that no reload can be checked; not saved")
         difference = max(difference, ((found - expected).abs().max() / expected.std()).item())
     if not difference <= TOLERANCES.get(base.dtype, 1e-4):
-        raise ValueError(f"not saved: reloaded, logits differ by {difference:.2g} standard deviations")
+        raise ValueError(f"not saved: it is another function, logits differ by {difference:.2g} std")
     return {"largest_logit_difference_in_std": difference, "tokens": int(batch["attention_mask"].sum())}
 
 

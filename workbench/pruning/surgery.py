@@ -173,7 +173,7 @@ def _refuse_shared(layers: nn.ModuleList, kept: list[int]) -> None:
     modules = [module for old in kept for module in set(layers[old].modules())]
     placed = [m for m in modules if m._parameters or not vars(m).keys().isdisjoint(INDEX_NAMES)]
     if len(set(placed)) < len(placed):
-        raise ValueError("layers cannot be removed from this model: some share modules, and so a place")
+        raise ValueError("layers cannot be removed from this model: some share modules, so have no own place")
 
 
 def _text(config: Any) -> tuple[type, str]:

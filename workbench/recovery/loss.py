@@ -326,4 +326,5 @@ def check_batch(n_samples: int, config: HealingConfig) -> None:
         ValueError: says both numbers.
     """
     if n_samples < config.batch_size:
-        raise ValueError(f"examples must be at least {config.batch_size} sequences, a batch, got {n_samples}")
+        least = f"batch_size={config.batch_size} sequences"
+        raise ValueError(f"examples must make at least {least}, got {n_samples}")

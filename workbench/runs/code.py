@@ -88,6 +88,7 @@ class _Reached:
         self.values: dict[str, Any] = {}
         self.libraries: set[str] = set()
         self._seen: set[int] = set()
+        self._lenient = False  # of what a module or class holds, not all has content
 
     def follow(self, name: str, value: Any) -> None:
         """Note what a name in the code is bound to; go on from there when it is the user's own code."""
@@ -134,17 +135,20 @@ class _Reached:
         self._all(name, {inner: around[inner] for inner in names & around.keys()})
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         self._all(name, {inner: _held(cell) for inner, cell in cells})
+        self._all(name, dict(enumerate(getattr(function, "registry", {}).values())))  # of singledispatch
         self._all(name, dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {}))
 
     def _namespace(self, name: str, holder: ModuleType | type) -> None:
         """Follow a user's module or class, and what a class inherits: functions, and what has content."""
+        before, self._lenient = self._lenient, True
         for inner, value in sorted(vars(holder).items()):
             value = _function_of(value)
-            if isinstance(value, FunctionType) or not inner.startswith("__"):
-                with suppress(ValueError):
-                    self.follow(f"{name}.{inner}", value)
+            content = not inner.startswith("__") and type(value).__name__ != "Run"
+            if isinstance(value, FunctionType) or content:
+                self.follow(f"{name}.{inner}", value)
         for base in getattr(holder, "__bases__", ()):
             self.follow(f"{name}.{base.__name__}", base)
+        self._lenient = before
 
     def _value(self, name: str, value: Any) -> None:
         if type(value).__name__ == "Run":
@@ -153,7 +157,8 @@ class _Reached:
             self.follow(f"{name}.{type(value).__name__}", type(value))
             as_it_is = isinstance(value, Enum | tuple) or hasattr(value, "named_parameters")
             value = value if as_it_is or is_dataclass(value) else vars(value)
-        self.values[name] = identity(value, name, self.folder)
+        with suppress(*[ValueError] * self._lenient):
+            self.values[name] = identity(value, name, self.folder)
 
     def _not_the_users(self, value: Any) -> bool:
         """Note a room of the package or an installed library; return whether it was one of them."""
@@ -197,9 +202,10 @@ def _imported(function: FunctionType) -> dict[str, Any]:
             if step.opname != "IMPORT_NAME":
                 continue
             name = "." * steps[place - 2].argval + step.argval
-            with suppress(ImportError, ValueError):
+            with suppress(Exception):  # what it is will be said where the function runs
                 name = resolve_name(name, function.__globals__.get("__package__") or "")
-                spec = None if name.partition(".")[0] in sys.stdlib_module_names else find_spec(name)
+                top = name.partition(".")[0]
+                spec = None if top in sys.stdlib_module_names else find_spec(top)
                 if spec and not os.path.realpath(spec.origin or "").startswith(_INSTALLED):
                     found[f"import {name}"] = import_module(name)
     return found

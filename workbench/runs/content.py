@@ -115,7 +115,8 @@ def _frame(frame: pd.DataFrame) -> dict[str, Any]:
         whole.update(index["sha256"].encode())
     for place, (column, dtype) in enumerate(frame.dtypes.items()):
         values = frame.iloc[:, place]
-        whole.update(f"{column!r} {dtype}\n".encode("utf-8", "surrogatepass"))
+        order = [*dtype.categories, dtype.ordered] if isinstance(dtype, pd.CategoricalDtype) else ""
+        whole.update(f"{column!r} {dtype} {order}\n".encode("utf-8", "surrogatepass"))
         if isinstance(dtype, np.dtype) and dtype.kind != "O":
             whole.update(values.to_numpy().tobytes())
         else:

@@ -19,9 +19,10 @@ from workbench.runs.code import code_of, label
 from workbench.runs.content import identity, named
 
 #: settings that cannot change what a function returns: how it is computed, where, and who is told
-NEUTRAL = {"batch_size", "micro_batch_size", "progress", "engine", "compiled"}
-NEUTRAL |= {"run", "overwrite", "report_to"}
-#: settings that say where a function writes: files and folders that belong to the stage
+NEUTRAL = {"progress", "run", "overwrite", "report_to"}
+#: further ones of the package's functions: a user's own may train with them
+HOW = {"batch_size", "micro_batch_size", "engine", "compiled"}
+#: settings that say where a function writes, by a path: files and folders that belong to the stage
 OUTPUTS = {"out", "items"}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -95,12 +96,13 @@ def stage_key(
     if what is not None:
         asked = [name for name in inspect.signature(what).parameters if name in given]
         inputs["reads"] = named(what(**{name: given[name] for name in asked}), "reads", folder)
+    written = {name: Path(given[name]) for name in sorted(OUTPUTS) if isinstance(given.get(name), str | Path)}
+    neutral = NEUTRAL | (HOW if label(function).startswith("workbench.") else set())
     for name, value in given.items():
-        if name not in NEUTRAL | OUTPUTS | instead_of:
+        if name not in neutral | instead_of | written.keys():
             own_code = callable(value) and hasattr(value, "__code__")
             inputs[name] = code_of(value, folder) if own_code else identity(value, name, folder)
-    outputs = {name: Path(given[name]) for name in sorted(OUTPUTS) if given.get(name) is not None}
-    return Key(inputs, code_of(function, folder, given) | _torch_settings(), outputs)
+    return Key(inputs, code_of(function, folder, given) | _torch_settings(), written)
 
 
 def _torch_settings() -> dict[str, str]:

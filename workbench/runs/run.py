@@ -67,8 +67,8 @@ class Run:
         The stored frame is served as long as nothing that it depends on has changed: the arguments by what
         they hold (each weight of a model, its configuration, tokenizer and chat template, frames, texts,
         files behind paths), the code of the function with what it calls, and the versions of libraries. What
-        cannot change a result does not count: ``batch_size``, ``progress``, ``engine``, ``compiled``, where
-        files lie. See ``workbench.runs.keys``.
+        cannot change a result does not count: where files lie, ``progress``, and of the package's functions
+        ``batch_size``, ``engine``, ``compiled``. See ``workbench.runs.keys``.
 
         Args:
             name: file name in the run, ending in ``.csv`` (numbers) or ``.jsonl`` (texts).

@@ -55,7 +55,7 @@ def summary_table(
         of_variant = seen(known).groupby("variant")["similarity"]
         values["similarity"] = of_variant.mean()
         halves["similarity"] = of_variant.agg(lambda these: -np.subtract(*mean_interval(these)) / 2)
-    table = values.combine(halves, _with_half)[list(values)] if intervals else values
+    table = values.combine(halves, with_half)[list(values)] if intervals else values
     return table.rename_axis("variant").reset_index()
 
 
@@ -103,9 +103,7 @@ def _half_intervals(picked: pd.DataFrame) -> pd.Series:
     return halves.agg(lambda these: np.sqrt((these.to_numpy() ** 2).sum()) / len(these))
 
 
-def _with_half(values: pd.Series, halves: pd.Series) -> pd.Series:
-    texts = [
-        "–" if np.isnan(value) else f"{value:.3f}" if np.isnan(half) else f"{value:.3f} ± {half:.3f}"
-        for value, half in zip(values, halves, strict=True)
-    ]
-    return pd.Series(texts, index=values.index)
+def with_half(values: pd.Series, halves: pd.Series, digits: int = 3) -> pd.Series:
+    """Return values as text, each ± half of its interval where it has one."""
+    spread = halves.map(f" ± {{:.{digits}f}}".format).where(halves.notna(), "")
+    return (values.map(f"{{:z.{digits}f}}".format) + spread).where(values.notna(), "–")

@@ -15,7 +15,7 @@ from workbench.evaluation.scores import accuracies, score_intervals, task_catego
 from workbench.forgetting.similarity import similarity_summary
 from workbench.places import toml_beside
 from workbench.runs.run import Run
-from workbench.tables.layouts import summary_table, training_table
+from workbench.tables.layouts import summary_table, training_table, with_half
 from workbench.tables.markup import WORDS, task_label, to_html, to_latex, to_markdown
 from workbench.tables.sdd import _method, healed_on, sdd_table
 
@@ -157,10 +157,7 @@ def _interval(
 ) -> list[str]:
     """Return a column as value ± half of its 95 % interval, where it has one."""
     ends = rows.reindex(columns=[low, high]).astype(float)
-    halves = (ends[high] - ends[low]) / 2
-    pairs = zip(rows[value], halves, strict=True)
-    told = [(f"{one:z.{digits}f}", "" if pd.isna(half) else f" ± {half:.{digits}f}") for one, half in pairs]
-    return ["–" if value == "nan" else value + spread for value, spread in told]
+    return [*with_half(rows[value], (ends[high] - ends[low]) / 2, digits)]
 
 
 def _sdd(run: Run) -> pd.DataFrame:

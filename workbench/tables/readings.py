@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.distances.blocks import best_blocks, checked_blocks, format_layers
+from workbench.distances.blocks import best_blocks, block_row, checked_blocks, format_layers
 from workbench.distances.stability import mean_distances
 from workbench.runs.provenance import library_versions
 from workbench.tables.sentences import counted, each_row, escaped, interval, named, percent
@@ -60,12 +60,12 @@ def block_reading(distances: pd.DataFrame, start: int, size: int, savings: pd.Da
     >>> block_reading(frame, 0, 2)
     '**Layers 0-1**: angular distance 0.300.'
     """
-    row = _block(checked_blocks(distances, "distance", "distances"), start, size)
+    row = block_row(checked_blocks(distances, "distance", "distances"), start, size)
     layers = f"**{'Layer' if size == 1 else 'Layers'} {escaped(row['removed'])}**"
     text = f"{layers}: angular distance {row['distance']:.3f}{interval(row)}"
     if savings is None:
         return f"{text}."
-    saved = _block(savings, start, size)
+    saved = block_row(savings, start, size)
     parameters, flops = (percent(saved[f"{name}_saved"], 2) for name in ("parameters", "flops"))
     return f"{text}; {parameters} of the parameters, {flops} of the FLOPs of a token."
 
@@ -193,7 +193,7 @@ def damage_reading(
                 f"- size {pick.size}: the nearest block, **{escaped(pick.removed)}**, was not measured."
             )
             continue
-        got, least = _block(of_size, pick.start, pick.size), of_size.iloc[0]
+        got, least = block_row(of_size, pick.start, pick.size), of_size.iloc[0]
         rest = f"the least harmful is **{escaped(least['removed'])}**, {least['damage']:+z.3f}"
         rest += interval(least, "+z.3f")
         if got["damage"] == least["damage"]:
@@ -230,7 +230,7 @@ def choice_reading(
     start, size = min(layers), len(layers)
     if list(layers) != list(range(start, start + size)):
         return f"Chosen: **{format_layers(layers)}**, which is no one block: distances say nothing of it."
-    chosen, nearest = _block(near, start, size), best_blocks(near, [size]).iloc[0]
+    chosen, nearest = block_row(near, start, size), best_blocks(near, [size]).iloc[0]
     is_nearest = nearest["start"] == start
     note = (
         f"the nearest of size {size}"
@@ -241,11 +241,11 @@ def choice_reading(
     of_size = damage[damage["size"] == size].sort_values("damage")
     if not (of_size["start"] == start).any():
         return f"{text}; its damage was not measured in notebook 01."
-    cost, least = _block(of_size, start, size), of_size.iloc[0]
+    cost, least = block_row(of_size, start, size), of_size.iloc[0]
     text += f", damage {cost['damage']:+z.3f}{interval(cost, '+z.3f')} nats a token on {escaped(texts)}."
     if least["damage"] == cost["damage"]:
         return f"{text} No block of its size costs less: metric and damage leave nothing better to take."
-    away = f"angular distance {_block(near, least['start'], size)['distance']:.3f}"
+    away = f"angular distance {block_row(near, least['start'], size)['distance']:.3f}"
     return (
         f"{text} The least harmful of size {size} is **{escaped(least['removed'])}**: {away}, damage "
         f"{least['damage']:+z.3f}{interval(least, '+z.3f')}. A careful user would take "
@@ -328,10 +328,3 @@ def _processor(device: Any) -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
     return f"{found.group(1) if found else platform.machine()}, {cores} cores"
-
-
-def _block(frame: pd.DataFrame, start: int, size: int) -> pd.Series:
-    found = frame[(frame["start"] == start) & (frame["size"] == size)]
-    if found.empty:
-        raise ValueError(f"the frame must hold the block of {size} from {start} on, it has {len(frame)} rows")
-    return found.iloc[0]

@@ -10,10 +10,8 @@ import anywidget
 import pandas as pd
 import traitlets as tr
 
-from workbench.distances.blocks import format_layers, layers_of, least
-from workbench.widgets.presets import Presets, checked_layers
-
-Layers = tuple[int, ...]
+from workbench.distances.blocks import Layers, checked_layers, format_layers, layers_of, least
+from workbench.widgets.presets import Presets
 
 #: steps that can be undone
 _STEPS = 200

@@ -9,11 +9,9 @@ from typing import Any
 import pandas as pd
 
 from workbench.checks import one_of
-from workbench.distances.blocks import format_layers
+from workbench.distances.blocks import Layers, format_layers
 from workbench.tables.sentences import interval, percent
 from workbench.widgets.picture import blocks_of
-
-Layers = tuple[int, ...]
 
 
 def as_text(form: str, selection: Mapping[str, Any], picture: Callable[[], str]) -> str:

@@ -9,9 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from workbench.checks import first_line
-from workbench.distances.blocks import format_layers
+from workbench.distances.blocks import Layers, format_layers
 
-Layers = tuple[int, ...]
 Look = Callable[[Layers, Callable[[], bool]], "dict[str, Any] | None"]
 #: what a look tells of the loss, as the kept table shows it
 LOSSES = ("base_loss", "loss", "loss_low", "loss_high")

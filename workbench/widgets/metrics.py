@@ -110,9 +110,7 @@ def metrics_of(
 
 def _metric(name: str, frame: Any, layers: Sequence[int], column: str | None) -> Metric:
     what = {"distance": "distances"}.get(name, name)
-    if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"{what} must be a pandas DataFrame, got {type(frame).__name__}")
-    check_frame(what, frame)
+    check_frame(what, checked(frame, [], what))
     single = "layer" in frame.columns
     if single:
         frame = frame.assign(start=frame["layer"], size=1)

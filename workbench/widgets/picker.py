@@ -18,9 +18,9 @@ import traitlets as tr
 
 from workbench.arguments import check_frame, looked_at
 from workbench.checks import checked, first_line, whole_number
-from workbench.distances.blocks import checked_blocks, format_layers, layers_of
+from workbench.distances.blocks import Layers, checked_blocks, format_layers, layers_of
 from workbench.widgets import export
-from workbench.widgets.choice import LayerChoice, Layers
+from workbench.widgets.choice import LayerChoice
 from workbench.widgets.looks import Look, Looks
 from workbench.widgets.metrics import layer_savings, layers_of_model, metrics_of
 from workbench.widgets.picture import picture

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
-from workbench.distances.blocks import format_layers, least, parse_layers
+from workbench.distances.blocks import Layers, checked_layers, format_layers, least, parse_layers
 from workbench.distances.strategies import deepest_blocks, greedy_layers, random_layers, shallowest_blocks
 from workbench.widgets.metrics import Metric, single_layers
-
-Layers = tuple[int, ...]
 
 
 class Presets:
@@ -76,29 +73,9 @@ class Presets:
         return parse_layers(drawn["removed"].iloc[-1])
 
 
-def checked_layers(chosen: Any, layers: Sequence[int], what: str = "layers") -> Layers:
-    """Return layers in order, each once, after a check that the model has them and keeps one at least.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    is_several = hasattr(chosen, "__iter__") and not isinstance(chosen, (str, bytes, Mapping))
-    asked = list(chosen) if is_several else [chosen]
-    strange = [one for one in asked if isinstance(one, bool) or one not in layers]
-    allowed = f"{what} must be among the model's layers {format_layers(layers)}"
-    if strange or not is_several:
-        raise ValueError(f"{allowed}, got {strange[0] if strange else chosen!r}")
-    if not asked:
-        raise ValueError(f"{allowed}, at least one of them, got none")
-    found = tuple(sorted({int(one) for one in asked}))
-    if len(found) == len(layers):
-        raise ValueError(f"{allowed}, and not all of them: something has to stay")
-    return found
+def _layers(choice: pd.DataFrame) -> Layers:
+    return parse_layers(choice["removed"].iloc[0])
 
 
 def _given(layers: Layers, _size: int) -> Layers:
     return layers
-
-
-def _layers(choice: pd.DataFrame) -> Layers:
-    return parse_layers(choice["removed"].iloc[0])
