@@ -114,7 +114,8 @@ def story_model(name: str, data: str | Path | None) -> str:
         raise ValueError(f"name must be that of a model, got {name!r}")
     if name == "demo" or data is not None:
         return name
-    print(f"Notebook 00 tells the demo model's story; for {name} give data= a folder with sets.", flush=True)
+    asked = f"for {name} give data= a folder with public sets."
+    print(f"Notebook 00 tells the demo model's story; {asked}", flush=True)
     return "demo"
 
 
