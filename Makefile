@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # Threads that wait by spinning make a busy machine five to ten times slower; sleeping ones cost a quiet one nothing.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo figures smollm2 lab test test-compat lint format bench docs attack size setup clean
+.PHONY: demo figures smollm2 lab test units test-compat lint style types format bench docs attack size setup clean
 
 demo: $(READY)  ## run every notebook on the demo model; results in data/runs/demo
 	@$(PY) -m workbench demo
@@ -27,20 +27,27 @@ figures: $(READY)  ## every figure and table of a run for a paper: `make figures
 lab: $(READY)  ## open JupyterLab on copies of the notebooks in data/runs/demo/lab (RUN=NAME: of another run)
 	@$(PY) -m workbench lab $(or $(RUN),demo)
 
-test: lint  ## lint, unit tests and doctests on every core, and every notebook executed at demo size
+test: style  ## lint, unit tests and doctests on every core, and every notebook executed at demo size
 	@$(PY) .ci/smollm2.py --optional
+	@$(MAKE) --no-print-directory --jobs 2 types units
+
+units: $(READY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
 		--doctest-modules workbench tests
 
 test-compat: $(READY)  ## are the folders that save_pruned writes the same function for readers with transformers 4?
 	@.ci/compat $(PY) $(VENV)/transformers-4
 
-lint: $(READY)  ## style, types, the order of the rooms, notebooks without outputs
+lint: style types  ## style, types, the order of the rooms, notebooks without outputs
+
+style: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m nbstripout --verify notebooks/*.ipynb
+
+types: $(READY)
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
-	$(PY) -m nbstripout --verify notebooks/*.ipynb
 
 format: $(READY)  ## rewrite the sources as `make lint` wants them
 	$(PY) -m ruff check --fix .

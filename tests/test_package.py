@@ -236,8 +236,9 @@ def test_every_make_target_is_phony(root):
 def test_every_make_target_sets_up_what_it_needs(root):
     makefile = (root / "Makefile").read_text()
     needs = dict(re.findall(r"^([a-z-]+):([^#\n]*)", makefile, re.MULTILINE))
-    assert all("$(READY)" in needs[name] for name in needs if name not in ("test", "clean"))
-    assert needs["test"].split() == ["lint"]
+    assert all("$(READY)" in needs[name] for name in needs if name not in ("test", "lint", "clean"))
+    assert needs["test"].split() == ["style"] and needs["lint"].split() == ["style", "types"]
+    assert re.search(r"^test:.*\n(?:\t.*\n)*\t.* --jobs 2 types units$", makefile, re.MULTILINE)
 
 
 def test_what_the_workflow_and_the_pages_tell_to_make_exists(root):
