@@ -1,4 +1,4 @@
-"""The notebooks that read nothing of the others, in a run of their own: 00, and 07 with fewer items a task."""
+"""The notebooks that read nothing of the others, in a run of their own: 00, and 07 with fewer items."""
 
 from __future__ import annotations
 
