@@ -176,7 +176,8 @@ def test_packed_healing_learns_the_same_tokens(model, tokenizer, examples, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # read by torch.compile
-def test_compiled_healing_is_the_same_and_leaves_no_trace(model, tokenizer, examples, tmp_path):
+def test_compiled_healing_is_the_same_and_leaves_no_trace(tokenizer, examples, tmp_path):
+    model = tiny_model(num_hidden_layers=1)  # compiling each kind of layer takes ten seconds
     before, attributes = state(model), set(vars(model))
     config = HealingConfig(**{**QUICK.__dict__, "compiled": False})
     plain = run(model, tokenizer, examples, tmp_path / "a", config=config).log
