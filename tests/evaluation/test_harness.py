@@ -14,8 +14,8 @@ from scoring import TASKS, assert_equal, flat, write_jsonl
 from tiny import tiny_model, tiny_tokenizer
 
 from workbench.evaluation import harness
-from workbench.evaluation.evaluate import evaluate
-from workbench.evaluation.harness import shot_order
+from workbench.evaluation.evaluate import evaluate, prepared
+from workbench.evaluation.harness import _process_once, shot_order
 from workbench.evaluation.items import read_items
 from workbench.evaluation.tasks import load_tasks
 
@@ -270,3 +270,16 @@ def test_a_score_that_is_no_number_is_null(scored):
 
     line = item_line("t", 0, 3, {"a": float("nan"), "b": float("inf"), "c": np.float64(1.5)}, prompt="?")
     assert json.loads(line, parse_constant=refuse)["scores"] == {"a": None, "b": None, "c": 1.5}
+
+
+def test_a_set_is_processed_as_the_harness_does_and_never_twice(shared_data):
+    loaded = prepared({None: ["hellaswag"]}, include=None, data=shared_data, missing="error")
+    task = loaded.tasks[None]["tasks"]["hellaswag"]
+    own, calls = task.config.process_docs, []
+    wanted = list(own(task.dataset["validation"]))
+    task.config.process_docs = lambda docs: calls.append(len(docs)) or own(docs)
+    _process_once(task)
+    assert list(task.eval_docs) == wanted and list(task.eval_docs) == wanted
+    assert calls == []  # loading the task has processed it
+    few = task.dataset["validation"].select(range(3))
+    assert list(task.config.process_docs(few)) == wanted[:3] and calls == [3]
