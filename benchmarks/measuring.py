@@ -238,8 +238,15 @@ def arguments(description: str, shapes: list[str]) -> argparse.ArgumentParser:
         "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
     )
     parser.add_argument("--shape", choices=shapes, default=shapes[0])
-    parser.add_argument("--out", type=Path, help="file for the record (default: benchmarks/records/)")
+    parser.add_argument("--out", type=_file, help="file for the record (default: benchmarks/records/)")
     return parser
+
+
+def _file(text: str) -> Path:
+    """Refuse a folder now, not when everything is measured."""
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file for the record, got the folder {text}")
+    return Path(text)
 
 
 def _cpu_name() -> str:

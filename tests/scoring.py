@@ -135,7 +135,9 @@ def assert_equal(frame: pd.DataFrame, expected: dict[tuple[str, str], float]) ->
     values = {key: value for key, value in expected.items() if "_stderr" not in key[1]}
     assert ours.keys() == values.keys()
     for key, value in expected.items():
-        assert (ours if key in values else errors)[key] == pytest.approx(value, rel=1e-6, abs=1e-6), key
+        # the spread of resampled perplexities magnifies the rounding of float32
+        found, rel = (ours[key], 1e-6) if key in values else (errors[key], 1e-4)
+        assert found == pytest.approx(value, rel=rel, abs=1e-6), key
 
 
 def packaged_task(file: str, splits: dict[str, list[dict]]) -> ConfigurableTask:

@@ -9,11 +9,12 @@ import sys
 
 import pandas as pd
 import pytest
+from scoring import rows, write_jsonl
 
 pytestmark = pytest.mark.slow
 
 WORK = """
-import json, os, sys, time
+import json, os, sys, time, warnings
 sys.path[:0] = {paths!r}
 from pathlib import Path
 import pandas as pd
@@ -35,6 +36,13 @@ model, tokenizer = tiny_model("llama", max_position_embeddings=512), tiny_tokeni
 tasks = ["toy_sums", "toy_choices", "toy_texts"]
 settings = {{"include": {folder!r}, "progress": False, "batch_size": 3, "limit": 8}}
 scores = evaluate(model, tokenizer, tasks, items=here / "items.jsonl", **settings)
+few = evaluate(model, tokenizer, tasks, items=here / "few.jsonl", **settings | {{"limit": 1}})
+asked = settings | {{"n_shot": 2, "limit": 7, "max_length": 40}}
+drawn = evaluate(model, tokenizer, ["toy_sums", "toy_choice"], items=here / "drawn.jsonl", **asked)
+asked = settings | {{"include": {coded!r}, "allow_code": True}}
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # a resample can hold one label alone
+    coded = evaluate(model, tokenizer, ["coded", "labels"], items=here / "coded.jsonl", **asked)
 run = Run("r", here / "r")
 variants = [Variant("base", "tiny"), Variant("pruned", "tiny", removed=(2,))]
 kept = [evaluate_variants(model, tokenizer, variants, "toy_choices", run=run, **settings) for _ in range(2)]
@@ -49,14 +57,61 @@ rewritten = self_distill(model, tokenizer, make_examples(9).assign(answer=""), o
                          batch_size=3, max_new_tokens=8, progress=False, rule=lambda row: True)
 assert os.environ.get("WORLD_SIZE", "1") == str(place()[1])
 frames = {{"scores": scores, "rewritten": rewritten, "greedy": said[0], "sampled": said[1]}}
+frames |= {{"few": few, "drawn": drawn, "coded": coded}}
 frames |= {{"kept": kept[0].scores, "again": kept[1].scores, "items": kept[0].items}}
 for name, frame in frames.items():
     frame.to_json(here / f"{{name}}-{{rank}}.json", double_precision=15)
 """
 
 
+CODED = """
+task: coded
+dataset_path: json
+dataset_kwargs: {data_files: {test: PLACE/test.jsonl}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: !function code.question
+doc_to_target: label
+doc_to_choice: "{{choices}}"
+process_results: !function code.measured
+metric_list:
+  - {metric: right, aggregation: mean, higher_is_better: true}
+  - {metric: odd, aggregation: mean, higher_is_better: true}
+"""
+CODE = """
+import random
+def question(doc):
+    return f"{doc['question']} {random.choice(['and', 'to', 'by', 'over'])}"
+def measured(doc, answers):
+    values = [value for value, _ in answers]
+    found = {"right": float(values.index(max(values)) == doc["label"])}
+    return found | ({"odd": max(values)} if doc["number"] % 2 else {})
+"""
+LABELS = """
+task: labels
+dataset_path: json
+dataset_kwargs: {data_files: {test: PLACE/test.jsonl}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: "{{number % 2}}"
+doc_to_choice: "{{choices[:2]}}"
+metric_list: [{metric: acc}, {metric: f1}, {metric: mcc}]
+"""
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, root, folder):
+def coded(tmp_path_factory):
+    """Tasks whose questions hang on chance, that measure every other item only, or all items at once."""
+    place = tmp_path_factory.mktemp("coded")
+    for name, text in {"coded.yaml": CODED, "code.py": CODE, "labels.yaml": LABELS}.items():
+        (place / name).write_text(text.replace("PLACE", str(place)))
+    write_jsonl(place / "test.jsonl", [row | {"number": k} for k, row in enumerate(rows(9, seed=3))])
+    return place
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, root, folder, coded):
     """What one process, which is this one, and two write, by number of processes."""
     found = {}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -65,7 +120,7 @@ def results(tmp_path_factory, root, folder):
     for n in (1, 2):
         found[n] = here = tmp_path_factory.mktemp(f"processes{n}")
         paths = [str(root / "tests"), str(root / "tests" / "healing"), str(root)]
-        work = WORK.format(paths=paths, here=str(here), folder=str(folder))
+        work = WORK.format(paths=paths, here=str(here), folder=str(folder), coded=str(coded))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "path", [*sys.path])
             patch.chdir(folder.parents[1])
@@ -78,7 +133,10 @@ def results(tmp_path_factory, root, folder):
     return found
 
 
-@pytest.mark.parametrize("name", ["scores", "kept", "again", "items", "greedy", "sampled", "rewritten"])
+FRAMES = ["scores", "few", "drawn", "coded", "kept", "again", "items", "greedy", "sampled", "rewritten"]
+
+
+@pytest.mark.parametrize("name", FRAMES)
 def test_two_processes_give_what_one_gives(results, name):
     one = (results[1] / f"{name}-0.json").read_text()
     assert len(pd.read_json(results[1] / f"{name}-0.json"))
@@ -94,4 +152,21 @@ def test_the_journal_holds_every_row_and_no_part_is_left(results):
             rows[n] = sorted(lines, key=lambda row: row["prompt_index"])
         assert rows[1] == rows[2]
     assert not [path for path in results[2].iterdir() if ".part-" in path.name]
-    assert (results[1] / "items.jsonl").read_bytes() == (results[2] / "items.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["items", "few", "drawn", "coded"])
+def test_items_are_those_of_one_process_in_its_order(results, name):
+    one = (results[1] / f"{name}.jsonl").read_bytes()
+    assert one
+    assert (results[2] / f"{name}.jsonl").read_bytes() == one
+
+
+def test_the_tasks_ask_what_a_split_could_get_wrong(results):
+    drawn = pd.read_json(results[1] / "drawn-0.json")
+    assert (drawn["n_shot"] == 2).all()
+    assert drawn["truncated"].sum() > 0
+    coded = pd.read_json(results[1] / "coded-0.json").set_index(["task", "metric"])
+    assert {"right", "odd"} == {metric for task, metric in coded.index if task == "coded"}
+    assert coded.loc[("labels", "f1"), "stderr"] > 0
+    prompts = [json.loads(line)["prompt"] for line in (results[1] / "coded.jsonl").read_text().splitlines()]
+    assert len({prompt.split()[-1] for prompt in prompts[:8]}) > 1

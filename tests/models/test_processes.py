@@ -64,6 +64,17 @@ def test_what_the_jobs_of_a_group_share_is_counted_once_a_process(monkeypatch):
     assert shares([3.0, 1.0, 1.0]) == [0, 1, 1]
 
 
+def test_what_shares_much_stays_together_and_one_large_group_is_split(monkeypatch):
+    monkeypatch.setattr(processes, "place", lambda: (0, 2))
+    groups = [name for name in "abcdef" for _ in range(3)]
+    costs, extra = [1.0] * 18, [4.0] * 18
+    owners = shares(costs, groups, extra)
+    assert all(len({*owners[k : k + 3]}) == 1 for k in range(0, 18, 3))  # each beginning is read once
+    assert longest(owners, costs, groups, extra) == 21
+    assert longest(shares([1.0] * 6, ["a"] * 6, [1.0] * 6), [1.0] * 6, ["a"] * 6, [1.0] * 6) == 4
+    assert shares([], [], []) == []
+
+
 WORK = """
 import json, sys
 from pathlib import Path

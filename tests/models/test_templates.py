@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 import time
+from types import SimpleNamespace
 
 import pytest
+from jinja2 import Environment, StrictUndefined
 from tiny import tiny_tokenizer
 from transformers.utils import chat_template_utils
 
+from workbench.models import templates
 from workbench.models.chat import render_chat
 from workbench.models.templates import MAX_LENGTH, PLAIN_PROMPT
 
@@ -196,3 +199,45 @@ def test_named_templates_are_found_by_their_name():
 def test_a_chat_without_turns_or_texts_is_refused(turns):
     with pytest.raises(ValueError, match=r"a turn of a chat must have|a chat must have at least one turn"):
         render_chat(tiny_tokenizer(), turns)
+
+
+ENVIRONMENT = {"filters": {**Environment().filters}, "undefined": StrictUndefined}
+
+
+def test_a_text_of_a_task_is_made_once_of_the_same_and_anew_of_what_differs(monkeypatch):
+    template = templates.LimitedTemplate("{{ x }} {{ y | length }}", **ENVIRONMENT)
+    made = []
+
+    def limited(*args):
+        made.append(args[1]["x"])
+        return original(*args)
+
+    original = templates._limited
+    monkeypatch.setattr(templates, "_limited", limited)
+    for _ in range(3):
+        texts = [template.render(x=x, y=["a"]) for x in (1, 1.0, True, "1", None, [1], [1.0])]
+        assert texts == ["1 1", "1.0 1", "True 1", "1 1", "None 1", "[1] 1", "[1.0] 1"]
+    assert len(made) == 7
+    doc = {"x": "same", "y": ["a"]}
+    assert template.render(**doc) == "same 1"
+    doc["y"].append("b")  # the same list with more in it
+    assert template.render(**doc) == "same 2"
+
+
+def test_what_has_chance_in_it_or_is_no_plain_value_is_made_anew():
+    numbers = [*range(1000)]
+    chance = templates.LimitedTemplate("{{ x | random }}", **ENVIRONMENT)
+    assert len({chance.render(x=numbers) for _ in range(5)}) > 1
+    plain = templates.LimitedTemplate("{{ x.value }}", **ENVIRONMENT)
+    thing = SimpleNamespace(value=1)
+    assert plain.render(x=thing) == "1"
+    thing.value = 2
+    assert plain.render(x=thing) == "2"
+
+
+def test_few_texts_are_kept_and_no_long_ones(monkeypatch):
+    monkeypatch.setattr(templates, "_KEPT", 3)
+    template = templates.LimitedTemplate("{{ x }}", **ENVIRONMENT)
+    for k in [*range(5), "long " * 1000]:
+        assert template.render(x=k) == str(k)
+    assert [*template._kept.values()] == ["2", "3", "4"]

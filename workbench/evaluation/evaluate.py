@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,6 @@ def evaluate(
     check_settings(model, batch_size, max_length, items)
     chat = check_chat(tokenizer, chat_template, thinking)
     from workbench.evaluation import harness
-    from workbench.evaluation.columns import tell_strange_targets
     from workbench.evaluation.in_memory import InMemory
     from workbench.models.processes import by_the_first, everyones, place
 
@@ -161,15 +161,23 @@ def evaluate(
                 harness.check_lengths(lm, part["tasks"])
             for part in loaded.tasks.values():
                 results, cut = harness.run_tasks(lm, part, limit=limit, chat=bool(chat_template), **asked)
-                tell_strange_targets(results, part["tasks"])
-                rows += harness.score_rows(results, part, cut)
-                lines += harness.item_lines(results, part["tasks"], cut)
+                rows += by_the_first(partial(_told, results, part, cut, lines))
     if items is not None:
         path, text = items, "".join(lines)
         by_the_first(lambda: write_text_atomic(path, text))
     scores = pd.DataFrame(rows)
     scores.attrs |= {"skipped": loaded.skipped, "chat_template": chat_template, "thinking": thinking}
     return scores
+
+
+def _told(results: Any, part: dict[str, Any], cut: set[tuple[str, int]], lines: list[str]) -> Any:
+    """Return the rows of scores, put those of items behind ``lines``, and warn of strange targets."""
+    from workbench.evaluation import harness
+    from workbench.evaluation.columns import tell_strange_targets
+
+    tell_strange_targets(results, part["tasks"])
+    lines += harness.item_lines(results, part["tasks"], cut)
+    return harness.score_rows(results, part, cut)
 
 
 def prepared(

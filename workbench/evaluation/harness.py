@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
 import logging
 import math
@@ -16,10 +18,13 @@ from unittest.mock import patch
 
 import datasets
 import lm_eval.api.task
+import lm_eval.evaluator
 import numpy as np
 import torch
 from lm_eval.api import metrics
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate as run_harness
+from lm_eval.evaluator_utils import get_sample_size
 
 from workbench.bars import tqdm
 from workbench.checks import is_whole, whole_number
@@ -29,7 +34,10 @@ from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.offline import set_of
 from workbench.evaluation.suites import CATEGORIES
 from workbench.models.hooks import any_shape, at_the_end, inference
+from workbench.models.processes import everyones, place
 
+#: objects that an interpreter itself may keep from the collector
+_OWN_FROZEN = 10_000
 # for the standard errors that have no formula
 _RESAMPLES = 1000
 #: metrics that are taken from sums of log-likelihoods and of units
@@ -39,7 +47,11 @@ _RATIOS = {"word_perplexity", "byte_perplexity", "bits_per_byte"}
 def run_tasks(
     lm: InMemory, tasks: dict[str, Any], *, limit: int | float | None, chat: bool, **settings: Any
 ) -> tuple[dict[str, Any], set[tuple[str, int]]]:
-    """The harness's own results of loaded tasks with every sample, and the truncated (task, item) pairs."""
+    """The harness's own results of loaded tasks with every sample, and the truncated (task, item) pairs.
+
+    Of several processes each asks and scores every n-th item, by the harness's own means, and the first gets
+    all results; the others get none. Where a task has too few items for that, all do everything.
+    """
     lm.truncated.clear()
     for task in tasks["tasks"].values():
         _process_once(task)
@@ -47,7 +59,77 @@ def run_tasks(
     np.random.seed(1234)
     torch.manual_seed(1234)
     settings |= {"apply_chat_template": chat, "fewshot_as_multiturn": chat, "bootstrap_iters": _RESAMPLES}
-    return run_harness(lm, tasks, limit=limit, **settings), set(lm.truncated)
+    if (n := place()[1]) == 1:
+        return run_harness(lm, tasks, limit=limit, **settings), set(lm.truncated)
+    counts = [(len(task.eval_docs), get_sample_size(task, limit)) for task in tasks["tasks"].values()]
+    lm.share_items(min(min(there, asked or there) for there, asked in counts) >= n)
+    for task in tasks["tasks"].values() if lm.world_size > 1 else ():
+        _build_own(task)
+    average = _as_one_process(lm_eval.evaluator._process_results)
+    with patch.object(lm_eval.evaluator, "_process_results", average):
+        results = run_harness(lm, tasks, limit=limit, **settings)
+    return results, set().union(*everyones(lm.truncated))
+
+
+def _build_own(task: Any) -> None:
+    """Let a task build the requests of every n-th item, with the few-shot examples that one process draws."""
+    build = task.build_all_requests
+
+    @wraps(build)
+    def build_own(*, rank: int, world_size: int, **settings: Any) -> None:
+        if _by_templates(task):
+            with _drawn_for_all(task, rank, world_size):
+                build(rank=rank, world_size=world_size, **settings)
+            return
+        build(rank=0, world_size=1, **settings)  # its functions may draw as well
+        task._instances = [one for one in task.instances if one.doc_id % world_size == rank]
+
+    task.build_all_requests = build_own
+
+
+def _by_templates(task: Any) -> bool:
+    """Say whether prompts of a task are made by templates alone, without chance."""
+    if type(task) is not ConfigurableTask:
+        return False
+    names = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
+    fields = [getattr(place, name, None) for place in (task.config, task.fewshot_cfg) for name in names]
+    return not any(callable(field) or "random" in str(field) for field in fields)
+
+
+@contextmanager
+def _drawn_for_all(task: Any, rank: int, n: int) -> Iterator[None]:
+    """Draw the few-shot examples of other processes' items as well, each in its turn."""
+    sampler = getattr(task, "sampler", None)
+    if sampler is None:
+        yield
+        return
+    sample, drawn, docs = sampler.sample, itertools.count(), task.eval_docs
+
+    def sample_in_turn(*args: Any, eval_doc: Any = None, **settings: Any) -> Any:
+        while (number := next(drawn)) % n != rank:
+            sample(*args, eval_doc=None if eval_doc is None else docs[number], **settings)
+        return sample(*args, eval_doc=eval_doc, **settings)
+
+    with patch.object(sampler, "sample", sample_in_turn):
+        yield
+
+
+def _as_one_process(average: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the harness average what all processes found in the order of one, so that all sums are the same."""
+
+    def averaged(found: dict[str, Any], *args: Any, **settings: Any) -> Any:
+        for entry in found.values():
+            samples = entry["logged_samples"]
+            filters = [*dict.fromkeys(sample["filter"] for sample in samples)]
+            samples.sort(key=lambda sample: (filters.index(sample["filter"]), sample["doc_id"]))
+            measured: dict[tuple[str, str], list[Any]] = {}
+            for sample in samples:
+                for metric in sample["metrics"]:
+                    measured.setdefault((metric, sample["filter"]), []).append(sample[metric])
+            entry["raw_metrics"] = measured
+        return average(found, *args, **settings)
+
+    return averaged
 
 
 def _process_once(task: Any) -> None:
@@ -301,8 +383,28 @@ def untouched(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
             if getattr(tokenizer, name) != value:
                 setattr(tokenizer, name, value)
 
-    with inference(model), any_shape(), torch.random.fork_rng(), at_the_end(restore):
+    devices = range(torch.cuda.device_count())  # named, or torch warns where there are several
+    with (
+        inference(model),
+        any_shape(),
+        torch.random.fork_rng(devices),
+        at_the_end(restore),
+        _little_garbage(),
+    ):
         yield
+
+
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """Let the collector pass over what is there already, such as all that was imported."""
+    if gc.get_freeze_count() > _OWN_FROZEN:  # somebody's; to let it go is theirs
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

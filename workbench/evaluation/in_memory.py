@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ _LOGITS = 2**29
 _LONGEST_WINDOW, _WINDOW_LOGITS = 8192, 2**29
 #: tokens of a batch that is generated where ``batch_size`` is "auto", prompts and answers
 _GENERATED = 2**15
+#: what the tokenizer is told: masks and types of tokens take longer to make than tokens
+_IDS_ALONE = {"verbose": False, "return_attention_mask": False, "return_token_type_ids": False}
 #: settings that a greedy answer by the static cache follows, or that change none; a model's own among them
 _PLAIN = {"attention_mask", "stop", "max_length", "max_new_tokens", "do_sample", "temperature", "top_k"}
 _PLAIN |= {"top_p", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
@@ -91,9 +94,29 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         *turns, begun = chat_history
         return render_chat(self.tokenizer, turns, **self.chat) + begun["content"]
 
+    def share_items(self, shared: bool) -> None:
+        """Say whether each process of a launcher is asked items of its own, or all are asked the same."""
+        self._rank, self._world_size = place() if shared else (0, 1)
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Say that all processes have as many requests as this one: none is asked more to be even."""
+        return tensor.repeat(self.world_size)
+
+    def gather_object(self, obj: dict[str, Any], dst: int = 0) -> list[Any]:
+        """Return the samples of all processes; what is measured is taken from them afterwards."""
+        return [obj] if any(isinstance(found, dict) for found in obj.values()) else everyones(obj)
+
+    def barrier(self) -> None:
+        """Wait for nobody: the processes meet when they are asked."""
+
+    def _of_all(self, mine: list[Any]) -> tuple[list[Any], slice]:
+        """Return what is asked in all processes, and where among it is what this one is asked."""
+        parts = everyones(mine) if self.world_size > 1 else [mine]
+        start = sum(map(len, parts[: self.rank]))
+        return [one for part in parts for one in part], slice(start, start + len(mine))
+
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated."""
-        self._expect(len(requests))
         pairs, room = self.encoded([request.args for request in requests]), self.max_length + 1
         for request, (context, continuation) in zip(requests, pairs, strict=True):
             self._note(request, len(context) + len(continuation) > room)
@@ -115,45 +138,46 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         return (ids[:1], ids[1:]) if ids[0] == first else (np.array([first], dtype=ids.dtype), ids)
 
     def _read(self, texts: list[str], add_special_tokens: bool | None = None) -> None:
-        """Put the tokens of texts into ``known``, as ``tok_encode`` of each gives them.
-
-        Beside the model this is most of the work, so each process of a launcher reads a part.
-        """
-        number, n = place()
-        new = [text for text in dict.fromkeys(texts) if (text, add_special_tokens) not in self.known]
-        mine, mark = new[number::n], self.tokenizer.decode(self.prefix_token_id)
-        begun = {text for text in mine if add_special_tokens is None and has_bos_prefix(text, mark)}
-        read: dict[Any, np.ndarray] = {}
-        for some, asked in ((begun, False), (set(mine) - begun, add_special_tokens)):
-            settings = _add_special_kwargs(asked, self.add_bos_token)
-            ids = self.tokenizer([*some], verbose=False, **settings)["input_ids"] if some else []
-            read |= zip(some, (np.array(one, dtype=np.int32) for one in ids), strict=True)
-        for start, part in enumerate(everyones([read[text] for text in mine])):
-            self.known |= zip(((text, add_special_tokens) for text in new[start::n]), part, strict=True)
+        """Put the tokens of texts into ``known``, as ``tok_encode`` of each gives them."""
+        new, mark = dict.fromkeys(texts), self.tokenizer.decode(self.prefix_token_id)
+        unread = [text for text in new if (text, add_special_tokens) not in self.known]
+        begun = [text for text in unread if add_special_tokens is None and has_bos_prefix(text, mark)]
+        others = [text for text in unread if text not in set(begun)] if begun else unread
+        for some, asked in ((begun, False), (others, add_special_tokens)):
+            settings = _add_special_kwargs(asked, self.add_bos_token) | _IDS_ALONE
+            ids = self.tokenizer(some, **settings)["input_ids"] if some else []
+            read = ((text, add_special_tokens) for text in some)
+            self.known |= zip(read, (np.array(one, dtype=np.int32) for one in ids), strict=True)
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = True, *, sharing: bool = True
     ) -> list[tuple[float, bool]]:
         """Answer (text, context, continuation): inputs that begin alike share what they have in common."""
-        pairs = [(np.asarray(c, np.int32), np.asarray(t, np.int32)) for _, c, t in requests]
-        room, longest = self.max_length, max(len(continuation) for _, continuation in pairs)
-        if longest > room:
+        room, inputs = self.max_length, []
+        once: dict[bytes, bytes] = {}
+        for _, context, continuation in requests:
+            pair = np.asarray(context, np.int32), np.asarray(continuation, np.int32)
+            text = np.concatenate(pair)[-(room + 1) :][:-1].tobytes()
+            inputs.append((once.setdefault(text, text), pair[1].tobytes()))
+        asked, mine = self._of_all(inputs)
+        self._expect(len(asked))
+        continuations = [np.frombuffer(continuation, dtype=np.int32) for _, continuation in asked]
+        if (longest := max(map(len, continuations))) > room:
             raise ValueError(f"max_length must be at least {longest}, an answer's tokens, got {room}")
         users: dict[bytes, list[int]] = {}
-        for number, pair in enumerate(pairs):
-            text = np.concatenate(pair)[-(room + 1) :][:-1]
-            users.setdefault(text.tobytes(), []).append(number)
+        for number, (text, _) in enumerate(asked):
+            users.setdefault(text, []).append(number)
         texts = [np.frombuffer(text, dtype=np.int32) for text in users]
-        asked = [max(len(pairs[number][1]) for number in some) for some in users.values()]
-        answers = Answers(self, [continuation for _, continuation in pairs], [*users.values()])
-        found = answers.of(self._planned(texts, asked, sharing))
-        return [found[number] for number in range(len(pairs))]
+        last = [max(len(continuations[number]) for number in some) for some in users.values()]
+        found = Answers(self, continuations, [*users.values()]).of(self._planned(texts, last, sharing))
+        return [found[number] for number in range(len(asked))[mine]]
 
     def _planned(self, texts: list[np.ndarray], asked: list[int], sharing: bool) -> list[Batch]:
         """Lay inputs out in batches that fit into memory, the same in every process."""
         places = max(1, _LOGITS // self.config.get_text_config().vocab_size)
-        room = min(everyones(room_for(self.model)))
-        size: dict[str, Any] = {"rows": self.most or len(texts), "tokens": room, "places": places}
+        bounds = zip(*everyones((room_for(self.model), self.most or len(texts))), strict=True)
+        room, rows = map(min, bounds)  # of the process that has least memory, or had too little
+        size: dict[str, Any] = {"rows": rows, "tokens": room, "places": places}
         size["least"] = least_saved(self.model)
         batches = plan(texts, asked, sharing=sharing, **size)
         if any(batch.shared for batch in batches) and not can_share(self.model):
@@ -186,7 +210,6 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             said = f"texts are read in windows of {self.window} tokens, as {why}; max_length= takes another"
             warnings.warn(said, stacklevel=1)  # once for all passes
         windows = [(k, *window) for k, ids in enumerate(texts) for window in self.windows(ids, fill)]
-        self._expect(len(windows))
         sums = np.zeros(len(texts))
         if windows:
             answers = self._loglikelihood_tokens([(None, *window) for _, *window in windows], sharing=False)
@@ -215,29 +238,36 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated to leave room for the answer."""
-        self._expect(len(requests))
         self._read([request.args[0] for request in requests])
-        longest = 1
+        inputs = []
         for request in requests:
-            prompt, settings = request.args
-            length, room = len(self.known[prompt, None]), self.max_length - self.answer_length(settings)
+            length, room = len(self.known[request.args[0], None]), self._room_before(request)
             self._note(request, length > room)
-            longest = max(longest, min(length, room) + self.max_length - room)
-        return self._generated(requests, self.most or max(1, _GENERATED // longest))
+            inputs.append(SimpleNamespace(args=request.args, length=length))
+        asked, mine = self._of_all(inputs)
+        self._expect(len(asked))
+        longest = max(self.max_length + min(one.length - self._room_before(one), 0) for one in asked)
+        return self._generated(asked, self.most or max(1, _GENERATED // longest))[mine]
 
-    def _generated(self, requests: list[Any], rows: int) -> Any:
+    def _room_before(self, request: Any) -> int:
+        """Return how many tokens of its prompt are read."""
+        return int(self.max_length) - self.answer_length(request.args[1])
+
+    def _generated(self, requests: list[Any], rows: int) -> list[str]:
         """Generate batch after batch as the harness gathers them, each by one of the processes there are."""
 
         def longest_first(request: Any) -> tuple[int, str]:
-            return -len(self.known[request.args[0], None]), request.args[0]
+            return -request.length, request.args[0]
 
+        rows = min(everyones(rows))
         collator = Collator(requests, longest_first, lambda request: request.args[1], group_by="gen_kwargs")
         batches: list[Any] = list(collator.get_batched(n=rows))
-        owners = shares([-sum(longest_first(request)[0] for request in some) for some in batches])
+        owners = shares([sum(request.length for request in some) for some in batches])
         mine = [k for k, owner in enumerate(owners) if owner == place()[0]]
         parts = everyones({k: self._in_halves(batches[k]) for k in mine})
         found = {k: texts for part in parts for k, texts in part.items()}
-        return collator.get_original([text for k in range(len(batches)) for text in found[k]])
+        texts: list[str] = collator.get_original([text for k in range(len(batches)) for text in found[k]])
+        return texts
 
     def _in_halves(self, requests: list[Any]) -> Any:
         """Generate one batch, in halves where memory does not suffice."""

@@ -105,12 +105,12 @@ def plan(
         sharing: whether beginnings are shared at all.
         least: tokens that a block, or a batch of its own by less padding, must save.
     """
-    order = sorted(range(len(inputs)), key=lambda k: inputs[k].tolist())
+    order = sorted(range(len(inputs)), key=lambda k: inputs[k].astype(">u4").tobytes())  # as by numbers
     common = [_common(inputs[a], inputs[b]) if sharing else 0 for a, b in pairwise(order)]
     runs = _runs([len(inputs[k]) for k in order], common)
     alone, blocks = [], []
     for size, group in _blocks(runs, common, [len(inputs[k]) - asked[k] for k in order], least):
-        laid = [_laid([order[place] for place in run], inputs, asked, size) for run in group]
+        laid = [_laid(order, run, inputs, asked, common, size) for run in group]
         if size:
             blocks.append((tuple(inputs[laid[0].inputs[0]][:size].tolist()), laid))
         else:
@@ -123,8 +123,9 @@ def plan(
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:
     length = min(len(one), len(other))
-    different = np.flatnonzero(one[:length] != other[:length])
-    return int(different[0]) if len(different) else length
+    different = one[:length] != other[:length]
+    first = int(different.argmax()) if length else 0
+    return first if length and different[first] else length
 
 
 def _runs(lengths: list[int], common: list[int]) -> list[list[int]]:
@@ -158,22 +159,28 @@ def _blocks(
     return [(size if size * (len(group) - 1) >= max(least, 1) else 0, group) for size, group in found]
 
 
-def _laid(places: list[int], inputs: Sequence[np.ndarray], asked: Sequence[int], skipped: int) -> Row:
-    """Lay sorted inputs out in a row, without their first ``skipped`` tokens."""
-    row, path = Row(places), [-1] * skipped
-    before = inputs[places[0]][:skipped]
-    for place in places:
-        shared = _common(before, inputs[place])
+def _laid(
+    order: Sequence[int],
+    run: Sequence[int],
+    inputs: Sequence[np.ndarray],
+    asked: Sequence[int],
+    common: Sequence[int],
+    skipped: int,
+) -> Row:
+    """Lay neighbours in sorted order out in a row, without their first ``skipped`` tokens."""
+    row = Row([order[place] for place in run])
+    path: list[int] = []  # where the tokens of the last input are, behind those skipped
+    for place in run:
+        shared = common[place - 1] - skipped if path else 0
         for slot in path[shared:]:
             row.ends[slot] = len(row.ids)
-        fresh = inputs[place][shared:].tolist()
-        path = path[:shared] + list(range(len(row.ids), len(row.ids) + len(fresh)))
+        fresh = inputs[order[place]][skipped + shared :].tolist()
+        path[shared:] = range(len(row.ids), len(row.ids) + len(fresh))
         row.ids += fresh
-        row.positions += range(shared, shared + len(fresh))
+        row.positions += range(skipped + shared, skipped + len(path))
         row.ends += [0] * len(fresh)
-        row.slots.append(path[len(path) - asked[place] :])
-        before = inputs[place]
-    for slot in path[skipped:]:
+        row.slots.append(path[len(path) - asked[order[place]] :])
+    for slot in path:
         row.ends[slot] = len(row.ids)
     return row
 
@@ -268,7 +275,8 @@ def _agrees(model: Any) -> bool:
     block, *tails = (draw.integers(vocabulary, size=n) for n in (9, 6, 4, 3, 7))
     ends = (tails[0], np.concatenate([tails[0][:3], tails[1]]), tails[2], tails[3])
     texts = sorted((np.concatenate([block, tail]) for tail in ends), key=lambda text: text.tolist())
-    rows = [_laid(places, texts, [1] * 4, len(block)) for places in ([0, 1], [2, 3])]
+    common = [_common(one, other) for one, other in pairwise(texts)]
+    rows = [_laid(range(4), run, texts, [1] * 4, common, len(block)) for run in ([0, 1], [2, 3])]
     device = input_device(model)
     try:
         with inference(base):

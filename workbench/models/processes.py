@@ -71,14 +71,28 @@ def shares(
         extra: what the first job of its group costs a process more.
     """
     _, n = place()
+    named = [groups[job] if groups else job for job in range(len(costs))]
+    more = extra or [0] * len(costs)
+    one_by_one, longest = _filled([*zip(named, costs, more, strict=True)], n)
+    whole: dict[Any, list[float]] = {}
+    for group, cost, once in zip(named, costs, more, strict=True):
+        whole.setdefault(group, [once])[0] += cost
+    dearest = sorted(whole, key=lambda group: -whole[group][0])
+    owners, together = _filled([(group, whole[group][0], 0) for group in dearest], n)
+    if together >= longest:
+        return one_by_one
+    owner_of = dict(zip(dearest, owners, strict=True))
+    return [owner_of[group] for group in named]
+
+
+def _filled(jobs: Sequence[tuple[Any, float, float]], n: int) -> tuple[list[int], float]:
+    """Give each (group, cost, extra) to who has least; return the owners and the largest load."""
     loads, owners = [0.0] * n, []
     known: list[set[Any]] = [set() for _ in range(n)]
-    for job, cost in enumerate(costs):
-        group = groups[job] if groups else job
-        more = extra[job] if extra else 0
+    for group, cost, more in jobs:
         totals = [loads[k] + cost + (0 if group in known[k] else more) for k in range(n)]
         owner = totals.index(min(totals))
         loads[owner] = totals[owner]
         known[owner].add(group)
         owners.append(owner)
-    return owners
+    return owners, max(loads)

@@ -7,7 +7,9 @@ here from going on for ever. ``models/chat.py`` calls this.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import marshal
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -34,6 +36,8 @@ PLAIN_PROMPT: str = _TABLE["plain_prompt"]
 MAX_STEPS = 1_000_000
 #: characters that a template may hold, or write beside the texts of a chat
 MAX_LENGTH = 1_000_000
+#: texts that a task's template keeps, and letters of one, both at most
+_KEPT, _KEPT_LENGTH = 8192, 4096
 
 
 def rendered(source: str, marks: str, turns: list[dict[str, str]], options: Mapping[str, Any]) -> str:
@@ -91,10 +95,16 @@ def _compiled(source: str) -> Template:
 
 
 class LimitedTemplate:
-    """A template of others, such as a task's, that renders in the sandbox and under the same limits."""
+    """A template of others, such as a task's, that renders in the sandbox and under the same limits.
+
+    The last texts are kept by what they were made of: few-shot examples stand in every prompt of a task, and
+    answers are asked for before and after.
+    """
 
     def __init__(self, source: str, **environment: Any) -> None:
         self._template = _Bounded(**environment).from_string(source)
+        self._kept: dict[bytes, str] = {}
+        self._constant = "random" not in source
 
     def render(self, **values: Any) -> str:
         """Return the text.
@@ -102,7 +112,18 @@ class LimitedTemplate:
         Raises:
             SecurityError: of jinja, where it reaches for Python, goes on for ever or grows too long.
         """
-        return _limited(self._template, values, _weight(values))
+        try:  # 1, 1.0 and true differ; what is no text, number or list of them raises
+            made_of = hashlib.sha256(marshal.dumps(values, 2)).digest()
+        except ValueError:
+            made_of = b""
+        if (known := self._kept.get(made_of)) is not None:
+            return known
+        text = _limited(self._template, values, _weight(values))
+        if made_of and self._constant and len(text) <= _KEPT_LENGTH:
+            if len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[made_of] = text
+        return text
 
 
 class _Limits:
