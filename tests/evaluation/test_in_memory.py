@@ -8,8 +8,10 @@ import re
 
 import lm_eval
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from peft import LoraConfig, get_peft_model
 from scoring import GENERATE, TASKS, assert_equal, flat, write_jsonl
@@ -17,7 +19,7 @@ from scoring import rows as rows_of_sums
 from tiny import LAYERS, tiny_model, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from workbench.evaluation import in_memory
+from workbench.evaluation import harness, in_memory
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.items import compare_items, read_items
 from workbench.evaluation.perplexity import perplexity
@@ -349,3 +351,32 @@ def test_the_static_cache_answers_as_generate_does(architecture, tmp_path, monke
     assert told[0] == told[1] != told[2] == told[3]
     assert len({len(one) for one in told[0]}) > 3
     assert decoded == [[1, 7, 9]] * 3  # batches of 5, 5 and 3, in the first run alone
+
+
+def test_a_model_answers_while_tasks_are_built_and_all_is_as_if_it_had_waited(
+    model, tokenizer, folder, tmp_path, monkeypatch
+):
+    names, order = ["toy_choice", "toy_sums", "toy_choice_again", "toy_texts"], []
+    build = ConfigurableTask.build_all_requests
+
+    def noted(task, **settings):
+        order.append(task.config.task)
+        build(task, **settings)
+
+    monkeypatch.setattr(ConfigurableTask, "build_all_requests", noted)
+    found = {}
+    for begun in (10**9, 13, 1):
+        monkeypatch.setattr(harness, "_BEGUN", begun)
+        order.clear()
+        handle = model.register_forward_pre_hook(lambda *_: order.append("model"))
+        path = tmp_path / f"{begun}.jsonl"
+        settings = {"include": folder, "items": path, "progress": False, "batch_size": 4}
+        frame = evaluate(model, tokenizer, names, **settings)
+        handle.remove()
+        found[begun] = frame, path.read_bytes()
+        first = order.index("model")
+        assert [name for name in order if name != "model"] == names
+        assert first == (4 if begun == 10**9 else 1)
+    for begun in (13, 1):
+        pd.testing.assert_frame_equal(found[begun][0], found[10**9][0], rtol=1e-5)
+        assert found[begun][1] == found[10**9][1]

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from workbench.evaluation.prefixes import Batch, block_cache, flat_places, tensors
+from workbench.evaluation.prefixes import Batch, block_cache, flat_places, on_device, tensors
 from workbench.models.hooks import hooked
 from workbench.models.layers import unwrap
-from workbench.models.processes import everyones, place, shares
+from workbench.models.processes import place, shares
 
 #: by number of the request: summed log-likelihood, and whether it is the greedy answer
 Found = dict[int, tuple[float, bool]]
+#: batches that a GPU is given before the oldest is waited for
+_AT_WORK = 8
+
+
+class Pending(NamedTuple):
+    """What a device may still be computing for a batch.
+
+    Attributes:
+        ids: its tokens.
+        finite: whether its logits are numbers.
+        picked: log-probability of every token that is asked for, and whether it is the likeliest, ``[2, n]``.
+        numbers: the request of each of these tokens.
+        dtype: in which the log-probabilities were computed.
+    """
+
+    ids: Tensor
+    finite: Tensor
+    picked: Tensor
+    numbers: list[int]
+    dtype: torch.dtype
 
 
 class Answers:
@@ -30,39 +52,62 @@ class Answers:
             users: for each input, the requests that it answers.
         """
         self.lm, self.continuations, self.users = lm, continuations, users
+        self.found: Found = {}
+        self.pending: deque[Pending] = deque()
 
-    def of(self, batches: Sequence[Batch]) -> Found:
-        """Compute batches, each by one of the processes there are; all get all."""
+    def begin(self, batches: Sequence[Batch], loads: list[float]) -> None:
+        """Begin batches, each in one of the processes there are; a GPU may be at work for a while after."""
         costs = [len(batch.rows) * batch.length for batch in batches]
         blocks = [batch.block or k for k, batch in enumerate(batches)]
-        owners = shares(costs, blocks, [len(batch.block) for batch in batches])
-        mine: Found = {}
+        owners = shares(costs, blocks, [len(batch.block) for batch in batches], loads)
         block: tuple[int, ...] = ()
         cache = None
         for batch, owner in zip(batches, owners, strict=True):
-            if owner == place()[0]:
-                if batch.block != block:
-                    block, cache = batch.block, None  # the old one is freed first
-                    cache = self._cached(block) if block else None
-                mine |= self._of_batch(batch, cache)
-            self.lm.bar.update(sum(len(self.users[k]) for row in batch.rows for k in row.inputs))
-        return {number: answer for some in everyones(mine) for number, answer in some.items()}
+            if owner != place()[0]:
+                self.lm.bar.update(sum(len(self.users[k]) for row in batch.rows for k in row.inputs))
+                continue
+            if batch.block != block:
+                block, cache = batch.block, None  # the old one is freed first
+                cache = self._cached(block) if block else None
+            self._begin(batch, cache)
+
+    def mine(self) -> Found:
+        """Return the answers that this process was to find, once all are there."""
+        while self.pending:
+            self._end()
+        return self.found
 
     def _cached(self, block: tuple[int, ...]) -> Any:
         with torch.no_grad(), self.lm.mixed(), _chosen(self.lm.model, torch.tensor([0])):
             return block_cache(self.lm.model, block)
 
-    def _of_batch(self, batch: Batch, cache: Any) -> Found:
-        """Compute a batch, in halves where memory does not suffice."""
+    def _begin(self, batch: Batch, cache: Any) -> None:
+        """Begin a batch, in halves where memory does not suffice."""
         if not self.lm.most or len(batch.rows) <= self.lm.most:
             try:
-                return self._scored(batch, cache)
+                self.pending.append(self._scored(batch, cache))
             except torch.OutOfMemoryError as error:
                 self.lm.take_less(len(batch.rows), error)
-        first, second = batch.in_halves()
-        return self._of_batch(first, cache) | self._of_batch(second, cache)
+            else:
+                while len(self.pending) > (_AT_WORK if self.lm.device.type == "cuda" else 0):
+                    self._end()
+                return
+        for half in batch.in_halves():
+            self._begin(half, cache)
 
-    def _scored(self, batch: Batch, cache: Any) -> Found:
+    def _end(self) -> None:
+        """Wait for the oldest batch, and keep what it gave."""
+        ids, finite, picked, numbers, dtype = self.pending.popleft()
+        if not finite:
+            raise self.lm.not_finite(ids)
+        logs, right = picked.cpu().numpy()
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        sums = torch.from_numpy(np.add.reduceat(logs, starts)).to(dtype).tolist()
+        greedy = np.logical_and.reduceat(right > 0, starts).tolist()
+        self.found |= {numbers[at]: one for at, *one in zip(starts, sums, greedy, strict=True)}  # type: ignore
+        self.lm.bar.update(len(starts))
+
+    def _scored(self, batch: Batch, cache: Any) -> Pending:
         where, length = flat_places(batch), batch.length  # it counts anew whenever it is asked
         kept_at = {int(flat): k for k, flat in enumerate(where)}
         numbers: list[int] = []
@@ -76,28 +121,23 @@ class Answers:
                     numbers += [number] * len(answer)
                     rows += places[-len(answer) :]
                     tokens += answer.tolist()
-        logits = self._logits(tensors(self.lm.model, batch, cache), where)
-        return self._summed(logits, numbers, rows, tokens)
-
-    def _summed(self, logits: torch.Tensor, numbers: list[int], rows: list[int], tokens: list[int]) -> Found:
-        """Return what is found for each request, of the tokens of all, in one copy from the device."""
-        index, answer = (torch.tensor(values, device=logits.device) for values in (rows, tokens))
+        asked = tensors(self.lm.model, batch, cache)
+        ids = asked["input_ids"]
+        logits = self._logits(asked, where)
+        # in an argmax, the first of several that are no numbers wins
+        finite = torch.isfinite(logits.amax(-1)).all()
+        index, answers = (on_device(values, logits.device) for values in (rows, tokens))
         scores = logits.log_softmax(-1, dtype=self.lm.softmax_dtype)
-        right = scores.argmax(-1)[index] == answer
-        picked = torch.stack([scores[index, answer].double(), right.double()]).cpu().numpy()
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        sums = torch.from_numpy(np.add.reduceat(picked[0], starts)).to(scores.dtype).tolist()
-        greedy = np.logical_and.reduceat(picked[1] > 0, starts).tolist()
-        return {numbers[at]: found for at, *found in zip(starts, sums, greedy, strict=True)}  # type: ignore
+        right = scores.argmax(-1)[index] == answers
+        picked = torch.stack([scores[index, answers].double(), right.double()])
+        return Pending(ids, finite, picked, numbers, scores.dtype)
 
-    def _logits(self, asked: dict[str, Any], where: torch.Tensor) -> Any:
+    def _logits(self, asked: dict[str, Any], where: Tensor) -> Any:
         """Return the logits ``[n, vocabulary]`` of some places in the flattened batch."""
         ids = asked.pop("input_ids")
         with torch.no_grad(), self.lm.mixed(), _chosen(self.lm.model, where) as fired:
             logits = self.lm.model(ids, **asked).logits.flatten(0, -2)
-        if not fired:
-            logits = logits.index_select(0, where.to(logits.device))
-        return self.lm.checked(ids, logits)
+        return logits if fired else logits.index_select(0, on_device(where, logits.device))
 
 
 @contextmanager
@@ -108,7 +148,7 @@ def _chosen(model: Any, where: torch.Tensor) -> Iterator[list[bool]]:
     def choose(module: Any, args: tuple[Any, ...]) -> Any:
         states = args[0].flatten(0, -2)
         fired.append(True)
-        return (states.index_select(0, where.to(states.device))[None], *args[1:])
+        return (states.index_select(0, on_device(where, states.device))[None], *args[1:])
 
     with hooked() as handles:
         if head is not None:

@@ -36,6 +36,8 @@ from workbench.evaluation.suites import CATEGORIES
 from workbench.models.hooks import any_shape, at_the_end, inference
 from workbench.models.processes import everyones, place
 
+#: items that are begun together while more are built
+_BEGUN = 200
 #: objects that an interpreter itself may keep from the collector
 _OWN_FROZEN = 10_000
 # for the standard errors that have no formula
@@ -59,16 +61,43 @@ def run_tasks(
     np.random.seed(1234)
     torch.manual_seed(1234)
     settings |= {"apply_chat_template": chat, "fewshot_as_multiturn": chat, "bootstrap_iters": _RESAMPLES}
-    if (n := place()[1]) == 1:
+    if (n := place()[1]) > 1:
+        counts = [(len(task.eval_docs), get_sample_size(task, limit)) for task in tasks["tasks"].values()]
+        lm.share_items(min(min(there, asked or there) for there, asked in counts) >= n)
+    ahead = _Ahead(lm)
+    for task in tasks["tasks"].values():
+        if lm.world_size > 1:
+            _build_own(task)
+        ahead.follow(task)
+    if lm.world_size == 1:
         return run_harness(lm, tasks, limit=limit, **settings), set(lm.truncated)
-    counts = [(len(task.eval_docs), get_sample_size(task, limit)) for task in tasks["tasks"].values()]
-    lm.share_items(min(min(there, asked or there) for there, asked in counts) >= n)
-    for task in tasks["tasks"].values() if lm.world_size > 1 else ():
-        _build_own(task)
     average = _as_one_process(lm_eval.evaluator._process_results)
     with patch.object(lm_eval.evaluator, "_process_results", average):
         results = run_harness(lm, tasks, limit=limit, **settings)
     return results, set().union(*everyones(lm.truncated))
+
+
+class _Ahead:
+    """Lets the model begin with the requests of tasks that are built while others still are."""
+
+    def __init__(self, lm: InMemory) -> None:
+        self.lm, self.items = lm, 0.0
+        self.requests: list[Any] = []
+
+    def follow(self, task: Any) -> None:
+        """Take a task's requests once it has built them; every process begins after the same task."""
+        build = task.build_all_requests
+
+        @wraps(build)
+        def build_and_begin(*, limit: int | None, **settings: Any) -> None:
+            build(limit=limit, **settings)
+            self.requests += [one for one in task.instances if one.request_type == "loglikelihood"]
+            self.items += min(len(task.eval_docs), limit or math.inf)
+            if self.requests and self.items >= _BEGUN:
+                self.lm.ask_ahead(self.requests)
+                self.requests, self.items = [], 0.0
+
+        task.build_all_requests = build_and_begin
 
 
 def _build_own(task: Any) -> None:

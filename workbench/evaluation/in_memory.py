@@ -71,6 +71,8 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         settings |= {"think_end_token": "</think>"} if self.chat["thinking"] else {}
         super().__init__(pretrained=model, tokenizer=tokenizer, **settings)
         self.truncated: set[tuple[str, int]] = set()
+        self.ahead: list[tuple[list[Any], Answers, slice]] = []
+        self.loads = [0.0] * place()[1]  # of each process, by what was begun
         shared = _known.get()
         # tokens by text and whether special ones are added; None: as the tokenizer does
         self.known: dict[Any, np.ndarray] = ({} if shared is None else shared).setdefault(id(tokenizer), {})
@@ -117,10 +119,25 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated."""
+        ahead, self.ahead = self.ahead, []
+        known = {id(request) for some, *_ in ahead for request in some}
+        if rest := [request for request in requests if id(request) not in known]:
+            ahead.append((rest, *self._begin(self._pairs(rest))))
+        found: dict[int, Any] = {}
+        for (some, *_), answers in zip(ahead, self._ended([begun for _, *begun in ahead]), strict=True):
+            found |= zip(map(id, some), answers, strict=True)
+        return [found[id(request)] for request in requests]
+
+    def ask_ahead(self, requests: list[Any]) -> None:
+        """Begin to answer what will be asked for later, so that a GPU works while more is built and read."""
+        self.ahead.append((requests, *self._begin(self._pairs(requests))))
+
+    def _pairs(self, requests: list[Any]) -> list[tuple[None, Any, Any]]:
+        """Return what requests ask in tokens; notes which items are truncated."""
         pairs, room = self.encoded([request.args for request in requests]), self.max_length + 1
         for request, (context, continuation) in zip(requests, pairs, strict=True):
             self._note(request, len(context) + len(continuation) > room)
-        return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
+        return [(None, *pair) for pair in pairs]
 
     def encoded(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Any, Any]]:
         """Return the tokens of (context, continuation) as in the harness; each text is read once."""
@@ -152,7 +169,16 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = True, *, sharing: bool = True
     ) -> list[tuple[float, bool]]:
-        """Answer (text, context, continuation): inputs that begin alike share what they have in common."""
+        """Answer (text, context, continuation)."""
+        (found,) = self._ended([self._begin(requests, sharing=sharing)])
+        return found
+
+    def _begin(self, requests: Sequence[Any], *, sharing: bool = True) -> tuple[Answers, slice]:
+        """Begin to answer: inputs that begin alike share what they have in common.
+
+        Returns:
+            The answers to the requests of all processes, and where among them this one's are.
+        """
         room, inputs = self.max_length, []
         once: dict[bytes, bytes] = {}
         for _, context, continuation in requests:
@@ -169,8 +195,19 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             users.setdefault(text, []).append(number)
         texts = [np.frombuffer(text, dtype=np.int32) for text in users]
         last = [max(len(continuations[number]) for number in some) for some in users.values()]
-        found = Answers(self, continuations, [*users.values()]).of(self._planned(texts, last, sharing))
-        return [found[number] for number in range(len(asked))[mine]]
+        answers = Answers(self, continuations, [*users.values()])
+        answers.begin(self._planned(texts, last, sharing), self.loads)
+        return answers, mine
+
+    def _ended(self, begun: Sequence[Any]) -> list[list[tuple[float, bool]]]:
+        """Return this process's part of all that was begun, once every process is done with its own."""
+        parts = everyones([answers.mine() for answers, _ in begun])
+        self.loads = [0.0] * place()[1]
+        ended = []
+        for (_, mine), *found in zip(begun, *parts, strict=True):
+            together = {number: answer for some in found for number, answer in some.items()}
+            ended.append([together[number] for number in range(mine.start, mine.stop)])
+        return ended
 
     def _planned(self, texts: list[np.ndarray], asked: list[int], sharing: bool) -> list[Batch]:
         """Lay inputs out in batches that fit into memory, the same in every process."""
@@ -321,8 +358,12 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     def checked(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return logits that can be compared: in an argmax, the first of several that are no numbers wins."""
         if not torch.isfinite(logits.amax(-1)).all():
-            raise not_finite(self.model, ids=ids)
+            raise self.not_finite(ids)
         return logits
+
+    def not_finite(self, ids: torch.Tensor) -> ValueError:
+        """Return the error of logits that are no numbers, which says where they begin."""
+        return not_finite(self.model, ids=ids)
 
     def mixed(self) -> Any:
         """Return the context in which the harness runs the model."""

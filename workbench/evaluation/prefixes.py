@@ -28,7 +28,7 @@ _SHARE = 0.2
 _ROW = 512
 #: tokens that rows share at least for a cache of their own, and floating-point operations that it must save
 #: on a GPU: what a pass costs that only launches kernels
-_BLOCK, _PASS = 32, 4e12
+_BLOCK, _PASS = 32, 8e12
 #: tokens of a batch on a CPU, floating-point operations of one on a GPU, both at most
 _ON_CPU, _WORK = 4096, 1e14
 #: tokens that a pass of its own costs on a CPU
@@ -209,20 +209,26 @@ def _parts(laid: list[Row], rows: int, tokens: int, places: int, least: float) -
 def block_cache(model: Any, block: Sequence[int]) -> Any:
     """Return the keys and values of a block ``[layer][2][1, head, token, size]``, computed once."""
     cache: Any = DynamicCache()  # without a configuration all tokens stay; windows are in the masks
-    model(torch.tensor([block], device=input_device(model)), past_key_values=cache, use_cache=True)
+    model(on_device([block], input_device(model)), past_key_values=cache, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def on_device(values: Any, device: torch.device) -> Tensor:
+    """Return numbers as a tensor on a device, without waiting for what it has to do before."""
+    made = torch.as_tensor(values)
+    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
 
 
 def tensors(model: Any, batch: Batch, cache: Any) -> dict[str, Any]:
     """Return what the model is called with for a batch."""
     device, length = input_device(model), batch.length
-    ids = torch.tensor([[*row.ids, *[0] * (length - len(row.ids))] for row in batch.rows], device=device)
+    ids = on_device([[*row.ids, *[0] * (length - len(row.ids))] for row in batch.rows], device)
     if not batch.shared:
         return {"input_ids": ids}  # padded on the right, where a causal model never looks
     ends = [[*row.ends, *range(len(row.ends) + 1, length + 1)] for row in batch.rows]
     places = [[*row.positions, *[0] * (length - len(row.ids))] for row in batch.rows]
-    positions, size = torch.tensor(places, device=device), len(batch.block)
-    seen = readers(torch.tensor(ends, device=device), size)
+    positions, size = on_device(places, device), len(batch.block)
+    seen = readers(on_device(ends, device), size)
     asked: dict[str, Any] = {"input_ids": ids, "position_ids": positions, "use_cache": False}
     asked["attention_mask"] = as_attention_mask(model, seen, positions, size)
     if cache is not None:

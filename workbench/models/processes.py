@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -38,8 +40,23 @@ def everyones(mine: Any) -> list[Any]:
     if n == 1:
         return [mine]
     found: list[Any] = [None] * n
-    dist.all_gather_object(found, mine)
+    with _beside():
+        dist.all_gather_object(found, mine)
     return found
+
+
+def _beside() -> Any:
+    """Let processes with a GPU each talk in a stream of their own: not behind all that the GPU has to do."""
+    return (
+        torch.cuda.stream(_aside(torch.cuda.current_device()))
+        if dist.get_backend() == "nccl"
+        else nullcontext()
+    )
+
+
+@lru_cache
+def _aside(device: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device, priority=-1)
 
 
 def by_the_first(work: Callable[[], Result]) -> Result:
@@ -61,7 +78,10 @@ def by_the_first(work: Callable[[], Result]) -> Result:
 
 
 def shares(
-    costs: Sequence[float], groups: Sequence[Any] | None = None, extra: Sequence[float] = ()
+    costs: Sequence[float],
+    groups: Sequence[Any] | None = None,
+    extra: Sequence[float] = (),
+    loads: list[float] | None = None,
 ) -> list[int]:
     """Return which process does each job, so that all take about as long; the same in every process.
 
@@ -69,30 +89,35 @@ def shares(
         costs: of each job.
         groups: of each job; a process that does one of a group does the others for less.
         extra: what the first job of its group costs a process more.
+        loads: what each process has to do already, which grows by what it is given here; None for nothing.
     """
-    _, n = place()
+    before = loads if loads else [0.0] * place()[1]
     named = [groups[job] if groups else job for job in range(len(costs))]
     more = extra or [0] * len(costs)
-    one_by_one, longest = _filled([*zip(named, costs, more, strict=True)], n)
+    owners, after = _filled([*zip(named, costs, more, strict=True)], before)
     whole: dict[Any, list[float]] = {}
     for group, cost, once in zip(named, costs, more, strict=True):
         whole.setdefault(group, [once])[0] += cost
     dearest = sorted(whole, key=lambda group: -whole[group][0])
-    owners, together = _filled([(group, whole[group][0], 0) for group in dearest], n)
-    if together >= longest:
-        return one_by_one
-    owner_of = dict(zip(dearest, owners, strict=True))
-    return [owner_of[group] for group in named]
+    of_groups, together = _filled([(group, whole[group][0], 0) for group in dearest], before)
+    if max(together) < max(after):
+        after, owner_of = together, dict(zip(dearest, of_groups, strict=True))
+        owners = [owner_of[group] for group in named]
+    if loads is not None:
+        loads[:] = after
+    return owners
 
 
-def _filled(jobs: Sequence[tuple[Any, float, float]], n: int) -> tuple[list[int], float]:
-    """Give each (group, cost, extra) to who has least; return the owners and the largest load."""
-    loads, owners = [0.0] * n, []
-    known: list[set[Any]] = [set() for _ in range(n)]
+def _filled(
+    jobs: Sequence[tuple[Any, float, float]], before: Sequence[float]
+) -> tuple[list[int], list[float]]:
+    """Give each (group, cost, extra) to who has least; return the owners, and what each has then."""
+    loads, owners = [*before], []
+    known: list[set[Any]] = [set() for _ in loads]
     for group, cost, more in jobs:
-        totals = [loads[k] + cost + (0 if group in known[k] else more) for k in range(n)]
+        totals = [load + cost + (0 if group in has else more) for load, has in zip(loads, known, strict=True)]
         owner = totals.index(min(totals))
         loads[owner] = totals[owner]
         known[owner].add(group)
         owners.append(owner)
-    return owners, max(loads)
+    return owners, loads
