@@ -66,15 +66,17 @@ class Answers:
             if owner != place()[0]:
                 self.lm.bar.update(sum(len(self.users[k]) for row in batch.rows for k in row.inputs))
                 continue
-            if batch.block != block:
-                block, cache = batch.block, None  # the old one is freed first
-                cache = self._cached(block) if block else None
-            self._begin(batch, cache)
+            with self.lm.at_work():
+                if batch.block != block:
+                    block, cache = batch.block, None  # the old one is freed first
+                    cache = self._cached(block) if block else None
+                self._begin(batch, cache)
 
     def mine(self) -> Found:
         """Return the answers that this process was to find, once all are there."""
-        while self.pending:
-            self._end()
+        with self.lm.at_work():
+            while self.pending:
+                self._end()
         return self.found
 
     def _cached(self, block: tuple[int, ...]) -> Any:

@@ -37,7 +37,7 @@ from workbench.models.hooks import any_shape, at_the_end, inference
 from workbench.models.processes import everyones, place
 
 #: items that are begun together while more are built
-_BEGUN = 200
+_BEGUN = 100
 #: objects that an interpreter itself may keep from the collector
 _OWN_FROZEN = 10_000
 # for the standard errors that have no formula

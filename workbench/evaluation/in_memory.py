@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         self.truncated: set[tuple[str, int]] = set()
         self.ahead: list[tuple[list[Any], Answers, slice]] = []
         self.loads = [0.0] * place()[1]  # of each process, by what was begun
+        self.stream: torch.cuda.Stream | None = None
         shared = _known.get()
         # tokens by text and whether special ones are added; None: as the tokenizer does
         self.known: dict[Any, np.ndarray] = ({} if shared is None else shared).setdefault(id(tokenizer), {})
@@ -111,11 +113,13 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
     def barrier(self) -> None:
         """Wait for nobody: the processes meet when they are asked."""
 
-    def _of_all(self, mine: list[Any]) -> tuple[list[Any], slice]:
-        """Return what is asked in all processes, and where among it is what this one is asked."""
-        parts = everyones(mine) if self.world_size > 1 else [mine]
+    def _of_all(self, mine: list[Any], *bounds: float) -> tuple[list[Any], slice, list[float]]:
+        """Return what is asked in all processes, where this one's part of it is, and the least bounds."""
+        told = everyones((mine if self.world_size > 1 else [], bounds))
+        parts = [part for part, _ in told] if self.world_size > 1 else [mine]
         start = sum(map(len, parts[: self.rank]))
-        return [one for part in parts for one in part], slice(start, start + len(mine))
+        least = [min(values) for values in zip(*(theirs for _, theirs in told), strict=True)]
+        return [one for part in parts for one in part], slice(start, start + len(mine)), least
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated."""
@@ -185,7 +189,8 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             pair = np.asarray(context, np.int32), np.asarray(continuation, np.int32)
             text = np.concatenate(pair)[-(room + 1) :][:-1].tobytes()
             inputs.append((once.setdefault(text, text), pair[1].tobytes()))
-        asked, mine = self._of_all(inputs)
+        # of the process that has least memory, or had too little
+        asked, mine, bounds = self._of_all(inputs, room_for(self.model), self.most or math.inf)
         self._expect(len(asked))
         continuations = [np.frombuffer(continuation, dtype=np.int32) for _, continuation in asked]
         if (longest := max(map(len, continuations))) > room:
@@ -196,7 +201,7 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         texts = [np.frombuffer(text, dtype=np.int32) for text in users]
         last = [max(len(continuations[number]) for number in some) for some in users.values()]
         answers = Answers(self, continuations, [*users.values()])
-        answers.begin(self._planned(texts, last, sharing), self.loads)
+        answers.begin(self._planned(texts, last, sharing, *bounds), self.loads)
         return answers, mine
 
     def _ended(self, begun: Sequence[Any]) -> list[list[tuple[float, bool]]]:
@@ -209,12 +214,12 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             ended.append([together[number] for number in range(mine.start, mine.stop)])
         return ended
 
-    def _planned(self, texts: list[np.ndarray], asked: list[int], sharing: bool) -> list[Batch]:
+    def _planned(
+        self, texts: list[np.ndarray], asked: list[int], sharing: bool, room: float, rows: float
+    ) -> list[Batch]:
         """Lay inputs out in batches that fit into memory, the same in every process."""
         places = max(1, _LOGITS // self.config.get_text_config().vocab_size)
-        bounds = zip(*everyones((room_for(self.model), self.most or len(texts))), strict=True)
-        room, rows = map(min, bounds)  # of the process that has least memory, or had too little
-        size: dict[str, Any] = {"rows": rows, "tokens": room, "places": places}
+        size: dict[str, Any] = {"rows": int(min(rows, len(texts))), "tokens": int(room), "places": places}
         size["least"] = least_saved(self.model)
         batches = plan(texts, asked, sharing=sharing, **size)
         if any(batch.shared for batch in batches) and not can_share(self.model):
@@ -281,10 +286,11 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             length, room = len(self.known[request.args[0], None]), self._room_before(request)
             self._note(request, length > room)
             inputs.append(SimpleNamespace(args=request.args, length=length))
-        asked, mine = self._of_all(inputs)
+        asked, mine, (most,) = self._of_all(inputs, self.most or math.inf)
         self._expect(len(asked))
         longest = max(self.max_length + min(one.length - self._room_before(one), 0) for one in asked)
-        return self._generated(asked, self.most or max(1, _GENERATED // longest))[mine]
+        rows = max(1, _GENERATED // longest) if math.isinf(most) else int(most)
+        return self._generated(asked, rows)[mine]
 
     def _room_before(self, request: Any) -> int:
         """Return how many tokens of its prompt are read."""
@@ -296,7 +302,6 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         def longest_first(request: Any) -> tuple[int, str]:
             return -request.length, request.args[0]
 
-        rows = min(everyones(rows))
         collator = Collator(requests, longest_first, lambda request: request.args[1], group_by="gen_kwargs")
         batches: list[Any] = list(collator.get_batched(n=rows))
         owners = shares([sum(request.length for request in some) for some in batches])
@@ -369,6 +374,17 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         """Return the context in which the harness runs the model."""
         kind = self.mixed_precision_dtype
         return torch.autocast(device_type=self.device.type, dtype=kind, enabled=kind is not None)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Compute in a stream of its own on a GPU, so that no copy of others waits for all that was begun."""
+        if self.device.type != "cuda":
+            yield
+            return
+        self.stream = self.stream or torch.cuda.Stream(self.device)
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            yield
 
     def _expect(self, n: int) -> None:
         self.bar.total += n

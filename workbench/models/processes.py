@@ -5,8 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -40,23 +38,8 @@ def everyones(mine: Any) -> list[Any]:
     if n == 1:
         return [mine]
     found: list[Any] = [None] * n
-    with _beside():
-        dist.all_gather_object(found, mine)
+    dist.all_gather_object(found, mine)
     return found
-
-
-def _beside() -> Any:
-    """Let processes with a GPU each talk in a stream of their own: not behind all that the GPU has to do."""
-    return (
-        torch.cuda.stream(_aside(torch.cuda.current_device()))
-        if dist.get_backend() == "nccl"
-        else nullcontext()
-    )
-
-
-@lru_cache
-def _aside(device: int) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device, priority=-1)
 
 
 def by_the_first(work: Callable[[], Result]) -> Result:
