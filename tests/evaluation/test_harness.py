@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import random
@@ -283,3 +284,28 @@ def test_a_set_is_processed_as_the_harness_does_and_never_twice(shared_data):
     assert calls == []  # loading the task has processed it
     few = task.dataset["validation"].select(range(3))
     assert list(task.config.process_docs(few)) == wanted[:3] and calls == [3]
+
+
+@pytest.fixture
+def thawed():
+    """The collector sees all objects; the suite itself keeps it from what was imported."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+def test_the_collector_passes_over_what_was_there_only_while_a_task_is_run(model, tokenizer, folder, thawed):
+    during = []
+    handle = model.register_forward_pre_hook(lambda *_: during.append(gc.get_freeze_count()))
+    evaluate(model, tokenizer, "toy_choice", include=folder, limit=2, progress=False)
+    handle.remove()
+    assert min(during) > 10_000
+    assert gc.get_freeze_count() == 0
+    handle = model.register_forward_pre_hook(lambda *_: {}["broken"])
+    with pytest.raises(KeyError, match="broken"):
+        evaluate(model, tokenizer, "toy_choice", include=folder, limit=2, progress=False)
+    handle.remove()
+    assert gc.get_freeze_count() == 0
+    gc.freeze()
+    evaluate(model, tokenizer, "toy_choice", include=folder, limit=2, progress=False)
+    assert gc.get_freeze_count() > 10_000  # somebody's own stay

@@ -44,7 +44,17 @@ drawn = evaluate(model, tokenizer, ["toy_sums", "toy_choices"], items=here / "dr
 asked = settings | {{"include": {coded!r}, "allow_code": True}}
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # a resample can hold one label alone
-    coded = evaluate(model, tokenizer, ["coded", "labels"], items=here / "coded.jsonl", **asked)
+    coded = evaluate(model, tokenizer, ["coded", "labels", "gaps"], items=here / "coded.jsonl", **asked)
+    guessed = evaluate(model, tokenizer, "guessed", **asked)
+    told = []
+    for name in ("question", "score", "average"):
+        try:
+            evaluate(model, tokenizer, f"wrong_{{name}}", **asked)
+        except Exception as error:
+            told.append(f"{{type(error).__name__}}: {{error}}")
+        again = evaluate(model, tokenizer, "coded", **asked)
+        pd.testing.assert_frame_equal(again, coded[coded["task"] == "coded"])
+    failed = pd.DataFrame({{"told": told}})
 harness._BEGUN = before
 run = Run("r", here / "r")
 variants = [Variant("base", "tiny"), Variant("pruned", "tiny", removed=(2,))]
@@ -60,7 +70,7 @@ rewritten = self_distill(model, tokenizer, make_examples(9).assign(answer=""), o
                          batch_size=3, max_new_tokens=8, progress=False, rule=lambda row: True)
 assert os.environ.get("WORLD_SIZE", "1") == str(place()[1])
 frames = {{"scores": scores, "rewritten": rewritten, "greedy": said[0], "sampled": said[1]}}
-frames |= {{"few": few, "drawn": drawn, "coded": coded}}
+frames |= {{"guessed": guessed, "failed": failed, "few": few, "drawn": drawn, "coded": coded}}
 frames |= {{"kept": kept[0].scores, "again": kept[1].scores, "items": kept[0].items}}
 for name, frame in frames.items():
     frame.to_json(here / f"{{name}}-{{rank}}.json", double_precision=15)
@@ -73,22 +83,38 @@ dataset_path: json
 dataset_kwargs: {data_files: {test: PLACE/test.jsonl}}
 output_type: multiple_choice
 test_split: test
-doc_to_text: !function code.question
+doc_to_text: !function questions.question
 doc_to_target: label
 doc_to_choice: "{{choices}}"
-process_results: !function code.measured
+process_results: !function scores.measured
 metric_list:
   - {metric: right, aggregation: mean, higher_is_better: true}
   - {metric: odd, aggregation: mean, higher_is_better: true}
 """
-CODE = """
+QUESTIONS = """
 import random
 def question(doc):
     return f"{doc['question']} {random.choice(['and', 'to', 'by', 'over'])}"
+def guessed(doc, answers):
+    return {"right": random.random(), "odd": 1.0}
+"""
+SCORES = """
 def measured(doc, answers):
     values = [value for value, _ in answers]
     found = {"right": float(values.index(max(values)) == doc["label"])}
     return found | ({"odd": max(values)} if doc["number"] % 2 else {})
+"""
+#: what a person's own task may be wrong in: a question, a score, or the average of all
+WRONG = {
+    "question": ('doc_to_text: "{{1 // (5 - number)}}"', "measured", "mean"),
+    "score": ('doc_to_text: "{{question}}"', "failing", "mean"),
+    "average": ('doc_to_text: "{{question}}"', "measured", "!function scores.lost"),
+}
+FAILING = """
+def failing(doc, answers):
+    return {"right": 1.0, "odd": 1.0} if doc["number"] != 5 else {}["no score"]
+def lost(values):
+    raise ArithmeticError("no average")
 """
 LABELS = """
 task: labels
@@ -102,14 +128,39 @@ doc_to_choice: "{{choices[:2]}}"
 metric_list: [{metric: acc}, {metric: f1}, {metric: mcc}]
 """
 
+GAPS = """
+task: gaps
+dataset_path: json
+dataset_kwargs: {data_files: {test: PLACE/gaps.jsonl}}
+output_type: loglikelihood_rolling
+test_split: test
+doc_to_text: ""
+doc_to_target: "{{text}}"
+num_fewshot: 0
+metric_list: [{metric: word_perplexity}]
+"""
+
 
 @pytest.fixture(scope="module")
 def coded(tmp_path_factory):
     """Tasks whose questions hang on chance, that measure every other item only, or all items at once."""
     place = tmp_path_factory.mktemp("coded")
-    for name, text in {"coded.yaml": CODED, "code.py": CODE, "labels.yaml": LABELS}.items():
+    files = {"coded.yaml": CODED, "labels.yaml": LABELS, "questions.py": QUESTIONS}
+    files |= {"scores.py": SCORES + FAILING, "gaps.yaml": GAPS}
+    guessed = CODED.replace("scores.measured", "questions.guessed")
+    files["guessed.yaml"] = guessed.replace("task: coded", "task: guessed")
+    for name, (question, score, average) in WRONG.items():
+        wrong = CODED.replace("doc_to_text: !function questions.question", question)
+        wrong = wrong.replace("scores.measured", f"scores.{score}")
+        wrong = wrong.replace("aggregation: mean", f"aggregation: {average}")
+        files[f"{name}.yaml"] = wrong.replace("task: coded", f"task: wrong_{name}")
+    for name, text in files.items():
         (place / name).write_text(text.replace("PLACE", str(place)))
-    write_jsonl(place / "test.jsonl", [row | {"number": k} for k, row in enumerate(rows(9, seed=3))])
+    entries = [row | {"number": k} for k, row in enumerate(rows(9, seed=3))]
+    write_jsonl(place / "test.jsonl", entries)
+    write_jsonl(
+        place / "gaps.jsonl", [row | {"text": "" if row["number"] % 2 else row["text"]} for row in entries]
+    )
     return place
 
 
@@ -136,7 +187,8 @@ def results(tmp_path_factory, root, folder, coded):
     return found
 
 
-FRAMES = ["scores", "few", "drawn", "coded", "kept", "again", "items", "greedy", "sampled", "rewritten"]
+FRAMES = ["scores", "few", "drawn", "coded", "guessed", "failed", "kept", "again", "items"]
+FRAMES += ["greedy", "sampled", "rewritten"]
 
 
 @pytest.mark.parametrize("name", FRAMES)
@@ -173,3 +225,4 @@ def test_the_tasks_ask_what_a_split_could_get_wrong(results):
     assert coded.loc[("labels", "f1"), "stderr"] > 0
     prompts = [json.loads(line)["prompt"] for line in (results[1] / "coded.jsonl").read_text().splitlines()]
     assert len({prompt.split()[-1] for prompt in prompts[:8]}) > 1
+    assert len(pd.read_json(results[1] / "failed-0.json")) == 3

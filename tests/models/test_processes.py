@@ -78,7 +78,7 @@ def test_what_shares_much_stays_together_and_one_large_group_is_split(monkeypatc
 WORK = """
 import json, sys
 from pathlib import Path
-from workbench.models.processes import by_the_first, everyones, place, shares
+from workbench.models.processes import by_the_first, everyones, failing_together, place, shares
 number, n = place()
 said = {"place": [number, n], "all": everyones(number * 10), "shares": shares([3, 2, 1])}
 said["first"] = by_the_first(lambda: f"of {number}")
@@ -86,6 +86,19 @@ try:
     by_the_first(lambda: [][number])
 except IndexError as error:
     said["error"] = str(error)
+class Odd(Exception):
+    def __init__(self, one, two):  # cannot be made again from its text
+        super().__init__(f"{one} {two}")
+said["failed"] = []
+lost, odd, all_of_them = ValueError("lost"), Odd("very", "odd"), KeyError("all")
+for failing, error in ((1, lost), (0, odd), (None, all_of_them)):
+    try:
+        with failing_together():
+            if failing in (number, None):
+                raise error
+            everyones("never comes")
+    except Exception as error:
+        said["failed"].append([str(error).removeprefix("Odd: "), everyones("in step")])
 everyones(None)
 Path(sys.argv[1], f"{number}.json").write_text(json.dumps(said))
 """
@@ -112,4 +125,5 @@ def test_two_processes_see_the_same(tmp_path, root):
         "shares": [0, 1, 1],
         "first": "of 0",
         "error": "list index out of range",
+        "failed": [[text, ["in step"] * 2] for text in ("lost", "very odd", "'all'")],
     }

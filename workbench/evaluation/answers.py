@@ -91,8 +91,9 @@ class Answers:
             except torch.OutOfMemoryError as error:
                 self.lm.take_less(len(batch.rows), error)
             else:
-                while len(self.pending) > (_AT_WORK if self.lm.device.type == "cuda" else 0):
-                    self._end()
+                if len(self.pending) > (_AT_WORK if self.lm.device.type == "cuda" else 0):
+                    while self.pending:  # a copy waits for all that was begun before, so once for many
+                        self._end()
                 return
         for half in batch.in_halves():
             self._begin(half, cache)

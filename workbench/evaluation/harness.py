@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -34,7 +35,7 @@ from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.offline import set_of
 from workbench.evaluation.suites import CATEGORIES
 from workbench.models.hooks import any_shape, at_the_end, inference
-from workbench.models.processes import everyones, place
+from workbench.models.processes import everyones, failing_together, place
 
 #: items that are begun together while more are built
 _BEGUN = 100
@@ -61,20 +62,33 @@ def run_tasks(
     np.random.seed(1234)
     torch.manual_seed(1234)
     settings |= {"apply_chat_template": chat, "fewshot_as_multiturn": chat, "bootstrap_iters": _RESAMPLES}
-    if (n := place()[1]) > 1:
-        counts = [(len(task.eval_docs), get_sample_size(task, limit)) for task in tasks["tasks"].values()]
-        lm.share_items(min(min(there, asked or there) for there, asked in counts) >= n)
-    ahead = _Ahead(lm)
-    for task in tasks["tasks"].values():
-        if lm.world_size > 1:
-            _build_own(task)
-        ahead.follow(task)
-    if lm.world_size == 1:
-        return run_harness(lm, tasks, limit=limit, **settings), set(lm.truncated)
-    average = _as_one_process(lm_eval.evaluator._process_results)
-    with patch.object(lm_eval.evaluator, "_process_results", average):
-        results = run_harness(lm, tasks, limit=limit, **settings)
-    return results, set().union(*everyones(lm.truncated))
+    ahead, (_, n) = _Ahead(lm), place()
+    with failing_together():
+        if n > 1:
+            lm.share_items(all(_shareable(task, limit, n) for task in tasks["tasks"].values()))
+        for task in tasks["tasks"].values():
+            if lm.world_size > 1:
+                _build_own(task)
+            ahead.follow(task)
+        with ExitStack() as stack:
+            if lm.world_size > 1:
+                average = _as_one_process(lm_eval.evaluator._process_results)
+                stack.enter_context(patch.object(lm_eval.evaluator, "_process_results", average))
+            results = run_harness(lm, tasks, limit=limit, **settings)
+        return results, set().union(*everyones(lm.truncated))
+
+
+def _shareable(task: Any, limit: int | float | None, n: int) -> bool:
+    """Say whether each process can ask every n-th item: there are enough, and none is scored by chance."""
+    if type(task) is not ConfigurableTask or min(len(task.eval_docs), get_sample_size(task, limit) or n) < n:
+        return False
+    score = task.config.process_results
+    if not callable(score):
+        return True
+    try:
+        return "random" not in Path(score.__code__.co_filename).read_text(encoding="utf-8")
+    except (AttributeError, OSError, UnicodeDecodeError):
+        return False
 
 
 class _Ahead:
@@ -83,6 +97,7 @@ class _Ahead:
     def __init__(self, lm: InMemory) -> None:
         self.lm, self.items = lm, 0.0
         self.requests: list[Any] = []
+        self.any = False  # so far; the same in every process
 
     def follow(self, task: Any) -> None:
         """Take a task's requests once it has built them; every process begins after the same task."""
@@ -93,9 +108,10 @@ class _Ahead:
             build(limit=limit, **settings)
             self.requests += [one for one in task.instances if one.request_type == "loglikelihood"]
             self.items += min(len(task.eval_docs), limit or math.inf)
-            if self.requests and self.items >= _BEGUN:
+            self.any |= task.OUTPUT_TYPE in ("loglikelihood", "multiple_choice")
+            if self.any and self.items >= _BEGUN:
                 self.lm.ask_ahead(self.requests)
-                self.requests, self.items = [], 0.0
+                self.requests, self.items, self.any = [], 0.0, False
 
         task.build_all_requests = build_and_begin
 
@@ -118,8 +134,6 @@ def _build_own(task: Any) -> None:
 
 def _by_templates(task: Any) -> bool:
     """Say whether prompts of a task are made by templates alone, without chance."""
-    if type(task) is not ConfigurableTask:
-        return False
     names = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
     fields = [getattr(place, name, None) for place in (task.config, task.fewshot_cfg) for name in names]
     return not any(callable(field) or "random" in str(field) for field in fields)
@@ -379,7 +393,7 @@ def _picks(sample: dict[str, Any], task: Any, logs: np.ndarray, n: int) -> dict[
         "acc_bytes": lambda: logs[:n] / [len(one.encode()) for one in task.doc_to_choice(sample["doc"])],
         "acc_mutual_info": lambda: logs[:n] - logs[n:],
     }
-    return {metric: np.argmax(rules[metric]()) for metric in rules.keys() & set(sample["metrics"])}
+    return {metric: np.argmax(rules[metric]()) for metric in sample["metrics"] if metric in rules}
 
 
 def exponential(value: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -192,6 +193,8 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         # of the process that has least memory, or had too little
         asked, mine, bounds = self._of_all(inputs, room_for(self.model), self.most or math.inf)
         self._expect(len(asked))
+        if not asked:
+            return Answers(self, [], []), mine
         continuations = [np.frombuffer(continuation, dtype=np.int32) for _, continuation in asked]
         if (longest := max(map(len, continuations))) > room:
             raise ValueError(f"max_length must be at least {longest}, an answer's tokens, got {room}")
@@ -253,8 +256,8 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             warnings.warn(said, stacklevel=1)  # once for all passes
         windows = [(k, *window) for k, ids in enumerate(texts) for window in self.windows(ids, fill)]
         sums = np.zeros(len(texts))
+        answers = self._loglikelihood_tokens([(None, *window) for _, *window in windows], sharing=False)
         if windows:
-            answers = self._loglikelihood_tokens([(None, *window) for _, *window in windows], sharing=False)
             np.add.at(sums, [k for k, *_ in windows], [total for total, _ in answers])
         return sums
 
@@ -330,6 +333,8 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             raise ValueError(f"max_length must be below {self.max_length} to fit into memory") from error
         self.most = rows // 2
         warnings.warn(f"{rows} prompts do not fit into memory; now {self.most}", stacklevel=2)
+        gc.unfreeze()  # what an evaluation lets the collector pass over may hold a model that nobody wants
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -159,8 +159,9 @@ def perplexity(
 
     from workbench.evaluation.harness import item_line, quiet, ratio_of_sums, untouched
     from workbench.evaluation.in_memory import InMemory
+    from workbench.models.processes import failing_together
 
-    with untouched(model, tokenizer), quiet():
+    with untouched(model, tokenizer), quiet(), failing_together():
         size: Any = {"batch_size": batch_size, "max_length": max_length}
         lm = InMemory(model, tokenizer, softmax_dtype=torch.float32, progress=progress, **size)
         ids = [lm.marked_ids(text) for text in texts]

@@ -24,7 +24,7 @@ from workbench.generation.prompts import asked_ids, context_length, end_tokens, 
 from workbench.models.chat import render_chat
 from workbench.models.identity import describe_model
 from workbench.models.layers import of_its_positions
-from workbench.models.processes import by_the_first, everyones, place, shares
+from workbench.models.processes import by_the_first, everyones, failing_together, place, shares
 from workbench.runs.files import locked
 from workbench.runs.journal import Journal
 
@@ -126,7 +126,7 @@ def journaled_responses(
     overwrite = options.pop("overwrite", False)
     generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
     header = {"model": describe_model(model), **work, "generation": generation}
-    with nullcontext() if out is None or place()[0] else locked(out):
+    with nullcontext() if out is None or place()[0] else locked(out), failing_together():
         known = by_the_first(lambda: {} if out is None else _known(out, header, overwrite))
         journal = None if out is None else Journal(out, header)
         if out is not None and len(known) < len(ids):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 
 Result = TypeVar("Result")
+#: marks an error that came from another process, or was told to all
+_TOLD = "_told_to_all_processes"
 
 
 def place() -> tuple[int, int]:
@@ -32,14 +36,47 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+class _Failed(NamedTuple):
+    """What a process gives that can give nothing more."""
+
+    error: Exception
+
+
 def everyones(mine: Any) -> list[Any]:
-    """Return what every process gives, in their order; all must call it."""
+    """Return what every process gives, in their order; all must call it.
+
+    Raises:
+        Exception: the error of another process that works inside ``failing_together``.
+    """
     _, n = place()
     if n == 1:
         return [mine]
     found: list[Any] = [None] * n
     dist.all_gather_object(found, mine)
+    if failed := next((one for one in found if isinstance(one, _Failed)), None):
+        failed.error.__dict__[_TOLD] = True
+        raise failed.error
     return found
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Let an error in one process reach the others at their next exchange, where they would wait for ever."""
+    try:
+        yield
+    except Exception as error:
+        if place()[1] > 1 and _TOLD not in error.__dict__:
+            with suppress(Exception):
+                everyones(_Failed(_sendable(error)))
+        raise
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        copied = pickle.loads(pickle.dumps(error))
+        return error if type(copied) is type(error) else RuntimeError(str(error))
+    except Exception:  # of whatever a class of errors needs to be made again
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def by_the_first(work: Callable[[], Result]) -> Result:

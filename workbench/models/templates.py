@@ -12,6 +12,7 @@ import json
 import marshal
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
@@ -38,6 +39,7 @@ MAX_STEPS = 1_000_000
 MAX_LENGTH = 1_000_000
 #: texts that a task's template keeps, and letters of one, both at most
 _KEPT, _KEPT_LENGTH = 8192, 4096
+_PLAIN = {str, int, float, bool, type(None), list, tuple, dict}
 
 
 def rendered(source: str, marks: str, turns: list[dict[str, str]], options: Mapping[str, Any]) -> str:
@@ -112,10 +114,10 @@ class LimitedTemplate:
         Raises:
             SecurityError: of jinja, where it reaches for Python, goes on for ever or grows too long.
         """
-        try:  # 1, 1.0 and true differ; what is no text, number or list of them raises
-            made_of = hashlib.sha256(marshal.dumps(values, 2)).digest()
-        except ValueError:
-            made_of = b""
+        made_of = b""
+        if all(type(value) in _PLAIN for value in values.values()):
+            with suppress(ValueError):  # of an object inside a list; 1, 1.0 and true differ
+                made_of = hashlib.sha256(marshal.dumps(values, 2)).digest()
         if (known := self._kept.get(made_of)) is not None:
             return known
         text = _limited(self._template, values, _weight(values))
