@@ -73,8 +73,8 @@ def evaluate(
 
     What prompts have in common is computed once: the choices of an item share its context, the items of an
     MMLU subject their few-shot examples; for models that cannot (see ``prefixes.can_share``) each is computed
-    whole, as in the harness. Under ``accelerate launch`` the processes share the batches and get the same
-    scores, to the bit those of one process; all must call this.
+    whole, as in the harness. Under ``accelerate launch`` the processes share items and batches and get the
+    same scores, to the bit those of one process; all must call this, and an error in one is raised in all.
 
     A prompt longer than the context loses its beginning, as in the harness; the column ``truncated`` counts
     these items.
