@@ -143,10 +143,10 @@ class TestAngularDistances:
 
     @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5, 100])
     def test_no_batch_size_changes_a_number(self, model, tokenizer, batch_size):
-        expected = distances(model, tokenizer, batch_size=1)
-        pd.testing.assert_frame_equal(
-            distances(model, tokenizer, batch_size=batch_size), expected, atol=1e-7, rtol=1e-6
-        )
+        expected, found = (distances(model, tokenizer, batch_size=size) for size in (1, batch_size))
+        np.testing.assert_allclose(found["distance"], expected["distance"], atol=1e-7)
+        # the spread over a few texts magnifies the rounding of float32, on some processors more
+        pd.testing.assert_frame_equal(found, expected, atol=1e-6, rtol=1e-6)
 
     def test_order_of_texts_does_not_matter_and_single_texts_keep_their_place(self, model, tokenizer):
         forward, backward = distances(model, tokenizer), distances(model, tokenizer, TEXTS[::-1])
