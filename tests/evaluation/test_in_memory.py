@@ -19,7 +19,7 @@ from scoring import rows as rows_of_sums
 from tiny import LAYERS, tiny_model, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from workbench.evaluation import harness, in_memory
+from workbench.evaluation import in_memory, sharing
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.items import compare_items, read_items
 from workbench.evaluation.perplexity import perplexity
@@ -366,7 +366,7 @@ def test_a_model_answers_while_tasks_are_built_and_all_is_as_if_it_had_waited(
     monkeypatch.setattr(ConfigurableTask, "build_all_requests", noted)
     found = {}
     for begun in (10**9, 13, 1):
-        monkeypatch.setattr(harness, "_BEGUN", begun)
+        monkeypatch.setattr(sharing, "_BEGUN", begun)
         order.clear()
         handle = model.register_forward_pre_hook(lambda *_: order.append("model"))
         path = tmp_path / f"{begun}.jsonl"

@@ -22,7 +22,7 @@ import torch
 torch.set_num_threads(1)
 from healed import make_examples
 from tiny import tiny_model, tiny_tokenizer
-from workbench.evaluation import harness
+from workbench.evaluation import sharing
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.variants import evaluate_variants
 from workbench.generation.responses import generate_responses
@@ -38,7 +38,7 @@ tasks = ["toy_sums", "toy_choices", "toy_texts"]
 settings = {{"include": {folder!r}, "progress": False, "batch_size": 3, "limit": 8}}
 scores = evaluate(model, tokenizer, tasks, items=here / "items.jsonl", **settings)
 few = evaluate(model, tokenizer, tasks, items=here / "few.jsonl", **settings | {{"limit": 1}})
-harness._BEGUN, before = 5, harness._BEGUN  # tasks are answered while others are built
+sharing._BEGUN, before = 5, sharing._BEGUN  # tasks are answered while others are built
 asked = settings | {{"n_shot": 2, "limit": 7, "max_length": 40}}
 drawn = evaluate(model, tokenizer, ["toy_sums", "toy_choices"], items=here / "drawn.jsonl", **asked)
 asked = settings | {{"include": {coded!r}, "allow_code": True}}
@@ -55,7 +55,7 @@ with warnings.catch_warnings():
         again = evaluate(model, tokenizer, "coded", **asked)
         pd.testing.assert_frame_equal(again, coded[coded["task"] == "coded"])
     failed = pd.DataFrame({{"told": told}})
-harness._BEGUN = before
+sharing._BEGUN = before
 run = Run("r", here / "r")
 variants = [Variant("base", "tiny"), Variant("pruned", "tiny", removed=(2,))]
 kept = [evaluate_variants(model, tokenizer, variants, "toy_choices", run=run, **settings) for _ in range(2)]
