@@ -1,6 +1,7 @@
 """Evaluation and generation by one process and by two, each with a GPU: seconds, and whether all is equal.
 
-    python benchmarks/launched.py --data FOLDER --tokenizer FOLDER          # two H200: about three minutes
+    python benchmarks/launched.py --data FOLDER --tokenizer FOLDER          # two H200: about six minutes
+    python benchmarks/launched.py --data FOLDER --tokenizer FOLDER --parts short                 # one minute
     python benchmarks/launched.py --device cpu --shape tiny --data FOLDER   # two processes on a CPU
 
 Each way starts the processes as ``accelerate launch`` does; every one makes the same random model.
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,24 @@ from workbench.evaluation.items import read_items
 from workbench.generation.responses import generate_responses
 from workbench.models.processes import everyones, place
 
-#: tasks with examples and items of each, prompts that are answered, new tokens
-WORK: dict[str, dict[str, Any]] = {
-    "llama-8b": {"tasks": [("mmlu", 5, None), ("hellaswag", 0, 1000)], "prompts": 2048, "new": 128},
-    "smollm2": {"tasks": [("mmlu", 5, None), ("hellaswag", 0, 1000)], "prompts": 2048, "new": 128},
-    "tiny": {"tasks": [("hellaswag", 0, 24)], "prompts": 24, "new": 8},
+#: tasks with their examples and items: quick ones, and those of OpenLLM v1 that compare choices
+PARTS = {
+    "short": [("mmlu", 5, None), ("hellaswag", 0, 1000)],
+    "papers": [
+        ("arc_challenge", 25, None),
+        ("hellaswag", 10, None),
+        ("mmlu", 5, None),
+        ("winogrande", 5, None),
+    ],
+    "generation": [],
 }
+TINY = {
+    "short": [("hellaswag", 0, 24)],
+    "papers": [("arc_challenge", 2, 24), ("mmlu", 5, 4)],
+    "generation": [],
+}
+#: prompts that are answered, and new tokens of each
+PROMPTS, NEW = {"tiny": 24}, {"tiny": 8}
 
 
 def work(options: Any) -> None:
@@ -42,7 +56,7 @@ def work(options: Any) -> None:
         options.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(options.device)
     model, tokenizer = build(options)
-    asked, folder = WORK[options.shape], Path(options.worker)
+    folder = Path(options.worker)
     found: dict[str, Any] = {"processes": n}
     settings: dict[str, Any] = {
         "data": options.data,
@@ -51,31 +65,30 @@ def work(options: Any) -> None:
         "batch_size": "auto",
     }
     evaluate(model, tokenizer, "hellaswag", limit=8, **settings)  # what is done once
-    for task, shots, limit in asked["tasks"]:
-        items = folder / f"{task}-{n}.jsonl"
+    asked = TINY if options.shape == "tiny" else PARTS
+    for name in options.parts:
+        for task, shots, limit in asked[name]:
+            key = f"{name}: {task} {shots}-shot"
+            items = folder / f"{key}-{n}.jsonl"
+            more = settings | {"n_shot": shots or None, "limit": limit, "items": items}
+            found[key] = timed(partial(evaluate, model, tokenizer, task, **more))
+        if asked[name]:
+            found[name] = sum(seconds for key, seconds in found.items() if key.startswith(f"{name}:"))
+    if "generation" in options.parts:
+        draw = np.random.default_rng(0)
+        size = min(len(tokenizer), 4000)
+        lengths = draw.integers(20, 200, size=PROMPTS.get(options.shape, 2048))
+        prompts = [draw.integers(5, size, size=length).tolist() for length in lengths]
+        said: list[Any] = []
 
-        def answer(task: str = task, shots: int = shots, limit: Any = limit, items: Path = items) -> Any:
-            return evaluate(
-                model, tokenizer, task, n_shot=shots or None, limit=limit, items=items, **settings
-            )
+        def generate() -> None:
+            more: dict[str, Any] = {"max_new_tokens": NEW.get(options.shape, 128), "batch_size": 64}
+            said.append(generate_responses(model, tokenizer, prompts, progress=False, **more))
 
-        found[task] = timed(answer)
-    if options.evaluation:
+        found["generation"] = timed(generate)
         if rank == 0:
-            (folder / f"found-{n}.json").write_text(json.dumps(found))
-        return
-    draw = np.random.default_rng(0)
-    size = min(len(tokenizer), 4000)
-    prompts = [draw.integers(5, size, size=n).tolist() for n in draw.integers(20, 200, size=asked["prompts"])]
-    said: list[Any] = []
-
-    def generate() -> None:
-        options_: dict[str, Any] = {"max_new_tokens": asked["new"], "batch_size": 64, "progress": False}
-        said.append(generate_responses(model, tokenizer, prompts, **options_))
-
-    found["generation"] = timed(generate)
+            said[0].to_json(folder / f"generation-{n}.json")
     if rank == 0:
-        said[0].to_json(folder / f"generation-{n}.json")
         (folder / f"found-{n}.json").write_text(json.dumps(found))
 
 
@@ -98,7 +111,7 @@ def launched(n: int, options: Any, folder: Path) -> float:
         launcher = f"-m torch.distributed.run --standalone --nproc_per_node {n}"
     words = [sys.executable, *launcher.split(), __file__, "--worker", str(folder)]
     words += ["--device", options.device, "--shape", options.shape, "--data", str(options.data.resolve())]
-    words += ["--evaluation"] if options.evaluation else []
+    words += ["--parts", *options.parts]
     for name in ("model", "tokenizer"):
         if getattr(options, name):
             words += [f"--{name}", str(getattr(options, name).resolve())]
@@ -116,6 +129,8 @@ def compared(folder: Path, found: dict[int, dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name in [key for key in found[1] if key not in ("processes", "in_all")]:
         result[name] = {"ratio": found[1][name] / found[2][name]}
+        if name in PARTS and name != "generation":
+            continue  # the sum of several
         if name == "generation":
             texts = [(folder / f"generation-{n}.json").read_bytes() for n in (1, 2)]
             result[name]["equal"] = texts[0] == texts[1]
@@ -132,7 +147,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with public sets as jsonl")
     parser.add_argument("--model", type=Path, help="folder of a model instead of random weights")
     parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer; the demo's without one")
-    parser.add_argument("--evaluation", action="store_true", help="no generation")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what is done")
     parser.add_argument("--worker", help="what the started processes are told")
     options = parser.parse_args()
     if options.worker:

@@ -71,6 +71,47 @@ def test_answers_equal_the_harness_for_a_third_of_the_tokens(architecture, token
     assert mine < sum(counts) / 3
 
 
+@pytest.fixture
+def blocks_together(monkeypatch):
+    """Some requests behind three blocks of their own, not all of one length."""
+    monkeypatch.setattr(prefixes, "_FEW", 30)
+    monkeypatch.setattr(prefixes, "_TOGETHER", 9)
+    monkeypatch.setattr(prefixes, "_ROW", 50)
+    shots = (SHOTS, f"Ben sells shells. {SHOTS}", "The house is old. " + SHOTS[:-25])
+    return [request for k, some in enumerate(shots) for request in asked_of(some, QUESTIONS[k % 2 :])]
+
+
+@pytest.mark.parametrize("architecture", SHARING)
+def test_rows_behind_blocks_of_several_lengths_are_computed_together(architecture, blocks_together):
+    model, requests = tiny_model(architecture), blocks_together
+    wanted = theirs(model, requests)
+    assert prefixes.can_share(model)
+    shapes = []
+    hook = lambda module, args: shapes.append(tuple(args[0].shape))  # noqa: E731
+    model.get_input_embeddings().register_forward_pre_hook(hook)
+    assert_same(ours(model, requests), wanted)
+    assert [shape[0] for shape in shapes][:2] == [1, 3], "what stands alone, and the three blocks in one pass"
+    assert max(length for _, length in shapes[2:]) < shapes[1][1], "rows without their blocks"
+    assert max(rows for rows, _ in shapes[2:]) > 3, "rows behind several blocks in one pass"
+
+
+def test_blocks_are_computed_one_by_one_where_memory_does_not_suffice(blocks_together):
+    model, requests = tiny_model(), blocks_together
+    wanted = theirs(model, requests)
+    prefixes.can_share(model)
+    blocks = []
+
+    def little_memory(module, args, kwargs):
+        if kwargs.get("use_cache") and "position_ids" not in kwargs:
+            blocks.append(len(args[0]))
+            if len(args[0]) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(little_memory, with_kwargs=True)
+    assert_same(ours(model, requests), wanted)
+    assert blocks == [3, 1, 1, 1]
+
+
 @pytest.mark.parametrize("shots", [SHOTS, ""])
 def test_requests_that_ask_other_tokens_of_one_row_each_get_their_own(shots):
     pairs = [
@@ -136,14 +177,17 @@ def test_a_plan_holds_each_input_once_with_what_it_reads(monkeypatch):
             for number, slots in zip(row.inputs, row.slots, strict=True):
                 last = slots[-1]
                 read = [at for at in range(last + 1) if row.ends[at] > last]
-                text = [*batch.block, *(row.ids[at] for at in read)]
+                block = batch.blocks[row.block] if batch.blocks else ()
+                text = [*block, *(row.ids[at] for at in read)]
                 assert text == inputs[number].tolist()
-                at_own = [*range(len(batch.block)), *(row.positions[at] for at in read)]
+                at_own = [*range(len(block)), *(row.positions[at] for at in read)]
                 assert at_own == list(range(len(text)))
                 assert slots == read[-4:]
                 seen.append(number)
     assert sorted(seen) == list(range(len(inputs)))
-    assert {batch.block for batch in batches} == {(), *(tuple(block.tolist()) for block in blocks)}
+    assert {block for batch in batches for block in batch.blocks} == {
+        tuple(block.tolist()) for block in blocks
+    }
     assert {len(batch.rows) for batch in plan(inputs, asked, rows=3, tokens=9, places=9, sharing=False)} == {
         1
     }
@@ -156,7 +200,7 @@ def test_a_block_must_save_what_it_costs(monkeypatch):
     inputs = [np.concatenate([block, draw.integers(9, size=60)]) for _ in range(3)]
     for least, blocks in ((100, 1), (101, 0)):
         batches = plan(inputs, [1] * 3, rows=9, tokens=999, places=9, sharing=True, least=least)
-        assert sum(bool(batch.block) for batch in batches) == blocks
+        assert sum(bool(batch.blocks) for batch in batches) == blocks
 
 
 def test_on_a_cpu_rows_of_a_batch_are_about_as_long_and_little_is_padding():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.evaluation.prefixes import Batch, block_cache, flat_places, on_device, tensors
+from workbench.evaluation.prefixes import Batch, block_cache, flat_places, joined, on_device, tensors
 from workbench.models.hooks import hooked
 from workbench.models.layers import unwrap
 from workbench.models.processes import place, shares
@@ -58,18 +58,18 @@ class Answers:
     def begin(self, batches: Sequence[Batch], loads: list[float]) -> None:
         """Begin batches, each in one of the processes there are; a GPU may be at work for a while after."""
         costs = [len(batch.rows) * batch.length for batch in batches]
-        blocks = [batch.block or k for k, batch in enumerate(batches)]
-        owners = shares(costs, blocks, [len(batch.block) for batch in batches], loads)
-        block: tuple[int, ...] = ()
+        groups = [batch.blocks or k for k, batch in enumerate(batches)]
+        owners = shares(costs, groups, [len(batch.blocks) * batch.before for batch in batches], loads)
+        blocks: tuple[tuple[int, ...], ...] = ()
         cache = None
         for batch, owner in zip(batches, owners, strict=True):
             if owner != place()[0]:
                 self.lm.bar.update(sum(len(self.users[k]) for row in batch.rows for k in row.inputs))
                 continue
             with self.lm.at_work():
-                if batch.block != block:
-                    block, cache = batch.block, None  # the old one is freed first
-                    cache = self._cached(block) if block else None
+                if batch.blocks != blocks:
+                    blocks, cache = batch.blocks, None  # the old one is freed first
+                    cache = self._cached(blocks) if blocks else None
                 self._begin(batch, cache)
 
     def mine(self) -> Found:
@@ -79,9 +79,15 @@ class Answers:
                 self._end()
         return self.found
 
-    def _cached(self, block: tuple[int, ...]) -> Any:
+    def _cached(self, blocks: tuple[tuple[int, ...], ...]) -> Any:
+        """Return the keys and values of blocks, one after the other where memory does not suffice."""
         with torch.no_grad(), self.lm.mixed(), _chosen(self.lm.model, torch.tensor([0])):
-            return block_cache(self.lm.model, block)
+            try:
+                return block_cache(self.lm.model, blocks)
+            except torch.OutOfMemoryError:
+                if len(blocks) == 1:
+                    raise
+            return joined([block_cache(self.lm.model, [block]) for block in blocks])
 
     def _begin(self, batch: Batch, cache: Any) -> None:
         """Begin a batch, in halves where memory does not suffice."""

@@ -1,7 +1,8 @@
 """Inputs that begin alike, computed once: the choices of an item share a row, a subject's items a cache.
 
 Sorted by their tokens, inputs with a common beginning are neighbours. A row lays such neighbours out as a
-tree; a block is the beginning that many rows share, such as the few-shot examples of an MMLU subject.
+tree; a block is the beginning that many rows share, such as the few-shot examples of an MMLU subject. Blocks
+of about one length are computed together, and so are the rows behind them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from workbench.models.hooks import inference
 from workbench.models.layers import decoder_layers, unwrap
@@ -29,8 +32,10 @@ _ROW = 512
 #: tokens that rows share at least for a cache of their own, and floating-point operations that it must save
 #: on a GPU: what a pass costs that only launches kernels
 _BLOCK, _PASS = 32, 8e12
+#: how many times the tokens that a pass costs are in the blocks that are computed together, at most
+_TOGETHER = 3
 #: tokens of a batch on a CPU, floating-point operations of one on a GPU, both at most
-_ON_CPU, _WORK = 4096, 1e14
+_ON_CPU, _WORK = 4096, 7e13
 #: tokens that a pass of its own costs on a CPU
 _FEW = 16
 _exact: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
@@ -46,6 +51,7 @@ class Row:
         positions: each token's place in its input.
         ends: each token's place behind the last token that reads it.
         slots: for each input, where in the row its last tokens are, as many as are asked for.
+        block: which of the blocks of its batch is in front of it.
     """
 
     inputs: list[int]
@@ -53,6 +59,7 @@ class Row:
     positions: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     slots: list[list[int]] = field(default_factory=list)
+    block: int = 0
 
     @property
     def shared(self) -> bool:
@@ -62,26 +69,31 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that are computed together, and the block of tokens before all of them."""
+    """Rows that are computed together, each behind one of some blocks of tokens, or none behind any."""
 
-    block: tuple[int, ...]
+    blocks: tuple[tuple[int, ...], ...]
     rows: list[Row]
 
     @property
     def shared(self) -> bool:
         """Whether inputs share tokens, so that masks say what each reads."""
-        return bool(self.block) or any(row.shared for row in self.rows)
+        return bool(self.blocks) or any(row.shared for row in self.rows)
+
+    @property
+    def before(self) -> int:
+        """Tokens of the longest block."""
+        return max(map(len, self.blocks), default=0)
 
     @property
     def length(self) -> int:
         """Tokens of a row, padding included; with masks a multiple of 8 with the block, as kernels like."""
         longest = max(len(row.ids) for row in self.rows)
-        return longest + -(longest + len(self.block)) % 8 if self.shared else longest
+        return longest + -(longest + self.before) % 8 if self.shared else longest
 
     def in_halves(self) -> tuple[Batch, Batch]:
         """Return the first and the other rows."""
         half = len(self.rows) // 2
-        return Batch(self.block, self.rows[:half]), Batch(self.block, self.rows[half:])
+        return Batch(self.blocks, self.rows[:half]), Batch(self.blocks, self.rows[half:])
 
 
 def plan(
@@ -94,7 +106,7 @@ def plan(
     sharing: bool,
     least: float = 0,
 ) -> list[Batch]:
-    """Lay inputs out in batches, those of a block one after the other, longest rows first.
+    """Lay inputs out in batches, those of the same blocks one after the other, longest rows first.
 
     Args:
         inputs: tokens of each input, all different.
@@ -103,22 +115,41 @@ def plan(
         tokens: of a batch at most, padding included; a longer row stands alone.
         places: asked for in a batch at most; a row with more stands alone.
         sharing: whether beginnings are shared at all.
-        least: tokens that a block, or a batch of its own by less padding, must save.
+        least: tokens that a block, or a pass of its own by less padding, must save.
     """
     order = sorted(range(len(inputs)), key=lambda k: inputs[k].astype(">u4").tobytes())  # as by numbers
     common = [_common(inputs[a], inputs[b]) if sharing else 0 for a, b in pairwise(order)]
     runs = _runs([len(inputs[k]) for k in order], common)
-    alone, blocks = [], []
+    alone: list[Row] = []
+    blocks: list[tuple[tuple[int, ...], list[Row]]] = []
     for size, group in _blocks(runs, common, [len(inputs[k]) - asked[k] for k in order], least):
         laid = [_laid(order, run, inputs, asked, common, size) for run in group]
         if size:
             blocks.append((tuple(inputs[laid[0].inputs[0]][:size].tolist()), laid))
         else:
             alone += laid
-    groups = [((), alone), *blocks]
+    groups: list[tuple[tuple[tuple[int, ...], ...], list[Row]]] = [((), alone)]
+    for some in _together(blocks, tokens, least):
+        for number, (_, laid) in enumerate(some):
+            for row in laid:
+                row.block = number
+        groups.append((tuple(block for block, _ in some), [row for _, laid in some for row in laid]))
     return [
-        Batch(block, part) for block, laid in groups for part in _parts(laid, rows, tokens, places, least)
+        Batch(before, part) for before, laid in groups for part in _parts(laid, rows, tokens, places, least)
     ]
+
+
+def _together(blocks: list[Any], tokens: int, least: float) -> list[list[Any]]:
+    """Return (block, rows) in groups that are computed together, where a pass costs more than padding."""
+    groups: list[list[Any]] = []
+    for one in sorted(blocks, key=lambda one: -len(one[0])):
+        longest = len(groups[-1][0][0]) if groups else 0
+        most = min(tokens, _TOGETHER * least)
+        if groups and longest - len(one[0]) <= least and longest * (len(groups[-1]) + 1) <= most:
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:
@@ -206,11 +237,42 @@ def _parts(laid: list[Row], rows: int, tokens: int, places: int, least: float) -
     return parts[::-1]
 
 
-def block_cache(model: Any, block: Sequence[int]) -> Any:
-    """Return the keys and values of a block ``[layer][2][1, head, token, size]``, computed once."""
+class _Behind(DynamicLayer):  # type: ignore[misc, unused-ignore]  # transformers carries no types
+    """A layer's keys and values of blocks, as rows behind them read them; those of the rows are not kept."""
+
+    def __init__(self, keys: Tensor, values: Tensor, which: Tensor | None) -> None:
+        """Keep ``[block, head, token, size]``, and each row's block; None where there is but one."""
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.keys, self.values, self.which, self.is_initialized = keys, values, which, True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``[row, head, token, size]`` of all that rows read."""
+        return self._read(self.keys, key_states), self._read(self.values, value_states)
+
+    def _read(self, kept: Any, new: Tensor) -> Tensor:
+        rows = kept.expand(len(new), -1, -1, -1) if self.which is None else kept.index_select(0, self.which)
+        return torch.cat([rows, new], dim=2)
+
+
+def block_cache(model: Any, blocks: Sequence[Sequence[int]]) -> Any:
+    """Return the keys and values of blocks ``[layer][2][block, head, token, size]``, padded on the right."""
+    longest = max(map(len, blocks))
+    ids = [[*block, *[0] * (longest - len(block))] for block in blocks]
     cache: Any = DynamicCache()  # without a configuration all tokens stay; windows are in the masks
-    model(on_device([block], input_device(model)), past_key_values=cache, use_cache=True)
+    model(on_device(ids, input_device(model)), past_key_values=cache, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def joined(caches: Sequence[Any]) -> Any:
+    """Return the keys and values of several caches of blocks as those of one, the longest first."""
+    return [tuple(map(_stacked, *layers)) for layers in zip(*caches, strict=True)]
+
+
+def _stacked(*parts: Tensor) -> Tensor:
+    longest = parts[0].shape[2]
+    return torch.cat([pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts])
 
 
 def on_device(values: Any, device: torch.device) -> Tensor:
@@ -227,13 +289,19 @@ def tensors(model: Any, batch: Batch, cache: Any) -> dict[str, Any]:
         return {"input_ids": ids}  # padded on the right, where a causal model never looks
     ends = [[*row.ends, *range(len(row.ends) + 1, length + 1)] for row in batch.rows]
     places = [[*row.positions, *[0] * (length - len(row.ids))] for row in batch.rows]
-    positions, size = on_device(places, device), len(batch.block)
+    positions, size = on_device(places, device), batch.before
+    sizes = [len(batch.blocks[row.block]) for row in batch.rows] if size else []
     seen = readers(on_device(ends, device), size)
+    if min(sizes, default=size) < size:
+        cached = torch.arange(size, device=device)
+        seen[:, :, :size] = (cached < on_device(sizes, device)[:, None])[:, None]
     asked: dict[str, Any] = {"input_ids": ids, "position_ids": positions, "use_cache": False}
     asked["attention_mask"] = as_attention_mask(model, seen, positions, size)
     if cache is not None:
-        kept = [(k.expand(len(ids), -1, -1, -1), v.expand(len(ids), -1, -1, -1)) for k, v in cache]
-        asked |= {"past_key_values": DynamicCache(kept), "use_cache": True}
+        which = on_device([row.block for row in batch.rows], device) if len(batch.blocks) > 1 else None
+        kept: Any = DynamicCache()
+        kept.layers = [_Behind(keys, values, which) for keys, values in cache]
+        asked |= {"past_key_values": kept, "use_cache": True}
     return asked
 
 
@@ -249,7 +317,7 @@ def least_saved(model: Any) -> float:
 
 
 def room_for(model: Any) -> int:
-    """Return how many tokens a batch holds at most: a quarter of a second of work, and what memory allows."""
+    """Return how many tokens a batch holds at most: some 0.1 s of work, and what memory allows."""
     if not (work := _work_of_a_token(model)):
         return _ON_CPU
     text = unwrap(model).config.get_text_config(decoder=True)
@@ -279,15 +347,23 @@ def _agrees(model: Any) -> bool:
     base, vocabulary = unwrap(model), unwrap(model).get_input_embeddings().weight.shape[0]
     draw = np.random.default_rng(0)
     block, *tails = (draw.integers(vocabulary, size=n) for n in (9, 6, 4, 3, 7))
-    ends = (tails[0], np.concatenate([tails[0][:3], tails[1]]), tails[2], tails[3])
-    texts = sorted((np.concatenate([block, tail]) for tail in ends), key=lambda text: text.tolist())
-    common = [_common(one, other) for one, other in pairwise(texts)]
-    rows = [_laid(range(4), run, texts, [1] * 4, common, len(block)) for run in ([0, 1], [2, 3])]
+    blocks = (block, block[:5])
+    ends = (tails[0], np.concatenate([tails[0][:3], tails[1]])), (tails[2], tails[3])
+    texts: list[np.ndarray] = []
+    rows: list[Row] = []
+    for number, (before, some) in enumerate(zip(blocks, ends, strict=True)):
+        mine = sorted((np.concatenate([before, tail]) for tail in some), key=lambda text: text.tolist())
+        place, common = len(texts), _common(*mine)
+        texts += mine
+        laid = _laid(range(4), [place, place + 1], texts, [1] * 4, [common] * 3, len(before))
+        laid.block = number
+        rows.append(laid)
     device = input_device(model)
     try:
         with inference(base):
-            cache = block_cache(base, block.tolist())
-            found = base(**tensors(base, Batch(tuple(block.tolist()), rows), cache)).logits.float()
+            cache = block_cache(base, [one.tolist() for one in blocks])
+            batch = Batch(tuple(tuple(one.tolist()) for one in blocks), rows)
+            found = base(**tensors(base, batch, cache)).logits.float()
             alone = [base(torch.tensor(text[None], device=device)).logits[0, -1].float() for text in texts]
     except Exception:  # of whatever a model says that takes no such masks
         return False

@@ -17,7 +17,7 @@ from lm_eval.evaluator_utils import get_sample_size
 from workbench.evaluation.in_memory import InMemory
 
 #: items that are begun together while more are built
-_BEGUN = 100
+_BEGUN = 200
 
 
 def shareable(task: Any, limit: int | float | None, n: int) -> bool:
