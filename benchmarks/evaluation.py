@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,8 @@ class Bench(Parts):
             if theirs and self.left() < 1.5 * theirs["seconds"]:
                 break
             lm = HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=size, **asks)
-            lm.truncated, lm.ask_ahead = set(), lambda requests: None
+            lm.truncated, lm.settled = set(), nullcontext
+            lm.ask_ahead, lm.go_on = lambda requests: None, lambda: None
             run = self.timed(lm, part, asked)
             found["hflm"][size] = run["seconds"]
             if not theirs or run["seconds"] < theirs["seconds"]:

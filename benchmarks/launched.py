@@ -29,24 +29,14 @@ from workbench.evaluation.items import read_items
 from workbench.generation.responses import generate_responses
 from workbench.models.processes import everyones, place
 
-#: tasks with their examples and items: quick ones, and those of OpenLLM v1 that compare choices
-PARTS = {
-    "short": [("mmlu", 5, None), ("hellaswag", 0, 1000)],
-    "papers": [
-        ("arc_challenge", 25, None),
-        ("hellaswag", 10, None),
-        ("mmlu", 5, None),
-        ("winogrande", 5, None),
-    ],
+#: tasks with their examples, each evaluated by itself: quick ones, and those of the papers' tables
+PARTS: dict[str, list[tuple[str, int | None]]] = {
+    "short": [("mmlu", 5), ("hellaswag", 0)],
+    "papers": [("arc_challenge", 25), ("iterabre", None)],
     "generation": [],
 }
-TINY = {
-    "short": [("hellaswag", 0, 24)],
-    "papers": [("arc_challenge", 2, 24), ("mmlu", 5, 4)],
-    "generation": [],
-}
-#: prompts that are answered, and new tokens of each
-PROMPTS, NEW = {"tiny": 24}, {"tiny": 8}
+#: items of a task, prompts that are answered, and new tokens of each
+LIMIT, PROMPTS, NEW = {"tiny": 4}, {"tiny": 24}, {"tiny": 8}
 
 
 def work(options: Any) -> None:
@@ -65,15 +55,11 @@ def work(options: Any) -> None:
         "batch_size": "auto",
     }
     evaluate(model, tokenizer, "hellaswag", limit=8, **settings)  # what is done once
-    asked = TINY if options.shape == "tiny" else PARTS
-    for name in options.parts:
-        for task, shots, limit in asked[name]:
-            key = f"{name}: {task} {shots}-shot"
-            items = folder / f"{key}-{n}.jsonl"
-            more = settings | {"n_shot": shots or None, "limit": limit, "items": items}
-            found[key] = timed(partial(evaluate, model, tokenizer, task, **more))
-        if asked[name]:
-            found[name] = sum(seconds for key, seconds in found.items() if key.startswith(f"{name}:"))
+    settings["limit"] = LIMIT.get(options.shape)
+    for task, shots in [asked for name in options.parts for asked in PARTS[name]]:
+        key = task if shots is None else f"{task} {shots}-shot"
+        more = settings | {"n_shot": shots, "items": folder / f"{key}-{n}.jsonl"}
+        found[key] = timed(partial(evaluate, model, tokenizer, task, **more))
     if "generation" in options.parts:
         draw = np.random.default_rng(0)
         size = min(len(tokenizer), 4000)
@@ -129,8 +115,6 @@ def compared(folder: Path, found: dict[int, dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name in [key for key in found[1] if key not in ("processes", "in_all")]:
         result[name] = {"ratio": found[1][name] / found[2][name]}
-        if name in PARTS and name != "generation":
-            continue  # the sum of several
         if name == "generation":
             texts = [(folder / f"generation-{n}.json").read_bytes() for n in (1, 2)]
             result[name]["equal"] = texts[0] == texts[1]

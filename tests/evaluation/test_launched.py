@@ -24,6 +24,7 @@ from healed import make_examples
 from tiny import tiny_model, tiny_tokenizer
 from workbench.evaluation import sharing
 from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.variants import evaluate_variants
 from workbench.generation.responses import generate_responses
 from workbench.healing.distillation import self_distill
@@ -38,7 +39,8 @@ tasks = ["toy_sums", "toy_choices", "toy_texts"]
 settings = {{"include": {folder!r}, "progress": False, "batch_size": 3, "limit": 8}}
 scores = evaluate(model, tokenizer, tasks, items=here / "items.jsonl", **settings)
 few = evaluate(model, tokenizer, tasks, items=here / "few.jsonl", **settings | {{"limit": 1}})
-sharing._BEGUN, before = 5, sharing._BEGUN  # tasks are answered while others are built
+before = sharing._FIRST, sharing._MOST
+sharing._FIRST = sharing._MOST = 5  # tasks are answered while others are built
 asked = settings | {{"n_shot": 2, "limit": 7, "max_length": 40}}
 drawn = evaluate(model, tokenizer, ["toy_sums", "toy_choices"], items=here / "drawn.jsonl", **asked)
 asked = settings | {{"include": {coded!r}, "allow_code": True}}
@@ -54,8 +56,26 @@ with warnings.catch_warnings():
             told.append(f"{{type(error).__name__}}: {{error}}")
         again = evaluate(model, tokenizer, "coded", **asked)
         pd.testing.assert_frame_equal(again, coded[coded["task"] == "coded"])
+    # one process fails while it reads, or while it has read for longer than the other what is asked ahead
+    pairs = InMemory._pairs
+    def slow(lm, requests):
+        time.sleep(0.5 * int(rank))
+        return pairs(lm, requests)
+    def failing(lm, requests):
+        if place()[0] == place()[1] - 1:
+            raise LookupError("not read")
+        return pairs(lm, requests)
+    for reads, name in ((slow, "wrong_question"), (failing, "labels")):
+        InMemory._pairs = reads
+        try:
+            evaluate(model, tokenizer, ["coded", name], **asked)
+        except Exception as error:
+            told.append(f"{{type(error).__name__}}: {{error}}")
+        InMemory._pairs = pairs
+        again = evaluate(model, tokenizer, "coded", **asked)
+        pd.testing.assert_frame_equal(again, coded[coded["task"] == "coded"])
     failed = pd.DataFrame({{"told": told}})
-sharing._BEGUN = before
+sharing._FIRST, sharing._MOST = before
 run = Run("r", here / "r")
 variants = [Variant("base", "tiny"), Variant("pruned", "tiny", removed=(2,))]
 kept = [evaluate_variants(model, tokenizer, variants, "toy_choices", run=run, **settings) for _ in range(2)]
@@ -225,4 +245,4 @@ def test_the_tasks_ask_what_a_split_could_get_wrong(results):
     assert coded.loc[("labels", "f1"), "stderr"] > 0
     prompts = [json.loads(line)["prompt"] for line in (results[1] / "coded.jsonl").read_text().splitlines()]
     assert len({prompt.split()[-1] for prompt in prompts[:8]}) > 1
-    assert len(pd.read_json(results[1] / "failed-0.json")) == 3
+    assert len(pd.read_json(results[1] / "failed-0.json")) == 5

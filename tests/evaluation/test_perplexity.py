@@ -193,14 +193,14 @@ def test_texts_that_cannot_be_scored_are_refused(model, tokenizer, texts):
 
 
 def test_without_a_length_a_window_is_no_longer_than_its_logits_may_be(tokenizer, monkeypatch):
-    from workbench.evaluation import in_memory
+    from workbench.evaluation import in_memory, reading
 
     long, wide = {"max_position_embeddings": 131_072, "num_hidden_layers": 1}, {"vocab_size": 128_256}
     for sizes, expected in (({}, 8192), (wide | {"hidden_size": 6}, 4096)):
         for asked, window in ((None, expected), (100_000, 100_000)):
             model = tiny_model(**long | sizes)
             assert in_memory.InMemory(model, tokenizer, batch_size=1, max_length=asked).window == window
-    monkeypatch.setattr(in_memory, "_LONGEST_WINDOW", 128)
+    monkeypatch.setattr(reading, "_LONGEST_WINDOW", 128)
     model, text = tiny_model(**long), "a lazy dog " * 100
     with pytest.warns(UserWarning, match="texts are read in windows of 128 tokens, as the"):
         frame = perplexity(model, tokenizer, [text], progress=False)

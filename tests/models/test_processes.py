@@ -7,11 +7,12 @@ import json
 import os
 import subprocess
 import sys
+from threading import Event, current_thread
 
 import pytest
 
 from workbench.models import processes
-from workbench.models.processes import by_the_first, everyones, place, shares
+from workbench.models.processes import Meanwhile, by_the_first, everyones, place, shares
 
 
 def test_alone_everything_is_done_here(monkeypatch):
@@ -23,6 +24,19 @@ def test_alone_everything_is_done_here(monkeypatch):
     everyones(None)
     with pytest.raises(KeyError, match="lost"):
         by_the_first(lambda: {}["lost"])
+
+
+def test_work_meanwhile_is_done_by_a_thread_and_gives_its_result_or_its_error():
+    go = Event()
+    work = Meanwhile(lambda: go.wait(60) and current_thread())
+    assert not work.done()
+    go.set()
+    assert work.result() is not current_thread()
+    assert work.done()
+    failed = Meanwhile(lambda: {}["lost"])
+    failed.wait()
+    with pytest.raises(KeyError, match="lost"):
+        failed.result()
 
 
 def loads(owners: list[int], costs: list[float], n: int) -> list[float]:

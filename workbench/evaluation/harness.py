@@ -58,7 +58,7 @@ def run_tasks(
     torch.manual_seed(1234)
     settings |= {"apply_chat_template": chat, "fewshot_as_multiturn": chat, "bootstrap_iters": _RESAMPLES}
     ahead, (_, n) = Ahead(lm), place()
-    with failing_together():
+    with failing_together(), lm.settled():
         if n > 1:
             lm.share_items(all(shareable(task, limit, n) for task in tasks["tasks"].values()))
         for task in tasks["tasks"].values():

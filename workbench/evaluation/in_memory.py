@@ -7,57 +7,42 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import Collator, _add_special_kwargs, has_bos_prefix, normalize_gen_kwargs
+from lm_eval.models.utils import Collator, normalize_gen_kwargs
 from transformers import LogitsProcessorList
 
 from workbench.bars import tqdm
 from workbench.evaluation.answers import Answers
 from workbench.evaluation.prefixes import Batch, can_share, least_saved, plan, room_for
+from workbench.evaluation.reading import Reading
 from workbench.generation.decoder import StaticDecoder, why_not_static
 from workbench.generation.engines import WORTH_PREPARING
 from workbench.generation.prompts import end_tokens
-from workbench.models.chat import render_chat
 from workbench.models.hooks import not_finite
-from workbench.models.processes import everyones, place, shares
+from workbench.models.processes import Meanwhile, everyones, place, shares
 
-#: tokens of texts by tokenizer, while several variants are asked the same
-_known: ContextVar[dict[Any, Any] | None] = ContextVar("known", default=None)
 #: logits that exist at once: places x vocabulary (1 GiB in bfloat16, and their softmax)
 _LOGITS = 2**29
-#: longest window of a text that is read in windows, where no ``max_length`` is given, and most of its logits
-_LONGEST_WINDOW, _WINDOW_LOGITS = 8192, 2**29
 #: tokens of a batch that is generated where ``batch_size`` is "auto", prompts and answers
 _GENERATED = 2**15
-#: what the tokenizer is told: masks and types of tokens take longer to make than tokens
-_IDS_ALONE = {"verbose": False, "return_attention_mask": False, "return_token_type_ids": False}
 #: settings that a greedy answer by the static cache follows, or that change none; a model's own among them
 _PLAIN = {"attention_mask", "stop", "max_length", "max_new_tokens", "do_sample", "temperature", "top_k"}
 _PLAIN |= {"top_p", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
 
 
-@contextmanager
-def texts_remembered() -> Iterator[None]:
-    """Read no text twice until leaving: the variants of a model are asked the same."""
-    token = _known.set({} if _known.get() is None else _known.get())
-    try:
-        yield
-    finally:
-        _known.reset(token)
+class InMemory(Reading):
+    """The harness's Hugging Face model around a model object, as it is asked.
 
-
-class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no types
-    """The harness's Hugging Face model around a model object.
+    What is asked ahead goes through three hands: a thread reads it and tells the other processes, the main
+    thread then gives it to the device, and is back while a GPU computes.
 
     Attributes:
         truncated: (task, item) of every prompt that lost its beginning because the context is too short.
-        mark: the token that the tokenizer puts in front of every text; None where it puts none.
     """
 
     batch_size_per_gpu: Any  # the harness's own: a number or "auto"
@@ -66,38 +51,19 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
         self, model: Any, tokenizer: Any, *, batch_size: int | str, progress: bool = False, **settings: Any
     ) -> None:
         """Put the harness around a model; ``settings`` are its own, and ``thinking`` and ``template``."""
-        if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-            raise ValueError("tokenizer must have a begin or an end token before the first token, got none")
-        self.chat = {"thinking": settings.pop("thinking", False), "template": settings.pop("template", None)}
-        # what is generated behind a thought is the answer
-        settings |= {"think_end_token": "</think>"} if self.chat["thinking"] else {}
-        super().__init__(pretrained=model, tokenizer=tokenizer, **settings)
+        super().__init__(model, tokenizer, **settings)
         self.truncated: set[tuple[str, int]] = set()
-        self.ahead: list[tuple[list[Any], Answers, slice]] = []
+        self.read: tuple[list[Any], Meanwhile] | None = None  # the last that was asked ahead
+        self.ahead: list[tuple[list[Any], Answers, slice]] = []  # what was begun
         self.loads = [0.0] * place()[1]  # of each process, by what was begun
         self.stream: torch.cuda.Stream | None = None
-        shared = _known.get()
-        # tokens by text and whether special ones are added; None: as the tokenizer does
-        self.known: dict[Any, np.ndarray] = ({} if shared is None else shared).setdefault(id(tokenizer), {})
-        self.window = self._max_length or min(self.max_length, self._bearable())
         self.most = None if batch_size == "auto" else int(batch_size)
-        begin = tokenizer.bos_token_id
-        self.mark = begin if begin is not None and tokenizer("a")["input_ids"][:1] == [begin] else None
         self.bar = tqdm(total=0, desc="evaluation", unit="request", leave=False, disable=not progress)
         self.cache_hook = self  # the harness reports each finished request to it
 
     def add_partial(self, *_: Any) -> None:
         """One request is answered."""
         self.bar.update()
-
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """Return a chat as the prompts of healing and generation have it, the beginning of an answer last."""
-        if add_generation_prompt:
-            return render_chat(self.tokenizer, chat_history, **self.chat)
-        *turns, begun = chat_history
-        return render_chat(self.tokenizer, turns, **self.chat) + begun["content"]
 
     def share_items(self, shared: bool) -> None:
         """Say whether each process of a launcher is asked items of its own, or all are asked the same."""
@@ -124,10 +90,11 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated."""
+        self._begin_read()
         ahead, self.ahead = self.ahead, []
         known = {id(request) for some, *_ in ahead for request in some}
         if rest := [request for request in requests if id(request) not in known]:
-            ahead.append((rest, *self._begin(self._pairs(rest))))
+            ahead.append((rest, *self._begin(self._told(rest))))
         found: dict[int, Any] = {}
         for (some, *_), answers in zip(ahead, self._ended([begun for _, *begun in ahead]), strict=True):
             found |= zip(map(id, some), answers, strict=True)
@@ -135,7 +102,39 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def ask_ahead(self, requests: list[Any]) -> None:
         """Begin to answer what will be asked for later, so that a GPU works while more is built and read."""
-        self.ahead.append((requests, *self._begin(self._pairs(requests))))
+        self._begin_read(requests)
+
+    def go_on(self) -> None:
+        """Begin with what was asked ahead if it is read; while a GPU is at work, let more be read before."""
+        if self.read and self.read[1].done() and (self.stream is None or self.stream.query()):
+            self._begin_read()
+
+    def _begin_read(self, requests: list[Any] | None = None) -> None:
+        """Begin with what was read last, and let others be read meanwhile."""
+        last, self.read = self.read, None
+        told = last[1].result() if last else None  # first: after an error nothing more is told
+        if requests is not None and self.room:
+            self.read = requests, Meanwhile(partial(self._told, requests))
+        if last:
+            self.ahead.append((last[0], *self._begin(told)))
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Leave with an error only when nothing is read any more, as then no exchange is under way."""
+        try:
+            yield
+        except BaseException as error:
+            last, self.read = self.read, None
+            if last and isinstance(error, Exception):
+                last[1].result()  # raises what another process told
+            elif last and place()[1] == 1:  # with others an interrupt could wait for ever
+                last[1].wait()
+            raise
+
+    @cached_property
+    def room(self) -> int:
+        """Tokens of a batch at most, while nothing is at work yet."""
+        return room_for(self.model)
 
     def _pairs(self, requests: list[Any]) -> list[tuple[None, Any, Any]]:
         """Return what requests ask in tokens; notes which items are truncated."""
@@ -144,46 +143,20 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             self._note(request, len(context) + len(continuation) > room)
         return [(None, *pair) for pair in pairs]
 
-    def encoded(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Any, Any]]:
-        """Return the tokens of (context, continuation) as in the harness; each text is read once."""
-        self._read([text for head, tail in pairs if head for text in (head.rstrip(), head + tail)])
-        self._read([tail for head, tail in pairs if not head], add_special_tokens=False)
-        return [self._encode_pair(*pair) if pair[0] else self._after_nothing(pair[1]) for pair in pairs]
-
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **settings: Any) -> Any:
-        """Return the tokens of a text as in the harness; those of a text that was read are known."""
-        known = self.known.get((string, add_special_tokens))
-        return super().tok_encode(string, add_special_tokens, **settings) if known is None else known
-
-    def _after_nothing(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        ids, first = self.known[text, False], self.prefix_token_id
-        return (ids[:1], ids[1:]) if ids[0] == first else (np.array([first], dtype=ids.dtype), ids)
-
-    def _read(self, texts: list[str], add_special_tokens: bool | None = None) -> None:
-        """Put the tokens of texts into ``known``, as ``tok_encode`` of each gives them."""
-        new, mark = dict.fromkeys(texts), self.tokenizer.decode(self.prefix_token_id)
-        unread = [text for text in new if (text, add_special_tokens) not in self.known]
-        begun = [text for text in unread if add_special_tokens is None and has_bos_prefix(text, mark)]
-        others = [text for text in unread if text not in set(begun)] if begun else unread
-        for some, asked in ((begun, False), (others, add_special_tokens)):
-            settings = _add_special_kwargs(asked, self.add_bos_token) | _IDS_ALONE
-            ids = self.tokenizer(some, **settings)["input_ids"] if some else []
-            read = ((text, add_special_tokens) for text in some)
-            self.known |= zip(read, (np.array(one, dtype=np.int32) for one in ids), strict=True)
-
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = True, *, sharing: bool = True
     ) -> list[tuple[float, bool]]:
         """Answer (text, context, continuation)."""
-        (found,) = self._ended([self._begin(requests, sharing=sharing)])
+        self._begin_read()
+        (found,) = self._ended([self._begin(self._asked(requests), sharing=sharing)])
         return found
 
-    def _begin(self, requests: Sequence[Any], *, sharing: bool = True) -> tuple[Answers, slice]:
-        """Begin to answer: inputs that begin alike share what they have in common.
+    def _told(self, requests: list[Any]) -> Any:
+        """Read requests, and tell all processes of them."""
+        return self._asked(self._pairs(requests))
 
-        Returns:
-            The answers to the requests of all processes, and where among them this one's are.
-        """
+    def _asked(self, requests: Sequence[Any]) -> tuple[list[tuple[bytes, bytes]], slice, list[float]]:
+        """Return (input, continuation) of all processes, and the rest of ``_of_all``."""
         room, inputs = self.max_length, []
         once: dict[bytes, bytes] = {}
         for _, context, continuation in requests:
@@ -191,7 +164,16 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             text = np.concatenate(pair)[-(room + 1) :][:-1].tobytes()
             inputs.append((once.setdefault(text, text), pair[1].tobytes()))
         # of the process that has least memory, or had too little
-        asked, mine, bounds = self._of_all(inputs, room_for(self.model), self.most or math.inf)
+        return self._of_all(inputs, self.room, self.most or math.inf)
+
+    def _begin(self, told: Any, *, sharing: bool = True) -> tuple[Answers, slice]:
+        """Begin to answer: inputs that begin alike share what they have in common.
+
+        Returns:
+            The answers to the requests of all processes, and where among them this one's are.
+        """
+        asked, mine, bounds = told
+        room = self.max_length
         self._expect(len(asked))
         if not asked:
             return Answers(self, [], []), mine
@@ -231,17 +213,9 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness, but every window begins with the mark of a tokenizer that has one, unscored."""
+        self._begin_read()
         texts = [self.bare_ids(text) for (text,) in (request.args for request in requests)]
         return self.rolling([[self.prefix_token_id, *ids] for ids in texts]).tolist()
-
-    def bare_ids(self, text: str) -> list[int]:
-        """Return the tokens of a text without what it begins with: a mark in it, or the tokenizer's."""
-        ids = list(self.tok_encode(text))
-        return ids[1:] if ids[:1] == [self.prefix_token_id] else ids
-
-    def marked_ids(self, text: str) -> list[int]:
-        """Return the tokens of a text, with the mark in front of it once if the tokenizer has one."""
-        return list(self.tok_encode(text)) if self.mark is None else [self.mark, *self.bare_ids(text)]
 
     def rolling(self, texts: Sequence[list[int]], *, fill: bool = True) -> np.ndarray:
         """Return each text's summed log-likelihood in nats of all its tokens but the first.
@@ -261,28 +235,9 @@ class InMemory(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no
             np.add.at(sums, [k for k, *_ in windows], [total for total, _ in answers])
         return sums
 
-    def _bearable(self) -> int:
-        """Return the longest window whose logits fit, a power of 2."""
-        fit = max(1, _WINDOW_LOGITS // int(self.config.get_text_config().vocab_size))
-        return min(_LONGEST_WINDOW, 1 << (fit.bit_length() - 1))
-
-    def windows(self, ids: list[int], fill: bool) -> Iterator[tuple[list[int], list[int]]]:
-        """Cut a text into (what is read, what is predicted), together at most a token more than the window.
-
-        The first window reads the text's first token; each later one the mark, if there is one, and the end
-        of the window before.
-        """
-        place = 1
-        while place < len(ids):
-            lead = [] if self.mark is None or place == 1 else [self.mark]
-            room = self.window - len(lead)
-            rest = ids[place : place + room]
-            back = room + 1 - len(rest) if fill else 1
-            yield [*lead, *ids[max(place - back, 0) : place]], rest
-            place += len(rest)
-
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated to leave room for the answer."""
+        self._begin_read()
         self._read([request.args[0] for request in requests])
         inputs = []
         for request in requests:

@@ -16,8 +16,8 @@ from lm_eval.evaluator_utils import get_sample_size
 
 from workbench.evaluation.in_memory import InMemory
 
-#: items that are begun together while more are built
-_BEGUN = 200
+#: items that are begun together while more are built: first, and twice as many each time up to the most
+_FIRST, _MOST = 50, 400
 
 
 def shareable(task: Any, limit: int | float | None, n: int) -> bool:
@@ -40,10 +40,12 @@ class Ahead:
         self.lm, self.items = lm, 0.0
         self.requests: list[Any] = []
         self.any = False  # so far; the same in every process
+        self.enough, self.left = _FIRST, 0
 
     def follow(self, task: Any) -> None:
         """Take a task's requests once it has built them; every process begins after the same task."""
         build = task.build_all_requests
+        self.left += 1
 
         @wraps(build)
         def build_and_begin(*, limit: int | None, **settings: Any) -> None:
@@ -51,9 +53,13 @@ class Ahead:
             self.requests += [one for one in task.instances if one.request_type == "loglikelihood"]
             self.items += min(len(task.eval_docs), limit or math.inf)
             self.any |= task.OUTPUT_TYPE in ("loglikelihood", "multiple_choice")
-            if self.any and self.items >= _BEGUN:
+            self.left -= 1
+            if self.any and (self.items >= self.enough or not self.left):
                 self.lm.ask_ahead(self.requests)
                 self.requests, self.items, self.any = [], 0.0, False
+                self.enough = min(2 * self.enough, _MOST)
+            else:
+                self.lm.go_on()
 
         task.build_all_requests = build_and_begin
 

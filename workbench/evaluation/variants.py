@@ -100,7 +100,7 @@ def evaluate_variants(
     check_settings(model, batch_size, settings["max_length"])
     check_chat(tokenizer, settings.get("chat_template", False), settings.get("thinking", False))
     loaded = prepared(plan, **{name: settings[name] for name in _QUESTIONS if name in settings})
-    from workbench.evaluation.in_memory import texts_remembered
+    from workbench.evaluation.reading import texts_remembered
     from workbench.healing.adapters import as_variant
 
     settings |= {"batch_size": batch_size, "progress": progress}

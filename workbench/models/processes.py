@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -141,3 +142,39 @@ def _filled(
         known[owner].add(group)
         owners.append(owner)
     return owners, loads
+
+
+class Meanwhile:
+    """Work that a thread does, such as an exchange in which others may be late; one at a time."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        """Begin, on the GPU that is this thread's."""
+        self.work = work
+        self.found: Any = None
+        self.error: BaseException | None = None
+        self.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        self.thread = Thread(target=self._do, daemon=True)  # an interpreter that ends does not wait for it
+        self.thread.start()
+
+    def _do(self) -> None:
+        try:
+            if self.device is not None:
+                torch.cuda.set_device(self.device)
+            self.found = self.work()
+        except BaseException as error:
+            self.error = error
+
+    def done(self) -> bool:
+        """Say whether there is a result."""
+        return not self.thread.is_alive()
+
+    def wait(self) -> None:
+        """Wait for the end of the work, whatever it is."""
+        self.thread.join()
+
+    def result(self) -> Any:
+        """Return what the work gave once it is done, or raise its error."""
+        self.wait()
+        if self.error is not None:
+            raise self.error
+        return self.found
