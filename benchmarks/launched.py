@@ -32,7 +32,8 @@ from workbench.models.processes import everyones, place
 #: tasks with their examples, each evaluated by itself: quick ones, and those of the papers' tables
 PARTS: dict[str, list[tuple[str, int | None]]] = {
     "short": [("mmlu", 5), ("hellaswag", 0)],
-    "papers": [("arc_challenge", 25), ("iterabre", None)],
+    "few-shot": [("arc_challenge", 25)],
+    "papers": [("iterabre", None)],
     "generation": [],
 }
 #: items of a task, prompts that are answered, and new tokens of each
@@ -67,10 +68,11 @@ def work(options: Any) -> None:
         prompts = [draw.integers(5, size, size=length).tolist() for length in lengths]
         said: list[Any] = []
 
-        def generate() -> None:
-            more: dict[str, Any] = {"max_new_tokens": NEW.get(options.shape, 128), "batch_size": 64}
-            said.append(generate_responses(model, tokenizer, prompts, progress=False, **more))
+        def generate(n_new: int = NEW.get(options.shape, 128), some: int | None = None) -> None:
+            more: dict[str, Any] = {"max_new_tokens": n_new, "batch_size": 64, "progress": False}
+            said[:] = [generate_responses(model, tokenizer, prompts[:some], **more)]
 
+        generate(2, 64)  # kernels are compiled, and kept on disk
         found["generation"] = timed(generate)
         if rank == 0:
             said[0].to_json(folder / f"generation-{n}.json")

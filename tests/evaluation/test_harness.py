@@ -14,9 +14,10 @@ import torch
 from scoring import TASKS, assert_equal, flat, write_jsonl
 from tiny import tiny_model, tiny_tokenizer
 
-from workbench.evaluation import harness
+from workbench.evaluation import harness, sharing
 from workbench.evaluation.evaluate import evaluate, prepared
 from workbench.evaluation.harness import _process_once, shot_order
+from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.items import read_items
 from workbench.evaluation.tasks import load_tasks
 
@@ -284,6 +285,21 @@ def test_a_set_is_processed_as_the_harness_does_and_never_twice(shared_data):
     assert calls == []  # loading the task has processed it
     few = task.dataset["validation"].select(range(3))
     assert list(task.config.process_docs(few)) == wanted[:3] and calls == [3]
+
+
+def test_loaded_tasks_are_asked_of_one_model_after_another(tokenizer, folder, monkeypatch):
+    monkeypatch.setattr(sharing, "_FIRST", 1)
+    (part,) = prepared({None: ["toy_choices"]}, include=folder, data=None, missing="error").tasks.values()
+    passes, found = [], []
+    for _ in range(2):
+        model = tiny_model()
+        model.register_forward_pre_hook(lambda *_: passes.append(len(found)))
+        lm = InMemory(model, tokenizer, batch_size=4)
+        with harness.untouched(model, tokenizer), harness.quiet():
+            results, _ = harness.run_tasks(lm, part, limit=5, chat=False)
+        found.append(results["results"])
+    assert found[0] == found[1]
+    assert passes.count(0) == passes.count(1) > 0
 
 
 @pytest.fixture

@@ -61,11 +61,12 @@ def run_tasks(
     with failing_together(), lm.settled():
         if n > 1:
             lm.share_items(all(shareable(task, limit, n) for task in tasks["tasks"].values()))
-        for task in tasks["tasks"].values():
-            if lm.world_size > 1:
-                build_own(task)
-            ahead.follow(task)
         with ExitStack() as stack:
+            for task in tasks["tasks"].values():  # as they were afterwards
+                stack.enter_context(patch.object(task, "build_all_requests", task.build_all_requests))
+                if lm.world_size > 1:
+                    build_own(task)
+                ahead.follow(task)
             if lm.world_size > 1:
                 average = as_one_process(lm_eval.evaluator._process_results)
                 stack.enter_context(patch.object(lm_eval.evaluator, "_process_results", average))
