@@ -65,10 +65,11 @@ with warnings.catch_warnings():
         if place()[0] == place()[1] - 1:
             raise LookupError("not read")
         return pairs(lm, requests)
-    for reads, name in ((slow, "wrong_question"), (failing, "labels")):
+    both = (pairs, ["wrong_question", "wrong_first"])  # the other, and then this one while it reads
+    for reads, names in ((slow, ["coded", "wrong_question"]), (failing, ["coded", "labels"]), both):
         InMemory._pairs = reads
         try:
-            evaluate(model, tokenizer, ["coded", name], **asked)
+            evaluate(model, tokenizer, names, **asked)
         except Exception as error:
             told.append(f"{{type(error).__name__}}: {{error}}")
         InMemory._pairs = pairs
@@ -127,6 +128,7 @@ def measured(doc, answers):
 #: what a person's own task may be wrong in: a question, a score, or the average of all
 WRONG = {
     "question": ('doc_to_text: "{{1 // (5 - number)}}"', "measured", "mean"),
+    "first": ('doc_to_text: "{{1 // (4 - number)}}"', "measured", "mean"),
     "score": ('doc_to_text: "{{question}}"', "failing", "mean"),
     "average": ('doc_to_text: "{{question}}"', "measured", "!function scores.lost"),
 }
@@ -245,4 +247,4 @@ def test_the_tasks_ask_what_a_split_could_get_wrong(results):
     assert coded.loc[("labels", "f1"), "stderr"] > 0
     prompts = [json.loads(line)["prompt"] for line in (results[1] / "coded.jsonl").read_text().splitlines()]
     assert len({prompt.split()[-1] for prompt in prompts[:8]}) > 1
-    assert len(pd.read_json(results[1] / "failed-0.json")) == 5
+    assert len(pd.read_json(results[1] / "failed-0.json")) == 6

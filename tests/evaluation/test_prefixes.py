@@ -147,6 +147,19 @@ def test_sharing_is_not_taken_where_a_mask_is_not_heeded(monkeypatch):
     assert_same(ours(model, requests), wanted)
 
 
+def test_sharing_is_not_taken_where_the_end_of_a_shorter_block_is_read(monkeypatch):
+    model, requests = tiny_model(), asked_of()
+    wanted, masks = theirs(model, requests), prefixes.as_attention_mask
+
+    def all_of_the_blocks(model, seen, positions, before):
+        seen[:, :, :before] = True
+        return masks(model, seen, positions, before)
+
+    monkeypatch.setattr(prefixes, "as_attention_mask", all_of_the_blocks)
+    assert not prefixes.can_share(model)
+    assert_same(ours(model, requests), wanted)
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_either_kind_of_attention_takes_the_masks(implementation):
     model, requests = tiny_model("gemma3", attn_implementation=implementation), asked_of()
@@ -201,6 +214,20 @@ def test_a_block_must_save_what_it_costs(monkeypatch):
     for least, blocks in ((100, 1), (101, 0)):
         batches = plan(inputs, [1] * 3, rows=9, tokens=999, places=9, sharing=True, least=least)
         assert sum(bool(batch.blocks) for batch in batches) == blocks
+
+
+def test_blocks_are_put_together_while_padding_and_their_tokens_stay_few(monkeypatch):
+    monkeypatch.setattr(prefixes, "_TOGETHER", 5)
+    lengths = lambda blocks, **most: [  # noqa: E731
+        [len(block) for block, _ in group]
+        for group in prefixes._together([(range(n), []) for n in blocks], **most)
+    ]
+    assert lengths([40, 90, 100, 79, 95], tokens=1000, least=20) == [[100], [95], [90], [79], [40]]
+    assert lengths([40, 90, 100, 79, 95], tokens=1000, least=60) == [[100, 95, 90], [79, 40]]
+    assert lengths([40, 90, 100, 79, 95], tokens=200, least=60) == [[100, 95], [90, 79], [40]]
+    assert lengths([40, 90, 100, 79, 95], tokens=9999, least=99) == [[100, 95, 90, 79], [40]]
+    monkeypatch.setattr(prefixes, "_TOGETHER", 50)
+    assert lengths([40, 90, 100, 79, 95], tokens=9999, least=20) == [[100, 95, 90], [79], [40]]
 
 
 def test_on_a_cpu_rows_of_a_batch_are_about_as_long_and_little_is_padding():

@@ -53,7 +53,7 @@ class InMemory(Reading):
         """Put the harness around a model; ``settings`` are its own, and ``thinking`` and ``template``."""
         super().__init__(model, tokenizer, **settings)
         self.truncated: set[tuple[str, int]] = set()
-        self.read: tuple[list[Any], Meanwhile] | None = None  # the last that was asked ahead
+        self.reading: tuple[list[Any], Meanwhile] | None = None  # the last that was asked ahead
         self.ahead: list[tuple[list[Any], Answers, slice]] = []  # what was begun
         self.loads = [0.0] * place()[1]  # of each process, by what was begun
         self.stream: torch.cuda.Stream | None = None
@@ -106,29 +106,35 @@ class InMemory(Reading):
 
     def go_on(self) -> None:
         """Begin with what was asked ahead if it is read; while a GPU is at work, let more be read before."""
-        if self.read and self.read[1].done() and (self.stream is None or self.stream.query()):
+        if self.reading and self.reading[1].done() and (self.stream is None or self.stream.query()):
             self._begin_read()
 
     def _begin_read(self, requests: list[Any] | None = None) -> None:
         """Begin with what was read last, and let others be read meanwhile."""
-        last, self.read = self.read, None
+        last = self.reading
         told = last[1].result() if last else None  # first: after an error nothing more is told
-        if requests is not None and self.room:
-            self.read = requests, Meanwhile(partial(self._told, requests))
+        self.reading = None
+        if requests is not None:
+            self.room  # noqa: B018  # measured while nothing is at work yet
+            self.reading = requests, Meanwhile(partial(self._told, requests))
         if last:
             self.ahead.append((last[0], *self._begin(told)))
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """Leave with an error only when nothing is read any more, as then no exchange is under way."""
+        """Leave with an error only when nothing is read any more, as then no exchange is under way.
+
+        Raises:
+            Exception: the error of another process, if one came meanwhile.
+        """
         try:
             yield
         except BaseException as error:
-            last, self.read = self.read, None
-            if last and isinstance(error, Exception):
-                last[1].result()  # raises what another process told
-            elif last and place()[1] == 1:  # with others an interrupt could wait for ever
+            last, self.reading, self.ahead, self.loads = self.reading, None, [], [0.0] * place()[1]
+            if last and (isinstance(error, Exception) or place()[1] == 1):  # an interrupt waits for nobody
                 last[1].wait()
+                if told := last[1].error_of_others():
+                    raise told from error
             raise
 
     @cached_property

@@ -140,7 +140,11 @@ def plan(
 
 
 def _together(blocks: list[Any], tokens: int, least: float) -> list[list[Any]]:
-    """Return (block, rows) in groups that are computed together, where a pass costs more than padding."""
+    """Return (block, rows) in groups that are computed together, where a pass costs more than padding.
+
+    None is shorter than the first by more than ``least`` tokens; together, padded, they have at most
+    ``tokens``, and at most ``_TOGETHER`` times ``least``.
+    """
     groups: list[list[Any]] = []
     for one in sorted(blocks, key=lambda one: -len(one[0])):
         longest = len(groups[-1][0][0]) if groups else 0

@@ -6,8 +6,8 @@ import atexit
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from threading import Thread
+from contextlib import ExitStack, contextmanager, suppress
+from threading import Thread, current_thread
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -48,10 +48,13 @@ def everyones(mine: Any) -> list[Any]:
 
     Raises:
         Exception: the error of another process that works inside ``failing_together``.
+        RuntimeError: after an interrupt left another exchange without its end.
     """
     _, n = place()
     if n == 1:
         return [mine]
+    if (busy := Meanwhile.last) and busy.is_alive() and busy is not current_thread():
+        raise RuntimeError("an exchange between the processes was interrupted; start all of them anew")
     found: list[Any] = [None] * n
     dist.all_gather_object(found, mine)
     if failed := next((one for one in found if isinstance(one, _Failed)), None):
@@ -145,7 +148,13 @@ def _filled(
 
 
 class Meanwhile:
-    """Work that a thread does, such as an exchange in which others may be late; one at a time."""
+    """Work that a thread does, such as an exchange in which others may be late; one at a time.
+
+    Attributes:
+        last: the thread of what was begun last.
+    """
+
+    last: Thread | None = None
 
     def __init__(self, work: Callable[[], Any]) -> None:
         """Begin, on the GPU that is this thread's."""
@@ -154,19 +163,26 @@ class Meanwhile:
         self.error: BaseException | None = None
         self.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
         self.thread = Thread(target=self._do, daemon=True)  # an interpreter that ends does not wait for it
+        Meanwhile.last = self.thread
         self.thread.start()
 
     def _do(self) -> None:
         try:
-            if self.device is not None:
-                torch.cuda.set_device(self.device)
-            self.found = self.work()
+            with ExitStack() as stack:
+                if self.device is not None:  # a stream of its own: what others begin does not wait for it
+                    torch.cuda.set_device(self.device)
+                    stack.enter_context(torch.cuda.stream(torch.cuda.Stream(self.device)))
+                self.found = self.work()
         except BaseException as error:
             self.error = error
 
     def done(self) -> bool:
         """Say whether there is a result."""
         return not self.thread.is_alive()
+
+    def error_of_others(self) -> BaseException | None:
+        """Return the error if another process told it."""
+        return self.error if self.error is not None and _TOLD in self.error.__dict__ else None
 
     def wait(self) -> None:
         """Wait for the end of the work, whatever it is."""
