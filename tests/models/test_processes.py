@@ -92,7 +92,8 @@ def test_what_shares_much_stays_together_and_one_large_group_is_split(monkeypatc
 WORK = """
 import json, sys
 from pathlib import Path
-from workbench.models.processes import by_the_first, everyones, failing_together, place, shares
+from torch.distributed.distributed_c10d import _get_default_store
+from workbench.models.processes import Meanwhile, by_the_first, everyones, failing_together, place, shares
 number, n = place()
 said = {"place": [number, n], "all": everyones(number * 10), "shares": shares([3, 2, 1])}
 said["first"] = by_the_first(lambda: f"of {number}")
@@ -113,6 +114,19 @@ for failing, error in ((1, lost), (0, odd), (None, all_of_them)):
             everyones("never comes")
     except Exception as error:
         said["failed"].append([str(error).removeprefix("Odd: "), everyones("in step")])
+# while a thread waits for the other process, nobody else exchanges anything
+store = _get_default_store()
+if number == 0:
+    meanwhile = Meanwhile(lambda: everyones("late"))
+    try:
+        everyones("beside it")
+    except RuntimeError as error:
+        said["refused"] = str(error)
+    store.set("refused", said["refused"])
+    said["late"] = meanwhile.result()
+else:
+    said["refused"] = store.get("refused").decode()
+    said["late"] = everyones("late")
 everyones(None)
 Path(sys.argv[1], f"{number}.json").write_text(json.dumps(said))
 """
@@ -139,5 +153,7 @@ def test_two_processes_see_the_same(tmp_path, root):
         "shares": [0, 1, 1],
         "first": "of 0",
         "error": "list index out of range",
+        "late": ["late", "late"],
+        "refused": "an exchange between the processes was interrupted; start all of them anew",
         "failed": [[text, ["in step"] * 2] for text in ("lost", "very odd", "'all'")],
     }
