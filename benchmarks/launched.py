@@ -55,7 +55,8 @@ def work(options: Any) -> None:
         "progress": False,
         "batch_size": "auto",
     }
-    evaluate(model, tokenizer, "hellaswag", limit=8, **settings)  # what is done once
+    for task, shots in (("hellaswag", 0), ("mmlu", 5)):  # what is done once
+        evaluate(model, tokenizer, task, n_shot=shots, limit=4, **settings)
     settings["limit"] = LIMIT.get(options.shape)
     for task, shots in [asked for name in options.parts for asked in PARTS[name]]:
         key = task if shots is None else f"{task} {shots}-shot"

@@ -92,6 +92,8 @@ def test_what_shares_much_stays_together_and_one_large_group_is_split(monkeypatc
 WORK = """
 import json, sys
 from pathlib import Path
+import torch.distributed as dist
+from workbench.models import processes
 from torch.distributed.distributed_c10d import _get_default_store
 from workbench.models.processes import Meanwhile, by_the_first, everyones, failing_together, place, shares
 number, n = place()
@@ -127,7 +129,10 @@ if number == 0:
 else:
     said["refused"] = store.get("refused").decode()
     said["late"] = everyones("late")
-everyones(None)
+# as where GPUs exchange by NCCL: objects go another way
+dist.get_backend = lambda: "nccl"
+processes._without_gpus.cache_clear()
+said["by_cpu"] = [everyones(number), processes._without_gpus(dist.group.WORLD) is not None]
 Path(sys.argv[1], f"{number}.json").write_text(json.dumps(said))
 """
 
@@ -154,6 +159,7 @@ def test_two_processes_see_the_same(tmp_path, root):
         "first": "of 0",
         "error": "list index out of range",
         "late": ["late", "late"],
+        "by_cpu": [[0, 1], True],
         "refused": "an exchange between the processes was interrupted; start all of them anew",
         "failed": [[text, ["in step"] * 2] for text in ("lost", "very odd", "'all'")],
     }

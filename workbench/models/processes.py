@@ -6,7 +6,8 @@ import atexit
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from functools import cache
 from threading import Thread, current_thread
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,11 +57,17 @@ def everyones(mine: Any) -> list[Any]:
     if (busy := Meanwhile.last) and busy.is_alive() and busy is not current_thread():
         raise RuntimeError("an exchange between the processes was interrupted; start all of them anew")
     found: list[Any] = [None] * n
-    dist.all_gather_object(found, mine)
+    dist.all_gather_object(found, mine, group=_without_gpus(dist.group.WORLD))
     if failed := next((one for one in found if isinstance(one, _Failed)), None):
         failed.error.__dict__[_TOLD] = True
         raise failed.error
     return found
+
+
+@cache
+def _without_gpus(world: Any) -> Any:
+    """Return the group of all that exchanges what is in memory: by NCCL a GPU would wait with its process."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
 @contextmanager
@@ -157,22 +164,17 @@ class Meanwhile:
     last: Thread | None = None
 
     def __init__(self, work: Callable[[], Any]) -> None:
-        """Begin, on the GPU that is this thread's."""
+        """Begin."""
         self.work = work
         self.found: Any = None
         self.error: BaseException | None = None
-        self.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
         self.thread = Thread(target=self._do, daemon=True)  # an interpreter that ends does not wait for it
         Meanwhile.last = self.thread
         self.thread.start()
 
     def _do(self) -> None:
         try:
-            with ExitStack() as stack:
-                if self.device is not None:  # a stream of its own: what others begin does not wait for it
-                    torch.cuda.set_device(self.device)
-                    stack.enter_context(torch.cuda.stream(torch.cuda.Stream(self.device)))
-                self.found = self.work()
+            self.found = self.work()
         except BaseException as error:
             self.error = error
 
