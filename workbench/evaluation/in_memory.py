@@ -133,7 +133,7 @@ class InMemory(Reading):
             last, self.reading, self.ahead, self.loads = self.reading, None, [], [0.0] * place()[1]
             if last and (isinstance(error, Exception) or place()[1] == 1):  # an interrupt waits for nobody
                 last[1].wait()
-                if told := last[1].error_of_others():
+                if (told := last[1].error_of_others()) and told is not error:
                     raise told from error
             raise
 
