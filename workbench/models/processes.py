@@ -33,7 +33,8 @@ def place() -> tuple[int, int]:
 
 
 def _leave() -> None:
-    """End the group before the interpreter ends: its threads would abort the process now and then."""
+    """End all groups before the interpreter ends: their threads would abort the process now and then."""
+    _without_gpus.cache_clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 
