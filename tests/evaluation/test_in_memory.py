@@ -387,17 +387,26 @@ def order(monkeypatch):
     return done
 
 
-def test_a_model_answers_while_tasks_are_built_and_all_is_as_if_it_had_waited(
-    model, tokenizer, folder, tmp_path, monkeypatch, order
-):
+@pytest.fixture
+def gpu(monkeypatch):
+    """What a model's stream is, if any; whoever goes on first waits until what was asked ahead is read."""
+    streams: list[SimpleNamespace] = []
     go_on = InMemory.go_on
 
     def when_read(lm):
         if lm.reading:
             lm.reading[1].wait()
+        lm.stream = streams[0] if streams else None
         go_on(lm)
 
     monkeypatch.setattr(InMemory, "go_on", when_read)
+    return streams
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_model_answers_while_tasks_are_built_and_all_is_as_if_it_had_waited(
+    model, tokenizer, folder, tmp_path, monkeypatch, order
+):
     found = {}
     for begun in (10**9, 13, 1):
         for name in ("_FIRST", "_MOST"):
@@ -440,18 +449,10 @@ def test_what_is_asked_ahead_is_read_while_the_next_task_is_built(
 
 @pytest.mark.parametrize("busy", [True, False])
 def test_while_a_gpu_is_at_work_more_is_read_before_the_next_is_begun(
-    busy, model, tokenizer, folder, monkeypatch, order
+    busy, gpu, model, tokenizer, folder, monkeypatch, order
 ):
-    go_on = InMemory.go_on
-
-    def when_read(lm):
-        if lm.reading:
-            lm.reading[1].wait()
-        lm.stream = SimpleNamespace(query=lambda: not busy)
-        go_on(lm)
-
+    gpu.append(SimpleNamespace(query=lambda: not busy))
     monkeypatch.setattr(sharing, "_FIRST", 1)
-    monkeypatch.setattr(InMemory, "go_on", when_read)
     handle = model.register_forward_pre_hook(lambda *_: order.append("model"))
     evaluate(model, tokenizer, MIXED, include=folder, progress=False)
     handle.remove()
