@@ -16,6 +16,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -119,8 +120,8 @@ class Bench(Parts):
             if theirs and self.left() < 1.5 * theirs["seconds"]:
                 break
             lm = HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=size, **asks)
-            lm.truncated, lm.settled = set(), nullcontext
-            lm.ask_ahead, lm.go_on = lambda requests: None, lambda: None
+            lm.truncated, lm.asked_ahead, lm.ask_ahead = set(), nullcontext, lambda requests: None
+            lm.launcher = SimpleNamespace(let_launch=lambda: None)
             run = self.timed(lm, part, asked)
             found["hflm"][size] = run["seconds"]
             if not theirs or run["seconds"] < theirs["seconds"]:

@@ -14,7 +14,7 @@ import torch
 from scoring import TASKS, assert_equal, flat, write_jsonl
 from tiny import tiny_model, tiny_tokenizer
 
-from workbench.evaluation import harness, sharing
+from workbench.evaluation import harness, samples, sharing
 from workbench.evaluation.evaluate import evaluate, prepared
 from workbench.evaluation.harness import _process_once, shot_order
 from workbench.evaluation.in_memory import InMemory
@@ -218,7 +218,7 @@ def test_the_response_is_the_likeliest_choice_behind_the_question_and_not_one_by
     task = load_tasks(["toy_labels"], include=sets)["tasks"]["toy_labels"]
     sample["doc"] = task.eval_docs[0]
     told = {"prompt": "the dog", "target": "yes", "response": "yes"}
-    assert harness._item(sample, task) == told | {"responses": {"acc_mutual_info": "no"}}
+    assert samples._item(sample, task) == told | {"responses": {"acc_mutual_info": "no"}}
 
 
 UNEVEN = """
@@ -268,7 +268,7 @@ def test_a_target_that_is_none_of_the_choices_is_told(tmp_path, target):
 
 
 def test_a_score_that_is_no_number_is_null(scored):
-    from workbench.evaluation.harness import item_line
+    from workbench.evaluation.samples import item_line
 
     line = item_line("t", 0, 3, {"a": float("nan"), "b": float("inf"), "c": np.float64(1.5)}, prompt="?")
     assert json.loads(line, parse_constant=refuse)["scores"] == {"a": None, "b": None, "c": 1.5}

@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
-from threading import Event, current_thread
-from types import SimpleNamespace
 
 import lm_eval
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from peft import LoraConfig, get_peft_model
 from scoring import GENERATE, TASKS, assert_equal, flat, write_jsonl
@@ -22,13 +17,11 @@ from scoring import rows as rows_of_sums
 from tiny import LAYERS, tiny_model, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from workbench.evaluation import in_memory, sharing
+from workbench.evaluation import in_memory
 from workbench.evaluation.evaluate import evaluate
-from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.items import compare_items, read_items
 from workbench.evaluation.perplexity import perplexity
 from workbench.generation.prompts import chat_prompt
-from workbench.models.processes import Meanwhile
 
 MARK = 4
 LONG = "Anna gives 12 apples to Ben by the river. " * 4
@@ -367,159 +360,3 @@ def test_the_static_cache_answers_as_generate_does(architecture, tmp_path, monke
     assert told[0] == told[1] != told[2] == told[3]
     assert len({len(one) for one in told[0]}) > 3
     assert decoded == [[1, 7, 9]] * 3  # batches of 5, 5 and 3, in the first run alone
-
-
-#: two tasks of choices, one that generates, and one of texts
-MIXED = ["toy_choice", "toy_sums", "toy_choice_again", "toy_texts"]
-
-
-@pytest.fixture
-def order(monkeypatch):
-    """What is built, in order; a model that runs is to be added."""
-    done: list[str] = []
-    build = ConfigurableTask.build_all_requests
-
-    def noted(task, **settings):
-        done.append(task.config.task)
-        build(task, **settings)
-
-    monkeypatch.setattr(ConfigurableTask, "build_all_requests", noted)
-    return done
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """What a model's stream is, if any; whoever goes on first waits until what was asked ahead is read."""
-    streams: list[SimpleNamespace] = []
-    go_on = InMemory.go_on
-
-    def when_read(lm):
-        if lm.reading:
-            lm.reading[1].wait()
-        lm.stream = streams[0] if streams else None
-        go_on(lm)
-
-    monkeypatch.setattr(InMemory, "go_on", when_read)
-    return streams
-
-
-@pytest.mark.usefixtures("gpu")
-def test_a_model_answers_while_tasks_are_built_and_all_is_as_if_it_had_waited(
-    model, tokenizer, folder, tmp_path, monkeypatch, order
-):
-    found = {}
-    for begun in (10**9, 13, 1):
-        for name in ("_FIRST", "_MOST"):
-            monkeypatch.setattr(sharing, name, begun)
-        order.clear()
-        handle = model.register_forward_pre_hook(lambda *_: order.append("model"))
-        path = tmp_path / f"{begun}.jsonl"
-        settings = {"include": folder, "items": path, "progress": False, "batch_size": 4}
-        frame = evaluate(model, tokenizer, MIXED, **settings)
-        handle.remove()
-        found[begun] = frame, path.read_bytes()
-        first = order.index("model")
-        assert [name for name in order if name != "model"] == MIXED
-        assert first == (4 if begun == 10**9 else 2)
-    for begun in (13, 1):
-        pd.testing.assert_frame_equal(found[begun][0], found[10**9][0], rtol=1e-5)
-        assert found[begun][1] == found[10**9][1]
-
-
-def test_what_is_asked_ahead_is_read_while_the_next_task_is_built(
-    model, tokenizer, folder, monkeypatch, order
-):
-    built, pairs = Event(), InMemory._pairs
-
-    def once_built(lm, requests):
-        if "toy_sums" not in order:
-            assert built.wait(60)
-        order.append("read")
-        return pairs(lm, requests)
-
-    def noted(lm):
-        built.set()
-
-    monkeypatch.setattr(sharing, "_FIRST", 1)
-    monkeypatch.setattr(InMemory, "_pairs", once_built)
-    monkeypatch.setattr(InMemory, "go_on", noted)
-    evaluate(model, tokenizer, MIXED, include=folder, progress=False)
-    assert order.index("read") > order.index("toy_sums")
-
-
-@pytest.mark.parametrize("busy", [True, False])
-def test_while_a_gpu_is_at_work_more_is_read_before_the_next_is_begun(
-    busy, gpu, model, tokenizer, folder, monkeypatch, order
-):
-    gpu.append(SimpleNamespace(query=lambda: not busy))
-    monkeypatch.setattr(sharing, "_FIRST", 1)
-    handle = model.register_forward_pre_hook(lambda *_: order.append("model"))
-    evaluate(model, tokenizer, MIXED, include=folder, progress=False)
-    handle.remove()
-    assert order.index("model") == (3 if busy else 2)
-
-
-def test_tasks_are_asked_ahead_in_parts_that_grow_and_none_is_left(monkeypatch):
-    monkeypatch.setattr(sharing, "_FIRST", 10)
-    monkeypatch.setattr(sharing, "_MOST", 30)
-    parts = []
-    lm = SimpleNamespace(ask_ahead=lambda asked: parts.append(len(asked)), go_on=lambda: None)
-    ahead = sharing.Ahead(lm)
-    kinds = ["loglikelihood"] * 13 + ["generate_until"] * 2
-    tasks = []
-    for kind in kinds:
-        asked = [SimpleNamespace(request_type=kind)] * 6 * (kind == "loglikelihood")
-        build = lambda *, limit: None  # noqa: E731
-        tasks.append(
-            SimpleNamespace(instances=asked, eval_docs=[0] * 6, OUTPUT_TYPE=kind, build_all_requests=build)
-        )
-        ahead.follow(tasks[-1])
-    for task in tasks:
-        task.build_all_requests(limit=None)
-    assert parts == [12, 24, 30, 12]  # the first that reach 10, 20 and 30 items, and the rest at the end
-
-
-class Stop(KeyboardInterrupt):
-    """A person's Ctrl-C."""
-
-
-@pytest.mark.parametrize("where", ["model", "waiting"])
-def test_after_an_interrupt_nothing_is_read_any_more(where, model, tokenizer, folder, monkeypatch):
-    monkeypatch.setattr(sharing, "_FIRST", 1)
-    pairs, threads = InMemory._pairs, []
-
-    def slow(lm, requests):
-        threads.append(current_thread())
-        time.sleep(0.5 * len(threads))
-        return pairs(lm, requests)
-
-    def stop(*_):
-        raise Stop
-
-    monkeypatch.setattr(InMemory, "_pairs", slow)
-    if where == "waiting":
-        monkeypatch.setattr(Meanwhile, "result", stop)
-    handle = model.register_forward_pre_hook(stop)
-    with pytest.raises(Stop):
-        evaluate(model, tokenizer, ["toy_choice", "toy_choice_again"], include=folder, progress=False)
-    handle.remove()
-    assert threads and not any(thread.is_alive() for thread in threads)
-
-
-def test_an_error_is_told_as_it_was_when_the_reading_fails_as_well(model, tokenizer, folder, monkeypatch):
-    def failing(lm, requests):
-        raise LookupError("not read")
-
-    def wrong(task, **settings):
-        if task.config.task == "toy_sums":
-            raise ArithmeticError("not built")
-        build(task, **settings)
-
-    build = ConfigurableTask.build_all_requests
-    monkeypatch.setattr(ConfigurableTask, "build_all_requests", wrong)
-    monkeypatch.setattr(sharing, "_FIRST", 1)
-    monkeypatch.setattr(InMemory, "_pairs", failing)
-    with pytest.raises(ArithmeticError, match="not built"):
-        evaluate(model, tokenizer, MIXED, include=folder, progress=False)
-    with pytest.raises(LookupError, match="not read"):
-        evaluate(model, tokenizer, "toy_choice", include=folder, progress=False)

@@ -12,9 +12,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from tiny import tiny_model, tiny_tokenizer
 
-from workbench.evaluation import prefixes
+from workbench.evaluation import layout, prefixes
 from workbench.evaluation.in_memory import InMemory
-from workbench.evaluation.prefixes import plan
+from workbench.evaluation.layout import plan
 
 SHOTS = "Question: What is the capital of the land? Answer: the town by the river. " * 2
 QUESTIONS = ["How many apples are left?", "Where is the old house?", "Is the dog quick?", "Who sells shells?"]
@@ -75,8 +75,8 @@ def test_answers_equal_the_harness_for_a_third_of_the_tokens(architecture, token
 def blocks_together(monkeypatch):
     """Some requests behind three blocks of their own, not all of one length."""
     monkeypatch.setattr(prefixes, "_FEW", 30)
-    monkeypatch.setattr(prefixes, "_TOGETHER", 9)
-    monkeypatch.setattr(prefixes, "_ROW", 50)
+    monkeypatch.setattr(layout, "_TOGETHER", 9)
+    monkeypatch.setattr(layout, "_ROW", 50)
     shots = (SHOTS, f"Ben sells shells. {SHOTS}", "The house is old. " + SHOTS[:-25])
     return [request for k, some in enumerate(shots) for request in asked_of(some, QUESTIONS[k % 2 :])]
 
@@ -174,7 +174,7 @@ def test_answers_do_not_depend_on_the_batch(batch_size):
 
 
 def test_a_plan_holds_each_input_once_with_what_it_reads(monkeypatch):
-    monkeypatch.setattr(prefixes, "_ROW", 70)
+    monkeypatch.setattr(layout, "_ROW", 70)
     draw = np.random.default_rng(0)
     blocks = [draw.integers(9, size=50) for _ in range(2)]
     items = [np.concatenate([block, draw.integers(9, size=12)]) for block in blocks for _ in range(5)]
@@ -207,7 +207,7 @@ def test_a_plan_holds_each_input_once_with_what_it_reads(monkeypatch):
 
 
 def test_a_block_must_save_what_it_costs(monkeypatch):
-    monkeypatch.setattr(prefixes, "_ROW", 70)
+    monkeypatch.setattr(layout, "_ROW", 70)
     draw = np.random.default_rng(0)
     block = draw.integers(9, size=50)
     inputs = [np.concatenate([block, draw.integers(9, size=60)]) for _ in range(3)]
@@ -217,16 +217,16 @@ def test_a_block_must_save_what_it_costs(monkeypatch):
 
 
 def test_blocks_are_put_together_while_padding_and_their_tokens_stay_few(monkeypatch):
-    monkeypatch.setattr(prefixes, "_TOGETHER", 5)
+    monkeypatch.setattr(layout, "_TOGETHER", 5)
     lengths = lambda blocks, **most: [  # noqa: E731
         [len(block) for block, _ in group]
-        for group in prefixes._together([(range(n), []) for n in blocks], **most)
+        for group in layout._together([(range(n), []) for n in blocks], **most)
     ]
     assert lengths([40, 90, 100, 79, 95], tokens=1000, least=20) == [[100], [95], [90], [79], [40]]
     assert lengths([40, 90, 100, 79, 95], tokens=1000, least=60) == [[100, 95, 90], [79, 40]]
     assert lengths([40, 90, 100, 79, 95], tokens=200, least=60) == [[100, 95], [90, 79], [40]]
     assert lengths([40, 90, 100, 79, 95], tokens=9999, least=99) == [[100, 95, 90, 79], [40]]
-    monkeypatch.setattr(prefixes, "_TOGETHER", 50)
+    monkeypatch.setattr(layout, "_TOGETHER", 50)
     assert lengths([40, 90, 100, 79, 95], tokens=9999, least=20) == [[100, 95, 90], [79], [40]]
 
 
@@ -261,7 +261,7 @@ def test_padding_and_passes_cost_least_of_all_ways_to_part_the_rows():
 
 @pytest.mark.filterwarnings("ignore:3 prompts do not fit")
 def test_halves_are_taken_where_memory_does_not_suffice(monkeypatch):
-    monkeypatch.setattr(prefixes, "_ROW", 8)
+    monkeypatch.setattr(layout, "_ROW", 8)
     monkeypatch.setattr(prefixes, "_FEW", 10**6)
     model, requests = tiny_model(), asked_of()
     wanted = theirs(model, requests)

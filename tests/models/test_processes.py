@@ -7,12 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from threading import Event, current_thread
 
 import pytest
 
 from workbench.models import processes
-from workbench.models.processes import Meanwhile, by_the_first, everyones, place, shares
+from workbench.models.processes import by_the_first, everyones, place, shares
 
 
 def test_alone_everything_is_done_here(monkeypatch):
@@ -24,19 +23,6 @@ def test_alone_everything_is_done_here(monkeypatch):
     everyones(None)
     with pytest.raises(KeyError, match="lost"):
         by_the_first(lambda: {}["lost"])
-
-
-def test_work_meanwhile_is_done_by_a_thread_and_gives_its_result_or_its_error():
-    go = Event()
-    work = Meanwhile(lambda: go.wait(60) and current_thread())
-    assert not work.done()
-    go.set()
-    assert work.result() is not current_thread()
-    assert work.done()
-    failed = Meanwhile(lambda: {}["lost"])
-    failed.wait()
-    with pytest.raises(KeyError, match="lost"):
-        failed.result()
 
 
 def loads(owners: list[int], costs: list[float], n: int) -> list[float]:
@@ -94,8 +80,7 @@ import json, sys
 from pathlib import Path
 import torch.distributed as dist
 from workbench.models import processes
-from torch.distributed.distributed_c10d import _get_default_store
-from workbench.models.processes import Meanwhile, by_the_first, everyones, failing_together, place, shares
+from workbench.models.processes import by_the_first, everyones, failing_together, place, shares
 number, n = place()
 said = {"place": [number, n], "all": everyones(number * 10), "shares": shares([3, 2, 1])}
 said["first"] = by_the_first(lambda: f"of {number}")
@@ -116,23 +101,19 @@ for failing, error in ((1, lost), (0, odd), (None, all_of_them)):
             everyones("never comes")
     except Exception as error:
         said["failed"].append([str(error).removeprefix("Odd: "), everyones("in step")])
-# while a thread waits for the other process, nobody else exchanges anything
-store = _get_default_store()
-if number == 0:
-    meanwhile = Meanwhile(lambda: everyones("late"))
-    try:
-        everyones("beside it")
-    except RuntimeError as error:
-        said["refused"] = str(error)
-    store.set("refused", said["refused"])
-    said["late"] = meanwhile.result()
-else:
-    said["refused"] = store.get("refused").decode()
-    said["late"] = everyones("late")
 # as where GPUs exchange by NCCL: objects go another way
 dist.get_backend = lambda: "nccl"
 processes._without_gpus.cache_clear()
 said["by_cpu"] = [everyones(number), processes._without_gpus(dist.group.WORLD) is not None]
+# what is asked after an exchange was left without its end would get what belongs to that
+def stop(*_, **__):
+    raise KeyboardInterrupt
+dist.all_gather_object = stop
+for _ in range(2):
+    try:
+        everyones("interrupted")
+    except (KeyboardInterrupt, RuntimeError) as error:
+        said.setdefault("refused", []).append(str(error))
 Path(sys.argv[1], f"{number}.json").write_text(json.dumps(said))
 """
 
@@ -158,8 +139,7 @@ def test_two_processes_see_the_same(tmp_path, root):
         "shares": [0, 1, 1],
         "first": "of 0",
         "error": "list index out of range",
-        "late": ["late", "late"],
         "by_cpu": [[0, 1], True],
-        "refused": "an exchange between the processes was interrupted; start all of them anew",
+        "refused": ["", "an exchange between the processes was interrupted; start all of them anew"],
         "failed": [[text, ["in step"] * 2] for text in ("lost", "very odd", "'all'")],
     }

@@ -11,31 +11,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.evaluation.prefixes import Batch, block_cache, flat_places, joined, on_device, tensors
+from workbench.evaluation.layout import Batch, flat_places
+from workbench.evaluation.prefixes import block_cache, joined, on_device, tensors
 from workbench.models.hooks import hooked
 from workbench.models.layers import unwrap
-from workbench.models.processes import place, shares
+from workbench.models.processes import place
 
 #: by number of the request: summed log-likelihood, and whether it is the greedy answer
 Found = dict[int, tuple[float, bool]]
 #: batches that a GPU is given before the oldest is waited for
-_AT_WORK = 8
+_AT_WORK = 4
 
 
 class Pending(NamedTuple):
     """What a device may still be computing for a batch.
 
     Attributes:
+        answers: whose it is.
         ids: its tokens.
-        finite: whether its logits are numbers.
-        picked: log-probability of every token that is asked for, and whether it is the likeliest, ``[2, n]``.
+        values: log-probability of every token that is asked for, whether each is the likeliest, and whether
+            all logits are numbers, ``[2 n + 1]`` on the CPU once the copy is done.
+        copied: what says when that is; None where it is.
         numbers: the request of each of these tokens.
         dtype: in which the log-probabilities were computed.
     """
 
+    answers: Answers
     ids: Tensor
-    finite: Tensor
-    picked: Tensor
+    values: Tensor
+    copied: torch.cuda.Event | None
     numbers: list[int]
     dtype: torch.dtype
 
@@ -47,37 +51,27 @@ class Answers:
         """Keep what is asked.
 
         Args:
-            lm: the model as the harness asks it.
+            lm: the model as the harness asks it; what it has begun of all answers is in ``lm.pending``.
             continuations: tokens of each request's continuation.
             users: for each input, the requests that it answers.
         """
         self.lm, self.continuations, self.users = lm, continuations, users
         self.found: Found = {}
-        self.pending: deque[Pending] = deque()
 
-    def begin(self, batches: Sequence[Batch], loads: list[float]) -> None:
-        """Begin batches, each in one of the processes there are; a GPU may be at work for a while after."""
-        costs = [len(batch.rows) * batch.length for batch in batches]
-        groups = [batch.blocks or k for k, batch in enumerate(batches)]
-        owners = shares(costs, groups, [len(batch.blocks) * batch.before for batch in batches], loads)
+    def begin(self, batches: Sequence[Batch], owners: Sequence[int]) -> None:
+        """Begin this process's batches; a GPU may be at work for a while after."""
         blocks: tuple[tuple[int, ...], ...] = ()
         cache = None
         for batch, owner in zip(batches, owners, strict=True):
+            if self.lm.launcher.stopped:
+                return
             if owner != place()[0]:
-                self.lm.bar.update(sum(len(self.users[k]) for row in batch.rows for k in row.inputs))
+                self.lm.tell(sum(len(self.users[k]) for row in batch.rows for k in row.inputs))
                 continue
-            with self.lm.at_work():
-                if batch.blocks != blocks:
-                    blocks, cache = batch.blocks, None  # the old one is freed first
-                    cache = self._cached(blocks) if blocks else None
-                self._begin(batch, cache)
-
-    def mine(self) -> Found:
-        """Return the answers that this process was to find, once all are there."""
-        with self.lm.at_work():
-            while self.pending:
-                self._end()
-        return self.found
+            if batch.blocks != blocks:
+                blocks, cache = batch.blocks, None  # the old one is freed first
+                cache = self._cached(blocks) if blocks else None
+            self._begin(batch, cache)
 
     def _cached(self, blocks: tuple[tuple[int, ...], ...]) -> Any:
         """Return the keys and values of blocks, one after the other where memory does not suffice."""
@@ -93,28 +87,27 @@ class Answers:
         """Begin a batch, in halves where memory does not suffice."""
         if not self.lm.most or len(batch.rows) <= self.lm.most:
             try:
-                self.pending.append(self._scored(batch, cache))
+                self.lm.launched = self._scored(batch, cache)
+                self.lm.pending.append(self.lm.launched)
             except torch.OutOfMemoryError as error:
                 self.lm.take_less(len(batch.rows), error)
             else:
-                if len(self.pending) > (_AT_WORK if self.lm.device.type == "cuda" else 0):
-                    while self.pending:  # a copy waits for all that was begun before, so once for many
-                        self._end()
+                end(self.lm.pending, _AT_WORK if self.lm.pending[-1].copied else 0)
                 return
         for half in batch.in_halves():
             self._begin(half, cache)
 
-    def _end(self) -> None:
-        """Wait for the oldest batch, and keep what it gave."""
-        ids, finite, picked, numbers, dtype = self.pending.popleft()
-        if not finite:
-            raise self.lm.not_finite(ids)
-        logs, right = picked.cpu().numpy()
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        sums = torch.from_numpy(np.add.reduceat(logs, starts)).to(dtype).tolist()
+    def keep(self, done: Pending) -> None:
+        """Keep what a batch gave."""
+        logs, right = done.values[:-1].numpy().reshape(2, -1)
+        if not done.values[-1]:
+            raise self.lm.not_finite(done.ids)
+        starts = np.flatnonzero(np.diff(done.numbers, prepend=-1))
+        sums = torch.from_numpy(np.add.reduceat(logs, starts)).to(done.dtype).tolist()
         greedy = np.logical_and.reduceat(right > 0, starts).tolist()
-        self.found |= {numbers[at]: one for at, *one in zip(starts, sums, greedy, strict=True)}  # type: ignore
-        self.lm.bar.update(len(starts))
+        found = zip((done.numbers[at] for at in starts), zip(sums, greedy, strict=True), strict=True)
+        self.found |= found
+        self.lm.tell(len(starts))
 
     def _scored(self, batch: Batch, cache: Any) -> Pending:
         where, length = flat_places(batch), batch.length  # it counts anew whenever it is asked
@@ -134,12 +127,14 @@ class Answers:
         ids = asked["input_ids"]
         logits = self._logits(asked, where)
         # in an argmax, the first of several that are no numbers wins
-        finite = torch.isfinite(logits.amax(-1)).all()
+        finite = torch.isfinite(logits.amax(-1)).all().double()
         index, answers = (on_device(values, logits.device) for values in (rows, tokens))
         scores = logits.log_softmax(-1, dtype=self.lm.softmax_dtype)
         right = scores.argmax(-1)[index] == answers
-        picked = torch.stack([scores[index, answers].double(), right.double()])
-        return Pending(ids, finite, picked, numbers, scores.dtype)
+        values, copied = _copy_begun(
+            torch.cat([scores[index, answers].double(), right.double(), finite[None]])
+        )
+        return Pending(self, ids, values, copied, numbers, scores.dtype)
 
     def _logits(self, asked: dict[str, Any], where: Tensor) -> Any:
         """Return the logits ``[n, vocabulary]`` of some places in the flattened batch."""
@@ -147,6 +142,26 @@ class Answers:
         with torch.no_grad(), self.lm.mixed(), _chosen(self.lm.model, where) as fired:
             logits = self.lm.model(ids, **asked).logits.flatten(0, -2)
         return logits if fired else logits.index_select(0, on_device(where, logits.device))
+
+
+def end(pending: deque[Pending], rest: int = 0) -> None:
+    """Wait for the oldest of what was begun until not more than some are left, and keep what they gave."""
+    while len(pending) > rest:
+        done = pending.popleft()
+        if done.copied is not None:
+            done.copied.synchronize()
+        done.answers.keep(done)
+
+
+def _copy_begun(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Return values on the CPU, and what says when they are there: a plain copy waits for all before it."""
+    if values.device.type != "cuda":
+        return values.cpu(), None
+    kept = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    kept.copy_(values, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(values.device))
+    return kept, copied
 
 
 @contextmanager

@@ -174,9 +174,10 @@ def _told(results: Any, part: dict[str, Any], cut: set[tuple[str, int]], lines: 
     """Return the rows of scores, put those of items behind ``lines``, and warn of strange targets."""
     from workbench.evaluation import harness
     from workbench.evaluation.columns import tell_strange_targets
+    from workbench.evaluation.samples import item_lines
 
     tell_strange_targets(results, part["tasks"])
-    lines += harness.item_lines(results, part["tasks"], cut)
+    lines += item_lines(results, part["tasks"], cut)
     return harness.score_rows(results, part, cut)
 
 

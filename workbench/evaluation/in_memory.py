@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -17,17 +18,21 @@ from lm_eval.models.utils import Collator, normalize_gen_kwargs
 from transformers import LogitsProcessorList
 
 from workbench.bars import tqdm
-from workbench.evaluation.answers import Answers
-from workbench.evaluation.prefixes import Batch, can_share, least_saved, plan, room_for
+from workbench.evaluation.answers import Answers, Pending, end
+from workbench.evaluation.launching import Launcher
+from workbench.evaluation.layout import Batch, plan
+from workbench.evaluation.prefixes import can_share, least_saved, room_for
 from workbench.evaluation.reading import Reading
 from workbench.generation.decoder import StaticDecoder, why_not_static
 from workbench.generation.engines import WORTH_PREPARING
 from workbench.generation.prompts import end_tokens
 from workbench.models.hooks import not_finite
-from workbench.models.processes import Meanwhile, everyones, place, shares
+from workbench.models.processes import everyones, place, shares
 
 #: logits that exist at once: places x vocabulary (1 GiB in bfloat16, and their softmax)
 _LOGITS = 2**29
+#: requests that are read between two looks whether a GPU has enough to do
+_READ = 64
 #: tokens of a batch that is generated where ``batch_size`` is "auto", prompts and answers
 _GENERATED = 2**15
 #: settings that a greedy answer by the static cache follows, or that change none; a model's own among them
@@ -38,10 +43,11 @@ _PLAIN |= {"top_p", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id",
 class InMemory(Reading):
     """The harness's Hugging Face model around a model object, as it is asked.
 
-    What is asked ahead goes through three hands: a thread reads it and tells the other processes, the main
-    thread then gives it to the device, and is back while a GPU computes.
+    What is asked ahead is read, told to the other processes and laid out at once; a thread then gives it to
+    a GPU, batch after batch.
 
     Attributes:
+        pending: what a GPU was given, oldest first.
         truncated: (task, item) of every prompt that lost its beginning because the context is too short.
     """
 
@@ -53,17 +59,32 @@ class InMemory(Reading):
         """Put the harness around a model; ``settings`` are its own, and ``thinking`` and ``template``."""
         super().__init__(model, tokenizer, **settings)
         self.truncated: set[tuple[str, int]] = set()
-        self.reading: tuple[list[Any], Meanwhile] | None = None  # the last that was asked ahead
         self.ahead: list[tuple[list[Any], Answers, slice]] = []  # what was begun
         self.loads = [0.0] * place()[1]  # of each process, by what was begun
-        self.stream: torch.cuda.Stream | None = None
+        self.pending: deque[Pending] = deque()
+        self.launched: Pending | None = None  # the last pass that a GPU has been given whole
+        self.launcher = Launcher(self.device, self._busy, self._show)
+        self.answered = 0
         self.most = None if batch_size == "auto" else int(batch_size)
         self.bar = tqdm(total=0, desc="evaluation", unit="request", leave=False, disable=not progress)
         self.cache_hook = self  # the harness reports each finished request to it
 
     def add_partial(self, *_: Any) -> None:
         """One request is answered."""
-        self.bar.update()
+        self.tell(1)
+
+    def tell(self, n: int) -> None:
+        """Count requests that are answered; the bar moves in the thread that it belongs to."""
+        self.answered += n
+        if self.launcher.pool is None:
+            self._show()
+
+    def _busy(self) -> bool:
+        copied = self.launched and self.launched.copied
+        return copied is not None and not copied.query()
+
+    def _show(self) -> None:
+        self.bar.update(self.answered - self.bar.n)
 
     def share_items(self, shared: bool) -> None:
         """Say whether each process of a launcher is asked items of its own, or all are asked the same."""
@@ -90,11 +111,10 @@ class InMemory(Reading):
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated."""
-        self._begin_read()
-        ahead, self.ahead = self.ahead, []
-        known = {id(request) for some, *_ in ahead for request in some}
+        known = {id(request) for some, *_ in self.ahead for request in some}
         if rest := [request for request in requests if id(request) not in known]:
-            ahead.append((rest, *self._begin(self._told(rest))))
+            self.ask_ahead(rest)
+        ahead, self.ahead = self.ahead, []
         found: dict[int, Any] = {}
         for (some, *_), answers in zip(ahead, self._ended([begun for _, *begun in ahead]), strict=True):
             found |= zip(map(id, some), answers, strict=True)
@@ -102,39 +122,17 @@ class InMemory(Reading):
 
     def ask_ahead(self, requests: list[Any]) -> None:
         """Begin to answer what will be asked for later, so that a GPU works while more is built and read."""
-        self._begin_read(requests)
-
-    def go_on(self) -> None:
-        """Begin with what was asked ahead if it is read; while a GPU is at work, let more be read before."""
-        if self.reading and self.reading[1].done() and (self.stream is None or self.stream.query()):
-            self._begin_read()
-
-    def _begin_read(self, requests: list[Any] | None = None) -> None:
-        """Begin with what was read last, and let others be read meanwhile."""
-        last = self.reading
-        told = last[1].result() if last else None  # first: after an error nothing more is told
-        self.reading = None
-        if requests is not None:
-            self.room  # noqa: B018  # measured while nothing is at work yet
-            self.reading = requests, Meanwhile(partial(self._told, requests))
-        if last:
-            self.ahead.append((last[0], *self._begin(told)))
+        self.ahead.append((requests, *self._begin(self._asked(self._pairs(requests)))))
 
     @contextmanager
-    def settled(self) -> Iterator[None]:
-        """Leave with an error only when nothing is read any more, as then no exchange is under way.
-
-        Raises:
-            Exception: the error of another process, if one came meanwhile.
-        """
+    def asked_ahead(self) -> Iterator[None]:
+        """Let what is asked ahead be begun while more is built; after an error nothing of it is at work."""
         try:
-            yield
-        except BaseException as error:
-            last, self.reading, self.ahead, self.loads = self.reading, None, [], [0.0] * place()[1]
-            if last and (isinstance(error, Exception) or place()[1] == 1):  # an interrupt waits for nobody
-                last[1].wait()
-                if (told := last[1].error_of_others()) and told is not error:
-                    raise told from error
+            with self.launcher.meanwhile():
+                yield
+        except BaseException:
+            self.ahead, self.loads = [], [0.0] * place()[1]
+            self.pending.clear()
             raise
 
     @cached_property
@@ -142,9 +140,24 @@ class InMemory(Reading):
         """Tokens of a batch at most, while nothing is at work yet."""
         return room_for(self.model)
 
+    @cached_property
+    def least(self) -> float:
+        """Tokens that something must save to be worth a pass of its own."""
+        return least_saved(self.model)
+
+    @cached_property
+    def can_share(self) -> bool:
+        """Whether inputs that share tokens give what each alone would."""
+        self.launcher.wait()  # no other has the model meanwhile
+        return can_share(self.model)
+
     def _pairs(self, requests: list[Any]) -> list[tuple[None, Any, Any]]:
         """Return what requests ask in tokens; notes which items are truncated."""
-        pairs, room = self.encoded([request.args for request in requests]), self.max_length + 1
+        pairs: list[Any] = []
+        for first in range(0, len(requests), _READ):
+            pairs += self.encoded([request.args for request in requests[first : first + _READ]])
+            self.launcher.let_launch()
+        room = self.max_length + 1
         for request, (context, continuation) in zip(requests, pairs, strict=True):
             self._note(request, len(context) + len(continuation) > room)
         return [(None, *pair) for pair in pairs]
@@ -153,13 +166,8 @@ class InMemory(Reading):
         self, requests: list[Any], disable_tqdm: bool = True, *, sharing: bool = True
     ) -> list[tuple[float, bool]]:
         """Answer (text, context, continuation)."""
-        self._begin_read()
         (found,) = self._ended([self._begin(self._asked(requests), sharing=sharing)])
         return found
-
-    def _told(self, requests: list[Any]) -> Any:
-        """Read requests, and tell all processes of them."""
-        return self._asked(self._pairs(requests))
 
     def _asked(self, requests: Sequence[Any]) -> tuple[list[tuple[bytes, bytes]], slice, list[float]]:
         """Return (input, continuation) of all processes, and the rest of ``_of_all``."""
@@ -192,12 +200,19 @@ class InMemory(Reading):
         texts = [np.frombuffer(text, dtype=np.int32) for text in users]
         last = [max(len(continuations[number]) for number in some) for some in users.values()]
         answers = Answers(self, continuations, [*users.values()])
-        answers.begin(self._planned(texts, last, sharing, *bounds), self.loads)
+        batches = self._planned(texts, last, sharing, *bounds)
+        costs = [len(batch.rows) * batch.length + self.least for batch in batches]
+        groups = [batch.blocks or k for k, batch in enumerate(batches)]
+        extra = [len(batch.blocks) * batch.before + self.least * bool(batch.blocks) for batch in batches]
+        owners = shares(costs, groups, extra, self.loads)
+        self.launcher.give(partial(answers.begin, batches, owners))
         return answers, mine
 
     def _ended(self, begun: Sequence[Any]) -> list[list[tuple[float, bool]]]:
         """Return this process's part of all that was begun, once every process is done with its own."""
-        parts = everyones([answers.mine() for answers, _ in begun])
+        self.launcher.give(partial(end, self.pending))
+        self.launcher.wait()
+        parts = everyones([answers.found for answers, _ in begun])
         self.loads = [0.0] * place()[1]
         ended = []
         for (_, mine), *found in zip(begun, *parts, strict=True):
@@ -211,15 +226,14 @@ class InMemory(Reading):
         """Lay inputs out in batches that fit into memory, the same in every process."""
         places = max(1, _LOGITS // self.config.get_text_config().vocab_size)
         size: dict[str, Any] = {"rows": int(min(rows, len(texts))), "tokens": int(room), "places": places}
-        size["least"] = least_saved(self.model)
+        size["least"] = self.least
         batches = plan(texts, asked, sharing=sharing, **size)
-        if any(batch.shared for batch in batches) and not can_share(self.model):
+        if any(batch.shared for batch in batches) and not self.can_share:
             batches = plan(texts, asked, sharing=False, **size)
         return batches
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness, but every window begins with the mark of a tokenizer that has one, unscored."""
-        self._begin_read()
         texts = [self.bare_ids(text) for (text,) in (request.args for request in requests)]
         return self.rolling([[self.prefix_token_id, *ids] for ids in texts]).tolist()
 
@@ -243,7 +257,7 @@ class InMemory(Reading):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         """As in the harness; notes which items are truncated to leave room for the answer."""
-        self._begin_read()
+        self.launcher.wait()  # no other has the model meanwhile
         self._read([request.args[0] for request in requests])
         inputs = []
         for request in requests:
@@ -340,17 +354,6 @@ class InMemory(Reading):
         """Return the context in which the harness runs the model."""
         kind = self.mixed_precision_dtype
         return torch.autocast(device_type=self.device.type, dtype=kind, enabled=kind is not None)
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Compute in a stream of its own on a GPU, so that no copy of others waits for all that was begun."""
-        if self.device.type != "cuda":
-            yield
-            return
-        self.stream = self.stream or torch.cuda.Stream(self.device)
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self.stream):
-            yield
 
     def _expect(self, n: int) -> None:
         self.bar.total += n

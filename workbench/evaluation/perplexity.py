@@ -157,8 +157,9 @@ def perplexity(
     check_settings(model, batch_size, max_length, items)
     import torch
 
-    from workbench.evaluation.harness import item_line, quiet, ratio_of_sums, untouched
+    from workbench.evaluation.harness import quiet, ratio_of_sums, untouched
     from workbench.evaluation.in_memory import InMemory
+    from workbench.evaluation.samples import item_line
     from workbench.models.processes import failing_together
 
     with untouched(model, tokenizer), quiet(), failing_together():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -34,34 +35,66 @@ def shareable(task: Any, limit: int | float | None, n: int) -> bool:
 
 
 class Ahead:
-    """Lets the model begin with the requests of tasks that are built while others still are."""
+    """Lets the model begin with requests while others still are built; all processes at the same items."""
 
     def __init__(self, lm: InMemory) -> None:
-        self.lm, self.items = lm, 0.0
+        self.lm, self.items, self.enough, self.left = lm, 0, _FIRST, 0
         self.requests: list[Any] = []
-        self.any = False  # so far; the same in every process
-        self.enough, self.left = _FIRST, 0
 
     def follow(self, task: Any) -> None:
-        """Take a task's requests once it has built them; every process begins after the same task."""
-        build = task.build_all_requests
+        """Take a task's requests as it builds them; those behind the last task's are begun without more."""
+        if task.OUTPUT_TYPE not in ("loglikelihood", "multiple_choice"):
+            return
+        build, construct = task.build_all_requests, task.construct_requests
         self.left += 1
 
         @wraps(build)
         def build_and_begin(*, limit: int | None, **settings: Any) -> None:
-            build(limit=limit, **settings)
-            self.requests += [one for one in task.instances if one.request_type == "loglikelihood"]
-            self.items += min(len(task.eval_docs), limit or math.inf)
-            self.any |= task.OUTPUT_TYPE in ("loglikelihood", "multiple_choice")
+            ends = self._ends(min(len(task.eval_docs), limit or math.inf))
+            taken: set[int] = set()
+
+            def construct_and_take(*args: Any, metadata: Any, **more: Any) -> Any:
+                while ends and metadata[1] >= ends[0]:
+                    ends.popleft()
+                    self._begin()
+                self.lm.launcher.let_launch()
+                made = construct(*args, metadata=metadata, **more)
+                if metadata[1] % self.lm.world_size == self.lm.rank:
+                    self._take(made if isinstance(made, list) else [made], taken)
+                return made
+
+            with patch.object(task, "construct_requests", construct_and_take):
+                build(limit=limit, **settings)
+            for _ in ends:
+                self._begin()
+            self._take(task.instances, taken)  # of a task that builds in a way of its own
             self.left -= 1
-            if self.any and (self.items >= self.enough or not self.left):
-                self.lm.ask_ahead(self.requests)
-                self.requests, self.items, self.any = [], 0.0, False
-                self.enough = min(2 * self.enough, _MOST)
-            else:
-                self.lm.go_on()
+            if self.items >= self.enough or not self.left:
+                self.items = 0
+                self._begin()
 
         task.build_all_requests = build_and_begin
+
+    def _ends(self, items: float) -> deque[int]:
+        """Count a task's items, and return before which of them a part ends; none where few would be left."""
+        ends: deque[int] = deque()
+        first, enough = -self.items, self.enough
+        while items - first > 2 * enough:
+            first += enough
+            ends.append(first)
+            enough = min(2 * enough, _MOST)
+        self.items = int(items) - first
+        return ends
+
+    def _take(self, made: list[Any], taken: set[int]) -> None:
+        new = [one for one in made if one.request_type == "loglikelihood" and id(one) not in taken]
+        taken.update(map(id, new))
+        self.requests += new
+
+    def _begin(self) -> None:
+        asked, self.requests = self.requests, []
+        self.enough = min(2 * self.enough, _MOST)
+        self.lm.ask_ahead(asked)
 
 
 def build_own(task: Any) -> None:

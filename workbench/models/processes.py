@@ -8,7 +8,6 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from threading import Thread, current_thread
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -17,6 +16,8 @@ import torch.distributed as dist
 Result = TypeVar("Result")
 #: marks an error that came from another process, or was told to all
 _TOLD = "_told_to_all_processes"
+#: whether an exchange has been left without its end
+_interrupted: list[bool] = []
 
 
 def place() -> tuple[int, int]:
@@ -55,10 +56,14 @@ def everyones(mine: Any) -> list[Any]:
     _, n = place()
     if n == 1:
         return [mine]
-    if (busy := Meanwhile.last) and busy.is_alive() and busy is not current_thread():
+    if _interrupted:
         raise RuntimeError("an exchange between the processes was interrupted; start all of them anew")
     found: list[Any] = [None] * n
-    dist.all_gather_object(found, mine, group=_without_gpus(dist.group.WORLD))
+    try:
+        dist.all_gather_object(found, mine, group=_without_gpus(dist.group.WORLD))
+    except KeyboardInterrupt:
+        _interrupted.append(True)
+        raise
     if failed := next((one for one in found if isinstance(one, _Failed)), None):
         failed.error.__dict__[_TOLD] = True
         raise failed.error
@@ -153,47 +158,3 @@ def _filled(
         known[owner].add(group)
         owners.append(owner)
     return owners, loads
-
-
-class Meanwhile:
-    """Work that a thread does, such as an exchange in which others may be late; one at a time.
-
-    Attributes:
-        last: the thread of what was begun last.
-    """
-
-    last: Thread | None = None
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        """Begin."""
-        self.work = work
-        self.found: Any = None
-        self.error: BaseException | None = None
-        self.thread = Thread(target=self._do, daemon=True)  # an interpreter that ends does not wait for it
-        Meanwhile.last = self.thread
-        self.thread.start()
-
-    def _do(self) -> None:
-        try:
-            self.found = self.work()
-        except BaseException as error:
-            self.error = error
-
-    def done(self) -> bool:
-        """Say whether there is a result."""
-        return not self.thread.is_alive()
-
-    def error_of_others(self) -> BaseException | None:
-        """Return the error if another process told it."""
-        return self.error if self.error is not None and _TOLD in self.error.__dict__ else None
-
-    def wait(self) -> None:
-        """Wait for the end of the work, whatever it is."""
-        self.thread.join()
-
-    def result(self) -> Any:
-        """Return what the work gave once it is done, or raise its error."""
-        self.wait()
-        if self.error is not None:
-            raise self.error
-        return self.found
