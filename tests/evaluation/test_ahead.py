@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from threading import Event, current_thread, main_thread
 from types import SimpleNamespace
 
@@ -12,8 +13,9 @@ import torch
 from lm_eval.api.task import ConfigurableTask
 from tiny import tiny_model
 
-from workbench.evaluation import in_memory, launching, prefixes, sharing
-from workbench.evaluation.evaluate import evaluate
+from workbench.evaluation import answers, harness, in_memory, launching, prefixes, sharing
+from workbench.evaluation.evaluate import evaluate, prepared
+from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.launching import Launcher
 
 #: two tasks of choices, one that generates, and one of texts; each has 13 items
@@ -117,36 +119,39 @@ def test_on_a_cpu_there_is_no_thread(small_parts, tokenizer, folder, watched):
 
 
 @pytest.mark.parametrize("kind", ["ordinary", "its own"])
-def test_parts_grow_end_inside_large_tasks_and_hold_every_request_once(kind, monkeypatch):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_parts_grow_end_inside_large_tasks_and_hold_every_request_once(kind, rank, monkeypatch):
+    """A process of two that builds all items, as where functions make them, asks every second one."""
+    monkeypatch.setattr(sharing, "builds_item_by_item", lambda task: kind == "ordinary")
     monkeypatch.setattr(sharing, "_FIRST", 10)
     monkeypatch.setattr(sharing, "_MOST", 30)
     parts, names = [], ["loglikelihood"] * 4 + ["generate_until"] + ["multiple_choice"] * 5
     sizes = [6, 6, 100, 6, 50, 6, 6, 6, 6, 6]
     launcher = SimpleNamespace(let_launch=lambda: None)
-    lm = SimpleNamespace(ask_ahead=parts.append, launcher=launcher, rank=0, world_size=1)
+    lm = SimpleNamespace(ask_ahead=parts.append, launcher=launcher, rank=rank, world_size=2)
     ahead, tasks = sharing.Ahead(lm), []
     for number, (name, n) in enumerate(zip(names, sizes, strict=True)):
 
-        def build(*, limit, task, number=number, n=n):
+        def build(*, limit, task, number=number):
             item = lambda k: SimpleNamespace(request_type="loglikelihood", item=(number, k))  # noqa: E731
             make = task.construct_requests
-            made = [make(metadata=(number, k, 1)) if kind == "ordinary" else [item(k)] for k in range(n)]
-            task.instances = [one for some in made for one in some]
+            made = [make(metadata=(number, k, 1)) if kind == "ordinary" else [item(k)] for k in range(limit)]
+            task.instances = [one for some in made[rank::2] for one in some]
 
         def construct(*, metadata, number=number):
             return [SimpleNamespace(request_type="loglikelihood", item=(number, metadata[1]))]
 
-        task = SimpleNamespace(eval_docs=[0] * n, OUTPUT_TYPE=name, instances=[])
+        task = SimpleNamespace(eval_docs=[0] * 2 * n, OUTPUT_TYPE=name, instances=[])
         task.build_all_requests, task.construct_requests = build, construct
         ahead.follow(task)
         tasks.append(task)
     for task in tasks:
-        task.build_all_requests(limit=None, task=task)
+        task.build_all_requests(limit=len(task.eval_docs) // 2, task=task)
     asked = [one.item for part in parts for one in part]
-    assert asked == [(t, k) for t, n in enumerate(sizes) for k in range(n) if t != 4]
+    assert asked == [(t, k) for t, n in enumerate(sizes) for k in range(rank, n, 2) if t != 4]
     if kind == "ordinary":
         # two tasks, then 20 and 30 items of the large one, its rest, and what is left at the end
-        assert [len(part) for part in parts] == [12, 20, 30, 50, 30, 6]
+        assert [2 * len(part) for part in parts] == [12, 20, 30, 50, 30, 6]
 
 
 @pytest.mark.parametrize("where", ["model", "build"])
@@ -245,9 +250,129 @@ def test_the_bar_moves_in_the_thread_that_it_belongs_to(way, small_parts, tokeni
             return super().update(n)
 
     monkeypatch.setattr(in_memory, "tqdm", Bar)
-    evaluate(tiny_model(), tokenizer, CHOICES, include=folder)
-    assert {thread for thread, _ in moved} == {main_thread()}
-    assert sum(n for _, n in moved) == 2 * 13 * 3
+    for tasks, n in ((MIXED, 2 * 13 * 3 + 13 + 13), (["toy_sums"], 13)):
+        moved.clear()
+        evaluate(tiny_model(), tokenizer, tasks, include=folder)
+        assert {thread for thread, _ in moved} == {main_thread()}
+        assert sum(n for _, n in moved) == n
+
+
+def test_only_one_thread_runs_the_model_at_a_time(in_thread, small_parts, tokenizer, folder):
+    """Choices are launched by the thread; what is generated, and what is tried once, by the main one."""
+    model, inside, both = tiny_model(), [], []
+
+    def enter(*_):
+        both.append(len(inside))
+        inside.append(current_thread())
+        time.sleep(0.002)
+
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(lambda *_: inside.pop() and None)
+    evaluate(model, tokenizer, MIXED, include=folder, progress=False, batch_size=1)
+    assert set(both) == {0} and inside == []
+
+
+class Late:
+    """What says when a copy to the CPU is there; only then are the values, as on a GPU."""
+
+    waited: list[int] = []  # noqa: RUF012
+
+    def __init__(self, values):
+        self.kept, self.values = values.clone(), values
+        values.fill_(torch.nan)
+
+    def query(self):
+        return True
+
+    def synchronize(self):
+        self.values.copy_(self.kept)
+        self.waited.append(1)
+
+
+def test_results_that_come_late_are_waited_for_and_few_are_left_waiting(
+    in_thread, small_parts, tokenizer, folder, monkeypatch
+):
+    wanted = evaluate(tiny_model(), tokenizer, CHOICES, include=folder, progress=False, batch_size=1)
+    copy, left = answers._copy_begun, []
+
+    def late(values):
+        copied, _ = copy(values)
+        return copied, Late(copied)
+
+    keep = answers.Answers.keep
+    monkeypatch.setattr(answers, "_copy_begun", late)
+    monkeypatch.setattr(
+        answers.Answers, "keep", lambda self, done: left.append(len(self.lm.pending)) or keep(self, done)
+    )
+    found = evaluate(tiny_model(), tokenizer, CHOICES, include=folder, progress=False, batch_size=1)
+    pd.testing.assert_frame_equal(found, wanted)
+    assert len(Late.waited) == len(left) and max(left) == answers._AT_WORK
+
+
+@pytest.mark.parametrize("where", ["pass", "build"])
+def test_a_model_that_failed_once_is_asked_again_as_if_it_had_not(
+    where, way, small_parts, tokenizer, folder, monkeypatch
+):
+    (part,) = prepared({None: CHOICES}, include=folder, data=None, missing="error").tasks.values()
+    model = ready_model()
+    lm = InMemory(model, tokenizer, batch_size=2)
+
+    def run():
+        with harness.untouched(model, tokenizer), harness.quiet():
+            return harness.run_tasks(lm, part, limit=None, chat=False)[0]["results"]
+
+    wanted, passes = run(), []
+
+    def fail(*_):
+        passes.append(1)
+        if where == "pass" and len(passes) == 4:
+            raise ArithmeticError("stopped")
+
+    construct = ConfigurableTask.construct_requests
+
+    def wrong(task, *args, metadata, **more):
+        if where == "build" and task.config.task == CHOICES[1] and metadata[1] == 3:
+            raise ArithmeticError("stopped")
+        return construct(task, *args, metadata=metadata, **more)
+
+    handle = model.register_forward_pre_hook(fail)
+    with monkeypatch.context() as broken:
+        broken.setattr(ConfigurableTask, "construct_requests", wrong)
+        with pytest.raises(ArithmeticError, match="stopped"):
+            run()
+    handle.remove()
+    assert (lm.ahead, lm.loads, len(lm.pending), lm.launched) == ([], [0.0], 0, None)
+    assert len(lm.rolling([[5, 6, 7], [8, 9]])) == 2
+    assert run() == wanted
+
+
+def test_a_class_that_changes_its_requests_after_they_are_built_is_asked_what_it_ends_with(
+    way, small_parts, tokenizer, folder
+):
+    class Changing(ConfigurableTask):
+        def build_all_requests(self, **settings):
+            super().build_all_requests(**settings)
+            for one in self._instances:
+                one.arguments = (one.arguments[0] + " and so", one.arguments[1])
+
+    model, found = ready_model(), []
+    for first in (10**9, 2):
+        (part,) = prepared({None: ["toy_choice"]}, include=folder, data=None, missing="error").tasks.values()
+        part["tasks"]["toy_choice"].__class__ = Changing
+        lm = InMemory(model, tokenizer, batch_size=4)
+        with pytest.MonkeyPatch.context() as patched, harness.untouched(model, tokenizer), harness.quiet():
+            patched.setattr(sharing, "_FIRST", first)
+            results, _ = harness.run_tasks(lm, part, limit=None, chat=False)
+        samples = results["samples"]["toy_choice"]
+        assert all(context.endswith(" and so") for one in samples for context, _ in one["arguments"])
+        found.append([[answer[0][0] for answer in one["resps"]] for one in samples])
+        pairs = [pair for one in samples for pair in one["arguments"]]
+        alone = InMemory(model, tokenizer, batch_size=1)
+        with torch.no_grad():
+            by_hand = [
+                total for total, _ in alone._loglikelihood_tokens([(None, *p) for p in alone.encoded(pairs)])
+            ]
+        assert [x for some in found[-1] for x in some] == pytest.approx(by_hand, rel=1e-4)
 
 
 def launcher(busy=lambda: True) -> Launcher:

@@ -15,7 +15,6 @@ from workbench.evaluation.layout import Batch, flat_places
 from workbench.evaluation.prefixes import block_cache, joined, on_device, tensors
 from workbench.models.hooks import hooked
 from workbench.models.layers import unwrap
-from workbench.models.processes import place
 
 #: by number of the request: summed log-likelihood, and whether it is the greedy answer
 Found = dict[int, tuple[float, bool]]
@@ -58,14 +57,14 @@ class Answers:
         self.lm, self.continuations, self.users = lm, continuations, users
         self.found: Found = {}
 
-    def begin(self, batches: Sequence[Batch], owners: Sequence[int]) -> None:
-        """Begin this process's batches; a GPU may be at work for a while after."""
+    def begin(self, batches: Sequence[Batch], own: Sequence[bool]) -> None:
+        """Begin this process's own batches; a GPU may be at work for a while after."""
         blocks: tuple[tuple[int, ...], ...] = ()
         cache = None
-        for batch, owner in zip(batches, owners, strict=True):
+        for batch, mine in zip(batches, own, strict=True):
             if self.lm.launcher.stopped:
                 return
-            if owner != place()[0]:
+            if not mine:
                 self.lm.tell(sum(len(self.users[k]) for row in batch.rows for k in row.inputs))
                 continue
             if batch.blocks != blocks:

@@ -76,7 +76,7 @@ class InMemory(Reading):
     def tell(self, n: int) -> None:
         """Count requests that are answered; the bar moves in the thread that it belongs to."""
         self.answered += n
-        if self.launcher.pool is None:
+        if not self.launcher.given:  # else the launching thread may be the one that tells
             self._show()
 
     def _busy(self) -> bool:
@@ -133,6 +133,7 @@ class InMemory(Reading):
         except BaseException:
             self.ahead, self.loads = [], [0.0] * place()[1]
             self.pending.clear()
+            self.launched = None
             raise
 
     @cached_property
@@ -147,9 +148,9 @@ class InMemory(Reading):
 
     @cached_property
     def can_share(self) -> bool:
-        """Whether inputs that share tokens give what each alone would."""
+        """Whether inputs that share tokens give what each alone would, in every process."""
         self.launcher.wait()  # no other has the model meanwhile
-        return can_share(self.model)
+        return all(everyones(can_share(self.model)))
 
     def _pairs(self, requests: list[Any]) -> list[tuple[None, Any, Any]]:
         """Return what requests ask in tokens; notes which items are truncated."""
@@ -204,8 +205,8 @@ class InMemory(Reading):
         costs = [len(batch.rows) * batch.length + self.least for batch in batches]
         groups = [batch.blocks or k for k, batch in enumerate(batches)]
         extra = [len(batch.blocks) * batch.before + self.least * bool(batch.blocks) for batch in batches]
-        owners = shares(costs, groups, extra, self.loads)
-        self.launcher.give(partial(answers.begin, batches, owners))
+        own = [owner == place()[0] for owner in shares(costs, groups, extra, self.loads)]
+        self.launcher.give(partial(answers.begin, batches, own))
         return answers, mine
 
     def _ended(self, begun: Sequence[Any]) -> list[list[tuple[float, bool]]]:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
 
 import torch
 
@@ -31,6 +31,7 @@ class Launcher:
         """Take what says whether a pass is left to the device, and what is called while one is waited for."""
         self.device, self.busy, self.shown = device, busy, shown
         self.pool: ThreadPoolExecutor | None = None
+        self.stream: torch.cuda.Stream | None = None
         self.given: deque[Future[None]] = deque()
         self.stopped = False
 
@@ -41,11 +42,11 @@ class Launcher:
             Exception: that of work given before, or of this work where it is done at once.
         """
         if self.pool is None:
+            self.stopped = False
             work()
             return
         self._wait(_GIVEN - 1)
-        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
-        self.given.append(self.pool.submit(self._do, work, stream))
+        self.given.append(self.pool.submit(self._do, work))
 
     def wait(self) -> None:
         """Wait until all is done.
@@ -71,15 +72,19 @@ class Launcher:
                 self.given.popleft().result()
             self.shown()
 
-    def _do(self, work: Callable[[], None], stream: Any) -> None:
+    def _do(self, work: Callable[[], None]) -> None:
         if self.stopped:
             return
         try:
-            with torch.no_grad(), torch.cuda.stream(stream):  # both belong to a thread
+            with torch.no_grad(), torch.cuda.stream(self.stream):  # both belong to a thread
                 work()
         except BaseException:
             self.stopped = True
             raise
+
+    def _on_device(self) -> None:
+        if self.stream is not None:
+            torch.cuda.set_device(self.stream.device)  # or leaving the stream would wake the first GPU
 
     @contextmanager
     def meanwhile(self) -> Iterator[None]:
@@ -88,17 +93,29 @@ class Launcher:
         if not worth_a_thread(self.device):
             yield
             return
-        with ThreadPoolExecutor(1, "launching") as pool:  # it waits for its thread
-            self.pool = pool
-            try:
-                yield
-                self.wait()
-            except BaseException:
-                self.stopped = True
-                raise
-            finally:
-                self.pool = None
-                self.given.clear()
+        self.stream = stream_of(self.device)
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        try:
+            with ThreadPoolExecutor(1, "launching", initializer=self._on_device) as self.pool:
+                try:
+                    yield
+                    self.wait()
+                except BaseException:
+                    self.stopped = True
+                    raise
+        finally:
+            self.pool = None
+            self.given.clear()
+            self.shown()
+            if self.stream is not None:
+                torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
+
+@cache
+def stream_of(device: torch.device) -> torch.cuda.Stream | None:
+    """Return the stream of all passes on a GPU: the harness, which copies to and from it, waits for none."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
 def worth_a_thread(device: torch.device) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from lm_eval.api.task import ConfigurableTask
+from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.evaluator_utils import get_sample_size
 
 from workbench.evaluation.in_memory import InMemory
@@ -34,6 +34,11 @@ def shareable(task: Any, limit: int | float | None, n: int) -> bool:
         return False
 
 
+def builds_item_by_item(task: Any) -> bool:
+    """Say whether a task's requests are final once constructed; a class of its own may change them."""
+    return getattr(type(task), "build_all_requests", None) is Task.build_all_requests
+
+
 class Ahead:
     """Lets the model begin with requests while others still are built; all processes at the same items."""
 
@@ -50,24 +55,29 @@ class Ahead:
 
         @wraps(build)
         def build_and_begin(*, limit: int | None, **settings: Any) -> None:
-            ends = self._ends(min(len(task.eval_docs), limit or math.inf))
-            taken: set[int] = set()
+            items = min(len(task.eval_docs), limit or math.inf)
+            if builds_item_by_item(task):
+                ends = self._ends(items)
 
-            def construct_and_take(*args: Any, metadata: Any, **more: Any) -> Any:
-                while ends and metadata[1] >= ends[0]:
-                    ends.popleft()
+                def construct_and_take(*args: Any, **more: Any) -> Any:
+                    item = more["metadata"][1]
+                    while ends and item >= ends[0]:
+                        ends.popleft()
+                        self._begin()
+                    self.lm.launcher.let_launch()
+                    made = construct(*args, **more)
+                    if item % self.lm.world_size == self.lm.rank:
+                        self._take(made if isinstance(made, list) else [made])
+                    return made
+
+                with patch.object(task, "construct_requests", construct_and_take):
+                    build(limit=limit, **settings)
+                for _ in ends:  # in which this process has no item
                     self._begin()
-                self.lm.launcher.let_launch()
-                made = construct(*args, metadata=metadata, **more)
-                if metadata[1] % self.lm.world_size == self.lm.rank:
-                    self._take(made if isinstance(made, list) else [made], taken)
-                return made
-
-            with patch.object(task, "construct_requests", construct_and_take):
+            else:
                 build(limit=limit, **settings)
-            for _ in ends:
-                self._begin()
-            self._take(task.instances, taken)  # of a task that builds in a way of its own
+                self.items += int(items)
+                self._take(task.instances)
             self.left -= 1
             if self.items >= self.enough or not self.left:
                 self.items = 0
@@ -86,10 +96,8 @@ class Ahead:
         self.items = int(items) - first
         return ends
 
-    def _take(self, made: list[Any], taken: set[int]) -> None:
-        new = [one for one in made if one.request_type == "loglikelihood" and id(one) not in taken]
-        taken.update(map(id, new))
-        self.requests += new
+    def _take(self, made: list[Any]) -> None:
+        self.requests += [one for one in made if one.request_type == "loglikelihood"]
 
     def _begin(self) -> None:
         asked, self.requests = self.requests, []
