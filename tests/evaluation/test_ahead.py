@@ -252,9 +252,10 @@ def test_the_bar_moves_in_the_thread_that_it_belongs_to(way, small_parts, tokeni
     monkeypatch.setattr(in_memory, "tqdm", Bar)
     for tasks, n in ((MIXED, 2 * 13 * 3 + 13 + 13), (["toy_sums"], 13)):
         moved.clear()
-        evaluate(tiny_model(), tokenizer, tasks, include=folder)
+        evaluate(tiny_model(), tokenizer, tasks, include=folder, batch_size=4)
         assert {thread for thread, _ in moved} == {main_thread()}
         assert sum(n for _, n in moved) == n
+    assert max(n for _, n in moved) == 1  # answer by answer while they are generated
 
 
 def test_only_one_thread_runs_the_model_at_a_time(in_thread, small_parts, tokenizer, folder):
@@ -268,8 +269,12 @@ def test_only_one_thread_runs_the_model_at_a_time(in_thread, small_parts, tokeni
 
     model.register_forward_pre_hook(enter)
     model.register_forward_hook(lambda *_: inside.pop() and None)
-    evaluate(model, tokenizer, MIXED, include=folder, progress=False, batch_size=1)
+    evaluate(model, tokenizer, ["toy_sums", *CHOICES], include=folder, progress=False, batch_size=1)
     assert set(both) == {0} and inside == []
+    lm, done = InMemory(model, tokenizer, batch_size=1), []
+    with lm.asked_ahead():
+        lm.launcher.give(lambda: (time.sleep(0.05), done.append("launched")))
+        assert lm.can_share and done == ["launched"]
 
 
 class Late:
