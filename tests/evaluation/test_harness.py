@@ -15,8 +15,9 @@ from scoring import TASKS, assert_equal, flat, write_jsonl
 from tiny import tiny_model, tiny_tokenizer
 
 from workbench.evaluation import harness, samples, sharing
+from workbench.evaluation.documents import process_once
 from workbench.evaluation.evaluate import evaluate, prepared
-from workbench.evaluation.harness import _process_once, shot_order
+from workbench.evaluation.harness import shot_order
 from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.items import read_items
 from workbench.evaluation.tasks import load_tasks
@@ -280,7 +281,7 @@ def test_a_set_is_processed_as_the_harness_does_and_never_twice(shared_data):
     own, calls = task.config.process_docs, []
     wanted = list(own(task.dataset["validation"]))
     task.config.process_docs = lambda docs: calls.append(len(docs)) or own(docs)
-    _process_once(task)
+    process_once(task)
     assert list(task.eval_docs) == wanted and list(task.eval_docs) == wanted
     assert calls == []  # loading the task has processed it
     few = task.dataset["validation"].select(range(3))

@@ -49,6 +49,21 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # a resample can hold one label alone
     coded = evaluate(model, tokenizer, ["coded", "labels", "gaps"], items=here / "coded.jsonl", **asked)
     guessed = evaluate(model, tokenizer, "guessed", **asked)
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    exchanged, kept_by = [], InMemory.gather_object
+    InMemory.gather_object = lambda lm, found, dst=0: exchanged.append(kept_by(lm, found)) or exchanged[-1]
+    asked |= {{"n_shot": 1}}
+    strange = evaluate(model, tokenizer, "strange", items=here / "strange.jsonl", **asked)
+    evaluate(model, tokenizer, "strange", **asked)
+    InMemory.gather_object = kept_by
+    asked.pop("n_shot")
+of_targets = [str(one.message) for one in warned if "none of their choices" in str(one.message)]
+of_targets = pd.DataFrame({{"warned": of_targets}}).to_json()
+(here / f"warned-{{rank}}.json").write_text(of_targets)
+(here / f"exchanged-{{rank}}.json").write_text(json.dumps([str(one) for one in exchanged]))
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
     told = []
     for name in ("question", "score", "average"):
         try:
@@ -93,7 +108,7 @@ rewritten = self_distill(model, tokenizer, make_examples(9).assign(answer=""), o
 assert os.environ.get("WORLD_SIZE", "1") == str(place()[1])
 frames = {{"scores": scores, "rewritten": rewritten, "greedy": said[0], "sampled": said[1]}}
 frames |= {{"guessed": guessed, "failed": failed, "few": few, "drawn": drawn, "coded": coded}}
-frames |= {{"kept": kept[0].scores, "again": kept[1].scores, "items": kept[0].items}}
+frames |= {{"strange": strange, "kept": kept[0].scores, "again": kept[1].scores, "items": kept[0].items}}
 for name, frame in frames.items():
     frame.to_json(here / f"{{name}}-{{rank}}.json", double_precision=15)
 """
@@ -151,6 +166,19 @@ doc_to_choice: "{{choices[:2]}}"
 metric_list: [{metric: acc}, {metric: f1}, {metric: mcc}]
 """
 
+STRANGE = """
+task: strange
+dataset_path: json
+dataset_kwargs: {data_files: {test: PLACE/test.jsonl}}
+output_type: multiple_choice
+test_split: test
+fewshot_split: test
+fewshot_config: {sampler: first_n}
+doc_to_text: "Who reads this prompt? {{question}}"
+doc_to_target: "{{number % 4}}"
+doc_to_choice: "{{choices[:2]}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
 GAPS = """
 task: gaps
 dataset_path: json
@@ -169,7 +197,7 @@ def coded(tmp_path_factory):
     """Tasks whose questions hang on chance, that measure every other item only, or all items at once."""
     place = tmp_path_factory.mktemp("coded")
     files = {"coded.yaml": CODED, "labels.yaml": LABELS, "questions.py": QUESTIONS}
-    files |= {"scores.py": SCORES + FAILING, "gaps.yaml": GAPS}
+    files |= {"scores.py": SCORES + FAILING, "gaps.yaml": GAPS, "strange.yaml": STRANGE}
     guessed = CODED.replace("scores.measured", "questions.guessed")
     files["guessed.yaml"] = guessed.replace("task: coded", "task: guessed")
     for name, (question, score, average) in WRONG.items():
@@ -211,7 +239,7 @@ def results(tmp_path_factory, root, folder, coded):
 
 
 FRAMES = ["scores", "few", "drawn", "coded", "guessed", "failed", "kept", "again", "items"]
-FRAMES += ["greedy", "sampled", "rewritten"]
+FRAMES += ["greedy", "sampled", "rewritten", "strange"]
 
 
 @pytest.mark.parametrize("name", FRAMES)
@@ -232,11 +260,24 @@ def test_the_journal_holds_every_row_and_no_part_is_left(results):
     assert not [path for path in results[2].iterdir() if ".part-" in path.name]
 
 
-@pytest.mark.parametrize("name", ["items", "few", "drawn", "coded"])
+@pytest.mark.parametrize("name", ["items", "few", "drawn", "coded", "strange"])
 def test_items_are_those_of_one_process_in_its_order(results, name):
     one = (results[1] / f"{name}.jsonl").read_bytes()
     assert one
     assert (results[2] / f"{name}.jsonl").read_bytes() == one
+
+
+def test_targets_that_are_no_choices_are_told_by_the_first_process_as_by_one(results):
+    one = (results[1] / "warned-0.json").read_text()
+    assert "of 8 items is none of their choices" in one
+    assert (results[2] / "warned-0.json").read_text() == one
+
+
+def test_processes_exchange_scores_and_lines_but_no_prompts_that_nobody_asked_for(results):
+    with_items, _, without, _ = json.loads((results[2] / "exchanged-1.json").read_text())
+    assert with_items.count("Who reads this prompt?") == 2 * 8  # the prompt of each line, of one example
+    assert "'acc_norm': " in without
+    assert "reads this prompt" not in without and "'arguments'" not in with_items
 
 
 def test_the_tasks_ask_what_a_split_could_get_wrong(results):

@@ -60,19 +60,22 @@ def is_choice(target: Any, n: int) -> bool:
     return isinstance(target, int) and 0 <= target < n
 
 
-def tell_strange_targets(results: dict[str, Any], tasks: dict[str, Any]) -> None:
+def strange_targets(samples: list[dict[str, Any]], task: Any) -> dict[int, Any]:
+    """Return by item the targets that are none of their choices."""
+    if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input:
+        return {}
+    return {one["doc_id"]: one["target"] for one in samples if not _has_target(one, task)}
+
+
+def tell_strange_targets(samples: dict[str, Any]) -> None:
     """Warn of items whose target is none of their choices: the harness counts them as wrong."""
-    for name, samples in results["samples"].items():
-        task = tasks[name]
-        if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input:
-            continue
-        strange = {one["doc_id"]: one["target"] for one in samples if not _has_target(one, task)}
-        if strange:
-            of = len({one["doc_id"] for one in samples})
+    for name, some in samples.items():
+        if strange := [one["strange"] for one in some if "strange" in one]:
+            of = len({one["doc_id"] for one in some})
             told = (
                 f"task {name!r}: the target of {len(strange)} of {of} items is none of their choices, such as"
             )
-            warnings.warn(f"{told} {next(iter(strange.values()))!r}; they count as wrong", stacklevel=3)
+            warnings.warn(f"{told} {strange[0]!r}; they count as wrong", stacklevel=3)
 
 
 def _has_target(sample: dict[str, Any], task: Any) -> bool:

@@ -143,13 +143,14 @@ def evaluate(
     chat = check_chat(tokenizer, chat_template, thinking)
     from workbench.evaluation import harness
     from workbench.evaluation.in_memory import InMemory
+    from workbench.evaluation.samples import brief
     from workbench.models.processes import by_the_first, everyones, place
 
     if _calls.get():
         everyones(())
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
-    asked = {"system_instruction": system_instruction, "confirm_run_unsafe_code": allow_code}
+    asked: dict[str, Any] = {"system_instruction": system_instruction, "confirm_run_unsafe_code": allow_code}
     with harness.untouched(model, tokenizer), harness.quiet(allow_code=allow_code):
         drawn: dict[str, Any] = {"seed": seed, "shot_order": shot_order, "allow_code": allow_code}
         drawn |= {"max_new_tokens": max_new_tokens, "gen_kwargs": gen_kwargs}
@@ -160,6 +161,7 @@ def evaluate(
             for part in loaded.tasks.values():
                 harness.check_lengths(lm, part["tasks"])
             for part in loaded.tasks.values():
+                asked["keep"] = partial(brief, tasks=part["tasks"], lines=items is not None)
                 results, cut = harness.run_tasks(lm, part, limit=limit, chat=bool(chat_template), **asked)
                 rows += by_the_first(partial(_told, results, part, cut, lines))
     if items is not None:
@@ -174,10 +176,9 @@ def _told(results: Any, part: dict[str, Any], cut: set[tuple[str, int]], lines: 
     """Return the rows of scores, put those of items behind ``lines``, and warn of strange targets."""
     from workbench.evaluation import harness
     from workbench.evaluation.columns import tell_strange_targets
-    from workbench.evaluation.samples import item_lines
 
-    tell_strange_targets(results, part["tasks"])
-    lines += item_lines(results, part["tasks"], cut)
+    tell_strange_targets(results["samples"])
+    lines += [one["line"] for some in results["samples"].values() for one in some if "line" in one]
     return harness.score_rows(results, part, cut)
 
 

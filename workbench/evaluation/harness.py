@@ -9,7 +9,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial, wraps
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -25,6 +25,7 @@ from lm_eval.evaluator import evaluate as run_harness
 from workbench.bars import tqdm
 from workbench.checks import whole_number
 from workbench.evaluation.dependencies import sandbox
+from workbench.evaluation.documents import own_rows, process_once
 from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.offline import set_of
 from workbench.evaluation.sharing import Ahead, as_one_process, build_own, shareable
@@ -41,16 +42,23 @@ _RATIOS = {"word_perplexity", "byte_perplexity", "bits_per_byte"}
 
 
 def run_tasks(
-    lm: InMemory, tasks: dict[str, Any], *, limit: int | float | None, chat: bool, **settings: Any
+    lm: InMemory,
+    tasks: dict[str, Any],
+    *,
+    limit: int | float | None,
+    chat: bool,
+    keep: Callable[..., dict[str, Any]] = lambda samples, truncated: samples,
+    **settings: Any,
 ) -> tuple[dict[str, Any], set[tuple[str, int]]]:
     """The harness's own results of loaded tasks with every sample, and the truncated (task, item) pairs.
 
     Of several processes each asks and scores every n-th item, by the harness's own means, and the first gets
-    all results; the others get none. Where a task has too few items for that, all do everything.
+    all results; the others get none. Where a task has too few items for that, all do everything. ``keep``
+    says what remains of the samples of each task: a process's own, before the first gets them all.
     """
     lm.truncated.clear()
     for task in tasks["tasks"].values():
-        _process_once(task)
+        process_once(task)
     random.seed(0)  # as the command line sets them
     np.random.seed(1234)
     torch.manual_seed(1234)
@@ -62,33 +70,18 @@ def run_tasks(
         with ExitStack() as stack:
             for task in tasks["tasks"].values():  # as they were afterwards
                 stack.enter_context(patch.object(task, "build_all_requests", task.build_all_requests))
+                stack.enter_context(patch.object(task, "doc_iterator", own_rows(task)))
                 if lm.world_size > 1:
                     build_own(task)
                 ahead.follow(task)
             if lm.world_size > 1:
                 average = as_one_process(lm_eval.evaluator._process_results)
                 stack.enter_context(patch.object(lm_eval.evaluator, "_process_results", average))
+                stack.enter_context(patch.object(lm, "keep", partial(keep, truncated=lm.truncated)))
             results = run_harness(lm, tasks, limit=limit, **settings)
+        if lm.world_size == 1:
+            results["samples"] = keep(results["samples"], truncated=lm.truncated)
         return results, set().union(*everyones(lm.truncated))
-
-
-def _process_once(task: Any) -> None:
-    """Let a task process each of its sets once, not whenever the harness goes through one."""
-    process = task.config.process_docs
-    if process is None or hasattr(process, "processed"):
-        return
-    split = task.config.test_split if task.has_test_docs() else task.config.validation_split
-    asked = task.dataset[split]
-    found: dict[int, tuple[Any, Any]] = {id(asked): (asked, task.task_docs)}  # as it was loaded
-
-    @wraps(process)
-    def once(docs: Any) -> Any:
-        if id(docs) not in found:
-            found[id(docs)] = docs, process(docs)  # kept with its result, so that no other takes its number
-        return found[id(docs)][1]
-
-    once.processed = found  # type: ignore[attr-defined]
-    task.config.process_docs = once
 
 
 def set_generation(tasks: dict[str, Any], settings: dict[str, Any]) -> None:

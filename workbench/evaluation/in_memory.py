@@ -6,7 +6,7 @@ import gc
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from types import SimpleNamespace
@@ -65,6 +65,7 @@ class InMemory(Reading):
         self.launched: Pending | None = None  # the last pass that a GPU has been given whole
         self.launcher = Launcher(self.device, self._busy, self._show)
         self.answered = 0
+        self.keep: Callable[[Any], Any] = lambda samples: samples  # what the other processes get of them
         self.most = None if batch_size == "auto" else int(batch_size)
         self.bar = tqdm(total=0, desc="evaluation", unit="request", leave=False, disable=not progress)
         self.cache_hook = self  # the harness reports each finished request to it
@@ -96,7 +97,8 @@ class InMemory(Reading):
 
     def gather_object(self, obj: dict[str, Any], dst: int = 0) -> list[Any]:
         """Return the samples of all processes; what is measured is taken from them afterwards."""
-        return [obj] if any(isinstance(found, dict) for found in obj.values()) else everyones(obj)
+        measured = any(isinstance(found, dict) for found in obj.values())
+        return [obj] if measured else everyones(self.keep(obj))
 
     def barrier(self) -> None:
         """Wait for nobody: the processes meet when they are asked."""

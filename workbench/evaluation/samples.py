@@ -1,4 +1,4 @@
-"""Every item of a task as a line of JSON: its prompt, what was wanted and answered, and its scores."""
+"""What remains of every item: its scores, and as a line of JSON its prompt, what was wanted and answered."""
 
 from __future__ import annotations
 
@@ -11,23 +11,44 @@ from typing import Any
 import numpy as np
 
 from workbench.checks import is_whole
-from workbench.evaluation.columns import is_choice
+from workbench.evaluation.columns import is_choice, strange_targets
 
 
-def item_lines(results: dict[str, Any], tasks: dict[str, Any], truncated: set[tuple[str, int]]) -> list[str]:
-    """One JSON line an item; the answers of several filters share it."""
-    lines = []
-    for name, samples in results["samples"].items():
-        entries: dict[int, dict[str, Any]] = {}
-        for sample in samples:
-            entry = entries.setdefault(sample["doc_id"], {"scores": {}, **_item(sample, tasks[name])})
-            for metric in sample["metrics"]:
-                key = f"{metric},{sample['filter']}".removesuffix(",none")
-                entry["scores"][key] = _of_one(metric, sample[metric], tasks[name])
-        shots = results["n-shot"].get(name, 0)
-        for item, entry in entries.items():
-            lines.append(item_line(name, shots, item, truncated=(name, item) in truncated, **entry))
-    return lines
+def brief(
+    samples: dict[str, Any], tasks: dict[str, Any], truncated: set[tuple[str, int]], *, lines: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """Return of every sample what is needed once it is scored, all of an item's samples being there.
+
+    That is its scores, and at an item's first sample ``line``, if asked for, and ``strange``: a target that
+    is none of its choices. Prompts and documents, which are most of a sample, are left out.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, some in samples.items():
+        told = _lines(name, some, tasks[name], truncated) if lines else {}
+        strange = strange_targets(some, tasks[name])
+        found[name] = []
+        for sample in some:
+            kept = {key: sample[key] for key in ("doc_id", "filter", "metrics", *sample["metrics"])}
+            for key, values in (("line", told), ("strange", strange)):
+                if sample["doc_id"] in values:
+                    kept[key] = values.pop(sample["doc_id"])
+            found[name].append(kept)
+    return found
+
+
+def _lines(name: str, samples: list[Any], task: Any, truncated: set[tuple[str, int]]) -> dict[int, str]:
+    """Return one JSON line for each item; the answers of several filters share it."""
+    entries: dict[int, dict[str, Any]] = {}
+    for sample in samples:
+        entry = entries.setdefault(sample["doc_id"], {"scores": {}, **_item(sample, task)})
+        for metric in sample["metrics"]:
+            key = f"{metric},{sample['filter']}".removesuffix(",none")
+            entry["scores"][key] = _of_one(metric, sample[metric], task)
+    shots = task.get_config("num_fewshot") or 0
+    return {
+        item: item_line(name, shots, item, truncated=(name, item) in truncated, **entry)
+        for item, entry in entries.items()
+    }
 
 
 def item_line(

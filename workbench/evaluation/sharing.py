@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from lm_eval.api.samplers import FirstNSampler
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.evaluator_utils import get_sample_size
 
@@ -132,7 +133,7 @@ def _by_templates(task: Any) -> bool:
 def _drawn_for_all(task: Any, rank: int, n: int) -> Iterator[None]:
     """Draw the few-shot examples of other processes' items as well, each in its turn."""
     sampler = getattr(task, "sampler", None)
-    if sampler is None:
+    if sampler is None or type(sampler).sample is FirstNSampler.sample:  # which draws none by chance
         yield
         return
     sample, drawn, docs = sampler.sample, itertools.count(), task.eval_docs
