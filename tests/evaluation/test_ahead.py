@@ -14,7 +14,7 @@ import torch
 from lm_eval.api.task import ConfigurableTask
 from tiny import tiny_model
 
-from workbench.evaluation import answers, harness, in_memory, launching, prefixes, sharing
+from workbench.evaluation import answers, asking, harness, launching, prefixes, sharing
 from workbench.evaluation.evaluate import evaluate, prepared
 from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.launching import Launcher
@@ -188,7 +188,7 @@ def test_after_an_interrupt_nothing_is_launched_any_more(
 
     with monkeypatch.context() as interrupted:
         interrupted.setattr(ConfigurableTask, "construct_requests", stop)
-        interrupted.setattr(in_memory, "Launcher", Made)
+        interrupted.setattr(asking, "Launcher", Made)
         with pytest.raises(KeyboardInterrupt):
             evaluate(model, tokenizer, CHOICES, include=folder, progress=False, batch_size=1)
     assert not launchers()
@@ -256,12 +256,12 @@ def test_too_little_memory_halves_the_batch_in_a_thread_too(way, small_parts, to
 def test_the_bar_moves_in_the_thread_that_it_belongs_to(way, small_parts, tokenizer, folder, monkeypatch):
     moved = []
 
-    class Bar(in_memory.tqdm):
+    class Bar(asking.tqdm):
         def update(self, n=1):
             moved.append((current_thread(), n))
             return super().update(n)
 
-    monkeypatch.setattr(in_memory, "tqdm", Bar)
+    monkeypatch.setattr(asking, "tqdm", Bar)
     for tasks, n in ((MIXED, 2 * 13 * 3 + 13 + 13), (["toy_sums"], 13)):
         moved.clear()
         evaluate(tiny_model(), tokenizer, tasks, include=folder, batch_size=4)

@@ -17,7 +17,7 @@ from scoring import rows as rows_of_sums
 from tiny import LAYERS, tiny_model, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from workbench.evaluation import in_memory
+from workbench.evaluation import generating, in_memory
 from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.items import compare_items, read_items
 from workbench.evaluation.perplexity import perplexity
@@ -347,13 +347,13 @@ def test_the_static_cache_answers_as_generate_does(architecture, tmp_path, monke
     folder = str(tmp_path / "test.jsonl")
     task = re.sub(r"toys/tasks/\w+\.jsonl", folder, task)
     (tmp_path / "sums.yaml").write_text(task)
-    told, decoded, made = [], [], in_memory.StaticDecoder
+    told, decoded, made = [], [], generating.StaticDecoder
     monkeypatch.setattr(
-        in_memory, "StaticDecoder", lambda model, **how: decoded.append(how["ends"]) or made(model, **how)
+        generating, "StaticDecoder", lambda model, **how: decoded.append(how["ends"]) or made(model, **how)
     )
     for penalty, worth in ((None, 0), (None, 1 << 60), (3.0, 0), (3.0, 1 << 60)):
         model.generation_config.repetition_penalty = penalty
-        monkeypatch.setattr(in_memory, "WORTH_PREPARING", worth)
+        monkeypatch.setattr(generating, "WORTH_PREPARING", worth)
         settings = {"include": tmp_path, "items": tmp_path / "items.jsonl", "n_shot": 0, "progress": False}
         evaluate(model, tokenizer, "toy_sums", batch_size=5, **settings)
         told.append(list(read_items(tmp_path / "items.jsonl")["response"]))

@@ -2,7 +2,7 @@
 
 - ``evaluate``: task scores
 - ``perplexity``: loss and perplexity on texts and corpora
-- ``in_memory``: a model as the harness asks it, in bounded memory
+- ``in_memory``: a model as the harness asks it, in bounded memory (``asking``, ``generating``)
 - ``harness``: the harness run on tasks, its results as rows
 - ``tasks``: which questions are asked, and their fingerprint
 - ``dependencies``: the files that a task's scores depend on, by content
