@@ -85,7 +85,9 @@ def build(options: Any) -> tuple[Any, Any]:
         kind = torch.bfloat16 if options.device.startswith("cuda") else torch.float32
         model = AutoModelForCausalLM.from_pretrained(options.model, dtype=kind)
         return model.to(options.device).eval(), tokenizer
-    return random_llama(SHAPES[options.shape][0], options.device, max_position_embeddings=8192), tokenizer
+    shape = dict(SHAPES[options.shape][0])
+    shape["vocab_size"] = max(shape["vocab_size"], len(tokenizer))
+    return random_llama(shape, options.device, max_position_embeddings=8192), tokenizer
 
 
 class Bench(Parts):

@@ -112,6 +112,23 @@ def test_blocks_are_computed_one_by_one_where_memory_does_not_suffice(blocks_tog
     assert blocks == [3, 1, 1, 1]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_block_that_does_not_fit_into_memory_alone_is_an_error_in_words(blocks_together):
+    model, requests = tiny_model(), blocks_together
+    prefixes.can_share(model)
+    blocks = []
+
+    def no_memory(module, args, kwargs):
+        if kwargs.get("use_cache") and "position_ids" not in kwargs:
+            blocks.append(len(args[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(no_memory, with_kwargs=True)
+    with pytest.raises(ValueError, match=r"max_length must be below \d+ to fit into memory"):
+        ours(model, requests)
+    assert blocks == [3, 1]
+
+
 @pytest.mark.parametrize("shots", [SHOTS, ""])
 def test_requests_that_ask_other_tokens_of_one_row_each_get_their_own(shots):
     pairs = [

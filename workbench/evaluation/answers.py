@@ -73,14 +73,18 @@ class Answers:
             self._begin(batch, cache)
 
     def _cached(self, blocks: tuple[tuple[int, ...], ...]) -> Any:
-        """Return the keys and values of blocks, one after the other where memory does not suffice."""
+        """Return the keys and values of blocks, one after the other where memory does not suffice.
+
+        Raises:
+            ValueError: when one alone does not fit.
+        """
         with torch.no_grad(), self.lm.mixed(), _chosen(self.lm.model, torch.tensor([0])):
             try:
                 return block_cache(self.lm.model, blocks)
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 if len(blocks) == 1:
-                    raise
-            return joined([block_cache(self.lm.model, [block]) for block in blocks])
+                    self.lm.take_less(1, error)
+        return joined([self._cached((block,)) for block in blocks])
 
     def _begin(self, batch: Batch, cache: Any) -> None:
         """Begin a batch, in halves where memory does not suffice."""
