@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,14 +76,20 @@ def test_what_shares_much_stays_together_and_one_large_group_is_split(monkeypatc
     assert shares([], [], []) == []
 
 
+READERS = "RAYON_NUM_THREADS"
 WORK = """
 import json, sys
 from pathlib import Path
 import torch.distributed as dist
+from tiny import tiny_tokenizer
 from workbench.models import processes
 from workbench.models.processes import by_the_first, everyones, failing_together, place, shares
 number, n = place()
-said = {"place": [number, n], "all": everyones(number * 10), "shares": shares([3, 2, 1])}
+threads = lambda: len([*Path("/proc/self/task").glob("*")])
+before = threads()
+tiny_tokenizer()(["Anna has 12 apples"] * 200)
+readers = threads() - before
+said = {"readers": readers, "place": [number, n], "all": everyones(number * 10), "shares": shares([3, 2, 1])}
 said["first"] = by_the_first(lambda: f"of {number}")
 try:
     by_the_first(lambda: [][number])
@@ -119,14 +126,17 @@ Path(sys.argv[1], f"{number}.json").write_text(json.dumps(said))
 
 
 @pytest.mark.slow
-def test_two_processes_see_the_same(tmp_path, root):
+@pytest.mark.parametrize("asked", [None, 3])
+def test_two_processes_see_the_same(asked, tmp_path, root):
     script = tmp_path / "work.py"
     script.write_text(WORK)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {"PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {k: v for k, v in os.environ.items() if k not in ("TOKENIZERS_PARALLELISM", READERS)}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]), "OMP_NUM_THREADS": "1"}
+    environment |= {"ACCELERATE_USE_CPU": "true"} | ({READERS: str(asked)} if asked else {})
     done = subprocess.run(
         [sys.executable, *launcher, str(tmp_path)],
-        env={**os.environ, **environment},
+        env=environment,
         capture_output=True,
         text=True,
     )
@@ -134,7 +144,11 @@ def test_two_processes_see_the_same(tmp_path, root):
     told = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2)]
     assert [one.pop("place") for one in told] == [[0, 2], [1, 2]]
     assert told[0] == told[1]
-    assert told[0] == {
+    if Path("/proc/self/task").is_dir():
+        cores = len(os.sched_getaffinity(0))
+        assert told[0]["readers"] == (asked or max(1, cores // 4)), "threads that read texts"
+    assert told[0] | {"readers": 0} == {
+        "readers": 0,
         "all": [0, 10],
         "shares": [0, 1, 1],
         "first": "of 0",

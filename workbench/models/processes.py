@@ -26,11 +26,24 @@ def place() -> tuple[int, int]:
         return 0, 1
     from accelerate import PartialState
 
+    _share_cores()
     cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     state = PartialState(cpu=cpu)  # joins the others where that is not done yet
     atexit.unregister(_leave)
     atexit.register(_leave)
     return state.process_index, state.num_processes
+
+
+@cache
+def _share_cores() -> None:
+    """Let tokenizers use half of this process's part of the cores, unless somebody said how many.
+
+    Each process would start a thread for every core, beside those that launch and compute. A launcher does
+    the like for OpenMP. Where a batch of texts has been read already, it stays as it was.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    os.environ.setdefault("RAYON_NUM_THREADS", str(max(1, cores // (2 * here))))
 
 
 def _leave() -> None:
