@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import _add_special_kwargs, has_bos_prefix
+from tokenizers import Tokenizer
 
 from workbench.models.chat import render_chat
 
@@ -29,6 +31,30 @@ def texts_remembered() -> Iterator[None]:
         yield
     finally:
         _known.reset(token)
+
+
+class _Fast:
+    """A tokenizer of the tokenizers library that does not note where in a text each token is."""
+
+    def __init__(self, whole: Tokenizer) -> None:
+        object.__setattr__(self, "whole", whole)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, "encode_batch_fast" if name == "encode_batch" else name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.whole, name, value)
+
+
+@contextmanager
+def _without_offsets(tokenizer: Any) -> Iterator[None]:
+    """Let a tokenizer read batches without offsets until leaving: the same tokens in less time."""
+    whole = getattr(tokenizer, "_tokenizer", None)
+    if not isinstance(whole, Tokenizer):  # one in Python
+        yield
+        return
+    with patch.object(tokenizer, "_tokenizer", _Fast(whole)):
+        yield
 
 
 class Reading(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no types
@@ -86,7 +112,8 @@ class Reading(HFLM):  # type: ignore[misc, unused-ignore]  # lm_eval carries no 
         others = [text for text in unread if text not in set(begun)] if begun else unread
         for some, asked in ((begun, False), (others, add_special_tokens)):
             settings = _add_special_kwargs(asked, self.add_bos_token) | _IDS_ALONE
-            ids = self.tokenizer(some, **settings)["input_ids"] if some else []
+            with _without_offsets(self.tokenizer):
+                ids = self.tokenizer(some, **settings)["input_ids"] if some else []
             read = ((text, add_special_tokens) for text in some)
             self.known |= zip(read, (np.array(one, dtype=np.int32) for one in ids), strict=True)
 
