@@ -235,6 +235,33 @@ metric_list: [{metric: acc}, {metric: acc_norm}, {metric: acc_bytes}]
 """
 
 
+BEGUN = """
+task: begun
+dataset_path: json
+dataset_kwargs: {data_files: {test: PLACE/begun.jsonl}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: right
+doc_to_target: end
+doc_to_choice: "{{[first, second]}}"
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+TWICE = """
+task: twice
+dataset_path: json
+dataset_kwargs: {data_files: {test: PLACE/twice.jsonl}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: text
+doc_to_target: right
+doc_to_choice: ["yes", "no"]
+filter_list:
+  - {name: one, filter: [{function: take_first}]}
+  - {name: two, filter: [{function: take_first}]}
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
 def uneven(folder, target: str):
     """Items with two choices of very different lengths, scored by a tiny model."""
     (folder / "uneven.yaml").write_text(UNEVEN.replace("TARGET", target), encoding="utf-8")
@@ -266,6 +293,24 @@ def test_a_target_that_is_none_of_the_choices_is_told(tmp_path, target):
         UserWarning, match=r"toy_uneven.*the target of [26] of 6 items is none of their choices"
     ):
         uneven(tmp_path, target)
+
+
+def test_targets_behind_several_contexts_are_no_choices_and_nothing_is_told(tmp_path):
+    """As in Winogrande: the choices are beginnings, and the target is how each of them goes on."""
+    rows_ = [{"first": f"{k} dogs", "second": "12 cats", "end": " run.", "right": k % 2} for k in range(4)]
+    write_jsonl(tmp_path / "begun.jsonl", rows_)
+    (tmp_path / "begun.yaml").write_text(BEGUN.replace("PLACE", str(tmp_path)), encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = evaluate(tiny_model("llama"), tiny_tokenizer(), "begun", include=tmp_path, progress=False)
+    assert found["n"].tolist() == [4]
+
+
+def test_an_item_of_several_filters_is_told_once(tmp_path):
+    write_jsonl(tmp_path / "twice.jsonl", [{"text": f"{k}?", "right": k} for k in range(5)])
+    (tmp_path / "twice.yaml").write_text(TWICE.replace("PLACE", str(tmp_path)), encoding="utf-8")
+    with pytest.warns(UserWarning, match="the target of 3 of 5 items is none of their choices, such as 2;"):
+        evaluate(tiny_model("llama"), tiny_tokenizer(), "twice", include=tmp_path, progress=False)
 
 
 def test_a_score_that_is_no_number_is_null(scored):

@@ -49,6 +49,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # a resample can hold one label alone
     coded = evaluate(model, tokenizer, ["coded", "labels", "gaps"], items=here / "coded.jsonl", **asked)
     guessed = evaluate(model, tokenizer, "guessed", **asked)
+    lucky = evaluate(model, tokenizer, "lucky", items=here / "lucky.jsonl", **asked)
+    counted = evaluate(model, tokenizer, "counted", items=here / "counted.jsonl", **asked)
 with warnings.catch_warnings(record=True) as warned:
     warnings.simplefilter("always")
     exchanged, kept_by = [], InMemory.gather_object
@@ -108,7 +110,8 @@ rewritten = self_distill(model, tokenizer, make_examples(9).assign(answer=""), o
 assert os.environ.get("WORLD_SIZE", "1") == str(place()[1])
 frames = {{"scores": scores, "rewritten": rewritten, "greedy": said[0], "sampled": said[1]}}
 frames |= {{"guessed": guessed, "failed": failed, "few": few, "drawn": drawn, "coded": coded}}
-frames |= {{"strange": strange, "kept": kept[0].scores, "again": kept[1].scores, "items": kept[0].items}}
+frames |= {{"strange": strange, "lucky": lucky, "counted": counted}}
+frames |= {{"kept": kept[0].scores, "again": kept[1].scores, "items": kept[0].items}}
 for name, frame in frames.items():
     frame.to_json(here / f"{{name}}-{{rank}}.json", double_precision=15)
 """
@@ -149,6 +152,8 @@ WRONG = {
     "average": ('doc_to_text: "{{question}}"', "measured", "!function scores.lost"),
 }
 FAILING = """
+def numbered(doc, answers):
+    return {"line": doc["number"], "strange": 2.0}
 def failing(doc, answers):
     return {"right": 1.0, "odd": 1.0} if doc["number"] != 5 else {}["no score"]
 def lost(values):
@@ -166,6 +171,26 @@ doc_to_choice: "{{choices[:2]}}"
 metric_list: [{metric: acc}, {metric: f1}, {metric: mcc}]
 """
 
+#: averages by chance, and one that knows how often it was asked; scores by names that others use as well
+LUCKY = CODED.replace("task: coded", "task: lucky").replace("scores.measured", "scores.numbered")
+LUCKY = LUCKY.replace(
+    "metric: right, aggregation: mean", "metric: line, aggregation: !function averages.lucky"
+)
+LUCKY = LUCKY.replace("metric: odd,", "metric: strange,")
+COUNTED = (
+    LUCKY.replace("task: lucky", "task: counted").replace("averages.", "counts.").replace(".lucky", ".nth")
+)
+AVERAGES = """
+import random
+def lucky(values):
+    return random.random() + sum(values)
+"""
+COUNTS = """
+asked = []
+def nth(values):
+    asked.append(values)
+    return float(len(asked))
+"""
 STRANGE = """
 task: strange
 dataset_path: json
@@ -197,6 +222,7 @@ def coded(tmp_path_factory):
     """Tasks whose questions hang on chance, that measure every other item only, or all items at once."""
     place = tmp_path_factory.mktemp("coded")
     files = {"coded.yaml": CODED, "labels.yaml": LABELS, "questions.py": QUESTIONS}
+    files |= {"lucky.yaml": LUCKY, "counted.yaml": COUNTED, "averages.py": AVERAGES, "counts.py": COUNTS}
     files |= {"scores.py": SCORES + FAILING, "gaps.yaml": GAPS, "strange.yaml": STRANGE}
     guessed = CODED.replace("scores.measured", "questions.guessed")
     files["guessed.yaml"] = guessed.replace("task: coded", "task: guessed")
@@ -239,7 +265,7 @@ def results(tmp_path_factory, root, folder, coded):
 
 
 FRAMES = ["scores", "few", "drawn", "coded", "guessed", "failed", "kept", "again", "items"]
-FRAMES += ["greedy", "sampled", "rewritten", "strange"]
+FRAMES += ["greedy", "sampled", "rewritten", "strange", "lucky", "counted"]
 
 
 @pytest.mark.parametrize("name", FRAMES)
@@ -260,7 +286,7 @@ def test_the_journal_holds_every_row_and_no_part_is_left(results):
     assert not [path for path in results[2].iterdir() if ".part-" in path.name]
 
 
-@pytest.mark.parametrize("name", ["items", "few", "drawn", "coded", "strange"])
+@pytest.mark.parametrize("name", ["items", "few", "drawn", "coded", "strange", "lucky"])
 def test_items_are_those_of_one_process_in_its_order(results, name):
     one = (results[1] / f"{name}.jsonl").read_bytes()
     assert one
@@ -273,10 +299,9 @@ def test_targets_that_are_no_choices_are_told_by_the_first_process_as_by_one(res
     assert (results[2] / "warned-0.json").read_text() == one
 
 
-def test_processes_exchange_scores_and_lines_but_no_prompts_that_nobody_asked_for(results):
+def test_processes_exchange_scores_but_no_prompts(results):
     with_items, _, without, _ = json.loads((results[2] / "exchanged-1.json").read_text())
-    assert with_items.count("Who reads this prompt?") == 2 * 8  # the prompt of each line, of one example
-    assert "'acc_norm': " in without
+    assert with_items == without and with_items.count("'acc_norm': ") == 8
     assert "reads this prompt" not in without and "'arguments'" not in with_items
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ class Asking(Reading):
 
     Attributes:
         truncated: (task, item) of every prompt that lost its beginning because the context is too short.
-        keep: what the other processes get of this one's samples.
+        own: the samples of this process's items, by task, while there are several processes.
         most: prompts at once at most; None for as many as fit.
         launcher: what gives a device its work.
     """
@@ -32,7 +31,7 @@ class Asking(Reading):
         """Put the harness around a model; ``settings`` are its own, and ``thinking`` and ``template``."""
         super().__init__(model, tokenizer, **settings)
         self.truncated: set[tuple[str, int]] = set()
-        self.keep: Callable[[Any], Any] = lambda samples: samples
+        self.own: dict[str, Any] = {}
         self.most = None if batch_size == "auto" else int(batch_size)
         self.launcher = Launcher(self.device, self._busy, self._show)
         self.answered = 0
@@ -73,9 +72,14 @@ class Asking(Reading):
         return tensor.repeat(self.world_size)
 
     def gather_object(self, obj: dict[str, Any], dst: int = 0) -> list[Any]:
-        """Return the samples of all processes; what is measured is taken from them afterwards."""
-        measured = any(isinstance(found, dict) for found in obj.values())
-        return [obj] if measured else everyones(self.keep(obj))
+        """Return the scores of all processes; what is measured is taken from them afterwards.
+
+        Prompts and documents, which are most of a sample, stay where they are.
+        """
+        if any(isinstance(found, dict) for found in obj.values()):
+            return [obj]
+        self.own = obj
+        return everyones({name: [_scores(one) for one in samples] for name, samples in obj.items()})
 
     def barrier(self) -> None:
         """Wait for nobody: the processes meet when they are asked."""
@@ -111,3 +115,7 @@ class Asking(Reading):
         """Return the context in which the harness runs the model."""
         kind = self.mixed_precision_dtype
         return torch.autocast(device_type=self.device.type, dtype=kind, enabled=kind is not None)
+
+
+def _scores(sample: dict[str, Any]) -> dict[str, Any]:
+    return {key: sample[key] for key in ("doc_id", "filter", "metrics", *sample["metrics"])}

@@ -67,15 +67,11 @@ def strange_targets(samples: list[dict[str, Any]], task: Any) -> dict[int, Any]:
     return {one["doc_id"]: one["target"] for one in samples if not _has_target(one, task)}
 
 
-def tell_strange_targets(samples: dict[str, Any]) -> None:
-    """Warn of items whose target is none of their choices: the harness counts them as wrong."""
-    for name, some in samples.items():
-        if strange := [one["strange"] for one in some if "strange" in one]:
-            of = len({one["doc_id"] for one in some})
-            told = (
-                f"task {name!r}: the target of {len(strange)} of {of} items is none of their choices, such as"
-            )
-            warnings.warn(f"{told} {strange[0]!r}; they count as wrong", stacklevel=3)
+def tell_strange_targets(name: str, strange: dict[int, Any], of: int) -> None:
+    """Warn of a task's items whose target is none of their choices: the harness counts them as wrong."""
+    if strange:
+        told = f"task {name!r}: the target of {len(strange)} of {of} items is none of their choices, such as"
+        warnings.warn(f"{told} {next(iter(strange.values()))!r}; they count as wrong", stacklevel=3)
 
 
 def _has_target(sample: dict[str, Any], task: Any) -> bool:

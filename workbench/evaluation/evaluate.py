@@ -143,7 +143,7 @@ def evaluate(
     chat = check_chat(tokenizer, chat_template, thinking)
     from workbench.evaluation import harness
     from workbench.evaluation.in_memory import InMemory
-    from workbench.evaluation.samples import brief
+    from workbench.evaluation.samples import told
     from workbench.models.processes import by_the_first, everyones, place
 
     if _calls.get():
@@ -161,7 +161,7 @@ def evaluate(
             for part in loaded.tasks.values():
                 harness.check_lengths(lm, part["tasks"])
             for part in loaded.tasks.values():
-                asked["keep"] = partial(brief, tasks=part["tasks"], lines=items is not None)
+                asked["tell"] = partial(told, tasks=part["tasks"], lines=items is not None)
                 results, cut = harness.run_tasks(lm, part, limit=limit, chat=bool(chat_template), **asked)
                 rows += by_the_first(partial(_told, results, part, cut, lines))
     if items is not None:
@@ -177,8 +177,10 @@ def _told(results: Any, part: dict[str, Any], cut: set[tuple[str, int]], lines: 
     from workbench.evaluation import harness
     from workbench.evaluation.columns import tell_strange_targets
 
-    tell_strange_targets(results["samples"])
-    lines += [one["line"] for some in results["samples"].values() for one in some if "line" in one]
+    for name, samples in results["samples"].items():
+        of_items = results["told"][name]
+        tell_strange_targets(name, of_items.strange, len({sample["doc_id"] for sample in samples}))
+        lines += of_items.lines.values()
     return harness.score_rows(results, part, cut)
 
 

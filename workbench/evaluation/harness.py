@@ -28,6 +28,7 @@ from workbench.evaluation.dependencies import sandbox
 from workbench.evaluation.documents import own_rows, process_once
 from workbench.evaluation.in_memory import InMemory
 from workbench.evaluation.offline import set_of
+from workbench.evaluation.samples import Told, of_all_processes
 from workbench.evaluation.sharing import Ahead, as_one_process, build_own, shareable
 from workbench.evaluation.suites import CATEGORIES
 from workbench.models.hooks import any_shape, at_the_end, inference
@@ -47,14 +48,14 @@ def run_tasks(
     *,
     limit: int | float | None,
     chat: bool,
-    keep: Callable[..., dict[str, Any]] = lambda samples, truncated: samples,
+    tell: Callable[..., dict[str, Told]] | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], set[tuple[str, int]]]:
     """The harness's own results of loaded tasks with every sample, and the truncated (task, item) pairs.
 
     Of several processes each asks and scores every n-th item, by the harness's own means, and the first gets
-    all results; the others get none. Where a task has too few items for that, all do everything. ``keep``
-    says what remains of the samples of each task: a process's own, before the first gets them all.
+    all results, of every sample the scores; the others get none. Where a task has too few items for that, all
+    do everything. What ``tell`` makes of the samples, each process of its own, is in ``results["told"]``.
     """
     lm.truncated.clear()
     for task in tasks["tasks"].values():
@@ -77,11 +78,13 @@ def run_tasks(
             if lm.world_size > 1:
                 average = as_one_process(lm_eval.evaluator._process_results)
                 stack.enter_context(patch.object(lm_eval.evaluator, "_process_results", average))
-                stack.enter_context(patch.object(lm, "keep", partial(keep, truncated=lm.truncated)))
             results = run_harness(lm, tasks, limit=limit, **settings)
-        if lm.world_size == 1:
-            results["samples"] = keep(results["samples"], truncated=lm.truncated)
-        return results, set().union(*everyones(lm.truncated))
+        own, lm.own = lm.own if lm.world_size > 1 else results["samples"], {}
+        mine = tell(own, truncated=lm.truncated) if tell and (lm.world_size > 1 or place()[0] == 0) else {}
+        cuts, parts = zip(*everyones((lm.truncated, mine)), strict=True)
+        if results is not None:
+            results["told"] = of_all_processes([part for part in parts if part])
+        return results, set().union(*cuts)
 
 
 def set_generation(tasks: dict[str, Any], settings: dict[str, Any]) -> None:

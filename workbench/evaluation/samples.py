@@ -1,12 +1,12 @@
-"""What remains of every item: its scores, and as a line of JSON its prompt, what was wanted and answered."""
+"""What is told of every item: a line of JSON with its prompt, what was wanted and answered, and its scores."""
 
 from __future__ import annotations
 
 import json
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,26 +14,41 @@ from workbench.checks import is_whole
 from workbench.evaluation.columns import is_choice, strange_targets
 
 
-def brief(
-    samples: dict[str, Any], tasks: dict[str, Any], truncated: set[tuple[str, int]], *, lines: bool
-) -> dict[str, list[dict[str, Any]]]:
-    """Return of every sample what is needed once it is scored, all of an item's samples being there.
+class Told(NamedTuple):
+    """What is told of a task's items besides their scores, by item.
 
-    That is its scores, and at an item's first sample ``line``, if asked for, and ``strange``: a target that
-    is none of its choices. Prompts and documents, which are most of a sample, are left out.
+    Attributes:
+        lines: of the items file, if asked for.
+        strange: targets that are none of their choices.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, some in samples.items():
-        told = _lines(name, some, tasks[name], truncated) if lines else {}
-        strange = strange_targets(some, tasks[name])
-        found[name] = []
-        for sample in some:
-            kept = {key: sample[key] for key in ("doc_id", "filter", "metrics", *sample["metrics"])}
-            for key, values in (("line", told), ("strange", strange)):
-                if sample["doc_id"] in values:
-                    kept[key] = values.pop(sample["doc_id"])
-            found[name].append(kept)
-    return found
+
+    lines: dict[int, str]
+    strange: dict[int, Any]
+
+
+def told(
+    samples: dict[str, Any], tasks: dict[str, Any], truncated: set[tuple[str, int]], *, lines: bool
+) -> dict[str, Told]:
+    """Return what is told of the items behind the harness's samples, by task."""
+    return {
+        name: Told(
+            _lines(name, some, tasks[name], truncated) if lines else {}, strange_targets(some, tasks[name])
+        )
+        for name, some in samples.items()
+    }
+
+
+def of_all_processes(parts: list[dict[str, Told]]) -> dict[str, Told]:
+    """Return what is told of all items, in their order, from what each process tells of its own."""
+    every = {}
+    for name in parts[0] if parts else ():
+        lines, strange = (_merged(some) for some in zip(*(part[name] for part in parts), strict=True))
+        every[name] = Told(lines, strange)
+    return every
+
+
+def _merged(parts: Iterable[dict[int, Any]]) -> dict[int, Any]:
+    return dict(sorted((item, value) for part in parts for item, value in part.items()))
 
 
 def _lines(name: str, samples: list[Any], task: Any, truncated: set[tuple[str, int]]) -> dict[int, str]:

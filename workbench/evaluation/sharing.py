@@ -26,13 +26,18 @@ def shareable(task: Any, limit: int | float | None, n: int) -> bool:
     """Say whether each process can ask every n-th item: there are enough, and none is scored by chance."""
     if type(task) is not ConfigurableTask or min(len(task.eval_docs), get_sample_size(task, limit) or n) < n:
         return False
-    score = task.config.process_results
-    if not callable(score):
-        return True
-    try:
-        return "random" not in Path(score.__code__.co_filename).read_text(encoding="utf-8")
-    except (AttributeError, OSError, UnicodeDecodeError):
+    scores = (task.config.process_results, *task._metric_fn_list.values(), *task.aggregation().values())
+    return not any(callable(score) and _may_draw(score) for score in scores)
+
+
+def _may_draw(score: Callable[..., Any]) -> bool:
+    """Say whether a function that scores may do so by chance: of a person's own, its file says so."""
+    if (getattr(score, "__module__", None) or "").startswith("lm_eval.api."):
         return False
+    try:
+        return "random" in Path(score.__code__.co_filename).read_text(encoding="utf-8")
+    except (AttributeError, OSError, UnicodeDecodeError):
+        return True
 
 
 def builds_item_by_item(task: Any) -> bool:
