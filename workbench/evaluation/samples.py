@@ -1,4 +1,4 @@
-"""What is told of every item: a line of JSON with its prompt, what was wanted and answered, and its scores."""
+"""What is told of every item, as a line of JSON: its prompt, what was wanted and answered, its scores."""
 
 from __future__ import annotations
 
