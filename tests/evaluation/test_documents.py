@@ -108,10 +108,12 @@ def test_rows_of_other_processes_are_never_read(few_at_once, monkeypatch):
     assert len(list(own_rows(task)(rank=1, limit=20, world_size=3))) == 7 == len(read)
 
 
-@pytest.mark.parametrize("way", ["list", "format", "samples", "own", "put"])
+@pytest.mark.parametrize("way", ["list", "format", "columns", "samples", "own", "put"])
 def test_what_is_no_plain_set_is_left_to_the_harness(way):
     asked = {"rank": 0, "limit": 9, "world_size": 2, "samples": [5, 2, 9] if way == "samples" else None}
-    task = Task({"list": ROWS, "format": plain().with_format("numpy")}.get(way, plain()))
+    sets = {"list": ROWS, "format": plain().with_format("numpy")}
+    sets["columns"] = plain().with_format(None, columns=[])  # of which every row is empty
+    task = Task(sets.get(way, plain()))
     if way == "own":
 
         class Backwards(Task):
