@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event, current_thread, main_thread
 from types import SimpleNamespace
 
@@ -261,7 +261,14 @@ def test_the_bar_moves_in_the_thread_that_it_belongs_to(way, small_parts, tokeni
             moved.append((current_thread(), n))
             return super().update(n)
 
+    class Quick(ThreadPoolExecutor):
+        def submit(self, *args):
+            future = super().submit(*args)
+            wait([future])  # done before the one who gave it goes on
+            return future
+
     monkeypatch.setattr(asking, "tqdm", Bar)
+    monkeypatch.setattr(launching, "ThreadPoolExecutor", Quick)
     for tasks, n in ((MIXED, 2 * 13 * 3 + 13 + 13), (["toy_sums"], 13)):
         moved.clear()
         evaluate(tiny_model(), tokenizer, tasks, include=folder, batch_size=4)

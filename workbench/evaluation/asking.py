@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from threading import current_thread
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ class Asking(Reading):
         own: the samples of this process's items, by task, while there are several processes.
         most: prompts at once at most; None for as many as fit.
         launcher: what gives a device its work.
+        thread: the one that the bar belongs to.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Asking(Reading):
         self.most = None if batch_size == "auto" else int(batch_size)
         self.launcher = Launcher(self.device, self._busy, self._show)
         self.answered = 0
+        self.thread = current_thread()
         self.bar = tqdm(total=0, desc="evaluation", unit="request", leave=False, disable=not progress)
         self.cache_hook = self  # the harness reports each finished request to it
 
@@ -45,7 +48,7 @@ class Asking(Reading):
     def tell(self, n: int) -> None:
         """Count requests that are answered; the bar moves in the thread that it belongs to."""
         self.answered += n
-        if not self.launcher.given:  # else the launching thread may be the one that tells
+        if current_thread() is self.thread:
             self._show()
 
     def _expect(self, n: int) -> None:
