@@ -301,7 +301,7 @@ def summed_up(part: Path) -> dict[str, pd.DataFrame]:
         ends = ["self-distilled", "self-distilled-maths"]
         if merges and set(ends) <= set(names):
             items = read["items"].assign(prompt="", target="", response="")
-            found["gain"] = wb.merge_gain(items, ends, merges)
+            found["gain"] = wb.merge_gain(items, ends, merges, scores=read["scores"])
     if "angles" in read:
         groups = read["angles"].groupby("variant", sort=False)
         measures = {"tensors": ("tensor", "size"), "linear": ("linear", "sum"), "most": ("angle", "max")}

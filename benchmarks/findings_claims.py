@@ -9,6 +9,7 @@ from findings_frames import BLIND, Frames, at_chance
 from findings_iterate import iterating, listed
 from scipy import stats
 
+from workbench.statistics import holm
 from workbench.tables.claims import CLAIMS, verdict
 from workbench.tables.markup import task_label
 
@@ -189,9 +190,17 @@ def slerp(frames: Frames) -> Said:
 
 
 def drafts_pair(frames: Frames) -> list[dict[Any, Any]]:
-    """Return the rows that compare drafts healed on self-distilled data with those of SFT."""
-    pair = frames["drafts_comparison"].query("variant == 'self-distilled' and against == 'sft'")
-    return pair.to_dict("records")
+    """Return the rows that compare drafts healed on self-distilled data with those of SFT.
+
+    ``p_signs``: of the sign test over prompts, corrected by Holm's method for all pairs of a run.
+    """
+    rows = frames["drafts_comparison"]
+    signs = [
+        stats.binomtest(up, up + down).pvalue for up, down in zip(rows["higher"], rows["lower"], strict=True)
+    ]
+    by_run = pd.Series(signs, rows.index).groupby([rows["layers_left"], rows["seed"]])
+    rows = rows.assign(p_signs=by_run.transform(holm))
+    return rows.query("variant == 'self-distilled' and against == 'sft'").to_dict("records")
 
 
 def accepted_more(frames: Frames) -> Said:

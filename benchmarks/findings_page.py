@@ -190,7 +190,7 @@ def drafts_text(frames: Frames) -> str:
     told = [
         f"\n- {row['layers_left']} layers left, seed {row['seed']}: self-distilled is ahead of SFT on "
         f"{row['higher']} prompts and behind on {row['lower']} of {row['n']} (sign test, adjusted "
-        f"p = {row['p_adjusted']:.1g}), the mean difference being {interval(row)}"
+        f"p = {row['p_signs']:.1g}), the mean difference being {interval(row)}"
         for row in drafts_pair(frames)
     ]
     return (

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -176,6 +178,38 @@ class TestPairedDifference:
         moved = paired_difference([0.2, 0.5, 0.7, 0.1], [0.3, 0.4, 0.9, 0.2])
         assert moved["ci_low"] < moved["difference"] < moved["ci_high"]
         assert paired_difference([0.0, 0.0], [1.0, 1.0])["ci_high"] == 1
+
+    def test_the_p_value_is_of_the_mean_and_not_of_how_many_are_above(self):
+        """26 of 30 values rise a little, the others fall far: what is tested is what is printed."""
+        change = np.concatenate([RNG.uniform(0.01, 0.02, 26), [-2.0, -1.5, -1.0, -0.5]])
+        result = paired_difference(np.zeros(30), change)
+        assert result["difference"] < 0 and (result["higher"], result["lower"]) == (26, 4)
+        assert result["p_value"] > 0.05
+        clear = paired_difference(np.zeros(60), RNG.normal(1, 1, 60))
+        assert clear["p_value"] == pytest.approx(0.0002) and clear["ci_low"] > 0
+
+    def test_all_signs_of_few_units_are_tried_and_units_are_weighted(self):
+        change, weight = RNG.normal(size=7), RNG.uniform(1, 9, 7)
+        result = paired_difference(np.zeros(7), change, weights=weight)
+        sums = [np.dot(signs, change * weight) for signs in itertools.product((-1, 1), repeat=7)]
+        mean = change @ weight / weight.sum()
+        assert result["difference"] == pytest.approx(mean)
+        assert result["p_value"] == pytest.approx(np.mean(np.abs(sums) >= abs(change @ weight) - 1e-12))
+        ends = bootstrap_interval(change, weights=weight)
+        assert (result["ci_low"], result["ci_high"]) == pytest.approx(ends)
+
+    def test_items_of_one_group_are_one_unit(self):
+        change = RNG.normal(size=6)
+        names, copies = np.repeat(np.arange(6), 15), np.repeat(change, 15)
+        alone = paired_difference(np.zeros(6), change)
+        assert paired_difference(np.zeros(90), copies, groups=names) == pytest.approx(alone)
+        assert paired_difference(np.zeros(90), copies)["p_value"] < alone["p_value"]
+
+    def test_chance_is_called_a_difference_as_often_as_the_level_says(self):
+        rng = np.random.default_rng(3)
+        found = [paired_difference(np.zeros(12), rng.exponential(1, 12) - 1)["p_value"] for _ in range(300)]
+        even = [paired_difference(np.zeros(12), rng.normal(size=12))["p_value"] for _ in range(300)]
+        assert np.mean(np.array(even) < 0.05) < 0.08 and np.mean(np.array(found) < 0.05) < 0.12
 
     def test_items_must_match(self):
         with pytest.raises(ValueError, match="one value for each item, got 2 and 3"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, permutation_test
 from scipy.stats import t as student
 
 from workbench.checks import told
@@ -84,9 +84,7 @@ def bootstrap_interval(
     (0.3, 0.95)
     """
     columns = _finite("values", values, columns=True)
-    weight = np.ones(len(columns)) if weights is None else _finite("weights", weights)
-    if len(weight) != len(columns) or (weight < 0).any() or weight.sum() == 0:
-        raise ValueError(f"weights must be {len(columns)} numbers >= 0, not all 0, got {len(weight)}")
+    weight = _weights(weights, len(columns))
     answers = tuple(bounds) in ((-np.inf, np.inf), (0, 1))  # no cosines or differences, which can be -1
     alone = answers and columns.ndim == 1 and weights is None and groups is None
     if alone and len(columns) > 1 and np.isin(columns, (0, 1)).all():
@@ -95,6 +93,13 @@ def bootstrap_interval(
     flat, weight = _units(columns.reshape(len(columns), -1), weight, groups)
     low, high = _mean_interval(flat, weight, confidence, n_resamples, seed).clip(*bounds)
     return (float(low[0]), float(high[0])) if columns.ndim == 1 else (low, high)
+
+
+def _weights(weights: ArrayLike | None, n: int) -> _Array:
+    weight = np.ones(n) if weights is None else _finite("weights", weights)
+    if len(weight) != n or (weight < 0).any() or weight.sum() == 0:
+        raise ValueError(f"weights must be {n} numbers >= 0, not all 0, got {len(weight)}")
+    return weight
 
 
 def _units(values: _Array, weight: _Array, groups: ArrayLike | None) -> tuple[_Array, _Array]:
@@ -150,29 +155,41 @@ def _studentized(values: _Array, weight: _Array, drawn: _Array, confidence: floa
 
 
 def paired_difference(
-    first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
 ) -> dict[str, float]:
-    """Compare two variants on the same items: mean difference, its interval, and an exact sign test.
+    """Compare two variants on the same items: mean difference, its interval, and a test of that mean.
 
-    The p-value is two-sided and exact (binomial over the items where the two differ). For right/wrong
-    answers, 0 or 1 each, this is the exact McNemar test, and the interval is that of Bonett and Price (2012)
-    for paired proportions, which holds where few items or none differ. For other values it is that of
-    ``bootstrap_interval``, NaN where all items differ alike; of one item there is none. Several comparisons:
-    correct their p-values by ``holm``.
+    For right/wrong answers, 0 or 1 each, that count alike the p-value is the exact McNemar test, and the
+    interval is that of Bonett and Price (2012) for paired proportions, which holds where few items or none
+    differ. Else the p-value is that of Fisher's randomization test: how often the mean is as far from 0 when
+    the sign of each unit's difference is drawn by chance; exact up to 13 units that differ, of 9,999 draws
+    beyond, so that it is never below 0.0002. The interval is then that of ``bootstrap_interval``, NaN where
+    all items differ alike; of one item there is none. Both are two-sided. Several comparisons: correct their
+    p-values by ``holm``.
 
     Args:
         first: ``[n]`` values of one variant, such as right (1) or wrong (0) for each item.
         second: ``[n]`` values of the other variant, in the same order of items.
+        weights: ``[n]`` as for ``bootstrap_interval``, such as the tokens of texts. Default: equal.
+        groups: ``[n]`` as for ``bootstrap_interval``: items of one name are one unit. Default: each is one.
         confidence: coverage of the interval, between 0 and 1.
         n_resamples: number of bootstrap resamples.
-        seed: of the resampling.
+        seed: of the resampling and of the signs.
 
     Returns:
-        ``n``, ``difference`` (mean of second - first), ``ci_low``, ``ci_high``, ``higher`` and ``lower``
-        (items where second is above, below first), ``ties``, ``p_value`` (1.0 when no item differs).
+        ``n`` (units), ``difference`` (mean of second - first), ``ci_low``, ``ci_high``, ``higher`` and
+        ``lower`` (units where second is above, below first), ``ties``, ``p_value`` (1.0 when none differs).
 
     Raises:
-        ValueError: when the two do not hold the same number of finite values, at least one.
+        ValueError: when the two do not hold the same number of finite values, at least one, or weights or
+            groups do not fit.
 
     >>> result = paired_difference([1, 1, 1, 1], [0, 0, 0, 1])
     >>> result["difference"], result["lower"], result["p_value"]
@@ -181,16 +198,27 @@ def paired_difference(
     one, two = _finite("first", first), _finite("second", second)
     if len(one) != len(two):
         raise ValueError(f"first and second must hold one value for each item, got {len(one)} and {len(two)}")
-    change = two - one
+    columns, weight = _units((two - one)[:, None], _weights(weights, len(one)), groups)
+    change = columns[:, 0]
     higher, lower = int((change > 0).sum()), int((change < 0).sum())
-    if np.isin([one, two], (0, 1)).all():
+    if weights is None and groups is None and np.isin([one, two], (0, 1)).all():
         low, high = _paired_proportions(higher, lower, len(change), confidence)
+        p_value = float(binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0
     else:
-        columns, equal = change[:, None], np.ones(len(change))
-        low, high = _mean_interval(columns, equal, confidence, n_resamples, seed)[:, 0].tolist()
-    p_value = float(binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0
-    found = {"n": len(change), "difference": float(change.mean()), "ci_low": low, "ci_high": high}
+        low, high = _mean_interval(columns, weight, confidence, n_resamples, seed)[:, 0].tolist()
+        p_value = _by_signs(change * weight, seed)
+    mean = float(np.average(change, weights=weight))
+    found = {"n": len(change), "difference": mean, "ci_low": low, "ci_high": high}
     return found | {"higher": higher, "lower": lower, "ties": int((change == 0).sum()), "p_value": p_value}
+
+
+def _by_signs(changes: _Array, seed: int) -> float:
+    """Return the two-sided p-value of a sum when each sign is as likely as the other."""
+    changes = changes[changes != 0]
+    if not len(changes):
+        return 1.0
+    asked: Any = {"permutation_type": "samples", "vectorized": True, "batch": max(1, 2**22 // len(changes))}
+    return float(permutation_test((changes,), np.sum, rng=np.random.default_rng(seed), **asked).pvalue)
 
 
 def _paired_proportions(higher: int, lower: int, n: int, confidence: float) -> tuple[float, float]:

@@ -312,3 +312,19 @@ def test_items_are_compared_by_the_metric_that_is_preferred():
     assert compare_items(base, sft)["difference"].item() == -1
     assert compare_items(base, sft, prefer="flexible")["difference"].item() == pytest.approx(-1 / 6)
     assert flip_counts(base, {"sft": sft}, prefer="flexible")["right_to_wrong"].item() == 1
+
+
+def test_copies_of_a_text_are_one_and_the_p_value_is_of_the_loss_a_token():
+    rng = np.random.default_rng(5)
+    before, after, tokens = rng.normal(2, 0.5, 6), rng.normal(2, 0.5, 6), rng.integers(5, 200, 6)
+    alone = compare_items(losses(list(before), list(tokens)), losses(list(after), list(tokens))).iloc[0]
+    sides = []
+    for values in (before, after):
+        copies = losses(list(np.repeat(values, 15)), list(np.repeat(tokens, 15)))
+        sides.append(copies.assign(prompt=np.repeat([f"text {k}" for k in range(6)], 15)))
+    found = compare_items(*sides).iloc[0]
+    assert found["n"] == 6
+    for name in ("difference", "ci_low", "ci_high", "p_value", "higher", "lower"):
+        assert found[name] == pytest.approx(alone[name]), name
+    unnamed = compare_items(*(side.assign(prompt="") for side in sides)).iloc[0]
+    assert unnamed["n"] == 90  # nothing says which are copies

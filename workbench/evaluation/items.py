@@ -13,7 +13,7 @@ import pandas as pd
 
 from workbench.checks import checked, one_of, told
 from workbench.evaluation.scores import Prefer, one_metric
-from workbench.statistics import bootstrap_interval, holm, paired_difference
+from workbench.statistics import holm, paired_difference
 
 _ITEM = ["task", "n_shot", "item"]
 
@@ -112,15 +112,16 @@ def compare_items(
         scores: rows of ``evaluate`` for these items; the tasks of a group are then compared together, under
             the group's name, all items alike (MMLU as one row and not 57). None keeps them apart.
         confidence: coverage of the interval.
-        seed: of the resampling, for values that are not right or wrong.
+        seed: of the resampling and of the test, for values that are not right or wrong.
 
     Returns:
         With several variants ``variant`` and ``against``; task, n_shot, metric (where the items say it), and
         ``workbench.statistics.paired_difference``: n, difference (mean of second - first: of ``variant`` less
         ``against``), ci_low, ci_high, higher and lower (items of which the second's value is higher, lower),
-        ties, p_value (exact; McNemar's test for right or wrong); p_adjusted: corrected by Holm's method for
-        all rows of this frame. Higher is better, but for a loss. Losses of texts are compared per token: each
-        text weighs as many as it has. Items without a value of their own are left out.
+        ties, p_value (McNemar's exact test for right or wrong, else a randomization test of the difference);
+        p_adjusted: corrected by Holm's method for all rows of this frame. Higher is better, but for a loss.
+        Losses of texts are compared per token: each text weighs as many as it has, and copies of a text are
+        one. Items without a value of their own are left out.
 
     Raises:
         ValueError: the frames do not hold the same items with the same prompts; ``scores`` lack their tasks;
@@ -177,13 +178,16 @@ def _compared(
     keys = [key for key in ("task", "n_shot", "metric") if key in pairs]
     rows = []
     for values, part in pairs.groupby(keys, sort=False):
-        found = paired_difference(part["base"], part["other"], confidence=confidence, seed=seed)
-        if "tokens" in part and part["tokens"].notna().all():
-            change, tokens = part["other"] - part["base"], part["tokens"]
-            low, high = bootstrap_interval(change, weights=tokens, confidence=confidence, seed=seed)
-            found |= {"difference": np.average(change, weights=tokens), "ci_low": low, "ci_high": high}
+        of_texts = "tokens" in part and part["tokens"].notna().all()
+        units = {"weights": part["tokens"], "groups": _texts(part)} if of_texts else {}
+        found = paired_difference(part["base"], part["other"], **units, confidence=confidence, seed=seed)
         rows.append(dict(zip(keys, values, strict=True)) | found)
     return rows
+
+
+def _texts(part: pd.DataFrame) -> pd.Series:
+    """Return what names each item's text, the same for its copies; where no text is kept, the item itself."""
+    return part["prompt"].where(part["prompt"] != "", part["item"].astype(str))
 
 
 def group_of(scores: pd.DataFrame | None) -> Callable[[str], str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from workbench.checks import checked, one_of
 from workbench.evaluation.items import group_of, paired_items, right_or_wrong
 from workbench.evaluation.scores import Prefer, check_prefer
-from workbench.statistics import bootstrap_interval, holm, paired_difference
+from workbench.statistics import holm, paired_difference
+
+_KEPT = ("difference", "ci_low", "ci_high", "higher", "lower", "p_value")
 
 
 def merge_gain(
@@ -33,16 +34,17 @@ def merge_gain(
         items: of all of them, with ``variant`` (``Evaluated.items``).
         ends: names of the variants that were merged.
         merges: names of the merges.
-        scores: as for ``compare_items``: a group of tasks counts as one task.
+        scores: as for ``compare_items``: a group of tasks counts as one task; without them every subject of
+            MMLU counts as much as ARC.
         prefer: as for ``headline``.
         confidence: coverage of the intervals.
         seed: of the resampling.
 
     Returns:
-        variant, against, n (items), n_tasks, difference (of the averages over tasks), ci_low, ci_high (over
-        items), higher and lower (items that the merge alone, the end alone gets right), p_value (exact sign
-        test over the items that differ), p_adjusted; better: the difference is above 0 and p_adjusted
-        below 1 - confidence.
+        variant, against, n (items), n_tasks (a task at another number of shots is another), difference (of
+        the averages over tasks), ci_low, ci_high (over items), higher and lower (items that the merge alone,
+        the end alone gets right), p_value (of this difference: ``paired_difference``), p_adjusted; better:
+        the difference is above 0 and p_adjusted below 1 - confidence.
 
     Raises:
         ValueError: for a name that is none of the items', or no task whose items are right or wrong.
@@ -69,13 +71,11 @@ def merge_gain(
 
 
 def _gain(pairs: pd.DataFrame, scores: pd.DataFrame | None, confidence: float, seed: int) -> dict[str, Any]:
-    pairs = pairs.assign(task=pairs["task"].map(group_of(scores)))
-    sizes = pairs.groupby("task")["task"].transform("size")
-    weights = 1 / (sizes * pairs["task"].nunique())  # each task alike, whatever its items
-    change = pairs["other"] - pairs["base"]
-    plain = paired_difference(pairs["base"], pairs["other"], confidence=confidence, seed=seed)
-    settings: Any = {"bounds": (-1.0, 1.0), "confidence": confidence, "seed": seed}
-    low, high = bootstrap_interval(change, weights=weights, **settings)
-    found = {"n": len(pairs), "n_tasks": pairs["task"].nunique()}
-    found |= {"difference": float(np.average(change, weights=weights)), "ci_low": low, "ci_high": high}
-    return found | {name: plain[name] for name in ("higher", "lower", "p_value")}
+    """Compare two variants on the mean over tasks, as ``average_recovery`` counts them."""
+    task = pairs["task"].map(group_of(scores))
+    sizes = pairs.groupby([task, pairs["n_shot"]])["item"].transform("size")
+    n_tasks = int((1 / sizes).sum().round())
+    weights = None if n_tasks == 1 else 1 / sizes  # each task alike, whatever its items
+    settings: Any = {"weights": weights, "confidence": confidence, "seed": seed}
+    found = paired_difference(pairs["base"], pairs["other"], **settings)
+    return {"n": found["n"], "n_tasks": n_tasks} | {name: found[name] for name in _KEPT}

@@ -35,7 +35,8 @@ def compare_drafts(
     Returns:
         variant and against (the second and the first of the pair), kind where asked, draft_length, n
         (prompts), difference (mean over prompts of the second's acceptance less the first's), ci_low,
-        ci_high, higher and lower (prompts), p_value (exact sign test), p_adjusted (Holm, over this frame).
+        ci_high, higher and lower (prompts), p_value (of ``paired_difference``), p_adjusted (Holm, over this
+        frame).
 
     Raises:
         ValueError: a pair that names no draft of the frame, no rounds of that length, or drafts that were
