@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -150,3 +151,10 @@ def test_a_tensor_in_many_pieces_is_the_tensor_in_one(monkeypatch, t):
     monkeypatch.setattr("workbench.merging.slerp._PIECE", 8)
     torch.testing.assert_close(slerp(a, b, t), whole, rtol=1e-6, atol=1e-6)
     assert slerp(a.T, b.T, t).shape == (11, 7)
+
+
+def test_a_tensor_that_is_zero_stands_at_a_right_angle_as_in_mergekit():
+    b = torch.tensor([3.0, 4.0])
+    found = slerp(torch.zeros(2), b, 0.25, norms="mergekit")
+    torch.testing.assert_close(found, b * math.sin(math.pi / 8))
+    torch.testing.assert_close(slerp(torch.zeros(2), b, 0.25), b * 0.25)

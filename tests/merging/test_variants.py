@@ -104,17 +104,20 @@ def test_a_merge_is_saved_reloaded_merged_again_and_kept_once(run, tmp_path, mon
 
 
 def test_linear_and_the_task_vectors_are_peft_s(run):
-    """Linear is adding both adapters by weight (peft's ``cat``), task arithmetic adding them in full."""
+    """Linear is adding both adapters by weight (peft's ``cat``), task arithmetic adding them in full.
+
+    TIES of peft is a mean where each has the weight 1.
+    """
     from peft import PeftModel
 
     model = tiny_model("llama")
     first, second = healed_ends(model, run)
     made = {
         method: load_file(
-            run.path(merge_variants(model, first, second, [0.25], run=run, method=method)[0].adapter)
+            run.path(merge_variants(model, first, second, [t], run=run, method=method)[0].adapter)
             / "tensors.safetensors"
         )
-        for method in ("linear", "task_arithmetic", "ties", "dare")
+        for method, t in (("linear", 0.25), ("task_arithmetic", 0.25), ("ties", 0.5), ("dare", 0.25))
     }
     pruned = prune_(copy.deepcopy(model), REMOVED)
     base = {name: one.clone() for name, one in pruned.state_dict().items()}
@@ -123,7 +126,7 @@ def test_linear_and_the_task_vectors_are_peft_s(run):
     full = min(min(one.shape) for one in made["ties"].values())
     ways = {"linear": ([0.75, 0.25], {"combination_type": "cat"})}
     ways["task_arithmetic"] = ([1.5, 0.5], {"combination_type": "cat"})
-    ways["ties"] = ([0.75, 0.25], {"combination_type": "ties_svd", "svd_rank": full, "density": 0.5})
+    ways["ties"] = ([1.0, 1.0], {"combination_type": "ties_svd", "svd_rank": full, "density": 0.5})
     for method, (weights, options) in ways.items():
         wrapper.add_weighted_adapter(["a", "b"], weights, method, **options)
         for path, module in wrapper.get_base_model().named_modules():
@@ -135,6 +138,38 @@ def test_linear_and_the_task_vectors_are_peft_s(run):
                 torch.testing.assert_close(made[method][name], base[name] + delta, atol=2e-5, rtol=1e-4)
     name = "model.layers.0.mlp.up_proj.weight"
     assert (made["dare"][name] == base[name]).float().mean() == pytest.approx(0.25, abs=0.08)
+
+
+@pytest.mark.parametrize("t", [0, 0.25, 0.5, 1])
+def test_ties_is_the_weighted_mean_of_those_that_agree_in_sign(run, t):
+    """Yadav et al. 2023, written out; the change of two adapters that are one is that change."""
+    model = tiny_model("llama")
+    first, second = healed_ends(model, run)
+
+    def changes(one, other, density):
+        how = {"method": "ties", "density": density, "name": f"{one.name}-{other.name}-{density}"}
+        (merge,) = merge_variants(model, one, other, [t], run=run, **how)
+        return load_file(run.path(merge.adapter) / "tensors.safetensors")
+
+    base = {name: one.numpy() for name, one in prune_(copy.deepcopy(model), REMOVED).state_dict().items()}
+    of = {one.name: changes(one, one, 1.0) for one in (first, second)}
+    merged = changes(first, second, 0.5)
+    for one in (first, second):
+        whole = merge_adapter_(prune_(copy.deepcopy(model), REMOVED), run.path(one.adapter)).state_dict()
+        for name, tensor in of[one.name].items():
+            torch.testing.assert_close(tensor, whole[name], atol=1e-6, rtol=1e-5)
+    for name, found in merged.items():
+        trimmed = []
+        for end in of.values():
+            change = end[name].numpy() - base[name]
+            least = np.sort(np.abs(change), axis=None)[-int(change.size * 0.5)]
+            trimmed.append(np.where(np.abs(change) >= least, change, 0))
+        heavy = np.array([1 - t, t])[:, None, None] * trimmed
+        sign = np.where(heavy.sum(0) >= 0, 1, -1)
+        agrees = (np.sign(heavy) == sign) * np.array([1 - t, t])[:, None, None]
+        total = agrees.sum(0)
+        mean = (agrees * trimmed).sum(0) / np.where(total > 0, total, 1)
+        np.testing.assert_allclose(found.numpy() - base[name], mean, atol=1e-6)
 
 
 def test_what_cannot_be_merged_is_refused_before_anything_is_made(run):

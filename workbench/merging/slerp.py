@@ -108,13 +108,15 @@ def merged_pair(a: Tensor, b: Tensor, t: float, norms: str = "linear") -> Merged
     product = lengths[0] * lengths[1]
     cosine = dot / product if product else math.nan
     angle = math.acos(min(1.0, max(-1.0, cosine))) if product else math.nan
-    linear = not product or abs(cosine) > PARALLEL
+    between = angle if product else math.pi / 2  # mergekit's, where one is 0
+    linear = abs(cosine) > PARALLEL if product else norms == "linear"
     if t in (0, 1):
         return Merged((b if t else a).to(a.dtype).clone(), math.degrees(angle), linear)
     if linear:
         shares = (1 - t, t)
     else:
-        shares = (math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle))
+        whole = math.sin(between)
+        shares = math.sin((1 - t) * between) / whole, math.sin(t * between) / whole
         if norms == "linear":
             length = (1 - t) * lengths[0] + t * lengths[1]
             shares = (shares[0] * length / lengths[0], shares[1] * length / lengths[1])

@@ -62,8 +62,10 @@ def merge_variants(
         ts: each a number in [0, 1] or a list over the layers, as for ``slerp``; a merge for each.
         run: where the adapters are and the merges go.
         method: ``"slerp"`` and ``"linear"`` of the whole tensors; ``"task_arithmetic"``: the base plus
-            2 (1 - t) of the first change and 2 t of the second, at t = 0.5 their sum; ``"ties"`` and
-            ``"dare"``: peft's, of the changes with weights 1 - t and t.
+            2 (1 - t) of the first change and 2 t of the second, at t = 0.5 their sum; ``"ties"``: the base
+            plus the mean of the trimmed changes that agree in sign, weighted by 1 - t and t (Yadav et al.
+            2023; mergekit's with ``normalize``); ``"dare"``: peft's, with these weights. Only the first two
+            pass through the ends: trimming and dropping change an end as well.
         norms: of slerp.
         density: share of the numbers of a change that ``"ties"`` and ``"dare"`` keep.
         seed: of what ``"dare"`` drops.
@@ -175,14 +177,36 @@ def _merged(
 
 
 def _combined(base: Tensor, whole: list[Tensor], t: float, method: str, density: float) -> Tensor:
-    """Return the change that peft makes of two."""
+    """Return the change that two make together."""
     from peft.utils import merge_utils
 
     changes = [one - base.float() for one in whole]
     weights = torch.tensor([1 - t, t], device=base.device)
     if method == "task_arithmetic":
         return merge_utils.task_arithmetic(changes, 2 * weights)
-    return {"ties": merge_utils.ties, "dare": merge_utils.dare_linear}[method](changes, weights, density)
+    if method == "dare":
+        return merge_utils.dare_linear(changes, weights, density)
+    if density < 1:
+        changes = [merge_utils.prune(one, density, method="magnitude") for one in changes]
+    return _agreeing(torch.stack(changes), weights)
+
+
+def _agreeing(changes: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean of the numbers that have the sign of their weighted sum.
+
+    ``peft.utils.merge_utils.ties`` divides weighted numbers by how many there are, which suits weights of 1
+    each; weights that sum to 1 would be divided twice.
+
+    Args:
+        changes: ``[change, ...]``, trimmed.
+        weights: ``[change]``.
+    """
+    from peft.utils import merge_utils
+
+    heavy = merge_utils.reshape_weight_task_tensors(changes, weights)
+    counts = heavy * merge_utils.calculate_majority_sign_mask(changes * heavy)
+    total = counts.sum(0)
+    return (changes * counts).sum(0) / torch.where(total > 0, total, 1)
 
 
 def ends_of(model: Any, variant: Variant, run: Run) -> Mapping[str, _End]:
