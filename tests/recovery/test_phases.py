@@ -3,7 +3,9 @@
 import pandas as pd
 import pytest
 
+from workbench.plots.recovery import phase_changes, phase_lines
 from workbench.recovery.phases import phase_change, phase_scores
+from workbench.tables.recovery import recovery_gain_reading
 
 ITERATIONS = pd.DataFrame(
     {
@@ -40,3 +42,18 @@ def test_a_phase_is_compared_with_the_one_before_it():
     changed = phase_change(phase_scores(SCORES, ITERATIONS, base="base", prefix="a-"))
     assert list(changed["phase"]) == ["P", "P+R", "P", "P+R"]
     assert changed["change"].tolist() == pytest.approx([-0.4, 0.2, -0.3, -0.1])
+
+
+def test_each_number_of_shots_is_compared_with_itself():
+    shots = pd.concat([SCORES.assign(n_shot=0), SCORES.assign(n_shot=5, value=SCORES["value"] - 0.3)])
+    changed = phase_change(phase_scores(shots, ITERATIONS, base="base", prefix="a-"))
+    for _, part in changed.groupby("n_shot"):
+        assert part["change"].tolist() == pytest.approx([-0.4, 0.2, -0.3, -0.1])
+    assert set(changed["n_shot"]) == {0, 5}
+    lower = changed.assign(change=changed["change"].where(changed["n_shot"] == 0, 1.0))
+    assert "it lost somewhere in **t, 0-shot**" in recovery_gain_reading(lower)
+    fig = phase_changes(changed, ITERATIONS)
+    assert list(fig.data[0].y) == ["t, 0-shot", "t, 5-shot"]
+    found = phase_scores(shots, ITERATIONS, base="base", prefix="a-")
+    drawn = phase_lines(found.drop_duplicates(["n_shot", "phase", "iteration"]))
+    assert {"t, 0-shot", "t, 5-shot"} <= {note.text for note in drawn.layout.annotations}

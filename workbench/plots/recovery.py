@@ -8,7 +8,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from workbench.checks import checked
-from workbench.evaluation.scores import score_intervals
+from workbench.evaluation.scores import score_intervals, task_names
 from workbench.plots import axes, style
 from workbench.tables.markup import task_label
 
@@ -140,7 +140,9 @@ def phase_lines(
     Raises:
         ValueError: for missing columns, or two values at one place.
     """
-    frame = checked(scores, ["iteration", "phase", "value", by], "scores", unique=(by, "phase", "iteration"))
+    frame = checked(scores, ["iteration", "phase", "value", by], "scores")
+    frame = frame.assign(task=task_names(frame)) if by == "task" else frame
+    frame = checked(frame, [], "scores", unique=(by, "phase", "iteration"))
     frame = score_intervals(frame) if "low" not in frame and "stderr" in frame else frame
     ends = {end: frame.get(end, frame["value"]).fillna(frame["value"]) for end in ("low", "high")}
     named = frame[by].astype(str).map(task_label)
@@ -178,7 +180,8 @@ def phase_changes(
         ValueError: for missing columns, or two changes at one place.
     """
     where = ("task", "phase", "iteration")
-    frame = checked(changes, [*where, "change"], "changes", unique=where)
+    frame = checked(changes, [*where, "change"], "changes")
+    frame = checked(frame.assign(task=task_names(frame)), [], "changes", unique=where)
     gone = checked(iterations, ["iteration", "phase", "layer"], "iterations")
     cut = gone[gone["phase"] == "P"].astype({"layer": int}).astype({"layer": str})
     layers = cut.groupby("iteration")["layer"].agg(",".join)
@@ -190,7 +193,7 @@ def phase_changes(
     ]
     wide = frame.assign(at=named).pivot(index="task", columns="at", values="change")
     wide = wide.reindex(columns=list(dict.fromkeys(named)), index=list(dict.fromkeys(frame["task"])))
-    most = max(float(frame["change"].abs().max()), 1e-6)
+    most = float(frame["change"].abs().max()) or 1.0  # a scale also where nothing changed
     trace = go.Heatmap(
         z=wide.to_numpy(),
         x=list(wide.columns),
@@ -205,7 +208,8 @@ def phase_changes(
     fig = style.new_figure(title, trace)
     fig.update_yaxes(title="", autorange="reversed", showgrid=False, automargin=True)
     first = [name for name in wide.columns if " P" in name]
+    room = 10 if style.narrow() else 20  # labels that fit beside each other
     every = -(-len(first) // (8 if style.narrow() else 16))
-    ticks = wide.columns if len(wide.columns) <= 20 and not style.narrow() else first[::every]
+    ticks = wide.columns if len(wide.columns) <= room else first[::every]
     shown = {"tickvals": list(ticks), "tickangle": -40, "showgrid": False}
     return fig.update_xaxes(title="iteration and phase (layer that went)", **shown)

@@ -50,18 +50,19 @@ def phase_change(scores: pd.DataFrame) -> pd.DataFrame:
             where nothing was recovered.
 
     Returns:
-        ``iteration, phase, task, metric, before, value, change``; positive is more, which for a perplexity
-        is worse.
+        ``iteration, phase, task, n_shot`` (where scores have it), ``metric, before, value, change``; positive
+        is more, which for a perplexity is worse.
 
     Raises:
         ValueError: for missing columns.
     """
     frame = checked(scores, ["iteration", "phase", "task", "metric", "value"], "scores")
+    of = [name for name in ("task", "n_shot", "metric") if name in frame]
     parts = []
-    for _, part in frame.groupby(["task", "metric"], sort=False):
+    for _, part in frame.groupby(of, sort=False):
         part = part.sort_values(["iteration", "phase"], kind="stable")
         part = part[~((part["iteration"] == 0) & (part["phase"] == "P"))]
         part = part.assign(before=part["value"].shift())
         parts.append(part[part["iteration"] > 0])
     found = pd.concat(parts, ignore_index=True).assign(change=lambda rows: rows["value"] - rows["before"])
-    return found[["iteration", "phase", "task", "metric", "before", "value", "change"]]
+    return found[["iteration", "phase", *of, "before", "value", "change"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from workbench.checks import checked, one_of
+from workbench.evaluation.scores import task_names
 from workbench.tables.sentences import counted, escaped, named
 
 
@@ -48,7 +49,8 @@ def recovery_gain_reading(changes: pd.DataFrame) -> str:
     frame = checked(changes, ["phase", "task", "change"], "changes")
     cut, back = (frame.loc[frame["phase"] == phase, "change"] for phase in ("P", "P+R"))
     checked(frame[frame["phase"] == "P+R"], ["change"], "changes of phase P+R")
-    lost = list(dict.fromkeys(frame.loc[(frame["phase"] == "P+R") & (frame["change"] < 0), "task"]))
+    losing = (frame["phase"] == "P+R") & (frame["change"] < 0)
+    lost = list(dict.fromkeys(task_names(frame)[losing]))
     where = f"; it lost somewhere in {named(lost)}" if lost else ""
     return (
         f"Pruning changed a score by {cut.mean():+.3f} on average, recovery by {back.mean():+.3f}; recovery "
