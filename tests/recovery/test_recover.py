@@ -1,5 +1,7 @@
 """Recovery as a training: what it learns, what it leaves alone, and adapters that lose layers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from healed import logits, make_examples, same_state, same_weights, state, weights
@@ -157,3 +159,17 @@ def test_removed_layers_are_those_merged_away_and_weights_are_numbers(tmp_path):
         model.model.layers[2].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="layer 3 must give finite numbers"):
         run(model, tmp_path / "a")
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_dropout_of_the_model_is_no_loss(tmp_path, checkpointing):
+    """GPT-2 drops a tenth while it trains; a student that lacks nothing has nothing to learn all the same."""
+    model = tiny_model("gpt2", resid_pdrop=0.3, embd_pdrop=0.3, attn_pdrop=0.3)
+    config = replace(QUICK, gradient_checkpointing=checkpointing, max_steps=2)
+    log = run(model, tmp_path / "a", removed=(), config=config).log
+    assert log["loss"].tolist() == [0, 0]
+    assert not model.training
+    one, two = (run(model, tmp_path / name, config=config).log for name in ("b", "c"))
+    still = tiny_model("gpt2", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    wanted = run(still, tmp_path / "d", config=config).log["loss"].tolist()
+    assert one["loss"].tolist() == two["loss"].tolist() == pytest.approx(wanted, rel=1e-5)

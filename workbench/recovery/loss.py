@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from workbench.checks import one_of
 from workbench.healing.config import HealingConfig
@@ -154,8 +155,11 @@ class Distillation(Objective):
                 check_attention(base)
         self.work = torch.compile(error_and_gradients, dynamic=True) if compiled else error_and_gradients
         adapted = [m for m in base.modules() if hasattr(m, "_disable_adapters")]
+        own = _own_modules(base)
 
         def loss(**batch: Tensor) -> Tensor:
+            for module in own:  # what the model draws at random is no difference of the two
+                module.training = False
             taught = self.teach(base, batch["input_ids"], adapted)
             parts = self.parts(base, taught, batch, chunk)
             self.seen.append(torch.stack([parts[name].detach() for name in self.names]))
@@ -308,6 +312,17 @@ class _HiddenError(torch.autograd.Function):
         student, teacher, real = ctx.saved_tensors
         gradient = (student.float() - teacher.float()) * (real[..., None] * (2 * scale / student.shape[-1]))
         return gradient.to(student.dtype), None, None
+
+
+def _own_modules(base: Any) -> list[Any]:
+    """Return the modules that draw at random while they train, but for the adapter's own dropout.
+
+    A layer that is computed again in the backward pass must train for that; of what it draws by itself, which
+    few architectures do, the terms are then not free.
+    """
+    modules = [module for name, module in base.named_modules() if "lora_" not in name]
+    again = getattr(base, "is_gradient_checkpointing", False)
+    return [one for one in modules if not (again and isinstance(one, GradientCheckpointingLayer))]
 
 
 @contextmanager
