@@ -22,6 +22,11 @@ from workbench.data.quantities import parse_number, same_answer, same_number
         ("18+54=72; 72/2=36 #### 36", "36"),
         (r"so $\boxed{\frac{1}{2}}$ it is, not 7", r"\frac{1}{2}"),
         (r"First \boxed{3}, then \boxed{4}.", "4"),
+        ("It rang 4 + 18 = 22 times.\n\\boxed{22}", "22"),
+        ("It rang 22 times. So it is $\\boxed{22}$", "22"),
+        ("He does it twice.\n$$\n\\boxed{4}\n$$", "4"),
+        ("It is 2 times \\boxed{9}", "not 9"),
+        ("The answer is not\n\\[ \\boxed{5} \\]", "not 5"),
         (r"\boxed{5", "5"),  # cut off inside the box: the last number
         ("The answer is 72 clips.", "72 clips"),
         ("The answer is 72. That is more than 5.", "72"),

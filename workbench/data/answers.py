@@ -98,7 +98,9 @@ def _boxed(text: str) -> str | None:
         return None
     if len(boxes) > 1 and re.fullmatch(r"[\s$,.*]{0,9}(?:or|and|,)[\s$*]{0,9}", text[boxes[-2][1] : start]):
         return f"{boxes[-2][2]} or {said}"
-    if FIND.not_this.search(text[max(0, start - 40) : start]):
+    before = text[max(0, start - 40) : start]
+    line = before.rpartition("\n")[2]  # "22 times" ends its line, "is not" goes on in the next
+    if FIND.not_this.search(line) or FIND.not_before.search(before):
         return f"not {said}"
     words = plain_latex(said)
     if worked_out := re.fullmatch(r"(?:[\d\s.,+*/()×·^-]|\\times|\\cdot|\\div)+=([^=]+)", words):
