@@ -193,7 +193,6 @@ def running_own_lab(base: Path, run: str, settings: list[str], home: Path) -> It
     """
     port, token, log = _free_port(), secrets.token_hex(16), base / "lab.log"
     places = {f"JUPYTER_{name}_DIR": str(base / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    _settings(base / "settings")
     told = {"expose_app_in_browser": True, "user_settings_dir": str(base / "settings")}
     (base / "config").mkdir()
     told["workspaces_dir"] = str(base / "workspaces")

@@ -129,6 +129,7 @@ def test_a_person_goes_through_a_notebook(opened, name: str):
     tab.page.evaluate(SAVE)
     shown = tab.page.evaluate(OUTPUTS)
     assert unexpected(shown) == []
+    assert tab.page.locator(".Toastify__toast").all_inner_texts() == []  # nobody is asked anything
     assert any(PLOTLY in one.get("data", {}) for one in shown)
     heights = [figure for one in seen for figure in one["heights"]]
     asked: dict[str, set[float]] = {}  # JupyterLab forgets the height when it resizes

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench.runs.lab import lab_command, lab_copies
+from workbench.runs.lab import ORIGINS, lab_command, lab_copies
 from workbench.runs.notebooks import NOTEBOOKS, prepared, run_notebooks
 from workbench.runs.run import Run
 
@@ -33,6 +33,16 @@ def folder(tmp_path: Path) -> Path:
 
 def code(path: Path) -> list[str]:
     return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def execute(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="3")]
+    nbformat.write(notebook, path)
+
+
+def has_outputs(path: Path) -> bool:
+    return bool(nbformat.read(path, as_version=4).cells[-1].outputs)
 
 
 def edit(path: Path, text: str) -> None:
@@ -63,7 +73,24 @@ def test_an_unedited_copy_follows_the_checkout_and_an_edited_one_stays(folder: P
     assert code(copies / "00_first.ipynb")[-1] == "my own words"
     assert code(copies / "00_first.new.ipynb")[-1] == "rows * 2"
     assert code(copies / "01_second.ipynb")[-1] == "rows * 3"
-    assert lines == ["00_first.ipynb has changed; your copy stays, the new one is 00_first.new.ipynb"]
+    (line,) = lines
+    assert line.startswith("your 00_first.ipynb stays") and line.endswith("00_first.new.ipynb")
+
+
+def test_edits_in_a_newer_copy_stay_too(folder: Path, run: Run):
+    copies, _ = lab_copies(run, folder=folder)
+    edit(copies / "00_first.ipynb", "my own words")
+    write(folder / "00_first.ipynb", "rows * 2")
+    lab_copies(run, folder=folder)
+    write(folder / "00_first.ipynb", "rows * 3")
+    lab_copies(run, folder=folder)
+    assert code(copies / "00_first.new.ipynb")[-1] == "rows * 3"
+    edit(copies / "00_first.new.ipynb", "more of my own words")
+    assert lab_copies(run, folder=folder)[1][0].endswith("00_first.new.ipynb")
+    write(folder / "00_first.ipynb", "rows * 4")
+    assert lab_copies(run, folder=folder)[1][0].endswith("00_first.new2.ipynb")
+    assert code(copies / "00_first.new.ipynb")[-1] == "more of my own words"
+    assert code(copies / "00_first.new2.ipynb")[-1] == "rows * 4"
 
 
 def test_an_edit_stays_while_the_checkout_does_and_a_deleted_copy_comes_back(folder: Path, run: Run):
@@ -76,16 +103,40 @@ def test_an_edit_stays_while_the_checkout_does_and_a_deleted_copy_comes_back(fol
     assert code(copies / "01_second.ipynb")[-1] == "rows + 1"
 
 
-def test_outputs_are_no_edit(folder: Path, run: Run):
-    copies, _ = lab_copies(run, folder=folder)
-    notebook = nbformat.read(copies / "00_first.ipynb", as_version=4)
-    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="3")]
-    nbformat.write(notebook, copies / "00_first.ipynb")
-    lab_copies(run, folder=folder)
-    assert nbformat.read(copies / "00_first.ipynb", as_version=4).cells[-1].outputs
-    write(folder / "00_first.ipynb", "rows * 2")
+def test_outputs_stay_until_the_notebook_changes_and_then_beside_it(folder: Path, run: Run):
+    copies, _ = lab_copies(run, {"rows": 12}, folder=folder)
+    execute(copies / "00_first.ipynb")
     assert lab_copies(run, folder=folder)[1] == []
-    assert code(copies / "00_first.ipynb")[-1] == "rows * 2"
+    assert "rows = 12" in code(copies / "00_first.ipynb")[1]
+    assert "rows = 12" in code(copies / "01_second.ipynb")[1]
+    assert has_outputs(copies / "00_first.ipynb")
+    write(folder / "00_first.ipynb", "rows * 2")
+    assert len(lab_copies(run, folder=folder)[1]) == 1
+    assert has_outputs(copies / "00_first.ipynb")
+    assert code(copies / "00_first.new.ipynb")[1:] == [code(copies / "00_first.ipynb")[1], "rows * 2"]
+
+
+def test_values_given_anew_go_before_those_of_before(folder: Path, run: Run):
+    copies, _ = lab_copies(run, {"rows": 12}, folder=folder)
+    execute(copies / "00_first.ipynb")
+    assert len(lab_copies(run, {"rows": 20}, folder=folder)[1]) == 1
+    assert has_outputs(copies / "00_first.ipynb") and "rows = 12" in code(copies / "00_first.ipynb")[1]
+    assert "rows = 20" in code(copies / "00_first.new.ipynb")[1]
+    assert "rows = 20" in code(copies / "01_second.ipynb")[1]
+    run_notebooks(prepared([folder / "01_second.ipynb"], run, {"rows": 9}), run)
+    lab_copies(run, folder=folder)
+    assert "rows = 9" in code(copies / "01_second.ipynb")[1]
+
+
+def test_what_a_user_writes_among_the_values_is_no_error(folder: Path, run: Run):
+    copies, _ = lab_copies(run, {"rows": 12}, folder=folder)
+    notebook = nbformat.read(copies / "00_first.ipynb", as_version=4)
+    notebook.cells[2].source += "\nprint(rows)\nfirst, second = 1, 2\nrows = len('no literal')"
+    nbformat.write(notebook, copies / "00_first.ipynb")
+    (copies / ORIGINS).unlink()
+    lab_copies(run, folder=folder)
+    assert "print(rows)" in code(copies / "00_first.ipynb")[1]
+    assert "rows = 12" in code(copies / "01_second.ipynb")[1]
 
 
 def test_a_run_is_opened_with_the_values_that_it_was_made_with(folder: Path, run: Run):

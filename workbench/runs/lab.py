@@ -7,6 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ from workbench.digests import digest
 from workbench.places import short_name
 from workbench.runs.files import write_text_atomic
 from workbench.runs.notebooks import kernel_environment, numbered_notebooks
-from workbench.runs.parameters import values_for
+from workbench.runs.parameters import parameters_of, values_for
 from workbench.runs.run import Run
 
 #: beside the copies: a digest of what each was when it was made
 ORIGINS = ".origins.json"
+#: settings of JupyterLab, beside a user's own
+_SETTINGS = Path(__file__).with_name("jupyter")
 #: asks the network for nothing: no news, no updates, no list of extensions
 _QUIET = (
     "--LabApp.news_url=None",
@@ -34,21 +38,23 @@ _QUIET = (
 def lab_copies(
     run: Run, parameters: Mapping[str, Any] | None = None, *, folder: str | Path | None = None
 ) -> tuple[Path, list[str]]:
-    """Put a copy of each numbered notebook into ``<run>/lab``, for that run; edited ones stay as they are.
+    """Put a copy of each numbered notebook into ``<run>/lab``, for that run; what a user made of one stays.
 
-    A copy that was not edited follows the checkout. One that was stays; where the checkout's notebook is
-    another than the one it was made from, that lies beside it as ``NN_topic.new.ipynb``.
+    A copy without edits and outputs follows the checkout and the values. One with either stays; where the
+    checkout's notebook or the values are others than those it was made from, a copy made from these lies
+    beside it as ``NN_topic.new.ipynb`` (``.new2`` where that has edits or outputs too, and so on).
 
     Args:
-        run: whose name the copies' ``run_name`` gets, with the values that it was last executed with.
-        parameters: further values, as ``notebooks.prepared`` takes them.
+        run: whose name the copies' ``run_name`` gets, with the values that it was last executed with, or that
+            were given here before.
+        parameters: further values, as ``notebooks.prepared`` takes them; they go before the others.
         folder: where the notebooks are; None means the checkout's ``notebooks``.
 
     Returns:
         The folder of the copies, and a line for each that stays although there is a newer one.
 
     Raises:
-        ValueError: as ``notebooks.prepared``.
+        ValueError: as ``notebooks.prepared``, and for a damaged copy.
     """
     copies = run.folder / "lab"
     record = copies / ORIGINS
@@ -58,34 +64,57 @@ def lab_copies(
     given = values_for(sources, run.name, parameters or {})
     kept = []
     for path, notebook in sources.items():
-        values = _executed_with(run.folder / "notebooks" / path.name) | given[path]
-        stays = _put(copies / path.name, _for_run(notebook, run, values), origins)
-        kept += [f"{path.name} has changed; your copy stays, the new one is {stays}"] if stays else []
+        copy, executed = copies / path.name, run.folder / "notebooks" / path.name
+        ran, known = _given_to(executed), origins.get(path.name, {})
+        before = _given_in(known["values"]) if "values" in known else _given_to(copy)
+        values = before | ran if _is_newer(executed, record) else ran | before
+        names = parameters_of(path, notebook)
+        values = {name: value for name, value in values.items() if name in names} | given[path]
+        lines = "".join(f"\n{name} = {value!r}" for name, value in values.items())
+        made = _put(copy, _for_run(notebook, run, lines), lines, origins)
+        if made != copy:
+            stays = f"your {copy.name} stays, with its edits and outputs"
+            kept.append(f"{stays}; from the notebook and the values of now: {made.name}")
     write_text_atomic(record, json.dumps(origins, indent=1))
     return copies, kept
 
 
-def _put(copy: Path, wanted: NotebookNode, origins: dict[str, dict[str, str]]) -> str:
-    """Write a copy unless it was edited; return the name of the file beside one that stays, "" for none."""
-    origin, known = _digest(wanted), origins.get(copy.name, {})
-    there = _digest(nbformat.read(copy, as_version=4)) if copy.is_file() else None
-    if there is not None and known.get("origin") == origin:
-        return ""
-    if there not in (None, known.get("origin")):
-        beside = copy.with_suffix(".new.ipynb")
-        write_text_atomic(beside, nbformat.writes(wanted))
-        return beside.name
-    write_text_atomic(copy, nbformat.writes(wanted))
-    origins[copy.name] = {"origin": origin}
-    return ""
+def _put(copy: Path, wanted: NotebookNode, values: str, origins: dict[str, dict[str, str]]) -> Path:
+    """Write a copy, unless its file was made from the same, in the first place that holds no user's work."""
+    origin, further = _digest(wanted), (f".new{n}.ipynb" for n in count(2))
+    for ending in chain([".ipynb", ".new.ipynb"], further):
+        place = copy.with_suffix(ending)
+        with told(f"{place} is no notebook; move it away", ValueError):
+            there = nbformat.read(place, as_version=4) if place.is_file() else None
+        known = origins.get(place.name, {}).get("origin")
+        if there is not None and origin in (known, _digest(there)):
+            break
+        if there is None or (_digest(there) == known and not any(c.get("outputs") for c in there.cells)):
+            write_text_atomic(place, nbformat.writes(wanted))
+            break
+    origins[place.name] = {"origin": origin, "values": values}
+    return place
 
 
-def _executed_with(executed: Path) -> dict[str, Any]:
-    """Return the values that were given to a notebook when it was last executed for this run."""
-    cells = nbformat.read(executed, as_version=4).cells if executed.is_file() else []
+def _is_newer(path: Path, other: Path) -> bool:
+    return path.is_file() and other.is_file() and path.stat().st_mtime_ns > other.stat().st_mtime_ns
+
+
+def _given_to(notebook: Path) -> dict[str, Any]:
+    """Return the values that a notebook was executed or copied with, from the cell below its parameters."""
+    cells = nbformat.read(notebook, as_version=4).cells if notebook.is_file() else []
     found = [cell.source for cell in cells if "injected-parameters" in cell.metadata.get("tags", ())]
-    lines = [line for text in found for line in ast.parse(text).body]
-    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
+    return _given_in("\n".join(found))
+
+
+def _given_in(lines: str) -> dict[str, Any]:
+    """Return the literals that lines of Python assign, up to one that does something else."""
+    given: dict[str, Any] = {}
+    with suppress(SyntaxError, ValueError):
+        for line in ast.parse(lines).body:
+            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+                given[line.targets[0].id] = ast.literal_eval(line.value)
+    return given
 
 
 def lab_command(run: Run, options: list[str] | None = None) -> tuple[list[str], dict[str, str]]:
@@ -100,13 +129,15 @@ def lab_command(run: Run, options: list[str] | None = None) -> tuple[list[str], 
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", *_QUIET]
     root = getattr(os, "geteuid", lambda: 1)() == 0
     command += [f"--LabApp.default_url=/lab/tree/{first}", *["--allow-root"] * root, *(options or [])]
-    return command, {**os.environ, **kernel_environment(run), "JUPYTER_PREFER_ENV_PATH": "1"}
+    # what it reads there turns off the question whether one wants Jupyter's news, which news_url does not
+    settings = os.pathsep.join(filter(None, [str(_SETTINGS), os.environ.get("JUPYTER_CONFIG_PATH")]))
+    places = {"JUPYTER_CONFIG_PATH": settings, "JUPYTER_PREFER_ENV_PATH": "1"}
+    return command, {**os.environ, **kernel_environment(run), **places}
 
 
-def _for_run(notebook: NotebookNode, run: Run, values: dict[str, Any]) -> NotebookNode:
-    """Return a notebook with the run's values below its parameters, and a line above that says what it is."""
+def _for_run(notebook: NotebookNode, run: Run, lines: str) -> NotebookNode:
+    """Return a notebook with the run's values below its parameters, and a text above that says what it is."""
     place = next(n for n, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ()))
-    lines = "".join(f"\n{name} = {value!r}" for name, value in values.items())
     own = _tagged(nbformat.v4.new_code_cell, f"# of this run{lines}", "injected-parameters")
     folder = run.folder.absolute()
     told = (
