@@ -11,6 +11,7 @@ from frames import damage_frame, distance_frame
 import workbench as plots
 from workbench.agreement import rank_agreement
 from workbench.plots import axes, style
+from workbench.runs.figures import figure_frame
 
 
 def test_a_loss_that_fell_stays_on_the_log_axes(distances, damage):
@@ -146,3 +147,19 @@ def test_no_label_of_the_calibration_figure_is_cut_or_runs_into_another_panel():
             for x, text, side in zip(trace.x, trace.text, trace.textposition, strict=True):
                 end = x + (1 if side == "middle right" else -1) * len(text) * 0.6 * font / across
                 assert low <= end <= high + 0.6
+
+
+def test_an_interval_is_drawn_to_its_ends_or_runs_out_of_the_axis_without_a_cap(damage):
+    single = damage.query("size == 1").assign(damage=0.1, ci_low=0.05, ci_high=0.2).reset_index(drop=True)
+    single.loc[1, ["ci_low", "ci_high"]] = -0.3, 7.0  # goes on below any log axis, and far above the values
+    single.loc[2, "ci_low"] = 0.004
+    fig = plots.metric_comparison({"damage": single})
+    low, high = (10**end for end in fig.layout.yaxis.range)
+    assert low < 0.004 and high > 7
+    arrows, panel = fig.data
+    assert (arrows.marker.symbol, list(arrows.x[:2]), arrows.y[0]) == ("arrow-down", [1, 1], 0.1)
+    assert arrows.y[1] == pytest.approx(low) and len(arrows.x) == 3  # of that one alone
+    minus = panel.error_y.arrayminus
+    assert minus[1] == 0 and minus[0] == pytest.approx(0.05) and minus[2] == pytest.approx(0.096)
+    told = figure_frame(fig)
+    assert len(told) == len(single) and told["error_y_minus"][1] == pytest.approx(0.4)

@@ -11,6 +11,7 @@ from printed import printed_run
 import workbench as wb
 from workbench.plots import paper
 from workbench.runs.run import open_run
+from workbench.tables.paper import attempted
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,28 @@ def test_variants_go_by_names_that_a_reader_understands(run):
         text = drawn[name](run).to_json()
         assert "pruned + S" in text or "pruned + s" in text, name
         assert "pruned-s" not in text, name
+
+
+def test_the_frame_is_what_was_removed_not_what_is_in_use_now(tmp_path):
+    run = printed_run(tmp_path, name="frames")
+    (picture,) = [one for one in paper.pictures(run) if one.name == "02_chosen"]
+    framed = picture.draw(run).to_json()
+    run.write_json("selection.json", {"layers": [11, 12], "start": 11, "size": 2})
+    assert picture.draw(run).to_json() == framed
+    run.save_variant(wb.Variant("pruned", "tiny", removed=(3, 9)))
+    for healed in ("pruned-sft", "pruned-self-distilled"):
+        run.save_variant(wb.Variant(healed, "tiny", removed=(3, 9)))
+    (run.folder / "variants" / "merged.json.meta.json").unlink()
+    with pytest.raises(ValueError, match="layers 3,9 were removed, which is no one block"):
+        picture.draw(run)
+
+
+def test_a_figure_of_earlier_variants_is_left_out_and_the_notebook_named(tmp_path):
+    run = printed_run(tmp_path, name="earlier")
+    run.write("scores.csv", run.read("scores.csv"), variants=run.variants())
+    drawn = {one.name: one for one in paper.pictures(run)}
+    for cut in ("pruned", "pruned-sft"):
+        run.save_variant(wb.Variant(cut, "tiny", removed=(11, 12)))
+    for name in ("05_scores", "05_categories", "05_depth", "05_loss"):
+        fig, why = attempted(drawn[name].drawn, drawn[name].needs, run)
+        assert fig is None and "earlier 'pruned" in why and "run notebook 05_evaluation again" in why

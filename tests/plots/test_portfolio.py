@@ -141,6 +141,24 @@ def test_a_table_without_a_row_is_left_out_and_every_reason_is_in_words(tmp_path
     assert not any("*" in why or ".csv" in why for why in left.values())
 
 
+def test_files_of_others_are_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(portfolio, "browser_found", lambda: False)
+    small, mine = open_run("small", root=tmp_path), tmp_path / "paper" / "figures" / "captions.tex"
+    small.write("distances.csv", distance_frame(8, n_texts=3))
+    write_text_atomic(mine, "my captions")
+    with pytest.raises(
+        ValueError, match=f"out must be a folder that is new, .*{tmp_path / 'paper'} holds other"
+    ):
+        wb.paper_figures(small, tmp_path / "paper", columns=1)
+    assert mine.read_text() == "my captions" and len([*mine.parent.iterdir()]) == 1
+    captions = tmp_path / "new" / "figures" / "captions.tex"
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="plotly_get_chrome"):
+            wb.paper_figures(small, tmp_path / "new", columns=1)
+        assert "stale" not in captions.read_text()
+        captions.write_text("stale")
+
+
 @pytest.mark.parametrize("template", style.TEMPLATES)
 def test_no_figure_is_without_its_size_and_none_in_print_has_a_title(run, template):
     style.use_template(template)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from workbench.plots.spreads import spreads
+from workbench.plots.style import use_template
 
 
 def test_every_response_is_a_dot_and_the_mean_is_weighted():
@@ -28,3 +29,14 @@ def test_an_interval_ends_where_the_values_must_end():
     )
     assert free["x"][0] + free["error_x"][0] > 1
     assert bound["x"][0] + bound["error_x"][0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("template", ["screen", "column"])
+def test_what_has_no_interval_says_so_and_not_nan(template):
+    use_template(template)
+    frame = pd.DataFrame({"variant": ["a"] * 3 + ["b"], "similarity": [0.9, 0.9, 0.9, 0.5]})
+    fig = spreads(frame, "similarity", None, ".3f")
+    shown = [*(fig.layout.yaxis.ticktext or ()), *(note.text for note in fig.layout.annotations)]
+    shown += [text for trace in fig.data if trace.customdata is not None for text, *_ in trace.customdata]
+    assert not any("nan" in text for text in shown)
+    assert any("0.900, all alike" in text for text in shown)

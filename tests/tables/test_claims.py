@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import workbench as wb
-from workbench.tables.claims import CLAIMS, NEEDS, SFT, claims_table
+from workbench.tables.claims import CLAIMS, NEEDS, SFT, claims_table, missing_frames
 
 DISTILLED = "pruned-self-distilled"
 
@@ -31,7 +31,8 @@ def test_nothing_is_claimed_of_an_empty_run():
     assert list(table["claim"]) == list(CLAIMS) == [f"C{n}" for n in range(1, 11)]
     assert set(table["verdict"]) == {"not asked"}
     assert table["number"].str.match(r"notebook \d\d").all()
-    assert set(wb.claim_frames()) == {name for names, _ in NEEDS.values() for name in names}
+    needed = {name for names, _ in NEEDS.values() for name in names}
+    assert set(wb.claim_frames()) == needed | {"distilled.jsonl"}
 
 
 def test_c1_counts_blind_blocks_that_clearly_cost_more():
@@ -56,10 +57,64 @@ def depth(reasoning: list[float], knowledge: list[float], stderr: float = 0.01) 
 
 def test_c2_measures_above_a_guess_and_is_open_where_the_base_guesses():
     found = verdict_of("C2", depth__csv=depth([0.9, 0.55, 0.5], [0.9, 0.85, 0.8]))
-    assert found == ("confirmed", "half is kept up to 0 layers (reasoning) and 2 (knowledge)")
+    assert found == ("confirmed", "half is kept up to 0 layers (reasoning) and 2 (knowledge), +2 [+2, +2]")
     assert verdict_of("C2", depth__csv=depth([0.9, 0.85, 0.8], [0.9, 0.55, 0.5]))[0] == "refuted"
     verdict, number = verdict_of("C2", depth__csv=depth([0.9, 0.6, 0.5], [0.51, 0.5, 0.5]))
     assert verdict == "undecided" and "no better than a guess on every task of knowledge" in number
+
+
+def test_c2_is_open_where_the_errors_do_not_tell_the_two_apart():
+    few = depth([0.9, 0.7, 0.5], [0.9, 0.72, 0.5], stderr=0.15)
+    verdict, number = verdict_of("C2", depth__csv=few)
+    assert verdict == "undecided" and number.endswith("+1 [-2, +2]")
+    unknown = verdict_of(
+        "C2", depth__csv=depth([0.9, 0.55, 0.5], [0.9, 0.85, 0.8], stderr=np.nan).assign(n=1)
+    )
+    assert unknown == ("undecided", "half is kept up to 0 layers (reasoning) and 2 (knowledge), +2")
+
+
+def test_c2_takes_a_task_at_two_numbers_of_shots():
+    once = depth([0.9, 0.55, 0.5], [0.9, 0.85, 0.8])
+    twice = pd.concat([once, once[once["task"] == "boolq"].assign(n_shot=5)], ignore_index=True)
+    assert verdict_of("C2", depth__csv=twice) == verdict_of("C2", depth__csv=once)
+
+
+def test_no_number_of_a_claim_is_nan():
+    scores, items = scored({"base": 200, "pruned": 195, SFT: 197})
+    verdict, number = verdict_of("C3", scores__csv=scores, items__jsonl=items)
+    assert number.endswith(f"{SFT} 98.5%") and verdict == "undecided"
+    row = {
+        "variant": DISTILLED,
+        "against": SFT,
+        "task": ["a", "b"],
+        "metric": "acc",
+        "difference": [0.2, 0.1],
+    }
+    unknown = pd.DataFrame(row).assign(ci_low=np.nan, ci_high=np.nan)
+    assert verdict_of("C4", comparisons__csv=unknown) == (
+        "undecided",
+        "self-distilled less SFT +0.150, 2 tasks",
+    )
+    flat = pd.DataFrame({"layer": range(8), "influence": 0.5})
+    told = verdict_of("C10", distances__csv=blocks("distance", best=4), influence__csv=flat)
+    assert told == ("undecided", "too few layers, or all alike, to rank")
+
+
+def test_variants_of_the_same_data_are_not_compared():
+    rows = pd.DataFrame({"id": range(9), "similarity": 0.5})
+    frames = {"similarity.csv": pd.concat([rows.assign(variant=name) for name in (SFT, DISTILLED)])}
+    kept = pd.DataFrame({"kept": [True, False]})
+    for distilled, expected in ((kept, "undecided"), (kept.assign(kept=False), "not asked")):
+        row = claims_table({**frames, "distilled.jsonl": distilled}).set_index("claim").loc["C5"]
+        assert row["verdict"] == expected
+        assert ("no rewrite was kept" in row["number"]) == (expected == "not asked")
+
+
+def test_what_is_missing_is_named_with_its_notebook():
+    frames = {"depth.csv": pd.DataFrame()}
+    assert missing_frames(frames, ["depth.csv"]) == ""
+    assert "similarity.csv" in missing_frames(frames, ["depth.csv", "similarity.csv"])
+    assert "notebook 06" in missing_frames(frames, ["depth.csv", "similarity.csv"])
 
 
 def scored(right: dict[str, int], n: int = 200) -> tuple[pd.DataFrame, pd.DataFrame]:

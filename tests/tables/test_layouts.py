@@ -28,16 +28,16 @@ def test_the_summary_states_intervals():
     table = summary_table(score_frame(), GROUPS, similarities=similarities, intervals=True).set_index(
         "variant"
     )
-    assert table.loc["pruned", "reasoning"] == "0.487 ± 0.049"
-    assert table.loc["base", "language"] == "1.000 ± 0.005"
+    assert table.loc["pruned", "reasoning"] == "0.487 [0.438, 0.536]"
+    assert table.loc["base", "language"] == "1.000 [0.990, 1.000]"
     assert table.loc["base", "similarity"] == "–"
     low, high = bootstrap_interval(similarities.query("variant == 'pruned'")["similarity"])
-    assert table.loc["pruned", "similarity"].endswith(f"± {(high - low) / 2:.3f}")
+    assert table.loc["pruned", "similarity"].endswith(f"[{low:.3f}, {high:.3f}]")
 
 
 def test_a_group_of_tasks_is_their_mean_with_independent_errors():
     table = summary_table(score_frame(), {"both": ["demo_math", "demo_facts"]}, intervals=True)
-    assert table["both"][1] == "0.738 ± 0.025"
+    assert table["both"][1] == "0.738 [0.712, 0.762]"
     with pytest.raises(
         ValueError, match=r"group 'all' needs one score of each of \['demo_math', 'nonsense'\]"
     ):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from printed import printed_run
 
-from workbench.tables.paper import readable, reader_name, sheets
+import workbench as wb
+from workbench.tables.paper import attempted, readable, reader_name, sheets
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +52,50 @@ def test_the_results_decide_first_and_the_best_of_a_size_is_bold(tables):
 def test_scores_have_intervals_and_the_papers_names(tables):
     rows = [line for line in tables["tasks"]["tex"].splitlines() if line.startswith(("ARC-E", "demo math"))]
     assert len(rows) == 2
-    assert all(row.count(r"$\pm$") == 4 for row in rows)
+    assert all(len(re.findall(r"\d \{\[\}\d+\.\d, \d+\.\d\{\]\}", row)) == 4 for row in rows)
     assert "pruned + self-distilled" in tables["tasks"]["tex"]
     assert "-0.000" not in "".join(forms["tex"] for forms in tables.values())
+
+
+def test_an_interval_is_told_by_its_ends_and_stays_within_what_can_be(tmp_path):
+    run = printed_run(tmp_path)
+    damage = run.read("damage.csv")
+    run.write("damage.csv", damage.assign(ci_low=damage["damage"] - 0.049, ci_high=damage["damage"] + 0.307))
+    tables = {sheet.name: sheet.forms(run)["tex"] for sheet in sheets(run)}
+    assert not any(r"\pm" in text for text in tables.values())
+    least = damage.loc[damage.query("size == 1")["damage"].idxmin(), "damage"]
+    assert f"{least:.3f} {{[}}{least - 0.049:.3f}, {least + 0.307:.3f}{{]}}" in tables["blocks"]
+    ends = re.findall(r"\{\[\}(-?[\d.]+), (-?[\d.]+)\{\]\}", tables["similarity"] + tables["scores"])
+    assert ends and all(-1 <= float(low) <= float(high) <= 1 for low, high in ends)
+
+
+def test_no_clear_difference_is_said_and_no_error(tmp_path):
+    run = printed_run(tmp_path)
+    run.write("comparisons.csv", run.read("comparisons.csv").assign(p_adjusted=0.5))
+    (sheet,) = (sheet for sheet in sheets(run) if sheet.name == "differences")
+    with pytest.raises(ValueError, match="no difference is clear"):
+        sheet.forms(run)
+
+
+def test_the_shares_saved_are_those_of_the_variants_whatever_is_in_use_now(tmp_path):
+    run = printed_run(tmp_path)
+    notes = wb.variant_notes(run.variants()[:4], {"total": 1000, "layers": [50] * 16})
+    run.write("variant_notes.csv", notes, variants=run.variants()[:4])
+    run.write_json("selection.json", {"layers": [11, 12], "start": 11, "size": 2, "parameters_saved": 0.2})
+    (sheet,) = (sheet for sheet in sheets(run) if sheet.name == "results")
+    assert r"10.0\%" in sheet.forms(run)["tex"]
+
+
+def test_scores_of_earlier_variants_are_refused_and_the_notebook_is_named(tmp_path):
+    run = printed_run(tmp_path)
+    for name in ("scores.csv", "items.jsonl"):
+        run.write(name, run.read(name), variants=run.variants())
+    before = {sheet.name for sheet in sheets(run) if attempted(sheet.forms, sheet.needs, run)[0]}
+    run.save_variant(replace(run.variant("pruned"), removed=(11, 12)))
+    told = {sheet.name: attempted(sheet.forms, sheet.needs, run)[1] for sheet in sheets(run)}
+    refused = {name for name, why in told.items() if why}
+    assert before >= {"results", "tasks", "scores"} == refused
+    assert all("[7, 8] out, [11, 12] now" in told[name] and "05_evaluation" in told[name] for name in refused)
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")

@@ -167,3 +167,28 @@ def test_names_of_blocks_are_text_whatever_a_stored_frame_says():
     for text in said:
         assert "onerror" in text
         assert "<" not in text.replace("\\<", "") and "](" not in text.replace("\\](", "")
+
+
+def test_a_choice_is_advised_only_where_the_intervals_tell_the_blocks_apart():
+    rows = {"start": [0, 1], "size": 1, "removed": ["0", "1"]}
+    near = pd.DataFrame(rows).assign(distance=[0.2, 0.1])
+    noise = pd.DataFrame(rows).assign(damage=[-0.005, 0.001], ci_low=[-0.079, -0.053], ci_high=[0.024, 0.007])
+    said = readings.choice_reading(near, noise, [1])
+    assert "careful user" not in said and said.endswith("on other texts it may be the other way round.")
+    clear = noise.assign(damage=[0.1, 0.9], ci_low=[0.0, 0.8], ci_high=[0.2, 1.0])
+    assert "A careful user would take **0**" in readings.choice_reading(near, clear, [1])
+
+
+def test_blocks_that_were_looked_at_are_told_apart_by_their_intervals():
+    looks = pd.DataFrame({"removed": ["0", "1", "2"], "damage": [0.5, 0.1, 0.12]})
+    looks = looks.assign(damage_low=looks["damage"] - 0.05, damage_high=looks["damage"] + 0.05)
+    assert readings.looks_reading(looks, 9).endswith("the texts do not tell it from **2**.")
+    narrow = looks.assign(damage_low=looks["damage"], damage_high=looks["damage"])
+    assert "do not tell" not in readings.looks_reading(narrow, 9)
+    assert "do not tell" not in readings.looks_reading(looks.assign(damage_low=np.nan, damage_high=np.nan), 9)
+
+
+def test_one_layer_is_a_layer():
+    seen = {"removed": "0", "loss": 2.0, "base_loss": 1.0, "text": "a", "base_text": "b"}
+    assert readings.look_reading(seen, 4).startswith("Without layer 0 the loss")
+    assert readings.look_reading({**seen, "removed": "0,3"}, 4).startswith("Without layers 0,3 the loss")

@@ -67,7 +67,9 @@ def test_compare_looks_at_every_kept_set_on_the_same_texts(picker, model):
     sets = [(1, 4), (2, 3), (0,)]
     damage = block_damage(model, tiny_tokenizer(), TEXTS, layer_sets=sets, progress=False)
     assert looks["loss"].tolist() == pytest.approx(damage["loss"].tolist())
-    assert looks["loss_low"].tolist() == pytest.approx(damage["ci_low"].tolist())
+    assert looks["added_low"].tolist() == pytest.approx(damage["ci_low"].tolist())
+    assert (looks["loss"] - looks["base_loss"]).between(looks["added_low"], looks["added_high"]).all()
+    assert not any(name.startswith("loss_") for name in looks)  # they are no ends of a loss
     assert picker.layers == (2, 3)
     assert picker.look([1, 4]).result(timeout=10)["removed"] == "1,4"
 

@@ -31,7 +31,9 @@ def title_below(fig: go.Figure, title: str, panels: int, across: int) -> None:
         fig.update_xaxes(title=title, row=2 if short else 1, col=column)
 
 
-def log_axis(values: pd.Series, lowest: float, end: str | None = None) -> dict[str, Any]:
+def log_axis(
+    values: pd.Series, lowest: float, end: str | None = None, *, reach: float = 0.0
+) -> dict[str, Any]:
     """Return a log axis from ``lowest`` up, ticked at decades, or at 1, 2, 5 where it spans less than two.
 
     Args:
@@ -39,8 +41,9 @@ def log_axis(values: pd.Series, lowest: float, end: str | None = None) -> dict[s
         lowest: its lower end; what is less lies at it.
         end: what the tick at the lower end says where something lies there that is less; None says so by its
             number.
+        reach: how far up it must reach at least, such as the highest end of an interval.
     """
-    low, high = np.log10(lowest), np.log10(max(values.max(), 2 * lowest))
+    low, high = np.log10(lowest), np.log10(max(values.max(), 2 * lowest, reach))
     fine = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     steps = fine if high - low < 0.6 else (1, 2, 5) if high - low < 2 else (1,)
     ticks = [step * 10.0**decade for decade in range(int(np.floor(low)), int(high) + 2) for step in steps]

@@ -58,7 +58,8 @@ def metric_comparison(
 ) -> go.Figure:
     """Draw the scores of single layers under each other, each on its own log scale; low = remove this.
 
-    Each has its interval where its frame has one. Triangles at the end of a scale lie below it.
+    Each has its interval where its frame has one. Triangles at the end of a scale lie below it; an interval
+    that ends below it runs out of the scale, with an arrow and no cap.
 
     Args:
         metrics: name -> frame, as ``rank_agreement`` takes them: ``angular_distances`` and ``block_damage``
@@ -249,7 +250,8 @@ def _layer_costs(name: str, frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
 def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.DataFrame) -> None:
     """Draw one metric on a log axis, on a plain one where nothing is above 0; triangles lie below its end."""
     costs, known = scores["cost"], scores[["low", "high"]].notna().all(axis=None)
-    log, floor = bool((costs > 0).any()), axes.log_floor(costs)
+    ends = scores[["low", "high"]].stack()
+    log, floor = bool((costs > 0).any()), axes.log_floor(pd.concat([costs, ends[ends > 0]]))
     drawn = costs.clip(lower=floor) if log else costs
     line = {"color": "#5c6370", "width": style.px_of(1.5)}
     chosen = scores.index == costs.idxmin()
@@ -260,14 +262,40 @@ def _add_layer_panel(fig: go.Figure, row: int, label: str, scores: pd.DataFrame)
     hover = f"layer %{{x}}<br>{style.plain(label)} %{{customdata:.4f}}<extra></extra>"
     shown: dict[str, Any] = {"mode": "lines+markers", "line": line, "marker": marker, "hovertemplate": hover}
     shown |= {"customdata": costs, "meta": {"y": costs.tolist()}, "cliponaxis": False}
-    if known:  # from the end of the axis up
+    axis: dict[str, Any] = {}
+    if log:
+        reach = {"reach": float(scores["high"].max())} if known else {}
+        axis = axes.log_axis(costs, floor, None if style.DAMAGE_UNIT in label else "≤ 0", **reach)
+    if known:
         low, high = (scores[end].clip(lower=floor) if log else scores[end] for end in ("low", "high"))
-        sides = {"array": high - drawn, "arrayminus": drawn - low}
-        shown["error_y"] = {**sides, "symmetric": False, "color": line["color"], "width": style.px_of(2)}
+        below = log & (scores["low"] < floor)
+        sides = {"array": high - drawn, "arrayminus": (drawn - low).mask(below, 0)}
+        look = {"color": line["color"], "thickness": style.px_of(1.5), "width": style.px_of(2)}
+        shown["error_y"] = {**sides, "symmetric": False, **look}
+        real = {"error_y": scores["high"] - costs, "error_y_minus": costs - scores["low"]}
+        shown["meta"] |= {side: values.tolist() for side, values in real.items()}
+        if below.any():
+            fig.add_trace(_open_ends(drawn[below], 10 ** axis["range"][0], look), row=row, col=1)
     fig.add_trace(go.Scatter(x=scores.index, y=drawn, **shown), row=row, col=1)
-    axis = axes.log_axis(costs, floor, None if style.DAMAGE_UNIT in label else "≤ 0") if log else {}
     title = "<br>".join(map(style.plain, textwrap.wrap(f"{label}, log" if log else label, 15)))
     fig.update_yaxes(title={"text": title, "font": {"size": style.small()}}, **axis, row=row, col=1)
+
+
+def _open_ends(drawn: pd.Series, bottom: float, look: dict[str, Any]) -> go.Scatter:
+    """Return the lower sides of intervals that end below an axis: lines that leave it, with an arrow."""
+    x = np.repeat(drawn.index.to_numpy(dtype=float), 3)
+    y = np.column_stack([drawn, np.full(len(drawn), bottom), np.full(len(drawn), np.nan)]).ravel()
+    size = np.tile([0, style.px_of(9), 0], len(drawn))
+    marker = {
+        "symbol": "arrow-down",
+        "size": size,
+        "color": look["color"],
+        "opacity": 1,
+        "line": {"width": 0},
+    }
+    shown = {"mode": "lines+markers", "hoverinfo": "skip", "cliponaxis": False, "connectgaps": False}
+    line = {"color": look["color"], "width": look["thickness"]}
+    return go.Scatter(x=x, y=y, line=line, marker=marker, meta={"x": [], "y": []}, **shown)
 
 
 def _sized(size: Any) -> str:

@@ -268,8 +268,9 @@ def _form_bars(shares: pd.DataFrame) -> go.Figure:
 
 def _ratio_marks(summary: pd.DataFrame) -> go.Figure:
     texts = summary["length_ratio"].map(lambda ratio: "" if np.isnan(ratio) else f"{ratio:.2f}")
-    ends, hover = ["ci_low", "ci_high"], "%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
-    shown = {"custom_data": ends, "error_x": ends, "hover": hover}
+    ends, hover = ["ci_low", "ci_high"], "%{y}: %{x:.3f}%{customdata[0]}"
+    summary = summary.assign(spread=[style.bracketed(*pair) for pair in summary[ends].to_numpy()])
+    shown = {"custom_data": "spread", "error_x": ends, "hover": hover}
     fig = style.draw(px.scatter, summary, "length_ratio", "variant", **shown)
     at = summary["ci_high"].fillna(summary["length_ratio"])
     look = {"mode": "text", "textposition": "middle right", "hoverinfo": "skip", "cliponaxis": False}
@@ -281,7 +282,8 @@ def _ratio_marks(summary: pd.DataFrame) -> go.Figure:
 def _correlation(frame: pd.DataFrame) -> str:
     """Return Spearman's correlation of shift and loss as text."""
     found = shift_agreement(frame)
-    known = "Spearman of shift and loss {spearman:.2f} [{ci_low:.2f}, {ci_high:.2f}], {n_points} tasks"
+    spread = style.bracketed(found["ci_low"], found["ci_high"], ".2f")
+    known = f"Spearman of shift and loss {{spearman:.2f}}{spread}, {{n_points}} tasks"
     beside = ";<br>of the share of changed answers and loss {changed_spearman:.2f}"
     text = known + (beside if np.isfinite(found["changed_spearman"]) else "")
     return str(found["note"]) or text.format(**found)

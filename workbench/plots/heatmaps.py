@@ -181,7 +181,7 @@ def _by_decades(trace: go.Heatmap) -> go.Heatmap:
 def _note(row: Any, value: str, label: str) -> str:
     number = f"{label} {getattr(row, value):.4f}"
     if value == "distance" and hasattr(row, "ci_low") and label == style.DISTANCE:
-        number += f" [{row.ci_low:.4f}, {row.ci_high:.4f}]"
+        number += style.bracketed(row.ci_low, row.ci_high, ".4f")
     return f"start {row.start}, size {row.size}<br>removes {row.removed}<br>{number}"
 
 

@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 
 import workbench
 from workbench.checks import checked
+from workbench.distances.blocks import format_layers
 from workbench.evaluation.items import flip_counts
 from workbench.evaluation.scores import category_scores, headline
 from workbench.forgetting.changes import divergence_by_response, response_changes
@@ -90,7 +91,9 @@ def _all(run: Run) -> list[Picture]:
 
 
 def _prompt_sets(run: Run) -> list[str]:
-    there = [name for name in matching(run, "responses-*.jsonl") if "/" not in name]
+    there = [
+        name for name in matching(run, "responses-*.jsonl") if "/" not in name and not run.outdated(name)
+    ]
     asked = run.read(there[0]) if there else pd.DataFrame()
     return [str(name) for name in asked["prompts"].unique()] if "prompts" in asked else []
 
@@ -102,9 +105,12 @@ def _of_frames(figure: str, names: list[str], run: Run) -> go.Figure:
 
 
 def _chosen(run: Run) -> go.Figure:
-    selection = run.read_json("selection.json")
-    of_block = (selection["start"], selection["size"]) if selection.get("size") else None
-    return heatmaps.distance_heatmap(run.read("distances.csv"), chosen=of_block, title=None)
+    """Draw what was removed, by the variants: what is in use now may not have been removed yet."""
+    removed = next((variant.removed for variant in run.variants() if variant.removed), ())
+    layers = removed or run.read_json("selection.json")["layers"]
+    if list(layers) != list(range(layers[0], layers[0] + len(layers))):
+        raise ValueError(f"layers {format_layers(layers)} were removed, which is no one block to frame")
+    return heatmaps.distance_heatmap(run.read("distances.csv"), chosen=(layers[0], len(layers)), title=None)
 
 
 def _metrics(run: Run) -> go.Figure:

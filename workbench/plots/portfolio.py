@@ -17,7 +17,8 @@ from workbench.plots import style
 from workbench.plots.paper import Picture, left_out, pictures
 from workbench.runs.figures import FORMATS, browser_found, save_figure
 from workbench.runs.files import template, write_text_atomic
-from workbench.runs.run import Run, notebook_that_writes
+from workbench.runs.run import Run
+from workbench.runs.writers import notebook_that_writes
 from workbench.tables.markup import latex_text
 from workbench.tables.paper import attempted, every_sheet, sheets
 
@@ -25,6 +26,8 @@ from workbench.tables.paper import attempted, every_sheet, sheets
 COLUMNS = {1: ("column", "one-column", 3.25), 2: ("paper", "two-columns", 6.75)}
 #: pixels of a PNG per pixel of a figure: 192 dots an inch
 _SCALE = 2
+#: a page of figures says so
+_MADE_BY = "python -m workbench figures"
 _PAGE = template(Path(__file__).with_name("portfolio.html.j2"))
 
 
@@ -43,7 +46,8 @@ def paper_figures(
 
     Args:
         run: whose notebooks have run; what is missing for a figure leaves that figure out.
-        out: folder for ``figures/``, ``tables/`` and ``index.html``; None means that of the run.
+        out: folder for ``figures/``, ``tables/`` and ``index.html``: new, empty, or one that was made so
+            before; None means that of the run.
         columns: widths to draw: 1, 2 or both.
         formats: as for ``save_figure``. Without a Chrome or Chromium they become HTML and CSV.
 
@@ -53,9 +57,12 @@ def paper_figures(
         notebook writes what it needs, or what its frames hold too little of.
 
     Raises:
-        ValueError: for other columns or formats, or a run that has no frame for any figure.
+        ValueError: for other columns or formats, an ``out`` with other files, or a run that has no frame for
+            any figure.
     """
     wanted, endings = some_of(columns, COLUMNS, "columns"), some_of(formats, FORMATS, "formats")
+    folder = Path(out if out is not None else run.folder)
+    _check_folder(folder, run)
     drawn = pictures(run)
     if not drawn:
         first = _writer(left_out(run)[0][1])
@@ -63,7 +70,8 @@ def paper_figures(
     if not browser_found():
         endings, instead = ["html", "csv"], "figures are HTML and CSV (`plotly_get_chrome` installs one)"
         warnings.warn(f"No Chrome or Chromium starts here: {instead}", stacklevel=2)
-    folder = Path(out if out is not None else run.folder)
+    if not (page := folder / "index.html").exists():  # first: it marks the folder as ours
+        write_text_atomic(page, _index(run, [], {}, wanted, endings))
     left = {one.name: _told(one.caption, _writer(frames)) for one, frames in left_out(run)}
     rows: list[tuple[str, int, Path]] = []
     for one in wanted:
@@ -80,6 +88,19 @@ def paper_figures(
     shown = {name: forms["html"] for name, forms in tables.items()}
     write_text_atomic(folder / "index.html", _index(run, drawn, shown, wanted, endings))
     return _listed(rows, folder, left)
+
+
+def _check_folder(folder: Path, run: Run) -> None:
+    """Refuse a folder, other than the run's, that is neither new nor empty nor was filled here before."""
+    if folder.is_file():
+        raise ValueError(f"out must be a folder, {folder} is a file")
+    page = folder / "index.html"
+    ours = page.is_file() and _MADE_BY in page.read_text(encoding="utf-8", errors="replace")
+    if not folder.is_dir() or ours or (folder.resolve() == run.folder.resolve() and not page.exists()):
+        return
+    if any(folder.iterdir()):
+        wanted = "new, empty, or one that figures were written to before"
+        raise ValueError(f"out must be a folder that is {wanted}; {folder} holds other files")
 
 
 def _mark_stale(folder: Path, made: Iterable[str], left: dict[str, str]) -> None:
@@ -159,7 +180,7 @@ def _index(
 ) -> str:
     told = {
         "title": f"Figures and tables of the run {run.name}",
-        "command": f"python -m workbench figures {shlex.quote(run.name)}",
+        "command": f"{_MADE_BY} {shlex.quote(run.name)}",
         "widths": [{"place": COLUMNS[one][1], "inches": COLUMNS[one][2]} for one in columns],
         "image": next((one for one in ("png", "svg") if one in endings), None),
     }

@@ -249,8 +249,9 @@ def _rows_height(rows: int, names: int) -> float:
 
 def _add_interval_panel(fig: go.Figure, rows: pd.DataFrame, unit: str, row: int) -> None:
     """Draw a row for each ``label``, in it a mark with its interval for each variant, one below the other."""
-    hover = "%{fullData.name}<br>%{y} %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
-    ends = {"custom_data": ["low", "high"], "error_x": ("low", "high"), "orientation": "h"}
+    hover = "%{fullData.name}<br>%{y} %{x:.3f}%{customdata[0]}"
+    rows = rows.assign(spread=[style.bracketed(*pair) for pair in rows[["low", "high"]].to_numpy()])
+    ends = {"custom_data": "spread", "error_x": ("low", "high"), "orientation": "h"}
     dots = style.draw(px.scatter, rows, "value", "label", hover=hover, **ends)
     dots.update_traces(marker_size=style.px_of(8), cliponaxis=False)
     dots.for_each_trace(lambda dot: dot.update(offsetgroup=dot.name, error_x_color=dot.marker.color))

@@ -51,7 +51,8 @@ def spreads(
     styles = style.variant_styles(frame["variant"])
     means = _means(frame, value, weigh, bounds)
     numbers = means[["mean", "low", "high"]].to_numpy()
-    about = [f"mean {mean:{number}} [{low:{number}}, {high:{number}}]" for mean, low, high in numbers]
+    counts = zip(means["n"], *numbers.T, strict=True)
+    about = [f"mean {mean:{number}}{_spread(n, low, high, number)}" for n, mean, low, high in counts]
     real, low, high = numbers.T
     means = means.assign(about=about, real=real, above=high - real, under=real - low)
     means[["mean", "low", "high"]] = drawn_at(numbers)
@@ -81,6 +82,10 @@ def spreads(
             lines = "<br>".join(textwrap.wrap(text, 60))
             fig.add_annotation(text=lines, y=row.place - 0.6, align="left", **look)
     return fig.update_layout(height=style.px_of(150 + 105 * len(styles)), showlegend=False)
+
+
+def _spread(n: int, low: float, high: float, number: str) -> str:
+    return style.bracketed(low, high, number) or (", all alike" if n > 1 else "")
 
 
 def _means(frame: pd.DataFrame, value: str, weigh: str | None, bounds: tuple[float, float]) -> pd.DataFrame:

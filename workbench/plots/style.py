@@ -130,6 +130,15 @@ def draw(
     return fig.update_traces(hovertemplate=f"{hover}<extra></extra>")
 
 
+def bracketed(low: float, high: float, form: str = ".3f") -> str:
+    """Return an interval as text behind its value, "" where there is none.
+
+    >>> bracketed(0.1, 0.25), bracketed(float("nan"), float("nan"))
+    (' [0.100, 0.250]', '')
+    """
+    return "" if pd.isna(low) or pd.isna(high) else f" [{low:{form}}, {high:{form}}]"
+
+
 def new_figure(title: str | None, *traces: Any) -> go.Figure:
     """Return a figure of some traces in the current template."""
     return go.Figure(traces, {"template": current_template(), **titled(title), **_size()})

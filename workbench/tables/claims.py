@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from workbench.agreement import rank_agreement
 from workbench.distances.blocks import best_blocks
 from workbench.evaluation.recovery import average_recovery
-from workbench.evaluation.scores import accuracies
+from workbench.evaluation.scores import accuracies, score_intervals, task_names
 from workbench.evaluation.suites import CHANCE
 from workbench.forgetting.similarity import seen
 from workbench.statistics import paired_difference
@@ -24,12 +25,29 @@ CLAIMS: dict[str, str] = {claim: known["says"] for claim, known in _KNOWN.items(
 #: frames that a claim needs, and the notebook that writes what is missing
 NEEDS = {claim: (tuple(known["needs"]), known["notebook"]) for claim, known in _KNOWN.items()}
 SFT, DISTILLED = "pruned-sft", "pruned-self-distilled"
+#: what says whether self-distilled data is any other than the set's own, and the claims that compare the two
+_DISTILLED, _OF_DATA = "distilled.jsonl", ("C4", "C5", "C8")
 Row = tuple[str, str]
 
 
 def claim_frames() -> list[str]:
-    """Return the names of a run's frames that speak to any claim."""
-    return sorted({name for names, _ in NEEDS.values() for name in names})
+    """Return the names of a run's frames that speak to any claim, or to what the two healed variants are."""
+    return sorted({_DISTILLED, *(name for names, _ in NEEDS.values() for name in names)})
+
+
+def missing_frames(frames: Mapping[str, pd.DataFrame], names: Sequence[str]) -> str:
+    """Say which of some frames are not there, and the notebooks that write them; "" where all are.
+
+    >>> missing_frames({}, ["similarity.csv"])
+    'Not drawn: similarity.csv is not there as the run is now (notebook 06).'
+    """
+    writers = {name: notebook for needs, notebook in NEEDS.values() for name in needs}
+    lacking = [
+        f"{name} is not there as the run is now (notebook {writers[name]})"
+        for name in names
+        if name not in frames
+    ]
+    return f"Not drawn: {'; '.join(lacking)}." if lacking else ""
 
 
 def verdict(value: float, low: float, high: float) -> str:
@@ -52,17 +70,24 @@ def claims_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Returns:
         claim, says, verdict (confirmed or refuted where the 95 % interval lies on one side of nothing, else
-        undecided; "not asked" where a frame is missing), number (what it rests on, or the notebook that
-        fills the gap).
+        undecided; "not asked" where a frame is missing, or where no rewrite was kept and so both healed
+        variants are of the same data), number (what it rests on, or why it is not asked).
     """
     rows = []
     for claim, says in CLAIMS.items():
         needed, notebook = NEEDS[claim]
-        missing = claim not in _ASKED or any(name not in frames for name in needed)
         told = ("not asked", f"notebook {notebook}")
-        told = told if missing else _ASKED[claim](*(frames[name] for name in needed))
+        if claim in _ASKED and all(name in frames for name in needed):
+            told = _ASKED[claim](*(frames[name] for name in needed))
+            if claim in _OF_DATA and told[0] != "not asked" and _no_rewrites(frames.get(_DISTILLED)):
+                told = ("not asked", "no rewrite was kept, so that both were healed on the same data")
         rows.append((claim, says, *told))
     return pd.DataFrame(rows, columns=["claim", "says", "verdict", "number"])
+
+
+def _no_rewrites(distilled: pd.DataFrame | None) -> bool:
+    """Return whether self-distilled data is known to be the set's own."""
+    return distilled is not None and not distilled["kept"].any()
 
 
 def claims_reading(claims: pd.DataFrame) -> str:
@@ -100,23 +125,44 @@ def blocks_claim(distances: pd.DataFrame, damage: pd.DataFrame) -> Row:
 
 
 def order_claim(depth: pd.DataFrame) -> Row:
-    """Compare up to how many layers reasoning and knowledge keep half of what they are above a guess."""
-    rows = accuracies(depth)
-    rows = rows.assign(above=rows["value"] - rows["task"].map(CHANCE).fillna(0.0))
-    base = rows[rows["n_removed"] == 0].set_index("task")
-    known = base.index[base["above"] > 1.96 * base["stderr"].fillna(0)]
-    half = {}
+    """Compare up to how many layers reasoning and knowledge keep half of what they are above a guess.
+
+    The interval is that of the gap over scores drawn again, each by its own error as if unpaired, and so
+    rather too wide. A task with two numbers of shots counts twice.
+    """
+    rows = score_intervals(accuracies(depth).reset_index(drop=True))
+    chance = rows["task"].map(CHANCE).fillna(0.0)
+    rows = rows.assign(task=task_names(rows), above=rows["value"] - chance, low=rows["low"] - chance)
+    rows["error"] = (rows["high"] - rows["low"] - chance) / (2 * 1.96)
+    base = rows[rows["n_removed"] == 0]
+    known = base.loc[base["low"].fillna(base["above"]) > 0, "task"]
+    left: dict[str, int] = {}
+    drawn: dict[str, Any] = {}
+    random = np.random.default_rng(0)
     for kind in ("reasoning", "knowledge"):
         part = rows[(rows["category"] == kind) & rows["task"].isin(known)]
         if part.empty:
             return "undecided", f"the whole model is no better than a guess on every task of {kind}"
-        shares = part["above"] / part["task"].map(base["above"])
-        by_depth = shares.groupby(part["n_removed"]).mean().sort_index()
-        kept = by_depth.index[(by_depth >= 0.5).cummin()]
-        half[kind] = int(kept.max())
-    number = f"half is kept up to {half['reasoning']} layers (reasoning) and {half['knowledge']} (knowledge)"
-    gap = half["knowledge"] - half["reasoning"]
-    return ("confirmed" if gap > 0 else "refuted" if gap < 0 else "undecided"), number
+        place = {"index": "task", "columns": "n_removed", "dropna": False}
+        above, error = (part.pivot_table(name, **place) for name in ("above", "error"))
+        layers, measured = above.columns.to_numpy(), above.to_numpy()
+        left[kind], drawn[kind] = int(_half_kept(measured, layers)), np.nan
+        if error.notna().all(axis=None):
+            noise = error.to_numpy() * random.normal(size=(2000, *error.shape))
+            drawn[kind] = _half_kept(measured + noise, layers)
+    gap = left["knowledge"] - left["reasoning"]
+    low, high = np.quantile(drawn["knowledge"] - drawn["reasoning"], [0.025, 0.975])
+    number = f"half is kept up to {left['reasoning']} layers (reasoning) and {left['knowledge']} (knowledge)"
+    told = "" if np.isnan(low) else f" [{low:+.0f}, {high:+.0f}]"
+    return verdict(gap, low, high), f"{number}, {gap:+d}{told}"
+
+
+def _half_kept(above: NDArray[np.float64], layers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how many layers can go before less than half is kept, from scores ``[..., task, depth]``."""
+    whole = above[..., :1]
+    shares = np.nanmean(above / np.where(whole > 0, whole, np.inf), axis=-2)
+    kept = np.logical_and.accumulate(shares >= 0.5, axis=-1)
+    return np.asarray(np.where(kept, layers, 0).max(axis=-1))
 
 
 def healing_claim(scores: pd.DataFrame, items: pd.DataFrame) -> Row:
@@ -127,7 +173,8 @@ def healing_claim(scores: pd.DataFrame, items: pd.DataFrame) -> Row:
         return "not asked", "notebook 04"
     best, pruned = healed.sort_values("recovery").iloc[-1], found.loc["pruned", "recovery"]
     number = f"pruned keeps {pruned:.1%} of the base's average, {best.name} {best['recovery']:.1%}"
-    number += f" [{best['ci_low']:.1%}, {best['ci_high']:.1%}]"
+    ends = f" [{best['ci_low']:.1%}, {best['ci_high']:.1%}]"
+    number += "" if np.isnan(best["ci_low"]) else ends
     if pruned >= 1:
         return "undecided", f"{number}: nothing was lost"
     return verdict(*(best[["recovery", "ci_low", "ci_high"]] - (1 + pruned) / 2)), number
@@ -142,10 +189,14 @@ def data_claim(comparisons: pd.DataFrame) -> Row:
     if rows.empty:
         return "not asked", "notebook 04"
     mean = float((rows["sign"] * rows["difference"]).mean())
-    errors = ((rows["ci_high"] - rows["ci_low"]) / (2 * 1.96)).fillna(0.0)
-    half = 1.96 * float(np.sqrt((errors**2).sum())) / len(rows)
+    # no interval and no difference: no item differs; one without the other tells nothing of its error
+    halves = ((rows["ci_high"] - rows["ci_low"]) / 2).mask(
+        rows["difference"] == 0, lambda these: these.fillna(0)
+    )
+    half = float(np.linalg.norm(halves)) / len(rows)
     low, high = mean - half, mean + half
-    number = f"self-distilled less SFT {mean:+.3f} [{low:+.3f}, {high:+.3f}], {len(rows)} tasks"
+    told = "" if np.isnan(half) else f" [{low:+.3f}, {high:+.3f}]"
+    number = f"self-distilled less SFT {mean:+.3f}{told}, {len(rows)} tasks"
     return verdict(mean, low, high), number
 
 
@@ -222,6 +273,8 @@ def metrics_claim(distances: pd.DataFrame, influence: pd.DataFrame) -> Row:
     """Correlate the ranks that distance and block influence give to single layers."""
     metrics = {"angular distance": distances, "block influence": influence}
     row = rank_agreement(metrics).query("size == 1").iloc[0]
+    if np.isnan(row["spearman"]):
+        return "undecided", "too few layers, or all alike, to rank"
     number = f"Spearman {row['spearman']:.2f}{_interval(row)} over {row['n']} layers"
     return verdict(row["spearman"], row["ci_low"], row["ci_high"]), number
 

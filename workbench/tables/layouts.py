@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.checks import checked
-from workbench.evaluation.scores import headline, score_intervals
+from workbench.evaluation.scores import headline, mean_over_tasks, score_intervals
 from workbench.forgetting.similarity import mean_interval, seen
 
 
@@ -29,7 +29,7 @@ def summary_table(
             twice, as in ``category_scores``.
         similarities: frame ``variant, similarity``, one row a response (to the base's); adds ``similarity``,
             over the responses that the encoder can read (not ``unseen``).
-        intervals: give ``value ± half of the 95 % interval`` as text instead of numbers.
+        intervals: give ``value [low, high]`` with the 95 % interval as text instead of numbers.
 
     Returns:
         ``variant``, the groups, and ``similarity`` (NaN for a variant without responses, such as the base).
@@ -44,19 +44,21 @@ def summary_table(
     """
     rows = headline(checked(scores, ["variant", "task", "metric", "value"], "scores"))
     names = [*dict.fromkeys(rows["variant"])]
-    values, halves = pd.DataFrame(index=names), pd.DataFrame(index=names)
+    values, ends = pd.DataFrame(index=names), {}
     for group, tasks in groups.items():
         picked = rows[rows["task"].isin(tasks)]
         _check_group(group, list(tasks), picked, names)
         values[group] = picked.groupby("variant")["value"].mean()
-        halves[group] = _half_intervals(picked)
+        ends[group] = _intervals(picked)
     if similarities is not None:
         known = checked(similarities, ["variant", "similarity"], "similarities").dropna(subset="similarity")
         of_variant = seen(known).groupby("variant")["similarity"]
         values["similarity"] = of_variant.mean()
-        halves["similarity"] = of_variant.agg(lambda these: -np.subtract(*mean_interval(these)) / 2)
-    table = values.combine(halves, with_half)[list(values)] if intervals else values
-    return table.rename_axis("variant").reset_index()
+        found = {name: mean_interval(these) for name, these in of_variant}
+        ends["similarity"] = pd.DataFrame.from_dict(found, orient="index", columns=["low", "high"])
+    for group in values if intervals else ():
+        values[group] = with_ends(values[group], ends[group]["low"], ends[group]["high"])
+    return values.rename_axis("variant").reset_index()
 
 
 def training_table(log: pd.DataFrame) -> pd.DataFrame:
@@ -94,16 +96,28 @@ def _check_group(group: str, tasks: list[str], picked: pd.DataFrame, names: list
         raise ValueError(f"group {group!r} must hold tasks of one unit, got {sorted(set(picked['metric']))}")
 
 
-def _half_intervals(picked: pd.DataFrame) -> pd.Series:
-    """Return half the 95 % interval of each variant's mean over tasks; tasks err independently."""
+def _intervals(picked: pd.DataFrame) -> pd.DataFrame:
+    """Return the 95 % interval of each variant's mean over tasks, which err independently."""
     if "stderr" not in picked:
-        return pd.Series(np.nan, index=picked["variant"].unique())
-    found = score_intervals(picked)
-    halves = ((found["high"] - found["low"]) / 2).groupby(found["variant"])
-    return halves.agg(lambda these: np.sqrt((these.to_numpy() ** 2).sum()) / len(these))
+        return pd.DataFrame(np.nan, index=picked["variant"].unique(), columns=["low", "high"])
+    found = {name: mean_over_tasks(part) for name, part in score_intervals(picked).groupby("variant")}
+    return pd.DataFrame.from_dict(found, orient="index")
 
 
-def with_half(values: pd.Series, halves: pd.Series, digits: int = 3) -> pd.Series:
-    """Return values as text, each ± half of its interval where it has one."""
-    spread = halves.map(f" ± {{:.{digits}f}}".format).where(halves.notna(), "")
-    return (values.map(f"{{:z.{digits}f}}".format) + spread).where(values.notna(), "–")
+def with_ends(values: pd.Series, lows: pd.Series, highs: pd.Series, digits: int = 3) -> pd.Series:
+    """Return values as text, each with the ends of its interval where it has one.
+
+    >>> half, none = pd.Series([0.5, 0.25]), pd.Series([0.4, float("nan")])
+    >>> with_ends(half, none, none + 0.3, 2).tolist()
+    ['0.50 [0.40, 0.70]', '0.25']
+    """
+    rows = zip(values, lows.reindex(values.index), highs.reindex(values.index), strict=True)
+    texts = [
+        "–" if np.isnan(value) else f"{value:z.{digits}f}{_ends(low, high, digits)}"
+        for value, low, high in rows
+    ]
+    return pd.Series(texts, index=values.index, dtype=object)
+
+
+def _ends(low: float, high: float, digits: int) -> str:
+    return "" if np.isnan(low) or np.isnan(high) else f" [{low:z.{digits}f}, {high:z.{digits}f}]"

@@ -10,17 +10,20 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.distances.blocks import best_blocks, checked_blocks, least
+from workbench.distances.blocks import best_blocks, checked_blocks, format_layers, least
 from workbench.evaluation.scores import accuracies, score_intervals, task_categories, task_names
 from workbench.forgetting.similarity import similarity_summary
 from workbench.places import toml_beside
 from workbench.runs.run import Run
-from workbench.tables.layouts import summary_table, training_table, with_half
+from workbench.tables.layouts import summary_table, training_table, with_ends
 from workbench.tables.markup import WORDS, task_label, to_html, to_latex, to_markdown
 from workbench.tables.sdd import _method, healed_on, sdd_table
 
-#: how many characters of a table fit beside each other, in \small: in one column, in both
+#: how many digits wide a table may be in \small: in one column, in both; what is wider is set smaller
 _ONE, _BOTH = 46, 104
+_SIZES = {_BOTH: r"\small", 117: r"\footnotesize", 10**9: r"\scriptsize"}
+#: signs half as wide as a digit
+_NARROW = set(" .,:;()[]ijlt'|!")
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,21 @@ class Sheet:
 
     def _latex(self, table: pd.DataFrame) -> str:
         """Return the table for LaTeX, over both columns of a page where one is too narrow for it."""
-        width = sum(max(len(_shown(one)) for one in (name, *table[name])) + 2 for name in table)
+        width = sum(max(_width(_shown(one)) for one in (name, *table[name])) + 2 for name in table)
         label = f"tab:{self.name}"
         text = to_latex(table, caption=self.caption, label=label, best=self.best, group=self.group)
-        size = r"\small" if width <= _BOTH else r"\footnotesize"
+        size = next(size for most, size in _SIZES.items() if width <= most)
         text = text.replace("\\centering\n", f"\\centering{size}\\setlength{{\\tabcolsep}}{{4pt}}\n", 1)
         return text if width <= _ONE else text.replace("{table}", "{table*}")
 
 
 def _shown(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _width(text: str) -> float:
+    """Return how wide a text is, in digits."""
+    return sum(0.55 if sign in _NARROW else 1 for sign in text)
 
 
 def every_sheet() -> list[Sheet]:
@@ -87,11 +95,11 @@ def sheets(run: Run) -> list[Sheet]:
 
 def attempted(make: Callable[[Run], Any], needs: Iterable[str], run: Run) -> tuple[Any, str]:
     """Return what the frames of a run make, or None and in a line why it cannot be made of them."""
-    for need in needs:
-        frames = [name for name in matching(run, need) if name.endswith((".csv", ".jsonl"))]
-        if frames and all(run.read(name).empty for name in frames):
-            return None, f"{frames[0]} has no rows"
     try:
+        for need in needs:
+            frames = [name for name in matching(run, need) if name.endswith((".csv", ".jsonl"))]
+            if frames and all(run.read(name).empty for name in frames):
+                return None, f"{frames[0]} has no rows"
         return make(run), ""
     except ValueError as error:
         return None, " ".join(str(error).split())
@@ -155,26 +163,33 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
 def _interval(
     rows: pd.DataFrame, value: str, digits: int, low: str = "ci_low", high: str = "ci_high"
 ) -> list[str]:
-    """Return a column as value ± half of its 95 % interval, where it has one."""
+    """Return a column as value [low, high] of its 95 % interval, where it has one."""
     ends = rows.reindex(columns=[low, high]).astype(float)
-    return [*with_half(rows[value], (ends[high] - ends[low]) / 2, digits)]
+    return [*with_ends(rows[value], ends[low], ends[high], digits)]
 
 
 def _sdd(run: Run) -> pd.DataFrame:
-    """Return SDD table 8, what decides first, with the shares of the parameters that the picker knew."""
+    """Return SDD table 8, what decides first."""
     scores = run.read("scores.csv")
-    selection = run.read_json("selection.json") if "selection.json" in run.files() else {}
-    variants = [variant for variant in run.variants() if variant.name in set(scores["variant"])]
-    rows = []
-    for variant in variants:
-        chosen = list(variant.removed) == selection.get("layers")
-        saved = selection.get("parameters_saved", 0.0) if chosen else 0.0
-        method = _method(variant.name) if variant.adapter else "No FT"
-        rows.append((variant.name, len(variant.removed), saved, 0, method, healed_on(variant)))
-    notes = pd.DataFrame(rows, columns=["variant", "size", "saved", "left", "method", "dataset"])
+    told = "variant_notes.csv" in run.files()
+    notes = run.read("variant_notes.csv") if told else _notes_without_a_model(run)
+    notes = notes[notes["variant"].isin(scores["variant"])]
     table = sdd_table(scores, notes, base=base_name(run), items=run.read("items.jsonl"), narrow=True)
     table.attrs["digits"] = 1
     return table
+
+
+def _notes_without_a_model(run: Run) -> pd.DataFrame:
+    """Return ``variant_notes`` with the shares of the parameters that the picker knew."""
+    selection = run.read_json("selection.json") if "selection.json" in run.files() else {"layers": []}
+    seen = {one["removed"]: one.get("parameters_saved", 0.0) for one in selection.get("kept", [])}
+    seen[format_layers(selection["layers"])] = selection.get("parameters_saved", 0.0)
+    rows = []
+    for variant in run.variants():
+        saved = seen.get(format_layers(variant.removed), 0.0)
+        method = _method(variant.name) if variant.adapter else "No FT"
+        rows.append((variant.name, len(variant.removed), saved, 0, method, healed_on(variant)))
+    return pd.DataFrame(rows, columns=["variant", "size", "saved", "left", "method", "dataset"])
 
 
 def _results(run: Run) -> pd.DataFrame:

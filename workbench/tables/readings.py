@@ -246,12 +246,20 @@ def choice_reading(
     if least["damage"] == cost["damage"]:
         return f"{text} No block of its size costs less: metric and damage leave nothing better to take."
     away = f"angular distance {block_row(near, least['start'], size)['distance']:.3f}"
+    text += f" The least harmful of size {size} is **{escaped(least['removed'])}**: {away}, damage "
+    text += f"{least['damage']:+z.3f}{interval(least, '+z.3f')}."
+    if not _told_apart(least, cost, "ci"):
+        return f"{text} The intervals overlap: on other texts it may be the other way round."
     return (
-        f"{text} The least harmful of size {size} is **{escaped(least['removed'])}**: {away}, damage "
-        f"{least['damage']:+z.3f}{interval(least, '+z.3f')}. A careful user would take "
-        f"**{escaped(least['removed'])}** (`block_start = {least['start']}`), where what counts is the loss "
-        "on such texts."
+        f"{text} A careful user would take **{escaped(least['removed'])}** "
+        f"(`block_start = {least['start']}`), where what counts is the loss on such texts."
     )
+
+
+def _told_apart(low: Any, high: Any, of: str) -> bool:
+    """Return whether the intervals of two rows lie apart; True where none is known."""
+    ends = low.get(f"{of}_high"), high.get(f"{of}_low")
+    return any(end is None or pd.isna(end) for end in ends) or ends[0] < ends[1]
 
 
 def look_reading(seen: Mapping[str, Any], n_texts: int) -> str:
@@ -263,8 +271,9 @@ def look_reading(seen: Mapping[str, Any], n_texts: int) -> str:
     question gets another answer.
     """
     added = seen["loss"] - seen["base_loss"]
+    layers = "layer" if str(seen["removed"]).isdecimal() else "layers"
     return (
-        f"Without layers {escaped(seen['removed'])} the loss on {n_texts} held-out texts goes from "
+        f"Without {layers} {escaped(seen['removed'])} the loss on {n_texts} held-out texts goes from "
         f"{seen['base_loss']:.3f} to {seen['loss']:.3f} nats a token ({added:+z.3f}), "
         f"and the question gets {'the same' if seen['text'] == seen['base_text'] else 'another'} answer."
     )
@@ -279,7 +288,11 @@ def looks_reading(looks: pd.DataFrame, n_texts: int) -> str:
     least = looks.loc[looks["damage"] == looks["damage"].min(), "removed"]
     each = ", ".join(f"{escaped(row.removed)}: {row.damage:+z.3f}" for row in each_row(looks))
     each += f" nats a token, on {n_texts} texts"
-    return f"Of {len(looks)} blocks, leaving out {named(least)} costs least ({each})."
+    first, *others = looks.sort_values("damage", kind="stable").to_dict("records")
+    near = [one["removed"] for one in others if not _told_apart(first, one, "damage")]
+    near = [one for one in near if one not in set(least)]
+    told = f" On other texts it may be {named(near)}: the intervals overlap." if near else ""
+    return f"Of {len(looks)} blocks, leaving out {named(least)} costs least ({each}).{told}"
 
 
 def distillation_reading(distilled: pd.DataFrame) -> str:

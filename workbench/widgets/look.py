@@ -102,8 +102,9 @@ def look(
         max_new_tokens: length of an answer.
 
     Returns:
-        ``base_loss``, ``loss`` (nats per token, as ``block_damage`` gives them), the interval of their
-        difference as ``loss_low``, ``loss_high``, ``n_texts``, ``prompt``, ``base_text``, ``text``.
+        ``base_loss``, ``loss`` (nats per token, as ``block_damage`` gives them), the interval of what the
+        second adds to the first as ``added_low``, ``added_high`` where there is one, ``n_texts``, ``prompt``,
+        ``base_text``, ``text``.
 
     Raises:
         ValueError: for layers that the model does not have, and as ``block_damage`` and ``respond``.
@@ -116,7 +117,7 @@ def look(
         text = _answer(model, tokenizer, prompt, max_new_tokens)
     row = damage.iloc[0].astype(object)
     losses = {name: float(row[name]) for name in ("base_loss", "loss")}
-    interval = {f"loss_{end}": float(row[f"ci_{end}"]) for end in ("low", "high")}
+    interval = {f"added_{end}": float(row[f"ci_{end}"]) for end in ("low", "high")}
     more = {name: value for name, value in interval.items() if value == value} | {"n_texts": len(texts)}
     return {**losses, **more, "prompt": prompt, "base_text": base_text, "text": text}
 

@@ -13,7 +13,7 @@ from workbench.distances.blocks import Layers, format_layers
 
 Look = Callable[[Layers, Callable[[], bool]], "dict[str, Any] | None"]
 #: what a look tells of the loss, as the kept table shows it
-LOSSES = ("base_loss", "loss", "loss_low", "loss_high")
+LOSSES = ("base_loss", "loss", "added_low", "added_high")
 
 
 class Looks:

@@ -64,7 +64,7 @@ function keptTable(model, blocks, metrics, order, { choose, drop, sort }) {
 
 const compared = (a, b) => (typeof a === "number" ? (Number.isFinite(a) ? a : 1e99) - (Number.isFinite(b) ? b : 1e99) : 0);
 
-function keptRow(model, blocks, metrics, { layers, base_loss: base, loss, loss_low: low, loss_high: high }) {
+function keptRow(model, blocks, metrics, { layers, base_loss: base, loss, added_low: low, added_high: high }) {
   const cell = blocks.cellOf(layers);
   const share = blocks.saved(model.get("_parameters"), layers);
   const saves = share === null ? NaN : share / model.get("_totals")[0];
@@ -108,7 +108,7 @@ function lookPanel(found, current, able) {
     const seconds = make("span", { class: "bp-seconds" });
     return [note(words[found.state] ?? "", found.state === "running" ? seconds : "")];
   }
-  const interval = found.loss_low === undefined ? "" : ` [${signed(found.loss_low)}, ${signed(found.loss_high)}]`;
+  const interval = found.added_low === undefined ? "" : ` [${signed(found.added_low)}, ${signed(found.added_high)}]`;
   const on = found.n_texts ? ` on ${found.n_texts} texts` : "";
   const stale = found.removed !== current;
   const loss = `held-out loss ${found.base_loss.toFixed(3)} → ${found.loss.toFixed(3)} nats per token ` +
