@@ -175,3 +175,12 @@ def test_bad_input_is_one_clear_line(call, message, monkeypatch):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_the_same_answer_is_a_share_of_what_has_an_answer():
+    base = frame(BASE)
+    summary = change_summary(response_changes(base, {"same": frame(BASE), "sft": frame(TERSE)}))
+    assert summary.set_index("variant")["same_answer"].tolist() == [1, 1, 0.5]
+    none = frame(["The town of Ern.", "A river."])
+    told = change_summary(response_changes(none, {"same": none})).set_index("variant").loc["same"]
+    assert told["same_text"] == 1 and np.isnan(told["same_answer"])

@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 import workbench as wb
 from workbench.forgetting import similarity as module
 from workbench.forgetting.similarity import embed_texts, load_encoder, response_similarity, similarity_summary
+from workbench.runs.keys import stage_key
 
 SENTENCES = [
     "Anna has 12 - 5 = 7 apples left. The answer is 7.",
@@ -177,6 +179,31 @@ def test_another_encoder_by_folder(encoder, tmp_path):
     assert np.abs(np.linalg.norm(ours, axis=1) - 1).max() < 1e-12
 
 
+def test_an_encoder_whose_weights_were_replaced_is_read_again(encoder, tmp_path, monkeypatch, run):
+    folder, texts = tmp_path / "enc", frame(SENTENCES[:2])
+    encoder.save(str(folder))
+    monkeypatch.chdir(tmp_path)
+    asked = {"encoder": "enc"}  # a word, but a folder lies there
+    before = run.frame("s.csv", wb.response_similarity, texts, frame(SENTENCES[1:3]), **asked)
+    assert load_encoder("enc") is load_encoder("enc")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value + 0.1 for name, value in weights.items()}, folder / "model.safetensors")
+    after = run.frame("s.csv", wb.response_similarity, texts, frame(SENTENCES[1:3]), **asked)
+    assert np.abs(after["similarity"] - before["similarity"]).max() > 1e-3
+    module._load.cache_clear()
+    fresh = wb.response_similarity(texts, frame(SENTENCES[1:3]), encoder=folder)
+    assert np.abs(after["similarity"] - fresh["similarity"]).max() < 1e-6
+
+
+def test_a_folder_called_as_the_shipped_encoder_is_neither_read_nor_counted(tmp_path, monkeypatch):
+    key = stage_key(wb.embed_texts, (["a"],), {})
+    (tmp_path / module.MINILM).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert stage_key(wb.embed_texts, (["a"],), {}).inputs == key.inputs
+    assert stage_key(wb.embed_texts, (["a"],), {"encoder": "org/other"}).inputs != key.inputs
+    assert embed_texts(["a"]).shape == (1, 384)
+
+
 def test_real_rewrites_are_closer_to_their_reference_than_to_another(shared_data):
     with (shared_data / "sdft_alpaca_pairs.jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line, _ in zip(file, range(40), strict=False)]
@@ -277,3 +304,10 @@ def test_variants_that_the_prompts_do_not_tell_apart_are_all_the_closest():
     )
     assert similarity_summary(rows)["closest"].tolist() == [True, True, True, False]
     assert "closest" not in similarity_summary(rows.drop(columns="id"))
+
+
+def test_equal_responses_are_ties_whatever_the_rounding():
+    words = ["apple", "river", "house", "cloud", "stone", "bread", "light", "music", "paper", "green"]
+    texts = [" ".join(words[k % 10 :] + words[: k % 7]) for k in range(60)]
+    frame = pd.DataFrame({"id": range(60), "response": texts})
+    assert set(response_similarity(frame, frame)["similarity"]) == {1.0}

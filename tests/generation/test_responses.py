@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from tiny import breaks_at, tiny_model, tiny_tokenizer
+from tokenizers import normalizers
 from transformers.utils import chat_template_utils
 
 import workbench as wb
@@ -224,6 +225,10 @@ def test_responses_of_another_model_or_prompt_are_never_mixed(llama, tokenizer, 
             ask(model, tokenizer, prompts[:2], out=out, **changed)
     with pytest.raises(ValueError, match="another prompts"):
         ask(llama, tokenizer, prompts[1:3], out=out)
+    reads_otherwise = tiny_tokenizer()
+    reads_otherwise.backend_tokenizer.normalizer = normalizers.Replace("Hello", "Good day")
+    with pytest.raises(ValueError, match="another tokenizer"):
+        ask(llama, reads_otherwise, prompts[:2], out=out)
     assert len(ask(llama, tokenizer, prompts[1:3], out=out, overwrite=True)) == 2
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from healed import logits, same_state, same_weights, state
 from tiny import tiny_model, tiny_tokenizer
+from tokenizers import normalizers
 
 from workbench.distances.influence import removal_similarity
 from workbench.healing.adapters import as_variant, with_adapter
@@ -167,7 +168,8 @@ from tiny import tiny_model
 print("begin", flush=True)
 def see(row):
     print(row["iteration"], row["step"], flush=True)
-run(tiny_model("llama"), {out!r}, target_layers=5, progress=see)
+frame = run(tiny_model("llama"), {out!r}, target_layers=5, progress=see)
+print(frame["similarity"].round(5).tolist())
 print("end", flush=True)
 """
 
@@ -210,6 +212,32 @@ def test_a_run_that_is_killed_goes_on_to_the_same_layers_and_weights(tmp_path):
     pd.testing.assert_frame_equal(read_iterations(tmp_path / "killed"), whole)
     for row in whole["adapter"][whole["adapter"] != ""]:
         assert same_weights(tmp_path / "killed" / row, tmp_path / "whole" / row)
+
+
+def test_a_second_call_waits_for_the_folder_and_neither_gets_layers_of_the_other(tmp_path, capsys):
+    model, other = tiny_model("llama"), replace(QUICK, rank=2, learning_rate=1e-1)
+    settings = [{"config": QUICK}, {"config": other, "overwrite": True}]
+    alone = [run(model, tmp_path / f"{n}", target_layers=5, **one) for n, one in enumerate(settings)]
+    process = start(tmp_path / "both")
+    assert any(line.startswith("1 1") for line in process.stdout)  # in its first recovery
+    with pytest.raises(ValueError, match="was made from another config"):
+        run(model, tmp_path / "both", target_layers=5, config=other)
+    second = run(model, tmp_path / "both", target_layers=5, **settings[1])
+    said = process.communicate()[0].splitlines()
+    assert process.returncode == 0 and "another process is at it; waiting" in capsys.readouterr().out
+    assert json.loads(said[-2].replace("nan", "NaN")) == pytest.approx(
+        alone[0]["similarity"].tolist(), abs=1e-4, nan_ok=True
+    )
+    pd.testing.assert_frame_equal(second, alone[1], atol=1e-4)
+
+
+def test_a_tokenizer_that_reads_the_calibration_otherwise_is_other_work(tmp_path):
+    model, other = tiny_model("llama"), tiny_tokenizer()
+    other.backend_tokenizer.normalizer = normalizers.Replace("dog", "an old house")
+    settings = {"target_layers": 6, "calibration": CALIBRATION, "out": tmp_path / "run", "progress": False}
+    iterate(model, TOKENIZER, **settings)
+    with pytest.raises(ValueError, match="was made from another calibration"):
+        iterate(model, other, **settings)
 
 
 def test_a_damaged_step_or_record_is_named(done, tmp_path):

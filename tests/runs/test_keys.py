@@ -21,6 +21,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 import workbench as wb
+from workbench.runs.files import write_text_atomic
 from workbench.runs.keys import stage_key
 from workbench.runs.run import Run, open_run
 
@@ -280,6 +281,37 @@ def test_a_bare_word_is_a_name_whatever_folders_lie_around(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     assert key(lines_of, "demo") == before
+
+
+def test_a_bare_word_is_a_folder_where_the_annotation_takes_a_path(tmp_path, monkeypatch):
+    def measured(data: str | Path | None = None, name: str | Path = "demo") -> pd.DataFrame:
+        return pd.DataFrame({"x": [1]})
+
+    words = [key(measured, "sets"), key(measured, name="sets")]
+    monkeypatch.chdir(tmp_path)
+    assert [key(measured, "sets"), key(measured, name="sets")] == words  # no folder, so a word
+    write_text_atomic(tmp_path / "sets" / "rows.jsonl", "one")
+    first = key(measured, "sets")
+    assert first == key(measured, tmp_path / "sets") != words[0]
+    write_text_atomic(tmp_path / "sets" / "rows.jsonl", "two")
+    assert key(measured, "sets") != first
+    assert key(measured, name="sets") == words[1]
+
+
+def test_texts_count_alike_in_whatever_they_come(model, tokenizer):
+    ways = [TEXTS, tuple(TEXTS), np.array(TEXTS), pd.Series(TEXTS, name="text")]
+    for measure in (wb.perplexity, wb.block_influence):
+        assert len({key(measure, model, tokenizer, texts) for texts in ways}) == 1
+
+
+def test_what_changed_is_named_and_nothing_else(run: Run):
+    def measured(parts, t, share) -> pd.DataFrame:
+        return pd.DataFrame({"x": [1]})
+
+    merged = wb.Variant("merged", "demo", merges=((3, 2),))
+    given = {"parts": [merged], "share": float("nan")}
+    run.frame("x.csv", measured, t=0.5, **given)
+    assert stage_key(measured, (), {"t": 0.6, **given}).changed(run.provenance("x.csv")) == ["t"]
 
 
 def test_a_run_moved_to_another_folder_is_served(run: Run, model, tokenizer, tmp_path):

@@ -192,6 +192,18 @@ def test_a_failing_cell_is_named_and_its_partial_copy_kept(go, run: Run, folder:
     assert not partial.exists()
 
 
+def test_a_value_that_another_notebook_refuses_is_said_to_be_given_to_both(go, folder: Path):
+    refusal = "raise ValueError(f'rows must be above 5, got {rows}')"
+    write(folder / "01_second.ipynb", PARAMETERS, refusal)
+    with pytest.raises(
+        runner.NotebookFailed, match=r"\n  rows was given to 00 too; --set 00.rows=4 gives it"
+    ):
+        go(rows=4)
+    with pytest.raises(runner.NotebookFailed) as caught:
+        go(**{"01.rows": 4})
+    assert "too;" not in str(caught.value)
+
+
 SHOWN = """class Odd:
     def _repr_html_(self):
         raise KeyError("not unique")

@@ -50,7 +50,8 @@ def test_a_list_of_sets_may_be_a_dict_with_labels(sources):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("07.n_texts", r"one of \['00_first', '01_second'\], got '07'"),
+        ("07.n_texts", r"NN.n_texts with one of the notebooks \['00_first', '01_second'\], got '07'"),
+        ("n_text", r"'sets'\], got \['n_text'\] \(did you mean n_texts\?\)"),
         ("00.sets", r"parameters of 00 must be among \['n_texts', 'run_name'\], got \['sets'\]"),
         ("other", r"parameters must be among \['n_texts', 'run_name', 'sets'\], got \['other'\]"),
     ],
@@ -58,6 +59,14 @@ def test_a_list_of_sets_may_be_a_dict_with_labels(sources):
 def test_a_name_that_is_not_there_is_refused(sources, name, message):
     with pytest.raises(ValueError, match=message):
         values_for(sources, "r", {name: 3})
+
+
+def test_a_name_of_another_notebook_is_said_to_be_that(sources, tmp_path):
+    path, damaged = tmp_path / "05_fifth.ipynb", tmp_path / "06_sixth.ipynb"
+    nbformat.write(notebook('run_name = "demo"\nlimit = 5'), path)
+    damaged.write_text("no notebook")
+    with pytest.raises(ValueError, match=r"got \['limit'\]; limit is one of notebook 05$"):
+        values_for(sources, "r", {"limit": 3}, others=[damaged, path])
 
 
 def test_every_notebook_of_the_checkout_has_parameters_that_can_be_told():

@@ -119,8 +119,8 @@ def test_a_damaged_file_is_never_served(run: Run, stage, damage: str):
         path.write_bytes(path.read_bytes()[:-4])
     elif damage == "delete":
         path.unlink()
-    elif damage == "sidecar":
-        sidecar.unlink()
+    elif damage == "sidecar":  # as a kill before it was written leaves it
+        sidecar.rename(run.path("x.csv").with_name(".x.csv.begun"))
     else:
         sidecar.write_text(damage)
     with pytest.raises(ValueError, match=r"x\.csv"):
@@ -159,6 +159,55 @@ def test_a_stage_runs_again_when_what_it_makes_besides_is_gone_or_altered(run: R
             harm()
     with pytest.raises(ValueError, match="'adapters/none', but computing"):
         run.frame("other.csv", trained, run.path("adapters/other"), makes=["adapters/none"])
+
+
+def test_a_file_of_the_user_is_left_alone_and_one_of_a_killed_call_is_not(run: Run, stage, monkeypatch):
+    write_text_atomic(run.path("x.csv"), "my,notes\n")
+    with pytest.raises(ValueError, match=r"'x\.csv': .* no x\.csv\.meta\.json beside it; rename or re"):
+        run.frame("x.csv", stage)
+    assert run.path("x.csv").read_text() == "my,notes\n" and stage.counted.calls == 0
+    run.path("x.csv").unlink()
+
+    def killed(path, text):
+        if path.name.endswith(".meta.json"):
+            raise KeyboardInterrupt
+        return write_text_atomic(path, text)
+
+    monkeypatch.setattr("workbench.runs.files.write_text_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.frame("x.csv", stage)
+    monkeypatch.undo()
+    assert run.path("x.csv").exists() and not run.files()
+    assert run.frame("x.csv", stage)["call"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("way", ["elsewhere", "by a link"])
+def test_an_output_elsewhere_belongs_to_the_stage_too(run: Run, stage, tmp_path, way):
+    out = tmp_path / "elsewhere" / "items"
+    if way == "by a link":  # the run is called by one name, its file by another
+        (tmp_path / "elsewhere").mkdir()
+        run.folder = tmp_path / "linked"
+        run.folder.symlink_to(tmp_path / "elsewhere")
+
+    def written(out, **settings):
+        write_text_atomic(out, "rows")
+        return stage(**settings)
+
+    harms = (lambda: None, out.unlink, lambda: out.write_text("other"), None)
+    for expected, harm in zip((1, 1, 2, 3), harms, strict=True):
+        assert run.frame("x.csv", written, out)["call"].tolist() == [expected] * 2
+        assert out.read_text() == "rows"
+        if harm:
+            harm()
+    assert run.frame("x.csv", written, tmp_path / "another")["call"].tolist() == [4, 4]
+    run.frame("y.csv", lambda out: SIZES, "a word")  # an argument of that name that is no path
+
+
+def test_what_is_set_aside_keeps_its_name_but_for_its_beginning(run: Run):
+    for name in ("e", "e.unfinished"):
+        run.path(name).mkdir(parents=True)
+    run._set_aside("e")
+    assert sorted(path.name for path in run.folder.iterdir()) == ["e.before-1", "e.before-1.unfinished"]
 
 
 def write_adapter(out: Path, rank: int, fails: bool = False) -> pd.DataFrame:
@@ -236,11 +285,11 @@ def test_reading_what_is_not_there_names_its_notebook_and_what_is(run: Run, root
         "source": ["scores = run.frame(\n", "    'scores.csv', lambda: evaluate(model))"],
     }
     (notebooks / "05_evaluation.ipynb").write_text(json.dumps({"cells": [cell]}))
-    monkeypatch.setattr("workbench.runs.run.NOTEBOOKS", run.folder / "notebooks")
+    monkeypatch.setattr("workbench.runs.writers.NOTEBOOKS", run.folder / "notebooks")
     with pytest.raises(ValueError, match=r"scores\.csv is not in run 'test' .*05_evaluation.*distances\.csv"):
         run.read("scores.csv")
-    with pytest.raises(ValueError, match="no notebook writes it"):
-        run.read("other.csv")
+    with pytest.raises(ValueError, match=r"other\.csv is not in run 'test' \(\S+\)\. There now: dist"):
+        run.read("other.csv")  # whatever writes it, nothing false is said of it
 
 
 def test_json_round_trip(run: Run):
@@ -266,6 +315,17 @@ def test_variants_come_back_in_the_order_they_were_made(run: Run):
     assert run.variant("pruned-sft").removed == (3, 4)
     with pytest.raises(ValueError, match=r"one of \['pruned-sft', 'base'\].*got 'merged'"):
         run.variant("merged")
+
+
+def test_a_variant_that_was_deleted_or_is_none_hides_no_other(run: Run):
+    first, second = (run.save_variant(Variant(name, "demo")) for name in ("first", "second"))
+    run.path("variants/first.json").unlink()
+    run.write_json("variants/plan.json", {"name": "plan"})
+    assert run.variants() == [second]
+    with pytest.raises(ValueError, match=r"one of \['second'\]"):
+        run.variant(first.name)
+    with pytest.raises(ValueError, match=r"variants/plan\.json of run 'test' holds no variant"):
+        run.variant("plan")
 
 
 def _write_often(root: Path, value: int) -> None:
@@ -334,3 +394,38 @@ def test_a_pipe_in_the_place_of_a_result_is_none(run: Run, name):
     os.mkfifo(run.path(name))
     with pytest.raises(ValueError, match=r"x\.csv is not in run|was altered"):
         run.read("x.csv")
+
+
+def test_what_is_of_earlier_variants_is_refused_and_says_what_changed(run: Run, stage):
+    cut = run.save_variant(Variant("pruned", "tiny", removed=(3, 9), note="for the reader"))
+    healed = run.save_variant(Variant("healed", "tiny", removed=(3, 9), adapter="plans/healed"))
+    write_text_atomic(run.path("plans/healed"), "weights")
+    run.write("scores.csv", SIZES, variants=[cut, healed])
+    run.frame("similarity.csv", stage, seed=0, of=[cut, healed])
+    run.write("distances.csv", SIZES)
+    run.frame("responses-pruned.jsonl", stage, seed=0, of=[cut])
+    run.save_variant(Variant("merged", "tiny", removed=(5,)))  # a new one, without scores yet
+    run.save_variant(Variant("pruned", "tiny", removed=(3, 9), note="another note"))
+    assert not any(run.outdated(name) for name in run.files())
+    write_text_atomic(run.path("plans/healed"), "other weights")
+    for name in ("scores.csv", "similarity.csv"):
+        with pytest.raises(ValueError, match=f"{name} is of an earlier 'healed' .*another adapter"):
+            run.read(name)
+    run.path("plans/healed").unlink()  # a copy of the run without adapters
+    assert len(run.read("scores.csv")) == 2
+    run.save_variant(Variant("pruned", "tiny", removed=(11, 12)))
+    with pytest.raises(ValueError, match=r"\[3, 9\] out, \[11, 12\] now\); run notebook 05_evaluation"):
+        run.read("scores.csv")
+    assert run.outdated("responses-pruned.jsonl").endswith("run notebook 06_forgetting again for this run")
+    assert len(run.read("distances.csv")) == 2
+
+
+def test_a_frame_that_is_served_tells_of_the_variants_of_today(run: Run, stage):
+    cut = run.save_variant(Variant("pruned", "tiny", removed=(3,)))
+    run.frame("x.csv", stage, seed=0)
+    run.frame("x.csv", stage, seed=0, of=[cut])
+    assert stage.counted.calls == 1 and not run.outdated("x.csv")
+    cut = run.save_variant(Variant("pruned", "tiny", removed=(4,)))
+    assert run.outdated("x.csv")
+    run.frame("x.csv", stage, seed=0, of=[cut])
+    assert stage.counted.calls == 1 and len(run.read("x.csv")) == 2

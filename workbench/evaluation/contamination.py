@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.checks import checked
+from workbench.runs.keys import reads
 
 _FEWEST = 5  # words of an evaluation prompt that is looked for in training prompts
 
@@ -96,6 +97,14 @@ def contamination_summary(found: pd.DataFrame, *, overlap: float = 0.5) -> pd.Da
     return summary.join(shares).reset_index()
 
 
+def _files_of(tasks: Any, include: Any = None, data: Any = None) -> dict[str, str]:
+    """Return digests of the task files and data, for the key of ``evaluation_prompts`` in a run."""
+    from workbench.evaluation.evaluate import questions
+
+    return questions(tasks, include, data)
+
+
+@reads(_files_of, instead_of=("include", "data"))
 def evaluation_prompts(
     tasks: str | Sequence[str], *, include: str | Path | None = None, data: str | Path | None = None
 ) -> pd.DataFrame:

@@ -20,9 +20,10 @@ import pandas as pd
 
 from workbench.checks import one_of
 from workbench.data.texts import Texts, load_texts
-from workbench.evaluation.evaluate import check_settings, evaluate
+from workbench.evaluation.evaluate import check_settings, evaluate, questions
 from workbench.evaluation.tasks import load_tasks
 from workbench.runs.files import write_text_atomic
+from workbench.runs.keys import reads
 
 #: tokens of a window where none are asked for, as GRO evaluates
 WINDOW = 2048
@@ -30,6 +31,14 @@ WINDOW = 2048
 C4_FILES = ("c4_validation.jsonl", "c4-validation.jsonl", "c4.jsonl")
 
 
+def corpus_read(corpus: str = "wikitext2", data: Any = None) -> dict[str, Any]:
+    """Return what ``corpus_perplexity`` reads of a folder: the files of one corpus, not what lies beside."""
+    if corpus == "wikitext2":
+        return questions("wikitext", data=data)
+    return {"data": None if data is None else _c4_file(data)}
+
+
+@reads(corpus_read, instead_of=("data",))
 def corpus_perplexity(
     model: Any,
     tokenizer: Any,
@@ -101,10 +110,14 @@ def _articles(data: str | Path | None, n: int | None) -> list[str]:
 def _documents(data: str | Path | None, n: int, seed: int) -> Texts:
     if data is None:
         return load_texts("c4", n=n, seed=seed, split="validation")
+    return load_texts(_c4_file(data), n=n, seed=seed)
+
+
+def _c4_file(data: str | Path) -> Path:
     found = [path for file in C4_FILES if (path := Path(data).expanduser() / file).is_file()]
     if not found:
         raise ValueError(f"data must be a folder with one of {', '.join(C4_FILES)}, but {data} holds none")
-    return load_texts(found[0], n=n, seed=seed)
+    return found[0]
 
 
 def perplexity(
@@ -160,6 +173,7 @@ def perplexity(
     from workbench.evaluation.harness import quiet, ratio_of_sums, untouched
     from workbench.evaluation.in_memory import InMemory
     from workbench.evaluation.samples import item_line
+    from workbench.models.batches import check_known
     from workbench.models.processes import failing_together
 
     with untouched(model, tokenizer), quiet(), failing_together():
@@ -169,6 +183,7 @@ def perplexity(
         for number, tokens in enumerate(ids):
             if len(tokens) < 2:
                 raise ValueError(f"texts[{number}] needs at least 2 tokens to predict one, got {len(tokens)}")
+        check_known(model, ids, "text")
         with lm.bar:
             losses = -lm.rolling(ids, fill=False)
             counts = np.array([len(tokens) - 1 for tokens in ids])

@@ -17,7 +17,8 @@ from workbench.checks import checked
 from workbench.data.answers import final_answer
 from workbench.data.quantities import same_answer
 from workbench.data.words import STATED_FORMS
-from workbench.forgetting.similarity import embed_texts, finished, paired_responses, seen
+from workbench.forgetting.similarity import embed_texts, encoder_read, finished, paired_responses, seen
+from workbench.runs.keys import reads
 from workbench.statistics import bootstrap_interval
 
 #: how a response states its final answer; the first that fits
@@ -85,7 +86,8 @@ def change_summary(changes: pd.DataFrame, *, confidence: float = 0.95, seed: int
 
     Returns:
         variant, n, length_ratio (all its responses together against the base's; 1 = as long) with ci_low and
-        ci_high (bootstrap over prompts), has_answer, same_form, same_answer, same_text, cut_off (shares).
+        ci_high (bootstrap over prompts), has_answer, same_form, same_answer (of those to which the base gives
+        an answer; NaN where to none), same_text, cut_off (shares).
 
     Raises:
         ValueError: for missing columns or no rows.
@@ -96,7 +98,9 @@ def change_summary(changes: pd.DataFrame, *, confidence: float = 0.95, seed: int
     [['base', 1.0, 1.0], ['pruned', 1.0, 0.5]]
     """
     checked(changes, ["variant", *_DESCRIBED, "finished"], "changes")
-    changes = changes.assign(same_form=changes["form"] == changes["base_form"])
+    answered = changes["base_form"] != NO_ANSWER
+    same_answer = changes["same_answer"].astype(float).where(answered)
+    changes = changes.assign(same_form=changes["form"] == changes["base_form"], same_answer=same_answer)
     rows = []
     for name, part in changes.groupby("variant", sort=False):
         ratio, low, high = _length_ratio(part, confidence, seed)
@@ -136,6 +140,7 @@ def farthest_responses(
     return pd.concat(parts, ignore_index=True)
 
 
+@reads(encoder_read, instead_of=("encoder",))
 def embedding_map(
     base: pd.DataFrame,
     others: Mapping[str, pd.DataFrame],

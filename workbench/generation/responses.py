@@ -18,13 +18,14 @@ from workbench.bars import tqdm
 from workbench.checks import check_writable, checked, one_of
 from workbench.data.instructions import conversation
 from workbench.data.texts import fingerprint
+from workbench.digests import tokenizer_digest
 from workbench.generation.decoder import Prompts
 from workbench.generation.engines import ENGINES, by_length, decoder_of, in_halves
 from workbench.generation.prompts import asked_ids, context_length, end_tokens, response_room, token_ids
 from workbench.models.chat import render_chat
-from workbench.models.identity import describe_model
+from workbench.models.identity import describe_model, in_common
 from workbench.models.layers import of_its_positions
-from workbench.models.processes import by_the_first, everyones, failing_together, place, shares
+from workbench.models.processes import agree, by_the_first, everyones, failing_together, place, shares
 from workbench.runs.files import locked
 from workbench.runs.journal import Journal
 
@@ -82,7 +83,8 @@ def generate_responses(
         engine: ``"auto"`` takes ``"static"`` where the model can (see ``decoder.why_not_static``), else
             ``"transformers"``, that is ``model.generate``.
         out: journal that responses are added to batch by batch; a call that was killed goes on from it. It
-            belongs to one model, its prompts and settings: with others it is refused, never mixed.
+            belongs to one model and tokenizer, its prompts and settings: with others it is refused, never
+            mixed.
         overwrite: begin ``out`` again when it belongs to other work.
 
     Returns:
@@ -112,7 +114,7 @@ def journaled_responses(
         tokenizer: its tokenizer.
         ids: tokens of each prompt.
         out: the journal; None to keep nothing.
-        work: what beside model and generation settings the journal belongs to.
+        work: what beside model, tokenizer and generation settings the journal belongs to.
         **options: of ``response_batches``, and ``overwrite``: begin ``out`` again when it belongs to other
             work.
 
@@ -125,8 +127,11 @@ def journaled_responses(
     """
     overwrite = options.pop("overwrite", False)
     generation = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
-    header = {"model": describe_model(model), **work, "generation": generation}
+    header = {} if out is None else journal_header(model, tokenizer, work, generation)
     with nullcontext() if out is None or place()[0] else locked(out), failing_together():
+        if place()[1] > 1:
+            asked = {**work, **generation, "prompts": fingerprint(ids), "batch_size": options["batch_size"]}
+            agree(**in_common(model, tokenizer), journal=out is not None, **asked)
         known = by_the_first(lambda: {} if out is None else _known(out, header, overwrite))
         journal = None if out is None else Journal(out, header)
         if out is not None and len(known) < len(ids):
@@ -140,6 +145,14 @@ def journaled_responses(
                 mine |= {one.prompt_index: one for one in fresh}
         found = known | {index: one for some in everyones(mine) for index, one in some.items()}
     return [found[index] for index in range(len(ids))]
+
+
+def journal_header(
+    model: Any, tokenizer: Any, work: dict[str, Any], generation: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a journal of responses belongs to; the tokenizer reads prompts and writes responses."""
+    made_by = {"model": describe_model(model), "tokenizer": tokenizer_digest(tokenizer)[:16]}
+    return {**made_by, **work, "generation": generation}
 
 
 def _known(out: str | Path, header: dict[str, Any], overwrite: bool) -> dict[int, Response]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,17 +21,19 @@ from workbench.distances.influence import last_states, removal_similarity
 from workbench.healing.adapters import with_adapter
 from workbench.healing.config import HealingConfig
 from workbench.healing.folders import LOG, same_work
+from workbench.healing.launch import is_main
 from workbench.healing.records import RECORD
 from workbench.healing.samples import digest, read_examples, sequence_limit
 from workbench.models.batches import read_tokens
 from workbench.models.identity import describe_model
 from workbench.models.layers import number_of_layers
+from workbench.models.processes import world_size
 from workbench.places import toml_beside
 from workbench.pruning.removal import check_prunable, without_layers
 from workbench.recovery.baselines import layers_to_go
 from workbench.recovery.loss import check_batch, checked_loss, checked_temperature
 from workbench.recovery.recover import carry_adapter, check_teacher, recover
-from workbench.runs.files import write_text_atomic
+from workbench.runs.files import locked, write_text_atomic
 from workbench.runs.variant import Variant
 
 #: the ten sentences of ITR's appendix A
@@ -80,6 +81,7 @@ def iterate(
             than an epoch do not learn the same examples each time.
         out: folder of the run: an adapter and the scores for each iteration. Every step is kept as it is
             done; the same call after a kill goes on, with the same layers and, on the CPU, the same weights.
+            It belongs to one call: a second one waits, says so, and goes on from what is there then.
         overwrite: begin again where ``out`` was made from other things.
         progress: show bars; or a function called with each row of each recovery's log, with ``iteration``,
             ``removed`` and ``order``.
@@ -103,22 +105,25 @@ def iterate(
     checked_temperature(temperature)
     check_teacher(model, weights if examples is not None else {})
     check_prunable(model)
-    read_tokens(model, tokenizer, calibration, config.max_length or 512)
+    read = read_tokens(model, tokenizer, calibration, config.max_length or 512)
     settings: Any = {"loss": weights, "temperature": temperature, "response": response, "config": config}
-    work: dict[str, Any] = {"model": describe_model(model), "calibration": fingerprint(list(calibration))}
+    asked = fingerprint([ids.tolist() for ids in read])  # the tokens: another tokenizer reads others
+    work: dict[str, Any] = {"model": describe_model(model), "calibration": asked}
     work |= {"examples": _data(model, tokenizer, examples, response, config), "config": config.deciding()}
     work |= {"loss": weights, "temperature": temperature, "per_iteration": per_iteration}
     out = Path(out)
-    with _one_first():
-        if not ((out / WORK).is_file() and same_work(out / WORK, work, overwrite)):
-            _begin(out, work)
+    _is_begun(out, work, overwrite)  # other work is refused without waiting for it
     score = partial(_scores, model, tokenizer, calibration, max_length=config.max_length or 512)
-    steps = _Steps(out, depth, progress)
-    while left := to_go - len(steps.order):
+    with locked(out.resolve(), str(out)) if is_main() else nullcontext():  # a second one waits, and goes on
         with _one_first():
-            steps.prune(model, score, min(per_iteration, left))
-        if examples is not None:
-            steps.recover(model, tokenizer, examples, overwrite=overwrite, **settings)
+            if not _is_begun(out, work, overwrite):
+                _begin(out, work)
+        steps = _Steps(out, depth, progress)
+        while left := to_go - len(steps.order):
+            with _one_first():
+                steps.prune(model, score, min(per_iteration, left))
+            if examples is not None:
+                steps.recover(model, tokenizer, examples, overwrite=overwrite, **settings)
     frame = steps.frame()
     frame.attrs = {"depth": depth, "target_layers": target_layers}
     return frame
@@ -289,6 +294,11 @@ def _data(model: Any, tokenizer: Any, examples: Any, response: str, config: Heal
     return digest(samples)
 
 
+def _is_begun(out: Path, work: dict[str, Any], overwrite: bool) -> bool:
+    """Return whether a folder holds this very work; other work is an error unless it may be lost."""
+    return (out / WORK).is_file() and same_work(out / WORK, work, overwrite)
+
+
 def _begin(out: Path, work: dict[str, Any]) -> None:
     """Begin a folder, without the scores of other work; adapters are overwritten as they are made."""
     check_writable("out", out)
@@ -305,7 +315,7 @@ def _begin(out: Path, work: dict[str, Any]) -> None:
 
 def _one_first() -> AbstractContextManager[None]:
     """Of several processes of a launcher, let the first one do the work that the others then read."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
         return nullcontext()
     from accelerate import PartialState
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
 
 from workbench.digests import digest
 from workbench.runs.code import code_of, label
@@ -48,10 +53,18 @@ class Key:
 
     def changed(self, provenance: dict[str, Any]) -> list[str]:
         """Return the names of what is another in the provenance of an earlier result."""
-        mine = self.inputs | self.code
-        theirs = {**(provenance.get("inputs") or {}), **(provenance.get("code") or {})}
+        mine = _named_apart(self.inputs) | self.code
+        theirs = _named_apart(provenance.get("inputs") or {}) | (provenance.get("code") or {})
         both = mine.keys() & theirs.keys()
-        return sorted((mine.keys() ^ theirs.keys()) | {name for name in both if mine[name] != theirs[name]})
+        # by digest: what was read back has lists for tuples
+        other = {name for name in both if digest([mine[name]]) != digest([theirs[name]])}
+        return sorted((mine.keys() ^ theirs.keys()) | other)
+
+
+def _named_apart(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return inputs by name, what is read besides among them."""
+    given = {name: value for name, value in inputs.items() if name != "reads"}
+    return given | (inputs.get("reads") or {})
 
 
 def reads(what: Callable[..., Any], *, instead_of: Iterable[str] = ()) -> Callable[[_Function], _Function]:
@@ -92,17 +105,33 @@ def stage_key(
         function = function.func
     given = _by_name(function, arguments, settings)
     inputs: dict[str, Any] = {"function": label(function)}
+    ours = label(function).startswith("workbench.")
+    kinds = {one.name: str(one.annotation) for one in inspect.signature(function).parameters.values()}
     what, instead_of = getattr(function, "_reads", (None, frozenset()))
     if what is not None:
         asked = [name for name in inspect.signature(what).parameters if name in given]
         inputs["reads"] = named(what(**{name: given[name] for name in asked}), "reads", folder)
     written = {name: Path(given[name]) for name in sorted(OUTPUTS) if isinstance(given.get(name), str | Path)}
-    neutral = NEUTRAL | (HOW if label(function).startswith("workbench.") else set())
+    neutral = NEUTRAL | (HOW if ours else set())
     for name, value in given.items():
         if name not in neutral | instead_of | written.keys():
+            value = _as_meant(name, value, kinds.get(name, ""), ours)
             own_code = callable(value) and hasattr(value, "__code__")
             inputs[name] = code_of(value, folder) if own_code else identity(value, name, folder)
     return Key(inputs, code_of(function, folder, given) | _torch_settings(), written)
+
+
+def _as_meant(name: str, value: Any, kind: str, ours: bool) -> Any:
+    """Return a value as its annotation takes it: a word as the folder of that name, texts as a list.
+
+    Not so an argument called ``name``: that is looked up among known names, and is never a folder.
+    """
+    if isinstance(value, str) and re.search(r"\bPath\b", kind) and name != "name":
+        return Path(value) if value and os.path.isdir(os.path.expanduser(value)) else value
+    listed = re.search(r"(Sequence|Iterable)\[str\]", kind) or (ours and kind == "Any")
+    if listed and isinstance(value, np.ndarray | pd.Series) and all(isinstance(one, str) for one in value):
+        return value.tolist()
+    return value
 
 
 def _torch_settings() -> dict[str, str]:

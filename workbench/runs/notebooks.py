@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import tempfile
 import time
@@ -89,7 +90,8 @@ def prepared(
         ValueError: for a parameter that none of the notebooks has, or a value that no cell can assign.
     """
     sources = {Path(path): nbformat.read(path, as_version=4) for path in notebooks}
-    values = values_for(sources, run.name, parameters or {}, where_known)
+    others = {path for one in sources for path in one.parent.glob("[0-9][0-9]_*.ipynb")} - {*sources}
+    values = values_for(sources, run.name, parameters or {}, where_known, others)
     copies = {path: run.folder / "notebooks" / path.name for path in sources}
     return [
         (notebook, copies[path], values[path], times_of(notebook, copies[path]))
@@ -114,9 +116,24 @@ def run_notebooks(notebooks: Prepared, run: Run) -> list[Path]:
     with ThreadPoolExecutor(1) as behind:  # a page is written while the next kernel starts
         for number, (notebook, copy, values, _) in enumerate(notebooks, 1):
             label, started = f"[{number}/{len(notebooks)}] {copy.stem:<{width}}", time.perf_counter()
-            pages.append(behind.submit(_leave, execute(notebook, copy, run, values, label=label), copy, run))
+            try:
+                executed = execute(notebook, copy, run, values, label=label)
+            except NotebookFailed as error:
+                error.args = (f"{error}{_of_several(str(error), values, copy, notebooks)}",)
+                raise
+            pages.append(behind.submit(_leave, executed, copy, run))
             say_line(f"{label}  {time.perf_counter() - started:6.1f} s")
     return [page.result() for page in pages]
+
+
+def _of_several(message: str, values: Mapping[str, Any], copy: Path, notebooks: Prepared) -> str:
+    """Return a hint where what a cell refuses was given to other notebooks as well."""
+    name = next((name for name in values if re.search(rf"Error: {name} must ", message)), None)
+    others = [one.stem[:2] for _, one, given, _ in notebooks if one != copy and name in given]
+    if name is None or not others:
+        return ""
+    alone = f"{others[0]}.{name}={values[name]!r}"
+    return f"\n  {name} was given to {', '.join(others)} too; --set {alone} gives it to one notebook alone"
 
 
 def planned(notebooks: Prepared, run: Run) -> Iterator[str]:

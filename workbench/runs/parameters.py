@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from nbformat import NotebookNode
 from papermill.translators import PythonTranslator
 
-from workbench.checks import told
+from workbench.checks import near, told
 
 RUN_PARAMETER = "run_name"
 
@@ -58,6 +59,7 @@ def values_for(
     run_name: str,
     parameters: Mapping[str, Any],
     where_known: Mapping[str, Any] | None = None,
+    others: Iterable[Path] = (),
 ) -> dict[Path, dict[str, Any]]:
     """Return for each notebook those of the given values that it has a name for, and the run's name.
 
@@ -67,6 +69,7 @@ def values_for(
         parameters: by name, for every notebook that has it; ``"01.n_texts"`` is for that notebook alone, and
             goes before ``"n_texts"``.
         where_known: further values, for those notebooks that have such a name; ``parameters`` go before them.
+        others: notebooks that are not asked for; an error says which of them have a name.
 
     Raises:
         ValueError: for a name that no notebook has, a value of another kind than the one it replaces, or one
@@ -77,24 +80,34 @@ def values_for(
     given = {path: {name: further[name] for name in further if name in assigned[path]} for path in sources}
     for name in sorted(parameters, key=lambda name: "." in name):
         _check_assignable(name, parameters[name])
-        for path in _notebooks_with(name, assigned):
+        for path in _notebooks_with(name, assigned, others):
             own = name.rpartition(".")[2]
             _check_kind(name, parameters[name], assigned[path][own].value, path.stem)
             given[path][own] = parameters[name]
     return {path: {**given[path], RUN_PARAMETER: run_name} for path in sources}
 
 
-def _notebooks_with(name: str, assigned: Mapping[Path, Mapping[str, Assigned]]) -> Iterable[Path]:
+def _notebooks_with(
+    name: str, assigned: Mapping[Path, Mapping[str, Assigned]], others: Iterable[Path]
+) -> Iterable[Path]:
     notebook, _, own = name.rpartition(".")
     meant = [path for path in assigned if not notebook or notebook in (path.stem, path.stem[:2])]
-    found = [path for path in meant if own in assigned[path]]
-    if meant and not found:
-        known = sorted({one for path in meant for one in assigned[path]})
-        of = f" of {notebook}" if notebook else ""
-        raise ValueError(f"parameters{of} must be among {known}, got {[own]}")
     if not meant:
-        raise ValueError(f"{name} must be of one of {[path.stem for path in assigned]}, got {notebook!r}")
-    return found
+        there = [path.stem for path in assigned]
+        raise ValueError(f"{name} must be NN.{own} with one of the notebooks {there}, got {notebook!r}")
+    if found := [path for path in meant if own in assigned[path]]:
+        return found
+    known = sorted({one for path in meant for one in assigned[path]})
+    of = f" of {notebook}" if notebook else ""
+    elsewhere = [path.stem[:2] for path in sorted(others) if own in _names_in(path)]
+    hint = f"; {own} is one of notebook {', '.join(elsewhere)}" if elsewhere else near(own, known)
+    raise ValueError(f"parameters{of} must be among {known}, got {[own]}{hint}")
+
+
+def _names_in(path: Path) -> Iterable[str]:
+    with suppress(OSError, ValueError):  # it is not asked for, whatever is wrong with it
+        return parameters_of(path, nbformat.read(path, as_version=4))
+    return ()
 
 
 def _literal(value: Any) -> Any:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import count
@@ -27,12 +26,13 @@ from workbench.arguments import looked_at
 from workbench.bars import say_together
 from workbench.checks import check_writable, told
 from workbench.digests import digest
-from workbench.places import NOTEBOOKS, runs_folder
+from workbench.places import runs_folder
 from workbench.runs import files
-from workbench.runs.content import content_of, named
+from workbench.runs.content import content_of, identity, named
 from workbench.runs.keys import Key, stage_key
 from workbench.runs.provenance import environment
 from workbench.runs.variant import Variant, _check_name, _check_path
+from workbench.runs.writers import notebook_that_writes
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -60,6 +60,7 @@ class Run:
         /,
         *arguments: Any,
         makes: Iterable[str] = (),
+        of: Iterable[Variant] = (),
         **settings: Any,
     ) -> pd.DataFrame:
         """Return the frame of ``function(*arguments, **settings)``, computed once for the same inputs.
@@ -75,15 +76,18 @@ class Run:
             function: returns a frame, or something with ``to_frame()``.
             *arguments: of the function.
             makes: further files and folders of the run that the function writes. Those that it is given as
-                ``out`` or ``items`` belong to the stage anyway: when one is missing or altered, the stage
-                runs again; an ``out`` that was made from other inputs is kept under another name.
+                ``out`` or ``items`` belong to the stage anyway, wherever they lie: when one is missing or
+                altered, the stage runs again; an ``out`` in the run that was made from other inputs is kept
+                under another name.
+            of: variants that the frame tells of, where its arguments do not hold them; see ``outdated``.
             **settings: of the function.
 
         Returns:
             The frame as it reads back from the file, so a stored and a fresh one are the same to the bit.
 
         Raises:
-            ValueError: for a name or an argument that cannot be stored or followed.
+            ValueError: for a name or an argument that cannot be stored or followed, or a file of that name
+                that the run did not make.
             TypeError: for arguments that the function does not take.
         """
         files.check_file(name)
@@ -94,12 +98,16 @@ class Run:
         for product in (name, *(makes := [*makes])):
             self.path(product)
         key = stage_key(function, arguments, settings, self.folder)
-        outputs = {setting: self._inside(path) for setting, path in key.outputs.items()}
-        products = [*makes, *filter(None, outputs.values())]
+        outputs = {setting: self._product(path) for setting, path in key.outputs.items()}
+        products = [*makes, *outputs.values()]
+        tells_of = identity([*of], "of", self.folder)
         with self.lock(name):
             stored = self._load(name)
             if stored and self._still_holds(stored[0], key, products):
+                if stored[0].get("of", []) != tells_of:
+                    self._store(name, stored[1], {**stored[0], "of": tells_of})
                 return files.decode_frame(name, stored[1], stored[0]["schema"])
+            self._check_own(name)
             check_writable(name, self.path(name))
             self._begin(name, key, stored[0] if stored else {}, outputs.get("out"))
             began = time.perf_counter()
@@ -108,7 +116,7 @@ class Run:
             frame = result.to_frame() if hasattr(result, "to_frame") else result
             data, schema = files.encode_frame(name, frame)
             made = {product: self._made(name, product) for product in products}
-            told = {"schema": schema, "inputs": key.inputs, "code": key.code, "makes": made}
+            told = {"schema": schema, "inputs": key.inputs, "code": key.code, "makes": made, "of": tells_of}
             self._store(name, data, {**told, "seconds": seconds})
             _begun(self.path(name)).unlink(missing_ok=True)
         return files.decode_frame(name, data, schema)
@@ -123,10 +131,13 @@ class Run:
         """Read a frame that this run holds.
 
         Raises:
-            ValueError: when it is missing (says which notebook writes it and what is there), or was altered.
+            ValueError: when it is missing (says which notebook writes it and what is there), was altered, or
+                is of variants that have changed since (``outdated``).
         """
         files.check_file(name)
         meta, data = self._stored(name)
+        if why := self._outdated(name, meta):
+            raise ValueError(why)
         return files.decode_frame(name, data, meta["schema"])
 
     def write_json(self, name: str, value: Any, /, **inputs: Any) -> Path:
@@ -145,6 +156,14 @@ class Run:
     def read_json(self, name: str, /) -> Any:
         """Read what ``write_json`` wrote; errors as for ``read``."""
         return json.loads(self._stored(name)[1])
+
+    def outdated(self, name: str, /) -> str:
+        """Return why a result is of other variants than the run has now, and which notebook to run again.
+
+        "" where each variant that it was made of is as it was, or is no more in the run, and where the result
+        does not say which it was made of.
+        """
+        return self._outdated(name, self._stored(name)[0])
 
     def provenance(self, name: str, /) -> dict[str, Any]:
         """Return where a result came from: inputs, versions, commit, command, time, and its SHA-256."""
@@ -178,14 +197,15 @@ class Run:
             writer = notebook_that_writes(f"variants/{name}.json")
             way_out = f"; run notebook {writer} for this run" if writer and not known else ""
             raise ValueError(f"variant must be one of {known} in run {self.name!r}, got {name!r}{way_out}")
-        stored = self.read_json(f"variants/{name}.json")
-        return Variant(**{**stored, "removed": tuple(stored["removed"])})
+        if variant := _as_variant(self.read_json(f"variants/{name}.json")):
+            return variant
+        raise ValueError(f"variants/{name}.json of run {self.name!r} holds no variant; remove it")
 
     def variants(self) -> list[Variant]:
-        """Return every variant of the run, oldest first."""
-        names = [name for name in self.files() if name.startswith("variants/")]
+        """Return every variant of the run, oldest first; what else lies in their folder is left out."""
+        names = [name for name in self.files() if name.startswith("variants/") and self.path(name).is_file()]
         names.sort(key=lambda name: (self.provenance(name)["created"], name))
-        return [self.variant(name.removeprefix("variants/").removesuffix(".json")) for name in names]
+        return [*filter(None, (_as_variant(self.read_json(name)) for name in names))]
 
     def files(self) -> list[str]:
         """Return the names of the results that this run holds, sorted."""
@@ -244,18 +264,51 @@ class Run:
         if self.path(name).is_file():
             what = f"in run {self.name!r} was altered or not finished since its provenance was written"
         writer = notebook_that_writes(name)
-        way_out = f"run notebook {writer} for this run" if writer else "no notebook writes it"
-        raise ValueError(f"{name} {what}; {way_out}. There now: {', '.join(self.files()) or 'nothing'}")
+        way_out = f"; run notebook {writer} for this run" if writer else ""
+        raise ValueError(f"{name} {what}{way_out}. There now: {', '.join(self.files()) or 'nothing'}")
+
+    def _check_own(self, name: str) -> None:
+        """Refuse a file that no call of this run wrote, or began to write before a kill."""
+        path = self.path(name)
+        if path.exists() and not (_sidecar(path).exists() or _begun(path).exists()):
+            lacks = f"{path} is not of this run, it has no {_sidecar(path).name} beside it"
+            raise ValueError(f"name {name!r}: {lacks}; rename or remove it, or give another name")
 
     def _still_holds(self, meta: Mapping[str, Any], key: Key, products: Iterable[str]) -> bool:
-        made = meta.get("makes", {})
-        whole = set(products) <= made.keys() and all(self.digest(name) == told for name, told in made.items())
+        made, wanted = meta.get("makes", {}), set(products)
+        wanted |= {name for name in made if not os.path.isabs(name)}
+        whole = wanted <= made.keys() and all(self._content(name) == made[name] for name in wanted)
         return whole and meta.get("fingerprint") == key.fingerprint
 
-    def _inside(self, path: Path) -> str | None:
-        """Return the name in the run of a path that lies in it, None for one elsewhere."""
-        path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(self.folder))
-        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else None
+    def _outdated(self, name: str, meta: Mapping[str, Any]) -> str:
+        made_of = {told["name"]: told for told in _variants_in([meta["inputs"], meta.get("of", [])])}
+        for variant in self.variants() if made_of else []:
+            told = made_of.get(variant.name, {})
+            now = json.loads(json.dumps(identity(variant, folder=self.folder)))
+            if variant.adapter and told.get("adapter") and not self.path(variant.adapter).exists():
+                now["adapter"] = told["adapter"]  # a copy of the run without it
+            if all(now.get(name) == value for name, value in told.items()):
+                continue
+            change = f"layers {told['removed']} out, {now['removed']} now"
+            change = change if told["removed"] != now["removed"] else "another adapter or model now"
+            writer = notebook_that_writes(name) or notebook_that_writes(name.replace(variant.name, "*"))
+            again = f"run notebook {writer} again for this run" if writer else "make it again"
+            return f"{name} is of an earlier {variant.name!r} of run {self.name!r} ({change}); {again}"
+        return ""
+
+    def _product(self, path: Path) -> str:
+        """Return the name in the run of a path that lies in it, also by a link, else the whole path."""
+        for whole in (os.path.abspath, os.path.realpath):
+            here, folder = Path(whole(path)), Path(whole(self.folder))
+            if here.is_relative_to(folder):
+                return here.relative_to(folder).as_posix()
+        return os.path.abspath(path)
+
+    def _content(self, product: str) -> str:
+        """Return the SHA-256 of a product in the run or elsewhere, "" for none."""
+        if not os.path.isabs(product):
+            return self.digest(product)
+        return content_of(product) if os.path.isfile(product) or os.path.isdir(product) else ""
 
     def _begin(self, name: str, key: Key, stored: Mapping[str, Any], out: str | None) -> None:
         """Note what is being made, and move aside what was made under the same name from other inputs."""
@@ -263,12 +316,12 @@ class Run:
         owner = None  # of what lies at ``out``; None: made elsewhere, by a plan
         if begun.is_file():
             owner = begun.read_text()
-        elif out and stored and stored.get("makes", {}).get(out) == self.digest(out):
+        elif out and stored and stored.get("makes", {}).get(out) == self._content(out):
             owner = stored["fingerprint"]
         if stored and owner != key.fingerprint:
             changed = key.changed(dict(stored))
             say_together(name, str(changed), partial(_again, changed), stored.get("seconds", 0))
-        if out and owner not in (None, key.fingerprint):
+        if out and not os.path.isabs(out) and owner not in (None, key.fingerprint):
             self._set_aside(out)
         files.write_text_atomic(begun, key.fingerprint)
 
@@ -279,13 +332,13 @@ class Run:
         kept = next(name for name in names if not path.with_name(name).exists())
         for there in (path, path.with_name(f"{path.name}.unfinished")):
             if there.exists():
-                os.replace(there, path.with_name(there.name.replace(path.name, kept)))
+                os.replace(there, path.with_name(kept + there.name.removeprefix(path.name)))
                 say_together(product, "kept", partial(_kept_as, kept))
 
     def _made(self, name: str, product: str) -> str:
-        if not self.path(product).exists():
+        if not os.path.isabs(product) and not self.path(product).exists():
             raise ValueError(f"makes names {product!r}, but computing {name} did not write it")
-        return self.digest(product)
+        return self._content(product)
 
 
 def _again(changed: list[str], names: list[str], seconds: float) -> str:
@@ -322,17 +375,20 @@ def open_run(name: str = "demo", *, root: str | Path | None = None) -> Run:
     return Run(name, Path(root if root is not None else runs_folder()) / name)
 
 
-def notebook_that_writes(name: str) -> str | None:
-    """Return the notebook of this checkout that writes a file of that name (``*``: any text), or None."""
-    of_name = re.escape(name).replace(r"\*", r"[^\"']*")
-    call = re.compile(r"\.(?:frame|write|write_json)\(\s*f?[\"']" + of_name + r"[\"']")
-    if name.startswith("variants/"):
-        call = re.compile(r"\.save_variant\(")
-    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        if any(call.search("".join(cell["source"])) for cell in cells):
-            return path.stem
+def _as_variant(stored: Any) -> Variant | None:
+    """Return what a file in the folder of variants holds, None where that is no variant."""
+    with suppress(LookupError, TypeError, ValueError):
+        return Variant(**{**stored, "removed": tuple(stored["removed"])})
     return None
+
+
+def _variants_in(inputs: Any) -> Iterator[dict[str, Any]]:
+    """Yield every variant that recorded inputs hold."""
+    if isinstance(inputs, dict) and {"name", "model", "removed", "adapter"} <= inputs.keys():
+        yield inputs
+    elif isinstance(inputs, dict | list):
+        for value in inputs.values() if isinstance(inputs, dict) else inputs:
+            yield from _variants_in(value)
 
 
 def _begun(path: Path) -> Path:
