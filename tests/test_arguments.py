@@ -43,7 +43,8 @@ def looked_at(**annotations: str) -> Any:
         ("threshold", "float", ["1", float("nan"), True], [1, 0.5]),
         ("overwrite", "bool", ["yes", 1, None], [True, False]),
         ("title", "str | None", [5, b"x"], ["x", None]),
-        ("out", "str | Path", [5, "", "a\0b", "x" * 300, None], ["here.jsonl"]),
+        ("out", "str | Path", [5, "", ".", Path("."), "a\0b", "x" * 300, None], ["here.jsonl"]),
+        ("data", "str | Path | None", [5, "", "a\0b"], [".", "..", "./", Path("."), None]),
         (
             "sizes",
             "Iterable[int] | None",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.checks import checked, first_line, is_whole, one_of, whole_number
+from workbench.checks import checked, first_line, is_whole, near, one_of, printable, told, whole_number
 
 
 def test_whole_numbers_are_those_of_python_and_numpy_and_no_truth_values():
@@ -33,6 +33,18 @@ def test_a_whole_number_is_returned_as_pythons_own():
 def test_what_is_no_whole_number_within_its_bounds(value, bounds, message):
     with pytest.raises(ValueError, match=message):
         whole_number(value, "n", **bounds)
+
+
+def test_what_a_terminal_would_act_on_is_spelled():
+    assert printable("a\x1b]0;x\x07\nb\x9b2J\u202e") == "a\\x1b]0;x\\x07\nb\\x9b2J\\u202e"
+    assert printable("übung, 日本語") == "übung, 日本語"
+    with pytest.raises(ValueError, match=r"^x: \\x1b\[31mred$"), told("x", ValueError):
+        raise ValueError("\x1b[31mred")
+
+
+def test_a_slip_is_asked_about():
+    assert near("n_text", ["seed", "n_texts"]) == " (did you mean n_texts?)"
+    assert near("x", ["seed", "n_texts"]) == near("seed", []) == ""
 
 
 def test_one_of_several():

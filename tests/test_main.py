@@ -68,6 +68,24 @@ def test_an_own_run_takes_chosen_notebooks(folder: Path, tmp_path: Path, capsys)
     assert open_run("other", root=tmp_path).files() == ["one.csv"]
 
 
+def test_notebooks_may_stand_behind_options(folder: Path, tmp_path: Path, capsys):
+    assert main(["run", "other", "--root", str(tmp_path), "--set", "rows=1", "00", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "00_first" in told and "01_second" not in told
+    for wrong in (["run", "other", "--sett", "rows=1"], ["figures", "other", "00"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(wrong)
+        assert stopped.value.code == 2 and "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_an_error_is_no_order_to_the_terminal(folder: Path, tmp_path: Path, capsys):
+    write(folder / "00_first.ipynb", "raise ValueError('\\x1b]0;x\\x07red')")
+    assert main(["run", "other", "00", "--root", str(tmp_path)]) == 1
+    assert "ValueError: \\x1b]0;x\\x07red" in capsys.readouterr().err
+    assert main(["run", "other", "\x1b[31m00", "--root", str(tmp_path)]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_a_failing_notebook_gives_its_message_and_no_traceback(folder: Path, tmp_path: Path, capsys):
     write(folder / "00_first.ipynb", "1 / 0")
     assert main(["run", "other", "--root", str(tmp_path)]) == 1

@@ -239,3 +239,7 @@ class TestHolm:
         for wrong in (-0.1, 1.5):
             with pytest.raises(ValueError, match="p_values must be between 0 and 1"):
                 holm([0.2, wrong])
+
+
+def test_one_unit_that_differs_tells_nothing():
+    assert paired_difference([0.25, 0.5, 0.5], [0.75, 0.5, 0.5])["p_value"] == 1.0

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.checks import printable
 from workbench.places import toml_beside
 from workbench.runs.run import Run, open_run
 
@@ -22,7 +23,12 @@ SUMMARIES = ("summary.csv", "start_here/summary.csv")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0 when done, 1 for a failed notebook, 2 for wrong use, 130 when stopped."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "notebooks") or any(one.startswith("-") for one in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes none behind an option
+        options.notebooks = [*options.notebooks, *rest]
     try:
         return int(options.command(options))
     except KeyboardInterrupt as stopped:
@@ -30,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{str(stopped) or told}", file=sys.stderr)
         return 130
     except ValueError as error:
-        print(f"workbench: {error}", file=sys.stderr)
+        print(f"workbench: {printable(error)}", file=sys.stderr)
         return 2
 
 
@@ -54,7 +60,7 @@ def _notebooks(options: argparse.Namespace) -> int:
     try:
         run_notebooks(notebooks, run)
     except NotebookFailed as error:
-        print(f"\n{error}", file=sys.stderr)
+        print(f"\n{printable(error)}", file=sys.stderr)
         return 1
     _report(run)
     return 0
@@ -94,7 +100,8 @@ def _figures(options: argparse.Namespace) -> int:
 
 
 def _heal(options: argparse.Namespace) -> int:
-    from workbench.healing.launch import run_plan
+    from workbench.healing.launch import is_main, run_plan
+    from workbench.models.processes import world_size
 
     if options.cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -103,9 +110,9 @@ def _heal(options: argparse.Namespace) -> int:
     except ValueError as error:  # in the words of this surface
         told = str(error).replace("give another out", "plan it with another out")
         raise ValueError(told.replace("overwrite=True", "--overwrite")) from error
-    if os.environ.get("RANK", "0") == "0":
+    if is_main():
         done = f"{len(healed.log)} steps, last loss {healed.log['loss'].iloc[-1]:.4f}"
-        number = int(os.environ.get("WORLD_SIZE", "1"))
+        number = world_size()
         print(f"{healed.adapter}: {done}, in {number} process{'es' if number > 1 else ''}")
     return 0
 
@@ -158,7 +165,7 @@ def _report(run: Run) -> None:
     """Print the summary table and where everything lies."""
     from workbench.runs.figures import browser_found
 
-    if summaries := [name for name in SUMMARIES if name in run.files()]:
+    if summaries := [name for name in SUMMARIES if name in run.files() and not run.outdated(name)]:
         table = run.read(summaries[0]).to_string(index=False, na_rep="-", float_format="{:.3f}".format)
         print(f"\n{table}\n")
     folder = Path(os.path.relpath(run.folder))

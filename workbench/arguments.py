@@ -55,7 +55,7 @@ def looked_at(function: _Function) -> _Function:
             for label, frame in () if "tables" in own else _frames(name, value):
                 check_frame(label, frame, "may_be_empty" in own, numbers)
             if name in writes and isinstance(value, str | Path):
-                _check_output(name, Path(value))
+                _check_output(name, value)
         try:
             return function(*arguments, **settings)
         except BaseException as error:
@@ -113,8 +113,11 @@ def _check_texts(name: str, texts: Any, may_be_empty: bool) -> None:
             raise ValueError(f"{name} {index} is empty; leave empty texts out")
 
 
-def _check_output(name: str, path: Path) -> None:
+def _check_output(name: str, place: str | Path) -> None:
     """Refuse a path that cannot be written; what is there may be the result, which is read then."""
+    path = Path(place)
+    if str(place) == ".":
+        raise ValueError(f"{name} must be a file or folder of its own, got '.'")
     if name not in _KNOWN["resumed"] or not path.exists():
         check_writable(name, path)
 
@@ -227,7 +230,7 @@ def _is_configured(value: Any) -> bool:
 
 
 def _is_path(value: Any) -> bool:
-    if not isinstance(value, str | Path) or str(value) in ("", ".") or "\0" in str(value):
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         return False
     return all(len(os.fsencode(part)) < 256 for part in Path(value).parts)
 

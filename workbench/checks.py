@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -98,6 +99,16 @@ def one_of(value: Any, allowed: Iterable[Any], name: str) -> Any:
     raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
+def near(value: Any, allowed: Iterable[Any]) -> str:
+    """Return a question whether one of those allowed was meant, "" where none is like what came.
+
+    >>> near("n_text", ["n_texts", "seed"])
+    ' (did you mean n_texts?)'
+    """
+    found = difflib.get_close_matches(str(value), [str(one) for one in allowed], n=1, cutoff=0.75)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
 def listed(values: Any, name: str, what: str = "text") -> list[Any]:
     """Return values as a list; refuse one text, a mapping, a frame, what has no length, and nothing.
 
@@ -147,9 +158,20 @@ def checked(frame: Any, columns: Iterable[str], what: str, *, unique: Iterable[s
     return frame
 
 
+def printable(text: Any) -> str:
+    """Return a text with each character that a terminal would act on, such as an escape, as Python spells it.
+
+    >>> print(printable("red: \x1b[31m"))
+    red: \\x1b[31m
+    """
+    plain = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(plain)
+
+
 def first_line(error: BaseException) -> str:
     """Return an error's message in one line, its kind where it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line.strip() for line in str(error).splitlines() if line.strip())
+    return printable(next(lines, type(error).__name__))
 
 
 @contextmanager
@@ -166,6 +188,6 @@ def told(what: str, *kinds: type[Exception], hint: str = "") -> Iterator[None]:
         if not isinstance(error, caught) and not (Exception in kinds and is_panic(error)):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
+        said = printable(" ".join(lines[:2])) if lines and lines[0].endswith(":") else first_line(error)
         kind = "" if isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: "
         raise ValueError(f"{what}: {kind}{said[:_LONGEST]}{hint}") from error

@@ -83,6 +83,17 @@ def weights_digest(model: Any) -> str:
     return whole.hexdigest()
 
 
+def model_look(model: Any) -> str:
+    """Return a digest of a model's settings and of a sample of each tensor, which costs next to nothing.
+
+    Two models of one architecture that differ have another look, unless they differ in a few elements.
+    """
+    tensors = dict(sorted([*model.named_parameters(), *model.named_buffers()]))
+    there = {name: tensor for name, tensor in tensors.items() if not tensor.is_meta}
+    seen = {name: (str(there[name].dtype), look.hex()) for name, look in _samples(there).items()}
+    return digest([type(model).__name__, _settings(model), list(tensors), seen])
+
+
 def tensor_digest(tensor: Any) -> str:
     """Return a digest of every element of a tensor, with its shape and type."""
     head = f"{tuple(tensor.shape)} {tensor.dtype}\n".encode()
@@ -91,6 +102,15 @@ def tensor_digest(tensor: Any) -> str:
 
 def tokenizer_digest(tokenizer: Any) -> str:
     """Return a digest of a tokenizer: vocabulary, rules, special tokens, chat template, sides, limits."""
+    known = getattr(tokenizer, "_vocabulary_digest", (None, ""))
+    if known[0] != (mark := tokenizer_look(tokenizer)):
+        known = (mark, digest(_vocabulary(tokenizer, getattr(tokenizer, "backend_tokenizer", None))))
+        tokenizer._vocabulary_digest = known
+    return digest([mark, known[1]])
+
+
+def tokenizer_look(tokenizer: Any) -> str:
+    """Return a digest of all that a tokenizer holds but its vocabulary, which takes long to read."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
     light = {
@@ -102,11 +122,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
         "rules": [repr(getattr(backend, rule, None)) for rule in rules],
         "size": len(tokenizer),
     }
-    known = getattr(tokenizer, "_vocabulary_digest", (None, ""))
-    if known[0] != (mark := digest(light)):
-        known = (mark, digest(_vocabulary(tokenizer, backend)))
-        tokenizer._vocabulary_digest = known
-    return digest([mark, known[1]])
+    return digest(light)
 
 
 def _vocabulary(tokenizer: Any, backend: Any) -> Any:

@@ -215,7 +215,7 @@ def paired_difference(
 def _by_signs(changes: _Array, seed: int) -> float:
     """Return the two-sided p-value of a sum when each sign is as likely as the other."""
     changes = changes[changes != 0]
-    if not len(changes):
+    if len(changes) < 2:  # one is as far from 0 with either sign
         return 1.0
     asked: Any = {"permutation_type": "samples", "vectorized": True, "batch": max(1, 2**22 // len(changes))}
     return float(permutation_test((changes,), np.sum, rng=np.random.default_rng(seed), **asked).pvalue)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -103,6 +105,20 @@ def test_a_fixed_introduction_hides_no_problem_of_a_real_set(shared_data):
     for rows, share in ((test, 1), (train, 0)):
         rows = rows.assign(instruction="Solve the following problem step by step.\n" + rows["instruction"])
         assert check_contamination(rows, asked)["occurs"].mean() == share
+
+
+def test_prompts_are_read_again_when_data_above_the_task_folder_were_replaced(tmp_path, run):
+    tasks = tmp_path / "project" / "tasks"
+    tasks.mkdir(parents=True)
+    task = {"task": "mine", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}}}
+    task |= {"test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}"}
+    task |= {"doc_to_choice": "{{c}}", "doc_to_target": "a", "metric_list": [{"metric": "acc"}]}
+    (tasks / "mine.yaml").write_text(json.dumps(task))  # which is YAML too
+    for word in ("old", "new"):
+        row = json.dumps({"q": f"{word} question", "c": ["a", "b"], "a": 0})
+        (tmp_path / "project" / "rows.jsonl").write_text(f"{row}\n")
+        asked = run.frame("asked.jsonl", evaluation_prompts, ["mine"], include=tasks)
+        assert asked["text"].tolist() == [f"{word} question"]
 
 
 def test_demo_training_sets_do_not_occur_in_demo_tasks():

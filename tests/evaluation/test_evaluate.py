@@ -129,6 +129,19 @@ def test_batches_do_not_change_scores(scored, model, tokenizer, folder):
     pd.testing.assert_frame_equal(scored[0], alone, rtol=1e-5)
 
 
+@pytest.mark.parametrize("content", [b'{"instruction": "mine"}\n', b"[1]\n", b"no json", b"\xff\xfe"])
+def test_no_other_file_is_replaced_than_one_of_items(tokenizer, folder, tmp_path, content):
+    model, items = tiny_model(), tmp_path / "train.jsonl"
+    asked = {"tasks": "toy_sums", "include": folder, "limit": 1, "items": items, "progress": False}
+    wb.evaluate(model, tokenizer, **asked)
+    wb.evaluate(model, tokenizer, **asked)
+    items.write_bytes(content)
+    model.forward = None
+    with pytest.raises(ValueError, match=f"items must be a new file .*{items} holds something else"):
+        wb.evaluate(model, tokenizer, **asked)
+    assert items.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -160,6 +173,7 @@ def test_batches_do_not_change_scores(scored, model, tokenizer, folder):
         ({"chat_template": "{{ oh"}, "template"),
         ({"thinking": True}, "thinking needs chat_template"),
         ({"items": "/etc/hostname/x.jsonl"}, "items cannot be written at /etc/hostname/x.jsonl"),
+        ({"items": "/dev/null"}, "items must be a new file or one that evaluate wrote, /dev/null holds"),
         ({"items": "/etc"}, "items must be the path of a file that can be written, got '/etc'"),
         ({"max_length": 257}, "between 2 and the model's 256"),
         ({"max_length": 6}, "above the 6 tokens"),

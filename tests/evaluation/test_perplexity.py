@@ -18,6 +18,8 @@ from workbench.evaluation.evaluate import evaluate
 from workbench.evaluation.items import read_items
 from workbench.evaluation.offline import wikitext_pages
 from workbench.evaluation.perplexity import corpus_perplexity, perplexity
+from workbench.runs.files import write_text_atomic
+from workbench.runs.keys import stage_key
 
 WINDOW = 200
 
@@ -96,6 +98,19 @@ def test_what_cannot_be_read_is_named(model, tokenizer, tmp_path):
         corpus_perplexity(model, tokenizer, "c4", data=tmp_path)
     with pytest.raises(ValueError, match="data must be a folder with public sets"):
         corpus_perplexity(model, tokenizer, "wikitext2", data=tmp_path)
+
+
+def test_a_stage_counts_the_file_of_the_corpus_and_nothing_beside_it(tmp_path, monkeypatch):
+    def key() -> str:
+        return stage_key(wb.corpus_perplexity, (None, None, "c4"), {"data": "sets"}).fingerprint
+
+    monkeypatch.chdir(tmp_path)
+    write_text_atomic(tmp_path / "sets" / "c4.jsonl", '{"text": "one"}\n')
+    before = key()
+    write_text_atomic(tmp_path / "sets" / "notes.txt", "mine")
+    assert key() == before
+    write_text_atomic(tmp_path / "sets" / "c4.jsonl", '{"text": "two"}\n')
+    assert key() != before
 
 
 def test_tokens_loss_equals_an_independent_reference(model, tokenizer):
@@ -190,6 +205,12 @@ def test_windows_are_those_of_the_papers_and_never_longer_than_the_model(tokeniz
 def test_texts_that_cannot_be_scored_are_refused(model, tokenizer, texts):
     with pytest.raises(ValueError, match="text"):
         wb.perplexity(model, tokenizer, texts, progress=False)
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(tokenizer):
+    small = tiny_model(vocab_size=200)
+    with pytest.raises(ValueError, match="token ids must be from 0 to 199, text 0 has"):
+        perplexity(small, tokenizer, ["by the river and a lazy dog"], progress=False)
 
 
 def test_without_a_length_a_window_is_no_longer_than_its_logits_may_be(tokenizer, monkeypatch):

@@ -37,6 +37,15 @@ def test_data_may_lie_beside_the_task_file(model, tokenizer, folder, tmp_path):
     assert list(beside["n"]) == [4, 4]
 
 
+def test_the_name_of_a_near_task_is_no_order_to_the_terminal(model, tokenizer, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(task_module, "packaged_tasks", lambda: load_manager(folder))
+    named = CHOICE.format(name="", data="test.jsonl").replace("toy_choice", '"toy_choice\\e[31m"')
+    (tmp_path / "choice.yaml").write_text(named, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"near: .*toy_choice\\x1b\[31m") as error:
+        evaluate(model, tokenizer, "toy_choic", include=tmp_path)
+    assert str(error.value).isprintable()
+
+
 def test_an_unknown_task_names_its_neighbours(model, tokenizer, folder, monkeypatch):
     monkeypatch.setattr(task_module, "packaged_tasks", lambda: load_manager(folder))
     with pytest.raises(ValueError, match=r"'toy_sum'; near: toy_sums"):

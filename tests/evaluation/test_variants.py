@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from scoring import CHOICE, GENERATE, load_manager, rows, write_jsonl
 from tiny import tiny_model
@@ -108,6 +109,19 @@ def test_scores_equal_those_of_each_variant_alone(model, tokenizer, folder, run,
             ours.sort_values(key, ignore_index=True), alone.sort_values(key, ignore_index=True)
         )
     assert set(items.groupby("variant")["item"].nunique()) == {6}
+
+
+def test_a_task_of_any_name_has_a_file_of_its_own(model, tokenizer, folder, run):
+    names = ["_mine", "übung", "a b", "a/b", "a-b", "x" * 120, "\x1b[31mred", "plain.task"]
+    task = yaml.safe_load((folder / "sums.yaml").read_text(encoding="utf-8"))
+    for number, name in enumerate(names):
+        text = yaml.safe_dump({**task, "task": name})
+        (folder / f"named-{number}.yaml").write_text(text, encoding="utf-8")
+    asked = {"run": run, "include": folder, "limit": 2, "progress": False}
+    scores = evaluate_variants(model, tokenizer, [Variant("base", "tiny")], names, **asked).scores
+    assert list(dict.fromkeys(scores["task"])) == names
+    files = {name.removeprefix("evaluations/base/") for name in run.files()}
+    assert len(files) == len(names) and {"a-b-2items.csv", "plain.task-2items.csv"} < files
 
 
 def test_what_was_measured_is_read_and_what_changed_is_measured_again(

@@ -53,6 +53,16 @@ def test_alpha_follows_the_rank_where_it_is_the_rank():
     assert HealingConfig().alpha is None
 
 
+def test_a_warm_up_that_fits_itself_stays_so_when_written_and_copied():
+    demo = HealingConfig.preset("demo")
+    read = HealingConfig(**json.loads(json.dumps(demo.written())))
+    for config in (demo, read, copy.deepcopy(demo), replace(read, seed=1)):
+        assert (config.warmup_steps, config.warmup(3), config.warmup(100)) == (4, 1, 4)
+    assert read == demo and json.dumps(read.deciding()) == json.dumps(demo.deciding())
+    assert HealingConfig(warmup_steps=4).written()["warmup_steps"] == 4
+    assert json.loads(json.dumps(demo.deciding()))["warmup_steps"] == 4
+
+
 WRONG = {
     "rank": (0, 1e9, True, "8", None),
     "alpha": (0, -8, float("nan"), float("inf"), True, "8"),
@@ -64,7 +74,7 @@ WRONG = {
     "batch_size": (0, 2.0, None),
     "micro_batch_size": (0, 3, "1"),
     "max_length": (0, -1, 1e3),
-    "warmup_steps": (-5, 0.1, None, True),
+    "warmup_steps": (-5, 0.1, None, True, "up to x", "4"),
     "schedule": ("step", "cos", None, ["cosine"]),
     "weight_decay": (-1, float("nan"), float("inf"), "0", None),
     "max_grad_norm": (-1, float("nan"), float("inf"), "1", None),

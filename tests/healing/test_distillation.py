@@ -9,6 +9,7 @@ import warnings
 import pandas as pd
 import pytest
 from tiny import tiny_model, tiny_tokenizer
+from tokenizers import normalizers
 
 from workbench.data.instructions import FIELDS, load_instructions
 from workbench.generation.prompts import chat_prompt, token_ids
@@ -21,6 +22,7 @@ from workbench.healing.distillation import (
     rewrite_template,
     self_distill,
 )
+from workbench.models.loading import load_model
 
 SHORT = RewriteTemplate(math="Q: {instruction} R: {reference}", open="Q: {instruction} R: {reference}")
 
@@ -228,6 +230,38 @@ def test_other_work_is_never_mixed_into_a_journal(model, tokenizer, examples, tm
     again = distill(model, tokenizer, changed, out=out, overwrite=True)
     assert again.loc[10, "reference"] == "something else"
     assert len(out.read_text().splitlines()) == 12
+
+
+def test_another_tokenizer_is_other_work(model, tokenizer, examples, tmp_path):
+    distill(model, tokenizer, examples, out=tmp_path / "journal.jsonl")
+    other = tiny_tokenizer()
+    other.backend_tokenizer.normalizer = normalizers.Replace("plus", "and then")
+    with pytest.raises(ValueError, match="was written with another tokenizer"):
+        distill(model, other, examples, out=tmp_path / "journal.jsonl")
+
+
+def test_a_model_s_own_template_is_an_input_of_a_stage(
+    model, tokenizer, examples, tmp_path, monkeypatch, run
+):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    loaded, tokenizer = load_model("model")
+    monkeypatch.chdir(tmp_path / "model")  # the folder is where it was
+    asked = {"template": None, "max_new_tokens": 8, "rule": keep_even, "progress": False}
+
+    def rewrites():
+        return run.frame("d.jsonl", self_distill, loaded, tokenizer, examples, **asked)["rewrite"].tolist()
+
+    first = rewrites()
+    template = {"open": "{reference} or {instruction}", "math": "{reference} and {instruction}"}
+    (tmp_path / "model" / "distillation_template.json").write_text(json.dumps(template))
+    assert rewrite_template(loaded) == RewriteTemplate(**template)
+    assert rewrites() != first
+    asked["template"] = RewriteTemplate(**template)  # the same, spelled out
+    written = run.path("d.jsonl").stat().st_mtime_ns
+    rewrites()
+    assert run.path("d.jsonl").stat().st_mtime_ns == written
 
 
 def test_a_file_of_something_else_is_left_alone(model, tokenizer, examples, tmp_path):

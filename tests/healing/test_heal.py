@@ -418,3 +418,12 @@ def test_what_is_done_is_read_where_nobody_may_write_and_the_rest_refused_before
         with pytest.raises(ValueError, match=r"out cannot be written at .*new.*: .* may not be written to"):
             call()
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == there
+
+
+@pytest.mark.parametrize(("known", "kind"), [("the dog", "held-out example"), ("a", "example")])
+def test_tokens_that_the_model_does_not_know_are_refused(tokenizer, tmp_path, known, kind):
+    small = tiny_model(vocab_size=1 + max(tokenizer(known)["input_ids"]))
+    asked = {"config": HealingConfig(max_steps=1, batch_size=2), "held_out": ["the quick brown fox jumps"]}
+    with pytest.raises(ValueError, match=f"token ids must be from 0 to .*, {kind} 0 has"):
+        wb.heal(small, tokenizer, ["the dog"], out=tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()

@@ -29,6 +29,14 @@ def search(model, tokenizer, sets, out, **options):
     return tune(model, tokenizer, *sets, out=out, **options)
 
 
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "{a}", "50% #1"])
+def test_a_search_lives_in_a_folder_of_any_name(model, tokenizer, sets, tmp_path, name):
+    out = tmp_path / name / "tuning"
+    trials = search(model, tokenizer, sets, out, grid={"rank": [2]}).trials
+    assert (out / "study.db").is_file() and [path.name for path in tmp_path.iterdir()] == [name]
+    pd.testing.assert_frame_equal(read_trials(out), trials)
+
+
 @pytest.mark.parametrize("damage", ["cut", "emptied", "garbled", "lost"])
 def test_finished_trainings_outlive_a_damaged_database(model, tokenizer, sets, tmp_path, monkeypatch, damage):
     grid = {"rank": [2, 4], "targets": [["q_proj"]]}

@@ -172,6 +172,18 @@ def test_ties_is_the_weighted_mean_of_those_that_agree_in_sign(run, t):
         np.testing.assert_allclose(found.numpy() - base[name], mean, atol=1e-6)
 
 
+def test_a_list_over_many_layers_has_a_short_name_of_its_own(run):
+    model = tiny_model("llama", num_hidden_layers=32)
+    first, second = healed_ends(model, run)
+    long = [round(0.25 + 0.01 * k, 2) for k in range(30)]
+    other = [*long[:14], 0.9, *long[15:]]
+    one, two = merge_variants(model, first, second, [long, other], run=run)
+    assert one.name.startswith("merged-slerp-0.25_to_0.54_of_30-") and one.name[:-8] == two.name[:-8]
+    assert one.name != two.name and len(one.name) < 60 and "0.25_0.26_" in one.note
+    assert merge_variants(model, first, second, [long], run=run) == [one]
+    assert merge_variants(model, first, second, [0.5], run=run)[0].name == "merged-slerp-0.5"
+
+
 def test_what_cannot_be_merged_is_refused_before_anything_is_made(run):
     model = tiny_model("llama")
     first, second = healed_ends(model, run)

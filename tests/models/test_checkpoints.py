@@ -24,7 +24,10 @@ def test_a_folder_and_the_demo_model_are_located(saved: Path) -> None:
     "name", ["./no/such/folder", "/no/such/folder", "~/no-such-folder", Path("none"), "a/b/c"]
 )
 def test_a_missing_folder(name: Any) -> None:
-    refused("name must be 'demo', an existing folder or a hub id .* there is no folder", name)
+    refused(
+        "name must be 'demo', 'smollm2', an existing folder, a .gguf file or a hub id .* there is no folder",
+        name,
+    )
 
 
 def test_a_hub_id_that_cannot_be_had_is_refused_at_once() -> None:
@@ -35,9 +38,16 @@ def test_a_hub_id_that_cannot_be_had_is_refused_at_once() -> None:
 
 
 def test_names_that_are_no_names() -> None:
-    refused("name must be 'demo', an existing folder or a hub id such as 'org/model', got None", None)
+    refused(
+        "'demo', 'smollm2', an existing folder, a .gguf file or a hub id such as 'org/model', got None",
+        None,
+    )
+    refused(r"'smolm2' \(did you mean smollm2\?\) is no folder here and the hub did not give it", "smolm2")
     refused("'my model' is no folder here and the hub did not give it", "my model")
-    refused("name must be 'demo', an existing folder or a hub id such as 'org/model', got ''", "")
+    refused(
+        "'demo', 'smollm2', an existing folder, a .gguf file or a hub id such as 'org/model', got ''",
+        "",
+    )
     refused("is no folder here and the hub did not give it", "x" * 300)
     refused("there is no folder", "./" + "x" * 300)
 

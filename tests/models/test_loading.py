@@ -25,6 +25,14 @@ from workbench.pruning.saving import save_pruned
 # what is there --------------------------------------------------------------------------------------------
 
 
+def test_the_folder_that_one_is_in_is_a_name(tmp_path, monkeypatch):
+    tiny_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in (".", Path()):
+        assert describe_model(wb.load_model(name)[0])["id"] == str(tmp_path)
+
+
 def test_a_model_loads_ready_to_use(saved: Path) -> None:
     model, tokenizer = load_model(saved, device="cpu")
     assert not model.training
@@ -497,3 +505,20 @@ def test_a_model_that_would_return_other_things_than_it_is_asked_for_runs(copied
     model, _ = load_model(copied, device="cpu")
     found = model(torch.tensor([[5, 6]]))
     assert found.logits.shape[1] == 2 and found.hidden_states is None
+
+
+@pytest.mark.parametrize("said", ["Bert\x1b[31mForMaskedLM", "x\x1b]0;y\x07ForThings"])
+def test_what_a_checkpoint_spells_is_no_order_to_the_terminal(copied: Path, said: str) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    weights = load_file(copied / "model.safetensors")
+    for name, value in {"architectures": [said], "model_type": said, "dtype": said}.items():
+        (copied / "config.json").write_text(json.dumps({**config, name: value}))
+        with pytest.raises(ValueError, match="name") as error:
+            load_model(copied)
+        assert str(error.value).isprintable()
+    (copied / "config.json").write_text(json.dumps(config))
+    weights[f"model.layers.99.{said}.weight"] = next(iter(weights.values())).clone()
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="more layers than") as error:
+        load_model(copied)
+    assert str(error.value).isprintable()

@@ -76,6 +76,85 @@ def test_what_shares_much_stays_together_and_one_large_group_is_split(monkeypatc
     assert shares([], [], []) == []
 
 
+@pytest.mark.parametrize(
+    "left", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "x"}, {"RANK": "1"}]
+)
+def test_what_a_launcher_left_behind_is_no_launcher(left, monkeypatch):
+    for name in processes._LAUNCHER:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    assert place() == (0, 1) and everyones("mine") == ["mine"]
+    with processes.without_leftovers():
+        assert not {*left} & {*os.environ}
+    assert left.items() <= os.environ.items()
+
+
+def test_a_variable_of_a_launcher_that_is_no_number_is_named(monkeypatch):
+    for name in processes._LAUNCHER:
+        monkeypatch.setenv(name, "1")
+    with processes.without_leftovers():
+        assert processes.world_size() == 1 and os.environ["RANK"] == "1"
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ValueError, match=r"WORLD_SIZE, a variable of a launcher, must be .*, got 'two'"):
+        place()
+
+
+DIFFERENT = """
+import json, sys
+from pathlib import Path
+from healed import make_examples
+from tiny import tiny_model, tiny_tokenizer
+from workbench.evaluation.evaluate import evaluate
+from workbench.generation.responses import generate_responses
+from workbench.healing.config import HealingConfig
+from workbench.healing.heal import heal
+from workbench.models.processes import place
+number, _ = place()
+here, said, tokenizer = Path(sys.argv[1]), [], tiny_tokenizer()
+model, texts = tiny_model(num_hidden_layers=2), ["by the river", "the dog"]
+quick = {"max_new_tokens": 2, "progress": False}
+one, config = (HealingConfig(max_steps=n, batch_size=2, rank=2) for n in (1, 1 + number))
+def other(seed):
+    return tiny_model(num_hidden_layers=2, seed=seed)
+def trained(**options):
+    return heal(model, tokenizer, make_examples(4), out=here / "out", progress=False, **options)
+for work in (
+    lambda: generate_responses(model, tokenizer, [text + " and" * number for text in texts], **quick),
+    lambda: generate_responses(other(number), tokenizer, texts, **quick),
+    lambda: evaluate(model, tokenizer, "demo_choice", limit=2 + number, progress=False),
+    lambda: evaluate(other(number), tokenizer, "demo_choice", limit=2, progress=False),
+    lambda: trained(config=config),
+    lambda: trained(response=["reference", "response"][number], config=one),
+    lambda: generate_responses(other(3), tokenizer, texts, **quick | {"progress": number == 0}),
+):
+    try:
+        work()
+        said.append("done")
+    except ValueError as error:
+        said.append(str(error).partition("must be given the same arguments, got ")[2])
+(here / f"{number}.json").write_text(json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_are_given_different_arguments_are_told_so(tmp_path, root):
+    (tmp_path / "work.py").write_text(DIFFERENT)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    paths = [str(root), str(root / "tests"), str(root / "tests" / "healing")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, *launcher, str(tmp_path / "work.py"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2)]
+    assert told[0] == told[1]
+    assert [one.partition(": ")[0] for one in told[0][:2]] == ["prompts", "model"]
+    assert told[0][2] == "limit: 2, 3"
+    assert told[0][3].startswith("model: ") and told[0][4] == "max_steps: 1, 2"
+    assert told[0][5].startswith("data: ") and told[0][6] == "done"
+
+
 READERS = "RAYON_NUM_THREADS"
 WORK = """
 import json, sys

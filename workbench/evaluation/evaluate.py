@@ -7,8 +7,9 @@ into the context, and puts everything back as it was. Importing it does not impo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.checks import is_whole
+from workbench.checks import check_writable, is_whole
 from workbench.evaluation.suites import SUITES
 from workbench.evaluation.tasks import Loaded, load_plan, plan_tasks, task_fingerprint
 from workbench.runs.files import write_text_atomic
@@ -97,7 +98,8 @@ def evaluate(
         max_length: context in tokens; None takes the suite's where it has one and the model's reaches it,
             otherwise the model's.
         items: a .jsonl path for every item's prompt, answer and scores; ``read_items`` reads it. The score of
-            an item is what the metric says of it alone, null where it says nothing.
+            an item is what the metric says of it alone, null where it says nothing. No other file is replaced
+            than one of items.
         include: a folder of task files; None takes the demo tasks. Its data files may be of any kind that
             ``datasets`` reads; relative paths in it are looked for near the task file.
         data: a folder with public sets as jsonl; tasks found there
@@ -144,17 +146,23 @@ def evaluate(
     from workbench.evaluation import harness
     from workbench.evaluation.in_memory import InMemory
     from workbench.evaluation.samples import told
-    from workbench.models.processes import by_the_first, everyones, place
+    from workbench.models.identity import in_common
+    from workbench.models.processes import agree, by_the_first, everyones, failing_together, place
 
     if _calls.get():
         everyones(())
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
     asked: dict[str, Any] = {"system_instruction": system_instruction, "confirm_run_unsafe_code": allow_code}
-    with harness.untouched(model, tokenizer), harness.quiet(allow_code=allow_code):
+    quiet = harness.quiet(allow_code=allow_code)
+    with failing_together(), harness.untouched(model, tokenizer), quiet:
         drawn: dict[str, Any] = {"seed": seed, "shot_order": shot_order, "allow_code": allow_code}
         drawn |= {"max_new_tokens": max_new_tokens, "gen_kwargs": gen_kwargs}
         loaded = prepared(plan, include=include, data=data, missing=missing, **drawn)
+        if place()[1] > 1:
+            same = {"tasks": loaded.left, "limit": limit, "batch_size": batch_size, "max_length": max_length}
+            same |= {"items": items is not None, **asked, **chat, **drawn}
+            agree(**same, **in_common(model, tokenizer))
         chat |= {"batch_size": batch_size, "max_length": max_length, "progress": progress and place()[0] == 0}
         lm = InMemory(model, tokenizer, **chat)
         with lm.bar:
@@ -235,8 +243,26 @@ def check_settings(
     context = context_length(model)
     if max_length is not None and not 2 <= max_length <= (context or max_length):
         raise ValueError(f"max_length must be between 2 and the model's {context} tokens, got {max_length!r}")
-    if items is not None and Path(items).is_dir():
-        raise ValueError(f"items must be the path of a file that can be written, got {str(items)!r}")
+    if items is not None:
+        _check_items(Path(items))
+
+
+def _check_items(path: Path) -> None:
+    """Refuse a path where items cannot be written, or where something else lies than items."""
+    if path.is_dir():
+        raise ValueError(f"items must be the path of a file that can be written, got {str(path)!r}")
+    check_writable("items", path)
+    if path.exists() and not _holds_items(path):
+        raise ValueError(f"items must be a new file or one that evaluate wrote, {path} holds something else")
+
+
+def _holds_items(path: Path) -> bool:
+    """Return whether a file is empty, or begins with an item."""
+    if not path.is_file():  # a pipe would never end
+        return False
+    with suppress(ValueError, OSError, AttributeError), path.open(encoding="utf-8") as file:
+        return not (line := file.readline()) or {"task", "item", "scores"} <= json.loads(line).keys()
+    return False
 
 
 def check_chat(tokenizer: Any, chat_template: bool | str, thinking: bool) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def category_scores(scores: pd.DataFrame, *, prefer: Prefer = "acc") -> pd.DataF
     order = {name: rank for rank, name in enumerate(dict.fromkeys([*CATEGORY_ORDER, *rows["category"]]))}
     rows = rows.sort_values("category", key=lambda names: names.map(order), kind="stable")
     parts = rows.groupby(["category", "variant"], sort=False)
-    found = [{"variant": name, "category": kind, **_mean_over_tasks(part)} for (kind, name), part in parts]
+    found = [{"variant": name, "category": kind, **mean_over_tasks(part)} for (kind, name), part in parts]
     return pd.DataFrame(found)
 
 
@@ -297,7 +297,7 @@ def score_intervals(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(low=low, high=high)
 
 
-def _mean_over_tasks(part: pd.DataFrame) -> dict[str, Any]:
+def mean_over_tasks(part: pd.DataFrame) -> dict[str, Any]:
     """Return the mean over tasks; each side of its interval adds up the tasks' own sides in squares."""
     value = part["value"].mean()
     below = np.linalg.norm(part["value"] - part["low"]) / len(part)

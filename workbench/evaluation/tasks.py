@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workbench.checks import first_line, one_of, told
+from workbench.checks import first_line, one_of, printable, told
 from workbench.evaluation import dependencies, offline
 from workbench.evaluation.columns import check_columns
 from workbench.evaluation.index import leaves, packaged, packaged_tasks, task_manager
@@ -253,7 +253,9 @@ def _packaged_or_error(name: str, own: Iterable[str]) -> Any:
             return packaged_tasks()
         known |= set(packaged_tasks().task_index)
     near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.6) or sorted({*own, *SUITES})
-    raise ValueError(f"no task, group or suite is called {name!r}; near: {', '.join(near) or 'none'}")
+    raise ValueError(
+        f"no task, group or suite is called {name!r}; near: {printable(', '.join(near)) or 'none'}"
+    )
 
 
 def _place_data(names: Iterable[str], index: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from workbench.checks import is_whole, one_of
+from workbench.digests import digest
 from workbench.evaluation.evaluate import (
     calling_others,
     check_chat,
@@ -27,6 +28,10 @@ from workbench.runs.variant import Variant
 _SOURCES = ("include", "data", "missing", "allow_code")
 _QUESTIONS = (*_SOURCES, "seed", "shot_order", "max_new_tokens", "gen_kwargs")
 _SETTINGS = ("limit", "max_length", "chat_template", "thinking", "system_instruction", *_QUESTIONS)
+
+
+#: letters of a file's name without its ending
+_LONGEST = 94
 
 
 class Evaluated(NamedTuple):
@@ -141,8 +146,15 @@ def _kept(
 
 
 def _file_name(task: str, shots: int | None, limit: int | None) -> str:
-    parts = [task, "" if shots is None else f"{shots}shot", f"{limit}items" if limit else ""]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", "-".join(filter(None, parts)))
+    """Return the file's name: with that of the task where a file can have it, else with a digest of it."""
+    rest = [f"{shots}shot"] * (shots is not None) + [f"{limit}items"] * bool(limit)
+    if (
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", plain := "-".join([task, *rest]))
+        and len(plain) <= _LONGEST
+    ):
+        return plain
+    letters = re.sub(r"[^A-Za-z0-9]+", "-", task)[:20].strip("-")
+    return "-".join(filter(None, ["task", letters, digest(task)[:12], *rest]))
 
 
 def shot_ablation(

@@ -16,6 +16,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from workbench.checks import one_of
 from workbench.healing.config import SCHEDULES, HealingConfig
 from workbench.healing.launch import sharded
+from workbench.models.processes import without_leftovers
 from workbench.places import toml_beside
 
 _ALWAYS = toml_beside(__file__, "trainer")
@@ -45,32 +46,34 @@ def training_arguments(
             as the training, or a tracker is not installed.
     """
     steps = -(-places // config.batch_size)
-    if config.warmup_steps >= max(steps, 1):
-        raise ValueError(f"warmup_steps must be below the {steps} updates, got {config.warmup_steps}")
+    warmup = config.warmup(steps)
     trackers = [report_to] if isinstance(report_to, str) else list(report_to)
     for name in trackers:
         one_of(name, get_available_reporting_integrations(), "report_to (of the trackers that are installed)")
     cuda = sharded() or next(model.parameters()).is_cuda  # FSDP takes weights from main memory onto the GPUs
-    same = ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        **_ALWAYS,
-        **{name: getattr(config, name) for name in same},
-        max_steps=steps,
-        lr_scheduler_type=SCHEDULES[config.schedule],
-        optim="adamw_torch_fused" if cuda else "adamw_torch",
-        bf16=model.dtype == torch.bfloat16,
-        full_determinism=config.deterministic,
-        use_cpu=not cuda,
-        dataloader_pin_memory=cuda,
-        # a blocking copy would wait for the whole step before it
-        accelerator_config={"non_blocking": cuda},
-        save_steps=config.save_steps or -(-steps // 10),
-        report_to=trackers,
-    )
+    same = ("learning_rate", "weight_decay", "max_grad_norm", "seed")
+    with without_leftovers():
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            **_ALWAYS,
+            **{name: getattr(config, name) for name in same},
+            max_steps=steps,
+            warmup_steps=warmup,
+            lr_scheduler_type=SCHEDULES[config.schedule],
+            optim="adamw_torch_fused" if cuda else "adamw_torch",
+            bf16=model.dtype == torch.bfloat16,
+            full_determinism=config.deterministic,
+            use_cpu=not cuda,
+            dataloader_pin_memory=cuda,
+            # a blocking copy would wait for the whole step before it
+            accelerator_config={"non_blocking": cuda},
+            save_steps=config.save_steps or -(-steps // 10),
+            report_to=trackers,
+        )
+        processes = arguments.world_size
     # several GPUs and no launcher: the Trainer would split batches over them by threads (DataParallel)
     arguments._n_gpu = min(arguments._n_gpu, 1)
-    processes, least = arguments.world_size, config.micro_batch_size or 1
+    least = config.micro_batch_size or 1
     if config.batch_size % (least * processes):
         parts = f"{least} (micro_batch_size) x {processes} (processes)"
         raise ValueError(f"batch_size must be a multiple of {parts}, got {config.batch_size}")

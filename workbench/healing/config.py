@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,13 @@ _LIMITS = toml_beside(__file__, "limits")
 
 class _AsRank(float):
     """An alpha that equals the rank, and follows it where the rank is changed."""
+
+
+class _UpTo(int):
+    """A number of updates that becomes less where there are few."""
+
+    def __str__(self) -> str:
+        return f"up to {int(self)}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class HealingConfig:
             ``batch_size`` whose tokens fit into the GPU's free memory, on a CPU up to 16.
         max_length: tokens of an example at most; None for 2048, or the model's context where that is shorter.
         warmup_steps: updates in which the learning rate rises from 0 to its peak; fewer than there are.
+            ``"up to 4"``, as presets have it, is at most half of the updates.
         schedule: after that ``"cosine"`` or ``"linear"`` to zero, or ``"constant"``.
         weight_decay: of AdamW.
         max_grad_norm: gradients are cut to this norm; 0 for never.
@@ -77,7 +86,7 @@ class HealingConfig:
     batch_size: int = 64
     micro_batch_size: int | None = None
     max_length: int | None = None
-    warmup_steps: int = 0
+    warmup_steps: int | str = 0
     schedule: str = "cosine"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -140,6 +149,27 @@ class HealingConfig:
         of_model = _of_model(model, changes) if name == "gro" else {}
         return cls(**(presets[name] | of_model | changes))
 
+    def warmup(self, steps: int) -> int:
+        """Return for how many of so many updates the learning rate rises.
+
+        Raises:
+            ValueError: for a number that was given and is not below that of the updates.
+
+        >>> HealingConfig(warmup_steps="up to 4").warmup(6), HealingConfig(warmup_steps=4).warmup(6)
+        (3, 4)
+        """
+        asked = int(self.warmup_steps)
+        if isinstance(self.warmup_steps, _UpTo):
+            return min(asked, steps // 2)
+        if asked >= max(steps, 1):
+            raise ValueError(f"warmup_steps must be below the {steps} updates, got {asked}")
+        return asked
+
+    def written(self) -> dict[str, Any]:
+        """Return the settings as JSON holds them, to be read back as they are."""
+        warmup = str(self.warmup_steps) if isinstance(self.warmup_steps, _UpTo) else self.warmup_steps
+        return asdict(self) | {"warmup_steps": warmup}
+
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide which adapter comes out: those of memory and speed by default.
 
@@ -153,6 +183,8 @@ class HealingConfig:
 
 def _checked(name: str, value: Any) -> Any:
     """Return the value of a field as its own type."""
+    if name == "warmup_steps" and (most := re.fullmatch(r"up to (\d{1,9})", str(value))):
+        return _UpTo(most[1])
     if name in _LIMITS["whole"]:
         return whole_number(value, name, *_LIMITS["whole"][name])
     if name in _LIMITS["numbers"]:

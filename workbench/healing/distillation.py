@@ -29,11 +29,11 @@ from workbench.generation.responses import Response
 from workbench.healing.adapters import adapted_modules
 from workbench.healing.judging import LEAKS, closing_words, judge, with_closing
 from workbench.models.chat import chat_ids, render_chat
-from workbench.models.identity import describe_model
 from workbench.models.layers import layer_container, unwrap
 from workbench.models.processes import by_the_first
 from workbench.places import toml_beside
 from workbench.runs.journal import Journal
+from workbench.runs.keys import reads
 
 TEMPLATE_FILE = "distillation_template.json"
 _TEXTS = toml_beside(__file__, "rewriting")
@@ -67,6 +67,12 @@ class RewriteTemplate:
             raise ValueError(f"math and open must be texts, leaks a tuple of texts, got {self!r:.200}")
 
 
+def template_asked(model: Any, template: RewriteTemplate | None = None) -> dict[str, Any]:
+    """Return the template that an argument ``template`` stands for, for its key in a run."""
+    return {"template": template or rewrite_template(model)}
+
+
+@reads(template_asked, instead_of=("template",))
 def self_distill(
     model: Any,
     tokenizer: Any,
@@ -100,8 +106,8 @@ def self_distill(
         tokenizer: its tokenizer.
         examples: frame with id, instruction, context, reference, answer (see ``load_instructions``).
         out: journal that rewrites are added to batch by batch. A run that was killed goes on from it and
-            ends with the frame of an uninterrupted one. It belongs to one model, template, data set and
-            generation setting: with another it is refused, never mixed (but for a greater
+            ends with the frame of an uninterrupted one. It belongs to one model, tokenizer, template, data
+            set and generation setting: with another it is refused, never mixed (but for a greater
             ``max_new_tokens``).
         rule: ``"auto"``: rows with an answer are kept when the rewrite's final answer equals it, others by
             quality rules (see ``judge``). Or a function of a row (id, instruction, context, reference,
@@ -146,7 +152,7 @@ def self_distill(
     }
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if out is not None:
-        header = {"model": describe_model(model), **work, "generation": generation}
+        header = responses.journal_header(model, tokenizer, work, generation)
         by_the_first(partial(_carry_over, Path(out), header, partial(_that_fit, model, ids)))
     options = {"batch_size": batch_size, "progress": progress, "engine": engine, "overwrite": overwrite}
     chosen = [ids[k] for k in fits]
@@ -163,7 +169,8 @@ def rewrite_template(model: Any = None) -> RewriteTemplate:
     Raises:
         ValueError: for a file that holds no such texts.
     """
-    folder = getattr(unwrap(model).config, "_name_or_path", "") if model is not None else ""
+    base = None if model is None else unwrap(model)
+    folder = "" if base is None else getattr(base, "_source", {}).get("folder") or base.config._name_or_path
     path = Path(folder) / TEMPLATE_FILE
     if not folder or not path.is_file():
         return RewriteTemplate()

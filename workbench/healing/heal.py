@@ -31,9 +31,11 @@ from workbench.healing.samples import OrderedSamples, check_packing, digest, rea
 from workbench.healing.steps import captures
 from workbench.healing.trainer import OnStep, Training, run_training
 from workbench.healing.validation import HELD_OUT, Validation, check_asked, kept_step, read_held_out
+from workbench.models.batches import check_known
 from workbench.models.hooks import any_shape, compiled_layers, compiling_pays
-from workbench.models.identity import describe_model
+from workbench.models.identity import describe_model, in_common
 from workbench.models.layers import check_in_memory, kept_layers, unwrap
+from workbench.models.processes import agree, place
 from workbench.runs.files import check_room, locked, write_text_atomic
 
 
@@ -127,12 +129,16 @@ def heal(
     limit = sequence_limit(model, config.max_length)
     reading: Any = {"response": response, "max_length": limit, "concatenate": config.concatenate}
     samples, counts = read_examples(model, tokenizer, examples, **reading)
+    check_known(model, [sample.ids for sample in samples], "example")
     objective.check(samples, config)
     apart = read_held_out(model, tokenizer, examples, held_out, **reading)
+    check_known(model, [sample.ids for sample in apart], "held-out example")
     validation = Validation(apart, evaluate_every, keep, patience)
     here = describe_model(model)
     work: dict[str, Any] = {"model": here, "data": digest(samples), "config": config.deciding()}
     work |= validation.settings() | objective.settings()
+    if place()[1] > 1:
+        agree(**{**work, **in_common(model, tokenizer), "config": "", **config.written()})
     with locked(out) if is_main() else nullcontext():  # a second one waits, and finds it done
         if folders.is_done(out, work, model, overwrite=overwrite):
             return Healed(out, _read_back(out, here["dtype"]))

@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def plan_training(
         "model": {**named, "revision": revision, "dtype": dtype, "quantization": quantization},
         "layers": left_out,
         "response": response if isinstance(examples, pd.DataFrame) else None,
-        "config": asdict(config),
+        "config": config.written(),
         "out": out,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
@@ -145,7 +144,9 @@ def sharded() -> bool:
 
 def is_main() -> bool:
     """Return whether this is the first of a launcher's processes, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    from workbench.models.processes import world_size
+
+    return world_size() == 1 or os.environ["RANK"] == "0"
 
 
 def run_plan(plan: str | Path, *, overwrite: bool = False, progress: bool = True) -> Any:

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,10 @@ def open_study(out: Path, seed: int = 0) -> Iterator[Any]:
         warnings.filterwarnings("ignore", "Heartbeat of storage")  # the estimator is asked without a training
         with _alone(place):  # two workers would make the same tables
             _put_back(place)
-            url = f"sqlite:///{place / DATABASE}"
-            storage = optuna.storages.RDBStorage(url, {"connect_args": {"timeout": 60}}, **alive)
+            # by its path: in a URL, which the storage also takes for a template, ?, % and {} would say more
+            options: Any = {"timeout": 60, "check_same_thread": False}
+            opened = {"creator": partial(sqlite3.connect, place / DATABASE, **options)}
+            storage = optuna.storages.RDBStorage(f"sqlite:///{DATABASE}", opened, **alive)
             sampler = optuna.samplers.TPESampler(seed=seed)  # for "tpe"; the queue of a grid asks none
             named: dict[str, Any] = {"study_name": "healing", "load_if_exists": True}
             study = optuna.create_study(storage=storage, sampler=sampler, **named)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from workbench.checks import listed, one_of, whole_number
+from workbench.digests import digest
 from workbench.healing.adapters import _check_name, _check_weights, _loaded
 from workbench.healing.restoring import same_randomness, weights_kept
 from workbench.healing.tensors import TENSORS, checked_tensors, holds_tensors, write_tensors
@@ -29,6 +30,8 @@ from workbench.runs.variant import Variant
 
 #: ways to merge the changes that two adapters make to the same weights
 METHODS = ("slerp", "linear", "task_arithmetic", "ties", "dare")
+#: letters of a merge's name, which files have with an ending
+_LONGEST = 94
 #: what gives a tensor of a variant: in the weights' own type (to the bit what merging the adapter gives), or
 #: in float32
 _End = Callable[[torch.dtype | None], Tensor]
@@ -93,6 +96,9 @@ def merge_variants(
     made = []
     for t, shown in zip(ts, shown_as, strict=True):
         full = f"{name or f'merged-{method}'}-{shown}"
+        if len(full) > _LONGEST:  # a list over many layers
+            ends = f"{np.ravel(t)[0]:g}_to_{np.ravel(t)[-1]:g}_of_{np.size(t)}"
+            full = f"{name or f'merged-{method}'}-{ends}-{digest(shown)[:8]}"
         settings: Any = {"method": method, "norms": norms, "density": density, "seed": seed}
         folder = f"merged/{full}"
         where: Any = {"run": run, "out": run.path(folder)}

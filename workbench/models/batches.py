@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
 from typing import Any
@@ -74,11 +74,23 @@ def read_tokens(model: nn.Module, tokenizer: Any, texts: Any, max_length: int) -
     if min(longest, max_length) > positions:
         got = f"{max_length} for a text of {longest} tokens{of_its_positions(unwrap(model).config)}"
         raise ValueError(f"max_length must be between 1 and {positions}, the model's positions, got {got}")
+    check_known(model, tokens, "text")
+    return [ids[:max_length] for ids in tokens]
+
+
+def check_known(model: nn.Module, tokens: Iterable[Sequence[int] | Tensor], what: str) -> None:
+    """Refuse tokens that the model has no embedding for, as of another model's tokenizer.
+
+    Raises:
+        ValueError: naming the first text or example that has one.
+    """
     vocabulary = unwrap(model).get_input_embeddings().weight.shape[0]
     for number, ids in enumerate(tokens):
+        ids = torch.as_tensor(ids)
         if len(outside := ids[(ids < 0) | (ids >= vocabulary)]):
-            raise ValueError(f"token ids must be from 0 to {vocabulary - 1}, text {number} has {outside[0]}")
-    return [ids[:max_length] for ids in tokens]
+            raise ValueError(
+                f"token ids must be from 0 to {vocabulary - 1}, {what} {number} has {outside[0]}"
+            )
 
 
 def make_batches(

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import is_whole, told
+from workbench.checks import is_whole, near, printable, told
 from workbench.places import demo_path, toml_beside
 
 _FILES = toml_beside(__file__)
@@ -23,7 +23,7 @@ _SECONDS_FOR_THE_HUB = 10
 _GROWTH = 1000
 #: building more than this takes minutes, and no model has a tenth of it
 _MOST_LAYERS = 10_000
-_ALLOWED = "name must be 'demo', an existing folder or a hub id such as 'org/model'"
+_ALLOWED = "name must be 'demo', 'smollm2', an existing folder, a .gguf file or a hub id such as 'org/model'"
 
 
 def locate(name: str | Path, revision: str | None = None) -> str:
@@ -59,7 +59,10 @@ def _looks_like_a_path(name: str | Path) -> bool:
 
 
 def from_hub(
-    name: str, revision: str | None = None, *, allowed: str = "name must be 'demo', an existing folder"
+    name: str,
+    revision: str | None = None,
+    *,
+    allowed: str = "name must be 'demo', 'smollm2', an existing folder, a .gguf file",
 ) -> str:
     """Ask the hub once and briefly; return the id, or the folder of the cache when the hub is out of reach.
 
@@ -67,7 +70,8 @@ def from_hub(
     """
     from huggingface_hub import HfApi
 
-    what = f"{allowed} or a hub id; {name!r} is no folder here and the hub"
+    meant = near(name, ("demo", "smollm2"))
+    what = f"{allowed} or a hub id; {name!r}{meant} is no folder here and the hub"
     try:
         with told(f"{what} did not give it", Exception):  # its classes of errors differ between releases
             HfApi().model_info(name, revision=revision, timeout=_SECONDS_FOR_THE_HUB)
@@ -211,7 +215,8 @@ def check_decoder_only(config: Any, name: str) -> None:
         raise ValueError(f"name {name!r}: sliding_window must be a whole number >= 1, got {window!r:.60}")
     else:
         return
-    raise ValueError(f"name must be a decoder-only language model such as Llama or GPT-2; {name} is {what}")
+    only = "name must be a decoder-only language model such as Llama or GPT-2"
+    raise ValueError(f"{only}; {name} is {printable(what)}")
 
 
 def check_growth(file: str | Path) -> None:

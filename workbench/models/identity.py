@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from workbench.digests import digest, model_digests
+from workbench.digests import digest, model_digests, model_look, tokenizer_look
 from workbench.models.layers import kept_layers, number_of_layers, unwrap
 from workbench.places import short_name
 
@@ -36,3 +36,12 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         "weights": weights[:16],
         "settings": digest(settings)[:16],
     }
+
+
+def in_common(model: nn.Module, tokenizer: Any) -> dict[str, Any]:
+    """Return what is the same in all processes that hold the same model and tokenizer, read in no time.
+
+    A model's name is left out, as it may hang on where it lies.
+    """
+    base = unwrap(model)
+    return {"model": [list(kept_layers(base)), model_look(base)], "tokenizer": tokenizer_look(tokenizer)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from transformers.utils import chat_template_utils, hub
 from transformers.utils import logging as transformers_logging
 
 from workbench import bars
-from workbench.checks import is_whole, one_of, told
+from workbench.checks import is_whole, one_of, printable, told
 from workbench.models import checkpoints, gguf
 from workbench.models.layers import kept_layers, layer_container
 from workbench.places import short_name
@@ -82,7 +83,9 @@ def load_model(
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     if form:
         gguf.full_weights_(model, short_name(name))
-    model._source = {"id": short_name(name), "revision": _commit(str(name), source, revision)}
+    called = name if Path(name).name else os.path.abspath(name)  # "." says nothing elsewhere
+    model._source = {"id": short_name(called), "revision": _commit(str(name), source, revision)}
+    model._source["folder"] = os.path.abspath(model.config._name_or_path)  # where this process is moves
     return model.eval(), tokenizer
 
 
@@ -271,10 +274,10 @@ def _check_report(name: str, report: dict[str, Any], model: nn.Module) -> None:
     wrong = {*map(str, report["missing_keys"])}
     wrong |= {f"{key} {[*found]}, not {[*asked]}" for key, found, asked in report["mismatched_keys"]}
     if wrong:
-        lacks = f"{len(wrong)} weights are missing or of another shape, such as {min(wrong)}"
+        lacks = f"{len(wrong)} weights are missing or of another shape, such as {printable(min(wrong))}"
         raise ValueError(f"name {name!r}: {lacks}; they would be random")
     numbered = re.compile(rf"(?:^|\.){path}\.(\d+)\.")
     found = {key: numbered.search(key) for key in map(str, report["unexpected_keys"])}
     if beyond := [key for key, place in found.items() if place and int(place[1]) >= depth]:
-        more = f"more layers than the {depth} of the configuration, such as {min(beyond)}"
+        more = f"more layers than the {depth} of the configuration, such as {printable(min(beyond))}"
         raise ValueError(f"name {name!r}: the files hold {more}")

@@ -3,35 +3,76 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from workbench.digests import digest
+
 Result = TypeVar("Result")
 #: marks an error that came from another process, or was told to all
 _TOLD = "_told_to_all_processes"
+#: what a launcher tells each process; without one of them there is no other to meet
+_NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
+_LAUNCHER = (*_NUMBERS, "MASTER_ADDR")
+#: as long as the Trainer lets processes wait for each other
+_PATIENCE = timedelta(minutes=30)
+#: longest value that an error shows
+_SHOWN = 60
 #: whether an exchange has been left without its end
 _interrupted: list[bool] = []
 
 
 def place() -> tuple[int, int]:
-    """Return this process's number and how many there are: (0, 1) without a launcher."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    """Return this process's number and how many there are: (0, 1) without a launcher.
+
+    Raises:
+        ValueError: for variables of a launcher that are no numbers.
+    """
+    if world_size() < 2:
         return 0, 1
     from accelerate import PartialState
 
     _share_cores()
     cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    state = PartialState(cpu=cpu)  # joins the others where that is not done yet
+    state = PartialState(cpu=cpu, timeout=_PATIENCE)  # joins the others where that is not done yet
     atexit.unregister(_leave)
     atexit.register(_leave)
     return state.process_index, state.num_processes
+
+
+def world_size() -> int:
+    """Return how many processes a launcher has started: 1 without all the variables that it sets.
+
+    Raises:
+        ValueError: for one of them that is no number.
+    """
+    asked = {name: os.environ.get(name, "").strip() for name in _LAUNCHER}
+    if not all(asked.values()):
+        return 1
+    for name in _NUMBERS:
+        if not asked[name].isdecimal():
+            raise ValueError(f"{name}, a variable of a launcher, must be a whole number, got {asked[name]!r}")
+    return int(asked["WORLD_SIZE"])
+
+
+@contextmanager
+def without_leftovers() -> Iterator[None]:
+    """Take some variables of a launcher, but not all of them, out of the environment until leaving."""
+    whole = all(os.environ.get(name) for name in _LAUNCHER)
+    left = {} if whole else {name: os.environ.pop(name) for name in _LAUNCHER if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(left)
 
 
 @cache
@@ -42,7 +83,7 @@ def _share_cores() -> None:
     the like for OpenMP. Where a batch of texts has been read already, it stays as it was.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
     os.environ.setdefault("RAYON_NUM_THREADS", str(max(1, cores // (2 * here))))
 
 
@@ -83,6 +124,31 @@ def everyones(mine: Any) -> list[Any]:
     return found
 
 
+def agree(**given: Any) -> None:
+    """Refuse work that the processes were given different arguments for; all must call it.
+
+    Args:
+        **given: plain values, which are compared; not what may differ, such as progress, device or places.
+
+    Raises:
+        ValueError: in all processes, naming what differs.
+    """
+    if place()[1] == 1:
+        return
+    found = everyones({name: _short(value) for name, value in given.items()})
+    names = dict.fromkeys(name for one in found for name in one)
+    if differing := [name for name in names if len({one.get(name) for one in found}) > 1]:
+        values = "; ".join(f"{name}: {', '.join(str(one.get(name)) for one in found)}" for name in differing)
+        error = ValueError(f"the processes of a launcher must be given the same arguments, got {values}")
+        error.__dict__[_TOLD] = True
+        raise error
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return text if len(text) <= _SHOWN else f"({digest(text)[:8]})"
+
+
 @cache
 def _without_gpus(world: Any) -> Any:
     """Return the group of all that exchanges what is in memory: by NCCL a GPU would wait with its process."""
@@ -98,6 +164,7 @@ def failing_together() -> Iterator[None]:
         if place()[1] > 1 and _TOLD not in error.__dict__:
             with suppress(Exception):
                 everyones(_Failed(_sendable(error)))
+            error.__dict__[_TOLD] = True  # once, also where such a block is inside another
         raise
 
 
