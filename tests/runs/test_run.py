@@ -429,3 +429,15 @@ def test_a_frame_that_is_served_tells_of_the_variants_of_today(run: Run, stage):
     assert run.outdated("x.csv")
     run.frame("x.csv", stage, seed=0, of=[cut])
     assert stage.counted.calls == 1 and len(run.read("x.csv")) == 2
+
+
+def test_a_frame_that_tells_of_variants_is_as_old_as_its_stage(run: Run, stage):
+    cut, deeper = Variant("pruned", "tiny", removed=(3, 9)), Variant("deeper", "tiny", removed=(3, 9, 10))
+    run.frame("x.csv", stage, seed=0, of=[cut])
+    before = run.path("x.csv.meta.json").read_bytes()
+    run.frame("x.csv", stage, seed=0, of=[cut])
+    assert run.path("x.csv.meta.json").read_bytes() == before
+    run.frame("x.csv", stage, seed=0, of=[cut, deeper])
+    told = run.provenance("x.csv")
+    assert [one["name"] for one in told["of"]] == ["pruned", "deeper"]
+    assert told["created"] == json.loads(before)["created"] and stage.counted.calls == 1

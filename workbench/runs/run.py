@@ -100,7 +100,7 @@ class Run:
         key = stage_key(function, arguments, settings, self.folder)
         outputs = {setting: self._product(path) for setting, path in key.outputs.items()}
         products = [*makes, *outputs.values()]
-        tells_of = identity([*of], "of", self.folder)
+        tells_of = json.loads(json.dumps(identity([*of], "of", self.folder)))  # as it is read back
         with self.lock(name):
             stored = self._load(name)
             if stored and self._still_holds(stored[0], key, products):
@@ -231,7 +231,7 @@ class Run:
         """Write file, then sidecar, under the run's lock; after a kill in between their SHA-256 disagrees."""
         fingerprint = digest({"inputs": meta["inputs"], "code": meta.get("code")})
         own = {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "fingerprint": fingerprint}
-        sidecar = {**own, **meta, **environment()}
+        sidecar = {**own, **meta, **environment(), **meta}  # what was computed before stays as old as it is
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._alone():
             path = files.write_bytes_atomic(self.path(name), data)
